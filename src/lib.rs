@@ -1,0 +1,5 @@
+//! saltecho: an authenticated echo service on one non-blocking event loop.
+
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
+pub mod python;
