@@ -1,0 +1,285 @@
+//! Who may talk: keys, the challenge, the digest that answers it, and its verification.
+//!
+//! The server sends [`Challenge`], 32 random bytes; the client proves that it holds the key with
+//! [`Digest`], the HMAC (RFC 2104) of them. Only the client proves anything, and nothing is
+//! encrypted: this keeps strangers out, it does not protect what is said afterwards.
+//!
+//! Nothing here draws random numbers or performs I/O.
+
+mod key;
+mod keyfile;
+
+use hmac::{Hmac, KeyInit, Mac as _};
+use md5::Md5;
+use sha2::Sha256;
+use subtle::{Choice, ConstantTimeEq};
+use zeroize::Zeroizing;
+
+pub use key::{Key, KeyId};
+pub use keyfile::{KeyFileError, parse_key_file};
+
+/// The most keys that are accepted at once: enough to rotate, few enough to compare them all.
+pub const MAX_KEYS: usize = 4;
+
+/// The hash under the HMAC. Both sides are configured with the same one; nothing is negotiated,
+/// because a verifier that accepts the weaker of two answers has only that strength.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum MacAlgorithm {
+    /// HMAC-MD5, the tutorial's: 16 bytes. The collisions of MD5 do not forge it (RFC 6151), but
+    /// nothing new should be built on it.
+    #[default]
+    Md5,
+    /// HMAC-SHA-256: 32 bytes.
+    Sha256,
+}
+
+impl MacAlgorithm {
+    /// The length of a digest in bytes.
+    pub const fn digest_len(self) -> usize {
+        match self {
+            Self::Md5 => 16,
+            Self::Sha256 => 32,
+        }
+    }
+
+    /// What the client answers to `challenge` if it holds `key`.
+    pub fn digest(self, key: &Key, challenge: &Challenge) -> Digest {
+        Keyed::new(self, key).digest(challenge)
+    }
+}
+
+impl std::fmt::Display for MacAlgorithm {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Md5 => "HMAC-MD5",
+            Self::Sha256 => "HMAC-SHA-256",
+        })
+    }
+}
+
+/// The 32 bytes that a connection must answer. They must be unpredictable and used once.
+#[derive(Clone)]
+pub struct Challenge(Zeroizing<[u8; Self::LEN]>);
+
+impl Challenge {
+    /// The length of every challenge in bytes, whatever the MAC.
+    pub const LEN: usize = 32;
+
+    /// A challenge of bytes that the caller drew from a cryptographic random source.
+    pub fn new(random: [u8; Self::LEN]) -> Self {
+        Self(Zeroizing::new(random))
+    }
+
+    /// The bytes as they go over the wire.
+    pub fn as_bytes(&self) -> &[u8; Self::LEN] {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for Challenge {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Challenge(..)")
+    }
+}
+
+/// The answer to a challenge: 16 or 32 bytes, by its [`MacAlgorithm`].
+#[derive(Clone)]
+pub struct Digest {
+    bytes: Zeroizing<[u8; Self::MAX_LEN]>,
+    len: usize,
+}
+
+impl Digest {
+    /// The length of the longest digest in bytes.
+    pub const MAX_LEN: usize = 32;
+
+    /// The bytes as they go over the wire.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+}
+
+impl std::fmt::Debug for Digest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Digest(..)")
+    }
+}
+
+/// The keys that a server accepts, each with its hash state prepared.
+///
+/// Preparing the state once and cloning it for each check halves the cost of a verification.
+#[derive(Clone)]
+pub struct Keyring {
+    algorithm: MacAlgorithm,
+    keys: Vec<Keyed>,
+    ids: Vec<KeyId>,
+}
+
+/// A keyring needs between one and [`MAX_KEYS`] keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a keyring holds 1 to {MAX_KEYS} keys, not {0}")]
+pub struct KeyCountError(pub usize);
+
+impl Keyring {
+    /// A ring of these keys.
+    ///
+    /// # Errors
+    /// [`KeyCountError`] if there is no key, or more than [`MAX_KEYS`].
+    pub fn new(algorithm: MacAlgorithm, keys: &[Key]) -> Result<Self, KeyCountError> {
+        if keys.is_empty() || keys.len() > MAX_KEYS {
+            return Err(KeyCountError(keys.len()));
+        }
+        Ok(Self {
+            algorithm,
+            keys: keys.iter().map(|key| Keyed::new(algorithm, key)).collect(),
+            ids: keys.iter().map(Key::id).collect(),
+        })
+    }
+
+    /// A ring of the tutorial's key alone, which everybody knows: for loopback and for tests.
+    pub fn demo() -> Self {
+        Self::new(MacAlgorithm::Md5, &[Key::demo()]).expect("one key is within the bounds")
+    }
+
+    /// The hash that all the keys are used with.
+    pub const fn algorithm(&self) -> MacAlgorithm {
+        self.algorithm
+    }
+
+    /// What may be shown of the keys.
+    pub fn ids(&self) -> &[KeyId] {
+        &self.ids
+    }
+
+    /// Whether `answer` is the digest of `challenge` under any of the keys.
+    ///
+    /// All keys are computed and compared in constant time, and the verdicts joined without an
+    /// early exit: how long it takes tells neither which key fitted nor how many bytes did. An
+    /// answer of another length is wrong; its length is no secret.
+    pub fn verify(&self, challenge: &Challenge, answer: &[u8]) -> bool {
+        let verdict = self.keys.iter().fold(Choice::from(0), |verdict, key| {
+            verdict | key.digest(challenge).as_bytes().ct_eq(answer)
+        });
+        verdict.into()
+    }
+}
+
+impl std::fmt::Debug for Keyring {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Keyring")
+            .field("algorithm", &self.algorithm)
+            .field("ids", &self.ids)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A hash state that has already taken in one key; the crate's `zeroize` wipes it on drop.
+#[derive(Clone)]
+enum Keyed {
+    Md5(Hmac<Md5>),
+    Sha256(Hmac<Sha256>),
+}
+
+impl Keyed {
+    fn new(algorithm: MacAlgorithm, key: &Key) -> Self {
+        const ANY_LENGTH: &str = "HMAC takes a key of any length";
+        match algorithm {
+            MacAlgorithm::Md5 => Self::Md5(Hmac::new_from_slice(key.as_bytes()).expect(ANY_LENGTH)),
+            MacAlgorithm::Sha256 => {
+                Self::Sha256(Hmac::new_from_slice(key.as_bytes()).expect(ANY_LENGTH))
+            }
+        }
+    }
+
+    fn digest(&self, challenge: &Challenge) -> Digest {
+        let mut bytes = Zeroizing::new([0; Digest::MAX_LEN]);
+        let len = match self {
+            Self::Md5(mac) => {
+                let tag = mac.clone().chain_update(challenge.as_bytes()).finalize().into_bytes();
+                bytes[..tag.len()].copy_from_slice(&tag);
+                tag.len()
+            }
+            Self::Sha256(mac) => {
+                let tag = mac.clone().chain_update(challenge.as_bytes()).finalize().into_bytes();
+                bytes[..tag.len()].copy_from_slice(&tag);
+                tag.len()
+            }
+        };
+        Digest { bytes, len }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn challenge() -> Challenge {
+        Challenge::new(std::array::from_fn(|i| u8::try_from(i).unwrap()))
+    }
+
+    /// Computed with Python: `hmac.new(b'linhaifeng bang bang bang', bytes(range(32)), NAME)`.
+    #[test]
+    fn digests_equal_pythons() {
+        for (algorithm, expected) in [
+            (MacAlgorithm::Md5, "073377114443732921e7133c6b32ec30"),
+            (
+                MacAlgorithm::Sha256,
+                "8c04eb8b274b2f350a7fbcb157bb580c78d6bb02259f0720d583f87152804b23",
+            ),
+        ] {
+            let digest = algorithm.digest(&Key::demo(), &challenge());
+            assert_eq!(data_encoding::HEXLOWER.encode(digest.as_bytes()), expected);
+            assert_eq!(digest.as_bytes().len(), algorithm.digest_len());
+        }
+    }
+
+    #[test]
+    fn any_key_of_the_ring_is_accepted_and_no_other() {
+        let keys: Vec<Key> = (0..=4u8).map(|i| Key::new(vec![i; 16])).collect();
+        for algorithm in [MacAlgorithm::Md5, MacAlgorithm::Sha256] {
+            let ring = Keyring::new(algorithm, &keys[..4]).unwrap();
+            for (i, key) in keys.iter().enumerate() {
+                let digest = algorithm.digest(key, &challenge());
+                assert_eq!(ring.verify(&challenge(), digest.as_bytes()), i < 4, "key {i}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_bit_and_the_length_count() {
+        let ring = Keyring::demo();
+        let good = MacAlgorithm::Md5.digest(&Key::demo(), &challenge()).as_bytes().to_vec();
+        assert!(ring.verify(&challenge(), &good));
+        for bit in 0..good.len() * 8 {
+            let mut bad = good.clone();
+            bad[bit / 8] ^= 1 << (bit % 8);
+            assert!(!ring.verify(&challenge(), &bad), "bit {bit}");
+        }
+        assert!(!ring.verify(&challenge(), &good[..15]));
+        assert!(!ring.verify(&challenge(), &[&good[..], &[0]].concat()));
+        assert!(!ring.verify(&challenge(), b""));
+        assert!(!ring.verify(&Challenge::new([0; 32]), &good));
+    }
+
+    #[test]
+    fn a_ring_holds_one_to_four_keys() {
+        let keys = vec![Key::demo(); 5];
+        assert_eq!(Keyring::new(MacAlgorithm::Md5, &[]).unwrap_err(), KeyCountError(0));
+        assert_eq!(Keyring::new(MacAlgorithm::Md5, &keys).unwrap_err(), KeyCountError(5));
+        assert!(Keyring::new(MacAlgorithm::Md5, &keys[..4]).is_ok());
+    }
+
+    #[test]
+    fn debug_shows_no_secret() {
+        let digest = MacAlgorithm::Md5.digest(&Key::demo(), &challenge());
+        let shown = format!("{:?} {digest:?} {:?} {:?}", challenge(), Key::demo(), Keyring::demo());
+        assert_eq!(
+            shown,
+            format!(
+                "Challenge(..) Digest(..) Key({id}) \
+                 Keyring {{ algorithm: Md5, ids: [KeyId({id})], .. }}",
+                id = Key::demo().id()
+            )
+        );
+    }
+}
