@@ -3,4 +3,5 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 pub mod auth;
+pub mod proto;
 pub mod python;

@@ -1,0 +1,467 @@
+use std::io;
+
+use bytes::Bytes;
+use zeroize::Zeroizing;
+
+use super::backlog::Backlog;
+use super::config::waits;
+use super::{Answer, CloseReason, Config, Handler, Upper};
+use crate::auth::{Challenge, Digest};
+use crate::python::{Call, Monotonic};
+
+/// One connection from its challenge to its end. Not a socket: whoever owns the socket asks what
+/// the connection [`wants`](Self::wants), tries that, and reports what the kernel said.
+///
+/// ```text
+///                    wrong digest, end of stream, time-out, error
+///       AwaitDigest ────────────────────────────────────────────────┐
+///            │ right digest                                         │
+///            ▼           end of stream, error, sendall timed out    ▼
+///   ┌──▶ Echoing ───────────────────────────────────────────────▶ Closed
+///   └─ recv, sendall │ handler closes, idle time-out, drain         ▲
+///                    ▼                                              │
+///                Finishing ──shutdown(SHUT_WR)──▶ Lingering ────────┘
+///                                       end of stream, enough read, time-out, error
+/// ```
+///
+/// `Finishing` and `Lingering` are there because a `close()` with unread input makes the kernel
+/// send a reset, which destroys answers that the peer has not read yet. The connection therefore
+/// ends its own stream first and reads the peer's away.
+///
+/// Every input takes the time as an argument. Inputs that come for a connection that is already
+/// closed change nothing: its [`CloseReason`] is final.
+#[derive(Debug)]
+pub struct Connection<H = Upper> {
+    stage: Stage,
+    /// The call in progress, which has the only deadline.
+    call: Call,
+    handler: H,
+}
+
+/// Where a connection is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// The challenge is being sent, or its digest is awaited.
+    AwaitDigest,
+    /// Authenticated: in `recv`, or in the `sendall` of an answer.
+    Echoing,
+    /// Nothing more will be sent, and the peer has yet to be told so.
+    Finishing,
+    /// Our stream has ended; the peer's is being read away.
+    Lingering,
+    /// Over.
+    Closed(CloseReason),
+}
+
+/// The one thing that a connection wants from its socket; derived from its state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wants {
+    /// `recv(limit)`.
+    Recv {
+        /// The most bytes to receive, at least 1.
+        limit: usize,
+    },
+    /// `send` of [`Connection::chunk`].
+    Send,
+    /// `shutdown(SHUT_WR)`.
+    Shutdown,
+    /// Nothing, ever again: the socket can be closed.
+    Nothing,
+}
+
+/// Each stage owns what it needs and nothing else; the handshake's memory goes with the stage.
+#[derive(Debug)]
+enum Stage {
+    AwaitDigest(Box<Handshake>),
+    Echoing(Option<Box<Backlog>>),
+    Finishing(CloseReason),
+    Lingering { reason: CloseReason, bytes_left: u32 },
+    Closed { reason: CloseReason, owed: u32 },
+}
+
+struct Handshake {
+    challenge: Challenge,
+    sent: usize,
+    digest: Zeroizing<[u8; Digest::MAX_LEN]>,
+    received: usize,
+}
+
+impl<H: Handler> Connection<H> {
+    /// A connection that was accepted at `now` and will be asked this challenge.
+    pub fn new(config: &Config, challenge: Challenge, handler: H, now: Monotonic) -> Self {
+        let handshake = Handshake {
+            challenge,
+            sent: 0,
+            digest: Zeroizing::new([0; Digest::MAX_LEN]),
+            received: 0,
+        };
+        Self {
+            stage: Stage::AwaitDigest(Box::new(handshake)),
+            call: Call::begin(waits(config.auth_timeout), now),
+            handler,
+        }
+    }
+
+    /// Where the connection is in its life.
+    pub const fn state(&self) -> State {
+        match &self.stage {
+            Stage::AwaitDigest(_) => State::AwaitDigest,
+            Stage::Echoing(_) => State::Echoing,
+            Stage::Finishing(_) => State::Finishing,
+            Stage::Lingering { .. } => State::Lingering,
+            Stage::Closed { reason, .. } => State::Closed(*reason),
+        }
+    }
+
+    /// What to try on the socket next.
+    ///
+    /// `recv` asks for a full buffer even when only a digest is due: the bytes behind it are
+    /// answered in the same step, which saves each connection one system call in ten.
+    pub fn wants(&self, config: &Config) -> Wants {
+        let recv = Wants::Recv { limit: config.recv_size };
+        match &self.stage {
+            Stage::AwaitDigest(handshake) if handshake.sent < Challenge::LEN => Wants::Send,
+            Stage::AwaitDigest(_) | Stage::Echoing(None) | Stage::Lingering { .. } => recv,
+            Stage::Echoing(Some(_)) => Wants::Send,
+            Stage::Finishing(_) => Wants::Shutdown,
+            Stage::Closed { .. } => Wants::Nothing,
+        }
+    }
+
+    /// The bytes that the call in progress has yet to send; empty unless it is a `sendall`.
+    pub fn chunk(&self) -> &[u8] {
+        match &self.stage {
+            Stage::AwaitDigest(handshake) => &handshake.challenge.as_bytes()[handshake.sent..],
+            Stage::Echoing(Some(backlog)) => backlog.chunk(),
+            Stage::Echoing(None)
+            | Stage::Finishing(_)
+            | Stage::Lingering { .. }
+            | Stage::Closed { .. } => &[],
+        }
+    }
+
+    /// Why the connection ended, once it has.
+    pub const fn close_reason(&self) -> Option<CloseReason> {
+        match &self.stage {
+            Stage::Closed { reason, .. } => Some(*reason),
+            Stage::AwaitDigest(_)
+            | Stage::Echoing(_)
+            | Stage::Finishing(_)
+            | Stage::Lingering { .. } => None,
+        }
+    }
+
+    /// How many bytes of an answer the kernel had not taken when the connection ended. If there
+    /// are any, the socket should be reset: an orderly end would pass off a part as the whole.
+    pub fn undelivered(&self) -> usize {
+        match &self.stage {
+            Stage::Closed { owed, .. } => *owed as usize,
+            Stage::AwaitDigest(_)
+            | Stage::Echoing(_)
+            | Stage::Finishing(_)
+            | Stage::Lingering { .. } => 0,
+        }
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) is due, if ever.
+    pub fn poll_timeout(&self) -> Option<Monotonic> {
+        match &self.stage {
+            Stage::AwaitDigest(_) | Stage::Echoing(_) | Stage::Lingering { .. } => {
+                self.call.deadline()
+            }
+            Stage::Finishing(_) | Stage::Closed { .. } => None,
+        }
+    }
+
+    /// Takes what one `recv` returned (at least one byte) and gives the answer that is due.
+    ///
+    /// The bytes may arrive in any segmentation: the digest in pieces, or with input behind it.
+    ///
+    /// # Panics
+    /// If the connection did not want to receive: that is a bug of the caller, and the bytes of
+    /// two answers would change places.
+    pub fn handle_recv<'a>(
+        &'a mut self,
+        config: &'a Config,
+        data: &'a mut [u8],
+        now: Monotonic,
+    ) -> Reply<'a, H> {
+        debug_assert!(!data.is_empty(), "an empty recv is the end of the stream");
+        let mut input = data;
+        if let Stage::AwaitDigest(handshake) = &mut self.stage {
+            assert_eq!(handshake.sent, Challenge::LEN, "received before the challenge was sent");
+            let taken = handshake.take(input, config.keyring.algorithm().digest_len());
+            input = &mut input[taken..];
+            match handshake.verdict(config) {
+                None => {}
+                Some(false) => self.close_now(CloseReason::Rejected),
+                Some(true) => self.recv_again(config, now),
+            }
+        }
+        match &mut self.stage {
+            Stage::Echoing(None) if !input.is_empty() => {
+                let answer = self.handler.handle(input);
+                self.reply(config, now, input, answer)
+            }
+            Stage::Echoing(Some(_)) => panic!("received while a sendall is unfinished"),
+            Stage::Lingering { reason, bytes_left } => {
+                *bytes_left = bytes_left.saturating_sub(saturating_u32(input.len()));
+                if *bytes_left == 0 {
+                    let reason = *reason;
+                    self.close_now(reason);
+                }
+                self.no_reply(config, now)
+            }
+            Stage::AwaitDigest(_)
+            | Stage::Echoing(None)
+            | Stage::Finishing(_)
+            | Stage::Closed { .. } => self.no_reply(config, now),
+        }
+    }
+
+    /// The kernel took the first `n` bytes of [`chunk`](Self::chunk).
+    pub fn handle_sent(&mut self, config: &Config, n: usize, now: Monotonic) {
+        debug_assert!(n <= self.chunk().len(), "more sent than there was");
+        match &mut self.stage {
+            Stage::AwaitDigest(handshake) => handshake.sent += n,
+            Stage::Echoing(Some(backlog)) => {
+                if backlog.advance(n) {
+                    let then_close = backlog.then_close;
+                    self.sendall_done(config, then_close, now);
+                }
+            }
+            Stage::Echoing(None)
+            | Stage::Finishing(_)
+            | Stage::Lingering { .. }
+            | Stage::Closed { .. } => {}
+        }
+    }
+
+    /// `shutdown(SHUT_WR)` was done. That it failed does not matter: then the peer is gone, and
+    /// the next `recv` says so.
+    pub fn handle_shutdown(&mut self, config: &Config, now: Monotonic) {
+        if let Stage::Finishing(reason) = self.stage {
+            self.call = Call::begin(waits(config.linger_timeout), now);
+            self.stage = Stage::Lingering { reason, bytes_left: config.linger_bytes };
+        }
+    }
+
+    /// `recv` returned nothing: the peer has ended its stream.
+    pub fn handle_eof(&mut self) {
+        match &self.stage {
+            Stage::AwaitDigest(_) => self.close_now(CloseReason::AuthAbandoned),
+            Stage::Echoing(_) => self.close_now(CloseReason::PeerFinished),
+            Stage::Finishing(reason) | Stage::Lingering { reason, .. } => {
+                let reason = *reason;
+                self.close_now(reason);
+            }
+            Stage::Closed { .. } => {}
+        }
+    }
+
+    /// A call failed for good: neither would-block nor interrupted.
+    pub fn handle_error(&mut self, kind: io::ErrorKind) {
+        match &self.stage {
+            Stage::AwaitDigest(_) | Stage::Echoing(_) => self.close_now(match kind {
+                io::ErrorKind::ConnectionReset
+                | io::ErrorKind::ConnectionAborted
+                | io::ErrorKind::BrokenPipe => CloseReason::Reset,
+                _ => CloseReason::TransportError,
+            }),
+            // Nothing was owed any more: how the peer left changes nothing about why we did.
+            Stage::Finishing(reason) | Stage::Lingering { reason, .. } => {
+                let reason = *reason;
+                self.close_now(reason);
+            }
+            Stage::Closed { .. } => {}
+        }
+    }
+
+    /// A timer fired. Nothing happens unless the call in progress is late: timers are hints, and
+    /// an early one only costs this comparison.
+    pub fn handle_timeout(&mut self, now: Monotonic) {
+        if !self.call.is_late(now) {
+            return;
+        }
+        match &self.stage {
+            Stage::AwaitDigest(_) => self.close_now(CloseReason::AuthTimeout),
+            Stage::Echoing(None) => self.stage = Stage::Finishing(CloseReason::IdleTimeout),
+            Stage::Echoing(Some(_)) => self.close_now(CloseReason::SendTimeout),
+            Stage::Lingering { reason, .. } => {
+                let reason = *reason;
+                self.close_now(reason);
+            }
+            Stage::Finishing(_) | Stage::Closed { .. } => {}
+        }
+    }
+
+    /// Ends the connection in an orderly way: an unfinished `sendall` is finished first. One that
+    /// has not authenticated is owed nothing and ends at once.
+    pub fn close(&mut self, reason: CloseReason) {
+        match &mut self.stage {
+            Stage::AwaitDigest(_) => self.close_now(reason),
+            Stage::Echoing(None) => self.stage = Stage::Finishing(reason),
+            Stage::Echoing(Some(backlog)) => {
+                backlog.then_close.get_or_insert(reason);
+            }
+            Stage::Finishing(_) | Stage::Lingering { .. } | Stage::Closed { .. } => {}
+        }
+    }
+
+    /// Ends the connection at once; see [`undelivered`](Self::undelivered) for what that cost.
+    pub fn abort(&mut self, reason: CloseReason) {
+        if self.close_reason().is_none() {
+            self.close_now(reason);
+        }
+    }
+
+    fn close_now(&mut self, reason: CloseReason) {
+        let owed = match &self.stage {
+            Stage::Echoing(Some(backlog)) => saturating_u32(backlog.chunk().len()),
+            Stage::AwaitDigest(_)
+            | Stage::Echoing(None)
+            | Stage::Finishing(_)
+            | Stage::Lingering { .. } => 0,
+            Stage::Closed { .. } => unreachable!("a closed connection is not closed again"),
+        };
+        self.stage = Stage::Closed { reason, owed };
+    }
+
+    fn recv_again(&mut self, config: &Config, now: Monotonic) {
+        self.stage = Stage::Echoing(None);
+        self.call = Call::begin(waits(config.recv_timeout), now);
+    }
+
+    fn sendall_done(&mut self, config: &Config, then_close: Option<CloseReason>, now: Monotonic) {
+        match then_close {
+            None => self.recv_again(config, now),
+            Some(reason) => self.stage = Stage::Finishing(reason),
+        }
+    }
+
+    fn no_reply<'a>(&'a mut self, config: &'a Config, now: Monotonic) -> Reply<'a, H> {
+        Reply { connection: self, config, now, bytes: ReplyBytes::InPlace(&[]), then_close: None }
+    }
+
+    fn reply<'a>(
+        &'a mut self,
+        config: &'a Config,
+        now: Monotonic,
+        data: &'a [u8],
+        answer: Answer,
+    ) -> Reply<'a, H> {
+        let (mut bytes, mut then_close) = match answer {
+            Answer::InPlace => (ReplyBytes::InPlace(data), None),
+            Answer::Nothing => (ReplyBytes::InPlace(&[]), None),
+            Answer::Bytes(bytes) => (ReplyBytes::Owned(bytes), None),
+            Answer::Close(bytes) => (ReplyBytes::Owned(bytes), Some(CloseReason::HandlerClosed)),
+        };
+        if bytes.as_slice().len() > config.max_answer {
+            (bytes, then_close) = (ReplyBytes::InPlace(&[]), Some(CloseReason::AnswerTooLong));
+        }
+        if bytes.as_slice().is_empty() {
+            self.sendall_done(config, then_close, now);
+        }
+        Reply { connection: self, config, now, bytes, then_close }
+    }
+}
+
+impl Handshake {
+    /// Copies what belongs to the digest and says how much that was.
+    fn take(&mut self, input: &[u8], digest_len: usize) -> usize {
+        let taken = input.len().min(digest_len - self.received);
+        self.digest[self.received..self.received + taken].copy_from_slice(&input[..taken]);
+        self.received += taken;
+        taken
+    }
+
+    /// Whether the digest is right; `None` until its last byte is there, because only then may
+    /// the work of a MAC be spent on a stranger.
+    fn verdict(&self, config: &Config) -> Option<bool> {
+        let complete = self.received == config.keyring.algorithm().digest_len();
+        complete.then(|| config.keyring.verify(&self.challenge, &self.digest[..self.received]))
+    }
+}
+
+impl std::fmt::Debug for Handshake {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Handshake {{ sent: {}, received: {} }}", self.sent, self.received)
+    }
+}
+
+/// The answer to one `recv`, offered to the kernel before anything is copied.
+///
+/// Report with [`sent`](Self::sent) how much of it went out; the rest moves to the connection's
+/// backlog. A reply that is dropped unreported was not sent at all, and moves there as a whole:
+/// it cannot get lost.
+#[must_use = "the reply should be offered to the socket, then reported with `sent`"]
+pub struct Reply<'a, H: Handler> {
+    connection: &'a mut Connection<H>,
+    config: &'a Config,
+    now: Monotonic,
+    bytes: ReplyBytes<'a>,
+    then_close: Option<CloseReason>,
+}
+
+enum ReplyBytes<'a> {
+    InPlace(&'a [u8]),
+    Owned(Bytes),
+}
+
+impl ReplyBytes<'_> {
+    fn as_slice(&self) -> &[u8] {
+        match self {
+            Self::InPlace(data) => data,
+            Self::Owned(bytes) => bytes,
+        }
+    }
+
+    /// What is left after the first `n` bytes; copied only if it lies in the caller's buffer.
+    fn split_off(&mut self, n: usize) -> Bytes {
+        match std::mem::replace(self, Self::InPlace(&[])) {
+            Self::InPlace(data) => Bytes::copy_from_slice(&data[n..]),
+            Self::Owned(mut bytes) => bytes.split_off(n),
+        }
+    }
+}
+
+impl<H: Handler> Reply<'_, H> {
+    /// The bytes to send; empty if no answer is due.
+    pub fn bytes(&self) -> &[u8] {
+        self.bytes.as_slice()
+    }
+
+    /// The kernel took the first `n` bytes: all, some, or (it would block) none.
+    pub fn sent(mut self, n: usize) {
+        self.settle(n);
+    }
+
+    fn settle(&mut self, n: usize) {
+        let len = self.bytes().len();
+        debug_assert!(n <= len, "more sent than there was");
+        if len == 0 {
+            return;
+        }
+        if n == len {
+            self.bytes = ReplyBytes::InPlace(&[]);
+            self.connection.sendall_done(self.config, self.then_close, self.now);
+        } else {
+            let rest = self.bytes.split_off(n);
+            self.connection.call = Call::begin(waits(self.config.send_timeout), self.now);
+            self.connection.stage = Stage::Echoing(Some(Backlog::new(rest, self.then_close)));
+        }
+    }
+}
+
+impl<H: Handler> Drop for Reply<'_, H> {
+    fn drop(&mut self) {
+        self.settle(0);
+    }
+}
+
+fn saturating_u32(n: usize) -> u32 {
+    u32::try_from(n).unwrap_or(u32::MAX)
+}
+
+/// Every connection of a crowd carries one of these: two words beside its handler's state.
+const _: () = assert!(size_of::<Connection<Upper>>() <= 24);

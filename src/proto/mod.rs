@@ -1,0 +1,26 @@
+//! One connection's whole life as a state machine without I/O.
+//!
+//! A connection is a Python handler frozen inside exactly one socket call:
+//!
+//! ```text
+//! sendall(challenge); gather the digest with recv; compare
+//! while data := recv(n): sendall(answer(data))
+//! ```
+//!
+//! So it is always either receiving or sending, never both, and everything else follows: nothing
+//! is read while an answer is unfinished, so TCP slows the peer down; what is kept for a peer is
+//! at most one answer; and there is one deadline, that of the call in progress.
+//!
+//! Bytes, the time and the shared [`Config`] are arguments. No socket, clock, random source or
+//! event loop is named here, so every path can be walked by an ordinary test.
+
+mod backlog;
+mod close_reason;
+mod config;
+mod connection;
+mod handler;
+
+pub use close_reason::CloseReason;
+pub use config::Config;
+pub use connection::{Connection, Reply, State, Wants};
+pub use handler::{Answer, Handler, Identity, Upper};
