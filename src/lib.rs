@@ -5,3 +5,5 @@
 pub mod auth;
 pub mod proto;
 pub mod python;
+#[cfg(feature = "server")]
+pub mod server;

@@ -76,7 +76,7 @@ enum Stage {
     Echoing(Option<Box<Backlog>>),
     Finishing(CloseReason),
     Lingering { reason: CloseReason, bytes_left: u32 },
-    Closed { reason: CloseReason, owed: u32 },
+    Closed { reason: CloseReason, authenticated: bool, owed: u32 },
 }
 
 struct Handshake {
@@ -148,6 +148,15 @@ impl<H: Handler> Connection<H> {
             | Stage::Echoing(_)
             | Stage::Finishing(_)
             | Stage::Lingering { .. } => None,
+        }
+    }
+
+    /// Whether the digest was right, also after the end.
+    pub const fn has_authenticated(&self) -> bool {
+        match &self.stage {
+            Stage::AwaitDigest(_) => false,
+            Stage::Echoing(_) | Stage::Finishing(_) | Stage::Lingering { .. } => true,
+            Stage::Closed { authenticated, .. } => *authenticated,
         }
     }
 
@@ -324,7 +333,7 @@ impl<H: Handler> Connection<H> {
             | Stage::Lingering { .. } => 0,
             Stage::Closed { .. } => unreachable!("a closed connection is not closed again"),
         };
-        self.stage = Stage::Closed { reason, owed };
+        self.stage = Stage::Closed { reason, authenticated: self.has_authenticated(), owed };
     }
 
     fn recv_again(&mut self, config: &Config, now: Monotonic) {

@@ -1,0 +1,111 @@
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Ready;
+use super::slots::Token;
+use crate::python::Monotonic;
+
+/// Everything that the loop asks of the operating system. Not a socket library: it has the calls
+/// that this loop makes and no others, so that a simulated kernel can answer each of them.
+///
+/// The contract is that of edge-triggered epoll:
+/// - an event for a token is a hint, may be late, repeated or spurious, and comes at least once
+///   after each change from "would block" to "ready";
+/// - sockets never block: a call that cannot proceed fails with [`io::ErrorKind::WouldBlock`];
+/// - closing a stream ends its registration.
+pub trait Kernel {
+    /// A listening socket.
+    type Listener;
+    /// A connected stream socket.
+    type Stream;
+
+    /// Reads the monotonic clock.
+    fn now(&mut self) -> Monotonic;
+
+    /// Waits for events, at most for `timeout` (`None`: for ever), and hands each to `on_event`.
+    /// Returning without an event, early or interrupted, is allowed.
+    ///
+    /// # Errors
+    /// Only those after which the loop cannot go on.
+    fn poll(
+        &mut self,
+        timeout: Option<Duration>,
+        on_event: impl FnMut(Token, Ready),
+    ) -> io::Result<()>;
+
+    /// What wakes a [`poll`](Self::poll) from another thread with [`Token::WAKE`].
+    fn waker(&self) -> Arc<dyn Wake>;
+
+    /// Starts events for a listener.
+    ///
+    /// # Errors
+    /// Whatever the system says.
+    fn register_listener(&mut self, listener: &mut Self::Listener, token: Token) -> io::Result<()>;
+
+    /// Starts events in both directions for a stream; it is never changed afterwards.
+    ///
+    /// # Errors
+    /// Whatever the system says: ENOSPC when the user's epoll watches are used up.
+    fn register(&mut self, stream: &mut Self::Stream, token: Token) -> io::Result<()>;
+
+    /// `accept()`. The peer's address is missing if the peer is already gone.
+    ///
+    /// # Errors
+    /// Those of accept(2), unfiltered.
+    fn accept(
+        &mut self,
+        listener: &mut Self::Listener,
+    ) -> io::Result<(Self::Stream, Option<SocketAddr>)>;
+
+    /// Accepts one client and closes it at once, so that it learns that it is not served. Works
+    /// when the process has no descriptor left, by giving up a spare one for the moment.
+    ///
+    /// # Errors
+    /// Those of accept(2), unfiltered.
+    fn shed(&mut self, listener: &mut Self::Listener) -> io::Result<()>;
+
+    /// `recv(len(data))`: at most that many bytes, zero at the end of the stream.
+    ///
+    /// # Errors
+    /// Those of recv(2), unfiltered.
+    fn recv(&mut self, stream: &mut Self::Stream, data: &mut [u8]) -> io::Result<usize>;
+
+    /// `send(data)`: how many bytes of it the kernel took.
+    ///
+    /// # Errors
+    /// Those of send(2), unfiltered; never a signal.
+    fn send(&mut self, stream: &mut Self::Stream, data: &[u8]) -> io::Result<usize>;
+
+    /// `shutdown(SHUT_WR)`: the peer reads the end of the stream after what was sent.
+    ///
+    /// # Errors
+    /// ENOTCONN when the peer is gone.
+    fn shutdown(&mut self, stream: &mut Self::Stream) -> io::Result<()>;
+
+    /// `close()`.
+    fn close(&mut self, stream: Self::Stream, how: Close);
+
+    /// Fills `bytes` from the system's cryptographic random source.
+    ///
+    /// # Errors
+    /// When there is none to be had; there is no weaker substitute.
+    fn fill_random(&mut self, bytes: &mut [u8]) -> io::Result<()>;
+}
+
+/// How a socket is closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Close {
+    /// What the kernel has taken is delivered, then the stream ends.
+    Orderly,
+    /// With a reset (`SO_LINGER` of zero): for a stream that is incomplete, so that the peer
+    /// cannot take its end for the end of the answer.
+    Reset,
+}
+
+/// Wakes a loop that sleeps in [`Kernel::poll`].
+pub trait Wake: Send + Sync {
+    /// Makes the current poll, or the next, return with [`Token::WAKE`].
+    fn wake(&self);
+}

@@ -1,0 +1,88 @@
+use std::time::Duration;
+
+/// How much of the machine the loop takes, and how much one peer takes of the loop. What one
+/// connection may hold or how long it may take is in [`Config`](crate::proto::Config).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Connections at once. By default as many as the process may have descriptors, less
+    /// [`Limits::RESERVED_DESCRIPTORS`]. Beyond it clients wait in the kernel's queue, and some
+    /// are turned away (see [`Limits::shed_per_retry`]).
+    pub connections: usize,
+    /// Of these, how many may not have authenticated yet. By default a quarter, at least 256: a
+    /// reconnecting crowd of 20,000 a second over 100 ms of round trip needs 2,000. Beyond it the
+    /// oldest makes room, if it had [`Limits::eviction_age`] to answer.
+    pub unauthenticated: usize,
+    /// The age from which an unauthenticated connection may be evicted: 1 s, ten times what an
+    /// honest client needs over a slow line.
+    pub eviction_age: Duration,
+    /// Connections accepted in one turn: 64, so that a storm of them delays an echo by less than
+    /// a millisecond.
+    pub accepts_per_turn: usize,
+    /// How long accepting rests when it cannot go on: 100 ms, or until a connection ends.
+    pub accept_retry: Duration,
+    /// Clients turned away at each such retry, 5 (that is 50 a second): in a protocol where the
+    /// server speaks first, a client that is not served would otherwise wait in silence.
+    pub shed_per_retry: usize,
+    /// Bytes moved for one connection in one turn, each call counting as 4 KiB at least: 64 KiB,
+    /// so that a greedy peer costs a quiet one some ten microseconds.
+    pub bytes_per_turn: usize,
+    /// How long a drained loop waits for its last connections, if not for ever: 25 s, just under
+    /// the 30 s that service managers grant.
+    pub drain_timeout: Option<Duration>,
+    /// Deadlines handled in one turn: 1024.
+    pub deadlines_per_turn: usize,
+    /// Events taken from one poll at first; doubled up to 16,384 whenever they were not enough.
+    pub events_per_poll: usize,
+    /// `listen(backlog)`: 4096, which the kernel cuts to `net.core.somaxconn`. A short queue makes
+    /// clients hang that believe they are connected and wait for a challenge.
+    pub backlog: u32,
+}
+
+impl Limits {
+    /// Descriptors that are not for connections: listeners, the poll itself, logs, the spare one.
+    pub const RESERVED_DESCRIPTORS: usize = 64;
+    /// The least of them that the loop cannot do without: the standard streams, epoll, its waker,
+    /// a listener, the spare one, and a few for whatever the program does beside it.
+    pub const LEAST_RESERVED_DESCRIPTORS: usize = 16;
+
+    /// The defaults for a process that may have this many descriptors.
+    pub fn for_descriptors(descriptors: usize) -> Self {
+        let connections = descriptors - Self::RESERVED_DESCRIPTORS.min(descriptors / 4);
+        Self::for_connections(connections)
+    }
+
+    /// The defaults for at most this many connections.
+    pub fn for_connections(connections: usize) -> Self {
+        Self {
+            connections,
+            unauthenticated: (connections / 4).max(256).min(connections),
+            eviction_age: Duration::from_secs(1),
+            accepts_per_turn: 64,
+            accept_retry: Duration::from_millis(100),
+            shed_per_retry: 5,
+            bytes_per_turn: 64 << 10,
+            drain_timeout: Some(Duration::from_secs(25)),
+            deadlines_per_turn: 1024,
+            events_per_poll: 1024,
+            backlog: 4096,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Limits;
+
+    #[test]
+    fn connections_follow_from_descriptors() {
+        for (descriptors, connections, unauthenticated) in
+            [(20_000, 19_936, 4_984), (1_024, 960, 256), (100, 75, 75)]
+        {
+            let limits = Limits::for_descriptors(descriptors);
+            assert_eq!(
+                (limits.connections, limits.unauthenticated),
+                (connections, unauthenticated)
+            );
+        }
+    }
+}

@@ -1,0 +1,265 @@
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use mio::event::Event;
+use mio::net::{TcpListener, TcpStream};
+use mio::{Events, Interest, Poll};
+use rand::TryRng;
+use rand::rngs::SysRng;
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+
+use super::slots::Token;
+use super::{Close, Kernel, Ready, Wake};
+use crate::auth::Challenge;
+use crate::python::Monotonic;
+
+/// The real kernel, reached through mio: epoll, edge-triggered.
+pub struct MioKernel {
+    poll: Poll,
+    events: Events,
+    capacity: usize,
+    waker: Arc<mio::Waker>,
+    clock_zero: Instant,
+    random: RandomPool,
+    /// Given up for a moment to turn a client away when there is no other descriptor.
+    spare: Option<File>,
+}
+
+/// Events taken from one poll at the most; a wait that fills fewer has taken them all.
+const MAX_EVENTS: usize = 16 << 10;
+
+impl MioKernel {
+    /// A kernel that at first takes this many events from one poll.
+    ///
+    /// # Errors
+    /// If there is no descriptor for an epoll instance, its waker or the spare.
+    pub fn new(events_per_poll: usize) -> io::Result<Self> {
+        let poll = Poll::new()?;
+        let waker = mio::Waker::new(poll.registry(), mio::Token(Token::WAKE.0))?;
+        Ok(Self {
+            poll,
+            events: Events::with_capacity(events_per_poll),
+            capacity: events_per_poll,
+            waker: Arc::new(waker),
+            clock_zero: Instant::now(),
+            random: RandomPool::new(),
+            spare: Some(spare_descriptor()?),
+        })
+    }
+
+    /// A listener at `address`, with the options that its connections inherit from it.
+    ///
+    /// # Errors
+    /// Those of socket(2), bind(2) and listen(2).
+    pub fn listen(address: SocketAddr, options: ListenOptions) -> io::Result<TcpListener> {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_reuse_address(true)?;
+        socket.bind(&address.into())?;
+        Self::adopt(socket.into(), options)
+    }
+
+    /// Takes over a bound socket, listening or not.
+    ///
+    /// `listen` is called here, a second time if need be: std and mio hard-code a queue of 128.
+    ///
+    /// # Errors
+    /// Those of fcntl(2) and listen(2).
+    pub fn adopt(
+        listener: std::net::TcpListener,
+        options: ListenOptions,
+    ) -> io::Result<TcpListener> {
+        let socket = SockRef::from(&listener);
+        socket.set_nonblocking(true)?;
+        // On Linux an accepted socket inherits these, which saves calls for each. None of them is
+        // worth refusing service for.
+        let _ = socket.set_tcp_nodelay(true);
+        let keepalive = TcpKeepalive::new()
+            .with_time(Duration::from_secs(120))
+            .with_interval(Duration::from_secs(20))
+            .with_retries(3);
+        let _ = socket.set_tcp_keepalive(&keepalive);
+        let _ = socket.set_tcp_user_timeout(options.send_timeout.map(|limit| limit + USER_MARGIN));
+        socket.listen(i32::try_from(options.backlog).unwrap_or(i32::MAX))?;
+        Ok(TcpListener::from_std(listener))
+    }
+}
+
+/// What a listener is told beside its address.
+#[derive(Clone, Copy, Debug)]
+pub struct ListenOptions {
+    /// `listen(backlog)`, cut to `net.core.somaxconn` by the kernel.
+    pub backlog: u32,
+    /// How long one `sendall` may take. The kernel's own patience with a peer that acknowledges
+    /// nothing (TCP_USER_TIMEOUT) is set to more, since it also ends a peer that is alive and
+    /// merely does not read, and our own time-out should be the one that tells.
+    pub send_timeout: Option<Duration>,
+}
+
+/// 60 s of `sendall` and this make 175 s, just under the 180 s after which keepalive gives up.
+const USER_MARGIN: Duration = Duration::from_secs(115);
+
+impl Kernel for MioKernel {
+    type Listener = TcpListener;
+    type Stream = TcpStream;
+
+    fn now(&mut self) -> Monotonic {
+        Monotonic::ZERO.saturating_add(self.clock_zero.elapsed())
+    }
+
+    fn poll(
+        &mut self,
+        timeout: Option<Duration>,
+        mut on_event: impl FnMut(Token, Ready),
+    ) -> io::Result<()> {
+        match self.poll.poll(&mut self.events, timeout) {
+            Ok(()) => {}
+            // A signal arrived or a tracer came: the loop computes its wait afresh.
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(()),
+            Err(error) => return Err(error),
+        }
+        let mut count = 0;
+        for event in &self.events {
+            count += 1;
+            on_event(Token(event.token().0), readiness(event));
+        }
+        if count == self.capacity && self.capacity < MAX_EVENTS {
+            self.capacity *= 2;
+            self.events = Events::with_capacity(self.capacity);
+        }
+        Ok(())
+    }
+
+    fn waker(&self) -> Arc<dyn Wake> {
+        Arc::new(MioWaker(Arc::clone(&self.waker)))
+    }
+
+    fn register_listener(&mut self, listener: &mut TcpListener, token: Token) -> io::Result<()> {
+        self.poll.registry().register(listener, mio::Token(token.0), Interest::READABLE)
+    }
+
+    fn register(&mut self, stream: &mut TcpStream, token: Token) -> io::Result<()> {
+        // All at once and for good: epoll reports writability only after a send was refused, so
+        // this costs no event, and nothing ever has to be registered again.
+        let interest = Interest::READABLE.add(Interest::WRITABLE).add(Interest::PRIORITY);
+        self.poll.registry().register(stream, mio::Token(token.0), interest)
+    }
+
+    fn accept(
+        &mut self,
+        listener: &mut TcpListener,
+    ) -> io::Result<(TcpStream, Option<SocketAddr>)> {
+        listener.accept().map(|(stream, peer)| (stream, Some(peer)))
+    }
+
+    fn shed(&mut self, listener: &mut TcpListener) -> io::Result<()> {
+        self.spare = None;
+        let result = listener.accept().map(drop);
+        self.spare = spare_descriptor().ok();
+        result
+    }
+
+    fn recv(&mut self, stream: &mut TcpStream, data: &mut [u8]) -> io::Result<usize> {
+        stream.read(data)
+    }
+
+    fn send(&mut self, stream: &mut TcpStream, data: &[u8]) -> io::Result<usize> {
+        stream.write(data)
+    }
+
+    fn shutdown(&mut self, stream: &mut TcpStream) -> io::Result<()> {
+        stream.shutdown(Shutdown::Write)
+    }
+
+    fn close(&mut self, stream: TcpStream, how: Close) {
+        if how == Close::Reset {
+            // If it fails the peer sees an ordinary end, as it would have without us trying.
+            let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
+        }
+        drop(stream);
+    }
+
+    fn fill_random(&mut self, bytes: &mut [u8]) -> io::Result<()> {
+        self.random.fill(bytes)
+    }
+}
+
+/// Translates an event. An error or a hang-up counts as readiness in both directions: the call
+/// that is tried because of it reports what happened.
+fn readiness(event: &Event) -> Ready {
+    let mut ready = Ready::NONE;
+    let failed = event.is_error() || event.is_write_closed();
+    if event.is_readable() || event.is_read_closed() || failed {
+        ready.insert(Ready::READABLE);
+    }
+    if event.is_writable() || failed {
+        ready.insert(Ready::WRITABLE);
+    }
+    if event.is_read_closed() || failed {
+        ready.insert(Ready::CLOSED);
+    }
+    if event.is_priority() {
+        ready.insert(Ready::PRIORITY);
+    }
+    ready
+}
+
+fn spare_descriptor() -> io::Result<File> {
+    File::open("/dev/null")
+}
+
+struct MioWaker(Arc<mio::Waker>);
+
+impl Wake for MioWaker {
+    fn wake(&self) {
+        // It fails only when the counter behind it is full, and then a wake-up is pending.
+        let _ = self.0.wake();
+    }
+}
+
+/// Random bytes of the system, drawn for many challenges with one call and wiped as they are
+/// handed out. Not a generator: every byte is the system's, and if it has none there is none.
+struct RandomPool {
+    bytes: Box<zeroize::Zeroizing<[u8; Self::LEN]>>,
+    used: usize,
+}
+
+impl RandomPool {
+    const LEN: usize = 128 * Challenge::LEN;
+
+    fn new() -> Self {
+        Self { bytes: Box::new(zeroize::Zeroizing::new([0; Self::LEN])), used: Self::LEN }
+    }
+
+    fn fill(&mut self, out: &mut [u8]) -> io::Result<()> {
+        if out.len() > Self::LEN - self.used {
+            self.used = Self::LEN;
+            SysRng.try_fill_bytes(&mut self.bytes[..]).map_err(io::Error::other)?;
+            self.used = 0;
+        }
+        let taken = &mut self.bytes[self.used..self.used + out.len()];
+        out.copy_from_slice(taken);
+        zeroize::Zeroize::zeroize(taken);
+        self.used += out.len();
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn random_bytes_are_handed_out_once_and_wiped() {
+        let mut pool = RandomPool::new();
+        let mut seen = std::collections::HashSet::new();
+        for _ in 0..1000 {
+            let mut bytes = [0; Challenge::LEN];
+            pool.fill(&mut bytes).unwrap();
+            assert!(seen.insert(bytes), "the same challenge twice");
+            assert!(pool.bytes[..pool.used].iter().all(|byte| *byte == 0));
+        }
+    }
+}

@@ -1,0 +1,381 @@
+//! The event loop: one thread, one poll, any number of connections.
+//!
+//! [`Server`] owns the sockets and decides whose turn it is; what a connection says is decided in
+//! [`proto`](crate::proto), and the loop never looks into a payload. What it asks of the
+//! operating system goes through [`Kernel`], so the same loop runs over real sockets and over
+//! simulated ones.
+//!
+//! Start reading at [`Server::turn`].
+
+mod accept;
+mod builder;
+mod handle;
+mod kernel;
+mod limits;
+mod mio_kernel;
+mod observer;
+mod pump;
+mod ready;
+mod slots;
+mod stats;
+mod timers;
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use accept::{Door, Rest, Strangers};
+use handle::{Command, Mailbox};
+use slots::Slots;
+use timers::Step;
+
+use crate::proto::{CloseReason, Config, Handler, Upper};
+use crate::python::Monotonic;
+
+pub use builder::{BuildError, Running, ServerBuilder};
+pub use handle::Handle;
+pub use kernel::{Close, Kernel, Wake};
+pub use limits::Limits;
+pub use mio_kernel::{ListenOptions, MioKernel};
+pub use observer::Observer;
+pub use ready::Ready;
+pub use slots::{ConnId, Target, Token};
+pub use stats::Stats;
+pub use timers::{Link, Links, Step as TimerStep, Wheel};
+
+/// An authenticated service on one event loop.
+///
+/// Not a thread: [`run`](Self::run) works on the thread that calls it, and a [`Handle`] reaches
+/// in from others.
+pub struct Server<K: Kernel = MioKernel, H = Upper> {
+    kernel: K,
+    config: Config,
+    limits: Limits,
+    /// What each new connection's handler is a clone of.
+    handler: H,
+    slots: Slots<K::Stream, H>,
+    strangers: Strangers,
+    timers: Wheel,
+    /// Connections that may be able to go on, each at most once, in the order of their turns.
+    run_queue: VecDeque<ConnId>,
+    doors: Vec<Door<K::Listener>>,
+    rest: Rest,
+    lifecycle: Lifecycle,
+    /// Every recv of every connection lands here; nothing stays between two of them.
+    scratch: Box<[u8]>,
+    /// The clock as of the last poll.
+    now: Monotonic,
+    stats: Stats,
+    observer: Option<Box<dyn Observer>>,
+    mailbox: Arc<Mailbox>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Lifecycle {
+    Running,
+    /// Ends when the last connection has, or at this time if there is one.
+    Draining {
+        until: Option<Monotonic>,
+    },
+    Stopped,
+}
+
+impl Server {
+    /// Starts describing a server; see [`ServerBuilder`].
+    pub fn builder() -> ServerBuilder {
+        ServerBuilder::new()
+    }
+}
+
+impl<H> Server<MioKernel, H> {
+    /// Where it listens, in the order in which it was told to; port 0 has become a real one.
+    ///
+    /// # Errors
+    /// Those of getsockname(2).
+    pub fn addresses(&self) -> io::Result<Vec<SocketAddr>> {
+        self.doors.iter().map(|door| door.listener.local_addr()).collect()
+    }
+}
+
+impl<K: Kernel, H: Handler + Clone> Server<K, H> {
+    /// A server over any kernel, with the listeners that it made.
+    ///
+    /// # Errors
+    /// If a listener cannot be registered.
+    pub fn with_kernel(
+        mut kernel: K,
+        listeners: Vec<K::Listener>,
+        config: Config,
+        limits: Limits,
+        handler: H,
+    ) -> io::Result<Self> {
+        let mut doors = Vec::with_capacity(listeners.len());
+        for (index, mut listener) in listeners.into_iter().enumerate() {
+            kernel.register_listener(&mut listener, Token::listener(index))?;
+            // Clients may have queued before the registration: look once without an event.
+            doors.push(Door { listener, waiting: true });
+        }
+        Ok(Self {
+            now: kernel.now(),
+            kernel,
+            scratch: vec![0; config.recv_size].into_boxed_slice(),
+            config,
+            limits,
+            handler,
+            slots: Slots::new(),
+            strangers: Strangers::default(),
+            timers: Wheel::new(),
+            run_queue: VecDeque::new(),
+            doors,
+            rest: Rest::default(),
+            lifecycle: Lifecycle::Running,
+            stats: Stats::default(),
+            observer: None,
+            mailbox: Arc::default(),
+        })
+    }
+
+    /// Tells `observer` of connections from now on.
+    pub fn set_observer(&mut self, observer: Box<dyn Observer>) {
+        self.observer = Some(observer);
+    }
+
+    /// What other threads reach the loop through.
+    pub fn handle(&self) -> Handle {
+        Handle::new(Arc::clone(&self.mailbox), self.kernel.waker())
+    }
+
+    /// The counters as they stand.
+    pub fn stats(&self) -> Stats {
+        let mut stats = self.stats.clone();
+        stats.connections = self.slots.len();
+        stats.unauthenticated = self.strangers.count;
+        stats
+    }
+
+    /// The kernel below, for those who simulate it.
+    pub fn kernel_mut(&mut self) -> &mut K {
+        &mut self.kernel
+    }
+
+    /// Turns until the server is stopped or drained, and says what it did.
+    ///
+    /// # Errors
+    /// Those of [`turn`](Self::turn).
+    pub fn run(&mut self) -> io::Result<Stats> {
+        while self.turn()? {}
+        Ok(self.stats())
+    }
+
+    /// One turn of the loop; false once it has nothing left to do.
+    ///
+    /// Events only set bits. All work is done from the run queue, which makes every wake-up a
+    /// hint: a stale, late or spurious one costs a no-op, and fairness is a matter of one queue.
+    ///
+    /// # Errors
+    /// When polling fails or a listener became unusable: the loop cannot go on. What befalls a
+    /// single connection never ends it.
+    pub fn turn(&mut self) -> io::Result<bool> {
+        let mut woken = false;
+        let wait = self.wait();
+        self.kernel.poll(wait, |token, ready| match token.target() {
+            Target::Wake => woken = true,
+            Target::Listener(index) => {
+                if let Some(door) = self.doors.get_mut(index) {
+                    door.waiting = true;
+                }
+            }
+            Target::Connection(id) => match self.slots.get_mut(id) {
+                Some(slot) => {
+                    slot.ready.insert(ready);
+                    if !slot.queued {
+                        slot.queued = true;
+                        self.run_queue.push_back(id);
+                    }
+                }
+                None => self.stats.stale_events += 1,
+            },
+        })?;
+        self.now = self.kernel.now();
+        self.stats.turns += 1;
+        if woken {
+            self.obey();
+        }
+        self.pump_queue();
+        self.handle_deadlines();
+        self.accept()?;
+        self.finish_draining();
+        Ok(self.lifecycle != Lifecycle::Stopped)
+    }
+
+    /// How long the next poll may sleep: not at all while there is work, else until the next
+    /// deadline. Measured from the last reading of the clock, so a deadline may be late by the
+    /// length of a turn, and is never early.
+    fn wait(&self) -> Option<Duration> {
+        if !self.run_queue.is_empty() || (self.has_waiting_clients() && self.rest.until().is_none())
+        {
+            return Some(Duration::ZERO);
+        }
+        let retry = self.rest.until().filter(|_| self.has_waiting_clients());
+        let drained = match self.lifecycle {
+            Lifecycle::Draining { until } => until,
+            Lifecycle::Running | Lifecycle::Stopped => None,
+        };
+        let nearest = [self.timers.next_step(), retry, drained].into_iter().flatten().min();
+        nearest.map(|time| time.since(self.now))
+    }
+
+    fn obey(&mut self) {
+        for command in self.mailbox.take() {
+            match command {
+                Command::Drain => self.drain(),
+                Command::Stop => self.end_all(CloseReason::Stopped),
+                Command::ReplaceKeyring(keyring) => self.config.keyring = *keyring,
+                // Whoever asked may have gone away.
+                Command::Stats(reply) => drop(reply.send(self.stats())),
+            }
+        }
+    }
+
+    /// Gives each connection in the queue one turn. Who could go on queues up again behind the
+    /// others, and is served after the next look at events, deadlines and new clients.
+    fn pump_queue(&mut self) {
+        for _ in 0..self.run_queue.len() {
+            let id = self.run_queue.pop_front().expect("the queue only grows meanwhile");
+            self.pump(id);
+        }
+    }
+
+    fn pump(&mut self, id: ConnId) {
+        let Some(slot) = self.slots.get_mut(id) else { return };
+        slot.queued = false;
+        let known = slot.connection.has_authenticated();
+        let unfinished = pump::pump(
+            &mut self.kernel,
+            &self.config,
+            slot,
+            &mut self.scratch,
+            self.limits.bytes_per_turn,
+            self.now,
+            &mut self.stats,
+        );
+        if unfinished {
+            slot.queued = true;
+            self.run_queue.push_back(id);
+        }
+        if slot.connection.has_authenticated() != known {
+            self.authenticated(id);
+        }
+        self.settle(id);
+    }
+
+    /// Draws the consequences of whatever just happened to a connection: closes it if it is over,
+    /// else sees to its deadline.
+    fn settle(&mut self, id: ConnId) {
+        let Some(slot) = self.slots.get(id) else { return };
+        if let Some(reason) = slot.connection.close_reason() {
+            return self.close(id, reason);
+        }
+        match slot.connection.poll_timeout() {
+            Some(deadline) => self.timers.arm_by(&mut self.slots, id.index, deadline),
+            None => self.timers.disarm(&mut self.slots, id.index),
+        }
+    }
+
+    fn authenticated(&mut self, id: ConnId) {
+        self.strangers.count -= 1;
+        self.stats.authenticated += 1;
+        self.rest.end();
+        if let Some(observer) = &mut self.observer {
+            observer.authenticated(id);
+        }
+    }
+
+    fn abort(&mut self, id: ConnId, reason: CloseReason) {
+        if let Some(slot) = self.slots.get_mut(id) {
+            slot.connection.abort(reason);
+            self.settle(id);
+        }
+    }
+
+    fn close(&mut self, id: ConnId, reason: CloseReason) {
+        self.timers.disarm(&mut self.slots, id.index);
+        let slot = self.slots.remove(id);
+        if !slot.connection.has_authenticated() {
+            self.strangers.count -= 1;
+        }
+        let undelivered = slot.connection.undelivered();
+        let how = if undelivered > 0 { Close::Reset } else { Close::Orderly };
+        self.kernel.close(slot.stream, how);
+        self.stats.bytes_undelivered += undelivered as u64;
+        self.stats.count_close(reason);
+        self.rest.end();
+        self.slots.shrink_if_empty();
+        if let Some(observer) = &mut self.observer {
+            observer.closed(id, reason);
+        }
+    }
+
+    /// Handles the deadlines that have come, a limited number a turn; the rest makes the next
+    /// poll return at once.
+    fn handle_deadlines(&mut self) {
+        for _ in 0..self.limits.deadlines_per_turn {
+            match self.timers.step(&mut self.slots, self.now) {
+                Step::Done => break,
+                Step::Moved => {}
+                Step::Due(index) => self.deadline(self.slots.id_at(index)),
+            }
+        }
+    }
+
+    fn deadline(&mut self, id: ConnId) {
+        let Some(slot) = self.slots.get_mut(id) else { return };
+        if slot.connection.poll_timeout().is_some_and(|deadline| deadline <= self.now) {
+            // The process may have been stopped while bytes arrived in time: look before judging.
+            slot.ready.insert(Ready::READABLE.union(Ready::WRITABLE));
+            self.pump(id);
+            let Some(slot) = self.slots.get_mut(id) else { return };
+            slot.connection.handle_timeout(self.now);
+            // An idle connection has a half-close to do now; a pump also closes what is over.
+            self.pump(id);
+        } else {
+            self.settle(id);
+        }
+    }
+
+    fn drain(&mut self) {
+        if self.lifecycle != Lifecycle::Running {
+            return;
+        }
+        let until = self.limits.drain_timeout.map(|limit| self.now.saturating_add(limit));
+        self.lifecycle = Lifecycle::Draining { until };
+        self.doors.clear();
+        for id in self.slots.ids().collect::<Vec<_>>() {
+            let slot = self.slots.get_mut(id).expect("nothing was closed meanwhile");
+            slot.connection.close(CloseReason::Drained);
+            if !slot.queued {
+                slot.queued = true;
+                self.run_queue.push_back(id);
+            }
+        }
+    }
+
+    fn finish_draining(&mut self) {
+        let Lifecycle::Draining { until } = self.lifecycle else { return };
+        if self.slots.is_empty() {
+            self.lifecycle = Lifecycle::Stopped;
+        } else if until.is_some_and(|until| until <= self.now) {
+            self.end_all(CloseReason::DrainTimeout);
+        }
+    }
+
+    fn end_all(&mut self, reason: CloseReason) {
+        self.lifecycle = Lifecycle::Stopped;
+        self.doors.clear();
+        for id in self.slots.ids().collect::<Vec<_>>() {
+            self.abort(id, reason);
+        }
+    }
+}

@@ -1,0 +1,164 @@
+use std::io;
+
+use super::slots::Slot;
+use super::{Kernel, Ready, Stats};
+use crate::proto::{Config, Connection, Handler, Wants};
+use crate::python::Monotonic;
+
+/// What a call costs of the budget at least, in bytes: a peer that moves single bytes must not
+/// hold the loop for longer than one that moves large pieces.
+const CALL_COST: usize = 4096;
+
+/// Does what a connection wants for as long as its socket is believed ready and its share lasts.
+/// The only place where a socket is read, written or half-closed. True if its share was used up
+/// while it could have gone on: then it is due again.
+pub(super) fn pump<K: Kernel, H: Handler>(
+    kernel: &mut K,
+    config: &Config,
+    slot: &mut Slot<K::Stream, H>,
+    scratch: &mut [u8],
+    mut share: usize,
+    now: Monotonic,
+    stats: &mut Stats,
+) -> bool {
+    let Slot { stream, connection, ready, .. } = slot;
+    let mut unfinished = can_go_on(config, connection, *ready);
+    while unfinished && share > 0 {
+        let moved = match connection.wants(config) {
+            Wants::Recv { limit } => {
+                let buffer = &mut scratch[..limit];
+                let mut io = Io { kernel, stream, ready, stats };
+                recv_and_answer(&mut io, config, connection, buffer, now)
+            }
+            Wants::Send => {
+                let mut io = Io { kernel, stream, ready, stats };
+                match io.send(connection.chunk()) {
+                    Ok(n) => {
+                        connection.handle_sent(config, n, now);
+                        n
+                    }
+                    Err(error) => {
+                        connection.handle_error(error.kind());
+                        0
+                    }
+                }
+            }
+            Wants::Shutdown => {
+                // A failure means that the peer is gone, which the next recv reports.
+                let _ = kernel.shutdown(stream);
+                connection.handle_shutdown(config, now);
+                0
+            }
+            Wants::Nothing => unreachable!("a closed connection cannot go on"),
+        };
+        share = share.saturating_sub(moved.max(CALL_COST));
+        unfinished = can_go_on(config, connection, *ready);
+    }
+    unfinished
+}
+
+/// Whether the connection wants something that its socket is believed ready for.
+pub(super) fn can_go_on<H: Handler>(
+    config: &Config,
+    connection: &Connection<H>,
+    ready: Ready,
+) -> bool {
+    match connection.wants(config) {
+        Wants::Recv { .. } => ready.has(Ready::READABLE),
+        Wants::Send => ready.has(Ready::WRITABLE),
+        Wants::Shutdown => true,
+        Wants::Nothing => false,
+    }
+}
+
+/// Receives once and offers the answer to the kernel from the very buffer it was received in.
+fn recv_and_answer<K: Kernel, H: Handler>(
+    io: &mut Io<'_, K>,
+    config: &Config,
+    connection: &mut Connection<H>,
+    buffer: &mut [u8],
+    now: Monotonic,
+) -> usize {
+    let received = match io.recv(buffer) {
+        Ok(None) => return 0,
+        Ok(Some(0)) => {
+            connection.handle_eof();
+            return 0;
+        }
+        Ok(Some(n)) => n,
+        Err(error) => {
+            connection.handle_error(error.kind());
+            return 0;
+        }
+    };
+    let reply = connection.handle_recv(config, &mut buffer[..received], now);
+    let mut sent = 0;
+    if !reply.bytes().is_empty() {
+        match io.send(reply.bytes()) {
+            Ok(n) => {
+                sent = n;
+                reply.sent(n);
+            }
+            Err(error) => {
+                drop(reply);
+                connection.handle_error(error.kind());
+            }
+        }
+    } else {
+        drop(reply);
+    }
+    received + sent
+}
+
+/// A socket with what is believed of it and the counters: the system calls and their bookkeeping.
+struct Io<'a, K: Kernel> {
+    kernel: &'a mut K,
+    stream: &'a mut K::Stream,
+    ready: &'a mut Ready,
+    stats: &'a mut Stats,
+}
+
+impl<K: Kernel> Io<'_, K> {
+    /// `None`: nothing there, wait for an event.
+    fn recv(&mut self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+        match retry_interrupted(|| self.kernel.recv(self.stream, buffer)) {
+            Ok(n) => {
+                if n < buffer.len() {
+                    self.ready.short_read();
+                }
+                self.stats.bytes_received += n as u64;
+                Ok(Some(n))
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.ready.read_would_block();
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Zero: no room, wait for an event.
+    fn send(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match retry_interrupted(|| self.kernel.send(self.stream, bytes)) {
+            Ok(n) => {
+                self.stats.bytes_sent += n as u64;
+                Ok(n)
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.ready.write_would_block();
+                Ok(0)
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// PEP 475: an interrupted call is made again. The socket does not block, so this cannot last.
+fn retry_interrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match call() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            result => return result,
+        }
+    }
+}

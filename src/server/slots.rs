@@ -1,0 +1,210 @@
+use slab::Slab;
+
+use super::Ready;
+use super::timers::{Link, Links};
+use crate::proto::Connection;
+
+/// The name of one connection, never used for another: a slot's index, and a generation because
+/// slots are used again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ConnId {
+    pub(super) index: u32,
+    generation: u32,
+}
+
+impl std::fmt::Display for ConnId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "#{}", self.generation)
+    }
+}
+
+/// What an event is about, in the one word that epoll carries for us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Token(pub usize);
+
+/// A token, read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// Another thread wants attention.
+    Wake,
+    /// The listener with this index.
+    Listener(usize),
+    /// A connection, perhaps one that is gone.
+    Connection(ConnId),
+}
+
+/// The generation that no connection has; the index then says what else it is.
+const NO_CONNECTION: u32 = u32::MAX;
+const WAKE: u32 = u32::MAX;
+
+const _: () = assert!(usize::BITS >= 64, "a token packs two 32-bit numbers into a usize");
+
+impl Token {
+    /// What [`Wake::wake`](super::Wake::wake) causes.
+    pub const WAKE: Self = Self::pack(WAKE, NO_CONNECTION);
+
+    const fn pack(index: u32, generation: u32) -> Self {
+        Self((generation as usize) << 32 | index as usize)
+    }
+
+    /// The token of the listener with this index.
+    ///
+    /// # Panics
+    /// If there are 2^32 - 1 listeners.
+    pub fn listener(index: usize) -> Self {
+        let index = u32::try_from(index).ok().filter(|&index| index != WAKE);
+        Self::pack(index.expect("fewer than 2^32 - 1 listeners"), NO_CONNECTION)
+    }
+
+    /// The token of a connection.
+    pub const fn connection(id: ConnId) -> Self {
+        Self::pack(id.index, id.generation)
+    }
+
+    /// What the token stands for.
+    #[allow(clippy::cast_possible_truncation)] // The two halves are taken apart on purpose.
+    pub const fn target(self) -> Target {
+        let (index, generation) = (self.0 as u32, (self.0 >> 32) as u32);
+        match (generation, index) {
+            (NO_CONNECTION, WAKE) => Target::Wake,
+            (NO_CONNECTION, _) => Target::Listener(index as usize),
+            _ => Target::Connection(ConnId { index, generation }),
+        }
+    }
+}
+
+/// All that an idle authenticated connection costs in user space.
+pub(super) struct Slot<S, H> {
+    pub(super) stream: S,
+    pub(super) connection: Connection<H>,
+    timer: Link,
+    generation: u32,
+    pub(super) ready: Ready,
+    /// Whether the run queue holds this connection, so that it never does so twice.
+    pub(super) queued: bool,
+}
+
+/// The connections of one loop.
+pub(super) struct Slots<S, H> {
+    slab: Slab<Slot<S, H>>,
+    next_generation: u32,
+}
+
+impl<S, H> Slots<S, H> {
+    pub(super) fn new() -> Self {
+        // Counting from 1 makes the generation a connection's number in logs.
+        Self { slab: Slab::new(), next_generation: 1 }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.slab.len()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.slab.is_empty()
+    }
+
+    pub(super) fn insert(&mut self, stream: S, connection: Connection<H>, ready: Ready) -> ConnId {
+        let generation = self.next_generation;
+        self.next_generation = match generation + 1 {
+            NO_CONNECTION => 1,
+            next => next,
+        };
+        let slot =
+            Slot { stream, connection, timer: Link::default(), generation, ready, queued: false };
+        let index = u32::try_from(self.slab.insert(slot)).expect("fewer than 2^31 descriptors");
+        ConnId { index, generation }
+    }
+
+    /// The connection of this name, unless it is gone.
+    pub(super) fn get_mut(&mut self, id: ConnId) -> Option<&mut Slot<S, H>> {
+        self.slab.get_mut(id.index as usize).filter(|slot| slot.generation == id.generation)
+    }
+
+    pub(super) fn get(&self, id: ConnId) -> Option<&Slot<S, H>> {
+        self.slab.get(id.index as usize).filter(|slot| slot.generation == id.generation)
+    }
+
+    /// The name of the connection that occupies a slot.
+    pub(super) fn id_at(&self, index: u32) -> ConnId {
+        ConnId { index, generation: self.slab[index as usize].generation }
+    }
+
+    pub(super) fn remove(&mut self, id: ConnId) -> Slot<S, H> {
+        debug_assert!(self.get(id).is_some(), "removed twice");
+        self.slab.remove(id.index as usize)
+    }
+
+    pub(super) fn ids(&self) -> impl Iterator<Item = ConnId> + '_ {
+        self.slab.iter().map(|(index, slot)| ConnId {
+            index: u32::try_from(index).expect("checked when it was inserted"),
+            generation: slot.generation,
+        })
+    }
+
+    /// Gives memory back once nothing is left of a crowd; a slab never does so by itself, and
+    /// cannot while slots near its end are occupied.
+    pub(super) fn shrink_if_empty(&mut self) {
+        if self.slab.is_empty() && self.slab.capacity() > 1024 {
+            self.slab = Slab::new();
+        }
+    }
+}
+
+impl<S, H> Links for Slots<S, H> {
+    fn link(&mut self, index: u32) -> &mut Link {
+        &mut self.slab[index as usize].timer
+    }
+}
+
+/// A slot fits one cache line, the slab's own bookkeeping included.
+const _: () = {
+    #[allow(dead_code)]
+    enum Entry {
+        Vacant(usize),
+        Occupied(Slot<mio::net::TcpStream, crate::proto::Upper>),
+    }
+    assert!(size_of::<Entry>() <= 64);
+};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::auth::{Challenge, Keyring};
+    use crate::proto::{Config, Upper};
+    use crate::python::Monotonic;
+
+    fn connection() -> Connection<Upper> {
+        let config = Config::new(Keyring::demo());
+        Connection::new(&config, Challenge::new([0; 32]), Upper, Monotonic::ZERO)
+    }
+
+    #[test]
+    fn tokens_say_what_they_stand_for() {
+        let id = ConnId { index: 7, generation: 9 };
+        assert_eq!(Token::connection(id).target(), Target::Connection(id));
+        assert_eq!(Token::listener(0).target(), Target::Listener(0));
+        assert_eq!(Token::WAKE.target(), Target::Wake);
+    }
+
+    #[test]
+    fn a_name_dies_with_its_connection() {
+        let mut slots = Slots::new();
+        let first = slots.insert((), connection(), Ready::NONE);
+        slots.remove(first);
+        let second = slots.insert((), connection(), Ready::NONE);
+        assert_eq!(first.index, second.index);
+        assert!(slots.get_mut(first).is_none());
+        assert!(slots.get_mut(second).is_some());
+        assert_eq!(slots.id_at(second.index), second);
+    }
+
+    #[test]
+    fn generations_wrap_without_touching_the_reserved_one() {
+        let mut slots = Slots::new();
+        slots.next_generation = u32::MAX - 1;
+        let last = slots.insert((), connection(), Ready::NONE);
+        let first = slots.insert((), connection(), Ready::NONE);
+        assert_eq!((last.generation, first.generation), (u32::MAX - 1, 1));
+    }
+}
