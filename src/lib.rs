@@ -7,3 +7,5 @@ pub mod proto;
 pub mod python;
 #[cfg(feature = "server")]
 pub mod server;
+#[cfg(feature = "socket")]
+pub mod socket;
