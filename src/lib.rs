@@ -3,6 +3,8 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 pub mod auth;
+#[cfg(feature = "socket")]
+pub mod client;
 pub mod proto;
 pub mod python;
 #[cfg(feature = "server")]

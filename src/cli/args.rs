@@ -3,7 +3,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use super::values::{Limit, Size, listen_address};
+use super::values::{Limit, ServerAddress, Size, listen_address};
 use saltecho::auth::MacAlgorithm;
 
 /// An authenticated echo service on one event loop, and its client.
@@ -33,6 +33,7 @@ Every flag has an environment variable, which the flag overrides.";
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
     Serve(ServeArgs),
+    Connect(ConnectArgs),
     Keygen(KeygenArgs),
 }
 
@@ -114,6 +115,34 @@ Examples:
   saltecho serve -v --bufsize 1k --idle-timeout 10m
   saltecho serve -k saltecho.key --mac sha256
   saltecho serve -l 127.0.0.1:0 -l '[::1]:0' --port-file ports";
+
+/// Talk to a server: line by line on a terminal, else as a pipe.
+///
+/// On a terminal each line that is typed is sent, and its answer printed; `quit` or ctrl-D ends.
+/// Otherwise stdin is sent and the answers are written to stdout, at full speed in both directions
+/// and byte for byte, until both have ended.
+#[derive(Args, Debug)]
+#[command(after_long_help = CONNECT_EXAMPLES)]
+pub(super) struct ConnectArgs {
+    /// The server: an IP address or a name, and a port (9999 if there is none)
+    #[arg(value_name = "ADDR", default_value = "127.0.0.1:9999")]
+    #[arg(env = "SALTECHO_ADDRESS", hide_env_values = true)]
+    pub(super) address: ServerAddress,
+
+    #[command(flatten)]
+    pub(super) keys: KeyArgs,
+
+    /// How long to wait for the connection, the challenge, and each answer (5s, 500ms, off)
+    #[arg(long, value_name = "TIME", default_value = "5s")]
+    #[arg(env = "SALTECHO_TIMEOUT", hide_env_values = true)]
+    pub(super) timeout: Limit,
+}
+
+const CONNECT_EXAMPLES: &str = "\
+Examples:
+  saltecho connect
+  echo hello | saltecho connect
+  saltecho connect -k saltecho.key --mac sha256 < input > output";
 
 /// What both sides have to agree on.
 #[derive(Args, Clone, Debug)]

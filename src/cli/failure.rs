@@ -19,6 +19,10 @@ pub(super) enum Kind {
     Runtime = 1,
     /// The command line, the environment or a file that they name is wrong; clap uses it too.
     Usage = 2,
+    /// The server closed instead of answering: another key, another MAC.
+    Refused = 3,
+    /// There is no connection, or the server took too long.
+    Unreachable = 4,
 }
 
 impl Failure {

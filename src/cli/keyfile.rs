@@ -59,8 +59,8 @@ pub(super) fn is_loopback(address: &SocketAddr) -> bool {
     address.ip().to_canonical().is_loopback()
 }
 
-/// A weak key could be guessed from its id.
-fn public_name(key: &Key) -> String {
+/// What may be said of a key: a weak one could be guessed from its id.
+pub(super) fn public_name(key: &Key) -> String {
     if *key == Key::demo() {
         format!("{} (the demo key)", key.id())
     } else if key.is_weak() {

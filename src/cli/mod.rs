@@ -3,10 +3,14 @@
 //! Results go to stdout, talk goes to stderr. Whoever closes either of them early is not told so.
 
 mod args;
+mod connect;
+mod escape;
 mod failure;
 mod keyfile;
 mod keygen;
 mod log;
+mod pipe;
+mod prompt;
 mod report;
 mod serve;
 mod signals;
@@ -28,6 +32,7 @@ pub(crate) fn main() -> ExitCode {
     };
     let outcome = match cli.command {
         Command::Serve(args) => serve::run(&args),
+        Command::Connect(args) => connect::run(&args),
         Command::Keygen(args) => keygen::run(&args),
     };
     match outcome {

@@ -1,7 +1,7 @@
 //! The values that flags take, each with what is accepted when it refuses one.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -81,6 +81,45 @@ pub(super) fn listen_address(text: &str) -> Result<SocketAddr, &'static str> {
     text.parse().map_err(|_| "expected an IP address and a port, like 127.0.0.1:9999 or [::1]:0")
 }
 
+/// Where a server is: an IP address or a name, and a port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct ServerAddress {
+    pub(super) host: String,
+    pub(super) port: u16,
+}
+
+impl ServerAddress {
+    const DEFAULT_PORT: u16 = 9999;
+}
+
+impl FromStr for ServerAddress {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        const EXPECTED: &str =
+            "expected a host and a port, like 127.0.0.1:9999, [::1]:9999 or localhost:9999";
+        let bracketed = text.strip_prefix('[').and_then(|rest| rest.split_once("]:"));
+        let (host, port) = match (bracketed, text.split_once(':')) {
+            (Some((host, port)), _) => (host, Some(port)),
+            (None, Some(_)) if text.parse::<Ipv6Addr>().is_ok() => (text, None),
+            (None, Some((host, port))) => (host, Some(port)),
+            (None, None) => (text, None),
+        };
+        let port = port.map_or(Ok(Self::DEFAULT_PORT), str::parse).map_err(|_| EXPECTED)?;
+        if host.is_empty() || host.contains(['[', ']', '/', ' ']) {
+            return Err(EXPECTED);
+        }
+        Ok(Self { host: host.to_owned(), port })
+    }
+}
+
+impl fmt::Display for ServerAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { host, port } = self;
+        if host.contains(':') { write!(f, "[{host}]:{port}") } else { write!(f, "{host}:{port}") }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -120,5 +159,24 @@ mod tests {
             assert!(text.parse::<Size>().is_err(), "{text:?}");
         }
         assert!(format!("{}k", usize::MAX).parse::<Size>().is_err());
+    }
+
+    #[test]
+    fn servers_have_a_host_and_perhaps_a_port() {
+        for (text, host, port, shown) in [
+            ("127.0.0.1:80", "127.0.0.1", 80, "127.0.0.1:80"),
+            ("[::1]:80", "::1", 80, "[::1]:80"),
+            ("[fe80::1%2]:80", "fe80::1%2", 80, "[fe80::1%2]:80"),
+            ("::1", "::1", 9999, "[::1]:9999"),
+            ("localhost", "localhost", 9999, "localhost:9999"),
+            ("example.org:1", "example.org", 1, "example.org:1"),
+        ] {
+            let parsed: ServerAddress = text.parse().unwrap();
+            assert_eq!((parsed.host.as_str(), parsed.port), (host, port));
+            assert_eq!(parsed.to_string(), shown);
+        }
+        for text in ["", ":80", "host:", "host:port", "host:65536", "[::1]", "a:b:80", "http://a"] {
+            assert!(text.parse::<ServerAddress>().is_err(), "{text:?}");
+        }
     }
 }
