@@ -114,7 +114,7 @@ Examples:
   saltecho serve
   saltecho serve -v --bufsize 1k --idle-timeout 10m
   saltecho serve -k saltecho.key --mac sha256
-  saltecho serve -l 127.0.0.1:0 -l '[::1]:0' --port-file ports";
+  saltecho serve -l 127.0.0.1:0 -l 127.0.0.2:0 --port-file ports";
 
 /// Talk to a server: line by line on a terminal, else as a pipe.
 ///

@@ -16,9 +16,8 @@ pub(super) fn run(mut client: Client, peer: &Peer<'_>) -> Result<(), Failure> {
     talk(format_args!("connected to {}; `quit` or ctrl-D ends", peer.address));
     // The prompt belongs on the terminal also where the answers go to a file. What is typed is
     // remembered for this session only: it may be nobody else's business.
-    let terminal_only = Config::builder().behavior(Behavior::PreferTerm).auto_add_history(true);
-    let mut editor =
-        DefaultEditor::with_config(terminal_only.build()).context("cannot use the terminal")?;
+    let config = Config::builder().behavior(Behavior::PreferTerm).build();
+    let mut editor = DefaultEditor::with_config(config).context("cannot use the terminal")?;
     loop {
         let line = match editor.readline(">>> ") {
             Ok(line) => line,
@@ -32,7 +31,8 @@ pub(super) fn run(mut client: Client, peer: &Peer<'_>) -> Result<(), Failure> {
         match line.trim() {
             "" => continue,
             "quit" => return Ok(()),
-            _ => {}
+            // What cannot be remembered can still be sent.
+            _ => drop(editor.add_history_entry(&line)),
         }
         let mut answer = Vec::new();
         let outcome = client.exchange(line.as_bytes(), &mut answer);
