@@ -318,9 +318,15 @@ impl<H: Handler> Connection<H> {
     }
 
     /// Ends the connection at once; see [`undelivered`](Self::undelivered) for what that cost.
+    /// One that was about to end, and had been given everything, keeps its own reason.
     pub fn abort(&mut self, reason: CloseReason) {
-        if self.close_reason().is_none() {
-            self.close_now(reason);
+        match &self.stage {
+            Stage::AwaitDigest(_) | Stage::Echoing(_) => self.close_now(reason),
+            Stage::Finishing(reason) | Stage::Lingering { reason, .. } => {
+                let reason = *reason;
+                self.close_now(reason);
+            }
+            Stage::Closed { .. } => {}
         }
     }
 

@@ -27,7 +27,7 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
             let mut errors_in_a_row = 0;
             while self.doors[index].waiting && left > 0 && !self.rest.holds(self.now) {
                 left -= 1;
-                if !self.make_room() {
+                if !self.has_room() {
                     self.cannot_accept(index, None);
                     continue;
                 }
@@ -35,6 +35,7 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
                     Ok((stream, peer)) => {
                         errors_in_a_row = 0;
                         self.rest.end();
+                        self.evict_for_one_more();
                         self.open(stream, peer);
                     }
                     Err(error) => match classify(&error) {
@@ -55,20 +56,23 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         Ok(())
     }
 
-    /// Whether there is a place, if need be that of the oldest stranger.
-    fn make_room(&mut self) -> bool {
-        if self.slots.len() >= self.limits.connections {
-            return false;
-        }
-        if self.strangers.count < self.limits.unauthenticated {
-            return true;
-        }
-        match self.strangers.oldest(&self.slots) {
-            Some((id, since)) if self.now.since(since) >= self.limits.eviction_age => {
-                self.abort(id, CloseReason::Evicted);
-                true
-            }
-            _ => false,
+    /// Whether there is a place for one more, if need be that of the oldest stranger.
+    fn has_room(&mut self) -> bool {
+        self.slots.len() < self.limits.connections
+            && (self.strangers.count < self.limits.unauthenticated || self.evictable().is_some())
+    }
+
+    fn evictable(&mut self) -> Option<ConnId> {
+        let (id, since) = self.strangers.oldest(&self.slots)?;
+        (self.now.since(since) >= self.limits.eviction_age).then_some(id)
+    }
+
+    /// Only once somebody has come: that nobody waits is known no sooner than `accept` says so.
+    fn evict_for_one_more(&mut self) {
+        if self.strangers.count >= self.limits.unauthenticated
+            && let Some(id) = self.evictable()
+        {
+            self.abort(id, CloseReason::Evicted);
         }
     }
 

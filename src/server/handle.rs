@@ -1,5 +1,5 @@
 use std::sync::mpsc;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::{Stats, Wake};
 use crate::auth::Keyring;
@@ -18,20 +18,40 @@ pub(super) enum Command {
     Stats(mpsc::Sender<Stats>),
 }
 
-#[derive(Default)]
-pub(super) struct Mailbox(Mutex<Vec<Command>>);
+/// The loop's end of what handles post to. Once it is gone commands are dropped unread, so that
+/// nobody waits for an answer from a loop that has ended.
+pub(super) struct Inbox(Arc<Mailbox>);
+
+struct Mailbox(Mutex<Option<Vec<Command>>>);
+
+impl Inbox {
+    pub(super) fn new() -> Self {
+        Self(Arc::new(Mailbox(Mutex::new(Some(Vec::new())))))
+    }
+
+    pub(super) fn take(&self) -> Vec<Command> {
+        self.0.lock().as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
+    pub(super) fn handle(&self, waker: Arc<dyn Wake>) -> Handle {
+        Handle { mailbox: Arc::clone(&self.0), waker }
+    }
+}
+
+impl Drop for Inbox {
+    fn drop(&mut self) {
+        *self.0.lock() = None;
+    }
+}
 
 impl Mailbox {
-    pub(super) fn take(&self) -> Vec<Command> {
-        std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    /// A thread that panicked while it posted has pushed its command or has not.
+    fn lock(&self) -> MutexGuard<'_, Option<Vec<Command>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Handle {
-    pub(super) fn new(mailbox: Arc<Mailbox>, waker: Arc<dyn Wake>) -> Self {
-        Self { mailbox, waker }
-    }
-
     /// Stops accepting, finishes every unfinished `sendall`, half-closes, and ends the loop when
     /// the last connection is gone or the drain time-out has passed.
     pub fn drain(&self) {
@@ -56,7 +76,9 @@ impl Handle {
     }
 
     fn post(&self, command: Command) {
-        self.mailbox.0.lock().unwrap_or_else(PoisonError::into_inner).push(command);
+        if let Some(commands) = self.mailbox.lock().as_mut() {
+            commands.push(command);
+        }
         self.waker.wake();
     }
 }

@@ -23,11 +23,10 @@ mod timers;
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use accept::{Door, Rest, Strangers};
-use handle::{Command, Mailbox};
+use handle::{Command, Inbox};
 use slots::Slots;
 use timers::Step;
 
@@ -69,7 +68,7 @@ pub struct Server<K: Kernel = MioKernel, H = Upper> {
     now: Monotonic,
     stats: Stats,
     observer: Option<Box<dyn Observer>>,
-    mailbox: Arc<Mailbox>,
+    inbox: Inbox,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -133,7 +132,7 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
             lifecycle: Lifecycle::Running,
             stats: Stats::default(),
             observer: None,
-            mailbox: Arc::default(),
+            inbox: Inbox::new(),
         })
     }
 
@@ -144,7 +143,7 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
 
     /// What other threads reach the loop through.
     pub fn handle(&self) -> Handle {
-        Handle::new(Arc::clone(&self.mailbox), self.kernel.waker())
+        self.inbox.handle(self.kernel.waker())
     }
 
     /// The counters as they stand.
@@ -228,7 +227,7 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
     }
 
     fn obey(&mut self) {
-        for command in self.mailbox.take() {
+        for command in self.inbox.take() {
             match command {
                 Command::Drain => self.drain(),
                 Command::Stop => self.end_all(CloseReason::Stopped),
