@@ -3,7 +3,11 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 pub mod auth;
+#[cfg(feature = "socket")]
+pub mod client;
 pub mod proto;
 pub mod python;
 #[cfg(feature = "server")]
 pub mod server;
+#[cfg(feature = "socket")]
+pub mod socket;

@@ -49,6 +49,15 @@ impl Call {
         }
     }
 
+    /// Whether readiness is waited for before the first attempt: in timeout mode only.
+    ///
+    /// CPython polls first even if the call would succeed at once. It shows: an empty `send` on a
+    /// full socket succeeds in non-blocking mode but times out in timeout mode. The server's
+    /// loop has no use for this, since it attempts nothing before readiness was announced.
+    pub const fn waits_first(self) -> bool {
+        self.deadline().is_some()
+    }
+
     /// Whether the deadline has come. A call without one is never late.
     pub fn is_late(self, now: Monotonic) -> bool {
         self.deadline().is_some_and(|deadline| deadline <= now)
@@ -106,9 +115,12 @@ mod tests {
     fn only_a_timed_call_has_a_deadline() {
         assert_eq!(Call::begin(Timeout::Blocking, at(7)).deadline(), None);
         assert_eq!(Call::begin(Timeout::NonBlocking, at(7)).deadline(), None);
+        assert!(!Call::begin(Timeout::Blocking, at(7)).waits_first());
+        assert!(!Call::begin(Timeout::NonBlocking, at(7)).waits_first());
         assert!(!Call::begin(Timeout::NonBlocking, at(7)).is_late(at(8)));
         let timed = Call::begin(Timeout::After(SECOND), at(7));
         assert_eq!(timed.deadline(), Some(at(1_000_000_007)));
+        assert!(timed.waits_first());
         assert!(!timed.is_late(at(1_000_000_006)));
         assert!(timed.is_late(at(1_000_000_007)));
     }

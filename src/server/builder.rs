@@ -2,6 +2,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::thread::JoinHandle;
 
+use super::limits::descriptor_limit;
 use super::mio_kernel::ListenOptions;
 use super::{Handle, Limits, MioKernel, Observer, Server, Stats};
 use crate::auth::Keyring;
@@ -195,9 +196,7 @@ impl<H: Handler + Clone> ServerBuilder<H> {
 
 /// The limits asked for, if the process may have that many descriptors; else its own defaults.
 fn allowed_limits(asked: Option<Limits>) -> Result<Limits, BuildError> {
-    // Whoever asks for less than the limit gets what there is, like whoever may not raise it.
-    let limit = rlimit::increase_nofile_limit(u64::MAX).unwrap_or(1024);
-    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+    let limit = descriptor_limit();
     let Some(asked) = asked else { return Ok(Limits::for_descriptors(limit)) };
     // Down to the least that the loop itself needs; what is in reserve by default is comfort.
     let needed = asked.connections.saturating_add(Limits::LEAST_RESERVED_DESCRIPTORS);

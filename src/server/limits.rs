@@ -45,6 +45,11 @@ impl Limits {
     /// a listener, the spare one, and a few for whatever the program does beside it.
     pub const LEAST_RESERVED_DESCRIPTORS: usize = 16;
 
+    /// The defaults for this process, whose soft limit on descriptors is raised to the hard one.
+    pub fn for_process() -> Self {
+        Self::for_descriptors(descriptor_limit())
+    }
+
     /// The defaults for a process that may have this many descriptors.
     pub fn for_descriptors(descriptors: usize) -> Self {
         let connections = descriptors - Self::RESERVED_DESCRIPTORS.min(descriptors / 4);
@@ -67,6 +72,13 @@ impl Limits {
             backlog: 4096,
         }
     }
+}
+
+/// How many descriptors this process may have, now that it has asked for as many as it may.
+pub(super) fn descriptor_limit() -> usize {
+    // Whoever asks for less than the limit gets what there is, like whoever may not raise it.
+    let limit = rlimit::increase_nofile_limit(u64::MAX).unwrap_or(1024);
+    usize::try_from(limit).unwrap_or(usize::MAX)
 }
 
 #[cfg(test)]

@@ -1,0 +1,50 @@
+use std::io::Write;
+use std::process::ExitCode;
+
+use super::log::{ERROR, RESET};
+
+/// Why the program ends without having done what it was asked: a text that names the thing and
+/// the remedy, and an exit code.
+#[derive(Debug)]
+pub(super) struct Failure {
+    kind: Kind,
+    error: anyhow::Error,
+}
+
+/// The exit codes other than 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Kind {
+    /// Something failed while the program ran.
+    Runtime = 1,
+    /// The command line, the environment or a file that they name is wrong; clap uses it too.
+    Usage = 2,
+    /// The server closed instead of answering: another key, another MAC.
+    Refused = 3,
+    /// There is no connection, or the server took too long.
+    Unreachable = 4,
+}
+
+impl Failure {
+    pub(super) fn new(kind: Kind, error: impl Into<anyhow::Error>) -> Self {
+        Self { kind, error: error.into() }
+    }
+
+    /// A failure of one line.
+    pub(super) fn because(kind: Kind, text: String) -> Self {
+        Self::new(kind, anyhow::Error::msg(text))
+    }
+
+    /// Prints the failure; its exit code.
+    pub(super) fn report(&self) -> ExitCode {
+        let _ = writeln!(anstream::stderr(), "saltecho: {ERROR}error:{RESET} {:#}", self.error);
+        ExitCode::from(self.kind as u8)
+    }
+}
+
+/// An error that nobody classified befell a running program.
+impl From<anyhow::Error> for Failure {
+    fn from(error: anyhow::Error) -> Self {
+        Self::new(Kind::Runtime, error)
+    }
+}

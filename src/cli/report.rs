@@ -1,0 +1,138 @@
+//! What a server says about itself: its terms, its counters, its connections.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use saltecho::proto::{CloseReason, Config};
+use saltecho::server::{ConnId, Limits, Observer, Stats};
+
+use super::failure::{Failure, Kind};
+use super::log::{Level, Log};
+use super::values::{Limit, Size};
+
+/// What the server demands and allows, in one line.
+pub(super) fn terms(config: &Config, limits: &Limits, keys: &str) -> String {
+    format!(
+        "{} with {keys}; at most {} connections, {} unauthenticated, backlog {}, recv {}; timeouts \
+         auth {}, idle {}, send {}, drain {}",
+        config.keyring.algorithm(),
+        limits.connections,
+        limits.unauthenticated,
+        limits.backlog,
+        Size(config.recv_size),
+        Limit(config.auth_timeout),
+        Limit(config.recv_timeout),
+        Limit(config.send_timeout),
+        Limit(limits.drain_timeout),
+    )
+}
+
+/// The counters in one line.
+pub(super) fn counters(stats: &Stats) -> String {
+    let mut line = format!(
+        "{} connections, {} authenticated; {} bytes received, {} sent",
+        stats.accepted, stats.authenticated, stats.bytes_received, stats.bytes_sent
+    );
+    for (number, what) in [
+        (stats.bytes_undelivered, "bytes undelivered"),
+        (stats.shed, "turned away"),
+        (stats.connections as u64, "open"),
+        (stats.unauthenticated as u64, "of them unauthenticated"),
+    ] {
+        if number > 0 {
+            line.push_str(&format!(", {number} {what}"));
+        }
+    }
+    let closes: Vec<String> =
+        stats.closes().map(|(reason, number)| format!("{number} {reason}")).collect();
+    if !closes.is_empty() {
+        line.push_str("; closed: ");
+        line.push_str(&closes.join(", "));
+    }
+    line
+}
+
+/// Whether everybody got what they were owed. A peer that leaves early on its own is no failure.
+pub(super) fn verdict(stats: &Stats) -> Result<(), Failure> {
+    let cut_off = stats.closed(CloseReason::DrainTimeout) + stats.closed(CloseReason::Stopped);
+    match cut_off {
+        0 => Ok(()),
+        n => Err(Failure::because(
+            Kind::Runtime,
+            format!("{n} connections were cut off before they had finished"),
+        )),
+    }
+}
+
+/// Says what happens to connections. It is called from the loop, and a [`Log`] never blocks.
+pub(super) struct Reporter {
+    log: Log,
+    /// The second that is being counted, and the lines said in it.
+    second: Instant,
+    lines: u32,
+    /// When accepting last rested and it was said.
+    paused: Option<Instant>,
+}
+
+impl Reporter {
+    /// Lines in one second; 300 is what journald lets pass by default (10,000 in 30 s).
+    const LINES: u32 = 300;
+    /// Accepting may rest ten times a second; it is worth a line once in this time.
+    const PAUSE: Duration = Duration::from_secs(10);
+
+    pub(super) fn new(log: Log) -> Self {
+        Self { log, second: Instant::now(), lines: 0, paused: None }
+    }
+
+    fn say(&mut self, text: fmt::Arguments<'_>) {
+        if !self.log.wants(Level::Verbose) {
+            return;
+        }
+        let now = Instant::now();
+        if now.duration_since(self.second) >= Duration::from_secs(1) {
+            (self.second, self.lines) = (now, 0);
+        }
+        self.lines += 1;
+        if self.lines > Self::LINES {
+            self.log.leave_out();
+        } else {
+            self.log.say(Level::Verbose, text);
+        }
+    }
+}
+
+impl Observer for Reporter {
+    fn opened(&mut self, id: ConnId, peer: Option<SocketAddr>) {
+        match peer {
+            Some(peer) => self.say(format_args!("{id} new, from {peer}")),
+            None => self.say(format_args!("{id} new, already gone")),
+        }
+    }
+
+    fn authenticated(&mut self, id: ConnId) {
+        self.say(format_args!("{id} legal"));
+    }
+
+    fn closed(&mut self, id: ConnId, reason: CloseReason) {
+        match reason {
+            CloseReason::Rejected => self.say(format_args!("{id} not legal, closed: {reason}")),
+            _ => self.say(format_args!("{id} closed: {reason}")),
+        }
+    }
+
+    fn accept_paused(&mut self, cause: Option<&io::Error>) {
+        if self.paused.is_some_and(|said| said.elapsed() < Self::PAUSE) {
+            return;
+        }
+        self.paused = Some(Instant::now());
+        match cause {
+            Some(error) => self.log.warn(format_args!("accepting rests: {error}")),
+            None => self.log.warn(
+                "accepting rests: all places are taken; --max-connections and `ulimit -n` set \
+                 how many there are",
+            ),
+        }
+    }
+}

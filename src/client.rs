@@ -1,0 +1,234 @@
+//! The authenticated client: connects, answers the challenge, exchanges bytes.
+//!
+//! Only the client proves that it holds the key. It cannot tell a server from an impostor that
+//! passes challenges on, and nothing that is said is encrypted or protected against changes.
+//!
+//! The protocol has no word for "accepted": a server that accepts a digest says nothing until it
+//! has something to answer, and one that refuses closes. [`Client::connect`] therefore returns
+//! before the verdict is known, and [`ClientError::Refused`] comes with whatever is tried next.
+
+use std::time::{Duration, Instant};
+
+use crate::auth::{Challenge, Key, MacAlgorithm};
+use crate::python::Timeout;
+use crate::socket::{
+    AddressArg, Error, ErrorKind, IPPROTO_TCP, MSG_PEEK, Result as SocketResult, Socket,
+    TCP_NODELAY, create_connection,
+};
+
+/// A connection on which the challenge has been answered.
+///
+/// ```no_run
+/// use std::time::Duration;
+/// use saltecho::auth::{Key, MacAlgorithm};
+/// use saltecho::client::Client;
+///
+/// let patience = Some(Duration::from_secs(5));
+/// let mut client =
+///     Client::connect(("127.0.0.1", 9999u16), &Key::demo(), MacAlgorithm::Md5, patience)?;
+/// let mut answer = Vec::new();
+/// client.exchange(b"hello", &mut answer)?;
+/// assert_eq!(answer, b"HELLO");
+/// # Ok::<(), saltecho::client::ClientError>(())
+/// ```
+#[derive(Debug)]
+pub struct Client {
+    socket: Socket,
+    standing: Standing,
+}
+
+/// What is known of the server's verdict.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Standing {
+    /// Nothing yet: an end of the stream means a refusal.
+    Presumed,
+    /// It has answered something: an end of the stream is just that.
+    Accepted,
+}
+
+/// What a client was doing when it failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Waiting for the connection.
+    Connecting,
+    /// Waiting for the 32 bytes of the challenge.
+    AwaitingChallenge,
+    /// Sending input, or waiting for its answer.
+    Exchanging,
+}
+
+/// Why a client failed.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// There is no connection: nobody listens, the name is unknown, the network has no way there.
+    #[error("cannot connect: {}", .0.message())]
+    Connect(#[source] Error),
+    /// The time-out passed, or the kernel's own patience ended.
+    #[error("timed out while {0}")]
+    TimedOut(Step),
+    /// The stream ended after the digest and before the first answer: the server closes without a
+    /// word if the key or the MAC is another. A server that ends just then looks the same.
+    #[error("the server refused the digest")]
+    Refused,
+    /// The stream ended before a challenge came, or after an answer had shown that the digest was
+    /// right.
+    #[error("the server closed the connection while {0}")]
+    Closed(Step),
+    /// Another error of the connection.
+    #[error("the connection failed: {}", .0.message())]
+    Socket(#[source] Error),
+}
+
+impl std::fmt::Display for Step {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Connecting => "connecting",
+            Self::AwaitingChallenge => "waiting for the challenge",
+            Self::Exchanging => "exchanging data",
+        })
+    }
+}
+
+impl Client {
+    /// Connects, waits for the challenge and answers it.
+    ///
+    /// `timeout` is the limit for each address that a host name has, then once for the whole
+    /// challenge, and afterwards the socket's; `None` waits for ever.
+    ///
+    /// # Errors
+    /// [`ClientError`], though never [`ClientError::Refused`]: that cannot be known yet.
+    pub fn connect<'a>(
+        address: impl Into<AddressArg<'a>>,
+        key: &Key,
+        algorithm: MacAlgorithm,
+        timeout: Option<Duration>,
+    ) -> Result<Self, ClientError> {
+        let mode = timeout.map_or(Timeout::Blocking, Timeout::after);
+        let socket =
+            create_connection(address, Some(mode), None).map_err(|error| match error.kind() {
+                ErrorKind::TimeoutError => ClientError::TimedOut(Step::Connecting),
+                _ => ClientError::Connect(error),
+            })?;
+        // Without it the first line would wait for the acknowledgement of the digest, to which a
+        // server has nothing to add: 40 ms. It is worth no failure.
+        let _ = socket.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1);
+        let client = Self { socket, standing: Standing::Presumed };
+        let challenge = client.read_challenge(timeout)?;
+        let step = Step::AwaitingChallenge;
+        let digest = algorithm.digest(key, &challenge);
+        client.socket.sendall(digest.as_bytes()).map_err(|error| classify(error, step))?;
+        Ok(client)
+    }
+
+    /// Waits at most this long for the server to refuse: silence is no proof of the contrary.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] if it has.
+    pub fn look_for_refusal(&self, patience: Duration) -> Result<(), ClientError> {
+        let usual = self.socket.gettimeout();
+        self.set_timeout(Some(patience)).map_err(ClientError::Socket)?;
+        let peeked = self.socket.recv_with_flags(1, MSG_PEEK);
+        self.socket.settimeout(usual).map_err(ClientError::Socket)?;
+        match peeked {
+            Ok(bytes) if bytes.is_empty() => Err(self.ended()),
+            Ok(_) => Ok(()),
+            Err(error) => match error.kind() {
+                ErrorKind::TimeoutError | ErrorKind::BlockingIOError => Ok(()),
+                _ => Err(self.judge(error)),
+            },
+        }
+    }
+
+    /// Sends `data` and appends its answer, as many bytes, to `answer`.
+    ///
+    /// Long data goes out in pieces, each answered before the next is sent: if both sides sent and
+    /// neither read, both would wait for ever.
+    ///
+    /// # Errors
+    /// [`ClientError`]; `answer` then holds the part that came. After a time-out the rest may
+    /// still come, and would pass for the answer to something else: better connect again.
+    pub fn exchange(&mut self, data: &[u8], answer: &mut Vec<u8>) -> Result<(), ClientError> {
+        for piece in data.chunks(PIECE) {
+            self.socket.sendall(piece).map_err(|error| self.judge(error))?;
+            let mut due = piece.len();
+            let mut buffer = [0; PIECE];
+            while due > 0 {
+                match self.socket.recv_into(&mut buffer[..due]) {
+                    Ok(0) => return Err(self.ended()),
+                    Ok(n) => {
+                        self.standing = Standing::Accepted;
+                        answer.extend_from_slice(&buffer[..n]);
+                        due -= n;
+                    }
+                    Err(error) => return Err(self.judge(error)),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The socket, for everything else that it can do.
+    pub const fn socket(&self) -> &Socket {
+        &self.socket
+    }
+
+    /// The socket, for streaming in both directions at once.
+    pub fn into_socket(self) -> Socket {
+        self.socket
+    }
+
+    /// Exactly 32 bytes, in whatever pieces, under one deadline that no byte extends.
+    fn read_challenge(&self, timeout: Option<Duration>) -> Result<Challenge, ClientError> {
+        let (step, began) = (Step::AwaitingChallenge, Instant::now());
+        let mut bytes = [0; Challenge::LEN];
+        let mut filled = 0;
+        while filled < bytes.len() {
+            if let Some(timeout) = timeout {
+                let left = timeout.saturating_sub(began.elapsed());
+                if left.is_zero() {
+                    return Err(ClientError::TimedOut(step));
+                }
+                self.set_timeout(Some(left)).map_err(ClientError::Socket)?;
+            }
+            match self.socket.recv_into(&mut bytes[filled..]) {
+                Ok(0) => return Err(ClientError::Closed(step)),
+                Ok(n) => filled += n,
+                Err(error) => return Err(classify(error, step)),
+            }
+        }
+        self.set_timeout(timeout).map_err(ClientError::Socket)?;
+        Ok(Challenge::new(bytes))
+    }
+
+    fn set_timeout(&self, timeout: Option<Duration>) -> SocketResult<()> {
+        // Python's limit is 292 years; whoever asks for more gets 285.
+        self.socket.settimeout(timeout.map(|timeout| timeout.as_secs_f64().min(9e9)))
+    }
+
+    fn judge(&self, error: Error) -> ClientError {
+        match classify(error, Step::Exchanging) {
+            ClientError::Closed(_) => self.ended(),
+            other => other,
+        }
+    }
+
+    const fn ended(&self) -> ClientError {
+        match self.standing {
+            Standing::Presumed => ClientError::Refused,
+            Standing::Accepted => ClientError::Closed(Step::Exchanging),
+        }
+    }
+}
+
+/// What [`Client::exchange`] has on its way at most: less than any kernel buffers by default.
+const PIECE: usize = 16 << 10;
+
+fn classify(error: Error, step: Step) -> ClientError {
+    match error.kind() {
+        ErrorKind::TimeoutError => ClientError::TimedOut(step),
+        ErrorKind::ConnectionResetError
+        | ErrorKind::ConnectionAbortedError
+        | ErrorKind::BrokenPipeError => ClientError::Closed(step),
+        _ => ClientError::Socket(error),
+    }
+}

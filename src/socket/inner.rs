@@ -1,0 +1,129 @@
+use std::num::NonZeroUsize;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use rustix::io::Errno;
+
+use super::{Family, Result, SocketType};
+use crate::python::Timeout;
+
+/// What a [`Socket`](super::Socket) and the files made from it share.
+///
+/// Each call takes the lock for a moment to pick up the descriptor and the timeout, and then works
+/// without it, so that one thread can receive while another sends. A call in progress keeps the
+/// descriptor alive: a `close` from another thread takes effect when that call ends, which is also
+/// what the kernel does with a file that a system call still uses.
+pub(super) struct Inner {
+    pub(super) family: Family,
+    pub(super) kind: SocketType,
+    state: Mutex<State>,
+}
+
+struct State {
+    timeout: Timeout,
+    life: Life,
+}
+
+enum Life {
+    Open {
+        fd: Arc<OwnedFd>,
+        files: usize,
+    },
+    /// `close` was called with files open: everything still works until the last of them is
+    /// closed (CPython's `_closed` with `_io_refs` above zero).
+    Closing {
+        fd: Arc<OwnedFd>,
+        files: NonZeroUsize,
+    },
+    Closed,
+}
+
+impl Inner {
+    pub(super) fn new(fd: OwnedFd, family: Family, kind: SocketType, timeout: Timeout) -> Self {
+        let life = Life::Open { fd: Arc::new(fd), files: 0 };
+        Self { family, kind, state: Mutex::new(State { timeout, life }) }
+    }
+
+    /// The descriptor and the timeout for one call.
+    ///
+    /// # Errors
+    /// EBADF if the socket is closed.
+    pub(super) fn begin(&self) -> Result<(Arc<OwnedFd>, Timeout)> {
+        let state = self.lock();
+        match &state.life {
+            Life::Open { fd, .. } | Life::Closing { fd, .. } => Ok((Arc::clone(fd), state.timeout)),
+            Life::Closed => Err(Errno::BADF.into()),
+        }
+    }
+
+    pub(super) fn timeout(&self) -> Timeout {
+        self.lock().timeout
+    }
+
+    /// Stores the timeout first and objects to a closed socket second, as CPython does.
+    pub(super) fn set_timeout(&self, timeout: Timeout) -> Result<()> {
+        let mut state = self.lock();
+        state.timeout = timeout;
+        match state.life {
+            Life::Open { .. } | Life::Closing { .. } => Ok(()),
+            Life::Closed => Err(Errno::BADF.into()),
+        }
+    }
+
+    /// Closes now, or once the last file is closed.
+    pub(super) fn close(&self) {
+        self.replace(|life| match life {
+            Life::Open { fd, files } => match NonZeroUsize::new(files) {
+                Some(files) => (Life::Closing { fd, files }, None),
+                None => (Life::Closed, Some(fd)),
+            },
+            Life::Closing { .. } | Life::Closed => (life, None),
+        });
+    }
+
+    /// Gives the descriptor away; open files then read and write a closed socket.
+    pub(super) fn detach(&self) -> Option<Arc<OwnedFd>> {
+        self.replace(|life| match life {
+            Life::Open { fd, .. } | Life::Closing { fd, .. } => (Life::Closed, Some(fd)),
+            Life::Closed => (Life::Closed, None),
+        })
+    }
+
+    pub(super) fn file_opened(&self) {
+        self.replace(|life| match life {
+            Life::Open { fd, files } => (Life::Open { fd, files: files + 1 }, None),
+            Life::Closing { fd, files } => {
+                (Life::Closing { fd, files: files.saturating_add(1) }, None)
+            }
+            Life::Closed => (Life::Closed, None),
+        });
+    }
+
+    pub(super) fn file_closed(&self) {
+        self.replace(|life| match life {
+            Life::Open { fd, files } => (Life::Open { fd, files: files.saturating_sub(1) }, None),
+            Life::Closing { fd, files } => match NonZeroUsize::new(files.get() - 1) {
+                Some(files) => (Life::Closing { fd, files }, None),
+                None => (Life::Closed, Some(fd)),
+            },
+            Life::Closed => (Life::Closed, None),
+        });
+    }
+
+    /// Moves to another state of life. What is returned is dropped by the caller, outside the
+    /// lock: closing a descriptor that lingers can take its time.
+    fn replace(
+        &self,
+        step: impl FnOnce(Life) -> (Life, Option<Arc<OwnedFd>>),
+    ) -> Option<Arc<OwnedFd>> {
+        let mut state = self.lock();
+        let (life, released) = step(std::mem::replace(&mut state.life, Life::Closed));
+        state.life = life;
+        released
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Nothing under this lock can panic half-way, so a poisoned state is still a whole one.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
