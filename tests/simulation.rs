@@ -347,7 +347,10 @@ fn a_stream_that_ends_in_order_is_complete() {
             fate: Fate::Present,
             seen: None,
         };
+        let mut turns = 0;
         while client.seen.is_none() {
+            turns += 1;
+            assert!(turns < 20_000, "seed {seed}: the end of the stream never came");
             server.turn().unwrap();
             server.assert_invariants();
             client.read(server.kernel_mut(), 1 + random.below(50));
