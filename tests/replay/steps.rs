@@ -100,7 +100,11 @@ impl World {
                 result?.into()
             }
             "getpeername" => socket.getpeername()?.into(),
-            "getsockname" => socket.getsockname()?.into(),
+            "getsockname" => {
+                // A send may have given an unbound socket its port.
+                self.note_port(name);
+                socket.getsockname()?.into()
+            }
             "setblocking" => socket.setblocking(step["flag"].as_bool().expect("a flag"))?.into(),
             "settimeout" => socket.settimeout(secs(&step["secs"]))?.into(),
             "gettimeout" => socket.gettimeout().into(),
@@ -289,10 +293,7 @@ impl World {
             }
             "recv_to_eof" => recv_to_eof(&socket)?.into(),
             "count_to_eof" => recv_to_eof(&socket)?.len().into(),
-            "settle" => {
-                settle(&socket, step);
-                Value::Null
-            }
+            "settle" => settle(&socket, step)?.into(),
             _ => {
                 let chunk = isize::try_from(step["chunk"].as_u64().expect("a size"));
                 let (end, mut total) = (Instant::now() + duration(&step["secs"]), 0);
@@ -393,22 +394,25 @@ fn recv_to_eof(socket: &Socket) -> Result<Vec<u8>> {
 ///
 /// Unlike a sleep this neither takes longer than needed nor too short a time on a busy machine. It
 /// looks without touching: peeking leaves the bytes, and TCP_INFO does not clear a pending error.
-fn settle(socket: &Socket, step: &Json) {
-    let arrived = || match step["peek"].as_u64() {
-        Some(n) => {
-            let n = isize::try_from(n).expect("a small size");
-            let seen = socket.recv_with_flags(n, MSG_PEEK | MSG_DONTWAIT);
-            seen.is_ok_and(|seen| seen.len().cast_signed() == n)
-        }
-        None => {
-            let state = socket.getsockopt_len(IPPROTO_TCP, TCP_INFO, 1).expect("a TCP socket");
-            matches!(state, OptionValue::Bytes(info) if step["state"] == info[0])
+fn settle(socket: &Socket, step: &Json) -> Result<()> {
+    let arrived = || -> Result<bool> {
+        match step["peek"].as_u64() {
+            Some(n) => {
+                let n = isize::try_from(n).expect("a small size");
+                let seen = socket.recv_with_flags(n, MSG_PEEK | MSG_DONTWAIT);
+                Ok(seen.is_ok_and(|seen| seen.len().cast_signed() == n))
+            }
+            None => {
+                let info = socket.getsockopt_len(IPPROTO_TCP, TCP_INFO, 1)?;
+                Ok(matches!(info, OptionValue::Bytes(info) if step["state"] == info[0]))
+            }
         }
     };
     let until = Instant::now() + Duration::from_secs(5);
-    while !arrived() && Instant::now() < until {
+    while !arrived()? && Instant::now() < until {
         std::thread::yield_now();
     }
+    Ok(())
 }
 
 fn flags(step: &Json) -> i32 {

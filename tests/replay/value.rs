@@ -81,7 +81,8 @@ impl Value {
                 names.sort_unstable();
                 match names.first() {
                     Some(name) => json!({ "addr": [host, format!("port:{name}")] }),
-                    None => json!({ "addr": [host, port] }),
+                    // Not the first port of its socket: the kernel picked another.
+                    None => json!({ "addr": [host, "another port"] }),
                 }
             }
             Self::List(items) => {
