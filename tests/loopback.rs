@@ -1,4 +1,5 @@
 //! The real loop over real sockets.
+#![allow(clippy::unwrap_used)] // clippy knows tests by their attribute, and these have hands.
 
 mod common;
 

@@ -1,5 +1,6 @@
 //! The whole wire protocol without a socket: every segmentation of a digest, every chunking of an
 //! echo, every deadline and every way a connection ends.
+#![allow(clippy::unwrap_used)] // clippy knows tests by their attribute, and these have hands.
 
 use std::io::ErrorKind;
 use std::time::Duration;

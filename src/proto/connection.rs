@@ -203,7 +203,7 @@ impl<H: Handler> Connection<H> {
             input = &mut input[taken..];
             match handshake.verdict(config) {
                 None => {}
-                Some(false) => self.close_now(CloseReason::Rejected),
+                Some(false) => self.end(CloseReason::Rejected),
                 Some(true) => self.recv_again(config, now),
             }
         }
@@ -217,7 +217,7 @@ impl<H: Handler> Connection<H> {
                 *bytes_left = bytes_left.saturating_sub(saturating_u32(input.len()));
                 if *bytes_left == 0 {
                     let reason = *reason;
-                    self.close_now(reason);
+                    self.end(reason);
                 }
                 self.no_reply(config, now)
             }
@@ -257,33 +257,29 @@ impl<H: Handler> Connection<H> {
 
     /// `recv` returned nothing: the peer has ended its stream.
     pub fn handle_eof(&mut self) {
-        match &self.stage {
-            Stage::AwaitDigest(_) => self.close_now(CloseReason::AuthAbandoned),
-            Stage::Echoing(_) => self.close_now(CloseReason::PeerFinished),
-            Stage::Finishing(reason) | Stage::Lingering { reason, .. } => {
-                let reason = *reason;
-                self.close_now(reason);
-            }
-            Stage::Closed { .. } => {}
-        }
+        self.end(match &self.stage {
+            Stage::AwaitDigest(_) => CloseReason::AuthAbandoned,
+            Stage::Echoing(_) => CloseReason::PeerFinished,
+            Stage::Finishing(reason)
+            | Stage::Lingering { reason, .. }
+            | Stage::Closed { reason, .. } => *reason,
+        });
     }
 
     /// A call failed for good: neither would-block nor interrupted.
     pub fn handle_error(&mut self, kind: io::ErrorKind) {
-        match &self.stage {
-            Stage::AwaitDigest(_) | Stage::Echoing(_) => self.close_now(match kind {
+        self.end(match &self.stage {
+            Stage::AwaitDigest(_) | Stage::Echoing(_) => match kind {
                 io::ErrorKind::ConnectionReset
                 | io::ErrorKind::ConnectionAborted
                 | io::ErrorKind::BrokenPipe => CloseReason::Reset,
                 _ => CloseReason::TransportError,
-            }),
+            },
             // Nothing was owed any more: how the peer left changes nothing about why we did.
-            Stage::Finishing(reason) | Stage::Lingering { reason, .. } => {
-                let reason = *reason;
-                self.close_now(reason);
-            }
-            Stage::Closed { .. } => {}
-        }
+            Stage::Finishing(reason)
+            | Stage::Lingering { reason, .. }
+            | Stage::Closed { reason, .. } => *reason,
+        });
     }
 
     /// A timer fired. Nothing happens unless the call in progress is late: timers are hints, and
@@ -293,13 +289,10 @@ impl<H: Handler> Connection<H> {
             return;
         }
         match &self.stage {
-            Stage::AwaitDigest(_) => self.close_now(CloseReason::AuthTimeout),
+            Stage::AwaitDigest(_) => self.end(CloseReason::AuthTimeout),
             Stage::Echoing(None) => self.stage = Stage::Finishing(CloseReason::IdleTimeout),
-            Stage::Echoing(Some(_)) => self.close_now(CloseReason::SendTimeout),
-            Stage::Lingering { reason, .. } => {
-                let reason = *reason;
-                self.close_now(reason);
-            }
+            Stage::Echoing(Some(_)) => self.end(CloseReason::SendTimeout),
+            Stage::Lingering { reason, .. } => self.end(*reason),
             Stage::Finishing(_) | Stage::Closed { .. } => {}
         }
     }
@@ -308,7 +301,7 @@ impl<H: Handler> Connection<H> {
     /// has not authenticated is owed nothing and ends at once.
     pub fn close(&mut self, reason: CloseReason) {
         match &mut self.stage {
-            Stage::AwaitDigest(_) => self.close_now(reason),
+            Stage::AwaitDigest(_) => self.end(reason),
             Stage::Echoing(None) => self.stage = Stage::Finishing(reason),
             Stage::Echoing(Some(backlog)) => {
                 backlog.then_close.get_or_insert(reason);
@@ -320,24 +313,23 @@ impl<H: Handler> Connection<H> {
     /// Ends the connection at once; see [`undelivered`](Self::undelivered) for what that cost.
     /// One that was about to end, and had been given everything, keeps its own reason.
     pub fn abort(&mut self, reason: CloseReason) {
-        match &self.stage {
-            Stage::AwaitDigest(_) | Stage::Echoing(_) => self.close_now(reason),
-            Stage::Finishing(reason) | Stage::Lingering { reason, .. } => {
-                let reason = *reason;
-                self.close_now(reason);
-            }
-            Stage::Closed { .. } => {}
-        }
+        self.end(match &self.stage {
+            Stage::AwaitDigest(_) | Stage::Echoing(_) => reason,
+            Stage::Finishing(reason)
+            | Stage::Lingering { reason, .. }
+            | Stage::Closed { reason, .. } => *reason,
+        });
     }
 
-    fn close_now(&mut self, reason: CloseReason) {
+    /// The only way into `Closed`, and there is none out.
+    fn end(&mut self, reason: CloseReason) {
         let owed = match &self.stage {
             Stage::Echoing(Some(backlog)) => saturating_u32(backlog.chunk().len()),
             Stage::AwaitDigest(_)
             | Stage::Echoing(None)
             | Stage::Finishing(_)
             | Stage::Lingering { .. } => 0,
-            Stage::Closed { .. } => unreachable!("a closed connection is not closed again"),
+            Stage::Closed { .. } => return,
         };
         self.stage = Stage::Closed { reason, authenticated: self.has_authenticated(), owed };
     }
