@@ -1,5 +1,7 @@
 //! The program as its user meets it: help, errors, exit codes, key files, settings, secrets.
 
+#![allow(clippy::unwrap_used)] // clippy knows tests by their attribute, and not their helpers.
+
 mod common;
 
 use std::io::Write;
