@@ -44,7 +44,7 @@ impl MacAlgorithm {
 
     /// What the client answers to `challenge` if it holds `key`.
     pub fn digest(self, key: &Key, challenge: &Challenge) -> Digest {
-        Keyed::new(self, key).digest(challenge)
+        Keyed::new(self, key).tag(challenge.as_bytes())
     }
 }
 
@@ -158,7 +158,7 @@ impl Keyring {
     /// answer of another length is wrong; its length is no secret.
     pub fn verify(&self, challenge: &Challenge, answer: &[u8]) -> bool {
         let verdict = self.keys.iter().fold(Choice::from(0), |verdict, key| {
-            verdict | key.digest(challenge).as_bytes().ct_eq(answer)
+            verdict | key.tag(challenge.as_bytes()).as_bytes().ct_eq(answer)
         });
         verdict.into()
     }
@@ -191,16 +191,16 @@ impl Keyed {
         }
     }
 
-    fn digest(&self, challenge: &Challenge) -> Digest {
+    fn tag(&self, message: &[u8]) -> Digest {
         let mut bytes = Zeroizing::new([0; Digest::MAX_LEN]);
         let len = match self {
             Self::Md5(mac) => {
-                let tag = mac.clone().chain_update(challenge.as_bytes()).finalize().into_bytes();
+                let tag = mac.clone().chain_update(message).finalize().into_bytes();
                 bytes[..tag.len()].copy_from_slice(&tag);
                 tag.len()
             }
             Self::Sha256(mac) => {
-                let tag = mac.clone().chain_update(challenge.as_bytes()).finalize().into_bytes();
+                let tag = mac.clone().chain_update(message).finalize().into_bytes();
                 bytes[..tag.len()].copy_from_slice(&tag);
                 tag.len()
             }
@@ -230,6 +230,72 @@ mod tests {
             let digest = algorithm.digest(&Key::demo(), &challenge());
             assert_eq!(data_encoding::HEXLOWER.encode(digest.as_bytes()), expected);
             assert_eq!(digest.as_bytes().len(), algorithm.digest_len());
+        }
+    }
+
+    /// RFC 2202, section 2 (MD5), and RFC 4231, section 4 (SHA-256) without its case 5, whose tag
+    /// is truncated.
+    #[test]
+    fn tags_are_those_of_the_rfcs() {
+        use MacAlgorithm::{Md5, Sha256};
+        let counting: Vec<u8> = (1..=25).collect();
+        let large = b"This is a test using a larger than block-size key and a larger than \
+            block-size data. The key needs to be hashed before being used by the HMAC algorithm.";
+        let large_md5 =
+            b"Test Using Larger Than Block-Size Key and Larger Than One Block-Size Data";
+        for (algorithm, key, message, tag) in [
+            (Md5, &[0x0b; 16][..], &b"Hi There"[..], "9294727a3638bb1c13f48ef8158bfc9d"),
+            (Md5, b"Jefe", b"what do ya want for nothing?", "750c783e6ab0b503eaa86e310a5db738"),
+            (Md5, &[0xaa; 16], &[0xdd; 50], "56be34521d144c88dbb8c733f0e8b3f6"),
+            (Md5, &counting, &[0xcd; 50], "697eaf0aca3a3aea3a75164746ffaa79"),
+            (Md5, &[0x0c; 16], b"Test With Truncation", "56461ef2342edc00f9bab995690efd4c"),
+            (
+                Md5,
+                &[0xaa; 80],
+                b"Test Using Larger Than Block-Size Key - Hash Key First",
+                "6b1ab7fe4bd7bf8f0b62e6ce61b9d0cd",
+            ),
+            (Md5, &[0xaa; 80], large_md5, "6f630fad67cda0ee1fb1f562db3aa53e"),
+            (
+                Sha256,
+                &[0x0b; 20],
+                b"Hi There",
+                "b0344c61d8db38535ca8afceaf0bf12b881dc200c9833da726e9376c2e32cff7",
+            ),
+            (
+                Sha256,
+                b"Jefe",
+                b"what do ya want for nothing?",
+                "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843",
+            ),
+            (
+                Sha256,
+                &[0xaa; 20],
+                &[0xdd; 50],
+                "773ea91e36800e46854db8ebd09181a72959098b3ef8c122d9635514ced565fe",
+            ),
+            (
+                Sha256,
+                &counting,
+                &[0xcd; 50],
+                "82558a389a443c0ea4cc819899f2083a85f0faa3e578f8077a2e3ff46729665b",
+            ),
+            (
+                Sha256,
+                &[0xaa; 131],
+                b"Test Using Larger Than Block-Size Key - Hash Key First",
+                "60e431591ee0b67f0d8a26aacbf5b77f8e0bc6213728c5140546040f0ee37f54",
+            ),
+            (
+                Sha256,
+                &[0xaa; 131],
+                large,
+                "9b09ffa71b942fcb27635fbcd5b0e944bfdc63644f0713938a7f51535c3a35e2",
+            ),
+        ] {
+            let keyed = Keyed::new(algorithm, &Key::new(key));
+            let computed = data_encoding::HEXLOWER.encode(keyed.tag(message).as_bytes());
+            assert_eq!(computed, tag, "{algorithm} of {message:?}");
         }
     }
 

@@ -20,8 +20,9 @@ pub struct Config {
     pub send_timeout: Option<Duration>,
     /// How long a half-closed connection waits for the peer's end of stream. 2 s.
     pub linger_timeout: Option<Duration>,
-    /// How many bytes a half-closed connection reads away before it closes regardless. 64 KiB:
-    /// what a peer had in flight, not what it can go on sending.
+    /// How many bytes a half-closed connection reads away before it closes regardless. 64 MiB:
+    /// more than a receive buffer grows to. A peer that had filled it is owed as much in the
+    /// kernel's send buffer, and a close before the last unread byte would destroy that.
     pub linger_bytes: u32,
     /// What one `recv` may return, in bytes; at least 1. 32 KiB: beyond that a message costs no
     /// less. The tutorial's pacing is 1024.
@@ -40,7 +41,7 @@ impl Config {
             recv_timeout: None,
             send_timeout: Some(Duration::from_secs(60)),
             linger_timeout: Some(Duration::from_secs(2)),
-            linger_bytes: 64 << 10,
+            linger_bytes: 64 << 20,
             recv_size: 32 << 10,
             max_answer: 16 << 20,
         }

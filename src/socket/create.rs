@@ -54,11 +54,11 @@ pub fn socketpair() -> Result<(Socket, Socket)> {
 pub fn create_connection<'a>(
     address: impl Into<AddressArg<'a>>,
     timeout: Option<Timeout>,
-    source: Option<AddressArg<'_>>,
+    source: Option<&AddressArg<'_>>,
 ) -> Result<Socket> {
     let mut last = Error::raised(ErrorKind::OSError, "getaddrinfo returns an empty list");
     for address in address.into().resolve_all()? {
-        match connect_one(&address, timeout, source.clone()) {
+        match connect_one(&address, timeout, source) {
             Ok(socket) => return Ok(socket),
             Err(error) => last = error,
         }
@@ -69,14 +69,14 @@ pub fn create_connection<'a>(
 fn connect_one(
     address: &Address,
     timeout: Option<Timeout>,
-    source: Option<AddressArg<'_>>,
+    source: Option<&AddressArg<'_>>,
 ) -> Result<Socket> {
     let socket = Socket::new(address.family(), SocketType::Stream)?;
     if let Some(timeout) = timeout {
         socket.inner.set_timeout(timeout)?;
     }
     if let Some(source) = source {
-        socket.bind(source)?;
+        socket.bind(source.clone())?;
     }
     socket.connect(address)?;
     Ok(socket)

@@ -23,7 +23,7 @@ pub enum OptionValue {
 }
 
 /// Python's limit on `buflen`.
-const MAX_BUFLEN: i32 = 1024;
+const MAX_BUFLEN: usize = 1024;
 
 impl Socket {
     /// `getsockopt(level, option)`: the option as an integer. Never waits.
@@ -45,9 +45,9 @@ impl Socket {
     /// OSError without an errno for a length outside 0 to 1024, checked before the descriptor;
     /// otherwise as [`getsockopt`](Self::getsockopt).
     pub fn getsockopt_len(&self, level: i32, option: i32, buflen: i32) -> Result<OptionValue> {
-        let length = match buflen {
-            0 => return self.getsockopt(level, option).map(OptionValue::Int),
-            1..=MAX_BUFLEN => usize::from(buflen.unsigned_abs() as u16),
+        let length = match usize::try_from(buflen) {
+            Ok(0) => return self.getsockopt(level, option).map(OptionValue::Int),
+            Ok(length) if length <= MAX_BUFLEN => length,
             _ => {
                 return Err(Error::raised(ErrorKind::OSError, "getsockopt buflen out of range"));
             }

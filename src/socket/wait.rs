@@ -85,14 +85,12 @@ impl<'fd> Waiter<'fd> {
         loop {
             match attempt(done) {
                 Ok(0) => return Ok(done),
+                Ok(count) if done + count >= wanted => return Ok(done + count),
                 Ok(count) => done += count,
                 Err(Errno::INTR) => continue,
                 Err(Errno::AGAIN) => {}
                 Err(_) if done > 0 => return Ok(done),
                 Err(errno) => return Err(errno.into()),
-            }
-            if done >= wanted {
-                return Ok(done);
             }
             match self.wait(interest, Errno::AGAIN) {
                 Ok(Readiness::Failed) | Err(_) if done > 0 => return Ok(done),

@@ -4,3 +4,6 @@
 #![allow(clippy::unwrap_used)] // clippy knows tests by their attribute, and these are their hands.
 
 pub mod client;
+pub mod fake;
+pub mod program;
+pub mod python;

@@ -78,14 +78,15 @@ impl BufferedFile {
     /// # Errors
     /// As [`read`](Self::read).
     pub fn readline(&mut self, limit: Option<usize>) -> Result<Vec<u8>> {
-        if let Layout::Pair(..) = self.layout {
+        if let Layout::Writer(_) | Layout::Pair(..) = self.layout {
             return self.readline_by_peeking(limit);
         }
         let (reader, raw) = self.reader("read", "readline of closed file")?;
         reader.readline(raw, limit)
     }
 
-    /// The generic `readline` of Python's IOBase, which the pair inherits.
+    /// The generic `readline` of Python's IOBase, which the pair and the writer inherit (the
+    /// writer to no avail).
     ///
     /// The limit is held against each peeked piece alone, not against what the line has already,
     /// so that a line of several pieces can exceed it: a CPython fact, kept.
@@ -145,6 +146,9 @@ impl BufferedFile {
         }
         let flushed = self.flush();
         self.raw.close();
+        if let Layout::Reader(reader) = &mut self.layout {
+            reader.clear();
+        }
         flushed
     }
 
@@ -217,7 +221,9 @@ impl BufferedFile {
         let (Layout::Reader(reader) | Layout::Pair(reader, _)) = &mut self.layout else {
             return Err(Error::unsupported(call));
         };
-        if self.raw.closed() {
+        // What was read ahead through a pair can still be taken after it was closed: CPython closes
+        // the writer's half, which closes the raw file, and then leaves the reader's alone.
+        if self.raw.closed() && reader.ahead().is_empty() {
             return Err(Error::value(if_closed));
         }
         Ok((reader, &mut self.raw))

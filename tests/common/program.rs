@@ -1,0 +1,232 @@
+//! The built program as a child: started, waited for with a deadline, and ended by its own pid.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+pub use rustix::process::Signal;
+use rustix::process::{Pid, kill_process};
+use tempfile::TempDir;
+
+use super::client::PATIENCE;
+
+/// The program, with no settings from this test's own environment.
+pub fn saltecho(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_saltecho"));
+    clean(&mut command).args(args);
+    command
+}
+
+/// Takes away what would change the program's behaviour.
+pub fn clean(command: &mut Command) -> &mut Command {
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("SALTECHO_") {
+            command.env_remove(name);
+        }
+    }
+    command.env_remove("NO_COLOR").env_remove("CLICOLOR_FORCE")
+}
+
+/// What a program that has ended leaves behind.
+#[derive(Debug)]
+pub struct Finished {
+    pub status: ExitStatus,
+    pub stdout: Vec<u8>,
+    pub stderr: String,
+}
+
+impl Finished {
+    pub fn code(&self) -> i32 {
+        self.status.code().unwrap_or_else(|| panic!("ended by signal {:?}", self.status.signal()))
+    }
+
+    /// Fails unless it ended with this code and said each of these on stderr, without colours.
+    #[track_caller]
+    pub fn expect(&self, code: i32, words: &[&str]) {
+        assert_eq!(self.code(), code, "{}", self.stderr);
+        for word in words {
+            assert!(self.stderr.contains(word), "no {word:?} in {:?}", self.stderr);
+        }
+        assert!(!self.stderr.contains('\x1b'), "colours without a terminal: {:?}", self.stderr);
+        assert!(!self.stderr.contains("panicked"), "{}", self.stderr);
+    }
+}
+
+/// A running program whose output is collected as it comes.
+pub struct Running {
+    child: Child,
+    stdout: JoinHandle<Vec<u8>>,
+    /// Ends with the last process that holds stderr, which is how we know that it has ended.
+    lines: Receiver<String>,
+    said: String,
+}
+
+impl Running {
+    /// Starts a program and feeds it `input`, which then ends.
+    pub fn start(command: &mut Command, input: Vec<u8>) -> Self {
+        let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = child.spawn().expect("the program exists");
+        let mut stdin = child.stdin.take().expect("it is a pipe");
+        std::thread::spawn(move || {
+            // A program that does not want all of it may say so.
+            let _ = stdin.write_all(&input);
+        });
+        Self::watch(child)
+    }
+
+    /// Starts a program whose stdin the caller has set, and keeps or drops.
+    pub fn start_with_stdin(command: &mut Command) -> Self {
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+        Self::watch(child.expect("the program exists"))
+    }
+
+    fn watch(mut child: Child) -> Self {
+        let mut out = child.stdout.take().expect("it is a pipe");
+        let stdout = std::thread::spawn(move || {
+            let mut bytes = Vec::new();
+            out.read_to_end(&mut bytes).expect("a pipe can be read");
+            bytes
+        });
+        let err = BufReader::new(child.stderr.take().expect("it is a pipe"));
+        let (sender, lines) = channel();
+        std::thread::spawn(move || {
+            for line in err.lines() {
+                if sender.send(line.expect("the program speaks UTF-8")).is_err() {
+                    break;
+                }
+            }
+        });
+        Self { child, stdout, lines, said: String::new() }
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        let pid = Pid::from_child(&self.child);
+        kill_process(pid, signal).expect("it was not waited for yet");
+    }
+
+    /// Waits for a line with these words.
+    #[track_caller]
+    pub fn wait_for(&mut self, words: &str) -> String {
+        let deadline = Instant::now() + PATIENCE;
+        while let Some(line) = self.next_line(deadline) {
+            if line.contains(words) {
+                return line;
+            }
+        }
+        panic!("it ended without saying {words:?}:\n{}", self.said);
+    }
+
+    /// Waits for its end.
+    #[track_caller]
+    pub fn wait(mut self) -> Finished {
+        let deadline = Instant::now() + PATIENCE;
+        while self.next_line(deadline).is_some() {}
+        let status = self.child.wait().expect("it is our child");
+        let reader = std::mem::replace(&mut self.stdout, std::thread::spawn(Vec::new));
+        let stdout = reader.join().expect("reading does not panic");
+        Finished { status, stdout, stderr: std::mem::take(&mut self.said) }
+    }
+
+    #[track_caller]
+    fn next_line(&mut self, deadline: Instant) -> Option<String> {
+        match self.lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            Ok(line) => {
+                self.said.push_str(&line);
+                self.said.push('\n');
+                Some(line)
+            }
+            Err(RecvTimeoutError::Disconnected) => None,
+            Err(RecvTimeoutError::Timeout) => panic!("nothing for {PATIENCE:?}:\n{}", self.said),
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Both fail if it has ended and was waited for, which is as well.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Runs the program to its end.
+#[track_caller]
+pub fn run(args: &[&str], input: &[u8]) -> Finished {
+    run_command(&mut saltecho(args), input)
+}
+
+#[track_caller]
+pub fn run_command(command: &mut Command, input: &[u8]) -> Finished {
+    Running::start(command, input.to_vec()).wait()
+}
+
+/// A server on a free port of loopback.
+pub struct Serving {
+    pub running: Running,
+    pub address: SocketAddr,
+    /// What it said when it started.
+    pub start_line: String,
+}
+
+impl Serving {
+    #[track_caller]
+    pub fn start(args: &[&str]) -> Self {
+        Self::start_command(saltecho(&["serve", "-l", "127.0.0.1:0"]).args(args))
+    }
+
+    /// Any command that serves and names its first address.
+    #[track_caller]
+    pub fn start_command(command: &mut Command) -> Self {
+        let mut running = Running::start(command, Vec::new());
+        let start_line = running.wait_for("listening on ");
+        let places = start_line.split("listening on ").nth(1).expect("it was waited for");
+        let address = places.split([',', ' ']).next().expect("a split has a first part");
+        let address = address.trim_end_matches(':').parse();
+        Self { running, address: address.expect("an address"), start_line }
+    }
+
+    pub fn place(&self) -> String {
+        self.address.to_string()
+    }
+
+    /// Drains it and fails unless everything went well.
+    #[track_caller]
+    pub fn finish(self) -> Finished {
+        self.running.signal(Signal::TERM);
+        let finished = self.running.wait();
+        finished.expect(0, &[]);
+        finished
+    }
+}
+
+/// A directory with files that only their owner can read.
+pub struct Files(TempDir);
+
+impl Files {
+    pub fn new() -> Self {
+        Self(TempDir::new().expect("there is room for temporary files"))
+    }
+
+    pub fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    /// Writes a file of this mode; its path.
+    pub fn write(&self, name: &str, content: &[u8], mode: u32) -> String {
+        let path: PathBuf = self.0.path().join(name);
+        fs::write(&path, content).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        path.into_os_string().into_string().expect("temporary paths are UTF-8")
+    }
+
+    pub fn key(&self, name: &str, text: &str) -> String {
+        self.write(name, text.as_bytes(), 0o600)
+    }
+}

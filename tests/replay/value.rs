@@ -1,0 +1,206 @@
+//! Payloads and results in the scenario file's forms.
+
+use saltecho::socket::{Address, Data, OptionValue};
+use serde_json::{Value as Json, json};
+use sha2::{Digest, Sha256};
+
+use super::World;
+
+/// A successful result, before it is compared.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Value {
+    Null,
+    Bool(bool),
+    Int(i64),
+    Secs(f64),
+    Bytes(Vec<u8>),
+    Text(String),
+    Addr(String, u16),
+    List(Vec<Value>),
+    Socket(String),
+    File(String),
+}
+
+/// Longer byte strings are described by length and digest.
+const LONG: usize = 64;
+
+impl Value {
+    /// Whether this is what the scenario file wants.
+    pub(crate) fn matches(&self, want: &Json, world: &World) -> bool {
+        if let Some(bounds) = want["int_in"].as_array() {
+            let bound = |index: usize| bounds[index].as_i64().expect("integer bounds");
+            return matches!(self, Self::Int(n) if (bound(0)..=bound(1)).contains(n));
+        }
+        if let Some(name) = want["var"].as_str() {
+            return world.var(name).as_ref() == Some(self);
+        }
+        if let Some(parts) = want["sum"].as_array() {
+            return *self == Self::Int(parts.iter().map(|part| summand(part, world)).sum());
+        }
+        if !want["prefix_of"].is_null() {
+            let whole = bytes_of(&want["prefix_of"], world);
+            let bound = |index: usize| want["len_in"][index].as_u64().expect("integer bounds");
+            return matches!(self, Self::Bytes(bytes) if whole.starts_with(bytes)
+                && (bound(0)..=bound(1)).contains(&(bytes.len() as u64)));
+        }
+        match self {
+            Self::Secs(secs) => {
+                want["secs"].as_f64().is_some_and(|want| (want - secs).abs() <= 4e-10)
+            }
+            Self::Bytes(bytes) if bytes.len() > LONG => *want == describe_long(bytes),
+            Self::List(items) => want["list"].as_array().is_some_and(|wants| {
+                wants.len() == items.len()
+                    && items.iter().zip(wants).all(|(item, want)| item.matches(want, world))
+            }),
+            Self::Addr(host, port) => {
+                let wanted = match want["addr"][1].as_str().and_then(|p| p.strip_prefix("port:")) {
+                    Some(name) => world.port_of(name).map(u64::from),
+                    None => want["addr"][1].as_u64(),
+                };
+                want["addr"][0] == host.as_str() && wanted == Some(u64::from(*port))
+            }
+            _ => *want == self.describe(world),
+        }
+    }
+
+    /// The JSON form; a port is described by the name that had it first.
+    pub(crate) fn describe(&self, world: &World) -> Json {
+        match self {
+            Self::Null => Json::Null,
+            Self::Bool(flag) => json!(flag),
+            Self::Int(n) => json!(n),
+            Self::Secs(secs) => json!({ "secs": secs }),
+            Self::Bytes(bytes) if bytes.len() > LONG => describe_long(bytes),
+            Self::Bytes(bytes) => json!({ "hex": hex(bytes) }),
+            Self::Text(text) => json!({ "text": text }),
+            Self::Addr(host, 0) => json!({ "addr": [host, 0] }),
+            Self::Addr(host, port) => {
+                let ports = super::lock(&world.ports);
+                let mut names: Vec<_> =
+                    ports.iter().filter(|(_, p)| *p == port).map(|(name, _)| name).collect();
+                names.sort_unstable();
+                match names.first() {
+                    Some(name) => json!({ "addr": [host, format!("port:{name}")] }),
+                    // Not the first port of its socket: the kernel picked another.
+                    None => json!({ "addr": [host, "another port"] }),
+                }
+            }
+            Self::List(items) => {
+                let items: Vec<Json> = items.iter().map(|item| item.describe(world)).collect();
+                json!({ "list": items })
+            }
+            Self::Socket(name) => json!({ "socket": name }),
+            Self::File(name) => json!({ "file": name }),
+        }
+    }
+}
+
+/// The bytes of a payload; a text is taken in UTF-8.
+pub(crate) fn bytes_of(spec: &Json, world: &World) -> Vec<u8> {
+    if let Some(digits) = spec["hex"].as_str() {
+        return unhex(digits);
+    }
+    if let Some(text) = spec["text"].as_str() {
+        return text.as_bytes().to_vec();
+    }
+    if let (Some(seed), Some(len)) = (spec["pattern"].as_u64(), spec["len"].as_u64()) {
+        return pattern(seed, len);
+    }
+    if let Some(name) = spec["var"].as_str() {
+        match world.var(name) {
+            Some(Value::Bytes(bytes)) => return bytes,
+            other => panic!("{name} holds {other:?}, not bytes"),
+        }
+    }
+    panic!("no such form of data: {spec}")
+}
+
+/// `len` bytes: byte i is (i + seed) mod 251.
+pub(crate) fn pattern(seed: u64, len: u64) -> Vec<u8> {
+    (0..len).map(|i| ((i + seed) % 251) as u8).collect()
+}
+
+impl From<()> for Value {
+    fn from((): ()) -> Self {
+        Self::Null
+    }
+}
+
+impl From<bool> for Value {
+    fn from(flag: bool) -> Self {
+        Self::Bool(flag)
+    }
+}
+
+impl From<i32> for Value {
+    fn from(n: i32) -> Self {
+        Self::Int(n.into())
+    }
+}
+
+impl From<usize> for Value {
+    fn from(n: usize) -> Self {
+        Self::Int(i64::try_from(n).expect("counts fit"))
+    }
+}
+
+impl From<Vec<u8>> for Value {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self::Bytes(bytes)
+    }
+}
+
+impl From<Option<f64>> for Value {
+    fn from(secs: Option<f64>) -> Self {
+        secs.map_or(Self::Null, Self::Secs)
+    }
+}
+
+impl From<Data> for Value {
+    fn from(data: Data) -> Self {
+        match data {
+            Data::Bytes(bytes) => Self::Bytes(bytes),
+            Data::Text(text) => Self::Text(text),
+        }
+    }
+}
+
+impl From<OptionValue> for Value {
+    fn from(value: OptionValue) -> Self {
+        match value {
+            OptionValue::Int(n) => n.into(),
+            OptionValue::Bytes(bytes) => Self::Bytes(bytes),
+        }
+    }
+}
+
+impl From<Address> for Value {
+    fn from(address: Address) -> Self {
+        match address.as_socket_addr() {
+            Some(address) => Self::Addr(address.ip().to_string(), address.port()),
+            None => Self::Text(address.to_string()),
+        }
+    }
+}
+
+fn summand(part: &Json, world: &World) -> i64 {
+    match part.as_str() {
+        None => part.as_i64().expect("a summand is an integer or a name"),
+        Some(name) => match world.var(name) {
+            Some(Value::Int(n)) => n,
+            other => panic!("{name} holds {other:?}, not an integer"),
+        },
+    }
+}
+
+fn describe_long(bytes: &[u8]) -> Json {
+    json!({ "len": bytes.len(), "sha256": hex(&Sha256::digest(bytes)) })
+}
+
+fn hex(bytes: &[u8]) -> String {
+    data_encoding::HEXLOWER.encode(bytes)
+}
+
+fn unhex(digits: &str) -> Vec<u8> {
+    data_encoding::HEXLOWER.decode(digits.as_bytes()).expect("payloads are lower-case hex")
+}
