@@ -45,12 +45,12 @@ fn connect(address: std::net::SocketAddr, seconds: Option<f64>) -> Socket {
     socket
 }
 
-/// Repeats a call on a non-blocking socket until it has an answer.
+/// Repeats a call on a non-blocking socket until it has an answer, letting others run meanwhile.
 fn insist<T>(mut call: impl FnMut() -> saltecho::socket::Result<T>) -> T {
     loop {
         match call() {
             Ok(value) => return value,
-            Err(error) if error.kind() == ErrorKind::BlockingIOError => {}
+            Err(error) if error.kind() == ErrorKind::BlockingIOError => thread::yield_now(),
             Err(error) => panic!("{error}"),
         }
     }
