@@ -25,7 +25,8 @@ fn nothing_is_lost_whatever_the_kernel_does() {
     }
     let fresh = std::env::var("SALTECHO_SIM_SEEDS")
         .map_or(FRESH_SEEDS, |count| count.parse().expect("SALTECHO_SIM_SEEDS is a number"));
-    let first = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos() as u64;
+    let first = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_micros();
+    let first = u64::try_from(first).unwrap();
     println!("{FIXED_SEEDS} fixed seeds, and {fresh} fresh ones from {first}");
     let (begin, mut steps) = (Instant::now(), 0);
     let fresh = (0..fresh).map(|i| first.wrapping_add(i));

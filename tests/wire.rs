@@ -354,7 +354,9 @@ fn a_drained_connection_finishes_its_sendall_first() {
 #[test]
 fn lingering_ends_by_time_by_bytes_and_by_error() {
     let linger = || {
-        let mut peer = Peer::authenticated(config(), Upper);
+        let mut config = config();
+        config.linger_bytes = 1000;
+        let mut peer = Peer::authenticated(config, Upper);
         peer.connection.close(CloseReason::Drained);
         peer.shut_down();
         peer
@@ -366,7 +368,7 @@ fn lingering_ends_by_time_by_bytes_and_by_error() {
     assert_eq!(peer.reason(), Some(CloseReason::Drained));
 
     let mut peer = linger();
-    peer.receive(&vec![0; (64 << 10) - 1]);
+    peer.receive(&[0; 999]);
     assert_eq!(peer.connection.state(), State::Lingering);
     peer.receive(b"x");
     assert_eq!(peer.reason(), Some(CloseReason::Drained));
