@@ -9,5 +9,7 @@ pub mod proto;
 pub mod python;
 #[cfg(feature = "server")]
 pub mod server;
+#[cfg(feature = "server")]
+pub mod sim;
 #[cfg(feature = "socket")]
 pub mod socket;

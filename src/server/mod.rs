@@ -9,6 +9,7 @@
 
 mod accept;
 mod builder;
+mod check;
 mod handle;
 mod kernel;
 mod limits;
@@ -27,7 +28,7 @@ use std::time::Duration;
 
 use accept::{Door, Rest, Strangers};
 use handle::{Command, Inbox};
-use slots::Slots;
+use slots::{Slot, Slots};
 use timers::Step;
 
 use crate::proto::{CloseReason, Config, Handler, Upper};
@@ -189,10 +190,7 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
             Target::Connection(id) => match self.slots.get_mut(id) {
                 Some(slot) => {
                     slot.ready.insert(ready);
-                    if !slot.queued {
-                        slot.queued = true;
-                        self.run_queue.push_back(id);
-                    }
+                    enqueue(&mut self.run_queue, slot, id);
                 }
                 None => self.stats.stale_events += 1,
             },
@@ -243,13 +241,15 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
     fn pump_queue(&mut self) {
         for _ in 0..self.run_queue.len() {
             let id = self.run_queue.pop_front().expect("the queue only grows meanwhile");
-            self.pump(id);
+            if let Some(slot) = self.slots.get_mut(id) {
+                slot.queued = false;
+                self.pump(id);
+            }
         }
     }
 
     fn pump(&mut self, id: ConnId) {
         let Some(slot) = self.slots.get_mut(id) else { return };
-        slot.queued = false;
         let known = slot.connection.has_authenticated();
         let unfinished = pump::pump(
             &mut self.kernel,
@@ -261,8 +261,7 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
             &mut self.stats,
         );
         if unfinished {
-            slot.queued = true;
-            self.run_queue.push_back(id);
+            enqueue(&mut self.run_queue, slot, id);
         }
         if slot.connection.has_authenticated() != known {
             self.authenticated(id);
@@ -354,10 +353,7 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         for id in self.slots.ids().collect::<Vec<_>>() {
             let slot = self.slots.get_mut(id).expect("nothing was closed meanwhile");
             slot.connection.close(CloseReason::Drained);
-            if !slot.queued {
-                slot.queued = true;
-                self.run_queue.push_back(id);
-            }
+            enqueue(&mut self.run_queue, slot, id);
         }
     }
 
@@ -376,5 +372,13 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         for id in self.slots.ids().collect::<Vec<_>>() {
             self.abort(id, reason);
         }
+    }
+}
+
+/// Puts a connection into the run queue, unless it is there.
+fn enqueue<S, H>(run_queue: &mut VecDeque<ConnId>, slot: &mut Slot<S, H>, id: ConnId) {
+    if !slot.queued {
+        slot.queued = true;
+        run_queue.push_back(id);
     }
 }

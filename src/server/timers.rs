@@ -119,6 +119,11 @@ impl Wheel {
         self.armed -= 1;
     }
 
+    /// When a link's deadline fires, if it is armed.
+    pub fn alarm(&self, link: &Link) -> Option<Monotonic> {
+        (link.prev != END).then(|| Monotonic::from_nanos(self.full_tick(link.tick) << TICK_BITS))
+    }
+
     /// A time before which [`step`](Self::step) has nothing to do, if there is any deadline.
     pub fn next_step(&self) -> Option<Monotonic> {
         self.first_bucket().map(|(tick, _)| Monotonic::from_nanos(tick << TICK_BITS))

@@ -1,0 +1,103 @@
+/// How often a simulated kernel misbehaves, each in thousandths of the occasions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Faults {
+    /// An event for a socket that is not ready.
+    pub spurious_event: u32,
+    /// An event that comes twice.
+    pub repeated_event: u32,
+    /// An event that comes a poll later, and behind others.
+    pub delayed_event: u32,
+    /// An event for a socket that is closed.
+    pub stale_event: u32,
+    /// A `send` that takes less than there is room for.
+    pub partial_write: u32,
+    /// EINTR from `recv` and `send`.
+    pub interrupted: u32,
+    /// An error of `accept`, of either kind.
+    pub accept_error: u32,
+    /// A registration that fails.
+    pub register_error: u32,
+    /// A random source that fails.
+    pub random_error: u32,
+    /// How many connections there are descriptors for.
+    pub descriptors: usize,
+}
+
+impl Faults {
+    /// On every occasion.
+    pub const ALWAYS: u32 = 1000;
+
+    /// A kernel that does what it should.
+    pub const fn none() -> Self {
+        Self {
+            spurious_event: 0,
+            repeated_event: 0,
+            delayed_event: 0,
+            stale_event: 0,
+            partial_write: 0,
+            interrupted: 0,
+            accept_error: 0,
+            register_error: 0,
+            random_error: 0,
+            descriptors: usize::MAX,
+        }
+    }
+
+    /// Faults whose frequencies are themselves drawn, about half of them none at all: a run in
+    /// which everything fails a little rarely reaches what a run with one frequent fault does.
+    pub fn draw(random: &mut SplitMix) -> Self {
+        let mut often = |most: usize| match random.below(2) {
+            0 => 0,
+            _ => u32::try_from(random.below(most)).expect("thousandths"),
+        };
+        Self {
+            spurious_event: often(300),
+            repeated_event: often(300),
+            delayed_event: often(700),
+            stale_event: often(300),
+            partial_write: often(900),
+            interrupted: often(300),
+            accept_error: often(500),
+            register_error: often(100),
+            random_error: often(100),
+            descriptors: match often(2) {
+                0 => usize::MAX,
+                _ => 1 + often(8) as usize,
+            },
+        }
+    }
+}
+
+/// SplitMix64 (Steele, Lea and Flood, 2014): a small generator whose sequence will never change
+/// under a seed that somebody wrote down. For simulation, not for secrets.
+#[derive(Clone, Debug)]
+pub struct SplitMix(u64);
+
+impl SplitMix {
+    /// The sequence of this seed.
+    pub const fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    /// The next 64 bits.
+    pub const fn next_u64(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// A number below `limit`, which must not be zero.
+    #[allow(clippy::cast_possible_truncation)] // It is below a usize.
+    pub const fn below(&mut self, limit: usize) -> usize {
+        (self.next_u64() % limit as u64) as usize
+    }
+
+    /// True in so many thousandths of the cases.
+    pub const fn chance(&mut self, thousandths: u32) -> bool {
+        // No number is spent where nothing is left to chance, so that switching one fault off
+        // leaves the rest of a run as it was as far as possible.
+        thousandths > 0 && self.below(1000) < thousandths as usize
+    }
+}
