@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use serde_json::Value as Json;
 
+use self::replay::value::{LONG, Value, bytes_of, describe_long};
 use self::replay::{Played, World, describe_error, play};
 
 /// Scenarios that cannot be replayed here, each with the reason. There are none.
@@ -128,7 +129,7 @@ fn outcome_matches(want: &Json, played: &Played, world: &World) -> bool {
         return any.iter().any(|want| outcome_matches(want, played, world));
     }
     match (&played.outcome, want.get("ok"), want.get("err")) {
-        (Ok(value), Some(want), None) => value.matches(want, world),
+        (Ok(value), Some(want), None) => matches(value, want, world),
         (Err(error), None, Some(want)) => {
             let got = describe_error(error);
             // Without an errno the text tells two OSErrors or TimeoutErrors apart; elsewhere it is
@@ -141,6 +142,53 @@ fn outcome_matches(want: &Json, played: &Played, world: &World) -> bool {
                 && (!text_matters || got["msg"] == want["msg"])
         }
         _ => false,
+    }
+}
+
+/// Whether this is what the scenario file wants.
+fn matches(value: &Value, want: &Json, world: &World) -> bool {
+    if let Some(bounds) = want["int_in"].as_array() {
+        let bound = |index: usize| bounds[index].as_i64().expect("integer bounds");
+        return matches!(value, Value::Int(n) if (bound(0)..=bound(1)).contains(n));
+    }
+    if let Some(name) = want["var"].as_str() {
+        return world.var(name).as_ref() == Some(value);
+    }
+    if let Some(parts) = want["sum"].as_array() {
+        return *value == Value::Int(parts.iter().map(|part| summand(part, world)).sum());
+    }
+    if !want["prefix_of"].is_null() {
+        let whole = bytes_of(&want["prefix_of"], world);
+        let bound = |index: usize| want["len_in"][index].as_u64().expect("integer bounds");
+        return matches!(value, Value::Bytes(bytes) if whole.starts_with(bytes)
+            && (bound(0)..=bound(1)).contains(&(bytes.len() as u64)));
+    }
+    match value {
+        Value::Secs(secs) => want["secs"].as_f64().is_some_and(|want| (want - secs).abs() <= 4e-10),
+        Value::Bytes(bytes) if bytes.len() > LONG => *want == describe_long(bytes),
+        Value::List(items) => want["list"].as_array().is_some_and(|wants| {
+            wants.len() == items.len()
+                && items.iter().zip(wants).all(|(item, want)| matches(item, want, world))
+        }),
+        Value::Addr(host, port) => {
+            let wanted = match want["addr"][1].as_str().and_then(|p| p.strip_prefix("port:")) {
+                Some(name) => world.port_of(name).map(u64::from),
+                None => want["addr"][1].as_u64(),
+            };
+            want["addr"][0] == host.as_str() && wanted == Some(u64::from(*port))
+        }
+        _ => *want == value.describe(world),
+    }
+}
+
+/// A literal integer or a stored one.
+fn summand(part: &Json, world: &World) -> i64 {
+    match part.as_str() {
+        None => part.as_i64().expect("a summand is an integer or a name"),
+        Some(name) => match world.var(name) {
+            Some(Value::Int(n)) => n,
+            other => panic!("{name} holds {other:?}, not an integer"),
+        },
     }
 }
 

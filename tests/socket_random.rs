@@ -12,10 +12,14 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{self, Receiver};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use saltecho::socket::ErrorKind;
 use serde_json::{Value as Json, json};
 
 use self::programs::generate;
 use self::replay::{describe_error, play};
+
+/// The only timeout with which a program ever waits in vain.
+const SHORTEST_TIMEOUT: Duration = Duration::from_millis(4);
 
 /// The longest that a program may take on either side before it counts as hanging.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -152,7 +156,13 @@ fn play_here(program: &[Json]) -> Vec<Json> {
     let (world, played) = play(program);
     let describe = |played: replay::Played| match played.outcome {
         Ok(value) => json!({ "ok": value.describe(&world) }),
-        Err(error) => json!({ "err": describe_error(&error) }),
+        Err(error) => {
+            if error.kind() == ErrorKind::TimeoutError {
+                let took = played.elapsed;
+                assert!(took >= SHORTEST_TIMEOUT, "a timeout came early: {took:?}");
+            }
+            json!({ "err": describe_error(&error) })
+        }
     };
     played.into_iter().map(describe).collect()
 }

@@ -92,8 +92,8 @@ impl Address {
                 let name = SocketAddrUnix::try_from(address)?;
                 Ok(Self::Unix(match (name.path_bytes(), name.abstract_name()) {
                     (Some(path), _) => path.to_vec(),
-                    (None, Some(name)) => [b"\0", name].concat(),
-                    (None, None) => Vec::new(),
+                    (None, Some(name)) if !name.is_empty() => [b"\0", name].concat(),
+                    (None, _) => Vec::new(),
                 }))
             }
             _ => Err(Errno::AFNOSUPPORT.into()),

@@ -22,47 +22,9 @@ pub(crate) enum Value {
 }
 
 /// Longer byte strings are described by length and digest.
-const LONG: usize = 64;
+pub(crate) const LONG: usize = 64;
 
 impl Value {
-    /// Whether this is what the scenario file wants.
-    pub(crate) fn matches(&self, want: &Json, world: &World) -> bool {
-        if let Some(bounds) = want["int_in"].as_array() {
-            let bound = |index: usize| bounds[index].as_i64().expect("integer bounds");
-            return matches!(self, Self::Int(n) if (bound(0)..=bound(1)).contains(n));
-        }
-        if let Some(name) = want["var"].as_str() {
-            return world.var(name).as_ref() == Some(self);
-        }
-        if let Some(parts) = want["sum"].as_array() {
-            return *self == Self::Int(parts.iter().map(|part| summand(part, world)).sum());
-        }
-        if !want["prefix_of"].is_null() {
-            let whole = bytes_of(&want["prefix_of"], world);
-            let bound = |index: usize| want["len_in"][index].as_u64().expect("integer bounds");
-            return matches!(self, Self::Bytes(bytes) if whole.starts_with(bytes)
-                && (bound(0)..=bound(1)).contains(&(bytes.len() as u64)));
-        }
-        match self {
-            Self::Secs(secs) => {
-                want["secs"].as_f64().is_some_and(|want| (want - secs).abs() <= 4e-10)
-            }
-            Self::Bytes(bytes) if bytes.len() > LONG => *want == describe_long(bytes),
-            Self::List(items) => want["list"].as_array().is_some_and(|wants| {
-                wants.len() == items.len()
-                    && items.iter().zip(wants).all(|(item, want)| item.matches(want, world))
-            }),
-            Self::Addr(host, port) => {
-                let wanted = match want["addr"][1].as_str().and_then(|p| p.strip_prefix("port:")) {
-                    Some(name) => world.port_of(name).map(u64::from),
-                    None => want["addr"][1].as_u64(),
-                };
-                want["addr"][0] == host.as_str() && wanted == Some(u64::from(*port))
-            }
-            _ => *want == self.describe(world),
-        }
-    }
-
     /// The JSON form; a port is described by the name that had it first.
     pub(crate) fn describe(&self, world: &World) -> Json {
         match self {
@@ -183,17 +145,8 @@ impl From<Address> for Value {
     }
 }
 
-fn summand(part: &Json, world: &World) -> i64 {
-    match part.as_str() {
-        None => part.as_i64().expect("a summand is an integer or a name"),
-        Some(name) => match world.var(name) {
-            Some(Value::Int(n)) => n,
-            other => panic!("{name} holds {other:?}, not an integer"),
-        },
-    }
-}
-
-fn describe_long(bytes: &[u8]) -> Json {
+/// What stands for a long byte string.
+pub(crate) fn describe_long(bytes: &[u8]) -> Json {
     json!({ "len": bytes.len(), "sha256": hex(&Sha256::digest(bytes)) })
 }
 
