@@ -354,7 +354,8 @@ fn a_drained_connection_finishes_its_sendall_first() {
 #[test]
 fn lingering_ends_by_time_by_bytes_and_by_error() {
     let linger = || {
-        let mut peer = Peer::authenticated(config(), Upper);
+        let config = Config { linger_bytes: 64 << 10, ..config() };
+        let mut peer = Peer::authenticated(config, Upper);
         peer.connection.close(CloseReason::Drained);
         peer.shut_down();
         peer
