@@ -231,7 +231,7 @@ fn the_start_line_and_the_summary_tell_the_whole_story() {
     }
     assert_eq!(exchange(&authenticated(server.address), b"hello"), b"HELLO");
     let finished = server.finish();
-    finished.expect(0, &["1 connections, 1 authenticated; 21 bytes received, 37 sent"]);
+    finished.expect(0, &["accepted 1, authenticated 1; bytes received 21, sent 37"]);
     assert!(finished.stdout.is_empty());
 }
 
@@ -313,7 +313,7 @@ fn secrets_and_settings_are_never_shown() {
     server.running.signal(Signal::HUP);
     server.running.wait_for("new connections need");
     server.running.signal(Signal::USR1);
-    server.running.wait_for("2 connections");
+    server.running.wait_for("accepted 2");
     let mut shown = server.finish().stderr + &refused.stderr;
     for command in ["serve", "connect"] {
         let mut help = saltecho(&[command, "--help"]);

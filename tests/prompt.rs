@@ -65,7 +65,7 @@ fn lines_go_out_and_answers_come_back() {
     session.send_line(" quit ").unwrap();
     assert_eq!(exit_code(session).0, 0);
     // The digest, `hello` twice, and 15 bytes of UTF-8.
-    server.finish().expect(0, &["1 authenticated; 41 bytes received", "1 peer finished"]);
+    server.finish().expect(0, &["authenticated 1; bytes received 41", "1 peer finished"]);
 }
 
 #[test]
@@ -174,6 +174,17 @@ fn answers_can_go_to_a_file_while_the_prompt_stays_here() {
     session.send_line("quit").unwrap();
     assert_eq!(exit_code(session).0, 0);
     assert_eq!(std::fs::read(&output).unwrap(), b"INTO THE FILE\n");
+    server.finish();
+}
+
+#[test]
+fn a_pipe_onto_a_terminal_is_spelt_out_too() {
+    let server = Serving::start(&["--reply", "same"]);
+    let mut shell = std::process::Command::new("sh");
+    shell.args(["-c", "printf 'one\\033[2J\\ntwo\\n' | \"$0\" connect \"$1\""]);
+    shell.arg(env!("CARGO_BIN_EXE_saltecho")).arg(server.place()).env("TERM", "xterm");
+    let (code, said) = exit_code(spawn_command(shell, Some(20_000)).unwrap());
+    assert_eq!((code, said.as_str()), (0, "one\\x1b[2J\r\ntwo\r\n"));
     server.finish();
 }
 

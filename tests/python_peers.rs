@@ -24,7 +24,7 @@ fn a_python_client_is_served() {
         let answer = run_command(client.arg(server.address.port().to_string()).arg(mac), lines);
         answer.expect(0, &[]);
         assert_eq!(answer.stdout, upper(lines));
-        server.finish().expect(0, &["1 connections, 1 authenticated", "1 peer finished"]);
+        server.finish().expect(0, &["accepted 1, authenticated 1", "1 peer finished"]);
     }
 }
 
@@ -35,7 +35,7 @@ fn a_python_client_with_another_hash_is_refused() {
     let port = server.address.port().to_string();
     let answer = run_command(client.arg(port).arg("sha256"), b"hello\n");
     assert!(answer.stdout.is_empty(), "{answer:?}");
-    server.finish().expect(0, &["1 connections, 0 authenticated", "1 wrong digest"]);
+    server.finish().expect(0, &["accepted 1, authenticated 0", "1 wrong digest"]);
 }
 
 #[test]

@@ -39,7 +39,7 @@ fn term_delivers_what_is_owed_and_ends_with_0() {
         drop((peer, idle));
         let finished = server.running.wait();
         // Two challenges of 32 bytes, `HELLO`, and not one byte that did not arrive.
-        let sent = format!(", {} sent", answer.len() + 32 + 32 + 5);
+        let sent = format!(", sent {}; ", answer.len() + 32 + 32 + 5);
         finished.expect(0, &[&sent, "closed: 2 drained"]);
         assert!(!finished.stderr.contains("undelivered"), "{}", finished.stderr);
         assert!(TcpStream::connect(place).is_err(), "somebody still listens");
@@ -54,7 +54,7 @@ fn a_second_signal_ends_at_once_and_with_1() {
     server.running.wait_for(DRAINING);
     server.running.signal(Signal::INT);
     let finished = server.running.wait();
-    finished.expect(1, &["bytes undelivered", "closed: 1 stopped", "1 connections were cut off"]);
+    finished.expect(1, &[", undelivered ", "closed: 1 stopped", "had finished: 1"]);
     // It must not take the part for the whole.
     assert!(rest(&peer).is_err(), "an orderly end after a part of the answer");
 }
@@ -130,9 +130,9 @@ fn usr1_prints_the_counters() {
     let peer = authenticated(server.address);
     assert_eq!(exchange(&peer, b"hello"), b"HELLO");
     server.running.signal(Signal::USR1);
-    let said = server.running.wait_for("connections");
-    assert!(said.contains("1 connections, 1 authenticated"), "{said}");
-    assert!(said.ends_with("21 bytes received, 37 sent, 1 open"), "{said}");
+    let said = server.running.wait_for("accepted");
+    assert!(said.contains("accepted 1, authenticated 1"), "{said}");
+    assert!(said.ends_with("bytes received 21, sent 37; open 1"), "{said}");
     finish_sending(&peer);
     assert_eq!(rest(&peer).unwrap(), b"");
     server.finish();

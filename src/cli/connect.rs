@@ -94,8 +94,8 @@ impl Peer<'_> {
         Failure::because(
             Kind::Refused,
             format!(
-                "{address} refused us, who hold the key {key} and use {mac}: the server must have \
-                 the same key (-k FILE) and the same --mac"
+                "{address} refused us: we have the key {key} and use {mac}, and the server must \
+                 have the same key (-k FILE) and use the same --mac"
             ),
         )
     }

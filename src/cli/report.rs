@@ -29,39 +29,37 @@ pub(super) fn terms(config: &Config, limits: &Limits, keys: &str) -> String {
     )
 }
 
-/// The counters in one line.
+/// The counters in one line; those that should be zero only if they are not.
 pub(super) fn counters(stats: &Stats) -> String {
     let mut line = format!(
-        "{} connections, {} authenticated; {} bytes received, {} sent",
+        "accepted {}, authenticated {}; bytes received {}, sent {}",
         stats.accepted, stats.authenticated, stats.bytes_received, stats.bytes_sent
     );
-    for (number, what) in [
-        (stats.bytes_undelivered, "bytes undelivered"),
-        (stats.shed, "turned away"),
-        (stats.connections as u64, "open"),
-        (stats.unauthenticated as u64, "of them unauthenticated"),
+    for (what, number) in [
+        (", undelivered", stats.bytes_undelivered),
+        ("; turned away", stats.shed),
+        ("; open", stats.connections as u64),
+        (", of them unauthenticated", stats.unauthenticated as u64),
     ] {
         if number > 0 {
-            line.push_str(&format!(", {number} {what}"));
+            line.push_str(&format!("{what} {number}"));
         }
     }
-    let closes: Vec<String> =
-        stats.closes().map(|(reason, number)| format!("{number} {reason}")).collect();
+    let closes = stats.closes().map(|(reason, number)| format!("{number} {reason}"));
+    let closes: Vec<String> = closes.collect();
     if !closes.is_empty() {
-        line.push_str("; closed: ");
-        line.push_str(&closes.join(", "));
+        line.push_str(&format!("; closed: {}", closes.join(", ")));
     }
     line
 }
 
 /// Whether everybody got what they were owed. A peer that leaves early on its own is no failure.
 pub(super) fn verdict(stats: &Stats) -> Result<(), Failure> {
-    let cut_off = stats.closed(CloseReason::DrainTimeout) + stats.closed(CloseReason::Stopped);
-    match cut_off {
+    match stats.closed(CloseReason::DrainTimeout) + stats.closed(CloseReason::Stopped) {
         0 => Ok(()),
-        n => Err(Failure::because(
+        number => Err(Failure::because(
             Kind::Runtime,
-            format!("{n} connections were cut off before they had finished"),
+            format!("connections cut off before they had finished: {number}"),
         )),
     }
 }
