@@ -4,7 +4,7 @@
 mod common;
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -469,6 +469,21 @@ fn several_addresses_are_served_by_one_loop() {
     for &address in server.addresses() {
         assert_eq!(exchange(&authenticated(address), b"here"), b"HERE", "{address}");
     }
+}
+
+#[test]
+fn both_any_addresses_share_a_port() {
+    let every_ipv4 = std::net::TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
+    let port = every_ipv4.local_addr().unwrap().port();
+    let server = Server::builder()
+        .listener(every_ipv4)
+        .listen(SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)))
+        .spawn()
+        .unwrap();
+    for host in [IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()] {
+        assert_eq!(exchange(&authenticated((host, port).into()), b"x"), b"X", "{host}");
+    }
+    drop(server);
 }
 
 #[test]

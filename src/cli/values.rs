@@ -1,7 +1,7 @@
 //! The values that flags take, each with what is accepted when it refuses one.
 
 use std::fmt;
-use std::net::{Ipv6Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -77,7 +77,11 @@ impl fmt::Display for Size {
 }
 
 /// An address to listen on. Not a name: a server must not depend on what a name means today.
+/// A number alone is a port on this machine, not the IPv4 address that it may also spell.
 pub(super) fn listen_address(text: &str) -> Result<SocketAddr, &'static str> {
+    if let Ok(port) = text.parse() {
+        return Ok(SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+    }
     text.parse().map_err(|_| "expected an IP address and a port, like 127.0.0.1:9999 or [::1]:0")
 }
 
@@ -98,6 +102,9 @@ impl FromStr for ServerAddress {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         const EXPECTED: &str =
             "expected a host and a port, like 127.0.0.1:9999, [::1]:9999 or localhost:9999";
+        if let Ok(port) = text.parse() {
+            return Ok(Self { host: Ipv4Addr::LOCALHOST.to_string(), port });
+        }
         let bracketed = text.strip_prefix('[').and_then(|rest| rest.split_once("]:"));
         let (host, port) = match (bracketed, text.split_once(':')) {
             (Some((host, port)), _) => (host, Some(port)),
@@ -106,7 +113,8 @@ impl FromStr for ServerAddress {
             (None, None) => (text, None),
         };
         let port = port.map_or(Ok(Self::DEFAULT_PORT), str::parse).map_err(|_| EXPECTED)?;
-        if host.is_empty() || host.contains(['[', ']', '/', ' ']) {
+        let number = host.bytes().all(|byte| byte.is_ascii_digit());
+        if number || host.contains(['[', ']', '/', ' ']) {
             return Err(EXPECTED);
         }
         Ok(Self { host: host.to_owned(), port })
@@ -162,6 +170,18 @@ mod tests {
     }
 
     #[test]
+    fn listeners_have_an_ip_address_and_a_port() {
+        for (text, shown) in
+            [("127.0.0.1:80", "127.0.0.1:80"), ("[::1]:0", "[::1]:0"), ("80", "127.0.0.1:80")]
+        {
+            assert_eq!(listen_address(text).unwrap().to_string(), shown);
+        }
+        for text in ["", "localhost:80", "127.0.0.1", "65536", ":80", "::1"] {
+            assert!(listen_address(text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
     fn servers_have_a_host_and_perhaps_a_port() {
         for (text, host, port, shown) in [
             ("127.0.0.1:80", "127.0.0.1", 80, "127.0.0.1:80"),
@@ -169,13 +189,16 @@ mod tests {
             ("[fe80::1%2]:80", "fe80::1%2", 80, "[fe80::1%2]:80"),
             ("::1", "::1", 9999, "[::1]:9999"),
             ("localhost", "localhost", 9999, "localhost:9999"),
+            ("8080", "127.0.0.1", 8080, "127.0.0.1:8080"),
             ("example.org:1", "example.org", 1, "example.org:1"),
         ] {
             let parsed: ServerAddress = text.parse().unwrap();
             assert_eq!((parsed.host.as_str(), parsed.port), (host, port));
             assert_eq!(parsed.to_string(), shown);
         }
-        for text in ["", ":80", "host:", "host:port", "host:65536", "[::1]", "a:b:80", "http://a"] {
+        for text in
+            ["", ":80", "host:", "host:port", "host:65536", "[::1]", "a:b:80", "http://a", "65536"]
+        {
             assert!(text.parse::<ServerAddress>().is_err(), "{text:?}");
         }
     }

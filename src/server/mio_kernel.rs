@@ -57,6 +57,10 @@ impl MioKernel {
     pub fn listen(address: SocketAddr, options: ListenOptions) -> io::Result<TcpListener> {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
         socket.set_reuse_address(true)?;
+        if address.is_ipv6() {
+            // [::] means IPv6 alone, so that 0.0.0.0 can be listened on beside it.
+            socket.set_only_v6(true)?;
+        }
         socket.bind(&address.into())?;
         Self::adopt(socket.into(), options)
     }
