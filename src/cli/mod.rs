@@ -9,6 +9,7 @@ mod failure;
 mod keyfile;
 mod keygen;
 mod log;
+mod peer;
 mod pipe;
 mod prompt;
 mod report;

@@ -14,9 +14,9 @@ use anyhow::Context;
 use saltecho::client::{ClientError, Step};
 use saltecho::socket::{Error, ErrorKind, Shutdown, Socket};
 
-use super::connect::{GRACE, Peer};
 use super::escape::Escaper;
 use super::failure::{Failure, Kind};
+use super::peer::{GRACE, Peer};
 
 /// What is moved in one go: beyond this a system call costs nothing against the copying.
 const BLOCK: usize = 256 << 10;

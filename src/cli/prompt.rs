@@ -7,9 +7,9 @@ use rustyline::error::ReadlineError;
 use rustyline::{Behavior, Config, DefaultEditor};
 use saltecho::client::{Client, ClientError, Step};
 
-use super::connect::{GRACE, Peer};
 use super::escape::Escaper;
 use super::failure::{Failure, Kind};
+use super::peer::{GRACE, Peer};
 
 pub(super) fn run(mut client: Client, peer: &Peer<'_>) -> Result<(), Failure> {
     client.look_for_refusal(GRACE).map_err(|error| peer.explain(&error))?;

@@ -73,7 +73,11 @@ impl Socket {
         value: impl Into<OptionArg<'a>>,
     ) -> Result<()> {
         let (fd, _) = self.inner.begin()?;
-        Ok(rawopt::set(fd.as_fd(), level, option, value.into())?)
+        Ok(match value.into() {
+            OptionArg::Int(value) => rawopt::set(fd.as_fd(), level, option, &value.to_ne_bytes()),
+            OptionArg::Bytes(bytes) => rawopt::set(fd.as_fd(), level, option, bytes),
+            OptionArg::Null(length) => rawopt::set_null(fd.as_fd(), level, option, length),
+        }?)
     }
 }
 

@@ -1,15 +1,13 @@
 //! Raw `getsockopt(2)` and `setsockopt(2)`: any level, any option, any bytes.
 //!
 //! Typed wrappers know one option each, while Python's two calls take numbers and bytes. This is
-//! the only module of the crate with unsafe code; it has two calls and nothing else.
+//! the only module of the crate with unsafe code; it has three calls and nothing else.
 #![allow(unsafe_code, reason = "no safe crate passes arbitrary option numbers and bytes through")]
 
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr;
 
 use rustix::io::Errno;
-
-use super::options::OptionArg;
 
 /// Reads an option into `value` and says how many bytes the kernel has.
 ///
@@ -33,27 +31,26 @@ pub(super) fn get(
     Ok(value.len().min(usize::try_from(length).unwrap_or(usize::MAX)))
 }
 
-/// Sets an option to an integer, to bytes, or to a null pointer with a length.
-pub(super) fn set(
+/// Sets an option to these bytes.
+pub(super) fn set(fd: BorrowedFd<'_>, level: i32, option: i32, value: &[u8]) -> Result<(), Errno> {
+    let length = libc::socklen_t::try_from(value.len()).map_err(|_| Errno::INVAL)?;
+    // SAFETY: `value` is borrowed, hence valid for reads of `length` bytes, for the whole call. The
+    // kernel copies what it wants and keeps no pointer to it.
+    let result =
+        unsafe { libc::setsockopt(fd.as_raw_fd(), level, option, value.as_ptr().cast(), length) };
+    check(result)
+}
+
+/// Passes a null pointer with a length.
+pub(super) fn set_null(
     fd: BorrowedFd<'_>,
     level: i32,
     option: i32,
-    value: OptionArg<'_>,
+    length: u32,
 ) -> Result<(), Errno> {
-    let number;
-    let (pointer, length): (*const libc::c_void, usize) = match value {
-        OptionArg::Int(value) => {
-            number = value.to_ne_bytes();
-            (number.as_ptr().cast(), number.len())
-        }
-        OptionArg::Bytes(bytes) => (bytes.as_ptr().cast(), bytes.len()),
-        OptionArg::Null(length) => (ptr::null(), length as usize),
-    };
-    let length = libc::socklen_t::try_from(length).map_err(|_| Errno::INVAL)?;
-    // SAFETY: `pointer` is either valid for reads of `length` bytes for the whole call (`number`
-    // and the borrowed bytes outlive it) or null; a null pointer is checked by the kernel, which
-    // copies through its fault-checked accessors and answers EFAULT. The kernel does not keep it.
-    let result = unsafe { libc::setsockopt(fd.as_raw_fd(), level, option, pointer, length) };
+    // SAFETY: the kernel copies through accessors that check for faults, so a null pointer is
+    // answered with EFAULT, or ignored by the options that take none.
+    let result = unsafe { libc::setsockopt(fd.as_raw_fd(), level, option, ptr::null(), length) };
     check(result)
 }
 
