@@ -88,7 +88,7 @@ fn exception_1_sendall_of_nothing_still_makes_a_call() -> Result<()> {
 
 #[test]
 fn exception_2_sendall_has_one_deadline_and_the_loop_one_for_each_send() -> Result<()> {
-    const TIMEOUT: Duration = Duration::from_millis(400);
+    const TIMEOUT: Duration = Duration::from_millis(800);
     let data = vec![7; 64_000_000];
     let send_to_slow_reader = |send: fn(&Socket, &[u8]) -> Result<()>| -> Result<_> {
         let (sender, receiver) = narrow_pair()?;

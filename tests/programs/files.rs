@@ -49,7 +49,7 @@ impl Program {
         let narrow = dice.chance(30);
         if narrow {
             steps.push(json!({"do": "setsockopt", "on": "c", "level": 1, "opt": 7,
-                "value": {"int": 4608}}));
+                "value": {"int": 1}}));
         }
         steps.push(json!({"do": "setblocking", "on": "p", "flag": false}));
         steps.push(dice.brief_mode("c"));
@@ -78,6 +78,7 @@ impl Program {
         pieces.extend([&b"\xe4"[..], b"\xbd\xa0"]);
         if dice.chance(15) {
             pieces.extend([&b"\xff"[..], b"\xc3", b"\xed\xa0\x80", b"\xf0\x9f", b"\x80"]);
+            pieces.extend([&b"\xed\xa0"[..], b"\xed\xa0", b"\xed"]);
         }
         let hex = hex_of(dice, &pieces);
         self.steps.push(json!({"do": "sendall", "on": "p", "data": {"hex": hex}}));
@@ -85,11 +86,16 @@ impl Program {
 
     fn new_file(&mut self, dice: &mut Dice, binary: bool) {
         let name = format!("f{}", self.files.len());
-        let mode = *dice.pick(&["r", "r", "w", "rw", "wr", "", "rr"]);
+        let modes: &[&str] = match self.narrow {
+            true => &["w", "w", "rw", "r"],
+            false => &["r", "r", "w", "rw", "wr", "", "rr"],
+        };
+        let mode = *dice.pick(modes);
         let mut step = json!({"do": "makefile", "on": "c", "as": name});
         if binary {
             step["mode"] = json!(format!("{mode}b"));
             match dice.below(4) {
+                _ if self.narrow && dice.chance(60) => {}
                 0 => step["buffering"] = json!(0),
                 1 => {}
                 _ => step["buffering"] = json!(*dice.pick(&[1, 2, 3, 7, 8, 16, 100, -1])),
@@ -152,7 +158,11 @@ impl Program {
                 json!({"do": "f_write", "on": on, "data": data})
             }
             10 => json!({"do": "f_flush", "on": on}),
-            11 if dice.chance(40) => json!({"do": "f_close", "on": on}),
+            11 if dice.chance(60) => {
+                // A closed file is asked again: a pair still gives what it had read ahead.
+                self.steps.push(json!({"do": "f_close", "on": on}));
+                json!({"do": *dice.pick(&["f_readline", "f_read", "f_flush"]), "on": on, "n": 2})
+            }
             11 | 12 => {
                 let what = dice.pick(&["f_closed", "f_readable", "f_writable", "f_seekable"]);
                 json!({"do": what, "on": on})
@@ -166,7 +176,8 @@ impl Program {
         };
         self.steps.push(step);
         if dice.chance(25) && !self.ended {
-            self.steps.push(json!({"do": "recv", "on": "p", "n": 70_000}));
+            let n = *dice.pick(&[1000, 3000, 70_000]);
+            self.steps.push(json!({"do": "recv", "on": "p", "n": n}));
         }
     }
 
@@ -178,7 +189,11 @@ impl Program {
             let text = if dice.chance(10) { text.repeat(3000) } else { text };
             return json!({ "text": text });
         }
-        let size = if self.narrow && dice.chance(30) { 9000 } else { dice.size() };
+        // Sizes at which a small send buffer takes a part, so that writers hold the rest.
+        let size = match self.narrow && dice.chance(60) {
+            true => *dice.pick(&[1500, 2500, 4000, 6000, 9000]),
+            false => dice.size(),
+        };
         dice.pattern(size)
     }
 
@@ -205,7 +220,8 @@ impl Program {
 
 fn sized(mut step: Json, dice: &mut Dice, percent: u32) -> Json {
     if dice.chance(percent) {
-        step["n"] = json!(dice.size());
+        // As often as not so little that it ends within what is there.
+        step["n"] = json!(if dice.chance(50) { dice.below(7) } else { dice.size() });
     }
     step
 }
