@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use saltecho::socket::{Result, SO_SNDBUF, SOL_SOCKET, Socket, socketpair};
 
-const DATA: [u8; 1 << 20] = [b'x'; 1 << 20];
+static DATA: [u8; 1 << 20] = [b'x'; 1 << 20];
 
 fn main() -> Result<()> {
     let (sender, receiver) = small_pair()?;
