@@ -42,7 +42,10 @@ fn serve(
     let (mut backlog, mut peak) = (BytesMut::new(), 0);
     let mut buffer = [0; RECV_SIZE];
     while !ended || !backlog.is_empty() {
-        poll.poll(&mut events, None)?;
+        match poll.poll(&mut events, None) {
+            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+            outcome => outcome?,
+        }
         for event in &events {
             readable |= event.is_readable();
             writable |= event.is_writable();
@@ -64,12 +67,12 @@ fn serve(
                 }
                 peak = peak.max(backlog.len());
             } else {
-                if !may_read {
-                    // Nobody listens after the first time.
-                    let _ = news.send("the server stops reading");
-                }
                 break;
             }
+        }
+        if !backlog.is_empty() && mode == BackPressure::On {
+            // Nobody listens after the first time.
+            let _ = news.send("the server stops reading");
         }
     }
     Ok(peak)
