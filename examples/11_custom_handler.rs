@@ -10,7 +10,7 @@
 //! peer fills the memory with a line that never ends. And a handler runs in the loop: whatever it
 //! waits for, everybody waits for.
 //!
-//! **Read next:** `src/proto/handler.rs`, and `docs/ARCHITECTURE.md`.
+//! **Read next:** `src/proto/handler.rs`, and `src/proto/connection.rs`, which calls it.
 
 use std::error::Error;
 use std::sync::Arc;
