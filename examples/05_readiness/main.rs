@@ -1,0 +1,93 @@
+//! Readiness with mio, and the four classic mistakes.
+//!
+//! **To learn:** epoll, edge-triggered as mio uses it, says once that a socket *became* ready. What
+//! it says is a hint about the past: the socket is worth a try. Only the try tells how things are,
+//! and only "would block" means that another event will come.
+//!
+//! **What goes wrong:** each module here is one way to misread that, failing and then cured. All
+//! of them pass every test with one client and short messages.
+//!
+//! `cargo run --example 05_readiness -- read-once` (or `write-all`, `lost-wakeup`, `stale-token`)
+//! shows one of them, without an argument all.
+//!
+//! **Read next:** `07_back_pressure.rs`, which reads and writes as it should.
+
+mod lost_wakeup;
+mod read_once;
+mod stale_token;
+mod write_all;
+
+use std::io;
+use std::net::{TcpListener, TcpStream};
+use std::time::Duration;
+
+use mio::{Events, Poll};
+use socket2::SockRef;
+
+/// Which way a mistake is shown.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Version {
+    Mistaken,
+    Cured,
+}
+
+type Demonstration = fn(Version) -> io::Result<String>;
+
+const MISTAKES: [(&str, Demonstration); 4] = [
+    ("read-once", read_once::show),
+    ("write-all", write_all::show),
+    ("lost-wakeup", lost_wakeup::show),
+    ("stale-token", stale_token::show),
+];
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let only = std::env::args().nth(1);
+    let chosen =
+        MISTAKES.iter().filter(|(name, _)| only.as_deref().is_none_or(|only| only == *name));
+    if chosen.clone().count() == 0 {
+        return Err(format!("there are only {}", MISTAKES.map(|(name, _)| name).join(", ")).into());
+    }
+    for (name, show) in chosen {
+        println!("{name}, mistaken: {}", show(Version::Mistaken)?);
+        println!("{name}, cured: {}", show(Version::Cured)?);
+    }
+    Ok(())
+}
+
+/// A client's blocking socket, and the server's end of its connection. The kernel holds less than
+/// half a megabyte for the two.
+fn connection() -> io::Result<(TcpStream, mio::net::TcpStream)> {
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let client = TcpStream::connect(listener.local_addr()?)?;
+    let (server, _) = listener.accept()?;
+    SockRef::from(&client).set_recv_buffer_size(32 << 10)?;
+    SockRef::from(&server).set_send_buffer_size(32 << 10)?;
+    server.set_nonblocking(true)?;
+    Ok((client, mio::net::TcpStream::from_std(server)))
+}
+
+/// Waits for events, for as long as it takes.
+fn wait(poll: &mut Poll, events: &mut Events) -> io::Result<()> {
+    wait_at_most(None, poll, events)
+}
+
+/// Whether an event comes in a fifth of a second in which nobody does anything. If not, none will
+/// ever come, and a server that waits without a limit hangs.
+fn comes_any(poll: &mut Poll, events: &mut Events) -> io::Result<bool> {
+    wait_at_most(Some(Duration::from_millis(200)), poll, events)?;
+    Ok(!events.is_empty())
+}
+
+fn wait_at_most(limit: Option<Duration>, poll: &mut Poll, events: &mut Events) -> io::Result<()> {
+    loop {
+        match poll.poll(events, limit) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            outcome => return outcome,
+        }
+    }
+}
+
+/// The kernel's word that there is nothing more, after which an event will come.
+fn would_block<T>(outcome: &io::Result<T>) -> bool {
+    outcome.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+}

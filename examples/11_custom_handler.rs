@@ -1,0 +1,103 @@
+//! A service of one's own: authenticated, but not an echo.
+//!
+//! **To learn:** a [`Handler`] is what an authenticated connection answers to the bytes of one
+//! `recv`. Each connection has its own, a clone, so it may keep state; what all share stands
+//! behind an `Arc`. The handler knows no socket: time-outs, partial writes and back-pressure are
+//! the library's, and it can be tested with a slice of bytes.
+//!
+//! **What goes wrong:** taking the bytes of one `recv` for a message. A line may come in pieces,
+//! or three at once, so what is incomplete must be kept, and the keeping needs a limit, or one
+//! peer fills the memory with a line that never ends. And a handler runs in the loop: whatever it
+//! waits for, everybody waits for.
+//!
+//! **Read next:** `src/proto/handler.rs`, and `src/proto/connection.rs`, which calls it.
+
+use std::error::Error;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use saltecho::auth::{Key, MacAlgorithm};
+use saltecho::client::Client;
+use saltecho::proto::{Answer, Handler};
+use saltecho::server::Server;
+use saltecho::socket::{FileOptions, Socket};
+
+/// The longest line that is kept while its end is awaited.
+const MAX_LINE: usize = 64;
+
+/// Adds up: each line is a number, or `quit`, and is answered with what this connection and what
+/// all of them have added so far.
+#[derive(Clone, Default)]
+struct Adder {
+    /// The bytes of a line whose end has not come.
+    partial: Vec<u8>,
+    mine: i64,
+    everybodys: Arc<AtomicI64>,
+}
+
+impl Handler for Adder {
+    fn handle(&mut self, data: &mut [u8]) -> Answer {
+        self.partial.extend_from_slice(data);
+        let mut answer = String::new();
+        for line in std::mem::take(&mut self.partial).split_inclusive(|&byte| byte == b'\n') {
+            match String::from_utf8_lossy(line).strip_suffix('\n').map(str::trim) {
+                Some("quit") => return Answer::Close((answer + "bye\n").into()),
+                Some(word) => answer += &self.add(word),
+                None => self.partial = line.to_vec(),
+            }
+        }
+        if self.partial.len() > MAX_LINE {
+            return Answer::Close((answer + "line too long\n").into());
+        }
+        if answer.is_empty() { Answer::Nothing } else { Answer::Bytes(answer.into()) }
+    }
+}
+
+impl Adder {
+    fn add(&mut self, word: &str) -> String {
+        let Ok(number) = word.parse::<i32>().map(i64::from) else {
+            return "not a number\n".to_owned();
+        };
+        self.mine = self.mine.wrapping_add(number);
+        let before = self.everybodys.fetch_add(number, Ordering::Relaxed);
+        format!("{} of {}\n", self.mine, before.wrapping_add(number))
+    }
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let server =
+        Server::builder().listen("127.0.0.1:0".parse()?).handler(Adder::default()).spawn()?;
+    let connect = || {
+        let patience = Some(Duration::from_secs(5));
+        let address = server.addresses()[0];
+        Client::connect(address, &Key::demo(), MacAlgorithm::Md5, patience).map(Client::into_socket)
+    };
+    let (first, second) = (connect()?, connect()?);
+    talk("three lines at once", &first, &[b"1\n2\n30\n"], 3)?;
+    talk("one line in pieces", &first, &[b"4", b"0", b"0\n"], 1)?;
+    talk("another connection", &second, &[b"5000\n"], 1)?;
+    talk("not a number", &second, &[b"five\n"], 1)?;
+    talk("quit", &first, &[b"quit\n"], 2)?;
+    talk("a line without an end", &second, &[&[b'9'; MAX_LINE + 1]], 2)?;
+    // Both have seen the end. As long as they stayed, the server would wait for them to go.
+    drop((first, second));
+    for (reason, count) in server.drain()?.closes() {
+        println!("{count} ended: {reason}");
+    }
+    Ok(())
+}
+
+/// Sends these pieces and prints so many lines of answer; an empty one is the end of the stream.
+fn talk(what: &str, socket: &Socket, pieces: &[&[u8]], lines: usize) -> Result<(), Box<dyn Error>> {
+    for piece in pieces {
+        socket.sendall(piece)?;
+    }
+    let mut answers = socket.makefile("r", FileOptions::default())?;
+    let mut seen = Vec::new();
+    for _ in 0..lines {
+        seen.push(answers.readline(Some(100))?.into_text().unwrap_or_default());
+    }
+    println!("{what}: {seen:?}");
+    Ok(())
+}

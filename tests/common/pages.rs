@@ -1,0 +1,67 @@
+//! What the tests of pages and their programs share: code blocks, and finished programs.
+#![allow(dead_code)] // Each test uses its own part of it.
+#![allow(unreachable_pub)] // Public towards the test that includes it.
+
+use std::fs;
+use std::io::Read;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+/// No program runs longer than this.
+pub const LIMIT: Duration = Duration::from_secs(20);
+
+/// A file of the crate, its path given from the crate's root.
+pub fn read(path: &str) -> String {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(path);
+    fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// The fenced code blocks of a page in this language, in their order.
+pub fn blocks(page: &str, language: &str) -> Vec<String> {
+    let mut blocks = Vec::new();
+    let mut lines = page.lines();
+    while let Some(line) = lines.next() {
+        if line.strip_prefix("```") == Some(language) {
+            let block = lines.by_ref().take_while(|line| *line != "```");
+            blocks.push(block.map(|line| format!("{line}\n")).collect());
+        }
+    }
+    blocks
+}
+
+/// The example of this name, which cargo puts beside the tests.
+pub fn example(name: &str) -> Command {
+    let test = std::env::current_exe().expect("a test knows its own path");
+    let path =
+        test.parent().expect("a file lies in a directory").with_file_name("examples").join(name);
+    assert!(path.exists(), "{} is missing: run `cargo build --examples` first", path.display());
+    Command::new(path)
+}
+
+/// Runs a program to its end, which must be a good one, and returns what it printed.
+pub fn output(command: &mut Command) -> String {
+    let child = command.stdout(Stdio::piped()).spawn().expect("the program can be started");
+    finish(child, &format!("{command:?}"))
+}
+
+/// Waits for a program's end, which must be a good one, and returns what it printed.
+pub fn finish(mut child: Child, name: &str) -> String {
+    let mut stdout = child.stdout.take().expect("its output was asked for");
+    let (sender, receiver) = mpsc::channel();
+    thread::spawn(move || {
+        let mut text = String::new();
+        let outcome = stdout.read_to_string(&mut text).map(|_| text);
+        // Nobody listens after the limit.
+        let _ = sender.send(outcome);
+    });
+    let Ok(outcome) = receiver.recv_timeout(LIMIT) else {
+        child.kill().and_then(|()| child.wait()).expect("a child can be killed");
+        panic!("{name} did not end within {LIMIT:?}");
+    };
+    let status = child.wait().expect("a child can be waited for");
+    assert!(status.success(), "{name}: {status}");
+    outcome.unwrap_or_else(|error| panic!("{name}: {error}"))
+}
