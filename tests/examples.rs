@@ -63,6 +63,29 @@ fn the_page_has_every_pattern() {
     assert_eq!(on_the_page.len(), 11);
 }
 
+/// README quotes a line of each; what the lines are held against is held against the programs.
+#[test]
+fn the_readme_quotes_a_line_of_each() {
+    let readme = read("README.md");
+    let mut named = BTreeSet::new();
+    let rows = readme.lines().filter_map(|line| line.strip_prefix("| `")?.strip_suffix("` |"));
+    for row in rows.filter(|row| row.starts_with(|first: char| first.is_ascii_digit())) {
+        let (command, line) = (row.split('`').next(), row.rsplit('`').next());
+        let mut words = command.expect("a row has a command").split(" -- ");
+        let name = words.next().expect("a command has a name").to_owned();
+        let arguments: Vec<String> = words.map(str::to_owned).collect();
+        let printed = quoted()
+            .into_iter()
+            .find(|quoted| quoted.name == name && quoted.arguments == arguments)
+            .expect("the page has it too")
+            .output;
+        let line = line.expect("a row has a line");
+        assert!(printed.lines().any(|printed| printed.trim() == line), "{name}: {line}");
+        named.insert(name);
+    }
+    assert_eq!(named, patterns());
+}
+
 #[test]
 fn all_mistakes_are_those_that_the_page_shows() {
     let shown: String = quoted()
