@@ -192,5 +192,10 @@ fn settings(group: &mut BenchmarkGroup<'_, WallTime>, size: usize) {
         .measurement_time(Duration::from_millis(1200));
 }
 
-criterion_group!(benches, calls, round_trips, bulk);
+criterion_group! {
+    name = benches;
+    // Fewer resamples and no plots: the analysis would take longer than the measurement.
+    config = Criterion::default().without_plots().nresamples(10_000).sample_size(50);
+    targets = calls, round_trips, bulk
+}
 criterion_main!(benches);

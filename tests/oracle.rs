@@ -26,8 +26,12 @@ const STRETCH: f64 = 2.5;
 /// Here the upper bound tells one budget for a whole `sendall` from one for each send.
 const NOT_STRETCHED: &str = "sendall/timeout-is-for-the-whole-call";
 
-/// The longest that a scenario may take before it counts as hanging.
-const LIMIT: Duration = Duration::from_secs(30);
+/// How often a scenario may miss nothing but upper bounds before that counts. A machine that stalls
+/// for seconds passes on the second attempt; an implementation that is too slow never does.
+const ATTEMPTS: usize = 4;
+
+/// The longest that a scenario, recorded in under 2 s, may take before it counts as hanging.
+const LIMIT: Duration = Duration::from_secs(90);
 
 #[test]
 fn every_scenario_of_cpython_replays() {
@@ -55,7 +59,7 @@ fn every_scenario_of_cpython_replays() {
             continue;
         }
         steps += scenario["steps"].as_array().expect("a list of steps").len();
-        complaints.extend(replay_within_limit(name, scenario));
+        complaints.extend(replay_on_a_busy_machine(name, scenario));
     }
     println!("{} scenarios, {steps} steps replayed", scenarios.len() - NOT_REPLAYED.len());
     assert!(complaints.is_empty(), "{}", complaints.join("\n"));
@@ -71,7 +75,7 @@ fn a_changed_outcome_or_window_is_noticed() {
     };
     let right = serde_json::json!({"err": {"kind": "OSError", "errno": 107}});
     let window = serde_json::json!([0, 10_000]);
-    assert_eq!(replay(&scenario(right.clone(), window.clone())), Vec::<String>::new());
+    assert!(replay(&scenario(right.clone(), window.clone())).is_empty());
     for wrong in [
         serde_json::json!({"err": {"kind": "OSError", "errno": 9}}),
         serde_json::json!({"err": {"kind": "BrokenPipeError", "errno": 107}}),
@@ -79,12 +83,35 @@ fn a_changed_outcome_or_window_is_noticed() {
     ] {
         assert_eq!(replay(&scenario(wrong, window.clone())).len(), 1);
     }
-    assert_eq!(replay(&scenario(right, serde_json::json!([10_000, 20_000]))).len(), 1);
+    let early = replay(&scenario(right.clone(), serde_json::json!([10_000, 20_000])));
+    let late = replay(&scenario(right, serde_json::json!([0, 0])));
+    assert_eq!((early.len(), early[0].late), (1, false));
+    assert_eq!((late.len(), late[0].late), (1, true));
 }
 
-/// The complaints about one scenario. A scenario that hangs ends the test, since nothing can end
-/// the blocked call.
-fn replay_within_limit(name: &str, scenario: &Json) -> Vec<String> {
+/// The complaints about one scenario, which is played again if it was merely late.
+fn replay_on_a_busy_machine(name: &str, scenario: &Json) -> Vec<String> {
+    for attempt in 1.. {
+        let complaints = replay_within_limit(name, scenario);
+        let merely_late = complaints.iter().all(|complaint| complaint.late);
+        if complaints.is_empty() || !merely_late || attempt == ATTEMPTS {
+            return complaints.into_iter().map(|complaint| complaint.text).collect();
+        }
+        let first = &complaints[0].text;
+        println!("late in attempt {attempt} of {ATTEMPTS}, played again: {first}");
+    }
+    unreachable!("the last attempt returns")
+}
+
+/// What is wrong with one step.
+struct Complaint {
+    text: String,
+    /// Everything is right but that it took too long.
+    late: bool,
+}
+
+/// Plays a scenario once. One that hangs ends the test, since nothing can end the blocked call.
+fn replay_within_limit(name: &str, scenario: &Json) -> Vec<Complaint> {
     let (report, result) = mpsc::channel();
     let scenario = scenario.clone();
     let main_line = std::thread::spawn(move || {
@@ -101,23 +128,24 @@ fn replay_within_limit(name: &str, scenario: &Json) -> Vec<String> {
     }
 }
 
-fn replay(scenario: &Json) -> Vec<String> {
+fn replay(scenario: &Json) -> Vec<Complaint> {
     let name = scenario["name"].as_str().expect("a name");
     let steps = scenario["steps"].as_array().expect("a list of steps");
     let stretch = if name == NOT_STRETCHED { 1.0 } else { STRETCH };
     let (world, played) = play(steps);
     let mut complaints = Vec::new();
     for (index, (step, played)) in steps.iter().zip(&played).enumerate() {
-        let mut complain = |what: String| {
-            complaints.push(format!("{name}, step {index} ({}): {what}", without_outcome(step)));
+        let mut complain = |late, what: String| {
+            let text = format!("{name}, step {index} ({}): {what}", without_outcome(step));
+            complaints.push(Complaint { text, late });
         };
         if !outcome_matches(&step["out"], played, &world) {
-            complain(format!("wanted {}, got {}", step["out"], describe(played, &world)));
+            complain(false, format!("wanted {}, got {}", step["out"], describe(played, &world)));
         }
         if let (Some(least), Some(most)) = (step["ms"][0].as_f64(), step["ms"][1].as_f64()) {
             let took = played.elapsed.as_secs_f64() * 1000.0;
             if took < least || took > most * stretch {
-                complain(format!("took {took:.1} ms, not {least} to {most}"));
+                complain(took > most, format!("took {took:.1} ms, not {least} to {most}"));
             }
         }
     }
