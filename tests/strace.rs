@@ -8,7 +8,7 @@
 //! Three traps: an injected error *skips* the call, so a failed `close` leaks the descriptor by the
 //! injection's own fault; a faked "would block" would strand a healthy socket, so EAGAIN is
 //! injected nowhere but into `getrandom`; and a tracer that leaves in the middle of an injected
-//! call turns its error into ENOSYS, so the traffic stops before the tracer goes.
+//! call turns its error into ENOSYS, so calls stop failing, or being made, before the tracer goes.
 #![allow(clippy::unwrap_used)] // clippy knows tests by their attribute, and these have hands.
 
 mod common;
@@ -65,6 +65,7 @@ const MATRIX: [(&str, &[&str]); 9] = [
 enum Schedule {
     First,
     Third,
+    /// The first and the seventh after it.
     EverySeventh,
     /// Each call, for as long as the cell lasts.
     Always,
@@ -94,7 +95,7 @@ impl Cell {
         match self.schedule {
             Schedule::First => "1".to_owned(),
             Schedule::Third => "3".to_owned(),
-            Schedule::EverySeventh => "1+7".to_owned(),
+            Schedule::EverySeventh => "1..8+7".to_owned(),
             Schedule::Always if self.repeats() => format!("1..{}", self.least()),
             Schedule::Always => "1+".to_owned(),
         }
@@ -345,7 +346,7 @@ fn newcomer(address: SocketAddr, number: usize) -> bool {
     stream.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
     let Ok(challenge) = read_challenge(&stream) else { return false };
     let mut answer = digest(&challenge);
-    if number % 3 == 0 {
+    if number.is_multiple_of(3) {
         answer[0] ^= 1;
         let _ = stream.write_all(&[&answer[..], b"not for me"].concat());
         let mut byte = [0];
