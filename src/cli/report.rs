@@ -38,6 +38,8 @@ pub(super) fn counters(stats: &Stats) -> String {
     for (what, number) in [
         (", undelivered", stats.bytes_undelivered),
         ("; turned away", stats.shed),
+        ("; refused as suspect", stats.refused_suspects),
+        ("; refused over their share", stats.refused_over_share),
         ("; open", stats.connections as u64),
         (", of them unauthenticated", stats.unauthenticated as u64),
     ] {

@@ -54,6 +54,24 @@ impl CloseReason {
         Self::SetupFailed,
     ];
 
+    /// Whether it was the server's own affair and says nothing about the peer.
+    pub const fn is_ours(self) -> bool {
+        match self {
+            Self::Drained | Self::DrainTimeout | Self::Stopped | Self::SetupFailed => true,
+            Self::PeerFinished
+            | Self::Rejected
+            | Self::AuthAbandoned
+            | Self::AuthTimeout
+            | Self::IdleTimeout
+            | Self::SendTimeout
+            | Self::Reset
+            | Self::TransportError
+            | Self::HandlerClosed
+            | Self::AnswerTooLong
+            | Self::Evicted => false,
+        }
+    }
+
     /// The reason in a few words, for logs and summaries.
     pub const fn as_str(self) -> &'static str {
         match self {

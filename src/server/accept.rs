@@ -1,9 +1,8 @@
-use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 
-use super::slots::Slots;
-use super::{Close, ConnId, Kernel, Limits, Ready, Server, Token};
+use super::admission::{Refusal, Source};
+use super::{Close, Kernel, Ready, Server, Token};
 use crate::auth::Challenge;
 use crate::proto::{CloseReason, Connection, Handler};
 use crate::python::Monotonic;
@@ -17,8 +16,6 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
 
     /// Takes clients in until nobody waits, this turn's number is reached, or there is no room.
     pub(super) fn accept(&mut self) -> io::Result<()> {
-        // The list of strangers is tidied as it grows, also when its limit is never reached.
-        let _ = self.strangers.oldest(&self.slots);
         let mut left = self.limits.accepts_per_turn;
         for offset in 0..self.doors.len() {
             // Each turn begins at another door, so that a busy address cannot starve the others.
@@ -27,16 +24,20 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
             let mut errors_in_a_row = 0;
             while self.doors[index].waiting && left > 0 && !self.rest.holds(self.now) {
                 left -= 1;
-                if !self.has_room() {
+                if self.slots.len() >= self.limits.connections {
                     self.cannot_accept(index, None);
+                    continue;
+                }
+                if let Some(until) = self.strangers_need_until() {
+                    self.pause(None);
+                    self.rest.begin_until(until);
                     continue;
                 }
                 match self.kernel.accept(&mut self.doors[index].listener) {
                     Ok((stream, peer)) => {
                         errors_in_a_row = 0;
                         self.rest.end();
-                        self.evict_for_one_more();
-                        self.open(stream, peer);
+                        self.admit(stream, peer);
                     }
                     Err(error) => match classify(&error) {
                         AcceptError::Drained => self.doors[index].waiting = false,
@@ -56,24 +57,33 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         Ok(())
     }
 
-    /// Whether there is a place for one more, if need be that of the oldest stranger.
-    fn has_room(&mut self) -> bool {
-        self.slots.len() < self.limits.connections
-            && (self.strangers.count < self.limits.unauthenticated || self.evictable().is_some())
-    }
-
-    fn evictable(&mut self) -> Option<ConnId> {
-        let (id, since) = self.strangers.oldest(&self.slots)?;
-        (self.now.since(since) >= self.limits.eviction_age).then_some(id)
-    }
-
-    /// Only once somebody has come: that nobody waits is known no sooner than `accept` says so.
-    fn evict_for_one_more(&mut self) {
-        if self.strangers.count >= self.limits.unauthenticated
-            && let Some(id) = self.evictable()
-        {
-            self.abort(id, CloseReason::Evicted);
+    /// When the oldest stranger has had its time, if there is no room for another until then.
+    ///
+    /// Nobody is turned away meanwhile, because this cannot last: whoever waits will be served.
+    fn strangers_need_until(&mut self) -> Option<Monotonic> {
+        if self.strangers.len() < self.limits.unauthenticated {
+            return None;
         }
+        let (_, since) = self.strangers.oldest().expect("there are as many as there may be");
+        Some(since.saturating_add(self.limits.eviction_age)).filter(|until| *until > self.now)
+    }
+
+    /// Gives a client a challenge, unless its source is to have no more of them now.
+    fn admit(&mut self, stream: K::Stream, peer: Option<SocketAddr>) {
+        let source = Source::of(peer, &self.limits);
+        if let Err(refusal) = self.strangers.judge(source, &self.limits, self.now) {
+            match refusal {
+                Refusal::Suspect => self.stats.refused_suspects += 1,
+                Refusal::Share => self.stats.refused_over_share += 1,
+            }
+            return self.kernel.close(stream, Close::Orderly);
+        }
+        if self.strangers.len() >= self.limits.unauthenticated
+            && let Some((oldest, _)) = self.strangers.oldest()
+        {
+            self.abort(oldest, CloseReason::Evicted);
+        }
+        self.open(stream, peer, source);
     }
 
     /// Rests; and if the last rest did not help, turns a few clients away, who would otherwise
@@ -90,15 +100,19 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
                 }
             }
         } else {
-            self.stats.accept_pauses += 1;
-            if let Some(observer) = &mut self.observer {
-                observer.accept_paused(error);
-            }
+            self.pause(error);
         }
-        self.rest.begin(&self.limits, self.now);
+        self.rest.begin_until(self.now.saturating_add(self.limits.accept_retry));
     }
 
-    fn open(&mut self, stream: K::Stream, peer: Option<SocketAddr>) {
+    fn pause(&mut self, cause: Option<&io::Error>) {
+        self.stats.accept_pauses += 1;
+        if let Some(observer) = &mut self.observer {
+            observer.accept_paused(cause);
+        }
+    }
+
+    fn open(&mut self, stream: K::Stream, peer: Option<SocketAddr>, source: Option<Source>) {
         let mut random = [0; Challenge::LEN];
         if self.kernel.fill_random(&mut random).is_err() {
             self.stats.accepted += 1;
@@ -109,7 +123,7 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         let connection = Connection::new(&self.config, challenge, self.handler.clone(), self.now);
         // A new socket has room for a challenge; whether anything came is for an event to say.
         let id = self.slots.insert(stream, connection, Ready::WRITABLE);
-        self.strangers.add(id, self.now);
+        self.strangers.add(id, source, self.now);
         self.stats.accepted += 1;
         self.stats.peak_connections = self.stats.peak_connections.max(self.slots.len());
         if let Some(observer) = &mut self.observer {
@@ -175,8 +189,8 @@ impl Rest {
         self.until.is_some_and(|until| now >= until)
     }
 
-    pub(super) fn begin(&mut self, limits: &Limits, now: Monotonic) {
-        self.until = Some(now.saturating_add(limits.accept_retry));
+    pub(super) fn begin_until(&mut self, until: Monotonic) {
+        self.until = Some(until);
     }
 
     /// A place or a descriptor came free: no reason to wait any longer.
@@ -186,40 +200,6 @@ impl Rest {
 
     pub(super) fn until(&self) -> Option<Monotonic> {
         self.until
-    }
-}
-
-/// The connections that have not authenticated, oldest first.
-///
-/// Those that have moved on are forgotten when they come to the front, so nobody pays for leaving;
-/// the authentication deadline bounds how many there can be.
-#[derive(Debug, Default)]
-pub(super) struct Strangers {
-    by_age: VecDeque<(ConnId, Monotonic)>,
-    pub(super) count: usize,
-}
-
-impl Strangers {
-    pub(super) fn add(&mut self, id: ConnId, now: Monotonic) {
-        self.by_age.push_back((id, now));
-        self.count += 1;
-    }
-
-    /// The oldest, and when it came.
-    pub(super) fn oldest<S, H: Handler>(
-        &mut self,
-        slots: &Slots<S, H>,
-    ) -> Option<(ConnId, Monotonic)> {
-        while let Some((id, since)) = self.by_age.front() {
-            if slots.get(*id).is_some_and(|slot| !slot.connection.has_authenticated()) {
-                return Some((*id, *since));
-            }
-            self.by_age.pop_front();
-        }
-        if self.by_age.capacity() > 1024 {
-            self.by_age.shrink_to(64);
-        }
-        None
     }
 }
 

@@ -41,12 +41,15 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
                 }
             }
         }
-        assert_eq!(strangers, self.strangers.count, "strangers");
+        assert_eq!(strangers, self.strangers.len(), "strangers");
+        self.strangers.assert_consistent(|id| {
+            self.slots.get(id).is_some_and(|slot| !slot.connection.has_authenticated())
+        });
         assert_eq!(armed, self.timers.armed(), "armed deadlines");
         let in_queue = self.run_queue.iter().filter(|id| self.slots.get(**id).is_some()).count();
         assert_eq!(queued, in_queue, "queued connections");
         assert!(self.slots.len() <= self.limits.connections, "more connections than allowed");
-        assert!(self.strangers.count <= self.limits.unauthenticated, "too many strangers");
+        assert!(self.strangers.len() <= self.limits.unauthenticated, "too many strangers");
         let open = self.stats.accepted - self.stats.closed_in_all();
         assert_eq!(self.slots.len() as u64, open, "invariant 9: one reason for each connection");
     }

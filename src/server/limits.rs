@@ -15,6 +15,17 @@ pub struct Limits {
     /// The age from which an unauthenticated connection may be evicted: 1 s, ten times what an
     /// honest client needs over a slow line.
     pub eviction_age: Duration,
+    /// Of the unauthenticated, how many may come from one source (an IPv4 address, an IPv6 /64)
+    /// once half of the places are taken. By default an eighth of them: a crowd behind one address
+    /// that reconnects is a few hundred, and eight senders are needed to fill all places.
+    pub unauthenticated_per_source: Option<usize>,
+    /// How long a source whose connection failed to authenticate is refused while half of the
+    /// places or more are taken: 60 s, and at most twice that. It is refused nothing otherwise, so
+    /// that a client with a wrong key, or a probe, is not punished on a quiet day.
+    pub suspicion: Duration,
+    /// Whether clients on this machine are never refused for where they come from. True by
+    /// default: all of them would be one source.
+    pub trust_loopback: bool,
     /// Connections accepted in one turn: 64, so that a storm of them delays an echo by less than
     /// a millisecond.
     pub accepts_per_turn: usize,
@@ -58,10 +69,14 @@ impl Limits {
 
     /// The defaults for at most this many connections.
     pub fn for_connections(connections: usize) -> Self {
+        let unauthenticated = (connections / 4).max(256).min(connections);
         Self {
             connections,
-            unauthenticated: (connections / 4).max(256).min(connections),
+            unauthenticated,
             eviction_age: Duration::from_secs(1),
+            unauthenticated_per_source: Some(unauthenticated.div_ceil(8)),
+            suspicion: Duration::from_secs(60),
+            trust_loopback: true,
             accepts_per_turn: 64,
             accept_retry: Duration::from_millis(100),
             shed_per_retry: 5,

@@ -8,6 +8,7 @@
 //! Start reading at [`Server::turn`].
 
 mod accept;
+mod admission;
 mod builder;
 mod check;
 mod handle;
@@ -26,7 +27,8 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use accept::{Door, Rest, Strangers};
+use accept::{Door, Rest};
+use admission::Strangers;
 use handle::{Command, Inbox};
 use slots::{Slot, Slots};
 use timers::Step;
@@ -151,7 +153,7 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
     pub fn stats(&self) -> Stats {
         let mut stats = self.stats.clone();
         stats.connections = self.slots.len();
-        stats.unauthenticated = self.strangers.count;
+        stats.unauthenticated = self.strangers.len();
         stats
     }
 
@@ -283,7 +285,7 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
     }
 
     fn authenticated(&mut self, id: ConnId) {
-        self.strangers.count -= 1;
+        self.strangers.remove(id);
         self.stats.authenticated += 1;
         self.rest.end();
         if let Some(observer) = &mut self.observer {
@@ -302,7 +304,11 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         self.timers.disarm(&mut self.slots, id.index);
         let slot = self.slots.remove(id);
         if !slot.connection.has_authenticated() {
-            self.strangers.count -= 1;
+            if reason.is_ours() {
+                self.strangers.remove(id);
+            } else {
+                self.strangers.remove_failed(id, &self.limits, self.now);
+            }
         }
         let undelivered = slot.connection.undelivered();
         let how = if undelivered > 0 { Close::Reset } else { Close::Orderly };

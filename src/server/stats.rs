@@ -23,6 +23,10 @@ pub struct Stats {
     pub bytes_undelivered: u64,
     /// Clients turned away because there was no room.
     pub shed: u64,
+    /// Clients refused because their source had failed to authenticate lately.
+    pub refused_suspects: u64,
+    /// Clients refused because their source had its share of unauthenticated connections.
+    pub refused_over_share: u64,
     /// Errors of `accept` that concerned one client and were passed over.
     pub accept_errors: u64,
     /// How often accepting had to rest: out of room or out of descriptors.

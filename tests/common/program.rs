@@ -106,6 +106,10 @@ impl Running {
         Self { child, stdout, lines, said: String::new() }
     }
 
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     pub fn signal(&self, signal: Signal) {
         let pid = Pid::from_child(&self.child);
         kill_process(pid, signal).expect("it was not waited for yet");

@@ -1,0 +1,288 @@
+//! Who may wait for authentication, and who makes room.
+//!
+//! A connection that has not authenticated is a *stranger*. Strangers cost their sender nothing,
+//! so how many there may be is limited, and the limit must not become a way to lock honest
+//! clients out. An honest one is done after a round trip; those who merely fill places stay. So:
+//!
+//! - below half of the limit everybody is admitted;
+//! - from there on a source that failed lately, or that already holds its share, is refused: the
+//!   upper half is for those who gave no cause. Nobody is dropped by lot, as sshd does it, for
+//!   that would refuse honest clients in proportion to the flood;
+//! - at the limit the oldest stranger makes room, if it had time enough to answer, and that counts
+//!   as a failure of its source. So a flood from sources that are new makes them known.
+//!
+//! Everything here is O(1) for each connection (amortised, where lists are tidied), and bounded by
+//! the number of strangers and a fixed number of remembered sources.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::net::{IpAddr, SocketAddr};
+
+use super::{ConnId, Limits};
+use crate::python::Monotonic;
+
+/// Where a connection comes from, as far as one sender can be told from another: an IPv4 address,
+/// or the /64 of an IPv6 address, within which a sender chooses freely.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Source(u64);
+
+impl Source {
+    /// The source of a peer, unless it is unknown or is not to be judged.
+    pub(super) fn of(peer: Option<SocketAddr>, limits: &Limits) -> Option<Self> {
+        // An IPv4 client of an IPv6 listener is an IPv4 client.
+        let ip = peer?.ip().to_canonical();
+        if ip.is_loopback() && limits.trust_loopback {
+            return None;
+        }
+        Some(match ip {
+            // All of ::/8 is reserved, so no IPv6 source can be taken for one of these.
+            IpAddr::V4(ip) => Self(u64::from(ip.to_bits())),
+            #[allow(clippy::cast_possible_truncation)] // Shifted by half of it.
+            IpAddr::V6(ip) => Self((ip.to_bits() >> 64) as u64),
+        })
+    }
+}
+
+/// Why a client was closed before it was given a challenge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Refusal {
+    /// Its source failed lately.
+    Suspect,
+    /// Its source has as many strangers as it may.
+    Share,
+}
+
+/// The connections that have not authenticated, and what is known of their sources.
+#[derive(Debug, Default)]
+pub(super) struct Strangers {
+    present: HashMap<ConnId, Option<Source>>,
+    /// Oldest first. Those that have moved on stay until they come to the front or the list is
+    /// tidied, so that nobody pays for leaving.
+    by_age: VecDeque<(ConnId, Monotonic)>,
+    /// Strangers of each source that has any.
+    by_source: HashMap<Source, usize>,
+    suspects: Suspects,
+}
+
+impl Strangers {
+    pub(super) fn len(&self) -> usize {
+        self.present.len()
+    }
+
+    /// Whether one more from this source may come in, if need be in another's place.
+    pub(super) fn judge(
+        &mut self,
+        source: Option<Source>,
+        limits: &Limits,
+        now: Monotonic,
+    ) -> Result<(), Refusal> {
+        let Some(source) = source.filter(|_| self.len() >= limits.unauthenticated / 2) else {
+            return Ok(());
+        };
+        if self.suspects.has(source, limits, now) {
+            return Err(Refusal::Suspect);
+        }
+        let held = self.by_source.get(&source).copied().unwrap_or(0);
+        if limits.unauthenticated_per_source.is_some_and(|share| held >= share) {
+            return Err(Refusal::Share);
+        }
+        Ok(())
+    }
+
+    pub(super) fn add(&mut self, id: ConnId, source: Option<Source>, now: Monotonic) {
+        if self.by_age.len() >= 2 * self.len() + TIDY_FROM {
+            self.by_age.retain(|(id, _)| self.present.contains_key(id));
+            self.by_age.shrink_to(2 * self.len() + TIDY_FROM);
+        }
+        self.present.insert(id, source);
+        self.by_age.push_back((id, now));
+        if let Some(source) = source {
+            *self.by_source.entry(source).or_default() += 1;
+        }
+    }
+
+    /// It has authenticated, or it ended in a way that says nothing about its source.
+    pub(super) fn remove(&mut self, id: ConnId) -> Option<Source> {
+        let source = self.present.remove(&id).expect("a stranger is removed once")?;
+        let held = self.by_source.get_mut(&source).expect("it was counted when it came");
+        *held -= 1;
+        if *held == 0 {
+            self.by_source.remove(&source);
+        }
+        Some(source)
+    }
+
+    /// It ended without having authenticated, and that was not our doing.
+    pub(super) fn remove_failed(&mut self, id: ConnId, limits: &Limits, now: Monotonic) {
+        if let Some(source) = self.remove(id) {
+            self.suspects.add(source, limits, now);
+        }
+    }
+
+    /// The oldest, and when it came.
+    pub(super) fn oldest(&mut self) -> Option<(ConnId, Monotonic)> {
+        while let Some((id, since)) = self.by_age.front() {
+            if self.present.contains_key(id) {
+                return Some((*id, *since));
+            }
+            self.by_age.pop_front();
+        }
+        None
+    }
+
+    /// Holds the books against each other.
+    ///
+    /// # Panics
+    /// If they disagree.
+    pub(super) fn assert_consistent(&self, is_stranger: impl Fn(ConnId) -> bool) {
+        assert!(self.present.keys().all(|id| is_stranger(*id)), "one who is none is listed");
+        let with_source = self.present.values().flatten().count();
+        assert_eq!(with_source, self.by_source.values().sum(), "strangers by source");
+        assert!(self.by_age.len() >= self.len(), "a stranger has no age");
+    }
+}
+
+/// Entries of those who have left, beyond as many as there are strangers, that are not worth the
+/// tidying.
+const TIDY_FROM: usize = 1024;
+
+/// The sources that failed lately, in two halves: what is in the older one is forgotten when the
+/// newer one has been filled for [`Limits::suspicion`], or has no more room. So a suspicion lasts
+/// once to twice that long, and neither needs a deadline of its own.
+#[derive(Debug, Default)]
+struct Suspects {
+    newer: HashSet<Source>,
+    older: HashSet<Source>,
+    /// When the newer half was begun.
+    since: Monotonic,
+}
+
+/// Suspects in one half; the two take a megabyte or two at the most.
+const SUSPECTS: usize = 32_768;
+
+impl Suspects {
+    fn has(&mut self, source: Source, limits: &Limits, now: Monotonic) -> bool {
+        self.forget(limits, now);
+        self.newer.contains(&source) || self.older.contains(&source)
+    }
+
+    fn add(&mut self, source: Source, limits: &Limits, now: Monotonic) {
+        self.forget(limits, now);
+        if self.newer.len() == SUSPECTS {
+            self.turn_over(now);
+        }
+        self.newer.insert(source);
+    }
+
+    fn forget(&mut self, limits: &Limits, now: Monotonic) {
+        let age = now.since(self.since);
+        if age >= limits.suspicion.saturating_mul(2) {
+            *self = Self { since: now, ..Self::default() };
+        } else if age >= limits.suspicion {
+            self.turn_over(self.since.saturating_add(limits.suspicion));
+        }
+    }
+
+    fn turn_over(&mut self, since: Monotonic) {
+        self.older = std::mem::take(&mut self.newer);
+        self.since = since;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::server::{Target, Token};
+
+    /// Ten strangers at most, of them three from one source.
+    fn limits() -> Limits {
+        Limits {
+            unauthenticated: 10,
+            unauthenticated_per_source: Some(3),
+            trust_loopback: false,
+            ..Limits::for_connections(100)
+        }
+    }
+
+    fn id(number: u32) -> ConnId {
+        match Token(number as usize).target() {
+            Target::Connection(id) => id,
+            other => panic!("{number} is the token of {other:?}"),
+        }
+    }
+
+    fn source(address: &str) -> Option<Source> {
+        Source::of(Some(SocketAddr::new(address.parse().unwrap(), 1)), &limits())
+    }
+
+    fn at(seconds: u64) -> Monotonic {
+        Monotonic::ZERO.saturating_add(Duration::from_secs(seconds))
+    }
+
+    #[test]
+    fn sources_are_what_one_sender_cannot_choose_freely() {
+        assert_ne!(source("10.0.0.1"), source("10.0.0.2"));
+        assert_eq!(source("10.0.0.1"), source("::ffff:10.0.0.1"));
+        assert_eq!(source("2001:db8:1:2::1"), source("2001:db8:1:2:ffff::9"));
+        assert_ne!(source("2001:db8:1:2::1"), source("2001:db8:1:3::1"));
+        let trusting = Limits { trust_loopback: true, ..limits() };
+        for (address, judged) in [("127.9.9.9", false), ("::1", false), ("10.0.0.1", true)] {
+            let peer = SocketAddr::new(address.parse().unwrap(), 1);
+            assert_eq!(Source::of(Some(peer), &trusting).is_some(), judged, "{address}");
+        }
+        assert_eq!(Source::of(None, &limits()), None, "a peer that is already gone");
+    }
+
+    #[test]
+    fn the_upper_half_is_for_those_who_gave_no_cause() {
+        let (limits, mut strangers) = (limits(), Strangers::default());
+        let [crowd, failed, clean] = ["10.0.0.1", "10.0.0.2", "10.0.0.3"].map(source);
+        strangers.add(id(0), failed, at(0));
+        strangers.remove_failed(id(0), &limits, at(0));
+        for number in 0..5 {
+            for source in [crowd, failed, clean] {
+                assert_eq!(strangers.judge(source, &limits, at(1)), Ok(()), "{number} strangers");
+            }
+            strangers.add(id(number), crowd, at(1));
+        }
+        assert_eq!(strangers.judge(crowd, &limits, at(1)), Err(Refusal::Share));
+        assert_eq!(strangers.judge(failed, &limits, at(1)), Err(Refusal::Suspect));
+        assert_eq!(strangers.judge(clean, &limits, at(1)), Ok(()));
+        assert_eq!(strangers.judge(None, &limits, at(1)), Ok(()), "not to be judged");
+        // Whoever authenticates leaves a place behind, and no bad name.
+        for number in 0..3 {
+            assert_eq!(strangers.remove(id(number)), crowd);
+            strangers.add(id(10 + number), clean, at(1));
+        }
+        assert_eq!(strangers.judge(crowd, &limits, at(1)), Ok(()));
+    }
+
+    #[test]
+    fn suspicion_passes_and_its_memory_is_bounded() {
+        let (limits, mut suspects) = (limits(), Suspects::default());
+        let [one, other] = [Source(1), Source(2)];
+        suspects.add(one, &limits, at(100));
+        assert!(suspects.has(one, &limits, at(159)));
+        suspects.add(other, &limits, at(159));
+        assert!(suspects.has(other, &limits, at(218)));
+        assert!(!suspects.has(one, &limits, at(220)) && !suspects.has(other, &limits, at(400)));
+        for number in 0..3 * SUSPECTS as u64 {
+            suspects.add(Source(number), &limits, at(400));
+        }
+        assert_eq!(suspects.newer.len() + suspects.older.len(), 2 * SUSPECTS);
+        assert!(suspects.has(Source(3 * SUSPECTS as u64 - 1), &limits, at(400)));
+    }
+
+    #[test]
+    fn one_silent_stranger_does_not_keep_the_names_of_all_who_came_after() {
+        let mut strangers = Strangers::default();
+        strangers.add(id(0), None, at(0));
+        for number in 1..100_000 {
+            strangers.add(id(number), None, at(1));
+            strangers.remove(id(number));
+        }
+        assert_eq!(strangers.oldest(), Some((id(0), at(0))));
+        assert!(strangers.by_age.len() <= 2 + TIDY_FROM, "{}", strangers.by_age.len());
+    }
+}
