@@ -138,6 +138,7 @@ impl Kernel for SimKernel {
         let result = if let Some(errno) = socket.take_error() {
             Err(io::Error::from_raw_os_error(errno))
         } else if socket.failure.is_some() {
+            socket.ledger.failed = true;
             Err(ErrorKind::BrokenPipe.into())
         } else {
             let n = socket.to_client.push(&data[..part]);
@@ -312,6 +313,7 @@ impl SimKernel {
         self.fault(self.faults.interrupted, libc::EINTR)?;
         // The socket is of no use afterwards, however well it is: the loop is to close it.
         self.fault(self.faults.broken_call, libc::ENOBUFS)
+            .inspect_err(|_| self.sockets[index].ledger.failed = true)
     }
 
     fn fail_to_accept(&mut self) -> io::Result<()> {

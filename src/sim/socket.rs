@@ -55,6 +55,8 @@ pub struct Ledger {
     pub shut_down_at: Option<Monotonic>,
     /// When and how it closed.
     pub closed: Option<(Monotonic, Close)>,
+    /// Whether a call of the server's failed for good.
+    pub failed: bool,
     /// Whether the network ended it.
     pub severed: bool,
     /// The greatest lead of bytes received over bytes sent with which it asked for more, before
@@ -118,6 +120,7 @@ impl Socket {
     pub(super) fn take_error(&mut self) -> Option<i32> {
         let failure = self.failure.as_mut().filter(|failure| !failure.reported)?;
         failure.reported = true;
+        self.ledger.failed = true;
         Some(failure.errno)
     }
 

@@ -155,6 +155,14 @@ impl Judge {
                 assert_eq!(owed, 0, "{id} ended before it had everything");
                 now
             }
+            CloseReason::Reset | CloseReason::TransportError => {
+                assert!(ledger.failed, "{id}: {reason}, and no call failed");
+                now
+            }
+            CloseReason::IdleTimeout => {
+                assert!(ledger.shut_down_at.is_some(), "{id} was not half-closed");
+                now
+            }
             _ => now,
         };
         assert!(due <= now, "{id}: {reason} at {now:?}, and it was due at {due:?}");
