@@ -14,7 +14,9 @@ pub struct Client {
     pub sent: Vec<u8>,
     pub got: Vec<u8>,
     pub input_left: usize,
-    pub was_urgent: bool,
+    /// One `recv` may not get all that it sent: there was an urgent mark, or the window is
+    /// smaller than a digest.
+    pub piecemeal: bool,
     pub fate: Fate,
     pub seen: Option<Seen>,
 }
@@ -37,7 +39,7 @@ impl Client {
             sent: Vec::new(),
             got: Vec::new(),
             input_left,
-            was_urgent: false,
+            piecemeal: false,
             fate: Fate::Present,
             seen: None,
         }

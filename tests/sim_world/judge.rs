@@ -132,7 +132,7 @@ impl Judge {
                 let asked = ledger.sent >= CHALLENGE && self.last_look_is_whole;
                 let there = ledger.received + kernel.unread(client.end) as u64;
                 assert!(
-                    !asked || client.was_urgent || there < DIGEST,
+                    !asked || client.piecemeal || there < DIGEST,
                     "{id} timed out with its digest in the kernel"
                 );
                 accepted.saturating_add(self.config.auth_timeout.expect("there is one"))

@@ -113,7 +113,7 @@ impl World {
                 client.fate = Fate::Gone;
             }
             2 => {
-                client.was_urgent |=
+                client.piecemeal |=
                     client.fate == Fate::Present && kernel.client_send_urgent(client.end);
             }
             3..=9 => {
@@ -131,7 +131,8 @@ impl World {
         let mut capacity = || 1 + self.random.below(200);
         let (to_server, to_client, window) = (capacity(), capacity().max(32), capacity());
         let end = self.server.kernel_mut().connect(to_server, to_client, window);
-        let client = Client::new(end, self.random.chance(850), self.random.below(600));
+        let mut client = Client::new(end, self.random.chance(850), self.random.below(600));
+        client.piecemeal = to_server.min(window) < 16;
         self.clients.push(client);
     }
 
