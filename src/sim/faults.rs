@@ -1,24 +1,36 @@
 /// How often a simulated kernel misbehaves, each in thousandths of the occasions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Faults {
-    /// An event for a socket that is not ready.
+    /// An event for a socket or a listener that is not ready.
     pub spurious_event: u32,
     /// An event that comes twice.
     pub repeated_event: u32,
     /// An event that comes a poll later, and behind others.
     pub delayed_event: u32,
+    /// An event that comes in two parts, one now and one later.
+    pub split_event: u32,
+    /// An event that overtakes others.
+    pub overtaking_event: u32,
     /// An event for a socket that is closed.
     pub stale_event: u32,
+    /// Bytes and ends that arrive in pieces, also between two calls of one turn.
+    pub late_arrival: u32,
     /// A `send` that takes less than there is room for.
     pub partial_write: u32,
-    /// EINTR from `recv` and `send`.
+    /// EINTR from `recv` and `send`, and a poll that returns before its time.
     pub interrupted: u32,
-    /// An error of `accept`, of either kind.
+    /// An error of `recv` or `send` after which the connection is of no use.
+    pub broken_call: u32,
+    /// A connection that the network resets, times out or makes unreachable, at any call.
+    pub network_failure: u32,
+    /// An error of `accept`, of any class but the fatal one.
     pub accept_error: u32,
     /// A registration that fails.
     pub register_error: u32,
     /// A random source that fails.
     pub random_error: u32,
+    /// A clock that jumps ahead: the process was stopped, the machine slept.
+    pub clock_jump: u32,
     /// How many connections there are descriptors for.
     pub descriptors: usize,
 }
@@ -33,12 +45,18 @@ impl Faults {
             spurious_event: 0,
             repeated_event: 0,
             delayed_event: 0,
+            split_event: 0,
+            overtaking_event: 0,
             stale_event: 0,
+            late_arrival: 0,
             partial_write: 0,
             interrupted: 0,
+            broken_call: 0,
+            network_failure: 0,
             accept_error: 0,
             register_error: 0,
             random_error: 0,
+            clock_jump: 0,
             descriptors: usize::MAX,
         }
     }
@@ -54,12 +72,18 @@ impl Faults {
             spurious_event: often(300),
             repeated_event: often(300),
             delayed_event: often(700),
+            split_event: often(700),
+            overtaking_event: often(700),
             stale_event: often(300),
+            late_arrival: often(900),
             partial_write: often(900),
             interrupted: often(300),
+            broken_call: often(5),
+            network_failure: often(5),
             accept_error: often(500),
             register_error: often(100),
             random_error: often(100),
+            clock_jump: often(20),
             descriptors: match often(2) {
                 0 => usize::MAX,
                 _ => 1 + often(8) as usize,
@@ -70,19 +94,39 @@ impl Faults {
 
 /// SplitMix64 (Steele, Lea and Flood, 2014): a small generator whose sequence will never change
 /// under a seed that somebody wrote down. For simulation, not for secrets.
+///
+/// It may begin with a tape of choices that somebody else made, a fuzzer for example.
 #[derive(Clone, Debug)]
-pub struct SplitMix(u64);
+pub struct SplitMix {
+    state: u64,
+    /// In reverse.
+    tape: Vec<u16>,
+}
 
 impl SplitMix {
     /// The sequence of this seed.
     pub const fn new(seed: u64) -> Self {
-        Self(seed)
+        Self { state: seed, tape: Vec::new() }
+    }
+
+    /// One number for every two of these bytes, then the sequence of the seed zero.
+    pub fn from_tape(bytes: &[u8]) -> Self {
+        let words = bytes.chunks_exact(2).map(|pair| u16::from_le_bytes([pair[0], pair[1]]));
+        Self { state: 0, tape: words.rev().collect() }
+    }
+
+    /// Whether all that comes is the seed's.
+    pub fn tape_is_over(&self) -> bool {
+        self.tape.is_empty()
     }
 
     /// The next 64 bits.
-    pub const fn next_u64(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
+    pub fn next_u64(&mut self) -> u64 {
+        if let Some(word) = self.tape.pop() {
+            return word.into();
+        }
+        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.state;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         z ^ (z >> 31)
@@ -90,12 +134,12 @@ impl SplitMix {
 
     /// A number below `limit`, which must not be zero.
     #[allow(clippy::cast_possible_truncation)] // It is below a usize.
-    pub const fn below(&mut self, limit: usize) -> usize {
+    pub fn below(&mut self, limit: usize) -> usize {
         (self.next_u64() % limit as u64) as usize
     }
 
     /// True in so many thousandths of the cases.
-    pub const fn chance(&mut self, thousandths: u32) -> bool {
+    pub fn chance(&mut self, thousandths: u32) -> bool {
         // No number is spent where nothing is left to chance, so that switching one fault off
         // leaves the rest of a run as it was as far as possible.
         thousandths > 0 && self.below(1000) < thousandths as usize

@@ -1,39 +1,48 @@
 //! A simulated kernel: the event loop's other side, under a virtual clock and one seed.
 //!
 //! [`SimKernel`] answers every call that the loop makes, over byte queues instead of sockets, and
-//! lets a test play the clients. What it does is drawn from its seed, so a failure repeats from
-//! its number alone. It behaves as Linux was observed to behave where that matters:
+//! lets a test play the clients and the network. What it does is drawn from its seed, so a failure
+//! repeats from its number alone. It behaves as Linux was observed to behave where that matters
+//! (`tests/sim_truth.rs` holds it against real sockets):
 //!
 //! - events are edges: an unread remainder gives no further one, data and the end of the stream
 //!   before a read give one together, and an edge carries the state at the time it is fetched;
 //! - a `recv` stops short at an urgent mark, and only there; the urgent byte is not in the stream;
 //! - writability is announced only after a `send` found no room, once a third of the buffer is
 //!   free;
-//! - data that came before a reset is received before it, and the reset is reported once;
-//! - a `close()` with unread input resets, which destroys what the peer has not read;
+//! - data that has arrived before a reset is received before it, at either end; the reset is
+//!   reported once; an end of the stream that has arrived stays an end, whatever comes later;
+//! - a `close()` with unread input resets, and so does input that comes after a `close()`; that
+//!   destroys what has not arrived at the peer;
+//! - a client that resets while it is queued is accepted all the same;
 //! - a listener whose `accept` failed stays silent until somebody else connects.
 //!
 //! Beyond that it may do whatever [`Faults`] allow, all of which the loop has to bear.
 
 mod faults;
+mod kernel;
 mod pipe;
+mod socket;
 
 use std::collections::VecDeque;
-use std::io::{self, ErrorKind};
-use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 pub use faults::{Faults, SplitMix};
+pub use kernel::SimStream;
 use pipe::Direction;
+pub use socket::Ledger;
+use socket::{End, Socket};
 
 use crate::python::Monotonic;
-use crate::server::{Close, Kernel, Ready, Token, Wake};
+use crate::server::{ConnId, Token};
 
 /// The kernel below a simulated loop, and the network and the clients beside it.
 pub struct SimKernel {
     clock: Duration,
+    /// What the loop last read from the clock.
+    last_reading: Monotonic,
     random: SplitMix,
     faults: Faults,
     /// How long the next sleep may last before somebody else in the simulation wants to act.
@@ -42,6 +51,8 @@ pub struct SimKernel {
     sockets: Vec<Socket>,
     /// Sockets with an edge that has not been fetched, in order.
     edges: VecDeque<usize>,
+    /// Sockets towards whose server's end something is under way.
+    under_way: VecDeque<usize>,
     listener: Option<Token>,
     listener_edge: bool,
     queue: VecDeque<usize>,
@@ -52,12 +63,11 @@ pub struct SimKernel {
     woken: Arc<AtomicBool>,
     events: u64,
     calls: u64,
+    /// Polls in a row that were forbidden to sleep, without an event or a call that achieved
+    /// anything between them.
+    fruitless: u32,
     trace: Option<Vec<String>>,
 }
-
-/// A server's end of a simulated connection.
-#[derive(Debug)]
-pub struct SimStream(usize);
 
 /// A client's end of a simulated connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -70,30 +80,8 @@ pub enum Seen {
     Nothing,
     /// The end of the stream.
     End,
-    /// A reset. What had not been read is gone.
+    /// A reset. What had not arrived is gone.
     Reset,
-}
-
-/// One connection: two directions, and what epoll knows of the server's end.
-#[derive(Debug)]
-struct Socket {
-    to_server: Direction,
-    to_client: Direction,
-    server_end: End,
-    token: Option<Token>,
-    edge: bool,
-    /// A `send` found no room since writability was last announced.
-    no_space: bool,
-    /// The client reset the connection; `recv` and `send` report it once.
-    reset_by_client: Option<bool>,
-    reset_by_server: bool,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum End {
-    Queued,
-    Open,
-    Closed,
 }
 
 impl SimKernel {
@@ -101,6 +89,7 @@ impl SimKernel {
     pub fn new(seed: u64, faults: Faults) -> Self {
         Self {
             clock: Duration::ZERO,
+            last_reading: Monotonic::ZERO,
             random: SplitMix::new(seed),
             descriptors: faults.descriptors,
             faults,
@@ -108,6 +97,7 @@ impl SimKernel {
             asleep: false,
             sockets: Vec::new(),
             edges: VecDeque::new(),
+            under_way: VecDeque::new(),
             listener: None,
             listener_edge: false,
             queue: VecDeque::new(),
@@ -116,6 +106,7 @@ impl SimKernel {
             woken: Arc::default(),
             events: 0,
             calls: 0,
+            fruitless: 0,
             trace: None,
         }
     }
@@ -154,6 +145,17 @@ impl SimKernel {
         self.asleep
     }
 
+    /// How many polls in a row were forbidden to sleep although nothing happened between them: a
+    /// loop that spins.
+    pub const fn fruitless_polls(&self) -> u32 {
+        self.fruitless
+    }
+
+    /// What the loop last read from the clock.
+    pub const fn last_reading(&self) -> Monotonic {
+        self.last_reading
+    }
+
     /// Connections whose server end is open.
     pub const fn open_streams(&self) -> usize {
         self.open
@@ -169,25 +171,36 @@ impl SimKernel {
         self.events + self.calls
     }
 
+    /// What the server has done with a client's connection so far.
+    pub fn ledger(&self, client: SimClient) -> &Ledger {
+        &self.sockets[client.0].ledger
+    }
+
+    /// How many bytes have arrived at the server's end of a connection that it has not received.
+    pub fn unread(&self, client: SimClient) -> usize {
+        self.sockets[client.0].to_server.unread()
+    }
+
+    /// The client that a loop knows by this name, if its connection was ever registered.
+    pub fn client_named(&self, id: ConnId) -> Option<SimClient> {
+        let name = Some(Token::connection(id));
+        self.sockets.iter().rposition(|socket| socket.ledger.name == name).map(SimClient)
+    }
+
     /// Lets time pass outside of any poll: a process that was stopped, a machine that slept.
     pub fn pass(&mut self, time: Duration) {
         self.clock += time;
         self.note(|| format!("{time:?} pass"));
     }
 
-    /// A client connects; each direction holds this many bytes.
-    pub fn connect(&mut self, to_server: usize, to_client: usize) -> SimClient {
+    /// A client connects. Each direction holds this many bytes, of which at most `window` have
+    /// arrived and are unread.
+    pub fn connect(&mut self, to_server: usize, to_client: usize, window: usize) -> SimClient {
         let index = self.sockets.len();
-        self.sockets.push(Socket {
-            to_server: Direction::new(to_server),
-            to_client: Direction::new(to_client),
-            server_end: End::Queued,
-            token: None,
-            edge: false,
-            no_space: false,
-            reset_by_client: None,
-            reset_by_server: false,
-        });
+        self.sockets.push(Socket::new(
+            Direction::new(to_server, window),
+            Direction::new(to_client, window),
+        ));
         self.queue.push_back(index);
         self.listener_edge = true;
         self.note(|| format!("client {index} connects"));
@@ -197,20 +210,23 @@ impl SimKernel {
     /// A client sends; how many bytes there was room for.
     pub fn client_send(&mut self, client: SimClient, bytes: &[u8]) -> usize {
         let socket = &mut self.sockets[client.0];
-        if socket.server_end == End::Closed {
-            // The server's kernel answers with a reset; nobody reads these bytes.
-            socket.reset_by_server |= !bytes.is_empty();
+        if socket.server_end == End::Closed || socket.failure.is_some() {
+            // Nobody reads these bytes; the server's kernel answers them with a reset.
+            if !bytes.is_empty() {
+                socket.reset_client();
+            }
             return bytes.len();
         }
         let n = socket.to_server.push(bytes);
         if n > 0 {
-            self.raise(client.0);
             self.note(|| format!("client {} sends {n} of {} bytes", client.0, bytes.len()));
+            self.send_off(client.0);
         }
         n
     }
 
-    /// A client sends one urgent byte; false if there is no room for it.
+    /// A client sends one urgent byte; false if there is no room for it, or an earlier one has
+    /// not been passed.
     pub fn client_send_urgent(&mut self, client: SimClient) -> bool {
         let sent = self.sockets[client.0].to_server.push_urgent();
         if sent {
@@ -226,41 +242,85 @@ impl SimKernel {
     /// [`Seen`] if there are none.
     pub fn client_recv(&mut self, client: SimClient, limit: usize) -> Result<Vec<u8>, Seen> {
         let socket = &mut self.sockets[client.0];
-        if socket.reset_by_server {
-            return Err(Seen::Reset);
+        let mut bytes = vec![0; limit.min(socket.to_client.unread())];
+        let n = socket.to_client.read(&mut bytes);
+        if n == 0 {
+            return Err(match (socket.to_client.is_at_end(), socket.client_is_reset) {
+                (true, _) => Seen::End,
+                (false, true) => Seen::Reset,
+                (false, false) => Seen::Nothing,
+            });
         }
-        let bytes = socket.to_client.pop(limit);
-        if bytes.is_empty() {
-            return Err(if socket.to_client.ended() { Seen::End } else { Seen::Nothing });
-        }
+        socket.to_client.arrive(usize::MAX);
         if socket.no_space && socket.to_client.has_room_again() {
             socket.no_space = false;
             self.raise(client.0);
         }
-        self.note(|| format!("client {} reads {} bytes", client.0, bytes.len()));
+        self.note(|| format!("client {} reads {n} bytes", client.0));
         Ok(bytes)
     }
 
     /// A client ends its stream.
     pub fn client_finish(&mut self, client: SimClient) {
-        self.sockets[client.0].to_server.end();
-        self.raise(client.0);
         self.note(|| format!("client {} ends its stream", client.0));
+        self.sockets[client.0].to_server.end();
+        self.send_off(client.0);
     }
 
     /// A client resets the connection.
     pub fn client_reset(&mut self, client: SimClient) {
-        let socket = &mut self.sockets[client.0];
-        if socket.reset_by_client.is_none() {
-            socket.reset_by_client = Some(true);
-        }
-        self.raise(client.0);
         self.note(|| format!("client {} resets", client.0));
+        self.sockets[client.0].fail(libc::ECONNRESET);
+        self.raise(client.0);
+    }
+
+    /// The network ends a connection, which both ends learn: the server as this error.
+    pub fn sever(&mut self, client: SimClient, errno: i32) {
+        self.note(|| format!("the network ends {} with errno {errno}", client.0));
+        let socket = &mut self.sockets[client.0];
+        socket.ledger.severed = true;
+        socket.reset_client();
+        socket.fail(errno);
+        self.raise(client.0);
     }
 
     /// Whether a server's end exists that could read what a client has sent.
     pub fn is_served(&self, client: SimClient) -> bool {
         self.sockets[client.0].server_end == End::Open
+    }
+
+    /// Something is under way to the server: it arrives at once, or when the network likes.
+    fn send_off(&mut self, index: usize) {
+        if self.random.chance(self.faults.late_arrival) {
+            let socket = &mut self.sockets[index];
+            if !socket.under_way && socket.to_server.is_under_way() {
+                socket.under_way = true;
+                self.under_way.push_back(index);
+            }
+        } else if self.sockets[index].to_server.arrive(usize::MAX) {
+            self.raise(index);
+        }
+    }
+
+    /// The network moves whatever is under way somewhere, or a part of it.
+    fn move_something(&mut self) {
+        let Some(index) = self.under_way.pop_front() else { return };
+        let socket = &mut self.sockets[index];
+        socket.under_way = false;
+        let limit = match self.random.chance(self.faults.late_arrival) {
+            true => 1 + self.random.below(20),
+            false => usize::MAX,
+        };
+        if socket.to_server.arrive(limit) {
+            let left = socket.to_server.unread();
+            self.note(|| format!("{left} bytes from client {index} have arrived"));
+            self.raise(index);
+        }
+        let socket = &mut self.sockets[index];
+        if socket.to_server.is_under_way() {
+            socket.under_way = true;
+            self.under_way.push_back(index);
+        }
     }
 
     /// An edge at a registered socket.
@@ -270,242 +330,5 @@ impl SimKernel {
             socket.edge = true;
             self.edges.push_back(index);
         }
-    }
-
-    fn deliver(&mut self, token: Token, ready: Ready, on_event: &mut impl FnMut(Token, Ready)) {
-        self.events += 1;
-        self.note(|| format!("event {:?} {ready:?}", token.target()));
-        on_event(token, ready);
-    }
-
-    /// The events that only a disturbed kernel gives.
-    fn disturb(&mut self, on_event: &mut impl FnMut(Token, Ready)) {
-        if self.random.chance(self.faults.spurious_event) && !self.sockets.is_empty() {
-            let index = self.random.below(self.sockets.len());
-            if let Some(token) = self.sockets[index].token {
-                let ready = [Ready::READABLE, Ready::WRITABLE, Ready::PRIORITY, Ready::CLOSED];
-                let ready = ready[self.random.below(ready.len())];
-                self.deliver(token, ready, on_event);
-            }
-        }
-        if self.random.chance(self.faults.stale_event) && !self.stale.is_empty() {
-            let token = self.stale[self.random.below(self.stale.len())];
-            self.deliver(token, Ready::READABLE.union(Ready::WRITABLE), on_event);
-        }
-        if self.random.chance(self.faults.spurious_event)
-            && let Some(token) = self.listener
-        {
-            self.deliver(token, Ready::READABLE, on_event);
-        }
-    }
-
-    fn fault(&mut self, chance: u32, errno: i32) -> io::Result<()> {
-        self.calls += 1;
-        if self.random.chance(chance) {
-            self.note(|| format!("a call fails with errno {errno}"));
-            return Err(io::Error::from_raw_os_error(errno));
-        }
-        Ok(())
-    }
-}
-
-impl Socket {
-    /// The state that an edge carries, as epoll computes it when the event is fetched.
-    fn readiness(&self) -> Ready {
-        let mut ready = Ready::NONE;
-        let failed = self.reset_by_client.is_some();
-        if failed || self.to_server.is_readable() {
-            ready.insert(Ready::READABLE);
-        }
-        if failed || self.to_client.has_room_again() {
-            ready.insert(Ready::WRITABLE);
-        }
-        if failed || self.to_server.has_end() {
-            ready.insert(Ready::CLOSED);
-        }
-        if self.to_server.has_urgent() {
-            ready.insert(Ready::PRIORITY);
-        }
-        ready
-    }
-}
-
-impl Kernel for SimKernel {
-    type Listener = ();
-    type Stream = SimStream;
-
-    fn now(&mut self) -> Monotonic {
-        Monotonic::ZERO.saturating_add(self.clock)
-    }
-
-    fn poll(
-        &mut self,
-        timeout: Option<Duration>,
-        mut on_event: impl FnMut(Token, Ready),
-    ) -> io::Result<()> {
-        self.calls += 1;
-        let before = self.events;
-        if self.woken.swap(false, Ordering::Relaxed) {
-            self.deliver(Token::WAKE, Ready::READABLE, &mut on_event);
-        }
-        if let Some(token) = self.listener
-            && self.listener_edge
-            && !self.random.chance(self.faults.delayed_event)
-        {
-            self.listener_edge = false;
-            if !self.queue.is_empty() {
-                self.deliver(token, Ready::READABLE, &mut on_event);
-            }
-        }
-        for _ in 0..self.edges.len() {
-            let index = self.edges.pop_front().expect("it only grows meanwhile");
-            let socket = &mut self.sockets[index];
-            let Some(token) = socket.token else { continue };
-            if self.random.chance(self.faults.delayed_event) {
-                // Later, and behind the others: events are delayed, split and reordered.
-                self.edges.push_back(index);
-                continue;
-            }
-            socket.edge = false;
-            let ready = socket.readiness();
-            if ready != Ready::NONE {
-                self.deliver(token, ready, &mut on_event);
-                if self.random.chance(self.faults.repeated_event) {
-                    self.deliver(token, ready, &mut on_event);
-                }
-            }
-        }
-        self.disturb(&mut on_event);
-        let nothing = self.events == before && self.edges.is_empty() && !self.listener_edge;
-        self.asleep = nothing && timeout != Some(Duration::ZERO);
-        if self.asleep {
-            let slept = timeout.map_or(self.patience, |timeout| timeout.min(self.patience));
-            self.clock += slept;
-            self.note(|| format!("sleeps for {slept:?} of {timeout:?}"));
-        } else {
-            self.clock += Duration::from_micros(self.random.below(50) as u64);
-        }
-        Ok(())
-    }
-
-    fn waker(&self) -> Arc<dyn Wake> {
-        Arc::new(SimWaker(Arc::clone(&self.woken)))
-    }
-
-    fn register_listener(&mut self, _listener: &mut (), token: Token) -> io::Result<()> {
-        self.listener = Some(token);
-        Ok(())
-    }
-
-    fn register(&mut self, stream: &mut SimStream, token: Token) -> io::Result<()> {
-        self.fault(self.faults.register_error, libc::ENOSPC)?;
-        self.sockets[stream.0].token = Some(token);
-        // Registering announces what is already there.
-        self.raise(stream.0);
-        Ok(())
-    }
-
-    fn accept(&mut self, _listener: &mut ()) -> io::Result<(SimStream, Option<SocketAddr>)> {
-        if self.queue.is_empty() {
-            self.calls += 1;
-            return Err(ErrorKind::WouldBlock.into());
-        }
-        if self.open >= self.descriptors {
-            self.fault(Faults::ALWAYS, libc::EMFILE)?;
-        }
-        let errnos = [libc::ECONNABORTED, libc::EINTR, libc::EPROTO, libc::EMFILE, libc::ENOMEM];
-        let errno = errnos[self.random.below(errnos.len())];
-        self.fault(self.faults.accept_error, errno)?;
-        let index = self.queue.pop_front().expect("somebody waits");
-        self.sockets[index].server_end = End::Open;
-        self.open += 1;
-        self.note(|| format!("server accepts client {index}"));
-        Ok((SimStream(index), None))
-    }
-
-    fn shed(&mut self, _listener: &mut ()) -> io::Result<()> {
-        let Some(index) = self.queue.pop_front() else { return Err(ErrorKind::WouldBlock.into()) };
-        self.open += 1;
-        self.note(|| format!("server turns client {index} away"));
-        self.close(SimStream(index), Close::Orderly);
-        Ok(())
-    }
-
-    fn recv(&mut self, stream: &mut SimStream, data: &mut [u8]) -> io::Result<usize> {
-        self.fault(self.faults.interrupted, libc::EINTR)?;
-        let socket = &mut self.sockets[stream.0];
-        let n = socket.to_server.read(data);
-        let result = match (n, &mut socket.reset_by_client) {
-            (1.., _) => Ok(n),
-            (0, Some(unreported @ true)) => {
-                *unreported = false;
-                Err(ErrorKind::ConnectionReset.into())
-            }
-            (0, None) if !socket.to_server.ended() => Err(ErrorKind::WouldBlock.into()),
-            (0, _) => Ok(0),
-        };
-        self.note(|| format!("server receives from {}: {result:?}", stream.0));
-        result
-    }
-
-    fn send(&mut self, stream: &mut SimStream, data: &[u8]) -> io::Result<usize> {
-        self.fault(self.faults.interrupted, libc::EINTR)?;
-        let socket = &mut self.sockets[stream.0];
-        let result = match &mut socket.reset_by_client {
-            Some(unreported @ true) => {
-                *unreported = false;
-                Err(ErrorKind::ConnectionReset.into())
-            }
-            Some(false) => Err(ErrorKind::BrokenPipe.into()),
-            None => {
-                let part = match self.random.chance(self.faults.partial_write) {
-                    true => 1 + self.random.below(data.len()),
-                    false => data.len(),
-                };
-                let n = socket.to_client.push(&data[..part]);
-                socket.no_space |= n < part;
-                if n == 0 { Err(ErrorKind::WouldBlock.into()) } else { Ok(n) }
-            }
-        };
-        self.note(|| format!("server sends {} bytes to {}: {result:?}", data.len(), stream.0));
-        result
-    }
-
-    fn shutdown(&mut self, stream: &mut SimStream) -> io::Result<()> {
-        self.calls += 1;
-        self.sockets[stream.0].to_client.end();
-        self.note(|| format!("server ends its stream to {}", stream.0));
-        Ok(())
-    }
-
-    fn close(&mut self, stream: SimStream, how: Close) {
-        self.calls += 1;
-        self.open -= 1;
-        let socket = &mut self.sockets[stream.0];
-        assert_ne!(socket.server_end, End::Closed, "closed twice");
-        socket.server_end = End::Closed;
-        if how == Close::Reset || socket.to_server.has_unread() {
-            socket.reset_by_server = true;
-        }
-        socket.to_client.end();
-        if let Some(token) = socket.token.take() {
-            self.stale.push_back(token);
-            self.stale.truncate(32);
-        }
-        self.note(|| format!("server closes {}: {how:?}", stream.0));
-    }
-
-    fn fill_random(&mut self, bytes: &mut [u8]) -> io::Result<()> {
-        self.fault(self.faults.random_error, libc::EAGAIN)?;
-        bytes.fill_with(|| self.random.next_u64().to_le_bytes()[0]);
-        Ok(())
-    }
-}
-
-struct SimWaker(Arc<AtomicBool>);
-
-impl Wake for SimWaker {
-    fn wake(&self) {
-        self.0.store(true, Ordering::Relaxed);
     }
 }

@@ -1,0 +1,357 @@
+use std::io::{self, ErrorKind};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use super::socket::End;
+use super::{Faults, SimKernel};
+use crate::python::Monotonic;
+use crate::server::{Close, Kernel, Ready, Token, Wake};
+
+/// A server's end of a simulated connection.
+#[derive(Debug)]
+pub struct SimStream(usize);
+
+impl Kernel for SimKernel {
+    type Listener = ();
+    type Stream = SimStream;
+
+    fn now(&mut self) -> Monotonic {
+        self.last_reading = Monotonic::ZERO.saturating_add(self.clock);
+        self.last_reading
+    }
+
+    fn poll(
+        &mut self,
+        timeout: Option<Duration>,
+        mut on_event: impl FnMut(Token, Ready),
+    ) -> io::Result<()> {
+        self.calls += 1;
+        let before = self.events;
+        for _ in 0..self.under_way.len() {
+            if !self.random.chance(self.faults.late_arrival) {
+                self.move_something();
+            }
+        }
+        if self.woken.swap(false, Ordering::Relaxed) {
+            self.deliver(Token::WAKE, Ready::READABLE, &mut on_event);
+        }
+        self.announce_clients(&mut on_event);
+        for _ in 0..self.edges.len() {
+            self.announce_edge(&mut on_event);
+        }
+        self.disturb(&mut on_event);
+        let pending = !self.edges.is_empty() || !self.under_way.is_empty() || self.listener_edge;
+        let nothing = self.events == before && !pending;
+        self.asleep = nothing && timeout != Some(Duration::ZERO);
+        let forbidden = nothing && timeout == Some(Duration::ZERO);
+        self.fruitless = if forbidden { self.fruitless + 1 } else { 0 };
+        self.let_time_pass(timeout);
+        Ok(())
+    }
+
+    fn waker(&self) -> Arc<dyn Wake> {
+        Arc::new(SimWaker(Arc::clone(&self.woken)))
+    }
+
+    fn register_listener(&mut self, _listener: &mut (), token: Token) -> io::Result<()> {
+        self.listener = Some(token);
+        Ok(())
+    }
+
+    fn register(&mut self, stream: &mut SimStream, token: Token) -> io::Result<()> {
+        self.fault(self.faults.register_error, libc::ENOSPC)?;
+        let socket = &mut self.sockets[stream.0];
+        socket.token = Some(token);
+        socket.ledger.name = Some(token);
+        // Registering announces what is already there.
+        self.raise(stream.0);
+        Ok(())
+    }
+
+    fn accept(&mut self, _listener: &mut ()) -> io::Result<(SimStream, Option<SocketAddr>)> {
+        if self.queue.is_empty() {
+            self.calls += 1;
+            return Err(ErrorKind::WouldBlock.into());
+        }
+        if self.open >= self.descriptors {
+            self.fault(Faults::ALWAYS, libc::EMFILE)?;
+        }
+        self.fail_to_accept()?;
+        let index = self.queue.pop_front().expect("somebody waits");
+        let socket = &mut self.sockets[index];
+        socket.server_end = End::Open;
+        socket.ledger.accepted_at = Some(self.last_reading);
+        self.open += 1;
+        self.fruitless = 0;
+        self.note(|| format!("server accepts client {index}"));
+        Ok((SimStream(index), None))
+    }
+
+    fn shed(&mut self, _listener: &mut ()) -> io::Result<()> {
+        if self.queue.is_empty() {
+            self.calls += 1;
+            return Err(ErrorKind::WouldBlock.into());
+        }
+        // Another thread may have taken the descriptor that was given up for this.
+        self.fault(self.faults.accept_error, libc::EMFILE)?;
+        let index = self.queue.pop_front().expect("somebody waits");
+        self.open += 1;
+        self.note(|| format!("server turns client {index} away"));
+        self.close(SimStream(index), Close::Orderly);
+        Ok(())
+    }
+
+    fn recv(&mut self, stream: &mut SimStream, data: &mut [u8]) -> io::Result<usize> {
+        self.befall(stream.0)?;
+        let (now, socket) = (self.last_reading, &mut self.sockets[stream.0]);
+        socket.ledger.count_request();
+        let n = socket.to_server.read(data);
+        let result = if n > 0 {
+            socket.ledger.count_received(n, now);
+            Ok(n)
+        } else if socket.to_server.is_at_end() {
+            Ok(0)
+        } else if let Some(errno) = socket.take_error() {
+            Err(io::Error::from_raw_os_error(errno))
+        } else if socket.failure.is_some() {
+            Ok(0)
+        } else {
+            Err(ErrorKind::WouldBlock.into())
+        };
+        self.note(|| format!("server receives from {}: {result:?}", stream.0));
+        if n > 0 {
+            self.fruitless = 0;
+            self.send_off(stream.0); // The window may have opened.
+        }
+        result
+    }
+
+    fn send(&mut self, stream: &mut SimStream, data: &[u8]) -> io::Result<usize> {
+        self.befall(stream.0)?;
+        let part = match self.random.chance(self.faults.partial_write) {
+            true => 1 + self.random.below(data.len()),
+            false => data.len(),
+        };
+        let (now, socket) = (self.last_reading, &mut self.sockets[stream.0]);
+        let result = if let Some(errno) = socket.take_error() {
+            Err(io::Error::from_raw_os_error(errno))
+        } else if socket.failure.is_some() {
+            socket.ledger.failed = true;
+            Err(ErrorKind::BrokenPipe.into())
+        } else {
+            let n = socket.to_client.push(&data[..part]);
+            socket.to_client.arrive(usize::MAX);
+            socket.no_space |= n < part;
+            if n == 0 { Err(ErrorKind::WouldBlock.into()) } else { Ok(n) }
+        };
+        if let Ok(n) = result {
+            socket.ledger.sent += n as u64;
+            socket.ledger.sent_at = Some(now);
+            self.fruitless = 0;
+        }
+        self.note(|| format!("server sends {} bytes to {}: {result:?}", data.len(), stream.0));
+        result
+    }
+
+    fn shutdown(&mut self, stream: &mut SimStream) -> io::Result<()> {
+        self.calls += 1;
+        self.fruitless = 0;
+        let socket = &mut self.sockets[stream.0];
+        socket.ledger.shut_down_at = Some(self.last_reading);
+        if socket.failure.is_some() {
+            return Err(ErrorKind::NotConnected.into());
+        }
+        socket.to_client.end();
+        socket.to_client.arrive(usize::MAX);
+        self.note(|| format!("server ends its stream to {}", stream.0));
+        Ok(())
+    }
+
+    fn close(&mut self, stream: SimStream, how: Close) {
+        self.calls += 1;
+        self.fruitless = 0;
+        self.open -= 1;
+        let socket = &mut self.sockets[stream.0];
+        assert_ne!(socket.server_end, End::Closed, "closed twice");
+        socket.server_end = End::Closed;
+        socket.ledger.closed = Some((self.last_reading, how));
+        if how == Close::Reset || socket.to_server.has_unread() {
+            socket.reset_client();
+        } else if socket.failure.is_none() {
+            socket.to_client.end();
+            socket.to_client.arrive(usize::MAX);
+        }
+        if let Some(token) = socket.token.take() {
+            self.stale.push_front(token);
+            self.stale.truncate(32);
+        }
+        self.note(|| format!("server closes {}: {how:?}", stream.0));
+    }
+
+    fn fill_random(&mut self, bytes: &mut [u8]) -> io::Result<()> {
+        self.fault(self.faults.random_error, libc::EAGAIN)?;
+        for word in bytes.chunks_mut(8) {
+            word.copy_from_slice(&self.random.next_u64().to_le_bytes()[..word.len()]);
+        }
+        Ok(())
+    }
+}
+
+impl SimKernel {
+    fn deliver(&mut self, token: Token, ready: Ready, on_event: &mut impl FnMut(Token, Ready)) {
+        self.events += 1;
+        self.note(|| format!("event {:?} {ready:?}", token.target()));
+        on_event(token, ready);
+    }
+
+    /// The listener's edge, which only a new client raises: whoever waits since an `accept` that
+    /// failed is not announced again.
+    fn announce_clients(&mut self, on_event: &mut impl FnMut(Token, Ready)) {
+        let Some(token) = self.listener.filter(|_| self.listener_edge) else { return };
+        if self.random.chance(self.faults.delayed_event) {
+            return;
+        }
+        self.listener_edge = false;
+        if !self.queue.is_empty() {
+            self.deliver(token, Ready::READABLE, on_event);
+            if self.random.chance(self.faults.repeated_event) {
+                self.deliver(token, Ready::READABLE, on_event);
+            }
+        }
+    }
+
+    /// The edge of one socket, unless it has to wait behind the others.
+    fn announce_edge(&mut self, on_event: &mut impl FnMut(Token, Ready)) {
+        if self.random.chance(self.faults.overtaking_event) {
+            let other = self.random.below(self.edges.len());
+            self.edges.swap(0, other);
+        }
+        let index = self.edges.pop_front().expect("the caller counts them");
+        let Some(token) = self.sockets[index].token else { return };
+        if self.random.chance(self.faults.delayed_event) {
+            self.edges.push_back(index);
+            return;
+        }
+        let ready = self.sockets[index].readiness();
+        if ready != Ready::NONE && self.random.chance(self.faults.split_event) {
+            // One half now, which may be no news, and the whole later.
+            let part = if self.random.below(2) == 0 { Ready::READABLE } else { Ready::WRITABLE };
+            if ready.has(part) {
+                self.deliver(token, part, on_event);
+            }
+            self.edges.push_back(index);
+            return;
+        }
+        self.sockets[index].edge = false;
+        if ready != Ready::NONE {
+            self.deliver(token, ready, on_event);
+            if self.random.chance(self.faults.repeated_event) {
+                self.deliver(token, ready, on_event);
+            }
+        }
+    }
+
+    /// The events that only a disturbed kernel gives.
+    fn disturb(&mut self, on_event: &mut impl FnMut(Token, Ready)) {
+        if self.random.chance(self.faults.spurious_event) && !self.sockets.is_empty() {
+            let index = self.random.below(self.sockets.len());
+            if let Some(token) = self.sockets[index].token {
+                let ready = [Ready::READABLE, Ready::WRITABLE, Ready::PRIORITY, Ready::CLOSED];
+                let ready = ready[self.random.below(ready.len())];
+                self.deliver(token, ready, on_event);
+            }
+        }
+        if self.random.chance(self.faults.stale_event) && !self.stale.is_empty() {
+            let token = self.stale[self.random.below(self.stale.len())];
+            self.deliver(token, Ready::READABLE.union(Ready::WRITABLE), on_event);
+        }
+        if self.random.chance(self.faults.spurious_event)
+            && let Some(token) = self.listener
+        {
+            self.deliver(token, Ready::READABLE, on_event);
+        }
+    }
+
+    fn let_time_pass(&mut self, timeout: Option<Duration>) {
+        if self.asleep {
+            let mut slept = timeout.map_or(self.patience, |timeout| timeout.min(self.patience));
+            if self.random.chance(self.faults.interrupted) {
+                slept /= 3;
+            }
+            self.clock += slept;
+            self.note(|| format!("sleeps for {slept:?} of {timeout:?}"));
+        } else {
+            self.clock += Duration::from_micros(self.random.below(50) as u64);
+        }
+        if self.random.chance(self.faults.clock_jump) {
+            let millis = [7, 900, 30_000][self.random.below(3)];
+            self.pass(Duration::from_millis(millis));
+        }
+    }
+
+    fn fault(&mut self, chance: u32, errno: i32) -> io::Result<()> {
+        self.calls += 1;
+        if self.random.chance(chance) {
+            self.note(|| format!("a call fails with errno {errno}"));
+            return Err(io::Error::from_raw_os_error(errno));
+        }
+        Ok(())
+    }
+
+    /// What may befall a socket between any two calls, and this call itself.
+    fn befall(&mut self, index: usize) -> io::Result<()> {
+        if self.random.chance(self.faults.late_arrival) {
+            self.move_something();
+        }
+        if self.random.chance(self.faults.network_failure) {
+            let errnos = [libc::ECONNRESET, libc::ETIMEDOUT, libc::EHOSTUNREACH];
+            let errno = errnos[self.random.below(errnos.len())];
+            self.sever(super::SimClient(index), errno);
+        }
+        self.fault(self.faults.interrupted, libc::EINTR)?;
+        // The socket is of no use afterwards, however well it is: the loop is to close it.
+        self.fault(self.faults.broken_call, libc::ENOBUFS)
+            .inspect_err(|_| self.sockets[index].ledger.failed = true)
+    }
+
+    fn fail_to_accept(&mut self) -> io::Result<()> {
+        const PENDING: [i32; 9] = [
+            libc::ECONNABORTED,
+            libc::EPROTO,
+            libc::EPERM,
+            libc::ETIMEDOUT,
+            libc::ENETDOWN,
+            libc::EHOSTDOWN,
+            libc::EHOSTUNREACH,
+            libc::ENETUNREACH,
+            libc::ENONET,
+        ];
+        const OURS: [i32; 5] =
+            [libc::EINTR, libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM];
+        if !self.random.chance(self.faults.accept_error) {
+            return Ok(());
+        }
+        if self.random.below(2) == 0 {
+            let errno = OURS[self.random.below(OURS.len())];
+            return self.fault(Faults::ALWAYS, errno);
+        }
+        // A pending error of the new connection is reported in its place, and it is gone.
+        let errno = PENDING[self.random.below(PENDING.len())];
+        if self.random.below(2) == 0 {
+            let index = self.queue.pop_front().expect("the caller saw one");
+            self.sockets[index].server_end = End::Closed;
+            self.sockets[index].reset_client();
+        }
+        self.fault(Faults::ALWAYS, errno)
+    }
+}
+
+struct SimWaker(Arc<AtomicBool>);
+
+impl Wake for SimWaker {
+    fn wake(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,139 @@
+use super::pipe::Direction;
+use crate::python::Monotonic;
+use crate::server::{Close, Ready, Token};
+
+/// One connection: two directions, and what epoll knows of the server's end.
+#[derive(Debug)]
+pub(super) struct Socket {
+    pub(super) to_server: Direction,
+    pub(super) to_client: Direction,
+    pub(super) server_end: End,
+    pub(super) token: Option<Token>,
+    /// An edge waits to be fetched.
+    pub(super) edge: bool,
+    /// Bytes or the end are under way to the server, and the network knows of them.
+    pub(super) under_way: bool,
+    /// A `send` found no room since writability was last announced.
+    pub(super) no_space: bool,
+    pub(super) failure: Option<Failure>,
+    /// The client gets a reset behind what has arrived at its end.
+    pub(super) client_is_reset: bool,
+    pub(super) ledger: Ledger,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    Queued,
+    Open,
+    Closed,
+}
+
+/// The pending error of the server's end (SO_ERROR): one call reports it, and no other.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Failure {
+    pub(super) errno: i32,
+    pub(super) reported: bool,
+}
+
+/// What a server has done with one connection, as its kernel saw it: the material for judging a
+/// loop from outside. The times are those that the loop had last read from the clock.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ledger {
+    /// The name under which it was registered.
+    pub name: Option<Token>,
+    /// When it was accepted.
+    pub accepted_at: Option<Monotonic>,
+    /// Bytes that the server received before it ended its stream.
+    pub received: u64,
+    /// Bytes that the kernel took from the server.
+    pub sent: u64,
+    /// When it last received one of these.
+    pub received_at: Option<Monotonic>,
+    /// When it last sent one.
+    pub sent_at: Option<Monotonic>,
+    /// When it ended its stream before closing.
+    pub shut_down_at: Option<Monotonic>,
+    /// When and how it closed.
+    pub closed: Option<(Monotonic, Close)>,
+    /// Whether a call of the server's failed for good.
+    pub failed: bool,
+    /// Whether the network ended it.
+    pub severed: bool,
+    /// The greatest lead of bytes received over bytes sent with which it asked for more, before
+    /// it ended its stream.
+    pub greatest_lead: Option<i64>,
+}
+
+impl Ledger {
+    pub(super) fn count_received(&mut self, n: usize, now: Monotonic) {
+        if self.shut_down_at.is_none() {
+            self.received += n as u64;
+            self.received_at = Some(now);
+        }
+    }
+
+    /// The server asks for more.
+    pub(super) fn count_request(&mut self) {
+        if self.shut_down_at.is_none() {
+            let lead = self.received.cast_signed() - self.sent.cast_signed();
+            self.greatest_lead = self.greatest_lead.max(Some(lead));
+        }
+    }
+}
+
+impl Socket {
+    pub(super) fn new(to_server: Direction, to_client: Direction) -> Self {
+        Self {
+            to_server,
+            to_client,
+            server_end: End::Queued,
+            token: None,
+            edge: false,
+            under_way: false,
+            no_space: false,
+            failure: None,
+            client_is_reset: false,
+            ledger: Ledger::default(),
+        }
+    }
+
+    /// The state that an edge carries, as epoll computes it when the event is fetched.
+    pub(super) fn readiness(&self) -> Ready {
+        let mut ready = Ready::NONE;
+        let failed = self.failure.is_some();
+        if failed || self.to_server.is_readable() {
+            ready.insert(Ready::READABLE);
+        }
+        if failed || self.to_client.has_room_again() {
+            ready.insert(Ready::WRITABLE);
+        }
+        if failed || self.to_server.has_end() {
+            ready.insert(Ready::CLOSED);
+        }
+        if self.to_server.has_urgent() {
+            ready.insert(Ready::PRIORITY);
+        }
+        ready
+    }
+
+    /// The pending error, which is thereby reported.
+    pub(super) fn take_error(&mut self) -> Option<i32> {
+        let failure = self.failure.as_mut().filter(|failure| !failure.reported)?;
+        failure.reported = true;
+        self.ledger.failed = true;
+        Some(failure.errno)
+    }
+
+    /// The connection fails for the server: what has arrived can be read, the rest is lost.
+    pub(super) fn fail(&mut self, errno: i32) {
+        self.failure.get_or_insert(Failure { errno, reported: false });
+        self.to_server.cut_off();
+    }
+
+    /// The connection fails for the client: what has arrived can be read, the rest is lost. An
+    /// end that has arrived stays an end: Linux looks at SOCK_DONE before it looks at the error.
+    pub(super) fn reset_client(&mut self) {
+        self.client_is_reset = true;
+        self.to_client.cut_off();
+    }
+}

@@ -1,0 +1,110 @@
+//! A simulated client: what it has said, what it may expect, and what it got.
+
+use saltecho::auth::{Challenge, Key, MacAlgorithm};
+use saltecho::sim::{Seen, SimClient, SimKernel, SplitMix};
+
+/// A client and what it knows.
+pub struct Client {
+    pub end: SimClient,
+    pub challenge: Vec<u8>,
+    pub honest: bool,
+    /// What it still wants to send before its input, digest or a part of it.
+    pub digest: Vec<u8>,
+    /// What was sent behind the digest, as the server's kernel took it.
+    pub sent: Vec<u8>,
+    pub got: Vec<u8>,
+    pub input_left: usize,
+    /// One `recv` may not get all that it sent: there was an urgent mark, or the window is
+    /// smaller than a digest.
+    pub piecemeal: bool,
+    pub fate: Fate,
+    pub seen: Option<Seen>,
+}
+
+/// How a client leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    Present,
+    Finished,
+    Gone,
+}
+
+impl Client {
+    pub fn new(end: SimClient, honest: bool, input_left: usize) -> Self {
+        Self {
+            end,
+            challenge: Vec::new(),
+            honest,
+            digest: Vec::new(),
+            sent: Vec::new(),
+            got: Vec::new(),
+            input_left,
+            piecemeal: false,
+            fate: Fate::Present,
+            seen: None,
+        }
+    }
+
+    /// Sends what is due: the digest once the challenge is there, then input.
+    pub fn send(&mut self, kernel: &mut SimKernel, random: &mut SplitMix, limit: usize) -> bool {
+        if self.fate != Fate::Present || self.challenge.len() < Challenge::LEN {
+            return false;
+        }
+        if !self.digest.is_empty() {
+            let n = kernel.client_send(self.end, &self.digest[..limit.min(self.digest.len())]);
+            self.digest.drain(..n);
+            return n > 0;
+        }
+        let mut bytes = vec![0; limit.min(self.input_left)];
+        for word in bytes.chunks_mut(8) {
+            word.copy_from_slice(&random.next_u64().to_le_bytes()[..word.len()]);
+        }
+        let n = kernel.client_send(self.end, &bytes);
+        self.input_left -= n;
+        self.sent.extend_from_slice(&bytes[..n]);
+        n > 0
+    }
+
+    /// Reads, and holds what came against what may come at all.
+    pub fn read(&mut self, kernel: &mut SimKernel, limit: usize) -> bool {
+        let bytes = match kernel.client_recv(self.end, limit) {
+            Ok(bytes) => bytes,
+            Err(Seen::Nothing) => return false,
+            Err(seen) => {
+                self.seen = Some(seen);
+                return false;
+            }
+        };
+        assert_eq!(self.seen, None, "bytes behind the end");
+        let challenge = bytes.len().min(Challenge::LEN - self.challenge.len());
+        self.challenge.extend_from_slice(&bytes[..challenge]);
+        let before = self.got.len();
+        self.got.extend_from_slice(&bytes[challenge..]);
+        if challenge > 0 && self.challenge.len() == Challenge::LEN {
+            let challenge = Challenge::new(self.challenge[..].try_into().unwrap());
+            self.digest = MacAlgorithm::Md5.digest(&Key::demo(), &challenge).as_bytes().to_vec();
+            self.digest[7] ^= u8::from(!self.honest);
+        }
+        assert!(self.honest || self.got.is_empty(), "an answer to a wrong digest");
+        let expected = self.sent.get(before..self.got.len()).map(<[u8]>::to_ascii_uppercase);
+        let expected = expected.as_deref();
+        assert_eq!(expected, Some(&self.got[before..]), "{:?} got what it did not send", self.end);
+        true
+    }
+
+    /// At rest a client that is still served has all that it is owed.
+    pub fn assert_satisfied(&self, kernel: &SimKernel) {
+        if self.fate == Fate::Gone || self.seen.is_some() || !kernel.is_served(self.end) {
+            return;
+        }
+        assert_eq!(self.challenge.len(), Challenge::LEN, "{:?} waits for its challenge", self.end);
+        assert_ne!(self.fate, Fate::Finished, "{:?} has finished and is connected", self.end);
+        assert!(self.honest || !self.digest.is_empty(), "{:?} was not rejected", self.end);
+        assert_eq!(
+            self.got.len(),
+            self.sent.len(),
+            "{:?} is owed bytes, and nothing moves any more",
+            self.end
+        );
+    }
+}

@@ -1,0 +1,221 @@
+//! Judges a server from outside: by what its observer was told and by its kernel's ledgers.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use saltecho::proto::{CloseReason, Config};
+use saltecho::python::Monotonic;
+use saltecho::server::{Close, ConnId, Limits, Observer};
+use saltecho::sim::{Ledger, SimClient, SimKernel};
+
+use super::client::Client;
+
+const CHALLENGE: u64 = 32;
+const DIGEST: u64 = 16;
+/// A deadline is due in the tick of the wheel that begins at or after it.
+const TICK: u64 = 1 << 20;
+
+pub struct Judge {
+    config: Config,
+    eviction_age: Duration,
+    /// For how many turns in a row a deadline may have been due: none, if a turn may handle them
+    /// all; else as many as it takes to handle every connection's on every level of the wheel.
+    grace_turns: u32,
+    /// Whether the last look before an authentication time-out finds a whole digest if it is
+    /// there: the receive buffer holds one, and nothing arrives behind the loop's back.
+    pub last_look_is_whole: bool,
+    told: Arc<Mutex<Vec<Told>>>,
+    /// Oldest first.
+    strangers: VecDeque<(ConnId, Monotonic)>,
+    overdue: BTreeMap<SimClient, u32>,
+    pub draining: bool,
+    pub reasons: BTreeMap<SimClient, CloseReason>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Told {
+    Opened(ConnId),
+    Authenticated(ConnId),
+    Closed(ConnId, CloseReason),
+}
+
+struct Ears(Arc<Mutex<Vec<Told>>>);
+
+impl Observer for Ears {
+    fn opened(&mut self, id: ConnId, _peer: Option<std::net::SocketAddr>) {
+        self.0.lock().unwrap().push(Told::Opened(id));
+    }
+
+    fn authenticated(&mut self, id: ConnId) {
+        self.0.lock().unwrap().push(Told::Authenticated(id));
+    }
+
+    fn closed(&mut self, id: ConnId, reason: CloseReason) {
+        self.0.lock().unwrap().push(Told::Closed(id, reason));
+    }
+}
+
+impl Judge {
+    pub fn new(config: &Config, limits: &Limits, late_arrivals: bool) -> Self {
+        Self {
+            config: config.clone(),
+            eviction_age: limits.eviction_age,
+            grace_turns: if limits.deadlines_per_turn >= 1000 { 0 } else { 300 },
+            last_look_is_whole: config.recv_size as u64 >= DIGEST && !late_arrivals,
+            told: Arc::default(),
+            strangers: VecDeque::new(),
+            overdue: BTreeMap::new(),
+            draining: false,
+            reasons: BTreeMap::new(),
+        }
+    }
+
+    pub fn observer(&self) -> Box<dyn Observer> {
+        Box::new(Ears(Arc::clone(&self.told)))
+    }
+
+    /// Judges what a turn has done.
+    pub fn after_turn(&mut self, kernel: &SimKernel, clients: &[Client]) {
+        let told = std::mem::take(&mut *self.told.lock().unwrap());
+        for told in told {
+            match told {
+                Told::Opened(id) => self.strangers.push_back((id, kernel.last_reading())),
+                Told::Authenticated(id) => {
+                    self.forget_stranger(id);
+                    let client = client_of(kernel, clients, id).expect("it is registered");
+                    assert!(client.honest, "a wrong digest was taken for a right one");
+                }
+                Told::Closed(id, reason) => self.closed(kernel, clients, id, reason),
+            }
+        }
+        assert!(kernel.fruitless_polls() < 200, "the loop spins without doing anything");
+        for client in clients {
+            let ledger = kernel.ledger(client.end);
+            if kernel.is_served(client.end) {
+                self.open(client, ledger, kernel.last_reading());
+            }
+            if ledger.shut_down_at == Some(kernel.last_reading()) && !self.draining {
+                let idle = last_moved(ledger).zip(self.config.recv_timeout);
+                let due = idle.map(|(moved, limit)| moved.saturating_add(limit));
+                assert!(due <= ledger.shut_down_at, "{:?} was idle until {due:?}", client.end);
+                assert!(due.is_some(), "{:?} was told to go for no reason", client.end);
+            }
+        }
+    }
+
+    fn forget_stranger(&mut self, id: ConnId) -> Option<(usize, Monotonic)> {
+        let place = self.strangers.iter().position(|(stranger, _)| *stranger == id)?;
+        let (_, since) = self.strangers.remove(place).expect("it was found");
+        Some((place, since))
+    }
+
+    fn closed(&mut self, kernel: &SimKernel, clients: &[Client], id: ConnId, reason: CloseReason) {
+        let now = kernel.last_reading();
+        let stranger = self.forget_stranger(id);
+        if reason == CloseReason::Evicted {
+            let (place, since) = stranger.expect("only a stranger is evicted");
+            assert_eq!(place, 0, "{id} was evicted and {place} strangers are older");
+            assert!(now.since(since) >= self.eviction_age, "{id} was evicted too young");
+        }
+        let Some(client) = client_of(kernel, clients, id) else { return };
+        self.reasons.insert(client.end, reason);
+        let ledger = kernel.ledger(client.end);
+        let (_, how) = ledger.closed.expect("a connection that is over is closed");
+        let owed = owed(client, ledger);
+        if owed > 0 {
+            assert_eq!(how, Close::Reset, "a part of an answer passes for the whole");
+        }
+        let accepted = ledger.accepted_at.expect("it was accepted");
+        let due = match reason {
+            CloseReason::AuthTimeout => {
+                let asked = ledger.sent >= CHALLENGE && self.last_look_is_whole;
+                let there = ledger.received + kernel.unread(client.end) as u64;
+                assert!(
+                    !asked || client.piecemeal || there < DIGEST,
+                    "{id} timed out with its digest in the kernel"
+                );
+                accepted.saturating_add(self.config.auth_timeout.expect("there is one"))
+            }
+            CloseReason::SendTimeout => {
+                assert!(owed > 0, "{id} was owed nothing");
+                let since = ledger.received_at.expect("it said something");
+                since.saturating_add(self.config.send_timeout.expect("there is one"))
+            }
+            CloseReason::Rejected => {
+                assert!(!client.honest, "{id} gave the right digest");
+                assert_eq!(ledger.sent, CHALLENGE);
+                now
+            }
+            CloseReason::AuthAbandoned => {
+                assert!(ledger.received < DIGEST);
+                now
+            }
+            CloseReason::PeerFinished => {
+                assert_eq!(owed, 0, "{id} ended before it had everything");
+                now
+            }
+            CloseReason::Reset | CloseReason::TransportError => {
+                assert!(ledger.failed, "{id}: {reason}, and no call failed");
+                now
+            }
+            CloseReason::IdleTimeout => {
+                assert!(ledger.shut_down_at.is_some(), "{id} was not half-closed");
+                now
+            }
+            _ => now,
+        };
+        assert!(due <= now, "{id}: {reason} at {now:?}, and it was due at {due:?}");
+    }
+
+    /// What holds for every open connection between two turns.
+    fn open(&mut self, client: &Client, ledger: &Ledger, now: Monotonic) {
+        let end = client.end;
+        let lead = ledger.greatest_lead.unwrap_or(i64::MIN);
+        assert!(lead <= -16, "{end:?}: the server read before it had answered");
+        let owed = owed(client, ledger);
+        assert!(owed <= self.config.recv_size as u64, "{end:?} is owed more than one answer");
+        if !client.honest {
+            assert!(ledger.received < DIGEST, "{end:?} gave a wrong digest and is still here");
+        }
+        let overdue = self.overdue.entry(end).or_default();
+        match due(&self.config, client, ledger, self.draining) {
+            Some(due) if due.as_nanos().div_ceil(TICK) <= now.as_nanos() / TICK => *overdue += 1,
+            _ => *overdue = 0,
+        }
+        assert!(*overdue <= self.grace_turns, "{end:?} outlived its deadline: {ledger:?}");
+    }
+}
+
+fn client_of<'a>(kernel: &SimKernel, clients: &'a [Client], id: ConnId) -> Option<&'a Client> {
+    let end = kernel.client_named(id)?;
+    clients.iter().find(|client| client.end == end)
+}
+
+/// Bytes of an answer that the kernel has not taken; the answer to `n` bytes has `n`.
+fn owed(client: &Client, ledger: &Ledger) -> u64 {
+    match ledger.received {
+        DIGEST.. if client.honest => ledger.received - DIGEST + CHALLENGE - ledger.sent,
+        _ => 0,
+    }
+}
+
+fn last_moved(ledger: &Ledger) -> Option<Monotonic> {
+    ledger.received_at.max(ledger.sent_at)
+}
+
+/// When an open connection's call in progress gives up, by Python's rules.
+fn due(config: &Config, client: &Client, ledger: &Ledger, draining: bool) -> Option<Monotonic> {
+    let (since, limit) = if ledger.shut_down_at.is_some() {
+        (ledger.shut_down_at, config.linger_timeout)
+    } else if ledger.received < DIGEST {
+        (ledger.accepted_at, config.auth_timeout)
+    } else if owed(client, ledger) > 0 {
+        (ledger.received_at, config.send_timeout)
+    } else if draining {
+        (None, None) // It is about to be half-closed, which waits for nothing.
+    } else {
+        (last_moved(ledger), config.recv_timeout)
+    };
+    Some(since?.saturating_add(limit?))
+}

@@ -1,0 +1,222 @@
+//! A server over a simulated kernel, its clients and its judge: what every simulated test needs.
+#![allow(dead_code)] // Each test uses its own part of it.
+#![allow(unreachable_pub)] // Public towards the test that includes it.
+#![allow(clippy::unwrap_used)] // clippy knows tests by their attribute, and these are their hands.
+
+pub mod client;
+pub mod judge;
+
+use std::time::Duration;
+
+use client::{Client, Fate};
+use judge::Judge;
+use saltecho::auth::Keyring;
+use saltecho::proto::{CloseReason, Config, Upper};
+use saltecho::server::{Limits, Server};
+use saltecho::sim::{Faults, Seen, SimKernel, SplitMix};
+
+/// A server, its kernel, the clients, and who judges them.
+pub struct World {
+    pub server: Server<SimKernel, Upper>,
+    pub clients: Vec<Client>,
+    pub judge: Judge,
+    pub random: SplitMix,
+}
+
+impl World {
+    /// A world in which everything is drawn, faults and limits included.
+    pub fn draw(mut random: SplitMix, traced: bool) -> Self {
+        let faults = Faults::draw(&mut random);
+        let mut config = Config::new(Keyring::demo());
+        config.recv_size = 1 + random.below(64);
+        config.linger_bytes = 64;
+        let mut pick = |choices: &[Option<u64>]| {
+            choices[random.below(choices.len())].map(Duration::from_millis)
+        };
+        config.auth_timeout = pick(&[None, Some(500), Some(5000)]);
+        config.recv_timeout = pick(&[None, None, Some(700), Some(10_000)]);
+        config.send_timeout = pick(&[None, Some(600), Some(60_000)]);
+        let mut limits = Limits::for_connections(1 + random.below(12));
+        limits.unauthenticated = 1 + random.below(limits.connections);
+        limits.eviction_age = Duration::from_millis(random.below(3) as u64 * 500);
+        limits.accepts_per_turn = 1 + random.below(4);
+        limits.bytes_per_turn = 1 + random.below(10_000);
+        limits.deadlines_per_turn = if random.chance(500) { 1024 } else { 1 + random.below(4) };
+        limits.shed_per_retry = random.below(3);
+        limits.drain_timeout = Some(Duration::from_secs(3));
+        Self::new(SimKernel::new(random.next_u64(), faults.clone()), config, limits, random)
+            .with_late_arrivals(faults.late_arrival > 0)
+            .traced(traced)
+    }
+
+    pub fn new(kernel: SimKernel, config: Config, limits: Limits, random: SplitMix) -> Self {
+        let judge = Judge::new(&config, &limits, false);
+        let mut server = Server::with_kernel(kernel, vec![()], config, limits, Upper).unwrap();
+        server.set_observer(judge.observer());
+        Self { server, clients: Vec::new(), judge, random }
+    }
+
+    fn with_late_arrivals(mut self, late: bool) -> Self {
+        self.judge.last_look_is_whole &= !late;
+        self
+    }
+
+    fn traced(mut self, traced: bool) -> Self {
+        if traced {
+            self.server.kernel_mut().start_trace();
+        }
+        self
+    }
+
+    /// Disorder, then rest, then farewell.
+    pub fn run(&mut self) {
+        for _ in 0..20 + self.random.below(150) {
+            self.disorder();
+        }
+        self.settle();
+        self.leave();
+    }
+
+    /// A few acts of a few clients, and a turn.
+    pub fn disorder(&mut self) {
+        for _ in 0..self.random.below(4) {
+            self.act();
+        }
+        let patience = [0, 1, 50, 400, 3000][self.random.below(5)];
+        self.server.kernel_mut().set_patience(Duration::from_millis(patience));
+        self.turn();
+    }
+
+    pub fn turn(&mut self) -> bool {
+        let goes_on = self.server.turn().expect("no error of one connection ends the loop");
+        self.server.assert_invariants();
+        let (open, stats) = (self.server.kernel_mut().open_streams(), self.server.stats());
+        assert_eq!(open, stats.connections, "a slot without a socket, or the reverse");
+        self.judge.after_turn(self.server.kernel_mut(), &self.clients);
+        goes_on
+    }
+
+    /// One random act of one random client.
+    fn act(&mut self) {
+        if self.clients.is_empty() || (self.clients.len() < 20 && self.random.chance(150)) {
+            return self.connect();
+        }
+        let index = self.random.below(self.clients.len());
+        let (client, kernel) = (&mut self.clients[index], self.server.kernel_mut());
+        match self.random.below(20) {
+            0 if client.fate != Fate::Gone => {
+                kernel.client_finish(client.end);
+                client.fate = Fate::Finished;
+            }
+            1 if client.fate != Fate::Gone && self.random.chance(300) => {
+                kernel.client_reset(client.end);
+                client.fate = Fate::Gone;
+            }
+            2 => {
+                client.piecemeal |=
+                    client.fate == Fate::Present && kernel.client_send_urgent(client.end);
+            }
+            3..=9 => {
+                let limit = 1 + self.random.below(100);
+                client.send(kernel, &mut self.random, limit);
+            }
+            _ => {
+                let limit = 1 + self.random.below(100);
+                client.read(kernel, limit);
+            }
+        }
+    }
+
+    fn connect(&mut self) {
+        let mut capacity = || 1 + self.random.below(200);
+        let (to_server, to_client, window) = (capacity(), capacity().max(32), capacity());
+        let end = self.server.kernel_mut().connect(to_server, to_client, window);
+        let mut client = Client::new(end, self.random.chance(850), self.random.below(600));
+        client.piecemeal = to_server.min(window) < 16;
+        self.clients.push(client);
+    }
+
+    /// The kernel behaves from here on, the clients do what they still have to do, and no time
+    /// passes that would let a deadline make up for a wake-up that was lost.
+    pub fn settle(&mut self) {
+        self.server.kernel_mut().calm();
+        self.server.kernel_mut().set_patience(Duration::ZERO);
+        // A rest from accepting is a matter of time, and not a lost wake-up.
+        loop {
+            self.run_until_asleep();
+            let mut progress = false;
+            for client in &mut self.clients {
+                let kernel = self.server.kernel_mut();
+                progress |= client.read(kernel, usize::MAX);
+                progress |= client.send(kernel, &mut self.random, usize::MAX);
+            }
+            if !progress {
+                break;
+            }
+        }
+        for client in &self.clients {
+            client.assert_satisfied(self.server.kernel_mut());
+        }
+    }
+
+    pub fn run_until_asleep(&mut self) {
+        for _ in 0..20_000 {
+            self.turn();
+            if self.server.kernel_mut().slept() {
+                return;
+            }
+        }
+        panic!("the loop spins: it neither sleeps nor has anything to do");
+    }
+
+    /// Everybody leaves, one way or the other; nothing must be left of them.
+    pub fn leave(&mut self) {
+        let drained = self.random.chance(300);
+        if drained {
+            self.judge.draining = true;
+            self.server.handle().drain();
+        }
+        for client in &mut self.clients {
+            let kernel = self.server.kernel_mut();
+            match self.random.below(3) {
+                _ if client.fate != Fate::Present => {}
+                0 => {
+                    kernel.client_reset(client.end);
+                    client.fate = Fate::Gone;
+                }
+                // A deaf peer under a drain, or else nobody would test that time-out.
+                1 if drained && self.random.chance(100) => {}
+                _ => {
+                    kernel.client_finish(client.end);
+                    client.fate = Fate::Finished;
+                }
+            }
+        }
+        self.server.kernel_mut().set_patience(Duration::from_secs(1));
+        for _ in 0..20_000 {
+            let goes_on = self.turn();
+            for client in &mut self.clients {
+                while client.read(self.server.kernel_mut(), usize::MAX) {}
+            }
+            let idle = self.server.kernel_mut().queued_clients() == 0;
+            if !goes_on || (!drained && idle && self.server.stats().connections == 0) {
+                return self.judge_the_end();
+            }
+        }
+        panic!("clients are gone and connections are not: {:?}", self.server.stats());
+    }
+
+    fn judge_the_end(&mut self) {
+        let stats = self.server.stats();
+        assert_eq!(stats.connections, 0, "drained and not empty");
+        assert_eq!(stats.accepted, stats.closed_in_all(), "one reason for each connection");
+        for client in self.clients.iter().filter(|client| client.fate == Fate::Finished) {
+            let kernel = self.server.kernel_mut();
+            let severed = kernel.ledger(client.end).severed;
+            if self.judge.reasons.get(&client.end) == Some(&CloseReason::PeerFinished) && !severed {
+                assert_eq!(client.seen, Some(Seen::End), "{:?} was not let down", client.end);
+                assert_eq!(client.got.len(), client.sent.len(), "{:?} lost bytes", client.end);
+            }
+        }
+    }
+}
