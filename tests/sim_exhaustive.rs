@@ -23,7 +23,7 @@ use saltecho::sim::{Faults, SimKernel, SplitMix};
 use sim_world::World;
 use sim_world::client::{Client, Fate};
 
-const LENGTH: usize = 5;
+const LENGTH: usize = 6;
 const SLOTS: usize = 3;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
