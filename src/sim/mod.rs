@@ -11,7 +11,8 @@
 //! - writability is announced only after a `send` found no room, once a third of the buffer is
 //!   free;
 //! - data that has arrived before a reset is received before it, at either end; the reset is
-//!   reported once; an end of the stream that has arrived stays an end, whatever comes later;
+//!   reported once, by whichever call comes first, and looks like an end afterwards; an end of
+//!   the stream that has arrived stays an end, whatever comes later;
 //! - a `close()` with unread input resets, and so does input that comes after a `close()`; that
 //!   destroys what has not arrived at the peer;
 //! - a client that resets while it is queued is accepted all the same;
@@ -209,15 +210,10 @@ impl SimKernel {
 
     /// A client sends; how many bytes there was room for.
     pub fn client_send(&mut self, client: SimClient, bytes: &[u8]) -> usize {
-        let socket = &mut self.sockets[client.0];
-        if socket.server_end == End::Closed || socket.failure.is_some() {
-            // Nobody reads these bytes; the server's kernel answers them with a reset.
-            if !bytes.is_empty() {
-                socket.reset_client();
-            }
+        if !bytes.is_empty() && self.sockets[client.0].is_sent_to_nobody() {
             return bytes.len();
         }
-        let n = socket.to_server.push(bytes);
+        let n = self.sockets[client.0].to_server.push(bytes);
         if n > 0 {
             self.note(|| format!("client {} sends {n} of {} bytes", client.0, bytes.len()));
             self.send_off(client.0);
@@ -228,6 +224,9 @@ impl SimKernel {
     /// A client sends one urgent byte; false if there is no room for it, or an earlier one has
     /// not been passed.
     pub fn client_send_urgent(&mut self, client: SimClient) -> bool {
+        if self.sockets[client.0].is_sent_to_nobody() {
+            return true;
+        }
         let sent = self.sockets[client.0].to_server.push_urgent();
         if sent {
             self.raise(client.0);
@@ -245,10 +244,14 @@ impl SimKernel {
         let mut bytes = vec![0; limit.min(socket.to_client.unread())];
         let n = socket.to_client.read(&mut bytes);
         if n == 0 {
-            return Err(match (socket.to_client.is_at_end(), socket.client_is_reset) {
-                (true, _) => Seen::End,
-                (false, true) => Seen::Reset,
-                (false, false) => Seen::Nothing,
+            return Err(match &mut socket.client_reset {
+                _ if socket.to_client.is_at_end() => Seen::End,
+                Some(unreported @ true) => {
+                    *unreported = false;
+                    Seen::Reset
+                }
+                Some(false) => Seen::End,
+                None => Seen::Nothing,
             });
         }
         socket.to_client.arrive(usize::MAX);

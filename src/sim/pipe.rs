@@ -38,7 +38,7 @@ impl Direction {
 
     /// Takes as many bytes as there is room for. None of them has arrived.
     pub(super) fn push(&mut self, bytes: &[u8]) -> usize {
-        if self.tail != Tail::Open {
+        if self.is_ended() {
             return 0;
         }
         let n = bytes.len().min(self.room());
@@ -49,7 +49,7 @@ impl Direction {
     /// Marks the place behind the last byte. One mark at a time: a second one would turn the first
     /// urgent byte into an ordinary one.
     pub(super) fn push_urgent(&mut self) -> bool {
-        let room = self.tail == Tail::Open && self.urgent_at.is_none() && self.room() > 0;
+        let room = !self.is_ended() && self.urgent_at.is_none() && self.room() > 0;
         if room {
             self.urgent_at = Some(self.bytes.len());
         }
@@ -109,13 +109,19 @@ impl Direction {
         }
     }
 
+    /// The sender may send no more.
+    pub(super) fn is_ended(&self) -> bool {
+        self.tail != Tail::Open
+    }
+
     /// Something to read, or the end.
     pub(super) fn is_readable(&self) -> bool {
         self.arrived > 0 || self.tail == Tail::EndArrived
     }
 
+    /// A byte that nobody has received, an urgent one included.
     pub(super) fn has_unread(&self) -> bool {
-        !self.bytes.is_empty()
+        !self.bytes.is_empty() || self.urgent_at.is_some()
     }
 
     /// How many bytes have arrived and are unread.

@@ -16,8 +16,8 @@ pub(super) struct Socket {
     /// A `send` found no room since writability was last announced.
     pub(super) no_space: bool,
     pub(super) failure: Option<Failure>,
-    /// The client gets a reset behind what has arrived at its end.
-    pub(super) client_is_reset: bool,
+    /// A reset has arrived at the client's end, and whether a call has yet to report it.
+    pub(super) client_reset: Option<bool>,
     pub(super) ledger: Ledger,
 }
 
@@ -92,7 +92,7 @@ impl Socket {
             under_way: false,
             no_space: false,
             failure: None,
-            client_is_reset: false,
+            client_reset: None,
             ledger: Ledger::default(),
         }
     }
@@ -101,7 +101,8 @@ impl Socket {
     pub(super) fn readiness(&self) -> Ready {
         let mut ready = Ready::NONE;
         let failed = self.failure.is_some();
-        if failed || self.to_server.is_readable() {
+        // epoll calls an urgent byte alone urgent and not readable; mio calls it both.
+        if failed || self.to_server.is_readable() || self.to_server.has_urgent() {
             ready.insert(Ready::READABLE);
         }
         if failed || self.to_client.has_room_again() {
@@ -114,6 +115,18 @@ impl Socket {
             ready.insert(Ready::PRIORITY);
         }
         ready
+    }
+
+    /// Whether what a client sends now reaches nobody: then the server's kernel answers it with a
+    /// reset, unless one has come, which this send reports.
+    pub(super) fn is_sent_to_nobody(&mut self) -> bool {
+        let nobody = self.server_end == End::Closed || self.failure.is_some();
+        match &mut self.client_reset {
+            Some(unreported) => *unreported = false,
+            None if nobody && !self.to_server.is_ended() => self.reset_client(),
+            None => {}
+        }
+        nobody
     }
 
     /// The pending error, which is thereby reported.
@@ -133,7 +146,7 @@ impl Socket {
     /// The connection fails for the client: what has arrived can be read, the rest is lost. An
     /// end that has arrived stays an end: Linux looks at SOCK_DONE before it looks at the error.
     pub(super) fn reset_client(&mut self) {
-        self.client_is_reset = true;
+        self.client_reset.get_or_insert(true);
         self.to_client.cut_off();
     }
 }

@@ -10,6 +10,7 @@ pub struct Client {
     pub honest: bool,
     /// What it still wants to send before its input, digest or a part of it.
     pub digest: Vec<u8>,
+    pub digest_is_right: bool,
     /// What was sent behind the digest, as the server's kernel took it.
     pub sent: Vec<u8>,
     pub got: Vec<u8>,
@@ -36,6 +37,7 @@ impl Client {
             challenge: Vec::new(),
             honest,
             digest: Vec::new(),
+            digest_is_right: false,
             sent: Vec::new(),
             got: Vec::new(),
             input_left,
@@ -65,6 +67,25 @@ impl Client {
         n > 0
     }
 
+    /// Sends as much as it may (`input_left`), the bytes of its digest being the first of them. A
+    /// client that is to lie gives a wrong last byte.
+    pub fn send_allowed(&mut self, kernel: &mut SimKernel, random: &mut SplitMix) -> bool {
+        if self.input_left == 0 {
+            return false;
+        }
+        if self.digest.is_empty() {
+            return self.send(kernel, random, usize::MAX);
+        }
+        if !self.honest && self.digest_is_right {
+            self.digest_is_right = false;
+            *self.digest.last_mut().expect("it is not empty") ^= 1;
+        }
+        let before = self.digest.len();
+        let sent = self.send(kernel, random, self.input_left);
+        self.input_left -= before - self.digest.len();
+        sent
+    }
+
     /// Reads, and holds what came against what may come at all.
     pub fn read(&mut self, kernel: &mut SimKernel, limit: usize) -> bool {
         let bytes = match kernel.client_recv(self.end, limit) {
@@ -83,6 +104,7 @@ impl Client {
         if challenge > 0 && self.challenge.len() == Challenge::LEN {
             let challenge = Challenge::new(self.challenge[..].try_into().unwrap());
             self.digest = MacAlgorithm::Md5.digest(&Key::demo(), &challenge).as_bytes().to_vec();
+            self.digest_is_right = self.honest;
             self.digest[7] ^= u8::from(!self.honest);
         }
         assert!(self.honest || self.got.is_empty(), "an answer to a wrong digest");
@@ -100,6 +122,17 @@ impl Client {
         assert_eq!(self.challenge.len(), Challenge::LEN, "{:?} waits for its challenge", self.end);
         assert_ne!(self.fate, Fate::Finished, "{:?} has finished and is connected", self.end);
         assert!(self.honest || !self.digest.is_empty(), "{:?} was not rejected", self.end);
+        self.assert_answered();
+    }
+
+    /// The same for a client that may have a part of its digest to send yet.
+    pub fn assert_at_rest(&self, kernel: &SimKernel) {
+        if self.digest.is_empty() || self.input_left > 0 || self.fate == Fate::Finished {
+            self.assert_satisfied(kernel);
+        }
+    }
+
+    fn assert_answered(&self) {
         assert_eq!(
             self.got.len(),
             self.sent.len(),
