@@ -232,7 +232,7 @@ impl std::fmt::Display for Row {
 
 fn run_cell(cell: Cell) -> Row {
     let serving = Serving::start(&[]);
-    let idle_descriptors = descriptors(&serving);
+    let idle_descriptors = serving.descriptors();
     let bystanders = [authenticated(serving.address), authenticated(serving.address)];
     for stream in &bystanders {
         assert_eq!(exchange(stream, b"before"), b"BEFORE");
@@ -289,7 +289,7 @@ fn run_cell(cell: Cell) -> Row {
     assert_eq!(exchange(&after, b"after"), b"AFTER", "{cell}");
     drop((after, bystanders));
     let own_fault = if cell.call == "close" { injected } else { 0 };
-    wait_for_descriptors(&serving, idle_descriptors + own_fault, cell);
+    serving.wait_for_descriptors(idle_descriptors + own_fault);
     serving.finish();
     Row { cell, injected, came, served, cut_short }
 }
@@ -441,23 +441,6 @@ impl Drop for Tracer {
 
 fn count_injected(log: &str) -> usize {
     log.lines().filter(|line| line.ends_with("(INJECTED)")).count()
-}
-
-fn descriptors(serving: &Serving) -> usize {
-    fs::read_dir(format!("/proc/{}/fd", serving.running.pid())).unwrap().count()
-}
-
-#[track_caller]
-fn wait_for_descriptors(serving: &Serving, expected: usize, cell: Cell) {
-    let begin = Instant::now();
-    loop {
-        let now = descriptors(serving);
-        if now == expected {
-            return;
-        }
-        assert!(begin.elapsed() < PATIENCE, "{cell}: {now} descriptors instead of {expected}");
-        thread::sleep(Duration::from_millis(2));
-    }
 }
 
 /// Whether there is a strace. Under CI its absence is a failure, because there nobody would read

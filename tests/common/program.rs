@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 pub use rustix::process::Signal;
 use rustix::process::{Pid, kill_process};
@@ -198,6 +198,29 @@ impl Serving {
 
     pub fn place(&self) -> String {
         self.address.to_string()
+    }
+
+    /// How many descriptors it has open.
+    pub fn descriptors(&self) -> usize {
+        fs::read_dir(format!("/proc/{}/fd", self.running.pid())).unwrap().count()
+    }
+
+    /// Waits until it has exactly so many: one too many for good is a leak.
+    #[track_caller]
+    pub fn wait_for_descriptors(&self, expected: usize) {
+        let deadline = Instant::now() + PATIENCE;
+        while self.descriptors() != expected {
+            let now = self.descriptors();
+            assert!(Instant::now() < deadline, "{now} descriptors instead of {expected}");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    /// Its counters as it says them.
+    #[track_caller]
+    pub fn counters(&mut self) -> String {
+        self.running.signal(Signal::USR1);
+        self.running.wait_for("accepted ")
     }
 
     /// Drains it and fails unless everything went well.
