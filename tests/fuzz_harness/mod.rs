@@ -13,8 +13,11 @@ use sim_world::World;
 
 pub use connection_model::connection_script;
 
-/// A name and what it runs.
-pub const TARGETS: [(&str, fn(&[u8])); 3] =
+/// What a fuzz target does with an input.
+pub type Target = fn(&[u8]);
+
+/// The targets by name.
+pub const TARGETS: [(&str, Target); 3] =
     [("connection_script", connection_script), ("key_file", key_file), ("whole_loop", whole_loop)];
 
 /// Reads the input as a key file, and holds the result against what the format promises.
