@@ -88,10 +88,15 @@ pub enum Seen {
 impl SimKernel {
     /// A kernel whose every decision follows from `seed`.
     pub fn new(seed: u64, faults: Faults) -> Self {
+        Self::with_choices(SplitMix::new(seed), faults)
+    }
+
+    /// A kernel whose every decision comes from `random`.
+    pub fn with_choices(random: SplitMix, faults: Faults) -> Self {
         Self {
             clock: Duration::ZERO,
             last_reading: Monotonic::ZERO,
-            random: SplitMix::new(seed),
+            random,
             descriptors: faults.descriptors,
             faults,
             patience: Duration::ZERO,

@@ -24,8 +24,14 @@ pub struct World {
 }
 
 impl World {
-    /// A world in which everything is drawn, faults and limits included.
+    /// A world in which everything is drawn from one seed, faults and limits included.
     pub fn draw(mut random: SplitMix, traced: bool) -> Self {
+        let kernel = SplitMix::new(random.next_u64());
+        Self::of_choices(random, kernel).traced(traced)
+    }
+
+    /// The same with choices of the kernel's own.
+    pub fn of_choices(mut random: SplitMix, kernel: SplitMix) -> Self {
         let faults = Faults::draw(&mut random);
         let mut config = Config::new(Keyring::demo());
         config.recv_size = 1 + random.below(64);
@@ -44,9 +50,10 @@ impl World {
         limits.deadlines_per_turn = if random.chance(500) { 1024 } else { 1 + random.below(4) };
         limits.shed_per_retry = random.below(3);
         limits.drain_timeout = Some(Duration::from_secs(3));
-        Self::new(SimKernel::new(random.next_u64(), faults.clone()), config, limits, random)
-            .with_late_arrivals(faults.late_arrival > 0)
-            .traced(traced)
+        let late = faults.late_arrival > 0;
+        let mut world = Self::new(SimKernel::with_choices(kernel, faults), config, limits, random);
+        world.judge.last_look_is_whole &= !late;
+        world
     }
 
     pub fn new(kernel: SimKernel, config: Config, limits: Limits, random: SplitMix) -> Self {
@@ -54,11 +61,6 @@ impl World {
         let mut server = Server::with_kernel(kernel, vec![()], config, limits, Upper).unwrap();
         server.set_observer(judge.observer());
         Self { server, clients: Vec::new(), judge, random }
-    }
-
-    fn with_late_arrivals(mut self, late: bool) -> Self {
-        self.judge.last_look_is_whole &= !late;
-        self
     }
 
     fn traced(mut self, traced: bool) -> Self {
