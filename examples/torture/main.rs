@@ -10,6 +10,7 @@
 //! not kept. Traffic stays on loopback or in a network namespace that the trial makes.
 #![allow(clippy::unwrap_used)] // A trial that cannot be held has nothing better to do than stop.
 
+mod closing;
 mod drain;
 mod famine;
 mod flood;
@@ -44,12 +45,13 @@ impl Report {
 /// A trial's name, its default size, and what holds it.
 type Trial = (&'static str, u64, fn(u64, &mut Report));
 
-const TRIALS: [Trial; 7] = [
+const TRIALS: [Trial; 8] = [
     ("flood", 60, flood::run),
     ("flood-silent", 60, flood::silent),
     ("flood-unjudged", 10, flood::unjudged),
     ("famine", 10, famine::run),
     ("drain", 5_000, drain::run),
+    ("closing", 10_000, closing::run),
     ("memory", 10, memory::run),
     ("timing", 1_000_000, timing::run),
 ];
@@ -59,6 +61,11 @@ fn main() {
     match args.first().map(String::as_str) {
         Some("serve") => return server::serve(&args[1..]),
         Some("flooder") => return flood::flooder(&args[1..]),
+        Some("lossy-closing") => {
+            let mut report = Report::default();
+            closing::inside(args[1].parse().unwrap(), &mut report);
+            std::process::exit(i32::from(report.failed));
+        }
         _ => {}
     }
     let wanted = args.first().map_or("all", String::as_str);

