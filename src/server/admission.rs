@@ -102,7 +102,12 @@ impl Strangers {
 
     /// It has authenticated, or it ended in a way that says nothing about its source.
     pub(super) fn remove(&mut self, id: ConnId) -> Option<Source> {
-        let source = self.present.remove(&id).expect("a stranger is removed once")?;
+        let source = self.present.remove(&id).expect("a stranger is removed once");
+        if self.present.is_empty() && self.by_age.len() > TIDY_FROM {
+            // Of a flood nothing is left, not even the room that it took.
+            (self.present, self.by_age) = Default::default();
+        }
+        let source = source?;
         let held = self.by_source.get_mut(&source).expect("it was counted when it came");
         *held -= 1;
         if *held == 0 {

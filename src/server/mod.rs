@@ -241,6 +241,10 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
     /// Gives each connection in the queue one turn. Who could go on queues up again behind the
     /// others, and is served after the next look at events, deadlines and new clients.
     fn pump_queue(&mut self) {
+        if self.run_queue.is_empty() {
+            // Once the whole crowd was in it.
+            self.run_queue.shrink_to(1024);
+        }
         for _ in 0..self.run_queue.len() {
             let id = self.run_queue.pop_front().expect("the queue only grows meanwhile");
             if let Some(slot) = self.slots.get_mut(id) {

@@ -2,7 +2,7 @@ use std::io;
 
 use super::slots::Slot;
 use super::{Kernel, Ready, Stats};
-use crate::proto::{Config, Connection, Handler, Wants};
+use crate::proto::{Config, Connection, Handler, State, Wants};
 use crate::python::Monotonic;
 
 /// What a call costs of the budget at least, in bytes: a peer that moves single bytes must not
@@ -91,6 +91,9 @@ fn recv_and_answer<K: Kernel, H: Handler>(
             return 0;
         }
     };
+    if connection.state() == State::Lingering {
+        io.stats.bytes_discarded += received as u64;
+    }
     let reply = connection.handle_recv(config, &mut buffer[..received], now);
     let mut sent = 0;
     if !reply.bytes().is_empty() {

@@ -87,13 +87,22 @@ pub(super) struct Slot<S, H> {
 /// The connections of one loop.
 pub(super) struct Slots<S, H> {
     slab: Slab<Slot<S, H>>,
+    /// How many slots were ever in use since the slab was made: the memory that it holds.
+    touched: usize,
     next_generation: u32,
 }
 
 impl<S, H> Slots<S, H> {
+    /// Address space for more than half a million slots; memory is only what was touched of it.
+    ///
+    /// Up to 32 MiB glibc adapts to large blocks that are given back: it takes the next one from
+    /// its heap, and keeps that (mallopt(3), M_MMAP_THRESHOLD). A larger one is always mapped by
+    /// itself, and its memory returns to the system when a crowd is gone.
+    const RESERVED: usize = (32 << 20) / size_of::<Slot<S, H>>() + 1;
+
     pub(super) fn new() -> Self {
         // Counting from 1 makes the generation a connection's number in logs.
-        Self { slab: Slab::new(), next_generation: 1 }
+        Self { slab: Slab::with_capacity(Self::RESERVED), touched: 0, next_generation: 1 }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -113,6 +122,7 @@ impl<S, H> Slots<S, H> {
         let slot =
             Slot { stream, connection, timer: Link::default(), generation, ready, queued: false };
         let index = u32::try_from(self.slab.insert(slot)).expect("fewer than 2^31 descriptors");
+        self.touched = self.touched.max(index as usize + 1);
         ConnId { index, generation }
     }
 
@@ -145,8 +155,9 @@ impl<S, H> Slots<S, H> {
     /// Gives memory back once nothing is left of a crowd; a slab never does so by itself, and
     /// cannot while slots near its end are occupied.
     pub(super) fn shrink_if_empty(&mut self) {
-        if self.slab.is_empty() && self.slab.capacity() > 1024 {
-            self.slab = Slab::new();
+        if self.slab.is_empty() && self.touched > 1024 {
+            self.slab = Slab::with_capacity(Self::RESERVED);
+            self.touched = 0;
         }
     }
 }

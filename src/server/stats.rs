@@ -21,6 +21,9 @@ pub struct Stats {
     pub bytes_sent: u64,
     /// Bytes of answers that had not been handed to the kernel when their connection ended.
     pub bytes_undelivered: u64,
+    /// Bytes that were read and not answered, because we had already ended our stream: what a
+    /// peer sent during a drain, or after its time was up.
+    pub bytes_discarded: u64,
     /// Clients turned away because there was no room.
     pub shed: u64,
     /// Clients refused because their source had failed to authenticate lately.

@@ -1,0 +1,63 @@
+//! Crowds that come and go: what they leave in the server's memory.
+
+use std::net::TcpStream;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::Report;
+use crate::client::{authenticated, exchange};
+use crate::server::Trial;
+
+/// As many as this process may have descriptors for.
+const CROWD: usize = 19_000;
+
+pub(crate) fn run(rounds: u64, report: &mut Report) {
+    let mut server = Trial::start(&[]);
+    // A few lives touch the pages of code and data that all others need.
+    for _ in 0..100 {
+        assert_eq!(exchange(&authenticated(server.address), b"x"), b"X");
+    }
+    let start = server.resident();
+    let (mut peaks, mut after) = (Vec::new(), Vec::new());
+    for _ in 0..rounds {
+        let crowd: Vec<TcpStream> = (0..CROWD).map(|_| authenticated(server.address)).collect();
+        for stream in &crowd {
+            assert_eq!(exchange(stream, b"here"), b"HERE");
+        }
+        peaks.push(server.resident());
+        drop(crowd);
+        let gone = Instant::now();
+        while server.counters().of("connections") > 0 {
+            assert!(gone.elapsed() < Duration::from_secs(10), "connections that do not end");
+        }
+        while server.resident() * 10 > start * 11 && gone.elapsed() < Duration::from_secs(10) {
+            thread::sleep(Duration::from_millis(50));
+        }
+        after.push(server.resident());
+    }
+    let most = *peaks.iter().max().unwrap();
+    let each = (most - start) as f64 * 1024.0 / CROWD as f64;
+    report.tell(
+        "resident at the start, with the crowd",
+        format!("{start}, {most} KiB, {each:.0} B each"),
+    );
+    report.tell("resident after each round, KiB", format!("{after:?}"));
+    let last = *after.last().unwrap() as f64 / start as f64;
+    report.check("the last against the start", format!("{last:.3}"), "<= 1.10", last <= 1.10);
+    // The first crowd teaches the allocator and the queues their sizes.
+    let slope = slope(&after[1..]);
+    report.check(
+        "slope over the rounds after the first",
+        format!("{slope:.1} KiB a round"),
+        "<= 8",
+        slope <= 8.0,
+    );
+}
+
+/// Least squares over equal steps.
+fn slope(values: &[u64]) -> f64 {
+    let n = values.len() as f64;
+    let (mean_x, mean_y) = ((n - 1.0) / 2.0, values.iter().sum::<u64>() as f64 / n);
+    let points = || values.iter().enumerate().map(|(x, y)| (x as f64 - mean_x, *y as f64 - mean_y));
+    points().map(|(x, y)| x * y).sum::<f64>() / points().map(|(x, _)| x * x).sum::<f64>().max(1.0)
+}

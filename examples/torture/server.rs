@@ -1,0 +1,156 @@
+//! The server under trial: a process of its own, asked for its counters over a pipe.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io::{BufRead, BufReader, Write, stdin};
+use std::net::SocketAddr;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::Duration;
+
+use saltecho::auth::Keyring;
+use saltecho::proto::{CloseReason, Config};
+use saltecho::server::{Limits, Server, Stats};
+
+/// Serves until its stdin ends. `stats` is answered with the counters, `drain` with the last ones
+/// and exit code 0 if nobody was cut off.
+pub(crate) fn serve(args: &[String]) {
+    let option = |name: &str| {
+        args.iter().find_map(|arg| arg.strip_prefix(name)?.strip_prefix('=')?.parse::<u64>().ok())
+    };
+    let mut limits = option("connections").map_or_else(Limits::for_process, |connections| {
+        Limits::for_connections(usize::try_from(connections).unwrap())
+    });
+    limits.trust_loopback = option("distrust").is_none();
+    let mut config = Config::new(Keyring::demo());
+    if option("no_auth_timeout").is_some() {
+        config.auth_timeout = None;
+    }
+    let address = args.iter().find_map(|arg| arg.strip_prefix("listen=")).unwrap_or("127.0.0.1:0");
+    let server = Server::builder().listen(address.parse().unwrap()).limits(limits).config(config);
+    let running = server.spawn().unwrap();
+    println!("{}", running.addresses()[0]);
+    for line in stdin().lines() {
+        match line.unwrap().as_str() {
+            "stats" => println!("{}", in_one_line(&running.handle().stats().unwrap())),
+            "drain" => {
+                let stats = running.drain().unwrap();
+                println!("{}", in_one_line(&stats));
+                std::process::exit(i32::from(stats.closed(CloseReason::DrainTimeout) > 0));
+            }
+            other => panic!("no such command: {other:?}"),
+        }
+    }
+}
+
+fn in_one_line(stats: &Stats) -> String {
+    let mut line = format!(
+        "accepted={} authenticated={} connections={} unauthenticated={} received={} sent={} \
+         undelivered={} discarded={} shed={} suspects={} over_share={} pauses={} turns={}",
+        stats.accepted,
+        stats.authenticated,
+        stats.connections,
+        stats.unauthenticated,
+        stats.bytes_received,
+        stats.bytes_sent,
+        stats.bytes_undelivered,
+        stats.bytes_discarded,
+        stats.shed,
+        stats.refused_suspects,
+        stats.refused_over_share,
+        stats.accept_pauses,
+        stats.turns
+    );
+    for (reason, count) in stats.closes() {
+        line.push_str(&format!(" {reason:?}={count}"));
+    }
+    line
+}
+
+/// The counters of a server under trial, by name.
+pub(crate) struct Counters(HashMap<String, u64>);
+
+impl Counters {
+    fn parse(line: &str) -> Self {
+        let pairs = line.split_whitespace().filter_map(|pair| pair.split_once('='));
+        Self(pairs.map(|(name, count)| (name.to_owned(), count.parse().unwrap())).collect())
+    }
+
+    /// One that never counted anything is zero.
+    pub(crate) fn of(&self, name: &str) -> u64 {
+        self.0.get(name).copied().unwrap_or(0)
+    }
+}
+
+/// A server under trial, from outside. Dropping it ends it.
+pub(crate) struct Trial {
+    child: Child,
+    commands: ChildStdin,
+    answers: BufReader<ChildStdout>,
+    pub(crate) address: SocketAddr,
+}
+
+impl Trial {
+    pub(crate) fn start(options: &[&str]) -> Self {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.arg("serve").args(options);
+        Self::start_command(command)
+    }
+
+    /// Any command that ends in this program as `serve`.
+    pub(crate) fn start_command(mut command: Command) -> Self {
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let commands = child.stdin.take().unwrap();
+        let mut answers = BufReader::new(child.stdout.take().unwrap());
+        let mut line = String::new();
+        answers.read_line(&mut line).unwrap();
+        let address = line.trim().parse().unwrap_or_else(|_| panic!("no address: {line:?}"));
+        Self { child, commands, answers, address }
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub(crate) fn counters(&mut self) -> Counters {
+        self.ask("stats")
+    }
+
+    /// Drains it; its last counters and its exit code.
+    pub(crate) fn drain(mut self) -> (Counters, Option<i32>) {
+        let counters = self.ask("drain");
+        let code = self.child.wait().unwrap().code();
+        (counters, code)
+    }
+
+    fn ask(&mut self, command: &str) -> Counters {
+        writeln!(self.commands, "{command}").unwrap();
+        let mut line = String::new();
+        self.answers.read_line(&mut line).unwrap();
+        Counters::parse(&line)
+    }
+
+    /// Resident memory, in KiB.
+    pub(crate) fn resident(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches("kB").trim().parse().unwrap()
+    }
+
+    /// Processor time used so far, by user and system.
+    pub(crate) fn processor_time(&self) -> Duration {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap();
+        let after_name = stat.rsplit(')').next().unwrap();
+        let fields: Vec<&str> = after_name.split_whitespace().collect();
+        let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
+        // USER_HZ is 100 on every Linux that this runs on.
+        Duration::from_millis(ticks * 10)
+    }
+}
+
+impl Drop for Trial {
+    fn drop(&mut self) {
+        // Both fail if it has ended and was waited for, which is as well.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
