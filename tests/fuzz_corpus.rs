@@ -8,7 +8,7 @@ use std::path::Path;
 
 use saltecho::sim::SplitMix;
 
-const DRAWN: u64 = 2000;
+const DRAWN: u64 = 1000;
 
 #[test]
 fn every_corpus_is_replayed() {
