@@ -46,8 +46,9 @@ pub(crate) fn run(rounds: u64, report: &mut Report) {
         silent.push(inside);
         waiting = outside;
         waiting.retain(|stream: &TcpStream| said(stream) == Said::Nothing);
-        drop(served.pop());
+        // The clock first: the close itself may hand the processor to the server.
         let begin = Instant::now();
+        drop(served.pop());
         let next = loop {
             let next = waiting.iter().position(|stream| said(stream) == Said::Challenge);
             if let Some(next) = next {

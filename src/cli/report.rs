@@ -37,7 +37,7 @@ pub(super) fn counters(stats: &Stats) -> String {
     );
     for (what, number) in [
         (", undelivered", stats.bytes_undelivered),
-        (", discarded", stats.bytes_discarded),
+        ("; bytes discarded", stats.bytes_discarded),
         ("; turned away", stats.shed),
         ("; refused as suspect", stats.refused_suspects),
         ("; refused over their share", stats.refused_over_share),

@@ -42,7 +42,7 @@ pub struct Limits {
     pub drain_timeout: Option<Duration>,
     /// Deadlines handled in one turn: 1024.
     pub deadlines_per_turn: usize,
-    /// Events taken from one poll at first; doubled up to 8,192 whenever they were not enough.
+    /// Events taken from one poll at first; doubled up to 4,096 whenever they were not enough.
     pub events_per_poll: usize,
     /// `listen(backlog)`: 4096, which the kernel cuts to `net.core.somaxconn`. A short queue makes
     /// clients hang that believe they are connected and wait for a challenge.

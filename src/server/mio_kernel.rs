@@ -29,8 +29,8 @@ pub struct MioKernel {
 }
 
 /// Events taken from one poll at the most; a wait that fills fewer has taken them all. They are
-/// 96 KiB that a process keeps once it had a crowd, and the next poll brings the rest.
-const MAX_EVENTS: usize = 8 << 10;
+/// 48 KiB that a process keeps once it had a crowd, and the next poll brings the rest.
+const MAX_EVENTS: usize = 4 << 10;
 
 impl MioKernel {
     /// A kernel that at first takes this many events from one poll.
