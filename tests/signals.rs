@@ -39,7 +39,7 @@ fn term_delivers_what_is_owed_and_ends_with_0() {
         drop((peer, idle));
         let finished = server.running.wait();
         // Two challenges of 32 bytes, `HELLO`, and not one byte that did not arrive.
-        let sent = format!(", sent {}; ", answer.len() + 32 + 32 + 5);
+        let sent = format!(", sent {}", answer.len() + 32 + 32 + 5);
         finished.expect(0, &[&sent, "closed: 2 drained"]);
         assert!(!finished.stderr.contains("undelivered"), "{}", finished.stderr);
         assert!(TcpStream::connect(place).is_err(), "somebody still listens");
