@@ -7,3 +7,4 @@ pub mod client;
 pub mod fake;
 pub mod program;
 pub mod python;
+pub mod server;

@@ -1,0 +1,45 @@
+//! A server in this process, and what its counters say.
+
+use std::net::SocketAddr;
+use std::thread;
+use std::time::Instant;
+
+use saltecho::auth::Keyring;
+use saltecho::proto::Config;
+use saltecho::server::{Limits, Running, Server, Stats};
+
+use super::client::PATIENCE;
+
+pub fn any_port() -> SocketAddr {
+    "127.0.0.1:0".parse().unwrap()
+}
+
+pub fn spawn() -> Running {
+    Server::builder().listen(any_port()).spawn().unwrap()
+}
+
+pub fn spawn_with(adjust: impl FnOnce(&mut Config, &mut Limits)) -> Running {
+    let (mut config, mut limits) = (Config::new(Keyring::demo()), Limits::for_connections(1000));
+    adjust(&mut config, &mut limits);
+    Server::builder().listen(any_port()).config(config).limits(limits).spawn().unwrap()
+}
+
+/// Asks for the counters until they are as they should be. It is the loop that answers, so this
+/// waits for the loop and not for the clock.
+pub fn wait_for(server: &Running, what: &str, reached: impl Fn(&Stats) -> bool) -> Stats {
+    let begin = Instant::now();
+    loop {
+        let stats = server.handle().stats().expect("the server runs");
+        if reached(&stats) {
+            return stats;
+        }
+        assert!(begin.elapsed() < PATIENCE, "{what} was never reached: {stats:?}");
+        thread::yield_now();
+    }
+}
+
+/// Each connection that ended did so for one reason, and nothing is left.
+pub fn assert_balanced(stats: &Stats) {
+    assert_eq!(stats.accepted, stats.closed_in_all(), "{stats:?}");
+    assert_eq!((stats.connections, stats.unauthenticated), (0, 0));
+}
