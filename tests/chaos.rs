@@ -106,13 +106,7 @@ fn a_half_close_gets_the_whole_answer_then_the_end() {
     while len <= most {
         let stream = authenticated(serving.address);
         let data = pattern(len);
-        let answer = thread::scope(|scope| {
-            scope.spawn(|| {
-                (&stream).write_all(&data).unwrap();
-                finish_sending(&stream);
-            });
-            rest(&stream).unwrap()
-        });
+        let answer = answer_to_all_of(&stream, &data);
         assert!(answer == data.to_ascii_uppercase(), "{len} bytes came back as {}", answer.len());
         len *= 8;
     }

@@ -79,13 +79,7 @@ fn a_half_closed_client_gets_megabytes_that_are_owed() {
     for len in [1, 64 << 10, 16 << 20] {
         let stream = authenticated(server.addresses()[0]);
         let data = pattern(len);
-        let answer = thread::scope(|scope| {
-            scope.spawn(|| {
-                (&stream).write_all(&data).unwrap();
-                finish_sending(&stream);
-            });
-            rest(&stream).unwrap()
-        });
+        let answer = answer_to_all_of(&stream, &data);
         assert_eq!(answer.len(), len);
         assert!(answer == data.to_ascii_uppercase(), "{len} bytes came back changed");
     }

@@ -2,6 +2,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::thread;
 use std::time::Duration;
 
 use saltecho::auth::{Challenge, Key, MacAlgorithm};
@@ -53,6 +54,17 @@ pub fn rest(mut stream: &TcpStream) -> io::Result<Vec<u8>> {
 
 pub fn finish_sending(stream: &TcpStream) {
     stream.shutdown(Shutdown::Write).unwrap();
+}
+
+/// Sends `data` and ends the stream, while reading the answer to its end.
+pub fn answer_to_all_of(mut stream: &TcpStream, data: &[u8]) -> Vec<u8> {
+    thread::scope(|scope| {
+        scope.spawn(move || {
+            stream.write_all(data).unwrap();
+            finish_sending(stream);
+        });
+        rest(stream).unwrap()
+    })
 }
 
 /// Closes with a reset instead of an end of the stream.
