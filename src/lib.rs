@@ -12,12 +12,15 @@
 //! | [`client`] | the authenticated client | `socket` |
 //! | [`server`] | the event loop, over any [`server::Kernel`] | `server` |
 //! | [`sim`] | a simulated kernel for it: virtual clock, faults, one seed | `server` |
+//! | [`load`] | the load generator, on the same patterns | `load` |
 //!
 //! The program is the feature `cli`, on by default; nothing else of the crate prints or exits.
 
 pub mod auth;
 #[cfg(feature = "socket")]
 pub mod client;
+#[cfg(feature = "load")]
+pub mod load;
 pub mod proto;
 pub mod python;
 #[cfg(feature = "server")]

@@ -1,0 +1,324 @@
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+
+/// What is timed: one histogram each, in nanoseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Series {
+    /// From `connect()`, or from when it was due, until the connection stands.
+    Connect,
+    /// From then until the first answer. The protocol has no word for "accepted", so a first
+    /// message, the probe, is sent right behind the digest, and its answer is the proof.
+    Auth,
+    /// An echo, from when it was due (open model) or sent (closed) until the last byte of its
+    /// answer.
+    Echo,
+    /// A whole cycle of connecting, authenticating and one echo, from when it was due (open model)
+    /// or begun (closed).
+    Cycle,
+    /// The same echo or cycle from when it was really sent or begun. It leaves out the time that
+    /// the load waited for its turn, as users do not.
+    Service,
+    /// What the generator itself added: how long after it was possible a message was sent, or how
+    /// long an answer had been announced before it was looked at.
+    Lateness,
+}
+
+impl Series {
+    /// Every series, in the order in which they are reported.
+    pub const ALL: [Self; 6] =
+        [Self::Connect, Self::Auth, Self::Echo, Self::Cycle, Self::Service, Self::Lateness];
+
+    /// The name in reports, and the tag in interval logs.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Connect => "connect",
+            Self::Auth => "auth",
+            Self::Echo => "echo",
+            Self::Cycle => "cycle",
+            Self::Service => "service",
+            Self::Lateness => "lateness",
+        }
+    }
+
+    /// The series of this name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|series| series.as_str() == name)
+    }
+}
+
+/// How something failed. Each failure is counted once, as one of these.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum ErrorKind {
+    /// Nobody listens (ECONNREFUSED).
+    Refused,
+    /// The connection did not stand in time.
+    ConnectTimeout,
+    /// There was no challenge, or no answer to the probe, in time.
+    AuthTimeout,
+    /// An echo was not answered in time.
+    EchoTimeout,
+    /// Closed without a word after the digest: another key, another MAC.
+    Rejected,
+    /// The stream ended while something was owed.
+    Closed,
+    /// Reset by the peer (ECONNRESET, EPIPE).
+    Reset,
+    /// An echoed byte was not the one that was due, or one came that was not due.
+    Mismatch,
+    /// Due during the measurement and not answered when the run ended. It counts in the
+    /// percentiles with the time that it had waited by then, a lower bound.
+    Late,
+    /// Anything else that the system said: no route, no more ports, no more descriptors.
+    Other,
+}
+
+impl ErrorKind {
+    /// Every kind, in the order in which they are reported.
+    pub const ALL: [Self; 10] = [
+        Self::Refused,
+        Self::ConnectTimeout,
+        Self::AuthTimeout,
+        Self::EchoTimeout,
+        Self::Rejected,
+        Self::Closed,
+        Self::Reset,
+        Self::Mismatch,
+        Self::Late,
+        Self::Other,
+    ];
+
+    /// The name in reports.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Refused => "refused",
+            Self::ConnectTimeout => "connect_timeout",
+            Self::AuthTimeout => "auth_timeout",
+            Self::EchoTimeout => "echo_timeout",
+            Self::Rejected => "rejected",
+            Self::Closed => "closed",
+            Self::Reset => "reset",
+            Self::Mismatch => "mismatch",
+            Self::Late => "late",
+            Self::Other => "other",
+        }
+    }
+}
+
+/// Failures by kind.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Errors([u64; ErrorKind::ALL.len()]);
+
+impl Errors {
+    /// How many there were of one kind.
+    pub const fn of(&self, kind: ErrorKind) -> u64 {
+        self.0[kind as usize]
+    }
+
+    /// How many there were.
+    pub fn total(&self) -> u64 {
+        self.0.iter().sum()
+    }
+
+    /// The kinds that occurred, each with its number.
+    pub fn occurred(&self) -> impl Iterator<Item = (ErrorKind, u64)> + '_ {
+        ErrorKind::ALL.into_iter().map(|kind| (kind, self.of(kind))).filter(|(_, n)| *n > 0)
+    }
+
+    /// Counts `n` more of a kind.
+    pub const fn add(&mut self, kind: ErrorKind, n: u64) {
+        self.0[kind as usize] += n;
+    }
+
+    fn merge(&mut self, other: &Self) {
+        for (mine, theirs) in self.0.iter_mut().zip(&other.0) {
+            *mine += theirs;
+        }
+    }
+}
+
+/// What was done, in numbers. *Messages* are echoes of the measurement, or cycles; probes are
+/// none.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Connections that stood.
+    pub connected: u64,
+    /// Connections whose probe was answered.
+    pub authenticated: u64,
+    /// Messages that were due. In the closed model a message is due when it is sent.
+    pub due: u64,
+    /// Messages sent, or cycles begun.
+    pub sent: u64,
+    /// Messages answered, every byte of them verified.
+    pub answered: u64,
+    /// Bytes sent, digests and probes included.
+    pub bytes_sent: u64,
+    /// Bytes received, challenges and probes included.
+    pub bytes_received: u64,
+    /// What failed.
+    pub errors: Errors,
+}
+
+impl Counts {
+    /// Adds those of another part of the same run, or of another generator.
+    pub fn merge(&mut self, other: &Self) {
+        self.connected += other.connected;
+        self.authenticated += other.authenticated;
+        self.due += other.due;
+        self.sent += other.sent;
+        self.answered += other.answered;
+        self.bytes_sent += other.bytes_sent;
+        self.bytes_received += other.bytes_received;
+        self.errors.merge(&other.errors);
+    }
+}
+
+/// Where the connections stand at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// Not begun: their turn has not come.
+    pub waiting: usize,
+    /// `connect()` is under way.
+    pub connecting: usize,
+    /// Connected; the probe is not answered.
+    pub authenticating: usize,
+    /// Authenticated, with no message under way.
+    pub quiet: usize,
+    /// Authenticated, with a message under way.
+    pub busy: usize,
+    /// Over, in whatever way.
+    pub ended: usize,
+}
+
+impl Standing {
+    /// The fields by name, in the order of a connection's life.
+    pub const fn by_name(&self) -> [(&'static str, usize); 6] {
+        [
+            ("waiting", self.waiting),
+            ("connecting", self.connecting),
+            ("authenticating", self.authenticating),
+            ("quiet", self.quiet),
+            ("busy", self.busy),
+            ("ended", self.ended),
+        ]
+    }
+}
+
+/// The histograms and numbers of a stretch of time, or of a whole run.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Record {
+    series: [Histogram<u64>; Series::ALL.len()],
+    /// What was done.
+    pub counts: Counts,
+}
+
+impl Record {
+    /// The longest time that is told from a longer one: an hour.
+    pub const LONGEST: Duration = Duration::from_secs(3600);
+
+    /// An empty record.
+    pub fn new() -> Self {
+        Self { series: std::array::from_fn(|_| empty_histogram()), counts: Counts::default() }
+    }
+
+    /// The histogram of one series, in nanoseconds to three digits.
+    pub const fn series(&self, series: Series) -> &Histogram<u64> {
+        &self.series[series as usize]
+    }
+
+    /// The same, to be added to.
+    pub const fn series_mut(&mut self, series: Series) -> &mut Histogram<u64> {
+        &mut self.series[series as usize]
+    }
+
+    /// Counts one time. More than [`Record::LONGEST`] counts as that.
+    pub fn note(&mut self, series: Series, time: Duration) {
+        let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        self.series[series as usize].saturating_record(nanos.max(1));
+    }
+
+    /// Adds another record: histograms are added up, which is the only right way to merge
+    /// percentiles.
+    pub fn merge(&mut self, other: &Self) {
+        for (mine, theirs) in self.series.iter_mut().zip(&other.series) {
+            mine.add(theirs).expect("all have the same bounds");
+        }
+        self.counts.merge(&other.counts);
+    }
+
+    /// Empties it and keeps its memory.
+    pub fn reset(&mut self) {
+        self.series.iter_mut().for_each(Histogram::reset);
+        self.counts = Counts::default();
+    }
+}
+
+impl Default for Record {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// A histogram with the bounds that all of them have: 1 ns to an hour, three digits.
+pub fn empty_histogram() -> Histogram<u64> {
+    let longest = u64::try_from(Record::LONGEST.as_nanos()).expect("an hour");
+    Histogram::new_with_bounds(1, longest, 3).expect("the bounds are sound")
+}
+
+/// Which part of a run it is in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// Connections are made and authenticated.
+    Ramp,
+    /// The load that is measured.
+    Measure,
+    /// Nothing new is due; what is owed is waited for.
+    Drain,
+}
+
+impl Part {
+    /// The name in reports.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ramp => "ramp",
+            Self::Measure => "measure",
+            Self::Drain => "drain",
+        }
+    }
+}
+
+/// What happened in one stretch of a run, a second as a rule.
+#[derive(Debug)]
+pub struct Interval<'a> {
+    /// When it began, from the beginning of the run.
+    pub start: Duration,
+    /// How long it was.
+    pub length: Duration,
+    /// Which part of the run it belongs to.
+    pub part: Part,
+    /// What was recorded in it.
+    pub record: &'a Record,
+    /// How the connections stand at its end.
+    pub standing: Standing,
+    /// How long this part of the run goes on, if that is known.
+    pub left: Option<Duration>,
+}
+
+/// How a run went.
+#[derive(Debug)]
+pub struct Outcome {
+    /// All of it.
+    pub record: Record,
+    /// How long connections took to be made.
+    pub ramp: Duration,
+    /// How long the load was measured.
+    pub measured: Duration,
+    /// How long what was owed was waited for.
+    pub drain: Duration,
+    /// Whether somebody ended it before its time.
+    pub stopped: bool,
+    /// How the connections stood when the measurement ended.
+    pub standing: Standing,
+}
