@@ -141,7 +141,7 @@ impl Strangers {
     pub(super) fn assert_consistent(&self, is_stranger: impl Fn(ConnId) -> bool) {
         assert!(self.present.keys().all(|id| is_stranger(*id)), "one who is none is listed");
         let with_source = self.present.values().flatten().count();
-        assert_eq!(with_source, self.by_source.values().sum(), "strangers by source");
+        assert_eq!(with_source, self.by_source.values().sum::<usize>(), "strangers by source");
         assert!(self.by_age.len() >= self.len(), "a stranger has no age");
     }
 }

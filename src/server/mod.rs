@@ -18,7 +18,7 @@ mod mio_kernel;
 mod observer;
 mod pump;
 mod ready;
-mod slots;
+pub(crate) mod slots;
 mod stats;
 mod timers;
 
@@ -33,7 +33,7 @@ use handle::{Command, Inbox};
 use slots::{Slot, Slots};
 use timers::Step;
 
-use crate::proto::{CloseReason, Config, Handler, Upper};
+use crate::proto::{CloseReason, Config, Connection, Handler, Upper};
 use crate::python::Monotonic;
 
 pub use builder::{BuildError, Running, ServerBuilder};
@@ -57,7 +57,7 @@ pub struct Server<K: Kernel = MioKernel, H = Upper> {
     limits: Limits,
     /// What each new connection's handler is a clone of.
     handler: H,
-    slots: Slots<K::Stream, H>,
+    slots: Slots<K::Stream, Connection<H>>,
     strangers: Strangers,
     timers: Wheel,
     /// Connections that may be able to go on, each at most once, in the order of their turns.
@@ -386,7 +386,7 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
 }
 
 /// Puts a connection into the run queue, unless it is there.
-fn enqueue<S, H>(run_queue: &mut VecDeque<ConnId>, slot: &mut Slot<S, H>, id: ConnId) {
+pub(crate) fn enqueue<S, C>(run_queue: &mut VecDeque<ConnId>, slot: &mut Slot<S, C>, id: ConnId) {
     if !slot.queued {
         slot.queued = true;
         run_queue.push_back(id);

@@ -15,7 +15,7 @@ const CALL_COST: usize = 4096;
 pub(super) fn pump<K: Kernel, H: Handler>(
     kernel: &mut K,
     config: &Config,
-    slot: &mut Slot<K::Stream, H>,
+    slot: &mut Slot<K::Stream, Connection<H>>,
     scratch: &mut [u8],
     mut share: usize,
     now: Monotonic,

@@ -2,13 +2,12 @@ use slab::Slab;
 
 use super::Ready;
 use super::timers::{Link, Links};
-use crate::proto::Connection;
 
 /// The name of one connection, never used for another: a slot's index, and a generation because
 /// slots are used again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ConnId {
-    pub(super) index: u32,
+    pub(crate) index: u32,
     generation: u32,
 }
 
@@ -73,47 +72,48 @@ impl Token {
     }
 }
 
-/// All that an idle authenticated connection costs in user space.
-pub(super) struct Slot<S, H> {
-    pub(super) stream: S,
-    pub(super) connection: Connection<H>,
+/// A socket, the protocol's side of the connection, and what a loop has to know of them. In a
+/// server that is all that an idle authenticated connection costs in user space.
+pub(crate) struct Slot<S, C> {
+    pub(crate) stream: S,
+    pub(crate) connection: C,
     timer: Link,
     generation: u32,
-    pub(super) ready: Ready,
+    pub(crate) ready: Ready,
     /// Whether the run queue holds this connection, so that it never does so twice.
-    pub(super) queued: bool,
+    pub(crate) queued: bool,
 }
 
 /// The connections of one loop.
-pub(super) struct Slots<S, H> {
-    slab: Slab<Slot<S, H>>,
+pub(crate) struct Slots<S, C> {
+    slab: Slab<Slot<S, C>>,
     /// How many slots were ever in use since the slab was made: the memory that it holds.
     touched: usize,
     next_generation: u32,
 }
 
-impl<S, H> Slots<S, H> {
+impl<S, C> Slots<S, C> {
     /// Address space for more than half a million slots; memory is only what was touched of it.
     ///
     /// Up to 32 MiB glibc adapts to large blocks that are given back: it takes the next one from
     /// its heap, and keeps that (mallopt(3), M_MMAP_THRESHOLD). A larger one is always mapped by
     /// itself, and its memory returns to the system when a crowd is gone.
-    const RESERVED: usize = (32 << 20) / size_of::<Slot<S, H>>() + 1;
+    const RESERVED: usize = (32 << 20) / size_of::<Slot<S, C>>() + 1;
 
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         // Counting from 1 makes the generation a connection's number in logs.
         Self { slab: Slab::with_capacity(Self::RESERVED), touched: 0, next_generation: 1 }
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.slab.len()
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.slab.is_empty()
     }
 
-    pub(super) fn insert(&mut self, stream: S, connection: Connection<H>, ready: Ready) -> ConnId {
+    pub(crate) fn insert(&mut self, stream: S, connection: C, ready: Ready) -> ConnId {
         let generation = self.next_generation;
         self.next_generation = match generation + 1 {
             NO_CONNECTION => 1,
@@ -127,25 +127,25 @@ impl<S, H> Slots<S, H> {
     }
 
     /// The connection of this name, unless it is gone.
-    pub(super) fn get_mut(&mut self, id: ConnId) -> Option<&mut Slot<S, H>> {
+    pub(crate) fn get_mut(&mut self, id: ConnId) -> Option<&mut Slot<S, C>> {
         self.slab.get_mut(id.index as usize).filter(|slot| slot.generation == id.generation)
     }
 
-    pub(super) fn get(&self, id: ConnId) -> Option<&Slot<S, H>> {
+    pub(crate) fn get(&self, id: ConnId) -> Option<&Slot<S, C>> {
         self.slab.get(id.index as usize).filter(|slot| slot.generation == id.generation)
     }
 
     /// The name of the connection that occupies a slot.
-    pub(super) fn id_at(&self, index: u32) -> ConnId {
+    pub(crate) fn id_at(&self, index: u32) -> ConnId {
         ConnId { index, generation: self.slab[index as usize].generation }
     }
 
-    pub(super) fn remove(&mut self, id: ConnId) -> Slot<S, H> {
+    pub(crate) fn remove(&mut self, id: ConnId) -> Slot<S, C> {
         debug_assert!(self.get(id).is_some(), "removed twice");
         self.slab.remove(id.index as usize)
     }
 
-    pub(super) fn ids(&self) -> impl Iterator<Item = ConnId> + '_ {
+    pub(crate) fn ids(&self) -> impl Iterator<Item = ConnId> + '_ {
         self.slab.iter().map(|(index, slot)| ConnId {
             index: u32::try_from(index).expect("checked when it was inserted"),
             generation: slot.generation,
@@ -154,7 +154,7 @@ impl<S, H> Slots<S, H> {
 
     /// Gives memory back once nothing is left of a crowd; a slab never does so by itself, and
     /// cannot while slots near its end are occupied.
-    pub(super) fn shrink_if_empty(&mut self) {
+    pub(crate) fn shrink_if_empty(&mut self) {
         if self.slab.is_empty() && self.touched > 1024 {
             self.slab = Slab::with_capacity(Self::RESERVED);
             self.touched = 0;
@@ -162,7 +162,7 @@ impl<S, H> Slots<S, H> {
     }
 }
 
-impl<S, H> Links for Slots<S, H> {
+impl<S, C> Links for Slots<S, C> {
     fn link(&mut self, index: u32) -> &mut Link {
         &mut self.slab[index as usize].timer
     }
@@ -174,7 +174,7 @@ const _: () = {
     #[allow(dead_code)]
     enum Entry {
         Vacant(usize),
-        Occupied(Slot<mio::net::TcpStream, crate::proto::Upper>),
+        Occupied(Slot<mio::net::TcpStream, crate::proto::Connection>),
     }
     assert!(size_of::<Entry>() <= if cfg!(debug_assertions) { 64 } else { 48 });
 };
@@ -183,7 +183,7 @@ const _: () = {
 mod tests {
     use super::*;
     use crate::auth::{Challenge, Keyring};
-    use crate::proto::{Config, Upper};
+    use crate::proto::{Config, Connection, Upper};
     use crate::python::Monotonic;
 
     fn connection() -> Connection<Upper> {
