@@ -23,6 +23,8 @@ pub mod client;
 pub mod load;
 pub mod proto;
 pub mod python;
+#[cfg(feature = "socket")]
+mod rawopt;
 #[cfg(feature = "server")]
 pub mod server;
 #[cfg(feature = "server")]

@@ -21,6 +21,7 @@ mod ready;
 pub(crate) mod slots;
 mod stats;
 mod timers;
+pub(crate) mod transfer;
 
 use std::collections::VecDeque;
 use std::io;

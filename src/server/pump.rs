@@ -1,7 +1,7 @@
 use std::io;
 
 use super::slots::Slot;
-use super::{Kernel, Ready, Stats};
+use super::{Kernel, Ready, Stats, transfer};
 use crate::proto::{Config, Connection, Handler, State, Wants};
 use crate::python::Monotonic;
 
@@ -122,46 +122,15 @@ struct Io<'a, K: Kernel> {
 }
 
 impl<K: Kernel> Io<'_, K> {
-    /// `None`: nothing there, wait for an event.
     fn recv(&mut self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
-        match retry_interrupted(|| self.kernel.recv(self.stream, buffer)) {
-            Ok(n) => {
-                if n < buffer.len() {
-                    self.ready.short_read();
-                }
-                self.stats.bytes_received += n as u64;
-                Ok(Some(n))
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                self.ready.read_would_block();
-                Ok(None)
-            }
-            Err(error) => Err(error),
-        }
+        let received = transfer::recv(self.kernel, self.stream, self.ready, buffer)?;
+        self.stats.bytes_received += received.unwrap_or(0) as u64;
+        Ok(received)
     }
 
-    /// Zero: no room, wait for an event.
     fn send(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match retry_interrupted(|| self.kernel.send(self.stream, bytes)) {
-            Ok(n) => {
-                self.stats.bytes_sent += n as u64;
-                Ok(n)
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                self.ready.write_would_block();
-                Ok(0)
-            }
-            Err(error) => Err(error),
-        }
-    }
-}
-
-/// PEP 475: an interrupted call is made again. The socket does not block, so this cannot last.
-fn retry_interrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
-    loop {
-        match call() {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            result => return result,
-        }
+        let sent = transfer::send(self.kernel, self.stream, self.ready, bytes)?;
+        self.stats.bytes_sent += sent as u64;
+        Ok(sent)
     }
 }

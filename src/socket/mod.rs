@@ -36,7 +36,6 @@ mod error;
 mod file;
 mod inner;
 mod options;
-mod rawopt;
 mod transfer;
 mod wait;
 

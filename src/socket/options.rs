@@ -1,6 +1,7 @@
 use std::os::fd::AsFd;
 
-use super::{Error, ErrorKind, Result, Socket, rawopt};
+use super::{Error, ErrorKind, Result, Socket};
+use crate::rawopt;
 
 /// What [`Socket::setsockopt`] passes to the kernel, in Python's three forms.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

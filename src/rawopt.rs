@@ -12,7 +12,7 @@ use rustix::io::Errno;
 /// Reads an option into `value` and says how many bytes the kernel has.
 ///
 /// The answer is at most `value.len()`: the kernel shortens what does not fit.
-pub(super) fn get(
+pub(crate) fn get(
     fd: BorrowedFd<'_>,
     level: i32,
     option: i32,
@@ -32,7 +32,7 @@ pub(super) fn get(
 }
 
 /// Sets an option to these bytes.
-pub(super) fn set(fd: BorrowedFd<'_>, level: i32, option: i32, value: &[u8]) -> Result<(), Errno> {
+pub(crate) fn set(fd: BorrowedFd<'_>, level: i32, option: i32, value: &[u8]) -> Result<(), Errno> {
     let length = libc::socklen_t::try_from(value.len()).map_err(|_| Errno::INVAL)?;
     // SAFETY: `value` is borrowed, hence valid for reads of `length` bytes, for the whole call. The
     // kernel copies what it wants and keeps no pointer to it.
@@ -42,7 +42,7 @@ pub(super) fn set(fd: BorrowedFd<'_>, level: i32, option: i32, value: &[u8]) -> 
 }
 
 /// Passes a null pointer with a length.
-pub(super) fn set_null(
+pub(crate) fn set_null(
     fd: BorrowedFd<'_>,
     level: i32,
     option: i32,
