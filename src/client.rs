@@ -10,6 +10,7 @@
 use std::time::{Duration, Instant};
 
 use crate::auth::{Challenge, Key, MacAlgorithm};
+use crate::proto::Responder;
 use crate::python::Timeout;
 use crate::socket::{
     AddressArg, Error, ErrorKind, IPPROTO_TCP, MSG_PEEK, Result as SocketResult, Socket,
@@ -113,9 +114,9 @@ impl Client {
         // server has nothing to add: 40 ms. It is worth no failure.
         let _ = socket.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1);
         let client = Self { socket, standing: Standing::Presumed };
-        let challenge = client.read_challenge(timeout)?;
+        let responder = client.read_challenge(timeout)?;
         let step = Step::AwaitingChallenge;
-        let digest = algorithm.digest(key, &challenge);
+        let digest = responder.digest(algorithm, key).expect("the whole challenge is there");
         client.socket.sendall(digest.as_bytes()).map_err(|error| classify(error, step))?;
         Ok(client)
     }
@@ -177,12 +178,12 @@ impl Client {
         self.socket
     }
 
-    /// Exactly 32 bytes, in whatever pieces, under one deadline that no byte extends.
-    fn read_challenge(&self, timeout: Option<Duration>) -> Result<Challenge, ClientError> {
+    /// Waits for the whole challenge under one deadline that no byte extends.
+    fn read_challenge(&self, timeout: Option<Duration>) -> Result<Responder, ClientError> {
         let (step, began) = (Step::AwaitingChallenge, Instant::now());
+        let mut responder = Responder::new();
         let mut bytes = [0; Challenge::LEN];
-        let mut filled = 0;
-        while filled < bytes.len() {
+        while responder.missing() > 0 {
             if let Some(timeout) = timeout {
                 let left = timeout.saturating_sub(began.elapsed());
                 if left.is_zero() {
@@ -190,14 +191,14 @@ impl Client {
                 }
                 self.set_timeout(Some(left)).map_err(ClientError::Socket)?;
             }
-            match self.socket.recv_into(&mut bytes[filled..]) {
+            match self.socket.recv_into(&mut bytes[..responder.missing()]) {
                 Ok(0) => return Err(ClientError::Closed(step)),
-                Ok(n) => filled += n,
+                Ok(n) => responder.handle_recv(&bytes[..n]),
                 Err(error) => return Err(classify(error, step)),
-            }
+            };
         }
         self.set_timeout(timeout).map_err(ClientError::Socket)?;
-        Ok(Challenge::new(bytes))
+        Ok(responder)
     }
 
     fn set_timeout(&self, timeout: Option<Duration>) -> SocketResult<()> {

@@ -19,8 +19,10 @@ mod close_reason;
 mod config;
 mod connection;
 mod handler;
+mod responder;
 
 pub use close_reason::CloseReason;
 pub use config::Config;
 pub use connection::{Connection, Reply, State, Wants};
 pub use handler::{Answer, Handler, Identity, Upper};
+pub use responder::Responder;
