@@ -1,11 +1,433 @@
-//! The load generator: what load to make ([`Plan`]), what is recorded of it ([`Record`]).
+//! The load generator: many authenticated clients on one event loop, built of the server's own
+//! parts.
 //!
-//! Percentiles are computed from histograms that were added up, never averaged.
+//! - [`Plan`] says what load to make; [`Load`] makes it; [`Record`] is what comes of it.
+//! - The clock of a message in the open model starts when it was *due*, whether or not there was
+//!   room for it by then. Whoever starts it when it could be sent leaves out the very delays that
+//!   users have (coordinated omission).
+//! - Every byte that comes back is compared with the one that was due.
+//! - The generator times itself too ([`Series::Lateness`]): what it adds to the latencies is known.
+//! - Percentiles are computed from histograms that were added up, never averaged.
+//!
+//! Start reading at [`Load::turn`].
 
+mod account;
+mod assertion;
+mod dial;
+mod pattern;
 mod plan;
+mod pump;
 mod record;
+mod schedule;
+mod session;
 
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use pattern::Pattern;
+use pump::{Ended, Pacing};
+use schedule::Schedule;
+use session::{Session, Terms};
+
+use crate::python::Monotonic;
+use crate::server::slots::Slots;
+use crate::server::{
+    ConnId, Kernel, MioKernel, Ready, Target, TimerStep, Token, Wake, Wheel, enqueue,
+};
+
+pub use assertion::{Assertion, AssertionError, Judgement};
+pub use dial::Dial;
 pub use plan::{Mode, Pace, Plan};
 pub use record::{
     Counts, ErrorKind, Errors, Interval, Outcome, Part, Record, Series, Standing, empty_histogram,
 };
+
+/// A load that is being made. Not a thread: [`run`](Self::run) works on the thread that calls it.
+pub struct Load<K: Kernel = MioKernel> {
+    kernel: K,
+    terms: Terms,
+    slots: Slots<K::Stream, Session>,
+    timers: Wheel,
+    run_queue: VecDeque<ConnId>,
+    /// The active connections, by their number; empty places are those that have ended.
+    roster: Vec<Option<ConnId>>,
+    /// Connections or cycles that have been begun.
+    dialled: u64,
+    /// Connections whose probe is not answered yet.
+    opening: usize,
+    pacing: Pacing,
+    /// Cycles that are due.
+    cycles_due: u64,
+    /// Since when there was room for a cycle.
+    room_since: Monotonic,
+    /// Messages that were due and are neither answered nor given up.
+    owed: u64,
+    part: Part,
+    began: Monotonic,
+    part_began: Monotonic,
+    measured: Duration,
+    ramp: Duration,
+    standing: Standing,
+    stopper: Stopper,
+    stopped: bool,
+    scratch: Box<[u8]>,
+    /// When the last poll returned.
+    polled: Monotonic,
+    /// How much later that was than it was asked to.
+    overslept: Duration,
+    interval_began: Monotonic,
+    /// What was recorded in this interval, and in those before.
+    record: Record,
+    total: Record,
+    /// The first failure of the kind "other", for whoever wonders what that was.
+    first_other: Option<io::Error>,
+}
+
+/// Ends a load before its time, from another thread. What is owed is waited for as at a regular
+/// end.
+#[derive(Clone)]
+pub struct Stopper {
+    flag: Arc<AtomicBool>,
+    waker: Arc<dyn Wake>,
+}
+
+impl Stopper {
+    /// Nothing more is due from here on.
+    pub fn stop(&self) {
+        self.flag.store(true, Ordering::Relaxed);
+        self.waker.wake();
+    }
+}
+
+/// A poll cannot be told to return within less than a millisecond, nor does a sleeper wake at
+/// once: shorter waits are spent awake.
+const AWAKE: Duration = Duration::from_millis(2);
+/// What a sleep is rounded up to (epoll_wait(2) counts milliseconds).
+const TICK: Duration = Duration::from_millis(1);
+/// How often an [`Interval`] is reported.
+const INTERVAL: Duration = Duration::from_secs(1);
+/// What one `recv` may return.
+const RECV: usize = 64 << 10;
+
+impl<K: Dial> Load<K> {
+    /// A load over any kernel.
+    pub fn new(mut kernel: K, plan: Plan) -> Self {
+        let now = kernel.now();
+        let stopper = Stopper { flag: Arc::default(), waker: kernel.waker() };
+        let part = if plan.mode == Mode::Connect { Part::Measure } else { Part::Ramp };
+        let pattern = Pattern::new(plan.seed, plan.upper);
+        let mut load = Self {
+            kernel,
+            slots: Slots::new(),
+            timers: Wheel::new(),
+            run_queue: VecDeque::new(),
+            roster: vec![None; plan.active],
+            dialled: 0,
+            opening: 0,
+            pacing: Pacing::new(plan.mode, plan.active),
+            cycles_due: 0,
+            room_since: now,
+            owed: 0,
+            part,
+            began: now,
+            part_began: now,
+            measured: Duration::ZERO,
+            ramp: Duration::ZERO,
+            standing: Standing::default(),
+            stopper,
+            stopped: false,
+            scratch: vec![0; RECV].into_boxed_slice(),
+            polled: now,
+            overslept: Duration::ZERO,
+            interval_began: now,
+            record: Record::new(),
+            total: Record::new(),
+            first_other: None,
+            terms: Terms { plan, pattern },
+        };
+        if part == Part::Measure {
+            load.begin_measuring(now);
+        }
+        load
+    }
+
+    /// What ends it before its time.
+    pub fn stopper(&self) -> Stopper {
+        self.stopper.clone()
+    }
+
+    /// Makes the load, and says each second what happened in it. `on_interval` runs on the loop's
+    /// own thread: what it takes is time that messages wait.
+    ///
+    /// # Errors
+    /// When polling fails. What befalls connections is counted and never ends the run.
+    pub fn run(mut self, mut on_interval: impl FnMut(Interval)) -> io::Result<Outcome> {
+        // Before anything is due there is nothing to wait for.
+        self.advance();
+        while self.turn(&mut on_interval)? {}
+        Ok(Outcome {
+            record: self.total,
+            ramp: self.ramp,
+            measured: self.measured,
+            drain: self.polled.since(self.part_began),
+            stopped: self.stopped,
+            standing: self.standing,
+            first_other: self.first_other,
+        })
+    }
+
+    /// One turn of the loop; false once the run is over.
+    fn turn(&mut self, on_interval: &mut impl FnMut(Interval)) -> io::Result<bool> {
+        let wait = self.wait();
+        let asleep = self.kernel.now();
+        self.kernel.poll(wait, |token, ready| match token.target() {
+            Target::Wake | Target::Listener(_) => {}
+            Target::Connection(id) => {
+                if let Some(slot) = self.slots.get_mut(id) {
+                    slot.ready.insert(ready);
+                    enqueue(&mut self.run_queue, slot, id);
+                }
+            }
+        })?;
+        self.polled = self.kernel.now();
+        self.overslept = wait.map_or(Duration::ZERO, |wait| {
+            let allowed = if wait.is_zero() { wait } else { wait + TICK };
+            self.polled.since(asleep).saturating_sub(allowed)
+        });
+        self.pump_queue();
+        self.handle_deadlines();
+        let (part, ends) = (self.part, self.part_ends());
+        let goes_on = self.advance();
+        // An interval belongs to one part.
+        let is_over = !goes_on || self.part != part;
+        if is_over || self.polled.since(self.interval_began) >= INTERVAL {
+            self.report(part, ends, on_interval);
+        }
+        Ok(goes_on)
+    }
+
+    /// How long the next poll may sleep: until the next message, connection, deadline, report or
+    /// part of the run, but not at all when that is too near to be met by sleeping.
+    fn wait(&self) -> Option<Duration> {
+        if !self.run_queue.is_empty() {
+            return Some(Duration::ZERO);
+        }
+        let exact = [self.pacing.schedule.as_ref().and_then(Schedule::next_due), self.next_dial()];
+        let rough = [
+            Some(self.interval_began.saturating_add(INTERVAL)),
+            self.timers.next_step(),
+            self.part_ends(),
+        ];
+        let exact = exact.into_iter().flatten().min().map(|time| {
+            let wait = time.since(self.polled);
+            if wait <= AWAKE { Duration::ZERO } else { wait - AWAKE }
+        });
+        let rough = rough.into_iter().flatten().min().map(|time| time.since(self.polled));
+        exact.into_iter().chain(rough).min()
+    }
+
+    /// When the present part of the run ends, if that is a matter of time.
+    fn part_ends(&self) -> Option<Monotonic> {
+        match self.part {
+            Part::Ramp => None,
+            Part::Measure => Some(self.part_began.saturating_add(self.terms.plan.duration)),
+            Part::Drain => Some(self.part_began.saturating_add(Plan::GRACE)),
+        }
+    }
+
+    /// Does what has become due, and says whether anything is still to come.
+    fn advance(&mut self) -> bool {
+        let now = self.kernel.now();
+        if self.stopper.flag.load(Ordering::Relaxed) && self.part != Part::Drain {
+            self.stopped = true;
+            self.begin_draining(now);
+        }
+        let is_cycling = self.terms.plan.mode == Mode::Connect;
+        match self.part {
+            Part::Ramp => {
+                self.dial_those_due(now);
+                if self.dialled == self.terms.plan.connections as u64 && self.opening == 0 {
+                    self.ramp = now.since(self.began);
+                    self.begin_measuring(now);
+                }
+            }
+            Part::Measure => {
+                let deserted = !is_cycling && self.slots.is_empty();
+                if deserted || self.part_ends().is_some_and(|end| end <= now) {
+                    self.begin_draining(now);
+                } else {
+                    self.hand_out(now);
+                }
+            }
+            Part::Drain => {
+                let is_over = self.part_ends().is_some_and(|end| end <= now);
+                if self.owed == 0 || is_over {
+                    self.finish(now);
+                    return false;
+                }
+            }
+        }
+        if is_cycling {
+            self.begin_cycles();
+        }
+        true
+    }
+
+    fn begin_measuring(&mut self, now: Monotonic) {
+        (self.part, self.part_began) = (Part::Measure, now);
+        let plan = &self.terms.plan;
+        match plan.pace {
+            Pace::Open(rate) if plan.mode != Mode::Idle => {
+                self.pacing.schedule = Some(Schedule::new(rate, now, plan.duration));
+            }
+            _ => {}
+        }
+        // In the closed model all of them may go on from here.
+        for id in self.roster.iter().flatten() {
+            let slot = self.slots.get_mut(*id).expect("the roster names those who are here");
+            enqueue(&mut self.run_queue, slot, *id);
+        }
+    }
+
+    fn begin_draining(&mut self, now: Monotonic) {
+        if self.part == Part::Measure {
+            self.hand_out(now);
+            self.measured = now.since(self.part_began);
+        }
+        self.standing = self.count_standing();
+        if let Some(schedule) = &mut self.pacing.schedule {
+            schedule.stop(now);
+        }
+        (self.part, self.part_began) = (Part::Drain, now);
+    }
+
+    /// Gives connections the messages that have become due, in turn.
+    fn hand_out(&mut self, now: Monotonic) {
+        let Some(schedule) = &mut self.pacing.schedule else { return };
+        while let Some(number) = schedule.take_due(now) {
+            self.record.counts.due += 1;
+            if self.terms.plan.mode == Mode::Connect {
+                self.cycles_due += 1;
+                self.owed += 1;
+                continue;
+            }
+            let place = usize::try_from(number % self.roster.len() as u64).expect("it is a place");
+            match self.roster[place] {
+                Some(id) => {
+                    let slot = self.slots.get_mut(id).expect("the roster names those who are here");
+                    slot.connection.due += 1;
+                    self.owed += 1;
+                    enqueue(&mut self.run_queue, slot, id);
+                }
+                None => self.record.counts.errors.add(ErrorKind::Unanswered, 1),
+            }
+        }
+    }
+
+    /// When the next connection of the ramp is due, if that is a matter of time.
+    fn next_dial(&self) -> Option<Monotonic> {
+        let plan = &self.terms.plan;
+        let is_due = self.part == Part::Ramp && self.dialled < plan.connections as u64;
+        let share = u128::from(self.dialled) * plan.ramp.as_nanos() / plan.connections as u128;
+        let after = Duration::from_nanos(u64::try_from(share).unwrap_or(u64::MAX));
+        (is_due && !plan.ramp.is_zero()).then(|| self.began.saturating_add(after))
+    }
+
+    fn dial_those_due(&mut self, now: Monotonic) {
+        while self.dialled < self.terms.plan.connections as u64 {
+            let is_due = match self.next_dial() {
+                Some(due) => due <= now,
+                None => self.opening < Plan::MAX_CONNECTING,
+            };
+            if !is_due {
+                break;
+            }
+            self.dial();
+        }
+    }
+
+    /// Begins the cycles that are due, as far as there is room.
+    fn begin_cycles(&mut self) {
+        while self.slots.len() < self.terms.plan.connections {
+            match self.terms.plan.pace {
+                Pace::Open(_) if self.cycles_due > 0 => self.cycles_due -= 1,
+                Pace::Closed if self.part == Part::Measure => {
+                    self.record.counts.due += 1;
+                    self.owed += 1;
+                }
+                _ => break,
+            }
+            let failed = self.record.counts.errors.total();
+            self.dial();
+            if self.record.counts.errors.total() > failed {
+                // Whatever it was, asking again at once would only repeat it.
+                break;
+            }
+        }
+    }
+
+    /// Begins one connection.
+    fn dial(&mut self) {
+        let plan = &self.terms.plan;
+        let number = self.dialled;
+        self.dialled += 1;
+        if plan.mode == Mode::Connect {
+            self.record.counts.sent += 1;
+        }
+        let source = match plan.sources.len() as u64 {
+            0 => None,
+            len => Some(plan.sources[usize::try_from(number % len).expect("it is a place")]),
+        };
+        let now = self.kernel.now();
+        let mut session = Session::new(number, plan.seed, now);
+        if plan.mode == Mode::Connect
+            && let Some(due) = self.pacing.due_at(number, 0)
+        {
+            session.late = now.since(due.max(self.room_since));
+        }
+        let stream = match self.kernel.dial(plan.target, source) {
+            Ok(stream) => stream,
+            Err(error) => {
+                self.give_up(&session);
+                return self.note_error(error);
+            }
+        };
+        let id = self.slots.insert(stream, session, Ready::NONE);
+        self.opening += 1;
+        if self.terms.plan.mode == Mode::Echo
+            && let Some(place) = self.roster.get_mut(usize::try_from(number).unwrap_or(usize::MAX))
+        {
+            *place = Some(id);
+        }
+        let slot = self.slots.get_mut(id).expect("it was inserted just now");
+        match self.kernel.register(&mut slot.stream, Token::connection(id)) {
+            Ok(()) => self.settle(id),
+            Err(error) => {
+                self.note_error(error);
+                self.close(id);
+            }
+        }
+    }
+
+    fn handle_deadlines(&mut self) {
+        loop {
+            match self.timers.step(&mut self.slots, self.polled) {
+                TimerStep::Done => break,
+                TimerStep::Moved => {}
+                TimerStep::Due(index) => {
+                    let id = self.slots.id_at(index);
+                    let slot = self.slots.get_mut(id).expect("closed ones are disarmed");
+                    match slot.connection.deadline(&self.terms) {
+                        Some((deadline, kind)) if deadline <= self.polled => {
+                            self.end(id, Ended::Failed(kind));
+                        }
+                        _ => self.settle(id),
+                    }
+                }
+            }
+        }
+    }
+}

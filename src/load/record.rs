@@ -1,3 +1,4 @@
+use std::io;
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
@@ -6,7 +7,7 @@ use hdrhistogram::Histogram;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Series {
-    /// From `connect()`, or from when it was due, until the connection stands.
+    /// From `connect()` until the connection stands.
     Connect,
     /// From then until the first answer. The protocol has no word for "accepted", so a first
     /// message, the probe, is sent right behind the digest, and its answer is the proof.
@@ -48,7 +49,7 @@ impl Series {
     }
 }
 
-/// How something failed. Each failure is counted once, as one of these.
+/// How something failed: a connection, once, or a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum ErrorKind {
@@ -58,7 +59,7 @@ pub enum ErrorKind {
     ConnectTimeout,
     /// There was no challenge, or no answer to the probe, in time.
     AuthTimeout,
-    /// An echo was not answered in time.
+    /// An echo was not answered in time, or the end of our stream not by one of the peer's.
     EchoTimeout,
     /// Closed without a word after the digest: another key, another MAC.
     Rejected,
@@ -68,8 +69,10 @@ pub enum ErrorKind {
     Reset,
     /// An echoed byte was not the one that was due, or one came that was not due.
     Mismatch,
-    /// Due during the measurement and not answered when the run ended. It counts in the
-    /// percentiles with the time that it had waited by then, a lower bound.
+    /// A message whose connection had ended before it was answered.
+    Unanswered,
+    /// A message that was due during the measurement and not answered when the run ended. It counts
+    /// in the percentiles with the time that it had waited by then, a lower bound.
     Late,
     /// Anything else that the system said: no route, no more ports, no more descriptors.
     Other,
@@ -77,7 +80,7 @@ pub enum ErrorKind {
 
 impl ErrorKind {
     /// Every kind, in the order in which they are reported.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Refused,
         Self::ConnectTimeout,
         Self::AuthTimeout,
@@ -86,6 +89,7 @@ impl ErrorKind {
         Self::Closed,
         Self::Reset,
         Self::Mismatch,
+        Self::Unanswered,
         Self::Late,
         Self::Other,
     ];
@@ -101,6 +105,7 @@ impl ErrorKind {
             Self::Closed => "closed",
             Self::Reset => "reset",
             Self::Mismatch => "mismatch",
+            Self::Unanswered => "unanswered",
             Self::Late => "late",
             Self::Other => "other",
         }
@@ -247,12 +252,6 @@ impl Record {
         }
         self.counts.merge(&other.counts);
     }
-
-    /// Empties it and keeps its memory.
-    pub fn reset(&mut self) {
-        self.series.iter_mut().for_each(Histogram::reset);
-        self.counts = Counts::default();
-    }
 }
 
 impl Default for Record {
@@ -291,7 +290,7 @@ impl Part {
 
 /// What happened in one stretch of a run, a second as a rule.
 #[derive(Debug)]
-pub struct Interval<'a> {
+pub struct Interval {
     /// When it began, from the beginning of the run.
     pub start: Duration,
     /// How long it was.
@@ -299,7 +298,7 @@ pub struct Interval<'a> {
     /// Which part of the run it belongs to.
     pub part: Part,
     /// What was recorded in it.
-    pub record: &'a Record,
+    pub record: Record,
     /// How the connections stand at its end.
     pub standing: Standing,
     /// How long this part of the run goes on, if that is known.
@@ -321,4 +320,6 @@ pub struct Outcome {
     pub stopped: bool,
     /// How the connections stood when the measurement ended.
     pub standing: Standing,
+    /// The first failure of the kind [`ErrorKind::Other`].
+    pub first_other: Option<io::Error>,
 }

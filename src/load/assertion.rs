@@ -1,0 +1,313 @@
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use super::{ErrorKind, Mode, Record, Series};
+
+/// Something that is claimed of a run, like `p99<5ms`, `errors==0`, `connect.max<1s` or
+/// `rate>=50k`. Parsed from a string and judged once the run is over.
+///
+/// | left of the comparison | what it is |
+/// | --- | --- |
+/// | `p50`, `p99.9`, any percentile; `max`, `mean` | a time of what is measured above all: echoes, or cycles |
+/// | `connect.p99`, `auth.max`, `service.p50`, `lateness.p99` | the same of another series |
+/// | `errors`, `errors.reset` | failures, or those of one kind |
+/// | `rate` | messages answered a second |
+/// | `answered`, `due`, `connected`, `authenticated` | numbers |
+///
+/// The comparison is one of `<`, `<=`, `>`, `>=`, `==` and `!=`; times have a unit.
+#[derive(Clone, Debug)]
+pub struct Assertion {
+    text: String,
+    quantity: Quantity,
+    comparison: Comparison,
+    bound: f64,
+}
+
+/// Whether an [`Assertion`] holds, and what it was judged by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Judgement {
+    /// Whether it holds. What was not measured holds nothing.
+    pub holds: bool,
+    /// What there was instead of what was claimed: `7.2ms`, `12`, or "nothing was measured".
+    pub actual: String,
+}
+
+/// Why a string is no assertion.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AssertionError {
+    /// There is no comparison in it.
+    #[error("expected a comparison, like p99<5ms, errors==0 or rate>=50k")]
+    NoComparison,
+    /// What is compared is unknown.
+    #[error(
+        "{0:?} is not measured: expected p50, p99.9, max or mean, perhaps with connect., auth., \
+         echo., cycle., service. or lateness. before it, errors, errors.KIND, rate, answered, due, \
+         connected or authenticated"
+    )]
+    UnknownQuantity(String),
+    /// A time is compared with something else.
+    #[error("{0:?} is no time: expected a number with its unit, like 5ms, 250us or 1s")]
+    NoTime(String),
+    /// A number is compared with something else.
+    #[error("{0:?} is no number: expected one like 0, 1000 or 50k")]
+    NoNumber(String),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Quantity {
+    Time(Option<Series>, Statistic),
+    Errors(Option<ErrorKind>),
+    Rate,
+    Answered,
+    Due,
+    Connected,
+    Authenticated,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Statistic {
+    Percentile(f64),
+    Max,
+    Mean,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Comparison {
+    Less,
+    LessOrEqual,
+    Greater,
+    GreaterOrEqual,
+    Equal,
+    NotEqual,
+}
+
+impl Comparison {
+    /// The longer ones first, because the shorter ones begin them.
+    const ALL: [(&'static str, Self); 6] = [
+        ("<=", Self::LessOrEqual),
+        (">=", Self::GreaterOrEqual),
+        ("==", Self::Equal),
+        ("!=", Self::NotEqual),
+        ("<", Self::Less),
+        (">", Self::Greater),
+    ];
+
+    #[allow(clippy::float_cmp)] // Whole numbers are exact.
+    fn holds(self, actual: f64, bound: f64) -> bool {
+        match self {
+            Self::Less => actual < bound,
+            Self::LessOrEqual => actual <= bound,
+            Self::Greater => actual > bound,
+            Self::GreaterOrEqual => actual >= bound,
+            Self::Equal => actual == bound,
+            Self::NotEqual => actual != bound,
+        }
+    }
+}
+
+impl FromStr for Assertion {
+    type Err = AssertionError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let begin = text.find(['<', '>', '=', '!']).ok_or(AssertionError::NoComparison)?;
+        let (left, rest) = text.split_at(begin);
+        let (sign, comparison) = Comparison::ALL
+            .into_iter()
+            .find(|(sign, _)| rest.starts_with(sign))
+            .ok_or(AssertionError::NoComparison)?;
+        let (left, right) = (left.trim(), rest[sign.len()..].trim());
+        let quantity =
+            quantity(left).ok_or_else(|| AssertionError::UnknownQuantity(left.to_owned()))?;
+        let bound = match quantity {
+            Quantity::Time(..) => {
+                time(right).ok_or_else(|| AssertionError::NoTime(right.to_owned()))?
+            }
+            _ => number(right).ok_or_else(|| AssertionError::NoNumber(right.to_owned()))?,
+        };
+        Ok(Self { text: text.to_owned(), quantity, comparison, bound })
+    }
+}
+
+impl fmt::Display for Assertion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl Assertion {
+    /// Judges it by what was recorded in a run of this mode that was measured this long.
+    pub fn judge(&self, mode: Mode, record: &Record, measured: Duration) -> Judgement {
+        #[allow(clippy::cast_precision_loss)] // Counts stay far below 2^53.
+        let count = |n: u64| (Some(n as f64), n.to_string());
+        let counts = &record.counts;
+        let (actual, shown) = match self.quantity {
+            Quantity::Time(series, statistic) => {
+                let series = series.or(mode.main_series());
+                match series.and_then(|series| statistic.of(record, series)) {
+                    Some(nanos) => (Some(nanos), show_time(nanos)),
+                    None => (None, "nothing was measured".to_owned()),
+                }
+            }
+            Quantity::Errors(None) => count(counts.errors.total()),
+            Quantity::Errors(Some(kind)) => count(counts.errors.of(kind)),
+            Quantity::Answered => count(counts.answered),
+            Quantity::Due => count(counts.due),
+            Quantity::Connected => count(counts.connected),
+            Quantity::Authenticated => count(counts.authenticated),
+            Quantity::Rate if measured.is_zero() => (None, "nothing was measured".to_owned()),
+            Quantity::Rate => {
+                #[allow(clippy::cast_precision_loss)]
+                let rate = counts.answered as f64 / measured.as_secs_f64();
+                (Some(rate), format!("{rate:.1}"))
+            }
+        };
+        let holds = actual.is_some_and(|actual| self.comparison.holds(actual, self.bound));
+        Judgement { holds, actual: shown }
+    }
+}
+
+impl Statistic {
+    #[allow(clippy::cast_precision_loss)] // An hour in nanoseconds is below 2^53.
+    fn of(self, record: &Record, series: Series) -> Option<f64> {
+        let histogram = record.series(series);
+        (!histogram.is_empty()).then(|| match self {
+            Self::Percentile(percentile) => histogram.value_at_percentile(percentile) as f64,
+            Self::Max => histogram.max() as f64,
+            Self::Mean => histogram.mean(),
+        })
+    }
+}
+
+fn quantity(text: &str) -> Option<Quantity> {
+    Some(match text {
+        "errors" => Quantity::Errors(None),
+        "rate" => Quantity::Rate,
+        "answered" => Quantity::Answered,
+        "due" => Quantity::Due,
+        "connected" => Quantity::Connected,
+        "authenticated" => Quantity::Authenticated,
+        _ => match text.split_once('.') {
+            Some(("errors", kind)) => Quantity::Errors(Some(
+                ErrorKind::ALL.into_iter().find(|known| known.as_str() == kind)?,
+            )),
+            // A percentile may have a point of its own.
+            Some((series, rest)) if !series.starts_with('p') => {
+                Quantity::Time(Some(Series::from_name(series)?), statistic(rest)?)
+            }
+            _ => Quantity::Time(None, statistic(text)?),
+        },
+    })
+}
+
+fn statistic(text: &str) -> Option<Statistic> {
+    match text {
+        "max" => Some(Statistic::Max),
+        "mean" => Some(Statistic::Mean),
+        _ => {
+            let percentile = text.strip_prefix('p')?;
+            let digits = percentile.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+            let percentile: f64 = percentile.parse().ok().filter(|_| digits)?;
+            (0.0..=100.0).contains(&percentile).then_some(Statistic::Percentile(percentile))
+        }
+    }
+}
+
+#[allow(clippy::cast_precision_loss)] // Nobody asserts times of more than 104 days.
+fn time(text: &str) -> Option<f64> {
+    humantime::parse_duration(text).ok().map(|time| time.as_nanos() as f64)
+}
+
+fn number(text: &str) -> Option<f64> {
+    let (digits, unit) = match text.as_bytes().last()? {
+        b'k' | b'K' => (&text[..text.len() - 1], 1e3),
+        b'm' | b'M' => (&text[..text.len() - 1], 1e6),
+        _ => (text, 1.0),
+    };
+    let plain = digits.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+    digits.parse().ok().filter(|_| plain).map(|number: f64| number * unit)
+}
+
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // A recorded time.
+fn show_time(nanos: f64) -> String {
+    humantime::format_duration(Duration::from_nanos(nanos as u64)).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record() -> Record {
+        let mut record = Record::new();
+        for millis in 1..=100 {
+            record.note(Series::Echo, Duration::from_millis(millis));
+            record.note(Series::Service, Duration::from_micros(millis));
+        }
+        record.counts.answered = 100;
+        record.counts.due = 103;
+        record.counts.errors.add(ErrorKind::Late, 2);
+        record.counts.errors.add(ErrorKind::Reset, 1);
+        record
+    }
+
+    #[test]
+    fn claims_are_judged_by_what_was_recorded() {
+        for (text, holds, actual) in [
+            ("p50 < 51ms", true, "50"),
+            ("p50<50ms", false, "50"),
+            ("p99.9<=101ms", true, "100"),
+            ("max<99ms", false, "100"),
+            ("mean > 50ms", true, "50"),
+            ("service.p99<1ms", true, "99"),
+            ("connect.p99<1s", false, "nothing was measured"),
+            ("errors==0", false, "3"),
+            ("errors<=3", true, "3"),
+            ("errors.reset==1", true, "1"),
+            ("errors.mismatch!=0", false, "0"),
+            ("rate>=50", true, "50.0"),
+            ("rate>0.1k", false, "50.0"),
+            ("answered==100", true, "100"),
+            ("due>100", true, "103"),
+            ("connected>=1", false, "0"),
+            ("authenticated==0", true, "0"),
+        ] {
+            let assertion: Assertion = text.parse().unwrap();
+            let judgement = assertion.judge(Mode::Echo, &record(), Duration::from_secs(2));
+            assert_eq!(judgement.holds, holds, "{text}: {judgement:?}");
+            assert!(judgement.actual.contains(actual), "{text}: {judgement:?}");
+            assert_eq!(assertion.to_string(), text);
+        }
+        // In another mode the plain percentiles are those of another series.
+        let cycles: Assertion = "p50<1s".parse().unwrap();
+        assert!(!cycles.judge(Mode::Connect, &record(), Duration::from_secs(2)).holds);
+        let rate: Assertion = "rate>=0".parse().unwrap();
+        assert!(!rate.judge(Mode::Echo, &record(), Duration::ZERO).holds, "never measured");
+    }
+
+    #[test]
+    fn what_cannot_be_judged_is_refused_with_what_could() {
+        use AssertionError::{NoComparison, NoNumber, NoTime, UnknownQuantity};
+        let unknown = |text: &str| UnknownQuantity(text.to_owned());
+        for (text, error) in [
+            ("", NoComparison),
+            ("p99", NoComparison),
+            ("p99=5ms", NoComparison),
+            ("<5ms", unknown("")),
+            ("p101<5ms", unknown("p101")),
+            ("p<5ms", unknown("p")),
+            ("p-1<5ms", unknown("p-1")),
+            ("ping.p99<5ms", unknown("ping.p99")),
+            ("errors.typo==0", unknown("errors.typo")),
+            ("p99<5", NoTime("5".to_owned())),
+            ("p99<fast", NoTime("fast".to_owned())),
+            ("errors==none", NoNumber("none".to_owned())),
+            ("errors==-1", NoNumber("-1".to_owned())),
+            ("rate>=", NoNumber(String::new())),
+        ] {
+            assert_eq!(text.parse::<Assertion>().unwrap_err(), error, "{text:?}");
+        }
+        for text in ["p50<250us", "p50<1.5s", "p50<1m 30s"] {
+            text.parse::<Assertion>().unwrap();
+        }
+    }
+}

@@ -1,0 +1,280 @@
+use std::io;
+use std::time::Duration;
+
+use super::{Dial, ErrorKind, Load, Mode, Pace, Part, Record, Schedule, Series};
+use crate::load::session::{Begun, Session};
+use crate::python::Monotonic;
+use crate::server::slots::Slot;
+use crate::server::transfer::{recv, send};
+use crate::server::{Close, ConnId, Ready};
+
+/// What one connection may move in one turn, in bytes, so that the others' answers are looked at
+/// in time.
+const SHARE: usize = 256 << 10;
+
+/// When messages are due: what a session's numbers mean in the schedule.
+pub(super) struct Pacing {
+    /// In the open model, once the measurement has begun.
+    pub(super) schedule: Option<Schedule>,
+    pub(super) mode: Mode,
+    active: u64,
+}
+
+impl Pacing {
+    pub(super) const fn new(mode: Mode, active: usize) -> Self {
+        Self { schedule: None, mode, active: active as u64 }
+    }
+
+    /// When a session's message was due; never, in the closed model.
+    pub(super) fn due_at(&self, session: u64, message: u64) -> Option<Monotonic> {
+        let schedule = self.schedule.as_ref()?;
+        match self.mode {
+            Mode::Connect => Some(schedule.due_at(session)),
+            Mode::Echo if message > 0 => {
+                Some(schedule.due_at((message - 1) * self.active + session))
+            }
+            Mode::Echo | Mode::Idle => None,
+        }
+    }
+}
+
+/// The only place where sockets are read, written and closed.
+impl<K: Dial> Load<K> {
+    pub(super) fn pump_queue(&mut self) {
+        for _ in 0..self.run_queue.len() {
+            let id = self.run_queue.pop_front().expect("the queue only grows meanwhile");
+            if let Some(slot) = self.slots.get_mut(id) {
+                slot.queued = false;
+                match self.pump(id) {
+                    Ok(()) => self.settle(id),
+                    Err(failure) => self.end(id, failure),
+                }
+            }
+        }
+    }
+
+    /// Does what a session wants for as long as its socket is believed ready and its share lasts.
+    fn pump(&mut self, id: ConnId) -> Result<(), Ended> {
+        let slot = self.slots.get_mut(id).expect("the caller has seen it");
+        slot.connection.handle_room(self.polled);
+        if slot.connection.is_connecting() {
+            if !slot.ready.has(Ready::WRITABLE) {
+                return Ok(());
+            }
+            if !self.kernel.is_connected(&mut slot.stream)? {
+                slot.ready.write_would_block();
+                return Ok(());
+            }
+            let now = self.kernel.now();
+            let since = slot.connection.since;
+            slot.connection.handle_connected(now);
+            self.record.counts.connected += 1;
+            self.record.note(Series::Connect, now.since(since));
+        }
+        let mut share = SHARE;
+        loop {
+            let moved = self.receive(id)? + self.transmit(id)?;
+            let slot = self.slots.get_mut(id).expect("it is closed by the caller only");
+            share = share.saturating_sub(moved);
+            if moved == 0 {
+                return Ok(());
+            }
+            if share == 0 {
+                super::enqueue(&mut self.run_queue, slot, id);
+                return Ok(());
+            }
+        }
+    }
+
+    fn receive(&mut self, id: ConnId) -> Result<usize, Ended> {
+        let Slot { stream, connection, ready, .. } =
+            self.slots.get_mut(id).expect("it is closed by the caller only");
+        if !ready.has(Ready::READABLE) {
+            return Ok(0);
+        }
+        let Some(n) = recv(&mut self.kernel, stream, ready, &mut self.scratch)? else {
+            return Ok(0);
+        };
+        if n == 0 {
+            return Err(connection.handle_eof().map_or(Ended::InOrder, Ended::Failed));
+        }
+        let now = self.kernel.now();
+        let answers = &mut Answers {
+            record: &mut self.record,
+            owed: &mut self.owed,
+            opening: &mut self.opening,
+            pacing: &self.pacing,
+            waited: now.since(self.polled) + self.overslept,
+            now,
+            dialled: connection.dialled,
+            late: connection.late,
+            since: connection.since,
+            number: connection.number,
+        };
+        answers.record.counts.bytes_received += n as u64;
+        connection
+            .handle_recv(&self.terms, &self.scratch[..n], now, |message, begun| {
+                answers.note(message, begun);
+            })
+            .map_err(Ended::Failed)?;
+        if self.pacing.mode == Mode::Connect
+            && connection.has_authenticated()
+            && !connection.is_ending()
+        {
+            // The cycle is done; that the connection ends in order as well is not timed.
+            let _ = self.kernel.shutdown(stream);
+            connection.handle_ending(now);
+        }
+        Ok(n)
+    }
+
+    fn transmit(&mut self, id: ConnId) -> Result<usize, Ended> {
+        let Slot { stream, connection, ready, .. } =
+            self.slots.get_mut(id).expect("it is closed by the caller only");
+        let is_unpaced = self.part == Part::Measure
+            && self.pacing.mode == Mode::Echo
+            && self.terms.plan.pace == Pace::Closed
+            && connection.number < self.pacing.active;
+        let limit = if is_unpaced { u64::MAX } else { connection.due };
+        let chunk = connection.chunk(&self.terms, limit);
+        if chunk.is_empty() || !ready.has(Ready::WRITABLE) {
+            return Ok(0);
+        }
+        let (now, offered) = (self.kernel.now(), chunk.len());
+        let n = send(&mut self.kernel, stream, ready, chunk)?;
+        self.record.counts.bytes_sent += n as u64;
+        let number = connection.number;
+        let had_begun = connection.has_begun();
+        let due_at = |message| match self.pacing.mode {
+            Mode::Echo => self.pacing.due_at(number, message),
+            Mode::Connect | Mode::Idle => None,
+        };
+        let begun = connection.handle_sent(&self.terms, n, offered, now, due_at);
+        // The first of all is the probe, which is not measured.
+        let messages = begun - u64::from(begun > 0 && !had_begun);
+        if self.pacing.mode == Mode::Echo {
+            self.record.counts.sent += messages;
+        }
+        if is_unpaced {
+            self.record.counts.due += messages;
+            self.owed += messages;
+        }
+        Ok(n)
+    }
+
+    /// Sees to a session's deadline.
+    pub(super) fn settle(&mut self, id: ConnId) {
+        let Some(slot) = self.slots.get(id) else { return };
+        match slot.connection.deadline(&self.terms) {
+            Some((deadline, _)) => self.timers.arm_by(&mut self.slots, id.index, deadline),
+            None => self.timers.disarm(&mut self.slots, id.index),
+        }
+    }
+
+    /// A session is over: counts why, and what it leaves unanswered.
+    pub(super) fn end(&mut self, id: ConnId, ended: Ended) {
+        match ended {
+            Ended::InOrder => {}
+            Ended::Failed(kind) => self.record.counts.errors.add(kind, 1),
+            Ended::Error(error) => self.note_error(error),
+        }
+        let session = self.close(id);
+        self.give_up(&session);
+    }
+
+    /// What a session that is over, or was never begun, leaves unanswered.
+    pub(super) fn give_up(&mut self, session: &Session) {
+        match self.pacing.mode {
+            // The cycle's failure has been counted.
+            Mode::Connect => self.owed -= u64::from(!session.has_authenticated()),
+            Mode::Echo => {
+                let owed = session.owed().count() as u64;
+                self.owed -= owed;
+                self.record.counts.errors.add(ErrorKind::Unanswered, owed);
+            }
+            Mode::Idle => {}
+        }
+        let place = usize::try_from(session.number).unwrap_or(usize::MAX);
+        if let Some(place) = self.roster.get_mut(place) {
+            *place = None;
+        }
+    }
+
+    pub(super) fn close(&mut self, id: ConnId) -> Session {
+        self.timers.disarm(&mut self.slots, id.index);
+        if self.slots.len() == self.terms.plan.connections {
+            self.room_since = self.polled;
+        }
+        let Slot { stream, connection, .. } = self.slots.remove(id);
+        self.kernel.close(stream, Close::Orderly);
+        self.opening -= usize::from(!connection.has_authenticated());
+        connection
+    }
+
+    pub(super) fn note_error(&mut self, error: io::Error) {
+        let kind = match error.kind() {
+            io::ErrorKind::ConnectionRefused => ErrorKind::Refused,
+            io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::BrokenPipe => ErrorKind::Reset,
+            // The kernel's patience, which ends long after ours by default.
+            io::ErrorKind::TimedOut => ErrorKind::ConnectTimeout,
+            _ => ErrorKind::Other,
+        };
+        self.record.counts.errors.add(kind, 1);
+        if kind == ErrorKind::Other {
+            self.first_other.get_or_insert(error);
+        }
+    }
+}
+
+/// How a session ended.
+pub(super) enum Ended {
+    InOrder,
+    Failed(ErrorKind),
+    Error(io::Error),
+}
+
+impl From<io::Error> for Ended {
+    fn from(error: io::Error) -> Self {
+        Self::Error(error)
+    }
+}
+
+/// Where the answers of one `recv` are recorded.
+struct Answers<'a> {
+    record: &'a mut Record,
+    owed: &'a mut u64,
+    opening: &'a mut usize,
+    pacing: &'a Pacing,
+    /// How long the answers had been there before they were looked at, as far as is known.
+    waited: Duration,
+    now: Monotonic,
+    dialled: Monotonic,
+    late: Duration,
+    since: Monotonic,
+    number: u64,
+}
+
+impl Answers<'_> {
+    fn note(&mut self, message: u64, begun: Begun) {
+        let (main, sent, late) = match (message, self.pacing.mode) {
+            (0, mode) => {
+                *self.opening -= 1;
+                self.record.counts.authenticated += 1;
+                self.record.note(Series::Auth, self.now.since(self.since));
+                if mode != Mode::Connect {
+                    return;
+                }
+                (Series::Cycle, self.dialled, self.late)
+            }
+            _ => (Series::Echo, begun.at, begun.late),
+        };
+        let due = self.pacing.due_at(self.number, message).unwrap_or(sent);
+        self.record.note(main, self.now.since(due));
+        self.record.note(Series::Service, self.now.since(sent));
+        self.record.note(Series::Lateness, late + self.waited);
+        self.record.counts.answered += 1;
+        *self.owed -= 1;
+    }
+}

@@ -1,0 +1,258 @@
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use super::pattern::{Pattern, Start};
+use super::{ErrorKind, Plan};
+use crate::proto::Responder;
+use crate::python::Monotonic;
+
+/// What all sessions of a load have in common.
+pub(super) struct Terms {
+    pub(super) plan: Plan,
+    pub(super) pattern: Pattern,
+}
+
+impl Terms {
+    fn size(&self) -> u64 {
+        self.plan.size as u64
+    }
+}
+
+/// One connection from the client's side, without I/O: authenticates with a probe, then sends the
+/// messages that are due and verifies every byte of their answers. Not bound to any pace: how many
+/// messages may have been sent by now is an argument.
+///
+/// Message 0 is the probe. The messages are consecutive cuts of one stream (see [`Pattern`]), and
+/// so are their answers, so two positions say which of them are under way.
+pub(super) struct Session {
+    stage: Stage,
+    start: Start,
+    /// The number of an active connection, or of a cycle.
+    pub(super) number: u64,
+    /// When `connect()` was called.
+    pub(super) dialled: Monotonic,
+    /// How long after it could have been.
+    pub(super) late: Duration,
+    /// When the connection stood, or, in the end, when our stream had ended.
+    pub(super) since: Monotonic,
+    /// How many messages are due, the probe included.
+    pub(super) due: u64,
+    sent: u64,
+    received: u64,
+    answered: u64,
+    /// Messages that are under way, oldest first.
+    begun: VecDeque<Begun>,
+    /// Since when a message could be sent if one were due.
+    room_since: Monotonic,
+    /// Whether the kernel had no room at the last attempt.
+    blocked: bool,
+}
+
+enum Stage {
+    Connecting,
+    AwaitChallenge(Box<Responder>),
+    /// The digest, and behind it as much of the probe as goes into the same `send`.
+    Opening {
+        bytes: Vec<u8>,
+        digest: usize,
+        sent: usize,
+    },
+    Talking,
+    /// Our stream has ended, the peer's end is awaited.
+    Ending,
+}
+
+/// A message that is under way.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Begun {
+    /// When its first byte was sent.
+    pub(super) at: Monotonic,
+    /// How long after it could have been.
+    pub(super) late: Duration,
+}
+
+/// The digest and a probe of up to this many bytes go out together.
+const OPENING: u64 = 16 << 10;
+
+impl Session {
+    pub(super) fn new(number: u64, seed: u64, now: Monotonic) -> Self {
+        Self {
+            stage: Stage::Connecting,
+            start: Pattern::start(seed, number),
+            number,
+            dialled: now,
+            late: Duration::ZERO,
+            since: now,
+            due: 1,
+            sent: 0,
+            received: 0,
+            answered: 0,
+            begun: VecDeque::new(),
+            room_since: now,
+            blocked: false,
+        }
+    }
+
+    pub(super) const fn is_connecting(&self) -> bool {
+        matches!(self.stage, Stage::Connecting)
+    }
+
+    pub(super) const fn is_ending(&self) -> bool {
+        matches!(self.stage, Stage::Ending)
+    }
+
+    pub(super) const fn has_authenticated(&self) -> bool {
+        self.answered > 0
+    }
+
+    pub(super) fn is_busy(&self) -> bool {
+        !self.begun.is_empty()
+    }
+
+    /// Whether anything of a message, were it the probe, has been sent.
+    pub(super) const fn has_begun(&self) -> bool {
+        self.sent > 0
+    }
+
+    /// The messages that are due and not answered, by number, and when they were sent, if they
+    /// were. The probe is none of them.
+    pub(super) fn owed(&self) -> impl Iterator<Item = (u64, Option<Monotonic>)> + '_ {
+        (self.answered.max(1)..self.due).map(|number| {
+            let place = usize::try_from(number - self.answered).ok();
+            (number, place.and_then(|place| self.begun.get(place)).map(|begun| begun.at))
+        })
+    }
+
+    pub(super) fn handle_connected(&mut self, now: Monotonic) {
+        self.stage = Stage::AwaitChallenge(Box::default());
+        self.since = now;
+    }
+
+    /// The stream was half-closed by us.
+    pub(super) fn handle_ending(&mut self, now: Monotonic) {
+        self.stage = Stage::Ending;
+        self.since = now;
+    }
+
+    /// The bytes to send next, if `limit` messages may have been sent in all.
+    pub(super) fn chunk<'a>(&'a self, terms: &'a Terms, limit: u64) -> &'a [u8] {
+        match &self.stage {
+            Stage::Connecting | Stage::AwaitChallenge(_) | Stage::Ending => &[],
+            Stage::Opening { bytes, sent, .. } => &bytes[*sent..],
+            Stage::Talking => {
+                let allowed = limit.min(self.answered + terms.plan.in_flight as u64);
+                let until = allowed.saturating_mul(terms.size());
+                terms.pattern.to_send(self.start, self.sent, until.saturating_sub(self.sent))
+            }
+        }
+    }
+
+    /// Room is known to have come about at this time, if there was none.
+    pub(super) const fn handle_room(&mut self, now: Monotonic) {
+        if self.blocked {
+            self.blocked = false;
+            self.room_since = now;
+        }
+    }
+
+    /// The kernel took `n` of the `offered` bytes of [`chunk`](Self::chunk) at this time; how many
+    /// messages that began. `due_at` says when the message of a number was due, if it was.
+    pub(super) fn handle_sent(
+        &mut self,
+        terms: &Terms,
+        n: usize,
+        offered: usize,
+        now: Monotonic,
+        due_at: impl Fn(u64) -> Option<Monotonic>,
+    ) -> u64 {
+        self.blocked = n < offered;
+        match &mut self.stage {
+            Stage::Opening { bytes, digest, sent } => {
+                *sent += n;
+                self.sent = sent.saturating_sub(*digest) as u64;
+                if *sent == bytes.len() {
+                    self.stage = Stage::Talking;
+                }
+            }
+            Stage::Talking => self.sent += n as u64,
+            Stage::Connecting | Stage::AwaitChallenge(_) | Stage::Ending => {}
+        }
+        let before = self.answered + self.begun.len() as u64;
+        let begun = self.sent.div_ceil(terms.size()).max(before);
+        for number in before..begun {
+            let possible = due_at(number).map(|due| due.max(self.room_since));
+            let late = possible.map_or(Duration::ZERO, |possible| now.since(possible));
+            self.begun.push_back(Begun { at: now, late });
+        }
+        self.due = self.due.max(begun);
+        begun - before
+    }
+
+    /// Takes what one `recv` returned. `on_answer` is told of each message that is complete.
+    pub(super) fn handle_recv(
+        &mut self,
+        terms: &Terms,
+        data: &[u8],
+        now: Monotonic,
+        mut on_answer: impl FnMut(u64, Begun),
+    ) -> Result<(), ErrorKind> {
+        match &mut self.stage {
+            Stage::AwaitChallenge(responder) => {
+                let taken = responder.handle_recv(data);
+                if taken < data.len() {
+                    return Err(ErrorKind::Mismatch);
+                }
+                if let Some(digest) = responder.digest(terms.plan.algorithm, &terms.plan.key) {
+                    let mut bytes = digest.as_bytes().to_vec();
+                    let digest = bytes.len();
+                    let probe = terms.size().min(OPENING);
+                    bytes.extend_from_slice(terms.pattern.to_send(self.start, 0, probe));
+                    self.stage = Stage::Opening { bytes, digest, sent: 0 };
+                }
+                return Ok(());
+            }
+            Stage::Opening { .. } | Stage::Talking => {}
+            Stage::Connecting | Stage::Ending => return Err(ErrorKind::Mismatch),
+        }
+        let received = self.received + data.len() as u64;
+        if received > self.sent || !terms.pattern.is_answer(self.start, self.received, data) {
+            return Err(ErrorKind::Mismatch);
+        }
+        self.received = received;
+        while received >= (self.answered + 1) * terms.size() {
+            if self.begun.len() == terms.plan.in_flight {
+                self.room_since = now;
+            }
+            let begun = self.begun.pop_front().expect("what was answered was sent");
+            on_answer(self.answered, begun);
+            self.answered += 1;
+        }
+        Ok(())
+    }
+
+    /// What the end of the peer's stream means; `None` if it was due.
+    pub(super) const fn handle_eof(&self) -> Option<ErrorKind> {
+        match &self.stage {
+            Stage::Connecting | Stage::AwaitChallenge(_) => Some(ErrorKind::Closed),
+            Stage::Opening { .. } | Stage::Talking if self.answered == 0 => {
+                Some(ErrorKind::Rejected)
+            }
+            Stage::Opening { .. } | Stage::Talking => Some(ErrorKind::Closed),
+            Stage::Ending => None,
+        }
+    }
+
+    /// When this session takes too long, and what that is then.
+    pub(super) fn deadline(&self, terms: &Terms) -> Option<(Monotonic, ErrorKind)> {
+        let (since, kind) = match &self.stage {
+            Stage::Connecting => (self.since, ErrorKind::ConnectTimeout),
+            Stage::AwaitChallenge(_) | Stage::Opening { .. } => {
+                (self.since, ErrorKind::AuthTimeout)
+            }
+            Stage::Talking if self.answered == 0 => (self.since, ErrorKind::AuthTimeout),
+            Stage::Talking => (self.begun.front()?.at, ErrorKind::EchoTimeout),
+            Stage::Ending => (self.since, ErrorKind::EchoTimeout),
+        };
+        Some((since.saturating_add(terms.plan.timeout?), kind))
+    }
+}

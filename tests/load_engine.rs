@@ -1,0 +1,302 @@
+//! The load generator over a network and a server whose every delay is known: it must measure
+//! what is there, and say what it adds.
+#![cfg(feature = "load")]
+#![allow(clippy::unwrap_used)] // clippy knows tests by their attribute, and these have hands.
+
+mod load_world;
+
+use std::num::NonZeroU64;
+use std::rc::Rc;
+use std::time::Duration;
+
+use load_world::{DIGEST, Fate, Script, World};
+use saltecho::auth::{Key, MacAlgorithm};
+use saltecho::load::{ErrorKind, Load, Mode, Outcome, Pace, Part, Plan, Record, Series};
+use saltecho::sim::SplitMix;
+
+fn millis(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+/// Ten connections with a thousand messages a second for five seconds.
+fn plan(adjust: impl FnOnce(&mut Plan)) -> Plan {
+    let target = "127.0.0.1:9".parse().unwrap();
+    let mut plan = Plan::new(target, Key::demo(), MacAlgorithm::Md5);
+    (plan.connections, plan.active) = (10, 10);
+    plan.duration = Duration::from_secs(5);
+    adjust(&mut plan);
+    plan
+}
+
+/// Makes a load, and holds its books against each other.
+fn run(script: Script, plan: &Plan) -> Outcome {
+    let mut sum = Record::new();
+    let mut last = Duration::ZERO;
+    let outcome = Load::new(World::new(script), plan.clone())
+        .run(|interval| {
+            assert_eq!(interval.start, last, "intervals follow each other");
+            last += interval.length;
+            assert!(interval.length <= millis(1100), "{:?}", interval.length);
+            sum.merge(&interval.record);
+        })
+        .unwrap();
+    assert!(sum == outcome.record, "the intervals make up the whole");
+    let (counts, errors) = (&outcome.record.counts, &outcome.record.counts.errors);
+    let lost = errors.of(ErrorKind::Unanswered) + errors.of(ErrorKind::Late);
+    if plan.mode == Mode::Echo {
+        assert_eq!(counts.due, counts.answered + lost, "{counts:?}");
+    }
+    if let Some(main) = plan.mode.main_series() {
+        let timed = counts.answered + errors.of(ErrorKind::Late);
+        assert_eq!(outcome.record.series(main).len(), timed, "{counts:?}");
+    }
+    outcome
+}
+
+#[track_caller]
+fn assert_about(outcome: &Outcome, series: Series, quantile: f64, expected: Duration) {
+    let nanos = outcome.record.series(series).value_at_quantile(quantile);
+    let found = Duration::from_nanos(nanos);
+    let error = found.abs_diff(expected);
+    // An idle turn of this world takes 40 us.
+    assert!(error <= expected / 20 + Duration::from_micros(150), "{series:?}: {found:?}");
+}
+
+#[test]
+fn what_is_measured_is_what_the_server_takes() {
+    let outcome = run(Script::default(), &plan(|_| ()));
+    let counts = &outcome.record.counts;
+    assert_eq!((counts.due, counts.answered, counts.errors.total()), (5000, 5000, 0));
+    assert_eq!((counts.connected, counts.authenticated), (10, 10));
+    assert_eq!(counts.bytes_sent, 10 * (16 + 64) + 5000 * 64);
+    assert_eq!(counts.bytes_received, 10 * (32 + 64) + 5000 * 64);
+    for quantile in [0.0, 0.5, 0.99, 1.0] {
+        assert_about(&outcome, Series::Echo, quantile, millis(1));
+        assert_about(&outcome, Series::Service, quantile, millis(1));
+        assert_about(&outcome, Series::Connect, quantile, Duration::from_micros(100));
+        assert_about(&outcome, Series::Auth, quantile, millis(1));
+        assert_about(&outcome, Series::Lateness, quantile, Duration::ZERO);
+    }
+    assert_eq!(outcome.measured.as_millis(), 5000);
+    assert!(!outcome.stopped);
+}
+
+/// The point of the open model: one message in twenty is due while the server stalls.
+#[test]
+fn a_stall_is_charged_to_every_message_that_was_due_in_it() {
+    let begin = Duration::from_secs(3);
+    let stall = Some((begin, begin + millis(500)));
+    let outcome = run(Script { stall, ..Script::default() }, &plan(|_| ()));
+    let counts = &outcome.record.counts;
+    assert_eq!((counts.due, counts.answered, counts.errors.total()), (5000, 5000, 0));
+    // Of 5,000 messages 500 are due in it, and wait for 0 to 500 ms; then ten connections have
+    // fifty each to make up for, a millisecond each.
+    assert_about(&outcome, Series::Echo, 0.5, millis(1));
+    let p95 = outcome.record.series(Series::Echo).value_at_quantile(0.95);
+    assert!(p95 > millis(200).as_nanos().try_into().unwrap(), "p95 {p95} ns");
+    // Really sent in it were ten, which a closed model would have called all that was slow.
+    assert_about(&outcome, Series::Service, 0.99, millis(1));
+    assert_about(&outcome, Series::Service, 1.0, millis(500));
+    // None of it was the generator's doing.
+    assert_about(&outcome, Series::Lateness, 1.0, Duration::ZERO);
+}
+
+#[test]
+fn the_closed_model_goes_as_fast_as_it_is_answered() {
+    for (in_flight, rate) in [(1, 10_000), (4, 40_000)] {
+        let plan = plan(|plan| {
+            plan.pace = Pace::Closed;
+            plan.in_flight = in_flight;
+            plan.duration = Duration::from_secs(1);
+        });
+        let outcome = run(Script::default(), &plan);
+        let answered = outcome.record.counts.answered;
+        assert!(answered.abs_diff(rate) < rate / 20, "{answered} with {in_flight} in flight");
+        assert_about(&outcome, Series::Echo, 0.99, millis(1));
+        assert_eq!(outcome.record.counts.errors.total(), 0);
+    }
+}
+
+#[test]
+fn a_generator_that_is_kept_from_running_knows_it() {
+    let preempted = Some((millis(20), millis(20)));
+    for pace in [Pace::Open(NonZeroU64::new(1000).unwrap()), Pace::Closed] {
+        let outcome = run(Script { preempted, ..Script::default() }, &plan(|p| p.pace = pace));
+        let [p99, latency] = [Series::Lateness, Series::Echo]
+            .map(|series| outcome.record.series(series).value_at_quantile(0.99));
+        assert!(latency > 5_000_000, "{pace:?}: the delays are in what was measured: {latency}");
+        assert!(p99 * 10 > latency, "{pace:?}: {p99} ns late in {latency} ns");
+    }
+}
+
+#[test]
+fn messages_longer_than_a_send_are_verified_to_the_last_byte() {
+    let plan = plan(|plan| {
+        plan.size = 1 << 20;
+        plan.pace = Pace::Open(NonZeroU64::new(20).unwrap());
+    });
+    let outcome = run(Script::default(), &plan);
+    let counts = &outcome.record.counts;
+    assert_eq!((counts.answered, counts.errors.total()), (100, 0));
+    assert_eq!(counts.bytes_received, 10 * 32 + 110 * (1 << 20));
+}
+
+#[test]
+fn each_failure_is_counted_as_what_it_was() {
+    let rate = NonZeroU64::new(200).unwrap();
+    for (fate, after, kind) in [
+        (Fate::Refused, 0, ErrorKind::Refused),
+        (Fate::Unreachable, 0, ErrorKind::ConnectTimeout),
+        (Fate::Mute, 0, ErrorKind::AuthTimeout),
+        (Fate::Ends, 0, ErrorKind::Rejected),
+        (Fate::FallsSilent, 0, ErrorKind::AuthTimeout),
+        (Fate::Ends, DIGEST + 64, ErrorKind::Closed),
+        (Fate::Resets, DIGEST + 64, ErrorKind::Reset),
+        (Fate::FallsSilent, DIGEST + 640, ErrorKind::EchoTimeout),
+        (Fate::Lies, DIGEST + 64, ErrorKind::Mismatch),
+        (Fate::Chatters, DIGEST + 64, ErrorKind::Mismatch),
+    ] {
+        let plan = plan(|plan| {
+            (plan.pace, plan.timeout) = (Pace::Open(rate), Some(Duration::from_secs(1)));
+        });
+        let script = Script { fate: Some((after, fate)), every: 5, ..Script::default() };
+        let outcome = run(script, &plan);
+        let (counts, errors) = (&outcome.record.counts, &outcome.record.counts.errors);
+        assert_eq!(errors.of(kind), 2, "{fate:?} after {after}: {counts:?}");
+        // Two of ten connections are lost, and with them what was due on them.
+        let unanswered = errors.of(ErrorKind::Unanswered);
+        assert_eq!(errors.total(), 2 + unanswered, "{fate:?} after {after}: {counts:?}");
+        let before = ((after.saturating_sub(DIGEST + 64)) / 64) as u64;
+        assert_eq!(unanswered, 200 - 2 * before, "{fate:?} after {after}: {counts:?}");
+        assert_eq!((outcome.standing.ended, counts.due), (2, 1000), "{fate:?}");
+    }
+}
+
+#[test]
+fn what_is_not_answered_in_the_end_counts_with_the_time_it_waited() {
+    let begin = Duration::from_secs(5);
+    let stall = Some((begin, begin + Duration::from_secs(60)));
+    let outcome = run(Script { stall, ..Script::default() }, &plan(|_| ()));
+    let late = outcome.record.counts.errors.of(ErrorKind::Late);
+    assert!((1000..1020).contains(&late), "{late} of those due from second 4 to 5");
+    // The oldest waited through that second and the whole grace.
+    assert_about(&outcome, Series::Echo, 1.0, Duration::from_secs(2));
+}
+
+#[test]
+fn a_ramp_is_even_and_sources_take_turns() {
+    let sources: Vec<_> = (2..5).map(|d| [127, 0, 0, d].into()).collect();
+    let plan = plan(|plan| {
+        (plan.connections, plan.active) = (40, 4);
+        plan.ramp = Duration::from_secs(2);
+        plan.sources.clone_from(&sources);
+        plan.mode = Mode::Idle;
+    });
+    let world = World::new(Script::default());
+    let dialled = Rc::clone(&world.dialled);
+    let load = Load::new(world, plan);
+    let mut parts = Vec::new();
+    let outcome = load.run(|interval| parts.push(interval.part)).unwrap();
+    assert_eq!(parts.iter().filter(|part| **part == Part::Ramp).count(), 2, "{parts:?}");
+    for (i, (at, source)) in dialled.borrow().iter().enumerate() {
+        let due = Duration::from_secs(1) + millis(50) * u32::try_from(i).unwrap();
+        assert!(at.abs_diff(due) < millis(1), "connection {i} at {at:?}");
+        assert_eq!(*source, Some(sources[i % 3]));
+    }
+    assert_eq!(dialled.borrow().len(), 40);
+    assert_eq!((outcome.standing.quiet, outcome.record.counts.due), (40, 0));
+}
+
+#[test]
+fn cycles_are_timed_from_when_they_were_due() {
+    // A cycle takes 1.1 ms and its close 0.1: with two at once some 1,600 fit into a second.
+    let cycles = |rate: u64| {
+        plan(|plan| {
+            plan.mode = Mode::Connect;
+            plan.pace = Pace::Open(NonZeroU64::new(rate).unwrap());
+            (plan.connections, plan.active) = (2, 2);
+            plan.duration = Duration::from_secs(2);
+        })
+    };
+    let easy = run(Script::default(), &cycles(1000));
+    assert_eq!((easy.record.counts.answered, easy.record.counts.errors.total()), (2000, 0));
+    assert_about(&easy, Series::Cycle, 0.99, Duration::from_micros(1100));
+    assert_about(&easy, Series::Service, 0.99, Duration::from_micros(1100));
+    let heavy = run(Script::default(), &cycles(3300));
+    assert_about(&heavy, Series::Service, 0.99, Duration::from_micros(1100));
+    // Of 6,600 cycles 3,200 can be served in time and 1,600 in the second of grace.
+    let late = heavy.record.counts.errors.of(ErrorKind::Late);
+    assert!((1600..2000).contains(&late), "{late}");
+    assert!(heavy.record.series(Series::Cycle).value_at_quantile(0.5) > 500_000_000);
+    assert_about(&heavy, Series::Lateness, 0.99, Duration::ZERO);
+    let failing = Script { fate: Some((0, Fate::Ends)), every: 4, ..Script::default() };
+    let failing = run(failing, &cycles(1000));
+    let errors = &failing.record.counts.errors;
+    assert_eq!((errors.of(ErrorKind::Rejected), errors.total()), (500, 500));
+    assert_eq!(failing.record.counts.answered, 1500);
+}
+
+#[test]
+fn a_load_that_is_stopped_reports_what_it_did() {
+    let load = Load::new(World::new(Script::default()), plan(|_| ()));
+    let stopper = load.stopper();
+    let mut seconds = 0;
+    let outcome = load
+        .run(|interval| {
+            seconds += u32::from(interval.part == Part::Measure);
+            if seconds == 2 {
+                stopper.stop();
+            }
+        })
+        .unwrap();
+    assert!(outcome.stopped);
+    assert_eq!(outcome.measured.as_secs(), 2);
+    let counts = &outcome.record.counts;
+    assert_eq!((counts.due, counts.errors.total()), (counts.answered, 0));
+}
+
+/// Whatever happens, every message is accounted for: `run` holds the books together.
+#[test]
+fn nothing_is_lost_from_the_books() {
+    let fates = [
+        Fate::Refused,
+        Fate::Unreachable,
+        Fate::Mute,
+        Fate::Ends,
+        Fate::Resets,
+        Fate::FallsSilent,
+        Fate::Lies,
+        Fate::Chatters,
+    ];
+    for seed in 0..60 {
+        println!("seed {seed}");
+        let mut random = SplitMix::new(seed);
+        let mut below = |limit| random.below(limit);
+        let script = Script {
+            connecting: Duration::from_micros(below(3000) as u64),
+            service: Duration::from_micros(1 + below(30_000) as u64),
+            stall: (below(3) == 0).then(|| (millis(1200), millis(1200 + below(2000) as u64))),
+            fate: (below(2) == 0).then(|| (below(1000), fates[below(fates.len())])),
+            every: 1 + below(5),
+            preempted: (below(4) == 0).then(|| (millis(50), millis(below(30) as u64))),
+        };
+        let plan = plan(|plan| {
+            plan.connections = 1 + below(12);
+            plan.active = 1 + below(plan.connections);
+            plan.mode = [Mode::Echo, Mode::Echo, Mode::Connect, Mode::Idle][below(4)];
+            plan.in_flight = 1 + below(4);
+            plan.size = 1 + below(300);
+            plan.duration = millis(1 + below(1000) as u64);
+            plan.timeout = (below(3) > 0).then(|| millis(1 + below(400) as u64));
+            plan.ramp = millis(below(300) as u64);
+            plan.seed = seed;
+            let rate = NonZeroU64::new(1 + below(3000) as u64).unwrap();
+            plan.pace = if below(2) == 0 { Pace::Closed } else { Pace::Open(rate) };
+        });
+        // A connection that never stands would be waited for without end.
+        let hangs =
+            matches!(script.fate, Some((_, Fate::Unreachable | Fate::Mute | Fate::FallsSilent)));
+        let plan = Plan { timeout: plan.timeout.or(hangs.then(|| millis(500))), ..plan };
+        run(script, &plan);
+    }
+}

@@ -1,0 +1,307 @@
+//! A network with one server for a load generator, under a virtual clock: what the generator
+//! measures of it is known to the nanosecond.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use saltecho::load::Dial;
+use saltecho::python::{Monotonic, upper};
+use saltecho::server::{Close, Kernel, Ready, Token, Wake};
+
+const CHALLENGE: [u8; 32] = [7; 32];
+/// The length of the digest that it is answered with.
+pub(crate) const DIGEST: usize = 16;
+
+/// What the server does, and what happens to the generator.
+#[derive(Clone, Debug)]
+pub(crate) struct Script {
+    /// From `connect()` until the connection stands; the challenge comes with it.
+    pub(crate) connecting: Duration,
+    /// From a message until its answer.
+    pub(crate) service: Duration,
+    /// While this lasts nothing is answered.
+    pub(crate) stall: Option<(Duration, Duration)>,
+    /// Each connection that has sent so many bytes, digest included, meets this.
+    pub(crate) fate: Option<(usize, Fate)>,
+    /// Which connections meet it: each of this number, counted from 0.
+    pub(crate) every: usize,
+    /// The generator itself is kept from running for this long, every so often.
+    pub(crate) preempted: Option<(Duration, Duration)>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fate {
+    Refused,
+    /// Connecting takes for ever.
+    Unreachable,
+    /// Neither a challenge nor anything else.
+    Mute,
+    /// The stream ends.
+    Ends,
+    Resets,
+    /// Nothing is answered any more.
+    FallsSilent,
+    /// One bit of what follows is wrong.
+    Lies,
+    /// A byte comes that nobody asked for.
+    Chatters,
+}
+
+impl Default for Script {
+    fn default() -> Self {
+        Self {
+            connecting: Duration::from_micros(100),
+            service: Duration::from_millis(1),
+            stall: None,
+            fate: None,
+            every: 1,
+            preempted: None,
+        }
+    }
+}
+
+/// Both ends of a connection, as far as the client can tell.
+struct Line {
+    token: Option<Token>,
+    stands_at: Option<Duration>,
+    failure: Option<i32>,
+    received: usize,
+    /// What the server will have sent by when.
+    answers: VecDeque<(Duration, Vec<u8>)>,
+    ends_at: Option<Duration>,
+    fate: Option<(usize, Fate)>,
+    /// Whether the client was told that it stands.
+    stood: bool,
+    /// Whether the client has been told of what is there, and has not read since.
+    announced: bool,
+    closed: bool,
+}
+
+/// When each connection was begun, and from where.
+pub(crate) type Dialled = Rc<RefCell<Vec<(Duration, Option<IpAddr>)>>>;
+
+pub(crate) struct World {
+    clock: Duration,
+    script: Script,
+    pub(crate) dialled: Dialled,
+    lines: Vec<Line>,
+    preempted_at: Duration,
+    woken: Arc<AtomicBool>,
+}
+
+pub(crate) struct Stream(usize);
+
+impl World {
+    pub(crate) fn new(script: Script) -> Self {
+        Self {
+            clock: Duration::from_secs(1),
+            script,
+            dialled: Rc::default(),
+            lines: Vec::new(),
+            preempted_at: Duration::from_secs(1),
+            woken: Arc::default(),
+        }
+    }
+
+    /// When an answer that takes the usual time comes.
+    fn answered_at(&self) -> Duration {
+        let usual = self.clock + self.script.service;
+        match self.script.stall {
+            Some((begin, end)) if usual >= begin && usual < end => end,
+            _ => usual,
+        }
+    }
+
+    fn next_event(&self) -> Option<Duration> {
+        self.lines.iter().filter_map(Line::next_event).min()
+    }
+}
+
+impl Line {
+    fn next_event(&self) -> Option<Duration> {
+        if self.announced || self.closed {
+            return None;
+        }
+        let stands = self.stands_at?;
+        if !self.stood {
+            return Some(stands);
+        }
+        let data = self.answers.front().map(|(at, _)| *at);
+        data.into_iter().chain(self.ends_at).chain(self.failure.map(|_| stands)).min()
+    }
+}
+
+impl Kernel for World {
+    type Listener = ();
+    type Stream = Stream;
+
+    fn now(&mut self) -> Monotonic {
+        Monotonic::ZERO.saturating_add(self.clock)
+    }
+
+    fn poll(
+        &mut self,
+        timeout: Option<Duration>,
+        mut on_event: impl FnMut(Token, Ready),
+    ) -> io::Result<()> {
+        self.woken.swap(false, Ordering::Relaxed);
+        let event = self.next_event();
+        let until = timeout.map(|timeout| self.clock + timeout);
+        let wakes = event.into_iter().chain(until).min().expect("the generator sleeps for ever");
+        // Being awake takes time too; a turn without an event takes longer than a real one, which
+        // spares the test some millions of them.
+        let is_idle = event.is_none_or(|at| at > self.clock);
+        let turn = Duration::from_nanos(if is_idle { 40_000 } else { 200 });
+        self.clock = self.clock.max(wakes) + turn;
+        let clock = self.clock;
+        for line in
+            self.lines.iter_mut().filter(|line| line.next_event().is_some_and(|at| at <= clock))
+        {
+            (line.announced, line.stood) = (true, true);
+            let token = line.token.expect("a line is registered when it is dialled");
+            on_event(token, Ready::READABLE.union(Ready::WRITABLE));
+        }
+        Ok(())
+    }
+
+    fn waker(&self) -> Arc<dyn Wake> {
+        struct Waker(Arc<AtomicBool>);
+        impl Wake for Waker {
+            fn wake(&self) {
+                self.0.store(true, Ordering::Relaxed);
+            }
+        }
+        Arc::new(Waker(Arc::clone(&self.woken)))
+    }
+
+    fn register_listener(&mut self, (): &mut (), _token: Token) -> io::Result<()> {
+        unreachable!("a load generator does not listen")
+    }
+
+    fn register(&mut self, stream: &mut Stream, token: Token) -> io::Result<()> {
+        self.lines[stream.0].token = Some(token);
+        Ok(())
+    }
+
+    fn accept(&mut self, (): &mut ()) -> io::Result<(Stream, Option<SocketAddr>)> {
+        unreachable!("a load generator does not listen")
+    }
+
+    fn shed(&mut self, (): &mut ()) -> io::Result<()> {
+        unreachable!("a load generator does not listen")
+    }
+
+    fn recv(&mut self, stream: &mut Stream, data: &mut [u8]) -> io::Result<usize> {
+        if let Some((every, length)) = self.script.preempted
+            && self.clock >= self.preempted_at + every
+        {
+            self.clock += length;
+            self.preempted_at = self.clock;
+        }
+        let (clock, line) = (self.clock, &mut self.lines[stream.0]);
+        line.announced = false;
+        if let Some((at, bytes)) = line.answers.front_mut()
+            && *at <= clock
+        {
+            let n = bytes.len().min(data.len());
+            data[..n].copy_from_slice(&bytes[..n]);
+            bytes.drain(..n);
+            if bytes.is_empty() {
+                line.answers.pop_front();
+            }
+            return Ok(n);
+        }
+        if let Some(errno) = line.failure.take() {
+            return Err(io::Error::from_raw_os_error(errno));
+        }
+        match line.ends_at {
+            Some(at) if at <= clock => Ok(0),
+            _ => Err(io::ErrorKind::WouldBlock.into()),
+        }
+    }
+
+    fn send(&mut self, stream: &mut Stream, data: &[u8]) -> io::Result<usize> {
+        let (at, lines) = (self.answered_at(), &mut self.lines);
+        let line = &mut lines[stream.0];
+        let before = line.received;
+        line.received += data.len();
+        // The digest itself is not answered.
+        let digest = DIGEST.saturating_sub(before).min(data.len());
+        let mut answer = data[digest..].to_vec();
+        upper(&mut answer);
+        match line.fate {
+            Some((after, fate)) if line.received > after => match fate {
+                Fate::Ends => line.ends_at = Some(at),
+                Fate::Resets => line.failure = Some(libc::ECONNRESET),
+                Fate::Lies => {
+                    *answer.last_mut().expect("something is answered") ^= 1;
+                    line.answers.push_back((at, answer));
+                }
+                Fate::Chatters => {
+                    answer.push(b'!');
+                    line.answers.push_back((at, answer));
+                }
+                Fate::FallsSilent | Fate::Mute | Fate::Refused | Fate::Unreachable => {}
+            },
+            _ if answer.is_empty() => {}
+            _ => line.answers.push_back((at, answer)),
+        }
+        Ok(data.len())
+    }
+
+    fn shutdown(&mut self, stream: &mut Stream) -> io::Result<()> {
+        self.lines[stream.0].ends_at = Some(self.clock + self.script.connecting);
+        Ok(())
+    }
+
+    fn close(&mut self, stream: Stream, _how: Close) {
+        self.lines[stream.0].closed = true;
+    }
+
+    fn fill_random(&mut self, _bytes: &mut [u8]) -> io::Result<()> {
+        unreachable!("a load generator draws its bytes from its seed")
+    }
+}
+
+impl Dial for World {
+    fn dial(&mut self, _target: SocketAddr, source: Option<IpAddr>) -> io::Result<Stream> {
+        let number = self.lines.len();
+        self.dialled.borrow_mut().push((self.clock, source));
+        let fate = self.script.fate.filter(|_| number.is_multiple_of(self.script.every));
+        let stands_at = self.clock + self.script.connecting;
+        let mut line = Line {
+            token: None,
+            stands_at: Some(stands_at),
+            failure: None,
+            received: 0,
+            answers: VecDeque::from([(stands_at, CHALLENGE.to_vec())]),
+            ends_at: None,
+            fate,
+            stood: false,
+            announced: false,
+            closed: false,
+        };
+        match fate {
+            Some((_, Fate::Refused)) => line.failure = Some(libc::ECONNREFUSED),
+            Some((_, Fate::Unreachable)) => line.stands_at = None,
+            Some((_, Fate::Mute)) => line.answers.clear(),
+            _ => {}
+        }
+        self.lines.push(line);
+        Ok(Stream(number))
+    }
+
+    fn is_connected(&mut self, stream: &mut Stream) -> io::Result<bool> {
+        let (clock, line) = (self.clock, &mut self.lines[stream.0]);
+        match line.failure.take() {
+            Some(errno) => Err(io::Error::from_raw_os_error(errno)),
+            None => Ok(line.stands_at.is_some_and(|at| at <= clock)),
+        }
+    }
+}
