@@ -9,6 +9,8 @@ use std::path::Path;
 use saltecho::sim::SplitMix;
 
 const DRAWN: u64 = 1000;
+/// What the values of the command line are made of.
+const VALUES: &[u8] = b"0123456789.:[]%+-/kKmMsunhdwy oflcaet";
 
 #[test]
 fn every_corpus_is_replayed() {
@@ -27,10 +29,19 @@ fn every_corpus_is_replayed() {
 #[test]
 fn every_target_bears_drawn_inputs() {
     for (name, target) in fuzz_harness::TARGETS {
+        let (longest, alphabet) = match name {
+            "command_line_values" => (12, Some(VALUES)),
+            "whole_loop" => (1000, None),
+            _ => (300, None),
+        };
         for seed in 0..DRAWN {
             let mut random = SplitMix::new(seed);
-            let len = random.below(if name == "whole_loop" { 1000 } else { 300 });
-            let input: Vec<u8> = (0..len).map(|_| random.next_u64().to_le_bytes()[0]).collect();
+            let len = random.below(longest);
+            let mut byte = || match alphabet {
+                Some(alphabet) => alphabet[random.below(alphabet.len())],
+                None => random.next_u64().to_le_bytes()[0],
+            };
+            let input: Vec<u8> = (0..len).map(|_| byte()).collect();
             target(&input);
         }
     }

@@ -4,14 +4,16 @@
 //! all scripts of that length. Each is run twice: with room for all, and with room for two of
 //! whom one may be a stranger. What holds after each turn and at each rest is in `sim_world`.
 //!
-//! Clients are interchangeable, so they connect in the order of their numbers. An act that cannot
-//! change anything (a second digest, reading without having stalled) is left out: the script
-//! without it is among the shorter ones, and every script's beginnings are judged with it.
+//! Clients connect in the order of their numbers; the first and the last of them come from one
+//! source. An act that cannot change anything (a second digest, reading without having stalled) is
+//! left out: the script without it is among the shorter ones, and every script's beginnings are
+//! judged with it.
 
 #![allow(clippy::unwrap_used)] // clippy knows tests by their attribute, and these have hands.
 
 mod sim_world;
 
+use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -160,6 +162,7 @@ fn stage(tight: bool) -> World {
     let mut limits = Limits::for_connections(if tight { 2 } else { SLOTS });
     limits.unauthenticated = if tight { 1 } else { SLOTS };
     limits.eviction_age = Duration::from_millis(300);
+    limits.suspicion = Duration::from_millis(700);
     World::new(SimKernel::new(7, Faults::none()), config, limits, SplitMix::new(7))
 }
 
@@ -169,7 +172,9 @@ fn perform(world: &mut World, script: &[Act]) {
         let kernel = world.server.kernel_mut();
         match *act {
             Act::Connect => {
-                let end = kernel.connect(40, 36, 40);
+                let source = u8::try_from(world.clients.len() % 2).unwrap();
+                let peer = SocketAddr::from(([192, 0, 2, source], 1024));
+                let end = kernel.connect_from(Some(peer), 40, 36, 40);
                 world.clients.push(Client::new(end, true, 0));
             }
             Act::TimePasses => kernel.pass(Duration::from_millis(400)),

@@ -9,6 +9,9 @@ mod sim_world;
 
 use std::io::{IsTerminal, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use saltecho::auth::Keyring;
@@ -19,7 +22,9 @@ use sim_world::World;
 use sim_world::client::{Client, Fate};
 
 const FIXED_SEEDS: u64 = 3000;
-const FRESH_SEEDS: u64 = 3000;
+const FRESH_SEEDS: u64 = 12_000;
+/// What a run without further wishes comes to at the least.
+const LEAST_STEPS: u64 = 10_000_000;
 
 #[test]
 fn nothing_is_lost_whatever_the_kernel_does() {
@@ -32,29 +37,49 @@ fn nothing_is_lost_whatever_the_kernel_does() {
     let first = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_micros();
     let first = u64::try_from(first).unwrap();
     println!("{FIXED_SEEDS} fixed seeds, and {fresh} fresh ones from {first}");
-    let (begin, mut steps) = (Instant::now(), 0);
-    let fresh = (0..fresh).map(|i| first.wrapping_add(i));
-    for (done, seed) in (0..FIXED_SEEDS).chain(fresh).enumerate() {
-        let world = catch_unwind(|| {
-            let mut world = World::draw(SplitMix::new(seed), false);
-            world.run();
-            world
-        });
-        match world {
-            Ok(mut world) => steps += world.server.kernel_mut().steps(),
-            Err(_) => {
-                println!("seed {seed} failed; its account:");
-                replay(seed);
-                unreachable!("a seed fails again");
+    let seed = |number| match number {
+        0..FIXED_SEEDS => number,
+        _ => first.wrapping_add(number),
+    };
+    let (next, steps, failed) = (AtomicU64::new(0), AtomicU64::new(0), Mutex::new(None));
+    let begin = Instant::now();
+    let rate = || steps.load(Ordering::Relaxed) as f64 / begin.elapsed().as_secs_f64();
+    let work = || {
+        while failed.lock().unwrap().is_none() {
+            let number = next.fetch_add(1, Ordering::Relaxed);
+            if number >= FIXED_SEEDS + fresh {
+                break;
+            }
+            match catch_unwind(|| run(seed(number))) {
+                Ok(count) => steps.fetch_add(count, Ordering::Relaxed),
+                Err(_) => return *failed.lock().unwrap() = Some(seed(number)),
+            };
+            if number % 10_000 == 9_999 && std::io::stderr().is_terminal() {
+                let (seeds, rate) = (number + 1, rate() / 1e6);
+                let _ = write!(std::io::stderr(), "\r{seeds} seeds, {rate:.2} M steps/s ");
             }
         }
-        if done % 10_000 == 9_999 && std::io::stderr().is_terminal() {
-            let rate = steps as f64 / begin.elapsed().as_secs_f64() / 1e6;
-            let _ = write!(std::io::stderr(), "\r{} seeds, {rate:.2} M steps/s ", done + 1);
+    };
+    thread::scope(|scope| {
+        for _ in 0..thread::available_parallelism().map_or(1, usize::from) {
+            scope.spawn(work);
         }
+    });
+    if let Some(seed) = failed.into_inner().unwrap() {
+        println!("seed {seed} failed; its account:");
+        replay(seed);
+        unreachable!("a seed fails again");
     }
-    let rate = steps as f64 / begin.elapsed().as_secs_f64();
-    println!("{steps} events and calls, {rate:.0} a second");
+    let steps = steps.load(Ordering::Relaxed);
+    println!("{steps} events and calls, {:.0} a second", rate());
+    assert!(fresh < FRESH_SEEDS || steps >= LEAST_STEPS, "the worlds have become small");
+}
+
+/// Runs a seed; how many events and calls that was.
+fn run(seed: u64) -> u64 {
+    let mut world = World::draw(SplitMix::new(seed), false);
+    world.run();
+    world.server.kernel_mut().steps()
 }
 
 /// Runs a seed with an account, and prints it if it fails.

@@ -15,6 +15,7 @@ mod drain;
 mod famine;
 mod flood;
 mod memory;
+mod partition;
 mod server;
 mod timing;
 
@@ -45,7 +46,7 @@ impl Report {
 /// A trial's name, its default size, and what holds it.
 type Trial = (&'static str, u64, fn(u64, &mut Report));
 
-const TRIALS: [Trial; 8] = [
+const TRIALS: [Trial; 9] = [
     ("flood", 60, flood::run),
     ("flood-silent", 60, flood::silent),
     ("flood-unjudged", 10, flood::unjudged),
@@ -53,6 +54,7 @@ const TRIALS: [Trial; 8] = [
     ("drain", 5_000, drain::run),
     ("closing", 10_000, closing::run),
     ("memory", 10, memory::run),
+    ("partition", 60, partition::run),
     ("timing", 1_000_000, timing::run),
 ];
 
@@ -61,11 +63,8 @@ fn main() {
     match args.first().map(String::as_str) {
         Some("serve") => return server::serve(&args[1..]),
         Some("flooder") => return flood::flooder(&args[1..]),
-        Some("lossy-closing") => {
-            let mut report = Report::default();
-            closing::inside(args[1].parse().unwrap(), &mut report);
-            std::process::exit(i32::from(report.failed));
-        }
+        Some("lossy-closing") => inside(&args[1], closing::inside),
+        Some("partitioned") => inside(&args[1], partition::inside),
         _ => {}
     }
     let wanted = args.first().map_or("all", String::as_str);
@@ -84,4 +83,11 @@ fn main() {
         failed |= report.failed;
     }
     std::process::exit(i32::from(failed));
+}
+
+/// A trial that goes on in a process of its own.
+fn inside(size: &str, trial: fn(u64, &mut Report)) {
+    let mut report = Report::default();
+    trial(size.parse().unwrap(), &mut report);
+    std::process::exit(i32::from(report.failed));
 }

@@ -25,6 +25,9 @@ pub(crate) fn serve(args: &[String]) {
     if option("no_auth_timeout").is_some() {
         config.auth_timeout = None;
     }
+    if let Some(seconds) = option("send_timeout") {
+        config.send_timeout = Some(Duration::from_secs(seconds));
+    }
     let address = args.iter().find_map(|arg| arg.strip_prefix("listen=")).unwrap_or("127.0.0.1:0");
     let server = Server::builder().listen(address.parse().unwrap()).limits(limits).config(config);
     let running = server.spawn().unwrap();
@@ -127,6 +130,11 @@ impl Trial {
         let mut line = String::new();
         self.answers.read_line(&mut line).unwrap();
         Counters::parse(&line)
+    }
+
+    /// How many descriptors it has open.
+    pub(crate) fn descriptors(&self) -> usize {
+        fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap().count()
     }
 
     /// Resident memory, in KiB.

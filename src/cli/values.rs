@@ -79,10 +79,15 @@ impl fmt::Display for Size {
 /// An address to listen on. Not a name: a server must not depend on what a name means today.
 /// A number alone is a port on this machine, not the IPv4 address that it may also spell.
 pub(super) fn listen_address(text: &str) -> Result<SocketAddr, &'static str> {
-    if let Ok(port) = text.parse() {
+    if let Some(port) = port(text) {
         return Ok(SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
     }
     text.parse().map_err(|_| "expected an IP address and a port, like 127.0.0.1:9999 or [::1]:0")
+}
+
+fn port(text: &str) -> Option<u16> {
+    // A sign is none of the digits, though `parse` takes one.
+    text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()
 }
 
 /// Where a server is: an IP address or a name, and a port.
@@ -102,7 +107,7 @@ impl FromStr for ServerAddress {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         const EXPECTED: &str =
             "expected a host and a port, like 127.0.0.1:9999, [::1]:9999 or localhost:9999";
-        if let Ok(port) = text.parse() {
+        if let Some(port) = port(text) {
             return Ok(Self { host: Ipv4Addr::LOCALHOST.to_string(), port });
         }
         let bracketed = text.strip_prefix('[').and_then(|rest| rest.split_once("]:"));
@@ -112,9 +117,9 @@ impl FromStr for ServerAddress {
             (None, Some((host, port))) => (host, Some(port)),
             (None, None) => (text, None),
         };
-        let port = port.map_or(Ok(Self::DEFAULT_PORT), str::parse).map_err(|_| EXPECTED)?;
+        let port = port.map_or(Some(Self::DEFAULT_PORT), self::port).ok_or(EXPECTED)?;
         let number = host.bytes().all(|byte| byte.is_ascii_digit());
-        if number || host.contains(['[', ']', '/', ' ']) {
+        if number || host.contains(['[', ']', '/', ' ', '+']) {
             return Err(EXPECTED);
         }
         Ok(Self { host: host.to_owned(), port })
@@ -176,7 +181,7 @@ mod tests {
         {
             assert_eq!(listen_address(text).unwrap().to_string(), shown);
         }
-        for text in ["", "localhost:80", "127.0.0.1", "65536", ":80", "::1"] {
+        for text in ["", "localhost:80", "127.0.0.1", "65536", "+80", ":80", "::1"] {
             assert!(listen_address(text).is_err(), "{text:?}");
         }
     }
@@ -196,9 +201,19 @@ mod tests {
             assert_eq!((parsed.host.as_str(), parsed.port), (host, port));
             assert_eq!(parsed.to_string(), shown);
         }
-        for text in
-            ["", ":80", "host:", "host:port", "host:65536", "[::1]", "a:b:80", "http://a", "65536"]
-        {
+        for text in [
+            "",
+            ":80",
+            "host:",
+            "host:port",
+            "host:65536",
+            "[::1]",
+            "a:b:80",
+            "http://a",
+            "65536",
+            "+80",
+            "a:+80",
+        ] {
             assert!(text.parse::<ServerAddress>().is_err(), "{text:?}");
         }
     }

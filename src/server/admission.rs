@@ -75,9 +75,8 @@ impl Strangers {
         limits: &Limits,
         now: Monotonic,
     ) -> Result<(), Refusal> {
-        let Some(source) = source.filter(|_| self.len() >= limits.unauthenticated / 2) else {
-            return Ok(());
-        };
+        let half = limits.unauthenticated.div_ceil(2);
+        let Some(source) = source.filter(|_| self.len() >= half) else { return Ok(()) };
         if self.suspects.has(source, limits, now) {
             return Err(Refusal::Suspect);
         }
@@ -261,6 +260,18 @@ mod tests {
             strangers.add(id(10 + number), clean, at(1));
         }
         assert_eq!(strangers.judge(crowd, &limits, at(1)), Ok(()));
+    }
+
+    #[test]
+    fn less_than_half_of_an_odd_number_is_not_half() {
+        let limits = Limits { unauthenticated: 3, ..limits() };
+        let (mut strangers, failed) = (Strangers::default(), source("10.0.0.2"));
+        strangers.add(id(0), failed, at(0));
+        strangers.remove_failed(id(0), &limits, at(0));
+        strangers.add(id(1), None, at(1));
+        assert_eq!(strangers.judge(failed, &limits, at(1)), Ok(()), "one of three");
+        strangers.add(id(2), None, at(1));
+        assert_eq!(strangers.judge(failed, &limits, at(1)), Err(Refusal::Suspect), "two of three");
     }
 
     #[test]

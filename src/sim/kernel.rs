@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::socket::End;
-use super::{Faults, SimKernel};
+use super::{Deed, Faults, SimClient, SimKernel};
 use crate::python::Monotonic;
 use crate::server::{Close, Kernel, Ready, Token, Wake};
 
@@ -83,10 +83,12 @@ impl Kernel for SimKernel {
         let socket = &mut self.sockets[index];
         socket.server_end = End::Open;
         socket.ledger.accepted_at = Some(self.last_reading);
+        let peer = socket.peer;
         self.open += 1;
         self.fruitless = 0;
         self.note(|| format!("server accepts client {index}"));
-        Ok((SimStream(index), None))
+        self.bear_witness(Deed::Accepted(SimClient(index)));
+        Ok((SimStream(index), peer))
     }
 
     fn shed(&mut self, _listener: &mut ()) -> io::Result<()> {
@@ -188,10 +190,14 @@ impl Kernel for SimKernel {
             self.stale.truncate(32);
         }
         self.note(|| format!("server closes {}: {how:?}", stream.0));
+        self.bear_witness(Deed::Closed(SimClient(stream.0)));
     }
 
     fn fill_random(&mut self, bytes: &mut [u8]) -> io::Result<()> {
-        self.fault(self.faults.random_error, libc::EAGAIN)?;
+        if let Err(error) = self.fault(self.faults.random_error, libc::EAGAIN) {
+            self.bear_witness(Deed::FoundNoRandomBytes);
+            return Err(error);
+        }
         for word in bytes.chunks_mut(8) {
             word.copy_from_slice(&self.random.next_u64().to_le_bytes()[..word.len()]);
         }
@@ -308,7 +314,7 @@ impl SimKernel {
         if self.random.chance(self.faults.network_failure) {
             let errnos = [libc::ECONNRESET, libc::ETIMEDOUT, libc::EHOSTUNREACH];
             let errno = errnos[self.random.below(errnos.len())];
-            self.sever(super::SimClient(index), errno);
+            self.sever(SimClient(index), errno);
         }
         self.fault(self.faults.interrupted, libc::EINTR)?;
         // The socket is of no use afterwards, however well it is: the loop is to close it.

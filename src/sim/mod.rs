@@ -26,6 +26,7 @@ mod pipe;
 mod socket;
 
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -68,11 +69,24 @@ pub struct SimKernel {
     /// anything between them.
     fruitless: u32,
     trace: Option<Vec<String>>,
+    witness: Option<Box<dyn FnMut(Deed) + Send>>,
 }
 
 /// A client's end of a simulated connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SimClient(usize);
+
+/// What a witness is told of a loop's dealings with its clients, in their order: together with
+/// what an [`Observer`](crate::server::Observer) hears, it shows who was let in and who was not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Deed {
+    /// A client was accepted.
+    Accepted(SimClient),
+    /// A client's connection was closed, or the client was turned away.
+    Closed(SimClient),
+    /// Random bytes were asked for, and there were none.
+    FoundNoRandomBytes,
+}
 
 /// What a client finds when it looks at its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,6 +128,7 @@ impl SimKernel {
             calls: 0,
             fruitless: 0,
             trace: None,
+            witness: None,
         }
     }
 
@@ -132,6 +147,17 @@ impl SimKernel {
         let clock = self.clock;
         if let Some(trace) = &mut self.trace {
             trace.push(format!("{:>12.3?}  {}", clock, text()));
+        }
+    }
+
+    /// Tells `witness` of every [`Deed`] from here on, when it happens.
+    pub fn set_witness(&mut self, witness: impl FnMut(Deed) + Send + 'static) {
+        self.witness = Some(Box::new(witness));
+    }
+
+    fn bear_witness(&mut self, deed: Deed) {
+        if let Some(witness) = &mut self.witness {
+            witness(deed);
         }
     }
 
@@ -199,18 +225,36 @@ impl SimKernel {
         self.note(|| format!("{time:?} pass"));
     }
 
-    /// A client connects. Each direction holds this many bytes, of which at most `window` have
-    /// arrived and are unread.
+    /// A client connects, whose address `accept` does not tell. Each direction holds this many
+    /// bytes, of which at most `window` have arrived and are unread.
     pub fn connect(&mut self, to_server: usize, to_client: usize, window: usize) -> SimClient {
+        self.connect_from(None, to_server, to_client, window)
+    }
+
+    /// The same with what `accept` tells of the client's address.
+    pub fn connect_from(
+        &mut self,
+        peer: Option<SocketAddr>,
+        to_server: usize,
+        to_client: usize,
+        window: usize,
+    ) -> SimClient {
         let index = self.sockets.len();
-        self.sockets.push(Socket::new(
-            Direction::new(to_server, window),
-            Direction::new(to_client, window),
-        ));
+        let (to_server, to_client) =
+            (Direction::new(to_server, window), Direction::new(to_client, window));
+        self.sockets.push(Socket::new(peer, to_server, to_client));
         self.queue.push_back(index);
         self.listener_edge = true;
-        self.note(|| format!("client {index} connects"));
+        self.note(|| match peer {
+            Some(peer) => format!("client {index} connects from {}", peer.ip()),
+            None => format!("client {index} connects"),
+        });
         SimClient(index)
+    }
+
+    /// What `accept` tells of a client's address.
+    pub fn peer(&self, client: SimClient) -> Option<SocketAddr> {
+        self.sockets[client.0].peer
     }
 
     /// A client sends; how many bytes there was room for.

@@ -1,3 +1,5 @@
+use std::net::SocketAddr;
+
 use super::pipe::Direction;
 use crate::python::Monotonic;
 use crate::server::{Close, Ready, Token};
@@ -5,6 +7,8 @@ use crate::server::{Close, Ready, Token};
 /// One connection: two directions, and what epoll knows of the server's end.
 #[derive(Debug)]
 pub(super) struct Socket {
+    /// What is known of the client's address.
+    pub(super) peer: Option<SocketAddr>,
     pub(super) to_server: Direction,
     pub(super) to_client: Direction,
     pub(super) server_end: End,
@@ -82,8 +86,13 @@ impl Ledger {
 }
 
 impl Socket {
-    pub(super) fn new(to_server: Direction, to_client: Direction) -> Self {
+    pub(super) fn new(
+        peer: Option<SocketAddr>,
+        to_server: Direction,
+        to_client: Direction,
+    ) -> Self {
         Self {
+            peer,
             to_server,
             to_client,
             server_end: End::Queued,

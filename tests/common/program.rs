@@ -1,4 +1,6 @@
 //! The built program as a child: started, waited for with a deadline, and ended by its own pid.
+//!
+//! SALTECHO_PROGRAM names another build of it, `target/release/saltecho` for example.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -19,7 +21,9 @@ use super::client::PATIENCE;
 
 /// The program, with no settings from this test's own environment.
 pub fn saltecho(args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_saltecho"));
+    let other = std::env::var_os("SALTECHO_PROGRAM");
+    let program = other.unwrap_or_else(|| env!("CARGO_BIN_EXE_saltecho").into());
+    let mut command = Command::new(program);
     clean(&mut command).args(args);
     command
 }

@@ -3,6 +3,7 @@
 #![allow(dead_code)] // Each target uses one of them.
 #![allow(unreachable_pub)] // Public towards the target that includes it.
 
+mod command_line;
 mod connection_model;
 #[path = "../sim_world/mod.rs"]
 mod sim_world;
@@ -11,14 +12,19 @@ use saltecho::auth::{Key, KeyFileError, parse_key_file};
 use saltecho::sim::SplitMix;
 use sim_world::World;
 
+pub use command_line::command_line_values;
 pub use connection_model::connection_script;
 
 /// What a fuzz target does with an input.
 pub type Target = fn(&[u8]);
 
 /// The targets by name.
-pub const TARGETS: [(&str, Target); 3] =
-    [("connection_script", connection_script), ("key_file", key_file), ("whole_loop", whole_loop)];
+pub const TARGETS: [(&str, Target); 4] = [
+    ("command_line_values", command_line_values),
+    ("connection_script", connection_script),
+    ("key_file", key_file),
+    ("whole_loop", whole_loop),
+];
 
 /// Reads the input as a key file, and holds the result against what the format promises.
 pub fn key_file(text: &[u8]) {

@@ -1,14 +1,15 @@
 //! Judges a server from outside: by what its observer was told and by its kernel's ledgers.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use saltecho::proto::{CloseReason, Config};
 use saltecho::python::Monotonic;
-use saltecho::server::{Close, ConnId, Limits, Observer};
-use saltecho::sim::{Ledger, SimClient, SimKernel};
+use saltecho::server::{Close, ConnId, Limits, Observer, Stats};
+use saltecho::sim::{Deed, Ledger, SimClient, SimKernel};
 
+use super::admission::Admission;
 use super::client::Client;
 
 const CHALLENGE: u64 = 32;
@@ -18,7 +19,6 @@ const TICK: u64 = 1 << 20;
 
 pub struct Judge {
     config: Config,
-    eviction_age: Duration,
     /// For how many turns in a row a deadline may have been due: none, if a turn may handle them
     /// all; else as many as it takes to handle every connection's on every level of the wheel.
     grace_turns: u32,
@@ -26,8 +26,7 @@ pub struct Judge {
     /// there: the receive buffer holds one, and nothing arrives behind the loop's back.
     pub last_look_is_whole: bool,
     told: Arc<Mutex<Vec<Told>>>,
-    /// Oldest first.
-    strangers: VecDeque<(ConnId, Monotonic)>,
+    admission: Admission,
     overdue: BTreeMap<SimClient, u32>,
     pub draining: bool,
     pub reasons: BTreeMap<SimClient, CloseReason>,
@@ -35,7 +34,8 @@ pub struct Judge {
 
 #[derive(Clone, Copy, Debug)]
 enum Told {
-    Opened(ConnId),
+    Deed(Deed),
+    Opened(ConnId, Option<SocketAddr>),
     Authenticated(ConnId),
     Closed(ConnId, CloseReason),
 }
@@ -43,8 +43,8 @@ enum Told {
 struct Ears(Arc<Mutex<Vec<Told>>>);
 
 impl Observer for Ears {
-    fn opened(&mut self, id: ConnId, _peer: Option<std::net::SocketAddr>) {
-        self.0.lock().unwrap().push(Told::Opened(id));
+    fn opened(&mut self, id: ConnId, peer: Option<SocketAddr>) {
+        self.0.lock().unwrap().push(Told::Opened(id, peer));
     }
 
     fn authenticated(&mut self, id: ConnId) {
@@ -60,11 +60,10 @@ impl Judge {
     pub fn new(config: &Config, limits: &Limits, late_arrivals: bool) -> Self {
         Self {
             config: config.clone(),
-            eviction_age: limits.eviction_age,
             grace_turns: if limits.deadlines_per_turn >= 1000 { 0 } else { 300 },
             last_look_is_whole: config.recv_size as u64 >= DIGEST && !late_arrivals,
             told: Arc::default(),
-            strangers: VecDeque::new(),
+            admission: Admission::new(limits),
             overdue: BTreeMap::new(),
             draining: false,
             reasons: BTreeMap::new(),
@@ -75,27 +74,52 @@ impl Judge {
         Box::new(Ears(Arc::clone(&self.told)))
     }
 
+    /// What the kernel tells, in one order with what the observer is told.
+    pub fn witness(&self) -> impl FnMut(Deed) + Send + 'static {
+        let told = Arc::clone(&self.told);
+        move |deed| told.lock().unwrap().push(Told::Deed(deed))
+    }
+
     /// Judges what a turn has done.
-    pub fn after_turn(&mut self, kernel: &SimKernel, clients: &[Client]) {
-        let told = std::mem::take(&mut *self.told.lock().unwrap());
+    pub fn after_turn(&mut self, kernel: &SimKernel, clients: &[Client], stats: &Stats) {
+        let (told, now) = (std::mem::take(&mut *self.told.lock().unwrap()), kernel.last_reading());
+        let mut at_the_door = None;
         for told in told {
             match told {
-                Told::Opened(id) => self.strangers.push_back((id, kernel.last_reading())),
+                Told::Deed(Deed::Accepted(client)) => {
+                    at_the_door = Some(client);
+                    self.admission.accepted(kernel.peer(client), now);
+                }
+                Told::Deed(Deed::FoundNoRandomBytes) => {
+                    at_the_door = None;
+                    self.admission.passed();
+                }
+                Told::Deed(Deed::Closed(client)) => {
+                    if at_the_door == Some(client) {
+                        self.admission.refused();
+                    }
+                }
+                Told::Opened(id, peer) => {
+                    let client = at_the_door.take().expect("who is let in was accepted");
+                    assert_eq!(peer, kernel.peer(client), "{id} is taken for somebody else");
+                    self.admission.opened(id, peer, now);
+                }
                 Told::Authenticated(id) => {
-                    self.forget_stranger(id);
+                    self.admission.authenticated(id);
                     let client = client_of(kernel, clients, id).expect("it is registered");
                     assert!(client.honest, "a wrong digest was taken for a right one");
                 }
                 Told::Closed(id, reason) => self.closed(kernel, clients, id, reason),
             }
         }
+        self.admission.audit(stats);
         assert!(kernel.fruitless_polls() < 200, "the loop spins without doing anything");
         for client in clients {
             let ledger = kernel.ledger(client.end);
             if kernel.is_served(client.end) {
-                self.open(client, ledger, kernel.last_reading());
+                self.open(client, ledger, now);
             }
-            if ledger.shut_down_at == Some(kernel.last_reading()) && !self.draining {
+            if ledger.shut_down_at == Some(now) && !self.draining {
                 let idle = last_moved(ledger).zip(self.config.recv_timeout);
                 let due = idle.map(|(moved, limit)| moved.saturating_add(limit));
                 assert!(due <= ledger.shut_down_at, "{:?} was idle until {due:?}", client.end);
@@ -104,20 +128,9 @@ impl Judge {
         }
     }
 
-    fn forget_stranger(&mut self, id: ConnId) -> Option<(usize, Monotonic)> {
-        let place = self.strangers.iter().position(|(stranger, _)| *stranger == id)?;
-        let (_, since) = self.strangers.remove(place).expect("it was found");
-        Some((place, since))
-    }
-
     fn closed(&mut self, kernel: &SimKernel, clients: &[Client], id: ConnId, reason: CloseReason) {
         let now = kernel.last_reading();
-        let stranger = self.forget_stranger(id);
-        if reason == CloseReason::Evicted {
-            let (place, since) = stranger.expect("only a stranger is evicted");
-            assert_eq!(place, 0, "{id} was evicted and {place} strangers are older");
-            assert!(now.since(since) >= self.eviction_age, "{id} was evicted too young");
-        }
+        self.admission.closed(id, reason, now);
         let Some(client) = client_of(kernel, clients, id) else { return };
         self.reasons.insert(client.end, reason);
         let ledger = kernel.ledger(client.end);

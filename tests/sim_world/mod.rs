@@ -3,9 +3,11 @@
 #![allow(unreachable_pub)] // Public towards the test that includes it.
 #![allow(clippy::unwrap_used)] // clippy knows tests by their attribute, and these are their hands.
 
+mod admission;
 pub mod client;
 pub mod judge;
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use client::{Client, Fate};
@@ -21,7 +23,25 @@ pub struct World {
     pub clients: Vec<Client>,
     pub judge: Judge,
     pub random: SplitMix,
+    /// Where in [`PEERS`] clients come from: how many places, from which one on.
+    sources: (usize, usize),
 }
+
+/// Where clients come from: three IPv4 addresses, one of which also comes to an IPv6 listener; two
+/// addresses of one IPv6 network, and one of another; loopback; and one that nothing is known of,
+/// because it was gone when its address was asked for.
+const PEERS: [Option<IpAddr>; 10] = [
+    Some(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1))),
+    Some(IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 1, 0, 0, 0, 1))),
+    Some(IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 1, 0x8000, 0, 0, 2))),
+    Some(IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 2, 0, 0, 0, 1))),
+    Some(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 2))),
+    None,
+    Some(IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2))),
+    Some(IpAddr::V6(Ipv6Addr::LOCALHOST)),
+    Some(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 3))),
+    Some(IpAddr::V6(Ipv6Addr::new(0, 0, 0, 0, 0, 0xffff, 0xc000, 0x0201))),
+];
 
 impl World {
     /// A world in which everything is drawn from one seed, faults and limits included.
@@ -45,6 +65,13 @@ impl World {
         let mut limits = Limits::for_connections(1 + random.below(12));
         limits.unauthenticated = 1 + random.below(limits.connections);
         limits.eviction_age = Duration::from_millis(random.below(3) as u64 * 500);
+        limits.unauthenticated_per_source = match random.below(3) {
+            0 => None,
+            _ => Some(1 + random.below(limits.unauthenticated)),
+        };
+        limits.suspicion = Duration::from_millis([300, 3000, 60_000][random.below(3)]);
+        limits.trust_loopback = random.chance(500);
+        let sources = (1 + random.below(5), random.below(PEERS.len()));
         limits.accepts_per_turn = 1 + random.below(4);
         limits.bytes_per_turn = 1 + random.below(10_000);
         limits.deadlines_per_turn = if random.chance(500) { 1024 } else { 1 + random.below(4) };
@@ -53,14 +80,16 @@ impl World {
         let late = faults.late_arrival > 0;
         let mut world = Self::new(SimKernel::with_choices(kernel, faults), config, limits, random);
         world.judge.last_look_is_whole &= !late;
+        world.sources = sources;
         world
     }
 
-    pub fn new(kernel: SimKernel, config: Config, limits: Limits, random: SplitMix) -> Self {
+    pub fn new(mut kernel: SimKernel, config: Config, limits: Limits, random: SplitMix) -> Self {
         let judge = Judge::new(&config, &limits, false);
+        kernel.set_witness(judge.witness());
         let mut server = Server::with_kernel(kernel, vec![()], config, limits, Upper).unwrap();
         server.set_observer(judge.observer());
-        Self { server, clients: Vec::new(), judge, random }
+        Self { server, clients: Vec::new(), judge, random, sources: (1, 0) }
     }
 
     fn traced(mut self, traced: bool) -> Self {
@@ -94,7 +123,7 @@ impl World {
         self.server.assert_invariants();
         let (open, stats) = (self.server.kernel_mut().open_streams(), self.server.stats());
         assert_eq!(open, stats.connections, "a slot without a socket, or the reverse");
-        self.judge.after_turn(self.server.kernel_mut(), &self.clients);
+        self.judge.after_turn(self.server.kernel_mut(), &self.clients, &stats);
         goes_on
     }
 
@@ -132,7 +161,10 @@ impl World {
     fn connect(&mut self) {
         let mut capacity = || 1 + self.random.below(200);
         let (to_server, to_client, window) = (capacity(), capacity().max(32), capacity());
-        let end = self.server.kernel_mut().connect(to_server, to_client, window);
+        let (span, first) = self.sources;
+        let ip = PEERS[(first + self.random.below(span)) % PEERS.len()];
+        let peer = ip.map(|ip| SocketAddr::new(ip, 1024));
+        let end = self.server.kernel_mut().connect_from(peer, to_server, to_client, window);
         let mut client = Client::new(end, self.random.chance(850), self.random.below(600));
         client.piecemeal = to_server.min(window) < 16;
         self.clients.push(client);

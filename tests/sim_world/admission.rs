@@ -1,0 +1,175 @@
+//! Judges who was let in, who was refused and who made room, by the rules that docs/FAULTS.md
+//! states, written down a second time.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use saltecho::proto::CloseReason;
+use saltecho::python::Monotonic;
+use saltecho::server::{ConnId, Limits, Stats};
+
+/// Where a client comes from, as far as senders can be told apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Source {
+    Address(Ipv4Addr),
+    /// The first half of an IPv6 address.
+    Network([u16; 4]),
+}
+
+pub struct Admission {
+    limits: Limits,
+    /// Those who are in and have not authenticated, oldest first.
+    strangers: VecDeque<Stranger>,
+    /// When each source last failed.
+    failed: BTreeMap<Source, Monotonic>,
+    /// Accepted, and neither let in nor refused yet.
+    at_the_door: Option<Verdict>,
+    accepted: u64,
+    /// Refused in all, and of these who can only have been refused for the one reason.
+    refused: u64,
+    certain_suspects: u64,
+    certainly_over_share: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Stranger {
+    id: ConnId,
+    since: Monotonic,
+    source: Option<Source>,
+}
+
+/// What may be done with a client at the moment at which it is accepted.
+#[derive(Clone, Copy, Debug)]
+struct Verdict {
+    source: Option<Source>,
+    /// How many places of the strangers' are taken.
+    taken: usize,
+    /// Whether its source failed lately; a suspicion lasts once to twice as long as it is to.
+    suspect: Suspicion,
+    over_share: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Suspicion {
+    None,
+    Fading,
+    Fresh,
+}
+
+impl Admission {
+    pub fn new(limits: &Limits) -> Self {
+        Self {
+            limits: *limits,
+            strangers: VecDeque::new(),
+            failed: BTreeMap::new(),
+            at_the_door: None,
+            accepted: 0,
+            refused: 0,
+            certain_suspects: 0,
+            certainly_over_share: 0,
+        }
+    }
+
+    pub fn accepted(&mut self, peer: Option<SocketAddr>, now: Monotonic) {
+        assert!(self.at_the_door.is_none(), "two at the door");
+        self.accepted += 1;
+        let source = peer.and_then(|peer| source(peer.ip(), self.limits.trust_loopback));
+        let failed = source.and_then(|source| self.failed.get(&source));
+        let suspect = match failed.map(|at| now.since(*at)) {
+            Some(age) if age < self.limits.suspicion => Suspicion::Fresh,
+            Some(age) if age < self.limits.suspicion * 2 => Suspicion::Fading,
+            Some(_) | None => Suspicion::None,
+        };
+        let held = self.strangers.iter().filter(|stranger| stranger.source == source).count();
+        let share = self.limits.unauthenticated_per_source.filter(|_| source.is_some());
+        let over_share = share.is_some_and(|share| held >= share);
+        let taken = self.strangers.len();
+        self.at_the_door = Some(Verdict { source, taken, suspect, over_share });
+    }
+
+    /// Whoever is at the door has got past the judgement.
+    pub fn passed(&mut self) {
+        let verdict = self.at_the_door.take().expect("who gets in was accepted");
+        let scarce = self.is_scarce(&verdict);
+        assert!(!scarce || verdict.suspect != Suspicion::Fresh, "a suspect is let in: {verdict:?}");
+        assert!(!scarce || !verdict.over_share, "let in beyond its share: {verdict:?}");
+    }
+
+    pub fn refused(&mut self) {
+        let Some(verdict) = self.at_the_door.take() else { return };
+        assert!(verdict.source.is_some(), "refused for a source that is not judged: {verdict:?}");
+        assert!(self.is_scarce(&verdict), "refused while half of the places are free: {verdict:?}");
+        self.refused += 1;
+        match (verdict.suspect, verdict.over_share) {
+            (Suspicion::None, false) => panic!("refused without a cause: {verdict:?}"),
+            (Suspicion::None, true) => self.certainly_over_share += 1,
+            (Suspicion::Fresh, _) | (Suspicion::Fading, false) => self.certain_suspects += 1,
+            (Suspicion::Fading, true) => {}
+        }
+    }
+
+    /// Half of the places are taken.
+    fn is_scarce(&self, verdict: &Verdict) -> bool {
+        2 * verdict.taken >= self.limits.unauthenticated
+    }
+
+    pub fn opened(&mut self, id: ConnId, peer: Option<SocketAddr>, now: Monotonic) {
+        self.passed();
+        let source = peer.and_then(|peer| source(peer.ip(), self.limits.trust_loopback));
+        self.strangers.push_back(Stranger { id, since: now, source });
+    }
+
+    pub fn authenticated(&mut self, id: ConnId) {
+        self.leaves(id).expect("only a stranger authenticates");
+    }
+
+    pub fn closed(&mut self, id: ConnId, reason: CloseReason, now: Monotonic) {
+        let stranger = self.leaves(id);
+        if reason == CloseReason::Evicted {
+            let (place, stranger) = stranger.expect("only a stranger is evicted");
+            assert_eq!(place, 0, "{id} was evicted and {place} strangers are older");
+            let age = now.since(stranger.since);
+            assert!(age >= self.limits.eviction_age, "{id} was evicted too young");
+        }
+        let ours = matches!(
+            reason,
+            CloseReason::Drained
+                | CloseReason::DrainTimeout
+                | CloseReason::Stopped
+                | CloseReason::SetupFailed
+        );
+        if let Some((_, Stranger { source: Some(source), .. })) = stranger.filter(|_| !ours) {
+            self.failed.insert(source, now);
+        }
+    }
+
+    fn leaves(&mut self, id: ConnId) -> Option<(usize, Stranger)> {
+        let place = self.strangers.iter().position(|stranger| stranger.id == id)?;
+        Some((place, self.strangers.remove(place).expect("it was found")))
+    }
+
+    /// Holds the server's books against what was seen.
+    pub fn audit(&self, stats: &Stats) {
+        let (suspects, over_share) = (stats.refused_suspects, stats.refused_over_share);
+        assert!(self.at_the_door.is_none(), "somebody was left at the door");
+        assert_eq!(self.accepted, stats.accepted + suspects + over_share, "accepted");
+        assert_eq!(self.refused, suspects + over_share, "refused");
+        assert!(self.certain_suspects <= suspects, "suspects");
+        assert!(self.certainly_over_share <= over_share, "over their share");
+        assert_eq!(self.strangers.len(), stats.unauthenticated, "strangers");
+    }
+}
+
+fn source(ip: IpAddr, trust_loopback: bool) -> Option<Source> {
+    match ip {
+        _ if ip.is_loopback() && trust_loopback => None,
+        IpAddr::V4(ip) => Some(Source::Address(ip)),
+        IpAddr::V6(ip) => match ip.to_ipv4_mapped() {
+            Some(ip) => source(IpAddr::V4(ip), trust_loopback),
+            None => {
+                let [a, b, c, d, ..] = ip.segments();
+                Some(Source::Network([a, b, c, d]))
+            }
+        },
+    }
+}
