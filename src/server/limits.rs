@@ -44,6 +44,10 @@ pub struct Limits {
     pub deadlines_per_turn: usize,
     /// Events taken from one poll at first; doubled up to 4,096 whenever they were not enough.
     pub events_per_poll: usize,
+    /// How long the loop polls without sleeping after the last event: zero, that is not at all. A
+    /// sleep costs an answer some ten microseconds; a spin costs a core for as long as anybody
+    /// talks, and nothing once nobody does.
+    pub spin: Duration,
     /// `listen(backlog)`: 4096, which the kernel cuts to `net.core.somaxconn`. A short queue makes
     /// clients hang that believe they are connected and wait for a challenge.
     pub backlog: u32,
@@ -84,6 +88,7 @@ impl Limits {
             drain_timeout: Some(Duration::from_secs(25)),
             deadlines_per_turn: 1024,
             events_per_poll: 1024,
+            spin: Duration::ZERO,
             backlog: 4096,
         }
     }
