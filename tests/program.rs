@@ -252,6 +252,7 @@ fn every_flag_has_a_variable_that_it_overrides() {
         ("SALTECHO_IDLE_TIMEOUT", "2s"),
         ("SALTECHO_SEND_TIMEOUT", "3s"),
         ("SALTECHO_DRAIN_TIMEOUT", "4s"),
+        ("SALTECHO_SPIN", "50us"),
         ("SALTECHO_VERBOSE", "1"),
         ("SALTECHO_QUIET", "no"),
     ]);
@@ -264,7 +265,7 @@ fn every_flag_has_a_variable_that_it_overrides() {
         "127.0.0.2:",
         "at most 99",
         "backlog 17, recv 2k",
-        "auth 1s, idle 2s, send 3s, drain 4s",
+        "auth 1s, idle 2s, send 3s, drain 4s; spin 50us",
     ] {
         assert!(server.start_line.contains(part), "{}", server.start_line);
     }

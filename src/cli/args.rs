@@ -94,6 +94,12 @@ pub(super) struct ServeArgs {
     #[arg(env = "SALTECHO_DRAIN_TIMEOUT", hide_env_values = true)]
     pub(super) drain_timeout: Limit,
 
+    /// Poll without sleeping for this long after the last event (50us, off): answers come sooner,
+    /// and a core is busy for as long as anybody talks
+    #[arg(long, value_name = "TIME", default_value = "off")]
+    #[arg(env = "SALTECHO_SPIN", hide_env_values = true)]
+    pub(super) spin: Limit,
+
     /// Write the ports to this file once they are open, one a line
     #[arg(long, value_name = "FILE", env = "SALTECHO_PORT_FILE", hide_env_values = true)]
     pub(super) port_file: Option<PathBuf>,

@@ -14,7 +14,7 @@ use super::values::{Limit, Size};
 
 /// What the server demands and allows, in one line.
 pub(super) fn terms(config: &Config, limits: &Limits, keys: &str) -> String {
-    format!(
+    let mut line = format!(
         "{} with {keys}; at most {} connections, {} unauthenticated, backlog {}, recv {}; timeouts \
          auth {}, idle {}, send {}, drain {}",
         config.keyring.algorithm(),
@@ -26,7 +26,11 @@ pub(super) fn terms(config: &Config, limits: &Limits, keys: &str) -> String {
         Limit(config.recv_timeout),
         Limit(config.send_timeout),
         Limit(limits.drain_timeout),
-    )
+    );
+    if !limits.spin.is_zero() {
+        line.push_str(&format!("; spin {}", Limit(Some(limits.spin))));
+    }
+    line
 }
 
 /// The counters in one line; those that should be zero only if they are not.

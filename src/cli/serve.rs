@@ -83,7 +83,12 @@ impl ServeArgs {
             Some(number) => Limits::for_connections(number as usize),
             None => Limits::for_process(),
         };
-        Limits { backlog: self.backlog, drain_timeout: self.drain_timeout.0, ..limits }
+        Limits {
+            backlog: self.backlog,
+            drain_timeout: self.drain_timeout.0,
+            spin: self.spin.0.unwrap_or_default(),
+            ..limits
+        }
     }
 }
 

@@ -11,8 +11,8 @@
 //! - at the limit the oldest stranger makes room, if it had time enough to answer, and that counts
 //!   as a failure of its source. So a flood from sources that are new makes them known.
 //!
-//! Everything here is O(1) for each connection (amortised, where lists are tidied), and bounded by
-//! the number of strangers and a fixed number of remembered sources.
+//! Whatever a connection costs here is O(1), amortised, or a binary search for it among the
+//! strangers; and all of it is bounded by their number and a fixed number of remembered sources.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
@@ -54,18 +54,27 @@ pub(super) enum Refusal {
 /// The connections that have not authenticated, and what is known of their sources.
 #[derive(Debug, Default)]
 pub(super) struct Strangers {
-    present: HashMap<ConnId, Option<Source>>,
-    /// Oldest first. Those that have moved on stay until they come to the front or the list is
-    /// tidied, so that nobody pays for leaving.
-    by_age: VecDeque<(ConnId, Monotonic)>,
+    /// Oldest first, and so in the order of their names. Those that have moved on stay until they
+    /// come to the front or the list is tidied, so that nobody pays for leaving.
+    by_age: VecDeque<Stranger>,
+    present: usize,
     /// Strangers of each source that has any.
     by_source: HashMap<Source, usize>,
     suspects: Suspects,
 }
 
+#[derive(Clone, Copy, Debug)]
+struct Stranger {
+    id: ConnId,
+    /// It has not moved on.
+    present: bool,
+    since: Monotonic,
+    source: Option<Source>,
+}
+
 impl Strangers {
     pub(super) fn len(&self) -> usize {
-        self.present.len()
+        self.present
     }
 
     /// Whether one more from this source may come in, if need be in another's place.
@@ -87,13 +96,14 @@ impl Strangers {
         Ok(())
     }
 
+    /// One more has come. Names are given in order, so it is newer than all who are here.
     pub(super) fn add(&mut self, id: ConnId, source: Option<Source>, now: Monotonic) {
-        if self.by_age.len() >= 2 * self.len() + TIDY_FROM {
-            self.by_age.retain(|(id, _)| self.present.contains_key(id));
-            self.by_age.shrink_to(2 * self.len() + TIDY_FROM);
+        if self.by_age.len() >= 2 * self.present + TIDY_FROM {
+            self.by_age.retain(|stranger| stranger.present);
+            self.by_age.shrink_to(2 * self.present + TIDY_FROM);
         }
-        self.present.insert(id, source);
-        self.by_age.push_back((id, now));
+        self.by_age.push_back(Stranger { id, present: true, since: now, source });
+        self.present += 1;
         if let Some(source) = source {
             *self.by_source.entry(source).or_default() += 1;
         }
@@ -101,10 +111,14 @@ impl Strangers {
 
     /// It has authenticated, or it ended in a way that says nothing about its source.
     pub(super) fn remove(&mut self, id: ConnId) -> Option<Source> {
-        let source = self.present.remove(&id).expect("a stranger is removed once");
-        if self.present.is_empty() && self.by_age.len() > TIDY_FROM {
+        let stranger = self.get_mut(id).expect("a stranger is removed once");
+        stranger.present = false;
+        let source = stranger.source;
+        self.present -= 1;
+        if self.present == 0 {
+            self.by_age.clear();
             // Of a flood nothing is left, not even the room that it took.
-            (self.present, self.by_age) = Default::default();
+            self.by_age.shrink_to(TIDY_FROM);
         }
         let source = source?;
         let held = self.by_source.get_mut(&source).expect("it was counted when it came");
@@ -113,6 +127,14 @@ impl Strangers {
             self.by_source.remove(&source);
         }
         Some(source)
+    }
+
+    fn get_mut(&mut self, id: ConnId) -> Option<&mut Stranger> {
+        let oldest = self.by_age.front()?.id;
+        let place = self
+            .by_age
+            .binary_search_by_key(&id.age_after(oldest), |stranger| stranger.id.age_after(oldest));
+        self.by_age.get_mut(place.ok()?).filter(|stranger| stranger.present)
     }
 
     /// It ended without having authenticated, and that was not our doing.
@@ -124,9 +146,9 @@ impl Strangers {
 
     /// The oldest, and when it came.
     pub(super) fn oldest(&mut self) -> Option<(ConnId, Monotonic)> {
-        while let Some((id, since)) = self.by_age.front() {
-            if self.present.contains_key(id) {
-                return Some((*id, *since));
+        while let Some(stranger) = self.by_age.front() {
+            if stranger.present {
+                return Some((stranger.id, stranger.since));
             }
             self.by_age.pop_front();
         }
@@ -138,10 +160,14 @@ impl Strangers {
     /// # Panics
     /// If they disagree.
     pub(super) fn assert_consistent(&self, is_stranger: impl Fn(ConnId) -> bool) {
-        assert!(self.present.keys().all(|id| is_stranger(*id)), "one who is none is listed");
-        let with_source = self.present.values().flatten().count();
+        let present: Vec<_> = self.by_age.iter().filter(|stranger| stranger.present).collect();
+        assert_eq!(present.len(), self.present, "strangers by age");
+        assert!(
+            present.iter().all(|stranger| is_stranger(stranger.id)),
+            "one who is none is listed"
+        );
+        let with_source = present.iter().filter(|stranger| stranger.source.is_some()).count();
         assert_eq!(with_source, self.by_source.values().sum::<usize>(), "strangers by source");
-        assert!(self.by_age.len() >= self.len(), "a stranger has no age");
     }
 }
 
@@ -210,7 +236,7 @@ mod tests {
     }
 
     fn id(number: u32) -> ConnId {
-        match Token(number as usize).target() {
+        match Token((number as usize) << 32).target() {
             Target::Connection(id) => id,
             other => panic!("{number} is the token of {other:?}"),
         }

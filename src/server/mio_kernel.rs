@@ -1,5 +1,5 @@
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io;
 use std::net::{Shutdown, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,6 +9,7 @@ use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll};
 use rand::TryRng;
 use rand::rngs::SysRng;
+use rustix::net::{self, RecvFlags, SendFlags};
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
 use super::slots::Token;
@@ -166,12 +167,14 @@ impl Kernel for MioKernel {
         result
     }
 
+    /// Not by way of libc, nor is [`send`](Self::send): in a process of several threads glibc
+    /// makes each such call a cancellation point, which costs two atomic operations.
     fn recv(&mut self, stream: &mut TcpStream, data: &mut [u8]) -> io::Result<usize> {
-        stream.read(data)
+        Ok(net::recv(stream, data, RecvFlags::empty())?.0)
     }
 
     fn send(&mut self, stream: &mut TcpStream, data: &[u8]) -> io::Result<usize> {
-        stream.write(data)
+        Ok(net::send(stream, data, SendFlags::NOSIGNAL)?)
     }
 
     fn shutdown(&mut self, stream: &mut TcpStream) -> io::Result<()> {

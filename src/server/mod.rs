@@ -70,6 +70,8 @@ pub struct Server<K: Kernel = MioKernel, H = Upper> {
     scratch: Box<[u8]>,
     /// The clock as of the last poll.
     now: Monotonic,
+    /// Until when the poll does not sleep because of the last event; see [`Limits::spin`].
+    awake_until: Monotonic,
     stats: Stats,
     observer: Option<Box<dyn Observer>>,
     inbox: Inbox,
@@ -134,6 +136,7 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
             doors,
             rest: Rest::default(),
             lifecycle: Lifecycle::Running,
+            awake_until: Monotonic::ZERO,
             stats: Stats::default(),
             observer: None,
             inbox: Inbox::new(),
@@ -181,24 +184,30 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
     /// When polling fails or a listener became unusable: the loop cannot go on. What befalls a
     /// single connection never ends it.
     pub fn turn(&mut self) -> io::Result<bool> {
-        let mut woken = false;
+        let (mut woken, mut spoken_to) = (false, false);
         let wait = self.wait();
-        self.kernel.poll(wait, |token, ready| match token.target() {
-            Target::Wake => woken = true,
-            Target::Listener(index) => {
-                if let Some(door) = self.doors.get_mut(index) {
-                    door.waiting = true;
+        self.kernel.poll(wait, |token, ready| {
+            spoken_to = true;
+            match token.target() {
+                Target::Wake => woken = true,
+                Target::Listener(index) => {
+                    if let Some(door) = self.doors.get_mut(index) {
+                        door.waiting = true;
+                    }
                 }
+                Target::Connection(id) => match self.slots.get_mut(id) {
+                    Some(slot) => {
+                        slot.ready.insert(ready);
+                        enqueue(&mut self.run_queue, slot, id);
+                    }
+                    None => self.stats.stale_events += 1,
+                },
             }
-            Target::Connection(id) => match self.slots.get_mut(id) {
-                Some(slot) => {
-                    slot.ready.insert(ready);
-                    enqueue(&mut self.run_queue, slot, id);
-                }
-                None => self.stats.stale_events += 1,
-            },
         })?;
         self.now = self.kernel.now();
+        if spoken_to {
+            self.awake_until = self.now.saturating_add(self.limits.spin);
+        }
         self.stats.turns += 1;
         if woken {
             self.obey();
@@ -210,12 +219,15 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         Ok(self.lifecycle != Lifecycle::Stopped)
     }
 
-    /// How long the next poll may sleep: not at all while there is work, else until the next
-    /// deadline. Measured from the last reading of the clock, so a deadline may be late by the
+    /// How long the next poll may sleep: not at all while there is work or the last event is
+    /// recent enough to spin, else until the next deadline. Measured from the last reading of the clock, so a deadline may be late by the
     /// length of a turn, and is never early.
     fn wait(&self) -> Option<Duration> {
         if !self.run_queue.is_empty() || (self.has_waiting_clients() && self.rest.until().is_none())
         {
+            return Some(Duration::ZERO);
+        }
+        if self.now < self.awake_until {
             return Some(Duration::ZERO);
         }
         let retry = self.rest.until().filter(|_| self.has_waiting_clients());

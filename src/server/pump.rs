@@ -22,15 +22,14 @@ pub(super) fn pump<K: Kernel, H: Handler>(
     stats: &mut Stats,
 ) -> bool {
     let Slot { stream, connection, ready, .. } = slot;
-    let mut unfinished = can_go_on(config, connection, *ready);
-    while unfinished && share > 0 {
+    while share > 0 {
         let moved = match connection.wants(config) {
-            Wants::Recv { limit } => {
+            Wants::Recv { limit } if ready.has(Ready::READABLE) => {
                 let buffer = &mut scratch[..limit];
                 let mut io = Io { kernel, stream, ready, stats };
                 recv_and_answer(&mut io, config, connection, buffer, now)
             }
-            Wants::Send => {
+            Wants::Send if ready.has(Ready::WRITABLE) => {
                 let mut io = Io { kernel, stream, ready, stats };
                 match io.send(connection.chunk()) {
                     Ok(n) => {
@@ -49,12 +48,11 @@ pub(super) fn pump<K: Kernel, H: Handler>(
                 connection.handle_shutdown(config, now);
                 0
             }
-            Wants::Nothing => unreachable!("a closed connection cannot go on"),
+            Wants::Recv { .. } | Wants::Send | Wants::Nothing => return false,
         };
         share = share.saturating_sub(moved.max(CALL_COST));
-        unfinished = can_go_on(config, connection, *ready);
     }
-    unfinished
+    can_go_on(config, connection, *ready)
 }
 
 /// Whether the connection wants something that its socket is believed ready for.

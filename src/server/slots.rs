@@ -11,6 +11,14 @@ pub struct ConnId {
     generation: u32,
 }
 
+impl ConnId {
+    /// How many connections came after `other` up to this one, which is not older. Numbers begin
+    /// again after four billion, hence not an order of names as such.
+    pub(super) const fn age_after(self, other: Self) -> u32 {
+        self.generation.wrapping_sub(other.generation)
+    }
+}
+
 impl std::fmt::Display for ConnId {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "#{}", self.generation)

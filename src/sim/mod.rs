@@ -198,6 +198,11 @@ impl SimKernel {
         self.queue.len()
     }
 
+    /// Events delivered so far.
+    pub const fn events(&self) -> u64 {
+        self.events
+    }
+
     /// Events delivered and calls answered so far.
     pub const fn steps(&self) -> u64 {
         self.events + self.calls

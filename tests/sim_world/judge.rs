@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
+use std::time::Duration;
+
 use saltecho::proto::{CloseReason, Config};
 use saltecho::python::Monotonic;
 use saltecho::server::{Close, ConnId, Limits, Observer, Stats};
@@ -25,6 +27,7 @@ pub struct Judge {
     /// Whether the last look before an authentication time-out finds a whole digest if it is
     /// there: the receive buffer holds one, and nothing arrives behind the loop's back.
     pub last_look_is_whole: bool,
+    awake: Awake,
     told: Arc<Mutex<Vec<Told>>>,
     admission: Admission,
     overdue: BTreeMap<SimClient, u32>,
@@ -62,6 +65,7 @@ impl Judge {
             config: config.clone(),
             grace_turns: if limits.deadlines_per_turn >= 1000 { 0 } else { 300 },
             last_look_is_whole: config.recv_size as u64 >= DIGEST && !late_arrivals,
+            awake: Awake { spin: limits.spin, ..Awake::default() },
             told: Arc::default(),
             admission: Admission::new(limits),
             overdue: BTreeMap::new(),
@@ -113,7 +117,7 @@ impl Judge {
             }
         }
         self.admission.audit(stats);
-        assert!(kernel.fruitless_polls() < 200, "the loop spins without doing anything");
+        self.awake.judge(kernel);
         for client in clients {
             let ledger = kernel.ledger(client.end);
             if kernel.is_served(client.end) {
@@ -197,6 +201,39 @@ impl Judge {
             _ => *overdue = 0,
         }
         assert!(*overdue <= self.grace_turns, "{end:?} outlived its deadline: {ledger:?}");
+    }
+}
+
+/// Whether the loop sleeps when it should: not before its spin has passed since the last event,
+/// and then soon, unless there is something to do.
+#[derive(Default)]
+struct Awake {
+    spin: Duration,
+    events: u64,
+    /// The clock as the loop knew it before its last poll, and until when it is to spin.
+    reading: Monotonic,
+    until: Monotonic,
+    /// Of the kernel's fruitless polls those that belong to the spin.
+    spun: u32,
+}
+
+impl Awake {
+    fn judge(&mut self, kernel: &SimKernel) {
+        let spinning = self.reading < self.until;
+        assert!(
+            !(spinning && kernel.slept()),
+            "asleep at {:?}, with {:?} to spin",
+            self.reading,
+            self.until
+        );
+        let fruitless = kernel.fruitless_polls();
+        self.spun = if spinning { fruitless } else { self.spun.min(fruitless) };
+        assert!(fruitless - self.spun < 200, "the loop spins without doing anything");
+        self.reading = kernel.last_reading();
+        if kernel.events() > self.events {
+            self.events = kernel.events();
+            self.until = self.reading.saturating_add(self.spin);
+        }
     }
 }
 

@@ -77,6 +77,7 @@ impl World {
         limits.deadlines_per_turn = if random.chance(500) { 1024 } else { 1 + random.below(4) };
         limits.shed_per_retry = random.below(3);
         limits.drain_timeout = Some(Duration::from_secs(3));
+        limits.spin = Duration::from_micros([0, 0, 50, 1000][random.below(4)]);
         let late = faults.late_arrival > 0;
         let mut world = Self::new(SimKernel::with_choices(kernel, faults), config, limits, random);
         world.judge.last_look_is_whole &= !late;
