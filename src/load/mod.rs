@@ -18,6 +18,7 @@ mod pattern;
 mod plan;
 mod pump;
 mod record;
+pub mod report;
 mod schedule;
 mod session;
 

@@ -2,6 +2,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU64;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::Series;
 use crate::auth::{Key, MacAlgorithm};
 
@@ -43,7 +45,8 @@ pub struct Plan {
 }
 
 /// What the connections do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Mode {
     /// Authenticate once, then send messages.
     Echo,

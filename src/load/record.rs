@@ -2,6 +2,7 @@ use std::io;
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
+use serde::{Deserialize, Serialize};
 
 /// What is timed: one histogram each, in nanoseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -146,7 +147,7 @@ impl Errors {
 
 /// What was done, in numbers. *Messages* are echoes of the measurement, or cycles; probes are
 /// none.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counts {
     /// Connections that stood.
     pub connected: u64,
@@ -163,6 +164,7 @@ pub struct Counts {
     /// Bytes received, challenges and probes included.
     pub bytes_received: u64,
     /// What failed.
+    #[serde(with = "super::report::errors")]
     pub errors: Errors,
 }
 
@@ -181,7 +183,7 @@ impl Counts {
 }
 
 /// Where the connections stand at one moment.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Standing {
     /// Not begun: their turn has not come.
     pub waiting: usize,
@@ -267,7 +269,8 @@ pub fn empty_histogram() -> Histogram<u64> {
 }
 
 /// Which part of a run it is in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Part {
     /// Connections are made and authenticated.
     Ramp,

@@ -7,4 +7,5 @@ pub mod client;
 pub mod fake;
 pub mod program;
 pub mod python;
+pub mod run;
 pub mod server;

@@ -1,0 +1,28 @@
+use std::io::{self, Write};
+
+use super::{Ran, Second, Sink};
+use crate::load::Interval;
+
+/// Writes each second as one line of JSON (NDJSON), as `schemas/load-event.schema.json` has it, and
+/// flushes it so that others can follow.
+pub struct EventLog<W>(W);
+
+impl<W: Write + Send> EventLog<W> {
+    /// A log that writes to `to`, a whole line at a time.
+    pub const fn new(to: W) -> Self {
+        Self(to)
+    }
+}
+
+impl<W: Write + Send> Sink for EventLog<W> {
+    fn second(&mut self, _: &Interval, second: &Second) -> io::Result<()> {
+        let mut line = serde_json::to_vec(second)?;
+        line.push(b'\n');
+        self.0.write_all(&line)?;
+        self.0.flush()
+    }
+
+    fn end(&mut self, _: &Ran) -> io::Result<()> {
+        self.0.flush()
+    }
+}

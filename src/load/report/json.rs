@@ -1,0 +1,54 @@
+//! A report as JSON, as `schemas/load-report.schema.json` has it.
+
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+
+use super::{Report, Verdict};
+
+impl Report {
+    /// The report as one JSON object: whole numbers in base units, with the unit in the name.
+    pub fn to_json(&self) -> Value {
+        let phases: Map<String, Value> =
+            self.phases().map(|(series, n)| (series.as_str().to_owned(), value(&n))).collect();
+        let (bytes_sent, bytes_received) = self.byte_rates();
+        let counts = &self.record.counts;
+        let mut verdict = json!({
+            "verdict": self.verdict.as_str(),
+            "reliable": self.verdict == Verdict::Reliable,
+            "headline": self.headline().as_str(),
+        });
+        let words = [
+            ("reason", self.verdict.reason().map(str::to_owned)),
+            ("explanation", self.explanation()),
+        ];
+        for (name, text) in words {
+            if let Some(text) = text {
+                verdict[name] = text.into();
+            }
+        }
+        json!({
+            "schema": "saltecho-load-report/1",
+            "generators": value(&self.generators),
+            "mode": value(&self.mode()),
+            "model": if self.is_open() { "open" } else { "closed" },
+            "measured_ns": u64::try_from(self.measured.as_nanos()).unwrap_or(u64::MAX),
+            "judgement": verdict,
+            "warnings": self.warnings,
+            "phases": phases,
+            "counts": value(counts),
+            "rates": {
+                "due_per_s": self.per_second(counts.due),
+                "sent_per_s": self.per_second(counts.sent),
+                "answered_per_s": self.per_second(counts.answered),
+                "bytes_sent_per_s": bytes_sent,
+                "bytes_received_per_s": bytes_received,
+            },
+            "standing": value(&self.standing),
+            "seconds": value(&self.seconds),
+        })
+    }
+}
+
+fn value(of: &impl Serialize) -> Value {
+    serde_json::to_value(of).expect("all keys are strings, and no number is out of range")
+}

@@ -1,0 +1,183 @@
+//! A load run made by hand: no socket, no clock, the same every time.
+
+use std::time::{Duration, SystemTime};
+
+use saltecho::auth::{Key, MacAlgorithm};
+use saltecho::load::report::{About, Collector, Generator, Machine, Report, Setup};
+use saltecho::load::{
+    ErrorKind, Interval, Mode, Outcome, Pace, Part, Plan, Record, Series, Standing,
+};
+
+/// What the run is like.
+#[derive(Clone)]
+pub struct Script {
+    pub plan: Plan,
+    pub began: SystemTime,
+    pub seconds: u64,
+    /// In this second the server stands still for so many milliseconds.
+    pub stall: Option<(u64, u64)>,
+    /// How late the generator itself is, in nanoseconds.
+    pub lateness: u64,
+    pub errors: Vec<(ErrorKind, u64)>,
+    /// Makes two runs differ.
+    pub salt: u64,
+}
+
+impl Script {
+    pub fn new(mode: Mode) -> Self {
+        let target = "127.0.0.1:9999".parse().unwrap();
+        let mut plan = Plan::new(target, Key::demo(), MacAlgorithm::Md5);
+        plan.mode = mode;
+        Self {
+            plan,
+            began: SystemTime::UNIX_EPOCH + Duration::from_secs(1_790_000_000),
+            seconds: 15,
+            stall: Some((6, 90)),
+            lateness: 2_000,
+            errors: Vec::new(),
+            salt: 0,
+        }
+    }
+
+    pub fn generator(&self) -> Generator {
+        let command =
+            ["saltecho", "load", "127.0.0.1:9999", "-r", "1000", "--html", "<out> & 'it'.html"];
+        let mut about = About::now(command.map(str::to_owned).to_vec());
+        about.began = self.began;
+        about.debug_build = false;
+        about.commit = Some("0123456789ab".to_owned());
+        Generator {
+            name: String::new(),
+            about,
+            machine: Machine {
+                kernel: Some("6.12.0".to_owned()),
+                cpu: Some("A Processor".to_owned()),
+                cpus: 2,
+                congestion_control: Some("cubic".to_owned()),
+            },
+            setup: Setup::of(&self.plan, "bab78a7f (the demo key)".to_owned()),
+            ran: None,
+        }
+    }
+
+    /// Its seconds: one of ramp, those that are measured, and a short one of draining.
+    pub fn intervals(&self) -> Vec<Interval> {
+        let mut intervals = vec![self.ramp()];
+        intervals.extend((0..self.seconds).map(|second| self.measure(second)));
+        intervals.push(Interval {
+            start: Duration::from_secs(1 + self.seconds),
+            length: Duration::from_millis(3),
+            part: Part::Drain,
+            record: Record::new(),
+            standing: self.standing(0),
+            left: None,
+        });
+        intervals
+    }
+
+    fn standing(&self, busy: usize) -> Standing {
+        Standing { quiet: self.plan.connections - busy, busy, ..Standing::default() }
+    }
+
+    fn ramp(&self) -> Interval {
+        let mut record = Record::new();
+        let connections = self.plan.connections as u64;
+        for number in 0..connections {
+            record.note(Series::Connect, nanos(40_000 + self.noise(number, 20_000)));
+            record.note(Series::Auth, nanos(150_000 + self.noise(number, 90_000)));
+        }
+        record.counts.connected = connections;
+        record.counts.authenticated = connections;
+        record.counts.bytes_sent = connections * 17;
+        record.counts.bytes_received = connections * 33;
+        for &(kind, number) in &self.errors {
+            record.counts.errors.add(kind, number);
+        }
+        Interval {
+            start: Duration::ZERO,
+            length: Duration::from_secs(1),
+            part: Part::Ramp,
+            record,
+            standing: self.standing(0),
+            left: None,
+        }
+    }
+
+    fn measure(&self, second: u64) -> Interval {
+        let mut record = Record::new();
+        let rate = match self.plan.pace {
+            Pace::Open(rate) => rate.get(),
+            Pace::Closed => 1_500,
+        };
+        let stall = self.stall.filter(|(at, _)| *at == second).map_or(0, |(_, millis)| millis);
+        if let Some(series) = self.plan.mode.main_series() {
+            for number in 0..rate {
+                let due_ms = number * 1000 / rate;
+                let service = 80_000 + self.noise(second * rate + number, 60_000);
+                // Whoever is due while the server stands still waits until it goes on.
+                let waits = stall.saturating_sub(due_ms) * 1_000_000;
+                record.note(series, nanos(service + waits));
+                record.note(
+                    Series::Service,
+                    nanos(if due_ms == 0 { service + waits } else { service }),
+                );
+                record.note(Series::Lateness, nanos(self.lateness + self.noise(number, 500)));
+            }
+            let counts = &mut record.counts;
+            (counts.due, counts.sent, counts.answered) = (rate, rate, rate);
+            counts.bytes_sent = rate * self.plan.size as u64;
+            counts.bytes_received = counts.bytes_sent;
+        }
+        Interval {
+            start: Duration::from_secs(1 + second),
+            length: Duration::from_secs(1),
+            part: Part::Measure,
+            record,
+            standing: self.standing(if stall > 0 { self.plan.connections } else { 3 }),
+            left: Some(Duration::from_secs(self.seconds - second - 1)),
+        }
+    }
+
+    /// Numbers of about `scale` with a long tail, by a mixing function of `splitmix64`.
+    fn noise(&self, number: u64, scale: u64) -> u64 {
+        let mut z = (number ^ self.salt << 40).wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^= z >> 31;
+        // The leading zeros of a random word are distributed geometrically; the rest smooths them.
+        (u64::from(z.leading_zeros()) * 1024 + (z & 1023)) * scale / 1477
+    }
+
+    pub fn outcome(&self, intervals: &[Interval]) -> Outcome {
+        let mut record = Record::new();
+        intervals.iter().for_each(|interval| record.merge(&interval.record));
+        Outcome {
+            record,
+            ramp: Duration::from_secs(1),
+            measured: Duration::from_secs(self.seconds),
+            drain: Duration::from_millis(3),
+            stopped: false,
+            standing: self.standing(3),
+            first_other: None,
+        }
+    }
+
+    /// The whole run through a collector; `with` adds sinks.
+    pub fn run(&self, with: impl FnOnce(&mut Collector)) -> Report {
+        let mut collector = Collector::new(self.generator());
+        with(&mut collector);
+        let intervals = self.intervals();
+        intervals.iter().for_each(|interval| collector.take(interval));
+        let (report, failures) = collector.finish(self.outcome(&intervals));
+        assert!(failures.is_empty(), "{failures:?}");
+        report
+    }
+
+    pub fn report(&self) -> Report {
+        self.run(|_| {})
+    }
+}
+
+fn nanos(nanos: u64) -> Duration {
+    Duration::from_nanos(nanos)
+}
