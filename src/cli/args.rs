@@ -3,6 +3,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::load::LoadArgs;
 use super::values::{Limit, ServerAddress, Size, listen_address};
 use saltecho::auth::MacAlgorithm;
 
@@ -23,10 +24,12 @@ Examples (those of a command: saltecho COMMAND --help):
   saltecho serve
   saltecho connect
   echo hello | saltecho connect
+  saltecho load -c 1000 -r 50k
   (umask 077; saltecho keygen > new.key)
 
 Exit codes: 0 done, 1 failed while running, 2 wrong usage or configuration,
-3 authentication refused, 4 cannot connect or timed out.
+3 authentication refused, 4 cannot connect or timed out; of `load` also 5 an assertion does not
+hold, 6 the result is unreliable.
 
 Every flag has an environment variable, which the flag overrides.";
 
@@ -34,6 +37,7 @@ Every flag has an environment variable, which the flag overrides.";
 pub(super) enum Command {
     Serve(ServeArgs),
     Connect(ConnectArgs),
+    Load(LoadArgs),
     Keygen(KeygenArgs),
 }
 
@@ -189,7 +193,7 @@ impl From<Mac> for MacAlgorithm {
     }
 }
 
-#[derive(Clone, Copy, Debug, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(super) enum Reply {
     /// What was sent, with a to z in upper case
     Upper,

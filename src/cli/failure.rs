@@ -23,6 +23,10 @@ pub(super) enum Kind {
     Refused = 3,
     /// There is no connection, or the server took too long.
     Unreachable = 4,
+    /// Something that was claimed of a load does not hold.
+    Assertion = 5,
+    /// What was measured is not to be trusted.
+    Unreliable = 6,
 }
 
 impl Failure {

@@ -8,6 +8,7 @@ mod escape;
 mod failure;
 mod keyfile;
 mod keygen;
+mod load;
 mod log;
 mod peer;
 mod pipe;
@@ -34,6 +35,7 @@ pub(crate) fn main() -> ExitCode {
     let outcome = match cli.command {
         Command::Serve(args) => serve::run(&args),
         Command::Connect(args) => connect::run(&args),
+        Command::Load(args) => load::run(&args),
         Command::Keygen(args) => keygen::run(&args),
     };
     match outcome {

@@ -284,7 +284,7 @@ mod tests {
         wheel.arm_by(&mut links, 0, at_tick(5000));
         assert_eq!(format!("{wheel:?}{links:?}"), before);
         wheel.arm_by(&mut links, 0, at_tick(7));
-        assert_eq!(due(&mut wheel, &mut links, at_tick(6)), []);
+        assert_eq!(due(&mut wheel, &mut links, at_tick(6)), [0_u32; 0]);
         assert_eq!(due(&mut wheel, &mut links, at_tick(7)), [0]);
     }
 

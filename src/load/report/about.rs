@@ -203,6 +203,9 @@ pub struct Ran {
     pub drain: Duration,
     /// Whether somebody ended it before its time.
     pub stopped_early: bool,
+    /// How long the generator could have run and had no processor, if the system counts it.
+    #[serde(default, rename = "waited_ns", with = "nanos_or_null")]
+    pub waited: Option<Duration>,
 }
 
 impl From<&Outcome> for Ran {
@@ -212,6 +215,7 @@ impl From<&Outcome> for Ran {
             measured: outcome.measured,
             drain: outcome.drain,
             stopped_early: outcome.stopped,
+            waited: None,
         }
     }
 }

@@ -172,6 +172,7 @@ impl Collector {
             seconds: self.seconds,
             measured: outcome.measured,
             standing: outcome.standing,
+            server: None,
             warnings,
         };
         (report, self.failures)

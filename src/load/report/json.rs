@@ -26,7 +26,7 @@ impl Report {
                 verdict[name] = text.into();
             }
         }
-        json!({
+        let mut report = json!({
             "schema": "saltecho-load-report/1",
             "generators": value(&self.generators),
             "mode": value(&self.mode()),
@@ -45,7 +45,11 @@ impl Report {
             },
             "standing": value(&self.standing),
             "seconds": value(&self.seconds),
-        })
+        });
+        if let Some(server) = &self.server {
+            report["server"] = value(server);
+        }
+        report
     }
 }
 

@@ -10,6 +10,7 @@ pub(super) mod errors;
 mod events;
 mod figures;
 mod json;
+mod server;
 mod text;
 mod verdict;
 
@@ -19,6 +20,7 @@ pub use about::{About, Generator, Machine, Ran, Setup};
 pub use collector::{Collector, Second, Sink, SinkFailure};
 pub use events::EventLog;
 pub use figures::{Bytes, Grouped, Nanos, Percentiles, QUANTILES};
+pub use server::ServerUse;
 pub use verdict::Verdict;
 
 use super::{Mode, Pace, Part, Record, Series, Standing};
@@ -37,6 +39,8 @@ pub struct Report {
     pub measured: Duration,
     /// How the connections stood when the measurement ended.
     pub standing: Standing,
+    /// What the server's process used, if it was looked at.
+    pub server: Option<ServerUse>,
     /// What a reader must know before they believe a figure.
     pub warnings: Vec<String>,
     /// Whether the figures are those of the server.

@@ -34,6 +34,9 @@ impl Report {
         to.push('\n');
         self.write_rates(to)?;
         to.push('\n');
+        if let Some(line) = self.server_line() {
+            paragraph(to, "", &format!("{line}."));
+        }
         if let Some(explanation) = self.explanation() {
             paragraph(to, "", &explanation);
         }

@@ -1,5 +1,7 @@
 //! Whether the figures are the server's, and what the two latencies say.
 
+use std::time::Duration;
+
 use super::figures::{Nanos, Percentiles};
 use super::{Report, headline};
 use crate::load::{Mode, Record, Series};
@@ -59,7 +61,30 @@ impl Verdict {
 /// From this factor on two percentiles are said to differ; histograms tell them to 0.1 %.
 const DIFFER: f64 = 1.25;
 
+/// The share of the time that a generator may wait for a processor: a twentieth. A generator that
+/// sleeps when its answer comes is not late by any clock of its own; this is what shows it.
+const WAITING: u32 = 20;
+
 impl Report {
+    /// Notes how long the generator could have run and had no processor, and judges by that too.
+    pub fn set_generator_waited(&mut self, waited: Option<Duration>) {
+        if let Some(ran) = self.generators.first_mut().and_then(|generator| generator.ran.as_mut())
+        {
+            ran.waited = waited;
+        }
+        let whole = self.measured;
+        if let Some(waited) = waited.filter(|waited| *waited > whole / WAITING)
+            && self.verdict == Verdict::Reliable
+        {
+            self.verdict = Verdict::Unreliable(format!(
+                "the generator had to wait for a processor for {} of {}: what it measured is \
+                 partly that. Give it a processor of its own (taskset), or ask less of it",
+                Nanos(u64::try_from(waited.as_nanos()).unwrap_or(u64::MAX)),
+                Nanos(u64::try_from(whole.as_nanos()).unwrap_or(u64::MAX)),
+            ));
+        }
+    }
+
     /// The verdict in a sentence.
     pub fn verdict_line(&self) -> String {
         match &self.verdict {

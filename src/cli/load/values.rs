@@ -1,0 +1,182 @@
+//! The values that the flags of `saltecho load` take.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::num::NonZeroU64;
+use std::str::FromStr;
+use std::time::{Duration, SystemTime};
+
+/// A time that is not zero.
+pub(super) fn time(text: &str) -> Result<Duration, &'static str> {
+    match humantime::parse_duration(text) {
+        Ok(time) if !time.is_zero() => Ok(time),
+        _ => Err("expected a number with its unit, like 30s, 500ms or 5m, and not zero"),
+    }
+}
+
+/// Messages a second: `500`, `50k`, `1m`; thousands and millions, since nothing is binary here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Rate(pub(super) NonZeroU64);
+
+impl FromStr for Rate {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        const EXPECTED: &str =
+            "expected messages a second, at least 1 and at most 1000m, like 500, 50k or 1m";
+        let (digits, unit) = match text.as_bytes().last() {
+            Some(b'k' | b'K') => (&text[..text.len() - 1], 1_000),
+            Some(b'm' | b'M') => (&text[..text.len() - 1], 1_000_000),
+            _ => (text, 1),
+        };
+        let digits = Some(digits).filter(|digits| digits.bytes().all(|b| b.is_ascii_digit()));
+        let number: u64 = digits.ok_or(EXPECTED)?.parse().map_err(|_| EXPECTED)?;
+        let rate = number.checked_mul(unit).filter(|rate| *rate <= 1_000_000_000);
+        rate.and_then(NonZeroU64::new).map(Self).ok_or(EXPECTED)
+    }
+}
+
+/// How many of the connections are active.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Active {
+    Number(u32),
+    Percent(f64),
+}
+
+impl Active {
+    /// As a number of these connections, at least one.
+    pub(super) fn of(self, connections: u32) -> Result<u32, String> {
+        match self {
+            Self::Number(number) if number > connections => {
+                Err(format!("--active {number} is more than the {connections} connections of -c"))
+            }
+            Self::Number(number) => Ok(number),
+            #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // At most as many.
+            Self::Percent(percent) => {
+                Ok(((f64::from(connections) * percent / 100.0).round() as u32).max(1))
+            }
+        }
+    }
+}
+
+impl FromStr for Active {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        const EXPECTED: &str =
+            "expected a number from 1 up or a percentage up to 100%, like 100, 1% or 0.5%";
+        if let Some(percent) = text.strip_suffix('%') {
+            let plain = percent.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+            let percent: f64 = percent.parse().ok().filter(|_| plain).ok_or(EXPECTED)?;
+            return match percent > 0.0 && percent <= 100.0 {
+                true => Ok(Self::Percent(percent)),
+                false => Err(EXPECTED),
+            };
+        }
+        let plain = text.bytes().all(|byte| byte.is_ascii_digit());
+        match text.parse() {
+            Ok(number @ 1..) if plain => Ok(Self::Number(number)),
+            _ => Err(EXPECTED),
+        }
+    }
+}
+
+/// Addresses to connect from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Sources(pub(super) Vec<IpAddr>);
+
+impl FromStr for Sources {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let parts = text.split(',').map(|part| match part.split_once('-') {
+            None => part.parse().map(|address| vec![address]).map_err(|_| EXPECTED_SOURCES),
+            Some((first, last)) => range(first, last).ok_or(EXPECTED_SOURCES),
+        });
+        parts.collect::<Result<Vec<_>, _>>().map(|parts| Self(parts.concat()))
+    }
+}
+
+const EXPECTED_SOURCES: &str = "expected addresses of this machine: 127.0.0.2, a range like \
+                                127.0.0.2-20, or several with commas between them";
+
+fn range(first: &str, last: &str) -> Option<Vec<IpAddr>> {
+    let first: Ipv4Addr = first.parse().ok()?;
+    let [a, b, c, begin] = first.octets();
+    let plain = last.bytes().all(|byte| byte.is_ascii_digit());
+    let end: u8 = last.parse().ok().filter(|end| plain && *end >= begin)?;
+    Some((begin..=end).map(|d| IpAddr::from([a, b, c, d])).collect())
+}
+
+/// When to begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct StartAt(pub(super) SystemTime);
+
+impl FromStr for StartAt {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let time = humantime::parse_rfc3339_weak(text).map_err(|_| {
+            "expected a time in UTC, like 2026-11-25T12:00:00Z (`date -u -d '+1 minute' +%FT%TZ` \
+             prints one)"
+        });
+        time.map(Self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rates_are_decimal() {
+        for (text, rate) in [("1", 1), ("500", 500), ("50k", 50_000), ("1M", 1_000_000)] {
+            assert_eq!(text.parse::<Rate>().unwrap().0.get(), rate);
+        }
+        for text in ["", "0", "k", "-1", "+1", "1.5k", "1001m", "99999999999999999999", "1/s"] {
+            assert!(text.parse::<Rate>().is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn active_connections_are_a_number_or_a_share() {
+        for (text, connections, number) in
+            [("7", 10, 7), ("100%", 10, 10), ("1%", 19_000, 190), ("0.5%", 1000, 5), ("1%", 3, 1)]
+        {
+            assert_eq!(text.parse::<Active>().unwrap().of(connections), Ok(number), "{text}");
+        }
+        assert!(Active::Number(11).of(10).unwrap_err().contains("more than the 10"));
+        for text in ["", "0", "%", "0%", "101%", "-1%", "+1", "1e1%", "NaN%", "inf%"] {
+            assert!(text.parse::<Active>().is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn sources_are_addresses_and_ranges_of_the_last_number() {
+        let parse = |text: &str| {
+            text.parse::<Sources>()
+                .map(|Sources(all)| all.iter().map(IpAddr::to_string).collect::<Vec<_>>().join(" "))
+        };
+        assert_eq!(parse("127.0.0.2").unwrap(), "127.0.0.2");
+        assert_eq!(parse("127.0.0.2-4").unwrap(), "127.0.0.2 127.0.0.3 127.0.0.4");
+        assert_eq!(parse("10.0.0.1,::1,10.0.0.5-5").unwrap(), "10.0.0.1 ::1 10.0.0.5");
+        for text in ["", "localhost", "127.0.0.2-1", "127.0.0.2-256", "127.0.0.2-", "::1-3", ","] {
+            assert!(parse(text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_beginning_is_a_time_in_utc() {
+        let StartAt(time) = "2026-11-25T12:00:00Z".parse().unwrap();
+        let seconds = time.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+        assert_eq!(seconds, 1_795_608_000);
+        assert_eq!("2026-11-25 12:00:00".parse::<StartAt>(), Ok(StartAt(time)));
+        for text in ["", "noon", "12:00:00"] {
+            assert!(text.parse::<StartAt>().is_err(), "{text:?}");
+        }
+        assert!(time_is_refused("0s") && time_is_refused("5") && !time_is_refused("5s"));
+    }
+
+    fn time_is_refused(text: &str) -> bool {
+        time(text).is_err()
+    }
+}

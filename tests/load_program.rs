@@ -1,0 +1,163 @@
+//! `saltecho load` as a user has it: what it says, what it writes, and how it exits.
+//!
+//! On a busy machine a generator is late, says so and exits with 6 instead of 0: both are right
+//! here, and no figure of time is judged.
+#![cfg(feature = "cli")]
+
+mod common;
+
+use std::process::Command;
+use std::thread;
+use std::time::{Duration, SystemTime};
+
+use common::program::*;
+use serde_json::Value;
+
+/// A server of the program's own, and its address.
+fn serve(more: &[&str]) -> (Running, String) {
+    let mut server =
+        Running::start(&mut saltecho(&[&["serve", "-l", "127.0.0.1:0"], more].concat()), vec![]);
+    let line = server.wait_for("listening on");
+    let address = line.split_whitespace().nth(3).expect("it says where").trim_end_matches(':');
+    (server, address.to_owned())
+}
+
+/// Makes a load of a second, a hundred messages on five connections, unless told otherwise.
+fn load(address: &str, more: &[&str]) -> Finished {
+    let mut command = saltecho(&["load", address, "-r", "100", "-d", "1s", "--json"]);
+    if !more.contains(&"-c") {
+        command.args(["-c", "5"]);
+    }
+    Running::start(command.args(more), vec![]).wait()
+}
+
+#[track_caller]
+fn report(finished: &Finished) -> Value {
+    assert!([0, 6].contains(&finished.code()), "{finished:?}");
+    let report: Value = serde_json::from_slice(&finished.stdout).expect("it is JSON");
+    assert_eq!(report["judgement"]["reliable"], finished.code() == 0);
+    report
+}
+
+#[test]
+fn messages_are_due_at_the_rate_and_all_are_answered() {
+    let (server, address) = serve(&[]);
+    let finished = load(&address, &["--in-flight", "2", "-s", "1k"]);
+    let report = report(&finished);
+    let counts = &report["counts"];
+    assert_eq!((&counts["due"], &counts["answered"]), (&100.into(), &100.into()), "{report}");
+    assert_eq!(counts["authenticated"], 5);
+    assert_eq!(report["phases"]["echo"]["n"], 100);
+    assert!(finished.stderr.contains("measure"), "no live line in {:?}", finished.stderr);
+    let quiet = load(&address, &["-q"]);
+    assert!(!quiet.stderr.contains("measure"), "{:?}", quiet.stderr);
+    server.signal(Signal::TERM);
+    server.wait();
+}
+
+#[test]
+fn cycles_and_idle_connections_are_loads_too() {
+    let (server, address) = serve(&[]);
+    let cycles = report(&load(&address, &["--mode", "connect", "-c", "2"]));
+    assert_eq!(cycles["counts"]["answered"], 100);
+    assert_eq!(cycles["phases"]["cycle"]["n"], 100);
+    let closed = report(&load(&address, &["--closed", "-s", "100k", "--active", "40%"]));
+    assert!(closed["counts"]["answered"].as_u64() > Some(0));
+    assert_eq!(closed["generators"][0]["plan"]["active"], 2);
+    let idle = report(&load(&address, &["--mode", "idle", "-c", "40", "--ramp", "200ms"]));
+    assert_eq!(
+        (&idle["counts"]["authenticated"], &idle["standing"]["quiet"]),
+        (&40.into(), &40.into())
+    );
+    server.signal(Signal::TERM);
+    server.wait();
+}
+
+#[test]
+fn sources_take_turns() {
+    let (mut server, address) = serve(&["-v"]);
+    report(&load(&address, &["--source", "127.0.0.2-3,127.0.0.9", "-c", "3"]));
+    for source in ["127.0.0.2:", "127.0.0.3:", "127.0.0.9:"] {
+        server.wait_for(&format!("from {source}"));
+    }
+    server.signal(Signal::TERM);
+    server.wait();
+}
+
+#[test]
+fn what_does_not_hold_is_named() {
+    let (server, address) = serve(&[]);
+    let claims = ["--assert", "errors==0", "--assert", "p50<1ns", "--assert", "answered>100"];
+    load(&address, &claims).expect(5, &["p50<1ns", "answered>100 (100)"]);
+    load(&address, &["--assert", "p99"]).expect(2, &["p99", "comparison"]);
+    server.signal(Signal::TERM);
+    server.wait();
+}
+
+#[test]
+fn a_generator_that_was_stopped_does_not_trust_itself() {
+    let (server, address) = serve(&[]);
+    let command = ["load", &address, "-c", "5", "-r", "200", "-d", "2s"];
+    let mut load = Running::start(&mut saltecho(&command), vec![]);
+    load.wait_for("ramp");
+    load.signal(Signal::STOP);
+    // This is what is tested: half a second in which it does not run.
+    thread::sleep(Duration::from_millis(500));
+    load.signal(Signal::CONT);
+    let finished = load.wait();
+    finished.expect(6, &["unreliable"]);
+    assert!(String::from_utf8_lossy(&finished.stdout).contains("UNRELIABLE"), "{finished:?}");
+    server.signal(Signal::TERM);
+    server.wait();
+}
+
+#[test]
+fn an_interrupt_ends_it_early_with_a_report() {
+    let (server, address) = serve(&[]);
+    let command = ["load", &address, "-c", "5", "-r", "100", "-d", "1h", "--json"];
+    let mut load = Running::start(&mut saltecho(&command), vec![]);
+    load.wait_for("measure");
+    load.signal(Signal::INT);
+    let report = report(&load.wait());
+    assert_eq!(report["generators"][0]["ran"]["stopped_early"], true);
+    assert_eq!(report["counts"]["due"], report["counts"]["answered"]);
+    server.signal(Signal::TERM);
+    server.wait();
+}
+
+#[test]
+fn a_server_that_refuses_or_is_not_there_is_told_from_a_slow_one() {
+    let (server, address) = serve(&["--mac", "sha256"]);
+    load(&address, &[]).expect(3, &["refused the digest", "--mac"]);
+    server.signal(Signal::TERM);
+    server.wait();
+    load(&address, &[]).expect(4, &["refused", "saltecho serve"]);
+}
+
+#[test]
+fn what_the_machine_does_not_allow_is_said_before_the_first_connection() {
+    let load = |flags: &str| {
+        let program = env!("CARGO_BIN_EXE_saltecho");
+        let script = format!("ulimit -n 100; exec {program} load 127.0.0.1:9 {flags}");
+        Running::start(clean(Command::new("sh").args(["-c", &script])), vec![]).wait()
+    };
+    load("-c 200").expect(2, &["200 connections need 216 descriptors", "100", "LimitNOFILE"]);
+    load("--source 192.0.2.7").expect(2, &["192.0.2.7 is no address of this machine"]);
+    load("--source ::1").expect(2, &["different kinds"]);
+    load("--active 51").expect(2, &["--active 51"]);
+    load("--start-at 2020-01-01T00:00:00Z").expect(2, &["--start-at 2020", "ago"]);
+    load("-r 0").expect(2, &["at least 1"]);
+}
+
+#[test]
+fn a_beginning_that_was_agreed_on_is_kept() {
+    let (server, address) = serve(&[]);
+    let start = SystemTime::now() + Duration::from_secs(2);
+    let text = humantime::format_rfc3339_seconds(start).to_string();
+    let begun = report(&load(&address, &["--start-at", &text]));
+    let began = begun["generators"][0]["program"]["began"].as_str().expect("it is a string");
+    let began = humantime::parse_rfc3339(began).expect("it is a time");
+    assert!(began >= humantime::parse_rfc3339(&text).unwrap(), "{began:?}");
+    server.signal(Signal::TERM);
+    server.wait();
+}
