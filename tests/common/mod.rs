@@ -8,3 +8,4 @@ pub mod fake;
 pub mod program;
 pub mod python;
 pub mod server;
+pub mod strace;
