@@ -21,6 +21,7 @@ mod ready;
 mod slots;
 mod stats;
 mod timers;
+mod workers;
 
 use std::collections::VecDeque;
 use std::io;
@@ -46,6 +47,7 @@ pub use ready::Ready;
 pub use slots::{ConnId, Target, Token};
 pub use stats::Stats;
 pub use timers::{Link, Links, Step as TimerStep, Wheel};
+pub use workers::run_workers;
 
 /// An authenticated service on one event loop.
 ///
@@ -157,6 +159,7 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         let mut stats = self.stats.clone();
         stats.connections = self.slots.len();
         stats.unauthenticated = self.strangers.len();
+        (stats.loops, stats.accepted_by_busiest) = (1, stats.accepted);
         stats
     }
 
