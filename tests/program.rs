@@ -253,6 +253,7 @@ fn every_flag_has_a_variable_that_it_overrides() {
         ("SALTECHO_SEND_TIMEOUT", "3s"),
         ("SALTECHO_DRAIN_TIMEOUT", "4s"),
         ("SALTECHO_SPIN", "50us"),
+        ("SALTECHO_WORKERS", "2"),
         ("SALTECHO_VERBOSE", "1"),
         ("SALTECHO_QUIET", "no"),
     ]);
@@ -265,7 +266,7 @@ fn every_flag_has_a_variable_that_it_overrides() {
         "127.0.0.2:",
         "at most 99",
         "backlog 17, recv 2k",
-        "auth 1s, idle 2s, send 3s, drain 4s; spin 50us",
+        "auth 1s, idle 2s, send 3s, drain 4s; spin 50us; 2 workers",
     ] {
         assert!(server.start_line.contains(part), "{}", server.start_line);
     }

@@ -15,10 +15,8 @@
 mod common;
 
 use std::collections::VecDeque;
-use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -26,8 +24,7 @@ use std::time::{Duration, Instant};
 
 use common::client::*;
 use common::program::*;
-use rustix::process::{Pid, kill_process};
-use tempfile::TempDir;
+use common::strace::*;
 
 /// The calls and the errors that they are known to give (accept(2) and so on, and what servers
 /// were seen to die of).
@@ -266,7 +263,7 @@ fn run_cell(cell: Cell) -> Row {
         loop {
             came += 1;
             served += usize::from(newcomer(serving.address, came));
-            let injected = tracer.injected();
+            let injected = count_injected(&tracer.log());
             let long_enough = cell.schedule != Schedule::Always || begin.elapsed() >= cell.always;
             if injected >= cell.least() && long_enough {
                 break;
@@ -380,78 +377,6 @@ fn newcomer(address: SocketAddr, number: usize) -> bool {
     answer.len() == 8
 }
 
-/// strace at a running program. Dropping it ends it, which lets the program go on.
-struct Tracer {
-    child: Child,
-    log: TempDir,
-}
-
-impl Tracer {
-    /// Returns once every call of the loop is seen, and of the loop alone: the threads that wait
-    /// for signals and write the log have no sockets, though one of them calls `recvfrom` too.
-    #[track_caller]
-    fn attach(serving: &Serving, options: &[&str]) -> Self {
-        let log = TempDir::new().unwrap();
-        let mut command = Command::new("strace");
-        command.args(["-s", "16", "-o"]).arg(log.path().join("log")).args(options);
-        command.args(["-p", &serving.running.pid().to_string()]);
-        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
-        let mut said = String::new();
-        let mut stderr = child.stderr.take().expect("it is a pipe");
-        while !said.contains("attached") {
-            let mut piece = [0; 256];
-            let n = stderr.read(&mut piece).unwrap();
-            assert!(n > 0, "strace cannot attach: {said}");
-            said.push_str(&String::from_utf8_lossy(&piece[..n]));
-        }
-        // What it says later is of no interest, but must not find a broken pipe.
-        thread::spawn(move || std::io::copy(&mut stderr, &mut std::io::sink()));
-        Self { child, log }
-    }
-
-    fn log(&self) -> String {
-        fs::read_to_string(self.log.path().join("log")).unwrap_or_default()
-    }
-
-    fn injected(&self) -> usize {
-        count_injected(&self.log())
-    }
-
-    /// Lets the program go on alone; what was seen.
-    fn detach(mut self) -> String {
-        kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();
-        self.child.wait().unwrap();
-        self.log()
-    }
-
-    /// Waits for the end of a program that has ended.
-    fn wait(mut self) -> String {
-        self.child.wait().unwrap();
-        self.log()
-    }
-}
-
-impl Drop for Tracer {
-    fn drop(&mut self) {
-        // Both fail if it has ended and was waited for, which is as well. A tracer that is killed
-        // leaves the program running too.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
 fn count_injected(log: &str) -> usize {
     log.lines().filter(|line| line.ends_with("(INJECTED)")).count()
-}
-
-/// Whether there is a strace. Under CI its absence is a failure, because there nobody would read
-/// the line.
-fn strace_works() -> bool {
-    let present = Command::new("strace").arg("-V").output();
-    let present = present.is_ok_and(|output| output.status.success());
-    assert!(present || std::env::var_os("CI").is_none(), "strace is needed where CI is set");
-    if !present {
-        eprintln!("SKIPPED: there is no strace, so no errors were injected");
-    }
-    present
 }

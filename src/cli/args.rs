@@ -104,6 +104,13 @@ pub(super) struct ServeArgs {
     #[arg(env = "SALTECHO_SPIN", hide_env_values = true)]
     pub(super) spin: Limit,
 
+    /// Event loops, each on a thread of its own with its own listeners and its part of the
+    /// connections; more of them than there are cores help nobody
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(value_parser = clap::value_parser!(u16).range(1..=256))]
+    #[arg(env = "SALTECHO_WORKERS", hide_env_values = true)]
+    pub(super) workers: u16,
+
     /// Write the ports to this file once they are open, one a line
     #[arg(long, value_name = "FILE", env = "SALTECHO_PORT_FILE", hide_env_values = true)]
     pub(super) port_file: Option<PathBuf>,

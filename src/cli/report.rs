@@ -13,7 +13,7 @@ use super::log::{Level, Log};
 use super::values::{Limit, Size};
 
 /// What the server demands and allows, in one line.
-pub(super) fn terms(config: &Config, limits: &Limits, keys: &str) -> String {
+pub(super) fn terms(config: &Config, limits: &Limits, keys: &str, workers: usize) -> String {
     let mut line = format!(
         "{} with {keys}; at most {} connections, {} unauthenticated, backlog {}, recv {}; timeouts \
          auth {}, idle {}, send {}, drain {}",
@@ -29,6 +29,9 @@ pub(super) fn terms(config: &Config, limits: &Limits, keys: &str) -> String {
     );
     if !limits.spin.is_zero() {
         line.push_str(&format!("; spin {}", Limit(Some(limits.spin))));
+    }
+    if workers > 1 {
+        line.push_str(&format!("; {workers} workers"));
     }
     line
 }
@@ -57,6 +60,12 @@ pub(super) fn counters(stats: &Stats) -> String {
     if !closes.is_empty() {
         line.push_str(&format!("; closed: {}", closes.join(", ")));
     }
+    if let Some(imbalance) = stats.imbalance().filter(|imbalance| *imbalance > 1.0) {
+        let loops = stats.loops;
+        let busiest =
+            format!("; of {loops} workers the busiest accepted {imbalance:.2} x the mean");
+        line.push_str(&busiest);
+    }
     line
 }
 
@@ -74,6 +83,8 @@ pub(super) fn verdict(stats: &Stats) -> Result<(), Failure> {
 /// Says what happens to connections. It is called from the loop, and a [`Log`] never blocks.
 pub(super) struct Reporter {
     log: Log,
+    /// Which worker's connections they are, for each counts its own from 1; empty if it is alone.
+    worker: String,
     /// The second that is being counted, and the lines said in it.
     second: Instant,
     lines: u32,
@@ -87,8 +98,9 @@ impl Reporter {
     /// Accepting may rest ten times a second; it is worth a line once in this time.
     const PAUSE: Duration = Duration::from_secs(10);
 
-    pub(super) fn new(log: Log) -> Self {
-        Self { log, second: Instant::now(), lines: 0, paused: None }
+    pub(super) fn new(log: Log, worker: Option<usize>) -> Self {
+        let worker = worker.map_or_else(String::new, |number| format!("worker {number}: "));
+        Self { log, worker, second: Instant::now(), lines: 0, paused: None }
     }
 
     fn say(&mut self, text: fmt::Arguments<'_>) {
@@ -103,7 +115,7 @@ impl Reporter {
         if self.lines > Self::LINES {
             self.log.leave_out();
         } else {
-            self.log.say(Level::Verbose, text);
+            self.log.say(Level::Verbose, format_args!("{}{text}", self.worker));
         }
     }
 }
@@ -132,12 +144,13 @@ impl Observer for Reporter {
             return;
         }
         self.paused = Some(Instant::now());
+        let worker = &self.worker;
         match cause {
-            Some(error) => self.log.warn(format_args!("accepting rests: {error}")),
-            None => self.log.warn(
-                "accepting rests: all places are taken; --max-connections and `ulimit -n` set \
-                 how many there are",
-            ),
+            Some(error) => self.log.warn(format_args!("{worker}accepting rests: {error}")),
+            None => self.log.warn(format_args!(
+                "{worker}accepting rests: all places are taken; --max-connections and `ulimit -n` \
+                 set how many there are"
+            )),
         }
     }
 }

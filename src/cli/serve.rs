@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Context, Result, anyhow};
 use saltecho::auth::Keyring;
 use saltecho::proto::{Config, Handler, Identity, Upper};
-use saltecho::server::{BuildError, Limits, MioKernel, Server, ServerBuilder};
+use saltecho::server::{BuildError, Limits, MioKernel, Server, ServerBuilder, run_workers};
 
 use super::args::{Reply, ServeArgs};
 use super::failure::{Failure, Kind};
@@ -32,7 +32,11 @@ pub(super) fn run(args: &ServeArgs) -> Result<(), Failure> {
     result
 }
 
-fn serve<H: Handler + Clone>(args: &ServeArgs, log: &Log, handler: H) -> Result<(), Failure> {
+fn serve<H: Handler + Clone + Send>(
+    args: &ServeArgs,
+    log: &Log,
+    handler: H,
+) -> Result<(), Failure> {
     let keys = Keys::for_server(&args.keys, &args.listen)
         .map_err(|error| Failure::new(Kind::Usage, error))?;
     warn_of_exposure(args, log);
@@ -41,13 +45,19 @@ fn serve<H: Handler + Clone>(args: &ServeArgs, log: &Log, handler: H) -> Result<
     }
     let signals = Signals::catch()?;
     let (config, limits) = (args.config(keys.keyring), args.limits());
-    let terms = report::terms(&config, &limits, &keys.names);
+    let workers = usize::from(args.workers);
+    let terms = report::terms(&config, &limits, &keys.names, workers);
     let mut builder = Server::builder().config(config).limits(limits).handler(handler);
     for address in &args.listen {
         builder = builder.listen(*address);
     }
-    let mut server = build(builder.observer(Box::new(Reporter::new(log.clone()))))?;
-    let addresses = server.addresses().context("cannot tell the port")?;
+    let mut servers = build(builder, workers)?;
+    for (server, number) in servers.iter_mut().zip(1..) {
+        let worker = (workers > 1).then_some(number);
+        server.set_observer(Box::new(Reporter::new(log.clone(), worker)));
+    }
+    let addresses = servers[0].addresses().context("cannot tell the port")?;
+    let handle = servers.iter().map(Server::handle).collect();
     let reload = {
         let (keys, listen) = (args.keys.clone(), args.listen.clone());
         move || match keys.key_file {
@@ -55,13 +65,13 @@ fn serve<H: Handler + Clone>(args: &ServeArgs, log: &Log, handler: H) -> Result<
             None => Err(anyhow!("there is no key file to read again")),
         }
     };
-    let watch = signals.watch(server.handle(), log.clone(), reload)?;
+    let watch = signals.watch(handle, log.clone(), reload)?;
     if let Some(path) = &args.port_file {
         write_ports(path, &addresses)?;
     }
     let places: Vec<String> = addresses.iter().map(SocketAddr::to_string).collect();
     log.say(Level::Normal, format_args!("listening on {}: {terms}", places.join(", ")));
-    let stats = server.run().context("the event loop failed")?;
+    let stats = run_workers(servers).context("the event loop failed")?;
     drop(watch);
     log.say(Level::Normal, report::counters(&stats));
     report::verdict(&stats)
@@ -81,7 +91,7 @@ impl ServeArgs {
     fn limits(&self) -> Limits {
         let limits = match self.max_connections {
             Some(number) => Limits::for_connections(number as usize),
-            None => Limits::for_process(),
+            None => Limits::for_workers(self.workers.into()),
         };
         Limits {
             backlog: self.backlog,
@@ -104,15 +114,24 @@ fn warn_of_exposure(args: &ServeArgs, log: &Log) {
     }
 }
 
-fn build<H: Handler + Clone>(builder: ServerBuilder<H>) -> Result<Server<MioKernel, H>, Failure> {
-    builder.build().map_err(|error| match error {
+fn build<H: Handler + Clone>(
+    builder: ServerBuilder<H>,
+    workers: usize,
+) -> Result<Vec<Server<MioKernel, H>>, Failure> {
+    builder.build_workers(workers).map_err(|error| match error {
         BuildError::Listen { address, source } => {
             Failure::because(Kind::Runtime, cannot_listen(address, &source))
         }
         BuildError::Descriptors { .. } => {
             Failure::because(Kind::Usage, format!("--max-connections: {error}"))
         }
-        BuildError::NoAddress | BuildError::Zero(_) => Failure::new(Kind::Usage, error),
+        BuildError::Zero("connections") => {
+            let text = "--max-connections: each of --workers needs at least one";
+            Failure::because(Kind::Usage, text.to_owned())
+        }
+        BuildError::NoAddress | BuildError::Zero(_) | BuildError::NotShared(_) => {
+            Failure::new(Kind::Usage, error)
+        }
         BuildError::Loop(_) => Failure::new(Kind::Runtime, error),
     })
 }

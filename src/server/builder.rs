@@ -4,7 +4,7 @@ use std::thread::JoinHandle;
 
 use super::limits::descriptor_limit;
 use super::mio_kernel::ListenOptions;
-use super::{Handle, Limits, MioKernel, Observer, Server, Stats};
+use super::{Handle, Limits, MioKernel, Observer, Server, Stats, run_workers};
 use crate::auth::Keyring;
 use crate::proto::{Config, Handler, Upper};
 
@@ -47,6 +47,9 @@ pub enum BuildError {
     /// A limit of zero, under which nothing could ever happen.
     #[error("{0} must be at least 1")]
     Zero(&'static str),
+    /// Something that was handed over is one loop's, and there are to be several.
+    #[error("{0} that was handed over is for one loop, and there are to be several")]
+    NotShared(&'static str),
     /// More connections were asked for than the process may have descriptors.
     #[error(
         "{wanted} connections need {needed} descriptors, and this process may have {limit}; \
@@ -134,25 +137,47 @@ impl<H: Handler + Clone> ServerBuilder<H> {
     ///
     /// # Errors
     /// [`BuildError`]: an address that cannot be had, a limit that cannot be kept.
-    pub fn build(self) -> Result<Server<MioKernel, H>, BuildError> {
-        self.check()?;
-        let limits = allowed_limits(self.limits)?;
-        let options =
-            ListenOptions { backlog: limits.backlog, send_timeout: self.config.send_timeout };
-        let mut listeners = Vec::new();
-        for &address in &self.addresses {
-            let listener = MioKernel::listen(address, options);
-            listeners.push(listener.map_err(|source| BuildError::Listen { address, source })?);
-        }
-        for listener in self.listeners {
-            listeners.push(MioKernel::adopt(listener, options)?);
-        }
-        let kernel = MioKernel::new(limits.events_per_poll)?;
-        let mut server = Server::with_kernel(kernel, listeners, self.config, limits, self.handler)?;
-        if let Some(observer) = self.observer {
+    pub fn build(mut self) -> Result<Server<MioKernel, H>, BuildError> {
+        let observer = self.observer.take();
+        let mut server = self.build_workers(1)?.pop().expect("as many as were asked for");
+        if let Some(observer) = observer {
             server.set_observer(observer);
         }
         Ok(server)
+    }
+
+    /// Opens listeners for so many servers at the same addresses, among which the kernel spreads
+    /// clients; each has its [part](Limits::part) of the limits. They are served by
+    /// [`run_workers`].
+    ///
+    /// # Errors
+    /// [`BuildError`], also if there are to be several and a listener or an observer was handed
+    /// over: give each server its own observer with [`Server::set_observer`].
+    pub fn build_workers(self, workers: usize) -> Result<Vec<Server<MioKernel, H>>, BuildError> {
+        let limits = allowed_limits(self.limits, workers)?;
+        self.check(workers, &limits.part(0, workers.max(1)))?;
+        let options =
+            ListenOptions { backlog: limits.backlog, send_timeout: self.config.send_timeout };
+        let mut listeners: Vec<_> = std::iter::repeat_with(Vec::new).take(workers).collect();
+        for &address in &self.addresses {
+            let shared = match workers {
+                1 => MioKernel::listen(address, options).map(|listener| vec![listener]),
+                _ => MioKernel::listen_shared(address, workers, options),
+            };
+            let shared = shared.map_err(|source| BuildError::Listen { address, source })?;
+            for (listeners, listener) in listeners.iter_mut().zip(shared) {
+                listeners.push(listener);
+            }
+        }
+        for listener in self.listeners {
+            listeners[0].push(MioKernel::adopt(listener, options)?);
+        }
+        let servers = listeners.into_iter().enumerate().map(|(index, listeners)| {
+            let kernel = MioKernel::new(limits.events_per_poll)?;
+            let (config, limits) = (self.config.clone(), limits.part(index, workers));
+            Server::with_kernel(kernel, listeners, config, limits, self.handler.clone())
+        });
+        Ok(servers.collect::<io::Result<_>>()?)
     }
 
     /// Builds the server and runs it on a thread of its own.
@@ -163,30 +188,40 @@ impl<H: Handler + Clone> ServerBuilder<H> {
     where
         H: Send + 'static,
     {
-        let mut server = self.build()?;
-        let (addresses, handle) = (server.addresses()?, server.handle());
-        let thread = std::thread::Builder::new()
-            .name("saltecho".to_owned())
-            .spawn(move || server.run())
-            .map_err(BuildError::Loop)?;
-        Ok(Running { addresses, handle, thread: Some(thread) })
+        Running::start(vec![self.build()?])
     }
 
-    fn check(&self) -> Result<(), BuildError> {
+    /// Builds so many servers and runs them side by side, each on a thread of its own.
+    ///
+    /// # Errors
+    /// Those of [`build_workers`](Self::build_workers).
+    pub fn spawn_workers(self, workers: usize) -> Result<Running, BuildError>
+    where
+        H: Send + 'static,
+    {
+        Running::start(self.build_workers(workers)?)
+    }
+
+    fn check(&self, workers: usize, least: &Limits) -> Result<(), BuildError> {
         if self.addresses.is_empty() && self.listeners.is_empty() {
             return Err(BuildError::NoAddress);
         }
-        let mut counts = vec![("recv_size", self.config.recv_size)];
-        if let Some(limits) = &self.limits {
-            counts.extend([
-                ("connections", limits.connections),
-                ("unauthenticated", limits.unauthenticated),
-                ("accepts_per_turn", limits.accepts_per_turn),
-                ("bytes_per_turn", limits.bytes_per_turn),
-                ("deadlines_per_turn", limits.deadlines_per_turn),
-                ("events_per_poll", limits.events_per_poll),
-            ]);
+        if workers > 1 && !self.listeners.is_empty() {
+            return Err(BuildError::NotShared("a listener"));
         }
+        if workers > 1 && self.observer.is_some() {
+            return Err(BuildError::NotShared("an observer"));
+        }
+        let counts = [
+            ("workers", workers),
+            ("recv_size", self.config.recv_size),
+            ("connections", least.connections),
+            ("unauthenticated", least.unauthenticated),
+            ("accepts_per_turn", least.accepts_per_turn),
+            ("bytes_per_turn", least.bytes_per_turn),
+            ("deadlines_per_turn", least.deadlines_per_turn),
+            ("events_per_poll", least.events_per_poll),
+        ];
         match counts.into_iter().find(|(_, count)| *count == 0) {
             Some((name, _)) => Err(BuildError::Zero(name)),
             None => Ok(()),
@@ -195,18 +230,20 @@ impl<H: Handler + Clone> ServerBuilder<H> {
 }
 
 /// The limits asked for, if the process may have that many descriptors; else its own defaults.
-fn allowed_limits(asked: Option<Limits>) -> Result<Limits, BuildError> {
+fn allowed_limits(asked: Option<Limits>, workers: usize) -> Result<Limits, BuildError> {
+    let Some(asked) = asked else { return Ok(Limits::for_workers(workers)) };
     let limit = descriptor_limit();
-    let Some(asked) = asked else { return Ok(Limits::for_descriptors(limit)) };
-    // Down to the least that the loop itself needs; what is in reserve by default is comfort.
-    let needed = asked.connections.saturating_add(Limits::LEAST_RESERVED_DESCRIPTORS);
+    // Down to the least that the loops themselves need; what is in reserve by default is comfort.
+    let others = workers.saturating_sub(1).saturating_mul(Limits::DESCRIPTORS_OF_A_WORKER);
+    let own = Limits::LEAST_RESERVED_DESCRIPTORS.saturating_add(others);
+    let needed = asked.connections.saturating_add(own);
     if needed > limit {
         return Err(BuildError::Descriptors { wanted: asked.connections, needed, limit });
     }
     Ok(asked)
 }
 
-/// A server on a thread of its own. Dropping it stops the server at once.
+/// A server on a thread of its own, or several. Dropping it stops them at once.
 #[derive(Debug)]
 pub struct Running {
     addresses: Vec<SocketAddr>,
@@ -215,6 +252,17 @@ pub struct Running {
 }
 
 impl Running {
+    fn start<H: Handler + Clone + Send + 'static>(
+        servers: Vec<Server<MioKernel, H>>,
+    ) -> Result<Self, BuildError> {
+        let addresses = servers.first().expect("there is one at least").addresses()?;
+        let handle = servers.iter().map(Server::handle).collect();
+        let thread = std::thread::Builder::new()
+            .name("saltecho".to_owned())
+            .spawn(move || run_workers(servers))?;
+        Ok(Self { addresses, handle, thread: Some(thread) })
+    }
+
     /// Where it listens, in the order in which it was told to.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses

@@ -4,13 +4,19 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::{Stats, Wake};
 use crate::auth::Keyring;
 
-/// Reaches into a running loop from another thread. Clones reach the same loop.
+/// Reaches into a running loop, or into several at once, from another thread. Clones reach the
+/// same; handles [collected](FromIterator) into one reach all the loops of each.
 #[derive(Clone)]
-pub struct Handle {
+pub struct Handle(Vec<Entrance>);
+
+/// The way into one loop.
+#[derive(Clone)]
+struct Entrance {
     mailbox: Arc<Mailbox>,
     waker: Arc<dyn Wake>,
 }
 
+#[derive(Clone)]
 pub(super) enum Command {
     Drain,
     Stop,
@@ -34,7 +40,7 @@ impl Inbox {
     }
 
     pub(super) fn handle(&self, waker: Arc<dyn Wake>) -> Handle {
-        Handle { mailbox: Arc::clone(&self.0), waker }
+        Handle(vec![Entrance { mailbox: Arc::clone(&self.0), waker }])
     }
 }
 
@@ -55,31 +61,42 @@ impl Handle {
     /// Stops accepting, finishes every unfinished `sendall`, half-closes, and ends the loop when
     /// the last connection is gone or the drain time-out has passed.
     pub fn drain(&self) {
-        self.post(Command::Drain);
+        self.post(&Command::Drain);
     }
 
     /// Ends the loop at once. Connections with an unfinished answer are reset.
     pub fn stop(&self) {
-        self.post(Command::Stop);
+        self.post(&Command::Stop);
     }
 
     /// Judges digests by other keys from now on. Authenticated connections stay.
     pub fn replace_keyring(&self, keyring: Keyring) {
-        self.post(Command::ReplaceKeyring(Box::new(keyring)));
+        self.post(&Command::ReplaceKeyring(Box::new(keyring)));
     }
 
-    /// The counters as they stand; `None` if the loop has ended.
+    /// The counters as they stand, those of several loops as their sum. A loop that has ended is
+    /// not in it; `None` if all have.
     pub fn stats(&self) -> Option<Stats> {
         let (reply, stats) = mpsc::channel();
-        self.post(Command::Stats(reply));
-        stats.recv().ok()
+        self.post(&Command::Stats(reply));
+        // Whoever will not answer has dropped the question.
+        let stats: Vec<Stats> = stats.iter().collect();
+        (!stats.is_empty()).then(|| stats.into_iter().sum())
     }
 
-    fn post(&self, command: Command) {
-        if let Some(commands) = self.mailbox.lock().as_mut() {
-            commands.push(command);
+    fn post(&self, command: &Command) {
+        for door in &self.0 {
+            if let Some(commands) = door.mailbox.lock().as_mut() {
+                commands.push(command.clone());
+            }
+            door.waker.wake();
         }
-        self.waker.wake();
+    }
+}
+
+impl FromIterator<Handle> for Handle {
+    fn from_iter<I: IntoIterator<Item = Self>>(handles: I) -> Self {
+        Self(handles.into_iter().flat_map(|handle| handle.0).collect())
     }
 }
 

@@ -60,16 +60,40 @@ impl Limits {
     /// The least of them that the loop cannot do without: the standard streams, epoll, its waker,
     /// a listener, the spare one, and a few for whatever the program does beside it.
     pub const LEAST_RESERVED_DESCRIPTORS: usize = 16;
+    /// What each further loop of the same process takes of them: epoll, its waker, the spare one,
+    /// and a listener or a few.
+    pub const DESCRIPTORS_OF_A_WORKER: usize = 8;
 
     /// The defaults for this process, whose soft limit on descriptors is raised to the hard one.
     pub fn for_process() -> Self {
-        Self::for_descriptors(descriptor_limit())
+        Self::for_workers(1)
+    }
+
+    /// The defaults for all the loops of this process together.
+    pub fn for_workers(workers: usize) -> Self {
+        let others = workers.saturating_sub(1).saturating_mul(Self::DESCRIPTORS_OF_A_WORKER);
+        Self::for_descriptors(descriptor_limit().saturating_sub(others))
     }
 
     /// The defaults for a process that may have this many descriptors.
     pub fn for_descriptors(descriptors: usize) -> Self {
         let connections = descriptors - Self::RESERVED_DESCRIPTORS.min(descriptors / 4);
         Self::for_connections(connections)
+    }
+
+    /// What one of several loops may take if these limits are for all of them: its part of the
+    /// connections, and everything else as it is. The parts of all of them make the whole.
+    #[must_use]
+    pub const fn part(self, index: usize, of: usize) -> Self {
+        Self {
+            connections: (self.connections + index) / of,
+            unauthenticated: (self.unauthenticated + index) / of,
+            unauthenticated_per_source: match self.unauthenticated_per_source {
+                Some(share) => Some(share.div_ceil(of)),
+                None => None,
+            },
+            ..self
+        }
     }
 
     /// The defaults for at most this many connections.
@@ -116,6 +140,19 @@ mod tests {
                 (limits.connections, limits.unauthenticated),
                 (connections, unauthenticated)
             );
+        }
+    }
+
+    #[test]
+    fn parts_make_the_whole() {
+        let whole = Limits::for_connections(1003);
+        assert_eq!(whole.part(0, 1), whole);
+        for of in 1..10 {
+            let parts: Vec<Limits> = (0..of).map(|index| whole.part(index, of)).collect();
+            let sum = |field: fn(&Limits) -> usize| parts.iter().map(field).sum::<usize>();
+            assert_eq!(sum(|part| part.connections), 1003);
+            assert_eq!(sum(|part| part.unauthenticated), 256);
+            assert!(parts.iter().all(|part| part.unauthenticated <= part.connections));
         }
     }
 }

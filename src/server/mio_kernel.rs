@@ -57,14 +57,45 @@ impl MioKernel {
     /// # Errors
     /// Those of socket(2), bind(2) and listen(2).
     pub fn listen(address: SocketAddr, options: ListenOptions) -> io::Result<TcpListener> {
+        Self::adopt(Self::bind(address, Port::Alone)?.into(), options)
+    }
+
+    /// So many listeners at one address, among which the kernel spreads clients (SO_REUSEPORT);
+    /// port 0 becomes the same one for all.
+    ///
+    /// From then on any process of the same user may join in, which is what that option means; but
+    /// an address at which somebody already listens is refused, even if they would share it.
+    ///
+    /// # Errors
+    /// Those of socket(2), bind(2) and listen(2).
+    pub fn listen_shared(
+        address: SocketAddr,
+        count: usize,
+        options: ListenOptions,
+    ) -> io::Result<Vec<TcpListener>> {
+        // Bound alone and opened to others afterwards: so there is no moment in which a stranger
+        // could be found to share it with.
+        let first = Self::bind(address, Port::Alone)?;
+        first.set_reuse_port(true)?;
+        let first = Self::adopt(first.into(), options)?;
+        let address = first.local_addr()?;
+        let others =
+            (1..count).map(|_| Self::adopt(Self::bind(address, Port::Shared)?.into(), options));
+        std::iter::once(Ok(first)).chain(others).collect()
+    }
+
+    fn bind(address: SocketAddr, port: Port) -> io::Result<Socket> {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
         socket.set_reuse_address(true)?;
         if address.is_ipv6() {
             // [::] means IPv6 alone, so that 0.0.0.0 can be listened on beside it.
             socket.set_only_v6(true)?;
         }
+        if port == Port::Shared {
+            socket.set_reuse_port(true)?;
+        }
         socket.bind(&address.into())?;
-        Self::adopt(socket.into(), options)
+        Ok(socket)
     }
 
     /// Takes over a bound socket, listening or not.
@@ -91,6 +122,13 @@ impl MioKernel {
         socket.listen(i32::try_from(options.backlog).unwrap_or(i32::MAX))?;
         Ok(TcpListener::from_std(listener))
     }
+}
+
+/// Whether a socket is bound to an address beside others of ours, or must have it alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Port {
+    Alone,
+    Shared,
 }
 
 /// What a listener is told beside its address.

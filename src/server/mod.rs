@@ -22,6 +22,7 @@ pub(crate) mod slots;
 mod stats;
 mod timers;
 pub(crate) mod transfer;
+mod workers;
 
 use std::collections::VecDeque;
 use std::io;
@@ -47,6 +48,7 @@ pub use ready::Ready;
 pub use slots::{ConnId, Target, Token};
 pub use stats::Stats;
 pub use timers::{Link, Links, Step as TimerStep, Wheel};
+pub use workers::run_workers;
 
 /// An authenticated service on one event loop.
 ///
@@ -158,6 +160,7 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         let mut stats = self.stats.clone();
         stats.connections = self.slots.len();
         stats.unauthenticated = self.strangers.len();
+        (stats.loops, stats.accepted_by_busiest) = (1, stats.accepted);
         stats
     }
 

@@ -1,17 +1,25 @@
+use std::iter::Sum;
+
 use crate::proto::CloseReason;
 
 /// What a loop has done since it started: plain counters, because only one thread writes them.
 ///
 /// Asked for from another thread they arrive as a copy (see [`Handle::stats`](super::Handle)).
+/// Those of several loops add up ([`Sum`]).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
+    /// How many loops did all this.
+    pub loops: usize,
+    /// Of [`accepted`](Self::accepted), those of the loop that has most of them.
+    pub accepted_by_busiest: u64,
     /// Connections accepted and served.
     pub accepted: u64,
     /// Of these, how many gave a right digest.
     pub authenticated: u64,
     /// Connections now.
     pub connections: usize,
-    /// The most connections there ever were at once.
+    /// The most connections there ever were at once. Of several loops the sum of what each had at
+    /// its own worst time, so no less than they had together at any.
     pub peak_connections: usize,
     /// Of the connections now, those that have not authenticated.
     pub unauthenticated: usize,
@@ -60,7 +68,94 @@ impl Stats {
             .filter(|(_, count)| *count > 0)
     }
 
+    /// How many times as many connections as the mean the busiest of several loops accepted: 1 at
+    /// best, and at worst as many as there are loops. `None` for one loop, and for none accepted.
+    #[allow(clippy::cast_precision_loss)] // It is for people.
+    pub fn imbalance(&self) -> Option<f64> {
+        let mean = self.accepted as f64 / self.loops as f64;
+        (self.loops > 1 && self.accepted > 0).then(|| self.accepted_by_busiest as f64 / mean)
+    }
+
+    fn add(&mut self, other: &Self) {
+        // Taken apart, so that a new counter cannot be forgotten here.
+        let Self {
+            loops,
+            accepted_by_busiest,
+            accepted,
+            authenticated,
+            connections,
+            peak_connections,
+            unauthenticated,
+            bytes_received,
+            bytes_sent,
+            bytes_undelivered,
+            bytes_discarded,
+            shed,
+            refused_suspects,
+            refused_over_share,
+            accept_errors,
+            accept_pauses,
+            turns,
+            stale_events,
+            closed,
+        } = other;
+        self.loops += loops;
+        self.accepted_by_busiest = self.accepted_by_busiest.max(*accepted_by_busiest);
+        self.accepted += accepted;
+        self.authenticated += authenticated;
+        self.connections += connections;
+        self.peak_connections += peak_connections;
+        self.unauthenticated += unauthenticated;
+        self.bytes_received += bytes_received;
+        self.bytes_sent += bytes_sent;
+        self.bytes_undelivered += bytes_undelivered;
+        self.bytes_discarded += bytes_discarded;
+        self.shed += shed;
+        self.refused_suspects += refused_suspects;
+        self.refused_over_share += refused_over_share;
+        self.accept_errors += accept_errors;
+        self.accept_pauses += accept_pauses;
+        self.turns += turns;
+        self.stale_events += stale_events;
+        for (sum, count) in self.closed.iter_mut().zip(closed) {
+            *sum += count;
+        }
+    }
+
     pub(super) const fn count_close(&mut self, reason: CloseReason) {
         self.closed[reason as usize] += 1;
+    }
+}
+
+impl Sum for Stats {
+    fn sum<I: Iterator<Item = Self>>(stats: I) -> Self {
+        stats.fold(Self::default(), |mut sum, one| {
+            sum.add(&one);
+            sum
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn loops_add_up_and_their_imbalance_is_told() {
+        let one = |accepted, peak_connections| Stats {
+            loops: 1,
+            accepted,
+            accepted_by_busiest: accepted,
+            peak_connections,
+            closed: [accepted; CloseReason::ALL.len()],
+            ..Stats::default()
+        };
+        let sum: Stats = [one(10, 4), one(50, 7), one(0, 0)].into_iter().sum();
+        assert_eq!((sum.loops, sum.accepted, sum.peak_connections), (3, 60, 11));
+        assert_eq!(sum.closed(CloseReason::Reset), 60);
+        assert_eq!(sum.imbalance(), Some(2.5));
+        assert_eq!([one(10, 4)].into_iter().sum::<Stats>(), one(10, 4));
+        assert_eq!(one(10, 4).imbalance(), None);
+        assert_eq!([one(0, 0), one(0, 0)].into_iter().sum::<Stats>().imbalance(), None);
     }
 }

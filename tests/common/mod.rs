@@ -9,3 +9,4 @@ pub mod program;
 pub mod python;
 pub mod run;
 pub mod server;
+pub mod strace;

@@ -1,0 +1,62 @@
+//! Several loops side by side: each a whole server on a thread of its own, with its own listeners
+//! at the same addresses (SO_REUSEPORT). Nothing is shared but the keys, of which each has a copy.
+//!
+//! The kernel picks a listener for a client by a hash of the two addresses. That spreads a crowd
+//! evenly and a handful of clients any way it likes ([`Stats::imbalance`] tells), and no
+//! connection ever moves: each worker has its own share of the limits, and a full one lets its
+//! clients wait though another has room.
+
+use std::io;
+use std::thread::{self, ScopedJoinHandle};
+
+use super::{Handle, Kernel, Server, Stats};
+use crate::proto::Handler;
+
+/// Runs servers side by side until all have ended: the first on the thread that calls, each other
+/// on one of its own. What they did together.
+///
+/// They end together. When one of them ends, however that comes, the others are drained: a service
+/// of which a part is missing would go on to lose the clients that the kernel picks for that part.
+///
+/// # Errors
+/// The first error that one of them ended with, once all have ended.
+pub fn run_workers<K, H>(servers: Vec<Server<K, H>>) -> io::Result<Stats>
+where
+    K: Kernel<Listener: Send, Stream: Send> + Send,
+    H: Handler + Clone + Send,
+{
+    let all: Handle = servers.iter().map(Server::handle).collect();
+    thread::scope(|scope| {
+        let mut servers = servers.into_iter();
+        let first = servers.next().map(|server| (server, LastAct(all.clone())));
+        let mut threads: Vec<ScopedJoinHandle<'_, io::Result<Stats>>> = Vec::new();
+        for (server, number) in servers.zip(2..) {
+            let last_act = LastAct(all.clone());
+            let thread = thread::Builder::new().name(format!("worker {number}"));
+            threads.push(thread.spawn_scoped(scope, move || run(server, last_act))?);
+        }
+        let first = first.map(|(server, last_act)| run(server, last_act));
+        let ended = threads
+            .into_iter()
+            .map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+        // All have to end before one error may be told.
+        let ended: Vec<io::Result<Stats>> = first.into_iter().chain(ended).collect();
+        ended.into_iter().sum()
+    })
+}
+
+fn run<K: Kernel, H: Handler + Clone>(
+    mut server: Server<K, H>,
+    _last_act: LastAct,
+) -> io::Result<Stats> {
+    server.run()
+}
+
+/// Drains all the others when its owner ends, be it by a panic.
+struct LastAct(Handle);
+
+impl Drop for LastAct {
+    fn drop(&mut self) {
+        self.0.drain();
+    }
+}

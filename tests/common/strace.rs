@@ -1,0 +1,86 @@
+//! strace at the running program: what it calls, and calls that fail.
+
+use std::fs;
+use std::io::Read;
+use std::process::{Child, Command, Stdio};
+use std::thread;
+
+use rustix::process::{Pid, kill_process};
+use tempfile::TempDir;
+
+use super::program::{Serving, Signal};
+
+/// strace at a running program. Dropping it ends it, which lets the program go on.
+pub struct Tracer {
+    child: Child,
+    log: TempDir,
+}
+
+impl Tracer {
+    /// Returns once every call of the loop is seen, and of the loop alone: the threads that wait
+    /// for signals and write the log have no sockets, though one of them calls `recvfrom` too.
+    #[track_caller]
+    pub fn attach(serving: &Serving, options: &[&str]) -> Self {
+        Self::attach_thread(serving.running.pid(), options)
+    }
+
+    /// The same for any thread, by its number.
+    #[track_caller]
+    pub fn attach_thread(thread: u32, options: &[&str]) -> Self {
+        let log = TempDir::new().unwrap();
+        let mut command = Command::new("strace");
+        command.args(["-s", "16", "-o"]).arg(log.path().join("log")).args(options);
+        command.args(["-p", &thread.to_string()]);
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+        let mut said = String::new();
+        let mut stderr = child.stderr.take().expect("it is a pipe");
+        while !said.contains("attached") {
+            let mut piece = [0; 256];
+            let n = stderr.read(&mut piece).unwrap();
+            assert!(n > 0, "strace cannot attach: {said}");
+            said.push_str(&String::from_utf8_lossy(&piece[..n]));
+        }
+        // What it says later is of no interest, but must not find a broken pipe.
+        thread::spawn(move || std::io::copy(&mut stderr, &mut std::io::sink()));
+        Self { child, log }
+    }
+
+    /// What was seen so far, one call a line.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.log.path().join("log")).unwrap_or_default()
+    }
+
+    /// Lets the program go on alone; what was seen.
+    pub fn detach(mut self) -> String {
+        kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();
+        self.child.wait().unwrap();
+        self.log()
+    }
+
+    /// Waits for the end of a program that has ended.
+    pub fn wait(mut self) -> String {
+        self.child.wait().unwrap();
+        self.log()
+    }
+}
+
+impl Drop for Tracer {
+    fn drop(&mut self) {
+        // Both fail if it has ended and was waited for, which is as well. A tracer that is killed
+        // leaves the program running too.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Whether there is a strace. Under CI its absence is a failure, because there nobody would read
+/// the line.
+pub fn strace_works() -> bool {
+    let present = Command::new("strace").arg("-V").output();
+    let present = present.is_ok_and(|output| output.status.success());
+    assert!(present || std::env::var_os("CI").is_none(), "strace is needed where CI is set");
+    if !present {
+        eprintln!("SKIPPED: there is no strace, so nothing was traced");
+    }
+    present
+}
