@@ -1,0 +1,40 @@
+//! What several benches and the count of instructions start from.
+#![allow(dead_code, unreachable_pub)] // Each of them uses its own part of it.
+
+pub mod kernel;
+
+use saltecho::auth::{Challenge, Key, Keyring, MacAlgorithm};
+use saltecho::proto::{Config, Connection, State, Upper};
+use saltecho::python::Monotonic;
+
+/// The time, where it does not matter.
+pub const NOW: Monotonic = Monotonic::ZERO;
+
+/// The bytes of every challenge here, so that one digest answers them all.
+pub const CHALLENGE: [u8; Challenge::LEN] = [0x5a; Challenge::LEN];
+
+/// The challenge of these bytes.
+pub fn challenge() -> Challenge {
+    Challenge::new(CHALLENGE)
+}
+
+/// The digest that answers [`challenge`] under the demo key.
+pub fn digest() -> [u8; 16] {
+    let digest = MacAlgorithm::Md5.digest(&Key::demo(), &challenge());
+    digest.as_bytes().try_into().expect("HMAC-MD5 has 16 bytes")
+}
+
+/// The defaults, with the one deadline on that is off by default: benches run protected.
+pub fn config() -> Config {
+    let idle = std::time::Duration::from_secs(3600);
+    Config { recv_timeout: Some(idle), ..Config::new(Keyring::demo()) }
+}
+
+/// A whole handshake through the state machine, from the challenge to the right digest.
+pub fn authenticated(config: &Config, mut digest: [u8; 16]) -> Connection {
+    let mut connection = Connection::new(config, challenge(), Upper, NOW);
+    connection.handle_sent(config, Challenge::LEN, NOW);
+    connection.handle_recv(config, &mut digest, NOW).sent(0);
+    debug_assert_eq!(connection.state(), State::Echoing);
+    connection
+}

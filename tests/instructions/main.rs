@@ -1,0 +1,134 @@
+//! What the protocol and the loop cost in instructions, counted by valgrind's callgrind: the same on
+//! every run, so that a change of a few per cent shows on a machine where no clock would show it.
+//!
+//! ```text
+//! cargo test --release --test instructions -- --nocapture             # compares
+//! SALTECHO_INSTRUCTIONS=record cargo test --release --test instructions   # writes anew
+//! ```
+//!
+//! Each scenario runs in a process of its own (this test again, told by the environment which), and
+//! callgrind collects only inside [`measured`], so that neither the setting up nor the test harness
+//! is counted. `benches/instructions.json` keeps the counts of the optimised build; a plain
+//! `cargo test` is not optimised, and holds only what must be true of any build: that a turn does
+//! not cost more in a larger crowd.
+#![cfg(feature = "server")]
+#![allow(clippy::unwrap_used)] // clippy knows tests by their attribute, and these have hands.
+
+mod recorded;
+mod scenarios;
+#[path = "../../benches/support/mod.rs"]
+mod support;
+
+use std::collections::BTreeMap;
+use std::io::Write as _;
+use std::process::Command;
+
+use recorded::{Counts, Recorded, differences};
+use scenarios::{CROWDS, SCENARIOS, Scenario};
+
+/// In the environment of a process that is to run one scenario: its name.
+const RUN: &str = "SALTECHO_SCENARIO";
+
+/// How often an operation is repeated; the count is divided by it.
+const TIMES: u64 = 20;
+
+/// The only place where callgrind collects.
+#[inline(never)]
+fn measured(operation: &mut dyn FnMut()) {
+    for _ in 0..TIMES {
+        operation();
+    }
+}
+
+/// This process is a scenario's, if the environment says so.
+fn run_scenario() -> bool {
+    let Ok(name) = std::env::var(RUN) else { return false };
+    let (_, scenario) = SCENARIOS
+        .iter()
+        .chain(&CROWDS)
+        .find(|(known, _)| *known == name)
+        .expect("a scenario is named");
+    let mut operation = scenario();
+    // The first time is not like the others: buffers grow.
+    operation();
+    measured(&mut *operation);
+    true
+}
+
+/// A line that is seen even if the test passes: unlike that of `println`, it is not captured.
+fn say(line: &str) {
+    writeln!(std::io::stderr(), "{line}").unwrap();
+}
+
+/// The instructions of one operation, for each scenario. `None`, and a line that says so: there is
+/// no valgrind here.
+fn count(scenarios: &[(&str, Scenario)], test: &str) -> Option<Counts> {
+    if Command::new("valgrind").arg("--version").output().is_err() {
+        assert!(std::env::var_os("CI").is_none(), "with CI set, valgrind must be there");
+        say("NOT COUNTED: valgrind is not installed (`apt-get install valgrind`)");
+        return None;
+    }
+    let count = |(name, _): &(&str, Scenario)| ((*name).to_owned(), count_one(name, test));
+    Some(scenarios.iter().map(count).collect::<BTreeMap<_, _>>())
+}
+
+fn count_one(name: &str, test: &str) -> u64 {
+    let output = Command::new("valgrind")
+        .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
+        .arg("--toggle-collect=*instructions*measured*")
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", test, "--test-threads=1"])
+        .env(RUN, name)
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{name}: {text}");
+    let collected = text.lines().find_map(|line| line.split_once("Collected : ")).map(|(_, n)| n);
+    let collected: u64 = collected.unwrap_or_else(|| panic!("{name}: {text}")).parse().unwrap();
+    assert!(collected >= TIMES, "{name}: callgrind did not find the place to collect");
+    collected / TIMES
+}
+
+#[test]
+fn a_turn_costs_no_more_in_a_larger_crowd() {
+    const THIS: &str = "a_turn_costs_no_more_in_a_larger_crowd";
+    if run_scenario() {
+        return;
+    }
+    let Some(counts) = count(&CROWDS, THIS) else { return };
+    let counts: Vec<f64> = CROWDS.iter().map(|(name, _)| counts[*name] as f64).collect();
+    println!("a turn with 100 ready of 100 and of 2,000: {counts:?} instructions");
+    // Twenty times the crowd: anything done for each of the silent 1,900 would be seen.
+    assert!((counts[1] / counts[0] - 1.0).abs() <= 0.02, "{counts:?}");
+}
+
+#[test]
+fn the_counts_are_those_that_are_recorded() {
+    const THIS: &str = "the_counts_are_those_that_are_recorded";
+    if run_scenario() {
+        return;
+    }
+    if cfg!(debug_assertions) {
+        say("counts not compared: this build is not optimised, `cargo test --release` is");
+        return;
+    }
+    let Some(counts) = count(&SCENARIOS, THIS) else { return };
+    if std::env::var("SALTECHO_INSTRUCTIONS").is_ok_and(|wish| wish == "record") {
+        return Recorded::here(counts).write();
+    }
+    let recorded = Recorded::read();
+    print!("{}", recorded.table(&counts));
+    let tolerance = recorded.tolerance();
+    if recorded.is_of_another_compiler() {
+        say(&format!("counts compared loosely, within a factor of two: {}", recorded.compilers()));
+    }
+    let different = differences(&recorded.counts, &counts, tolerance);
+    assert!(
+        different.is_empty(),
+        "more than {} % away from benches/instructions.json: {}\n\
+         If that is meant, `SALTECHO_INSTRUCTIONS=record cargo test --release --test instructions` \
+         records it.",
+        tolerance * 100.0,
+        different.join(", ")
+    );
+}
