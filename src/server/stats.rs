@@ -64,3 +64,20 @@ impl Stats {
         self.closed[reason as usize] += 1;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn closes_lists_each_reason_that_occurred() {
+        let mut stats = Stats::default();
+        assert_eq!(stats.closes().next(), None);
+        for reason in [CloseReason::Stopped, CloseReason::PeerFinished, CloseReason::Stopped] {
+            stats.count_close(reason);
+        }
+        let closes: Vec<_> = stats.closes().collect();
+        assert_eq!(closes, [(CloseReason::PeerFinished, 1), (CloseReason::Stopped, 2)]);
+        assert_eq!((stats.closed(CloseReason::Reset), stats.closed_in_all()), (0, 3));
+    }
+}

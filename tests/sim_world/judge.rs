@@ -1,12 +1,12 @@
 //! Judges a server from outside: by what its observer was told and by its kernel's ledgers.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use saltecho::proto::{CloseReason, Config};
 use saltecho::python::Monotonic;
-use saltecho::server::{Close, ConnId, Limits, Observer};
+use saltecho::server::{Close, ConnId, Limits, Observer, Stats};
 use saltecho::sim::{Ledger, SimClient, SimKernel};
 
 use super::client::Client;
@@ -29,6 +29,9 @@ pub struct Judge {
     /// Oldest first.
     strangers: VecDeque<(ConnId, Monotonic)>,
     overdue: BTreeMap<SimClient, u32>,
+    opened: u64,
+    authenticated: u64,
+    closes: HashMap<CloseReason, u64>,
     pub draining: bool,
     pub reasons: BTreeMap<SimClient, CloseReason>,
 }
@@ -66,6 +69,9 @@ impl Judge {
             told: Arc::default(),
             strangers: VecDeque::new(),
             overdue: BTreeMap::new(),
+            opened: 0,
+            authenticated: 0,
+            closes: HashMap::new(),
             draining: false,
             reasons: BTreeMap::new(),
         }
@@ -80,8 +86,12 @@ impl Judge {
         let told = std::mem::take(&mut *self.told.lock().unwrap());
         for told in told {
             match told {
-                Told::Opened(id) => self.strangers.push_back((id, kernel.last_reading())),
+                Told::Opened(id) => {
+                    self.opened += 1;
+                    self.strangers.push_back((id, kernel.last_reading()));
+                }
                 Told::Authenticated(id) => {
+                    self.authenticated += 1;
                     self.forget_stranger(id);
                     let client = client_of(kernel, clients, id).expect("it is registered");
                     assert!(client.honest, "a wrong digest was taken for a right one");
@@ -111,6 +121,7 @@ impl Judge {
     }
 
     fn closed(&mut self, kernel: &SimKernel, clients: &[Client], id: ConnId, reason: CloseReason) {
+        *self.closes.entry(reason).or_default() += 1;
         let now = kernel.last_reading();
         let stranger = self.forget_stranger(id);
         if reason == CloseReason::Evicted {
@@ -166,6 +177,18 @@ impl Judge {
             _ => now,
         };
         assert!(due <= now, "{id}: {reason} at {now:?}, and it was due at {due:?}");
+    }
+
+    /// When all are gone, the counters say what the observer was told. Of a client for whom there
+    /// were no random bytes it is told nothing.
+    pub fn compare_with(&self, stats: &Stats) {
+        let unheard_of = stats.accepted - self.opened;
+        for (reason, count) in stats.closes() {
+            let told = self.closes.get(&reason).copied().unwrap_or(0);
+            let told = told + if reason == CloseReason::SetupFailed { unheard_of } else { 0 };
+            assert_eq!(told, count, "the observer was told of {told} that ended: {reason}");
+        }
+        assert_eq!(self.authenticated, stats.authenticated, "told of and counted");
     }
 
     /// What holds for every open connection between two turns.
