@@ -415,5 +415,25 @@ fn what_cannot_be_built_says_why() {
     assert_eq!(error.to_string(), "recv_size must be at least 1");
     let limits = Limits::for_connections(1_000_000_000);
     let error = Server::builder().listen(any_port()).limits(limits).build().err().unwrap();
-    assert!(matches!(error, BuildError::Descriptors { wanted: 1_000_000_000, .. }), "{error}");
+    let BuildError::Descriptors { wanted: 1_000_000_000, limit, .. } = error else {
+        panic!("{error}")
+    };
+    // As many as it says there may be, and not one more.
+    let most = limit - Limits::LEAST_RESERVED_DESCRIPTORS;
+    for (connections, possible) in [(most - 1, true), (most, true), (most + 1, false)] {
+        let limits = Limits::for_connections(connections);
+        let built = Server::builder().listen(any_port()).limits(limits).build();
+        assert_eq!(built.is_ok(), possible, "{connections} of {most}");
+    }
+}
+
+#[test]
+fn dropping_it_stops_the_loop() {
+    let server = spawn();
+    let handle = server.handle().clone();
+    let stream = authenticated(server.addresses()[0]);
+    assert_eq!(exchange(&stream, b"x"), b"X");
+    drop(server);
+    assert_eq!(handle.stats(), None);
+    assert_eq!(rest(&stream).unwrap(), b"");
 }

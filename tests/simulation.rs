@@ -94,6 +94,38 @@ fn replay(seed: u64) {
     }
 }
 
+/// What one connection may move in a turn is what is received and sent together, and a call counts
+/// as 4 KiB at least.
+#[test]
+fn a_turn_moves_one_share() {
+    for (recv_size, received) in [(4096, 6 * 4096), (16, 12 * 16)] {
+        let mut config = Config::new(Keyring::demo());
+        config.recv_size = recv_size;
+        let mut limits = Limits::for_connections(1);
+        limits.bytes_per_turn = 48 << 10;
+        let kernel = SimKernel::new(1, Faults::none());
+        let mut world = World::new(kernel, config, limits, SplitMix::new(1));
+        let end = world.server.kernel_mut().connect(1 << 20, 1 << 20, 1 << 20);
+        world.clients.push(Client::new(end, true, 0));
+        while world.server.stats().authenticated == 0 {
+            world.turn();
+            let (client, kernel) = (&mut world.clients[0], world.server.kernel_mut());
+            client.read(kernel, usize::MAX);
+            client.send(kernel, &mut world.random, usize::MAX);
+        }
+        world.run_until_asleep();
+        let (client, kernel) = (&mut world.clients[0], world.server.kernel_mut());
+        client.input_left = 1 << 19;
+        client.send(kernel, &mut world.random, usize::MAX);
+        for _ in 0..3 {
+            let before = world.server.stats().bytes_received;
+            world.turn();
+            let moved = world.server.stats().bytes_received - before;
+            assert_eq!(moved, received, "in pieces of {recv_size}");
+        }
+    }
+}
+
 /// A finished peer whose answers were all read must find them complete, however it went.
 #[test]
 fn a_stream_that_ends_in_order_is_complete() {

@@ -312,6 +312,13 @@ mod tests {
     }
 
     #[test]
+    fn a_key_that_is_listed_twice_is_accepted_still() {
+        let twice = Keyring::new(MacAlgorithm::Md5, &[Key::demo(), Key::demo()]).unwrap();
+        let digest = MacAlgorithm::Md5.digest(&Key::demo(), &challenge());
+        assert!(twice.verify(&challenge(), digest.as_bytes()));
+    }
+
+    #[test]
     fn every_bit_and_the_length_count() {
         let ring = Keyring::demo();
         let good = MacAlgorithm::Md5.digest(&Key::demo(), &challenge()).as_bytes().to_vec();
@@ -333,6 +340,19 @@ mod tests {
         assert_eq!(Keyring::new(MacAlgorithm::Md5, &[]).unwrap_err(), KeyCountError(0));
         assert_eq!(Keyring::new(MacAlgorithm::Md5, &keys).unwrap_err(), KeyCountError(5));
         assert!(Keyring::new(MacAlgorithm::Md5, &keys[..4]).is_ok());
+    }
+
+    /// What both sides' logs show, to be compared by eye. The first four bytes of
+    /// `hmac.new(b'linhaifeng bang bang bang', b'saltecho key id', 'sha256')` in Python.
+    #[test]
+    fn a_ring_shows_its_hash_and_its_keys_in_order() {
+        let keys = [Key::new(&b"another key of 24 bytes."[..]), Key::demo()];
+        let ring = Keyring::new(MacAlgorithm::Sha256, &keys).unwrap();
+        assert_eq!(ring.ids(), [keys[0].id(), keys[1].id()]);
+        assert_eq!(ring.ids()[1].to_string(), "bab78a7f");
+        assert_ne!(ring.ids()[0], ring.ids()[1]);
+        let names = [MacAlgorithm::Md5, MacAlgorithm::Sha256].map(|mac| mac.to_string());
+        assert_eq!(names, ["HMAC-MD5", "HMAC-SHA-256"]);
     }
 
     #[test]

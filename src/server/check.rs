@@ -54,3 +54,65 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         assert_eq!(self.slots.len() as u64, open, "invariant 9: one reason for each connection");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    use super::super::{ConnId, Limits, Ready, Target, Token, admission::Strangers};
+    use super::*;
+    use crate::auth::Keyring;
+    use crate::proto::{Config, Upper};
+    use crate::sim::{Faults, SimKernel};
+
+    type World = Server<SimKernel, Upper>;
+
+    /// A server with one stranger, whose challenge has been sent.
+    fn world() -> (World, ConnId) {
+        let (config, limits) = (Config::new(Keyring::demo()), Limits::for_connections(4));
+        let kernel = SimKernel::new(1, Faults::none());
+        let mut world = Server::with_kernel(kernel, vec![()], config, limits, Upper).unwrap();
+        world.kernel_mut().connect(100, 100, 100);
+        world.turn().unwrap();
+        let id = world.slots.ids().next().expect("it was accepted");
+        (world, id)
+    }
+
+    /// Whoever judges has to be able to say no: each of the books, falsified.
+    #[test]
+    fn each_disagreement_is_seen() {
+        type Falsify = fn(&mut World, ConnId);
+        let falsify: [(&str, Falsify); 9] = [
+            ("invariant 10: #1 could", |world, id| {
+                world.slots.get_mut(id).unwrap().ready = Ready::READABLE;
+            }),
+            ("invariant 11: #1 is due", |world, id| {
+                world.timers.disarm(&mut world.slots, id.index);
+            }),
+            ("strangers", |world, id| {
+                world.strangers.remove(id);
+            }),
+            ("one who is none is listed", |world, _| {
+                let Target::Connection(nobody) = Token(99).target() else { unreachable!() };
+                world.strangers = Strangers::default();
+                world.strangers.add(nobody, None, world.now);
+            }),
+            ("queued connections", |world, id| world.run_queue.push_back(id)),
+            ("more connections than allowed", |world, _| world.limits.connections = 0),
+            ("too many strangers", |world, _| world.limits.unauthenticated = 0),
+            ("invariant 9", |world, _| world.stats.accepted += 1),
+            ("is over and still here", |world, id| {
+                world.slots.get_mut(id).unwrap().connection.handle_eof();
+            }),
+        ];
+        for (expected, falsify) in falsify {
+            let (mut world, id) = world();
+            world.assert_invariants();
+            falsify(&mut world, id);
+            let panic = catch_unwind(AssertUnwindSafe(|| world.assert_invariants())).unwrap_err();
+            let said = panic.downcast_ref::<String>().cloned();
+            let said = said.or(panic.downcast_ref::<&str>().map(ToString::to_string)).unwrap();
+            assert!(said.contains(expected), "{expected:?} is wrong, and it said {said:?}");
+        }
+    }
+}

@@ -295,7 +295,59 @@ impl RandomPool {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::{AsRawFd, RawFd};
+
+    use mio::unix::SourceFd;
+
     use super::*;
+
+    const PATIENCE: Option<Duration> = Some(Duration::from_secs(20));
+
+    /// Registers a descriptor for both directions.
+    fn watch(kernel: &MioKernel, fd: RawFd, token: usize) {
+        let both = Interest::READABLE.add(Interest::WRITABLE);
+        kernel.poll.registry().register(&mut SourceFd(&fd), mio::Token(token), both).unwrap();
+    }
+
+    fn poll(kernel: &mut MioKernel, timeout: Option<Duration>) -> Vec<Ready> {
+        let mut seen = Vec::new();
+        kernel.poll(timeout, |_, ready| seen.push(ready)).unwrap();
+        seen
+    }
+
+    #[test]
+    fn a_failure_is_readiness_in_both_directions() {
+        let all = Ready::READABLE.union(Ready::WRITABLE).union(Ready::CLOSED);
+        // epoll reports EPOLLHUP alone at the one end, EPOLLERR at the other.
+        let (reader, _) = std::io::pipe().unwrap();
+        let (_, writer) = std::io::pipe().unwrap();
+        for fd in [reader.as_raw_fd(), writer.as_raw_fd()] {
+            let mut kernel = MioKernel::new(16).unwrap();
+            watch(&kernel, fd, 1);
+            assert_eq!(poll(&mut kernel, PATIENCE), [all]);
+        }
+    }
+
+    #[test]
+    fn a_poll_whose_room_was_filled_is_followed_by_one_with_twice_the_room() {
+        let mut kernel = MioKernel::new(1).unwrap();
+        let pipes: Vec<_> = (0..10).map(|_| std::io::pipe().unwrap()).collect();
+        for (token, (_, writer)) in pipes.iter().enumerate() {
+            watch(&kernel, writer.as_raw_fd(), token);
+        }
+        let taken: Vec<usize> = (0..4).map(|_| poll(&mut kernel, PATIENCE).len()).collect();
+        assert_eq!(taken, [1, 2, 4, 3]);
+        assert_eq!(kernel.capacity, 8, "the last had room left");
+    }
+
+    #[test]
+    fn one_draw_serves_many_challenges() {
+        let mut pool = RandomPool::new();
+        for _ in 0..128 {
+            pool.fill(&mut [0; Challenge::LEN]).unwrap();
+        }
+        assert_eq!(pool.used, RandomPool::LEN);
+    }
 
     #[test]
     fn random_bytes_are_handed_out_once_and_wiped() {

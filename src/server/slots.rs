@@ -220,6 +220,32 @@ mod tests {
     }
 
     #[test]
+    fn the_end_of_a_crowd_frees_its_slots_and_the_end_of_a_few_does_not() {
+        // A slab that is kept gives the slot that was freed last, a new one begins at its start.
+        for (crowd, next) in [(1024, 1023), (1025, 0)] {
+            let mut slots = Slots::new();
+            let ids: Vec<ConnId> =
+                (0..crowd).map(|_| slots.insert((), connection(), Ready::NONE)).collect();
+            for id in ids {
+                slots.shrink_if_empty();
+                slots.remove(id);
+            }
+            slots.shrink_if_empty();
+            let id = slots.insert((), connection(), Ready::NONE);
+            assert_eq!(id.index, next, "after {crowd}");
+            assert_eq!(id.to_string(), format!("#{}", crowd + 1), "numbers go on");
+        }
+    }
+
+    #[test]
+    fn the_slab_is_mapped_by_itself() {
+        let size = size_of::<Slot<mio::net::TcpStream, Upper>>();
+        let reserved = Slots::<mio::net::TcpStream, Upper>::RESERVED * size;
+        // Not in the heap, as it might be up to 32 MiB; nor much more address space than that.
+        assert!(reserved > 32 << 20 && reserved < 33 << 20, "{reserved} bytes");
+    }
+
+    #[test]
     fn generations_wrap_without_touching_the_reserved_one() {
         let mut slots = Slots::new();
         slots.next_generation = u32::MAX - 1;

@@ -158,4 +158,16 @@ mod tests {
         assert_eq!(one(10, 4).imbalance(), None);
         assert_eq!([one(0, 0), one(0, 0)].into_iter().sum::<Stats>().imbalance(), None);
     }
+
+    #[test]
+    fn closes_lists_each_reason_that_occurred() {
+        let mut stats = Stats::default();
+        assert_eq!(stats.closes().next(), None);
+        for reason in [CloseReason::Stopped, CloseReason::PeerFinished, CloseReason::Stopped] {
+            stats.count_close(reason);
+        }
+        let closes: Vec<_> = stats.closes().collect();
+        assert_eq!(closes, [(CloseReason::PeerFinished, 1), (CloseReason::Stopped, 2)]);
+        assert_eq!((stats.closed(CloseReason::Reset), stats.closed_in_all()), (0, 3));
+    }
 }

@@ -1,9 +1,8 @@
 //! Judges a server from outside: by what its observer was told and by its kernel's ledgers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
-
 use std::time::Duration;
 
 use saltecho::proto::{CloseReason, Config};
@@ -31,6 +30,9 @@ pub struct Judge {
     told: Arc<Mutex<Vec<Told>>>,
     admission: Admission,
     overdue: BTreeMap<SimClient, u32>,
+    opened: u64,
+    authenticated: u64,
+    closes: HashMap<CloseReason, u64>,
     pub draining: bool,
     pub reasons: BTreeMap<SimClient, CloseReason>,
 }
@@ -69,6 +71,9 @@ impl Judge {
             told: Arc::default(),
             admission: Admission::new(limits),
             overdue: BTreeMap::new(),
+            opened: 0,
+            authenticated: 0,
+            closes: HashMap::new(),
             draining: false,
             reasons: BTreeMap::new(),
         }
@@ -104,11 +109,13 @@ impl Judge {
                     }
                 }
                 Told::Opened(id, peer) => {
+                    self.opened += 1;
                     let client = at_the_door.take().expect("who is let in was accepted");
                     assert_eq!(peer, kernel.peer(client), "{id} is taken for somebody else");
                     self.admission.opened(id, peer, now);
                 }
                 Told::Authenticated(id) => {
+                    self.authenticated += 1;
                     self.admission.authenticated(id);
                     let client = client_of(kernel, clients, id).expect("it is registered");
                     assert!(client.honest, "a wrong digest was taken for a right one");
@@ -133,6 +140,7 @@ impl Judge {
     }
 
     fn closed(&mut self, kernel: &SimKernel, clients: &[Client], id: ConnId, reason: CloseReason) {
+        *self.closes.entry(reason).or_default() += 1;
         let now = kernel.last_reading();
         self.admission.closed(id, reason, now);
         let Some(client) = client_of(kernel, clients, id) else { return };
@@ -183,6 +191,18 @@ impl Judge {
             _ => now,
         };
         assert!(due <= now, "{id}: {reason} at {now:?}, and it was due at {due:?}");
+    }
+
+    /// When all are gone, the counters say what the observer was told. Of a client for whom there
+    /// were no random bytes it is told nothing.
+    pub fn compare_with(&self, stats: &Stats) {
+        let unheard_of = stats.accepted - self.opened;
+        for (reason, count) in stats.closes() {
+            let told = self.closes.get(&reason).copied().unwrap_or(0);
+            let told = told + if reason == CloseReason::SetupFailed { unheard_of } else { 0 };
+            assert_eq!(told, count, "the observer was told of {told} that ended: {reason}");
+        }
+        assert_eq!(self.authenticated, stats.authenticated, "told of and counted");
     }
 
     /// What holds for every open connection between two turns.

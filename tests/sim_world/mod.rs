@@ -245,6 +245,7 @@ impl World {
         let stats = self.server.stats();
         assert_eq!(stats.connections, 0, "drained and not empty");
         assert_eq!(stats.accepted, stats.closed_in_all(), "one reason for each connection");
+        self.judge.compare_with(&stats);
         for client in self.clients.iter().filter(|client| client.fate == Fate::Finished) {
             let kernel = self.server.kernel_mut();
             let severed = kernel.ledger(client.end).severed;
