@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::load::LoadArgs;
+use super::logs::ReportArgs;
 use super::values::{Limit, ServerAddress, Size, listen_address};
 use saltecho::auth::MacAlgorithm;
 
@@ -38,6 +39,7 @@ pub(super) enum Command {
     Serve(ServeArgs),
     Connect(ConnectArgs),
     Load(LoadArgs),
+    Report(ReportArgs),
     Keygen(KeygenArgs),
 }
 

@@ -10,6 +10,7 @@ mod keyfile;
 mod keygen;
 mod load;
 mod log;
+mod logs;
 mod peer;
 mod pipe;
 mod prompt;
@@ -36,6 +37,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Serve(args) => serve::run(&args),
         Command::Connect(args) => connect::run(&args),
         Command::Load(args) => load::run(&args),
+        Command::Report(args) => logs::run(&args),
         Command::Keygen(args) => keygen::run(&args),
     };
     match outcome {

@@ -112,6 +112,12 @@ pub(in crate::cli) struct LoadArgs {
     #[arg(long, value_name = "FILE")]
     pub(super) events: Option<PathBuf>,
 
+    /// Write the histograms of each second to this file, as an HdrHistogram interval log
+    ///
+    /// `saltecho report` reads it, and adds up those of several machines.
+    #[arg(long, value_name = "FILE")]
+    pub(super) hlog: Option<PathBuf>,
+
     /// The server's process on this machine: tells its processor time and memory as well
     #[arg(long, value_name = "PID")]
     pub(super) pid: Option<u32>,

@@ -16,7 +16,7 @@ use std::thread;
 use std::time::SystemTime;
 
 use anyhow::{Context, Result};
-use saltecho::load::report::{About, Collector, EventLog, Generator, Machine, Setup};
+use saltecho::load::report::{About, Collector, EventLog, Generator, HistogramLog, Machine, Setup};
 use saltecho::load::{Interval, Load, Pace, Plan, Stopper};
 use saltecho::server::MioKernel;
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -130,6 +130,11 @@ impl LoadArgs {
         let mut collector = Collector::new(generator.clone());
         if let Some(path) = &self.events {
             collector.add_sink(path.display().to_string(), EventLog::new(create(path)?));
+        }
+        if let Some(path) = &self.hlog {
+            let name = path.display().to_string();
+            let log = HistogramLog::new(create(path)?, &generator);
+            collector.add_sink(name.clone(), log.with_context(|| format!("cannot write {name}"))?);
         }
         Ok(collector)
     }

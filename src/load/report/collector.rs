@@ -32,25 +32,24 @@ pub struct Second {
 impl Second {
     /// What is kept of an interval.
     pub fn of(interval: &Interval) -> Self {
-        let mut second = Self {
-            start: interval.start,
-            length: interval.length,
-            part: interval.part,
-            counts: interval.record.counts.clone(),
-            standing: interval.standing,
-            phases: Default::default(),
-        };
-        second.set_phases(&interval.record);
-        second
+        let Interval { start, length, part, standing, .. } = *interval;
+        Self::new(start, length, part, standing, &interval.record)
+    }
+
+    pub(super) fn new(
+        start: Duration,
+        length: Duration,
+        part: Part,
+        standing: Standing,
+        record: &Record,
+    ) -> Self {
+        let phases = Series::ALL.map(|series| Percentiles::of(record.series(series)));
+        Self { start, length, part, counts: record.counts.clone(), standing, phases }
     }
 
     /// The percentiles of one series in this second.
     pub const fn percentiles(&self, series: Series) -> &Percentiles {
         &self.phases[series as usize]
-    }
-
-    pub(super) fn set_phases(&mut self, record: &Record) {
-        self.phases = Series::ALL.map(|series| Percentiles::of(record.series(series)));
     }
 }
 
@@ -171,6 +170,7 @@ impl Collector {
             record: outcome.record,
             seconds: self.seconds,
             measured: outcome.measured,
+            overlap: None,
             standing: outcome.standing,
             server: None,
             warnings,

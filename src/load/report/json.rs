@@ -1,5 +1,7 @@
 //! A report as JSON, as `schemas/load-report.schema.json` has it.
 
+use std::time::Duration;
+
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
@@ -31,7 +33,8 @@ impl Report {
             "generators": value(&self.generators),
             "mode": value(&self.mode()),
             "model": if self.is_open() { "open" } else { "closed" },
-            "measured_ns": u64::try_from(self.measured.as_nanos()).unwrap_or(u64::MAX),
+            "measured_ns": nanos(self.measured),
+            "overlap_ns": self.overlap.map(nanos),
             "judgement": verdict,
             "warnings": self.warnings,
             "phases": phases,
@@ -51,6 +54,10 @@ impl Report {
         }
         report
     }
+}
+
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 fn value(of: &impl Serialize) -> Value {

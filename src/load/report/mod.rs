@@ -1,15 +1,19 @@
 //! What a load run tells, in every form: for a reader, for a program, for other tools.
 //!
 //! A [`Collector`] takes each second of a run and keeps a few hundred bytes of it; sinks write it
-//! on as it comes: [`EventLog`] as a line of JSON. At the end the collector makes a [`Report`],
-//! which can be written as text and JSON.
+//! on as it comes: [`EventLog`] as a line of JSON, [`HistogramLog`] as HdrHistogram's interval log.
+//! At the end the collector makes a [`Report`], which can be written as text and JSON. The logs of
+//! several generators make one, too: [`merge`] adds them up. [`Comparison`] puts two side by side.
 
 mod about;
 mod collector;
+mod compare;
 pub(super) mod errors;
 mod events;
 mod figures;
+mod hlog;
 mod json;
+mod merge;
 mod server;
 mod text;
 mod verdict;
@@ -18,8 +22,11 @@ use std::time::Duration;
 
 pub use about::{About, Generator, Machine, Ran, Setup};
 pub use collector::{Collector, Second, Sink, SinkFailure};
+pub use compare::Comparison;
 pub use events::EventLog;
 pub use figures::{Bytes, Grouped, Nanos, Percentiles, QUANTILES};
+pub use hlog::{HistogramLog, LoadLog, LogError};
+pub use merge::{MergeError, merge};
 pub use server::ServerUse;
 pub use verdict::Verdict;
 
@@ -37,6 +44,8 @@ pub struct Report {
     /// How long the load was measured. Of several generators, from when the first began to measure
     /// until the last ended.
     pub measured: Duration,
+    /// Of several generators, for how long all measured at once.
+    pub overlap: Option<Duration>,
     /// How the connections stood when the measurement ended.
     pub standing: Standing,
     /// What the server's process used, if it was looked at.

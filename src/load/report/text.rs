@@ -40,6 +40,14 @@ impl Report {
         if let Some(explanation) = self.explanation() {
             paragraph(to, "", &explanation);
         }
+        if let Some(overlap) = self.overlap {
+            let (overlap, measured) = (length(overlap), length(self.measured));
+            let number = self.generators.len();
+            let sum = format!(
+                "{number} generators, added up: they measured together for {overlap} of {measured}."
+            );
+            paragraph(to, "", &sum);
+        }
         for warning in &self.warnings {
             paragraph(to, "", &format!("Warning: {warning}."));
         }

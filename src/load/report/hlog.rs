@@ -1,0 +1,214 @@
+//! HdrHistogram's interval log, written and read.
+//!
+//! Each series that has values in a second is one line, tagged with its name, in nanoseconds, as V2
+//! with deflate, which every reader knows. What the format has no place for stands in comments that
+//! other readers pass over: `#saltecho run`, `#saltecho second`, `#saltecho end`, each with JSON.
+
+use std::io::{self, Write};
+use std::time::{Duration, SystemTime};
+
+use data_encoding::BASE64;
+use hdrhistogram::Histogram;
+use hdrhistogram::serialization::interval_log::{
+    IntervalLogHistogram, IntervalLogIterator, IntervalLogWriterBuilder, IntervalLogWriterError,
+    LogEntry, Tag,
+};
+use hdrhistogram::serialization::{Deserializer, V2DeflateSerializer};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::{Generator, Ran, Second, Sink};
+use crate::load::{Interval, Record, Series};
+
+const RUN: &str = "saltecho run ";
+const SECOND: &str = "saltecho second ";
+const END: &str = "saltecho end ";
+
+/// Writes the histograms of each second as an HdrHistogram interval log.
+pub struct HistogramLog<W> {
+    to: W,
+    serializer: V2DeflateSerializer,
+}
+
+impl<W: Write + Send> HistogramLog<W> {
+    /// Begins the log of this generator's run.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn new(mut to: W, generator: &Generator) -> io::Result<Self> {
+        let mut serializer = V2DeflateSerializer::new();
+        let began = generator.about.began;
+        // Readers that know but one of the two times take stamps for seconds since 1970 without
+        // the other.
+        IntervalLogWriterBuilder::new()
+            .add_comment("saltecho load: times in nanoseconds, one tag for each series")
+            .add_comment(&note(RUN, generator))
+            .with_start_time(began)
+            .with_base_time(began)
+            .begin_log_with(&mut to, &mut serializer)?;
+        Ok(Self { to, serializer })
+    }
+}
+
+fn note(kind: &str, content: &impl Serialize) -> String {
+    let json = serde_json::to_string(content).expect("all keys are strings");
+    format!("{kind}{json}")
+}
+
+impl<W: Write + Send> Sink for HistogramLog<W> {
+    fn second(&mut self, interval: &Interval, second: &Second) -> io::Result<()> {
+        let builder = IntervalLogWriterBuilder::new();
+        let mut log = builder.begin_log_with(&mut self.to, &mut self.serializer)?;
+        for series in Series::ALL {
+            let histogram = interval.record.series(series);
+            if !histogram.is_empty() {
+                let tag = Tag::new(series.as_str());
+                log.write_histogram(histogram, interval.start, interval.length, tag).map_err(
+                    |error| match error {
+                        IntervalLogWriterError::IoError(error) => error,
+                        IntervalLogWriterError::SerializeError(error) => io::Error::other(error),
+                    },
+                )?;
+            }
+        }
+        log.write_comment(&note(SECOND, second))?;
+        self.to.flush()
+    }
+
+    fn end(&mut self, ran: &Ran) -> io::Result<()> {
+        writeln!(self.to, "#{}", note(END, ran))?;
+        self.to.flush()
+    }
+}
+
+/// What a log of [`HistogramLog`] holds.
+#[derive(Debug)]
+pub struct LoadLog {
+    pub(super) generator: Generator,
+    /// When its stamps begin, since 1970.
+    pub(super) base: Duration,
+    pub(super) seconds: Vec<Second>,
+    /// Its histograms, packed: when each began since 1970, and of which series it is.
+    pub(super) packed: Vec<(Duration, Series, Vec<u8>)>,
+    /// All of them added up, and the counts.
+    pub(super) record: Record,
+    pub(super) warnings: Vec<String>,
+}
+
+/// Why a file is no log of a load.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("{name}, line {line}: {problem}")]
+pub struct LogError {
+    /// The file.
+    pub name: String,
+    /// Which of its lines; they are counted from 1.
+    pub line: usize,
+    /// What was found instead of what.
+    pub problem: String,
+}
+
+impl LoadLog {
+    /// Reads a log. A last line that was cut off is left out, with a warning.
+    ///
+    /// # Errors
+    /// When a line is not what a log has, or the log was not written by [`HistogramLog`].
+    pub fn parse(name: &str, bytes: &[u8]) -> Result<Self, LogError> {
+        let fail = |line, problem| LogError { name: name.to_owned(), line, problem };
+        let mut reader = Reader::default();
+        let mut warnings = Vec::new();
+        let mut number = 0;
+        for line in bytes.split_inclusive(|byte| *byte == b'\n') {
+            number += 1;
+            if line.last() != Some(&b'\n') {
+                warnings.push(format!("{name}: its last line was cut off and is left out"));
+                break;
+            }
+            reader.line(line).map_err(|problem| fail(number, problem))?;
+        }
+        let missing = "expected an HdrHistogram interval log that `saltecho load --hlog` wrote";
+        let Some(mut generator) = reader.generator else {
+            return Err(fail(number.max(1), format!("{missing}, found no `#{RUN}` line")));
+        };
+        let Some(base) = reader.base else {
+            return Err(fail(number, format!("{missing}, found no `#[BaseTime: ` line")));
+        };
+        if reader.ran.is_none() {
+            warnings.push(format!("{name}: it does not say how the run ended, so that was killed"));
+        }
+        generator.name = name.to_owned();
+        generator.ran = reader.ran;
+        reader.packed.iter_mut().for_each(|(start, _, _)| *start += base);
+        let Reader { seconds, packed, record, .. } = reader;
+        Ok(Self { generator, base, seconds, packed, record, warnings })
+    }
+
+    /// When it began, by its own clock.
+    pub fn began(&self) -> SystemTime {
+        SystemTime::UNIX_EPOCH + self.base
+    }
+}
+
+#[derive(Default)]
+struct Reader {
+    generator: Option<Generator>,
+    base: Option<Duration>,
+    seconds: Vec<Second>,
+    packed: Vec<(Duration, Series, Vec<u8>)>,
+    record: Record,
+    ran: Option<Ran>,
+}
+
+impl Reader {
+    /// Takes one whole line, its end included.
+    fn line(&mut self, line: &[u8]) -> Result<(), String> {
+        let comment = line.strip_prefix(b"#").map(<[u8]>::trim_ascii);
+        if let Some(json) = comment.and_then(|text| text.strip_prefix(RUN.as_bytes())) {
+            self.generator = Some(parse_note(json)?);
+        } else if let Some(json) = comment.and_then(|text| text.strip_prefix(SECOND.as_bytes())) {
+            let second: Second = parse_note(json)?;
+            self.record.counts.merge(&second.counts);
+            self.seconds.push(second);
+        } else if let Some(json) = comment.and_then(|text| text.strip_prefix(END.as_bytes())) {
+            self.ran = Some(parse_note(json)?);
+        } else {
+            for entry in IntervalLogIterator::new(line) {
+                match entry {
+                    Ok(LogEntry::StartTime(_)) => {}
+                    Ok(LogEntry::BaseTime(time)) => self.base = Some(time),
+                    Ok(LogEntry::Interval(interval)) => self.interval(&interval)?,
+                    Err(_) => {
+                        return Err("expected a comment, or a line like \
+                                    Tag=echo,START,LENGTH,MAX,HISTOGRAM"
+                            .to_owned());
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn interval(&mut self, interval: &IntervalLogHistogram<'_>) -> Result<(), String> {
+        let tag = interval.tag().map_or("", |tag| tag.as_str());
+        let series = Series::from_name(tag).ok_or_else(|| {
+            let known = Series::ALL.map(Series::as_str).join(", ");
+            format!("the tag is {tag:?}, expected one of {known}")
+        })?;
+        let packed = BASE64
+            .decode(interval.encoded_histogram().as_bytes())
+            .map_err(|error| format!("the histogram is no base64: {error}"))?;
+        let histogram = unpack(&packed)?;
+        let sum = self.record.series_mut(series).add(&histogram);
+        sum.map_err(|_| "the histogram has times of more than an hour".to_owned())?;
+        self.packed.push((interval.start_timestamp(), series, packed));
+        Ok(())
+    }
+}
+
+fn parse_note<T: DeserializeOwned>(json: &[u8]) -> Result<T, String> {
+    serde_json::from_slice(json).map_err(|error| format!("the note is not as expected: {error}"))
+}
+
+pub(super) fn unpack(packed: &[u8]) -> Result<Histogram<u64>, String> {
+    let histogram = Deserializer::new().deserialize(&mut &packed[..]);
+    histogram.map_err(|error| format!("expected a histogram in V2 format: {error}"))
+}

@@ -1,0 +1,233 @@
+//! Histogram logs: what was written is read, by us and by others, and several make one report.
+
+#![allow(clippy::unwrap_used)] // clippy knows tests by their attribute, and these have hands.
+
+mod common;
+
+use std::fs;
+use std::process::Command;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use common::program::{Files, run};
+use common::python::python;
+use common::run::Script;
+use saltecho::load::report::{HistogramLog, LoadLog, MergeError, Report, Verdict, merge};
+use saltecho::load::{ErrorKind, Mode, Pace, Series};
+
+/// The log of a run, and its report.
+fn log_of(script: &Script) -> (Vec<u8>, Report) {
+    let bytes = Shared::default();
+    let report = script.run(|collector| {
+        collector.add_sink("log", HistogramLog::new(bytes.clone(), &script.generator()).unwrap());
+    });
+    let bytes = bytes.0.lock().unwrap().clone();
+    (bytes, report)
+}
+
+#[derive(Clone, Default)]
+struct Shared(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Shared {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Whether the Python reader is there. Under CI its absence is a failure.
+fn has_python_reader() -> bool {
+    let found = Command::new("python3").args(["-c", "import hdrh"]).output();
+    let found = found.is_ok_and(|output| output.status.success());
+    if !found {
+        assert!(std::env::var_os("CI").is_none(), "CI needs Python's hdrhistogram");
+        eprintln!("SKIPPED: python3 has no hdrhistogram, so nothing was read with it");
+    }
+    found
+}
+
+fn two() -> (Script, Script) {
+    let mut one = Script::new(Mode::Echo);
+    one.errors = vec![(ErrorKind::Reset, 2)];
+    let mut two = one.clone();
+    two.salt = 1;
+    two.began += Duration::from_millis(120);
+    (one, two)
+}
+
+#[test]
+fn what_was_written_is_read() {
+    let mut script = Script::new(Mode::Connect);
+    script.errors = ErrorKind::ALL.into_iter().zip(1..).collect();
+    let (bytes, report) = log_of(&script);
+    let read = merge(vec![LoadLog::parse("a", &bytes).unwrap()]).unwrap();
+    assert_eq!(read.record, report.record);
+    assert_eq!(read.seconds, report.seconds);
+    assert_eq!(read.measured, report.measured);
+    assert_eq!(read.standing, report.standing);
+    assert_eq!(read.generators[0].name, "a");
+    assert_eq!(read.generators[0].setup, report.generators[0].setup);
+    assert_eq!(read.generators[0].ran, report.generators[0].ran);
+    assert!(read.warnings.is_empty(), "{:?}", read.warnings);
+}
+
+#[test]
+fn pythons_reader_finds_the_same() {
+    if !has_python_reader() {
+        return;
+    }
+    // Its percentiles round a rank to the nearest, ours up: a thousand messages a second make them
+    // the same.
+    let (bytes, report) = log_of(&Script::new(Mode::Echo));
+    let files = Files::new();
+    let path = files.write("run.hlog", &bytes, 0o600);
+    let series = [Series::Echo, Series::Service, Series::Lateness];
+    let mut command = python("read_hlog.py").expect("it has just been asked");
+    let output = command.arg(path).args(series.map(Series::as_str)).output().unwrap();
+    let lines = String::from_utf8(output.stdout).unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    let expected: Vec<String> = series
+        .into_iter()
+        .map(|series| {
+            let all = report.record.series(series);
+            let (p50, high) = (all.value_at_quantile(0.5), all.value_at_quantile(0.999));
+            format!("{} {} {p50} {high} {}", series.as_str(), all.len(), all.max())
+        })
+        .collect();
+    assert_eq!(lines.lines().collect::<Vec<_>>(), expected, "{errors}");
+}
+
+#[test]
+fn logs_are_added_up() {
+    let (one, two) = two();
+    let logs = [&one, &two].map(log_of);
+    let parsed: Vec<LoadLog> = ["a", "b"]
+        .into_iter()
+        .zip(&logs)
+        .map(|(name, (bytes, _))| LoadLog::parse(name, bytes).unwrap())
+        .collect();
+    let merged = merge(parsed).unwrap();
+    let mut expected = logs[0].1.record.clone();
+    expected.merge(&logs[1].1.record);
+    assert_eq!(merged.record, expected, "one process that had recorded both would say the same");
+    assert_eq!(merged.record.counts.errors.of(ErrorKind::Reset), 4);
+    assert_eq!(merged.measured, Duration::from_millis(15_120));
+    assert_eq!(merged.overlap, Some(Duration::from_millis(14_880)));
+    assert!(merged.warnings.is_empty(), "{:?}", merged.warnings);
+    assert_eq!(merged.seconds[7].counts.answered, 2_000);
+    assert_eq!(merged.seconds[7].percentiles(Series::Echo).n, 2_000);
+    assert_eq!(merged.seconds[7].standing.busy, 100);
+    let all: u64 = merged.seconds.iter().map(|second| second.percentiles(Series::Echo).n).sum();
+    assert_eq!(all, 30_000, "no second is lost or counted twice");
+    let answered: u64 = merged.seconds.iter().map(|second| second.counts.answered).sum();
+    assert_eq!(answered, 30_000);
+    let text = merged.to_text();
+    assert!(text.contains("2 generators, added up: they measured together for"), "{text}");
+}
+
+#[test]
+fn what_was_no_common_load_is_told() {
+    let (one, mut two) = two();
+    two.began += Duration::from_secs(60);
+    two.lateness = 1_000_000;
+    let parse = |name, script: &Script| LoadLog::parse(name, &log_of(script).0).unwrap();
+    let apart = merge(vec![parse("a", &one), parse("b", &two)]).unwrap();
+    assert_eq!(apart.overlap, Some(Duration::ZERO));
+    assert!(
+        apart.warnings[0].contains("together for only 0.0 s of 75.1 s"),
+        "{:?}",
+        apart.warnings
+    );
+    let Verdict::Unreliable(reason) = &apart.verdict else { panic!("{:?}", apart.verdict) };
+    assert!(reason.starts_with("b: the generator itself was late"), "{reason}");
+
+    let mut closed = one.clone();
+    closed.plan.pace = Pace::Closed;
+    let error = merge(vec![parse("a", &one), parse("b", &closed)]).unwrap_err();
+    assert_eq!(error, MergeError::Different("a".to_owned(), "b".to_owned()));
+    assert_eq!(merge(Vec::new()).unwrap_err(), MergeError::None);
+}
+
+#[test]
+fn a_line_that_was_cut_is_told_and_no_whole_line_is_lost() {
+    let mut script = Script::new(Mode::Echo);
+    script.seconds = 2;
+    let (bytes, _) = log_of(&script);
+    let ends: Vec<usize> =
+        bytes.iter().enumerate().filter(|(_, byte)| **byte == b'\n').map(|(at, _)| at).collect();
+    // Behind the header: before it there is nothing to report on.
+    for pair in ends[3..].windows(2) {
+        let middle = pair[0] + (pair[1] - pair[0]) / 2;
+        let log = LoadLog::parse("cut", &bytes[..middle]).unwrap();
+        let report = merge(vec![log]).unwrap();
+        assert!(report.warnings[0].contains("cut off"), "{:?}", report.warnings);
+        assert!(report.warnings[1].contains("killed"), "{:?}", report.warnings);
+        assert!(report.to_text().contains("its log was cut off"));
+        let whole = LoadLog::parse("whole", &bytes[..=pair[0]]).unwrap();
+        assert_eq!(merge(vec![whole]).unwrap().record, report.record);
+    }
+}
+
+#[test]
+fn what_is_no_log_is_refused_with_its_line() {
+    let mut script = Script::new(Mode::Echo);
+    script.seconds = 1;
+    let (good, _) = log_of(&script);
+    let good = String::from_utf8(good).unwrap();
+    let lines = good.lines().count();
+    for (bytes, line, words) in [
+        (String::new(), 1, "found no `#saltecho run ` line"),
+        ("hello\n".to_owned(), 1, "expected a comment, or a line like Tag=echo"),
+        ("#[BaseTime: 1.000 (seconds since epoch)]\n".to_owned(), 1, "found no `#saltecho run "),
+        (good.clone() + "Tag=echo,1.0,1.0,1.0,!!!\n", lines + 1, "no base64"),
+        (good.clone() + "Tag=echo,1.0,1.0,1.0,AAAA\n", lines + 1, "V2 format"),
+        (good.clone() + "Tag=other,1.0,1.0,1.0,AAAA\n", lines + 1, "the tag is \"other\""),
+        (good.clone() + "1.0,1.0,1.0,AAAA\n", lines + 1, "the tag is \"\""),
+        (good.clone() + "#saltecho end {}\n", lines + 1, "the note is not as expected"),
+    ] {
+        let error = LoadLog::parse("x", bytes.as_bytes()).unwrap_err();
+        assert_eq!(error.line, line, "{error}");
+        assert!(error.to_string().starts_with(&format!("x, line {line}: ")), "{error}");
+        assert!(error.problem.contains(words), "no {words:?} in {error}");
+    }
+}
+
+#[test]
+fn the_program_reports_and_compares() {
+    let (one, two) = two();
+    let files = Files::new();
+    fs::create_dir(files.path().join("runs")).unwrap();
+    let a = files.write("runs/a.hlog", &log_of(&one).0, 0o600);
+    let b = files.write("runs/b.hlog", &log_of(&two).0, 0o600);
+    let directory = files.path().join("runs").into_os_string().into_string().unwrap();
+
+    let both = run(&["report", &a, &b], b"");
+    both.expect(0, &[]);
+    let same = run(&["report", &directory], b"");
+    assert_eq!(both.stdout, same.stdout, "a directory is its logs");
+    let json = run(&["report", "--json", &directory], b"");
+    let json: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
+    assert_eq!(json["phases"]["echo"]["n"], 30_000);
+
+    let list = format!("{a},{b}");
+    let compared = run(&["report", "--compare", &a, &list], b"");
+    compared.expect(0, &[]);
+    let text = String::from_utf8(compared.stdout).unwrap();
+    for words in
+        ["  n              15,000        30,000      2.000", "shows no significance", "new/old"]
+    {
+        assert!(text.contains(words), "no {words:?} in {text}");
+    }
+    assert!(text.lines().all(|line| line.chars().count() <= 80 || line.contains(&b)), "{text}");
+
+    let other = files.write("other", b"hello\n", 0o600);
+    run(&["report", &other], b"").expect(2, &["other, line 1: expected a comment"]);
+    run(&["report", "--compare", &a], b"").expect(2, &["two loads"]);
+    run(&["report", "/nonexistent"], b"").expect(2, &["cannot read /nonexistent"]);
+    let empty = files.path().join("empty");
+    fs::create_dir(&empty).unwrap();
+    run(&["report", empty.to_str().unwrap()], b"").expect(2, &["there is no .hlog file in"]);
+}
