@@ -103,7 +103,7 @@ fn pythons_reader_finds_the_same() {
 #[test]
 fn logs_are_added_up() {
     let (one, two) = two();
-    let logs = [&one, &two].map(|script| log_of(script));
+    let logs = [&one, &two].map(log_of);
     let parsed: Vec<LoadLog> = ["a", "b"]
         .into_iter()
         .zip(&logs)

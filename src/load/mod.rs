@@ -9,7 +9,7 @@
 //! - The generator times itself too ([`Series::Lateness`]): what it adds to the latencies is known.
 //! - Percentiles are computed from histograms that were added up, never averaged.
 //!
-//! Start reading at [`Load::turn`].
+//! Start reading at `Load::turn`.
 
 mod account;
 mod assertion;
