@@ -18,7 +18,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use estimates::{Failure, baselines, read};
-use verdict::{Verdict, compare, report};
+use verdict::{Row, Verdict, compare, report};
 
 const USAGE: &str = "\
 usage: bench_compare [--noise PERCENT] [--filter TEXT] [--directory DIR] OLD NEW
@@ -74,7 +74,7 @@ fn run(args: impl Iterator<Item = String>) -> Result<ExitCode, Failure> {
         all.retain(|name, _| name.contains(&question.filter));
     }
     let rows = compare(&old, &new, question.noise);
-    if rows.iter().all(|row| row.is_one_sided()) {
+    if rows.iter().all(Row::is_one_sided) {
         return Err(Failure::Usage("the two baselines have no benchmark in common".to_owned()));
     }
     print!("{}", report(&rows));
