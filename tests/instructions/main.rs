@@ -57,7 +57,7 @@ fn run_scenario() -> bool {
 
 /// A line that is seen even if the test passes: unlike that of `println`, it is not captured.
 fn say(line: &str) {
-    writeln!(std::io::stderr(), "{line}").unwrap();
+    std::io::stderr().write_all(format!("{line}\n").as_bytes()).unwrap();
 }
 
 /// The instructions of one operation, for each scenario. `None`, and a line that says so: there is
