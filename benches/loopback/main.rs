@@ -152,7 +152,7 @@ fn handshakes(criterion: &mut Criterion) {
 fn settings(group: &mut BenchmarkGroup<'_, WallTime>, elements: usize) {
     group.throughput(Throughput::Elements(elements as u64));
     if elements >= 1000 {
-        group.sampling_mode(SamplingMode::Flat);
+        group.sampling_mode(SamplingMode::Flat).sample_size(10);
     }
 }
 
