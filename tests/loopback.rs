@@ -154,8 +154,8 @@ fn a_stalled_sendall_times_out_with_a_reset() {
 
 #[test]
 fn a_greedy_peer_costs_a_quiet_one_a_turn() {
-    let mut server =
-        Server::builder().listen(any_port()).limits(Limits::for_connections(10)).build().unwrap();
+    let limits = Limits { bytes_per_turn: 64 << 10, ..Limits::for_connections(10) };
+    let mut server = Server::builder().listen(any_port()).limits(limits).build().unwrap();
     let address = server.addresses().unwrap()[0];
     let clients = thread::spawn(move || (authenticated(address), authenticated(address)));
     while server.stats().authenticated < 2 {
