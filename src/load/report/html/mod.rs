@@ -30,12 +30,12 @@ impl Report {
         if let Some(explanation) = self.explanation() {
             paragraph(&mut page, "explanation", &explanation);
         }
-        page.push_str(&self.by_percentile());
         page.push_str("<div class=\"pair\">\n");
+        page.push_str(&self.by_percentile());
         page.push_str(&self.over_time());
         page.push_str(&self.rate_over_time());
-        page.push_str("</div>\n");
         page.push_str(&self.states_over_time());
+        page.push_str("</div>\n");
         page.push_str(&self.phase_table());
         page.push_str(&self.error_table());
         page.push_str("</body>\n</html>\n");
@@ -126,7 +126,7 @@ impl Report {
 
     fn over_time(&self) -> String {
         let series = self.headline();
-        let title = format!("{} over time", series.as_str());
+        let title = format!("Latency over time: {}", series.as_str());
         let timed = |second: &Second| Some(*second.percentiles(series)).filter(|time| time.n > 0);
         let all: Vec<Percentiles> = self.seconds.iter().filter_map(timed).collect();
         if all.is_empty() {
