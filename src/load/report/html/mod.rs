@@ -27,6 +27,9 @@ impl Report {
         page.push_str("</style>\n</head>\n<body>\n<h1>saltecho load report</h1>\n");
         page.push_str(&self.head());
         page.push_str(&self.big_figures());
+        if let Some(line) = self.server_line() {
+            paragraph(&mut page, "dim", &format!("{line}."));
+        }
         if let Some(explanation) = self.explanation() {
             paragraph(&mut page, "explanation", &explanation);
         }
@@ -134,14 +137,12 @@ impl Report {
         }
         let ends = all.iter().flat_map(|time| [time.p50_ns as f64, time.max_ns as f64]);
         let mut chart = Chart::new(Axis::seconds(self.end()), Axis::nanos(ends));
-        let kinds: [(&str, usize, fn(&Percentiles) -> u64); 3] = [
-            ("max", 1, |time| time.max_ns),
-            ("p99", 4, |time| time.p99_ns),
-            ("p50", 0, |time| time.p50_ns),
-        ];
-        for (name, colour, of) in kinds {
-            let point =
-                |second: &Second| timed(second).map(|time| (middle(second), of(&time) as f64));
+        let named = |time: Percentiles, name| {
+            let times = time.by_name().into_iter();
+            times.filter(|time| time.0 == name).map(|time| time.1 as f64).next()
+        };
+        for (name, colour) in [("max", 1), ("p99", 4), ("p50", 0)] {
+            let point = |second: &Second| Some((middle(second), named(timed(second)?, name)?));
             let points = self.seconds.iter().map(point).collect();
             chart.line(&Line { name: name.to_owned(), colour, dashed: false, points });
         }
