@@ -2,8 +2,9 @@
 //!
 //! A [`Collector`] takes each second of a run and keeps a few hundred bytes of it; sinks write it
 //! on as it comes: [`EventLog`] as a line of JSON, [`HistogramLog`] as HdrHistogram's interval log.
-//! At the end the collector makes a [`Report`], which can be written as text and JSON. The logs of
-//! several generators make one, too: [`merge`] adds them up. [`Comparison`] puts two side by side.
+//! At the end the collector makes a [`Report`], which can be written as text, JSON and a page of
+//! HTML. The logs of several generators make one, too: [`merge`] adds them up. [`Comparison`] puts
+//! two side by side.
 
 mod about;
 mod collector;
@@ -12,6 +13,7 @@ pub(super) mod errors;
 mod events;
 mod figures;
 mod hlog;
+mod html;
 mod json;
 mod merge;
 mod server;

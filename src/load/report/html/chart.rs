@@ -1,0 +1,214 @@
+//! Charts as inline SVG: lines and stacked areas over two axes.
+
+use std::fmt::Write;
+
+use super::escape;
+use crate::load::report::figures::{Grouped, Nanos};
+
+const WIDTH: f64 = 600.0;
+const HEIGHT: f64 = 280.0;
+const LEFT: f64 = 68.0;
+const RIGHT: f64 = 30.0;
+const TOP: f64 = 12.0;
+const BOTTOM: f64 = 32.0;
+
+/// What lies between two ends, and where it is labelled.
+pub(super) struct Axis {
+    low: f64,
+    high: f64,
+    is_log: bool,
+    ticks: Vec<(f64, String)>,
+}
+
+impl Axis {
+    /// Nanoseconds on a logarithmic scale of whole decades.
+    pub(super) fn nanos(values: impl Iterator<Item = f64>) -> Self {
+        let (low, high) = values
+            .fold((f64::INFINITY, 0.0_f64), |(low, high), value| (low.min(value), high.max(value)));
+        let low = if low.is_finite() { low.max(1.0).log10().floor() } else { 3.0 };
+        let high = high.max(1.0).log10().ceil().max(low + 1.0);
+        let mut ticks = Vec::new();
+        for decade in 0..=19_u32 {
+            if (low..=high).contains(&f64::from(decade)) {
+                let nanos = 10_u64.pow(decade);
+                let label = Nanos(nanos).to_string().replace(".00", "").replace(".0", "");
+                ticks.push((nanos as f64, label));
+            }
+        }
+        Self { low: 10_f64.powf(low), high: 10_f64.powf(high), is_log: true, ticks }
+    }
+
+    /// Quantiles by how rare is what lies beyond, `1/(1-q)`: from the median to one in `n`.
+    pub(super) fn quantiles(n: u64) -> Self {
+        let high = (n as f64).max(10.0);
+        let mut ticks = vec![(2.0, "50 %".to_owned())];
+        let mut one_in = 10_u64;
+        while one_in as f64 <= high {
+            let nines = one_in.ilog10() as usize;
+            let label = match nines {
+                1 => "90 %".to_owned(),
+                2 => "99 %".to_owned(),
+                more => format!("99.{} %", "9".repeat(more - 2)),
+            };
+            ticks.push((one_in as f64, label));
+            one_in *= 10;
+        }
+        Self { low: 2.0, high, is_log: true, ticks }
+    }
+
+    /// From zero to a round number, with these words behind each label.
+    pub(super) fn from_zero(high: u64, unit: &str) -> Self {
+        let step = round_step(high);
+        let steps = high.div_ceil(step).max(1);
+        let tick = |number| (number * step, format!("{}{unit}", Grouped(number * step)));
+        let ticks = (0..=steps).map(tick).map(|(value, label)| (value as f64, label)).collect();
+        Self { low: 0.0, high: (steps * step) as f64, is_log: false, ticks }
+    }
+
+    /// Seconds of a run, to its very end.
+    pub(super) fn seconds(end: f64) -> Self {
+        let whole = std::time::Duration::try_from_secs_f64(end).map_or(0, |end| end.as_secs());
+        let mut axis = Self::from_zero(whole, " s");
+        axis.high = end.max(1.0);
+        axis.ticks.retain(|(second, _)| *second <= end.max(1.0));
+        axis
+    }
+
+    /// Where a value lies: 0 is the low end, 1 the high one.
+    fn place(&self, value: f64) -> f64 {
+        let place = if self.is_log {
+            (value.max(self.low) / self.low).ln() / (self.high / self.low).ln()
+        } else {
+            (value - self.low) / (self.high - self.low)
+        };
+        place.clamp(0.0, 1.0)
+    }
+}
+
+/// 1, 2 or 5 times a power of ten, whole: the least that reaches `high` in about five steps.
+fn round_step(high: u64) -> u64 {
+    let least = high.div_ceil(5).max(1);
+    let decade = 10_u64.pow(least.ilog10());
+    let steps = [1, 2, 5].map(|factor| decade.saturating_mul(factor));
+    steps.into_iter().find(|step| *step >= least).unwrap_or(decade.saturating_mul(10))
+}
+
+/// One line of a chart. Where a point is missing, so is the line.
+pub(super) struct Line {
+    pub(super) name: String,
+    /// Which colour of the palette, 0 to 5.
+    pub(super) colour: usize,
+    pub(super) dashed: bool,
+    pub(super) points: Vec<Option<(f64, f64)>>,
+}
+
+/// A chart that is being drawn.
+pub(super) struct Chart {
+    x: Axis,
+    y: Axis,
+    body: String,
+    legend: String,
+}
+
+impl Chart {
+    pub(super) fn new(x: Axis, y: Axis) -> Self {
+        Self { x, y, body: String::new(), legend: String::new() }
+    }
+
+    fn at(&self, (x, y): (f64, f64)) -> (f64, f64) {
+        (
+            LEFT + self.x.place(x) * (WIDTH - LEFT - RIGHT),
+            HEIGHT - BOTTOM - self.y.place(y) * (HEIGHT - TOP - BOTTOM),
+        )
+    }
+
+    fn add(&mut self, shape: &str) {
+        self.body.push_str(shape);
+        self.body.push('\n');
+    }
+
+    fn explain(&mut self, name: &str, colour: usize) {
+        let name = escape(name);
+        let _ = write!(self.legend, "<li class=\"c{colour}\"><i></i><span>{name}</span></li>");
+    }
+
+    /// Draws a line, and its points where each stands alone.
+    pub(super) fn line(&mut self, line: &Line) {
+        self.explain(&line.name, line.colour);
+        let class = if line.dashed { "line dashed" } else { "line" };
+        for run in line.points.split(Option::is_none) {
+            let places: Vec<_> = run.iter().flatten().map(|point| self.at(*point)).collect();
+            if let [(x, y)] = places[..] {
+                let colour = line.colour;
+                self.add(&format!(
+                    "<circle class=\"dot c{colour}\" cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"4\"/>"
+                ));
+            } else if !places.is_empty() {
+                let path: Vec<String> =
+                    places.iter().map(|(x, y)| format!("{x:.1},{y:.1}")).collect();
+                self.add(&format!(
+                    "<polyline class=\"{class} c{}\" points=\"{}\"/>",
+                    line.colour,
+                    path.join(" ")
+                ));
+            }
+        }
+    }
+
+    /// Fills what lies between two heights, each holding from one `x` to another.
+    pub(super) fn area(&mut self, name: &str, colour: usize, steps: &[(f64, f64, f64, f64)]) {
+        self.explain(name, colour);
+        let upper = steps.iter().flat_map(|(from, to, _, high)| [(*from, *high), (*to, *high)]);
+        let lower = steps.iter().rev().flat_map(|(from, to, low, _)| [(*to, *low), (*from, *low)]);
+        let corners: Vec<String> = upper
+            .chain(lower)
+            .map(|corner| self.at(corner))
+            .map(|(x, y)| format!("{x:.1},{y:.1}"))
+            .collect();
+        self.add(&format!("<polygon class=\"area c{colour}\" points=\"{}\"/>", corners.join(" ")));
+    }
+
+    /// Tells the values between two `x` to who points there.
+    pub(super) fn hover(&mut self, from: f64, to: f64, text: &str) {
+        let ((left, _), (right, _)) = (self.at((from, 0.0)), self.at((to, 0.0)));
+        self.add(&format!(
+            "<rect class=\"hover\" x=\"{left:.1}\" y=\"{TOP}\" width=\"{:.1}\" height=\"{}\">\
+             <title>{}</title></rect>",
+            (right - left).max(1.0),
+            HEIGHT - TOP - BOTTOM,
+            escape(text)
+        ));
+    }
+
+    /// The chart with its heading and legend.
+    pub(super) fn finish(self, title: &str) -> String {
+        let mut grid = String::new();
+        for (value, label) in &self.y.ticks {
+            let (_, y) = self.at((self.x.low, *value));
+            let _ = writeln!(
+                grid,
+                "<line class=\"grid\" x1=\"{LEFT}\" x2=\"{}\" y1=\"{y:.1}\" y2=\"{y:.1}\"/>\
+                 <text x=\"{}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>",
+                WIDTH - RIGHT,
+                LEFT - 6.0,
+                y + 4.0,
+                escape(label)
+            );
+        }
+        for (value, label) in &self.x.ticks {
+            let (x, _) = self.at((*value, self.y.low));
+            let _ = writeln!(
+                grid,
+                "<text x=\"{x:.1}\" y=\"{}\" text-anchor=\"middle\">{}</text>",
+                HEIGHT - BOTTOM + 20.0,
+                escape(label)
+            );
+        }
+        let title = escape(title);
+        format!(
+            "<section><h2>{title}</h2>\n<ul class=\"legend\">{}</ul>\n\
+             <svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{title}\">\n{grid}{}</svg></section>\n",
+            self.legend, self.body
+        )
+    }
+}

@@ -1,0 +1,133 @@
+//! What a load run tells, as a page.
+
+#![allow(clippy::unwrap_used)] // clippy knows tests by their attribute, and these have hands.
+
+mod common;
+
+use std::path::Path;
+use std::process::Command;
+use std::{env, fs};
+
+use common::run::Script;
+use saltecho::load::report::Report;
+use saltecho::load::{ErrorKind, Mode, Record, Standing};
+
+/// Fails unless each element is closed in turn and no attribute is left open.
+#[track_caller]
+fn assert_well_formed(page: &str) {
+    let mut open: Vec<&str> = Vec::new();
+    let body = page.strip_prefix("<!DOCTYPE html>").expect("the page says what it is");
+    for part in body.split('<').skip(1) {
+        let (tag, text) = part.split_once('>').expect("a tag ends");
+        assert!(!text.contains('>'), "{text:?}");
+        assert!(tag.matches('"').count().is_multiple_of(2), "{tag}");
+        match tag.strip_prefix('/') {
+            Some(name) => assert_eq!(open.pop(), Some(name), "before {text:?}"),
+            None if tag.ends_with('/') => {}
+            None => open.push(tag.split(' ').next().unwrap()),
+        }
+    }
+    assert!(open.is_empty(), "{open:?}");
+}
+
+/// A page that is sound and stands alone.
+#[track_caller]
+fn page(report: &Report) -> String {
+    let page = report.to_html();
+    assert_well_formed(&page);
+    for outside in ["http:", "https:", "src=", "href=", "@import", "url(", "<script", "<link"] {
+        assert!(!page.contains(outside), "{outside}");
+    }
+    // What is drawn, not what is said: "infinite" may be a word.
+    for numbers in page.split('"').skip(1).step_by(2) {
+        assert!(!numbers.contains("NaN") && !numbers.contains("inf"), "{numbers}");
+    }
+    page
+}
+
+#[test]
+fn every_mode_has_its_charts() {
+    for mode in [Mode::Echo, Mode::Connect, Mode::Idle] {
+        let mut script = Script::new(mode);
+        script.errors = vec![(ErrorKind::Reset, 3)];
+        let report = script.report();
+        let page = page(&report);
+        assert_eq!(page.matches("<svg").count(), 4, "{mode:?}");
+        for (series, _) in report.phases() {
+            let name = series.as_str();
+            assert!(page.contains(&format!("<tr><th>{name}</th>")), "{mode:?}: {name}");
+            assert!(page.contains(&format!("<span>{name}</span>")), "{mode:?}: {name}");
+        }
+        assert!(page.contains("<tr><th>reset</th><td>3</td></tr>"));
+        assert!(page.contains("commit 0123456789ab") && page.contains("2026-09-21 14:13:20 UTC"));
+        let (word, _) = report
+            .verdict_line()
+            .split_once(": ")
+            .map(|(a, b)| (a.to_owned(), b.to_owned()))
+            .unwrap();
+        assert!(page.contains(&format!("<b>{word}</b>")), "{word}");
+    }
+}
+
+#[test]
+fn what_comes_from_outside_is_escaped() {
+    let mut report = Script::new(Mode::Echo).report();
+    report.generators[0].about.command.push("<script>alert(\"1\")</script>".to_owned());
+    report.warnings.push("<b> & more".to_owned());
+    let page = page(&report);
+    assert!(page.contains("&lt;script&gt;alert(&quot;1&quot;)&lt;/script&gt;"));
+    assert!(page.contains("Warning: &lt;b&gt; &amp; more."));
+}
+
+#[test]
+fn short_and_empty_runs_are_drawn_as_far_as_they_go() {
+    for mode in [Mode::Echo, Mode::Connect, Mode::Idle] {
+        for seconds in [0, 1] {
+            let mut script = Script::new(mode);
+            script.seconds = seconds;
+            page(&script.report());
+        }
+        let mut nothing = Script::new(mode).report();
+        nothing.record = Record::new();
+        nothing.seconds.clear();
+        let page = page(&nothing);
+        assert_eq!(page.matches("Nothing was timed.").count(), 2);
+        assert_eq!(page.matches("<svg").count(), 0);
+    }
+}
+
+#[test]
+fn states_that_are_unknown_are_not_drawn() {
+    let mut report = Script::new(Mode::Echo).report();
+    report.seconds.iter_mut().for_each(|second| second.standing = Standing::default());
+    let page = page(&report);
+    assert!(page.contains("How the connections stood is not known."));
+    assert_eq!(page.matches("<svg").count(), 3);
+}
+
+#[test]
+fn a_browser_draws_it() {
+    let found = ["chromium", "chromium-browser"].into_iter().find(|name| {
+        Command::new(name).arg("--version").output().is_ok_and(|output| output.status.success())
+    });
+    let Some(browser) = found else {
+        assert!(env::var_os("CI").is_none(), "there is no chromium to draw the page");
+        println!("NOT TESTED: there is no chromium to draw the page");
+        return;
+    };
+    let directory = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let html = directory.join("load-report.html");
+    fs::write(&html, Script::new(Mode::Echo).report().to_html()).unwrap();
+    let png = directory.join("load-report.png");
+    let _ = fs::remove_file(&png);
+    let profile = tempfile::tempdir().unwrap();
+    let output = Command::new(browser)
+        .args(["--headless", "--no-sandbox", "--disable-gpu", "--window-size=1100,1600"])
+        .arg(format!("--user-data-dir={}", profile.path().display()))
+        .arg(format!("--screenshot={}", png.display()))
+        .arg(format!("file://{}", html.display()))
+        .output()
+        .unwrap();
+    let size = fs::metadata(&png).map_or(0, |metadata| metadata.len());
+    assert!(size > 20_000, "{size} bytes: {}", String::from_utf8_lossy(&output.stderr));
+}
