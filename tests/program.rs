@@ -79,7 +79,9 @@ fn run_example(example: &str, files: &Files, server: &Serving) {
         serving.finish();
     } else {
         let finished = run_command(&mut shell, b"");
-        finished.expect(0, &[]);
+        // A generator on a busy machine says that it was late, and is right to.
+        let is_late = example.starts_with("saltecho load") && finished.code() == 6;
+        finished.expect(if is_late { 6 } else { 0 }, &[]);
         if example.contains("echo hello |") {
             assert_eq!(finished.stdout, b"HELLO\n");
         }

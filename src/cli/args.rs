@@ -25,7 +25,7 @@ Examples (those of a command: saltecho COMMAND --help):
   saltecho serve
   saltecho connect
   echo hello | saltecho connect
-  saltecho load -c 1000 -r 50k
+  saltecho load -c 100 -r 2k -d 1s
   (umask 077; saltecho keygen > new.key)
 
 Exit codes: 0 done, 1 failed while running, 2 wrong usage or configuration,

@@ -118,6 +118,10 @@ pub(in crate::cli) struct LoadArgs {
     #[arg(long, value_name = "FILE")]
     pub(super) hlog: Option<PathBuf>,
 
+    /// Write the report as a page to this file
+    #[arg(long, value_name = "FILE")]
+    pub(super) html: Option<PathBuf>,
+
     /// The server's process on this machine: tells its processor time and memory as well
     #[arg(long, value_name = "PID")]
     pub(super) pid: Option<u32>,
@@ -134,7 +138,7 @@ Examples:
   saltecho load -c 1000 -r 50k -d 10s --assert 'p99<5ms' --assert 'errors==0'
   saltecho load -c 50 --closed --in-flight 16
   saltecho load -c 19000 --active 1% --source 127.0.0.2-20
-  saltecho load --mode connect -c 64 -r 5k --json
+  saltecho load --mode connect -c 64 -r 5k --html report.html
 
 Exit codes beyond those of `saltecho --help`: 5 an assertion does not hold, 6 the result is
 unreliable.";

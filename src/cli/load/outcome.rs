@@ -2,6 +2,7 @@
 
 use std::io::Write;
 
+use anyhow::Context;
 use saltecho::load::ErrorKind;
 use saltecho::load::report::{Report, SinkFailure, Verdict};
 
@@ -21,6 +22,10 @@ pub(super) fn tell(
     };
     // A reader that has left has read enough.
     let _ = anstream::stdout().write_all(text.as_bytes());
+    if let Some(path) = &args.html {
+        let written = std::fs::write(path, report.to_html());
+        written.with_context(|| format!("cannot write {}", path.display()))?;
+    }
     if let Some(SinkFailure { name, error }) = failures.into_iter().next() {
         return Err(anyhow::Error::new(error).context(format!("cannot write {name}")).into());
     }
