@@ -288,6 +288,16 @@ mod tests {
         assert_eq!(due(&mut wheel, &mut links, at_tick(7)), [0]);
     }
 
+    #[test]
+    fn an_alarm_is_told_as_long_as_it_is_armed() {
+        let (mut wheel, mut links) = (Wheel::new(), vec![Link::default()]);
+        assert_eq!(wheel.alarm(&links[0]), None);
+        wheel.arm_by(&mut links, 0, at_tick(100));
+        assert_eq!(wheel.alarm(&links[0]), Some(at_tick(100)));
+        wheel.disarm(&mut links, 0);
+        assert_eq!(wheel.alarm(&links[0]), None);
+    }
+
     #[derive(Clone, Debug)]
     enum Op {
         Arm(u32, u64),
