@@ -183,10 +183,9 @@ impl Wheel {
             let shift = level * DIGIT_BITS;
             let here = digit(self.position, level);
             let ahead = occupied.rotate_right(here).trailing_zeros();
-            let tick = match ahead {
-                0 => self.position,
-                _ => ((self.position >> shift) + u64::from(ahead)) << shift,
-            };
+            // Never before the position: what lies here on a higher level was moved down when the
+            // position came to where its bucket begins.
+            let tick = ((self.position >> shift) + u64::from(ahead)) << shift;
             if first.is_none_or(|(earliest, _)| tick < earliest) {
                 first = Some((tick, level * BUCKETS + (here + ahead) % BUCKETS));
             }
