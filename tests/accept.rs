@@ -208,6 +208,21 @@ fn without_room_it_rests_then_turns_away_who_waits() {
 }
 
 #[test]
+fn a_place_that_comes_free_ends_the_rest() {
+    let (mut config, mut limits) = (Config::new(Keyring::demo()), Limits::for_connections(1));
+    config.auth_timeout = Some(Duration::from_secs(1));
+    limits.accept_retry = Duration::from_secs(3600);
+    let kernel = Doorkeeper { clients: vec![Script::from([Ok(()); 2])], ..Doorkeeper::default() };
+    let mut server = Server::with_kernel(kernel, vec![0], config, limits, Upper).unwrap();
+    turns(&mut server, 1);
+    assert_eq!((server.stats().accepted, server.stats().accept_pauses), (1, 1));
+    while server.stats().closed(CloseReason::AuthTimeout) == 0 {
+        turns(&mut server, 1);
+    }
+    assert_eq!(server.stats().accepted, 2, "in the same turn");
+}
+
+#[test]
 fn a_stranger_makes_room_when_it_has_had_its_time_and_not_before() {
     let age = Duration::from_secs(1);
     let mut server = server(vec![Script::from([Ok(()); 3])], |limits| {

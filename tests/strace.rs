@@ -207,6 +207,21 @@ fn no_send_can_raise_a_signal_and_no_socket_is_inherited() {
     serving.finish();
 }
 
+/// The one error that ends the loop: without a poll it could only spin.
+#[test]
+fn a_poll_that_fails_for_good_ends_the_program_with_an_error() {
+    if !strace_works() {
+        return;
+    }
+    let serving = Serving::start(&[]);
+    let options = ["-e", "trace=epoll_wait", "-e", "inject=epoll_wait:error=EBADF"];
+    let tracer = Tracer::attach(&serving, &options);
+    // It wakes up for this client, and cannot go back to sleep.
+    drop(TcpStream::connect(serving.address).unwrap());
+    serving.running.wait().expect(1, &["os error 9"]);
+    assert_eq!(count_injected(&tracer.wait()), 1);
+}
+
 /// What came of a cell.
 struct Row {
     cell: Cell,

@@ -492,6 +492,28 @@ fn an_answer_beyond_the_limit_ends_the_connection_before_a_byte_of_it() {
 }
 
 #[test]
+fn an_answer_as_long_as_the_limit_is_given() {
+    let mut config = config();
+    config.max_answer = 3;
+    let mut peer = Peer::authenticated(config, Upper);
+    peer.receive(b"abc");
+    assert_eq!((&peer.sent[..], peer.reason()), (&b"ABC"[..], None));
+}
+
+#[test]
+fn debug_tells_how_far_a_handshake_is_and_no_secret() {
+    let config = config();
+    let mut connection = Connection::new(&config, Challenge::new(CHALLENGE), Upper, at(0));
+    connection.handle_sent(&config, 32, at(0));
+    drop(connection.handle_recv(&config, &mut digest()[..5], at(0)));
+    assert_eq!(
+        format!("{connection:?}"),
+        "Connection { stage: AwaitDigest(Handshake { sent: 32, received: 5 }), \
+         call: Call(gives up at 5000000000 ns), handler: Upper }"
+    );
+}
+
+#[test]
 fn a_reply_that_is_dropped_is_not_lost() {
     let mut peer = Peer::authenticated(config(), Upper);
     let mut data = *b"abc";

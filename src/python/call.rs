@@ -126,6 +126,14 @@ mod tests {
     }
 
     #[test]
+    fn debug_tells_the_modes_apart() {
+        let begin = |timeout| format!("{:?}", Call::begin(timeout, at(7)));
+        assert_eq!(begin(Timeout::NonBlocking), "Call(never waits)");
+        assert_eq!(begin(Timeout::Blocking), "Call(waits for ever)");
+        assert_eq!(begin(Timeout::After(SECOND)), "Call(gives up at 1000000007 ns)");
+    }
+
+    #[test]
     fn the_ends_of_the_clock_are_ordinary_deadlines() {
         let far = Call::begin(Timeout::After(Duration::MAX), at(9));
         assert_eq!(far.deadline(), Some(at(u64::MAX - 1)));

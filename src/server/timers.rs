@@ -183,10 +183,9 @@ impl Wheel {
             let shift = level * DIGIT_BITS;
             let here = digit(self.position, level);
             let ahead = occupied.rotate_right(here).trailing_zeros();
-            let tick = match ahead {
-                0 => self.position,
-                _ => ((self.position >> shift) + u64::from(ahead)) << shift,
-            };
+            // Never before the position: what lies here on a higher level was moved down when the
+            // position came to where its bucket begins.
+            let tick = ((self.position >> shift) + u64::from(ahead)) << shift;
             if first.is_none_or(|(earliest, _)| tick < earliest) {
                 first = Some((tick, level * BUCKETS + (here + ahead) % BUCKETS));
             }
@@ -286,6 +285,16 @@ mod tests {
         wheel.arm_by(&mut links, 0, at_tick(7));
         assert_eq!(due(&mut wheel, &mut links, at_tick(6)), [0_u32; 0]);
         assert_eq!(due(&mut wheel, &mut links, at_tick(7)), [0]);
+    }
+
+    #[test]
+    fn an_alarm_is_told_as_long_as_it_is_armed() {
+        let (mut wheel, mut links) = (Wheel::new(), vec![Link::default()]);
+        assert_eq!(wheel.alarm(&links[0]), None);
+        wheel.arm_by(&mut links, 0, at_tick(100));
+        assert_eq!(wheel.alarm(&links[0]), Some(at_tick(100)));
+        wheel.disarm(&mut links, 0);
+        assert_eq!(wheel.alarm(&links[0]), None);
     }
 
     #[derive(Clone, Debug)]

@@ -33,7 +33,9 @@ pub struct Judge {
     opened: u64,
     authenticated: u64,
     closes: HashMap<CloseReason, u64>,
-    pub draining: bool,
+    /// Since when it was to drain, if it is.
+    pub draining: Option<Monotonic>,
+    drain_timeout: Option<Duration>,
     pub reasons: BTreeMap<SimClient, CloseReason>,
 }
 
@@ -74,7 +76,8 @@ impl Judge {
             opened: 0,
             authenticated: 0,
             closes: HashMap::new(),
-            draining: false,
+            draining: None,
+            drain_timeout: limits.drain_timeout,
             reasons: BTreeMap::new(),
         }
     }
@@ -130,7 +133,7 @@ impl Judge {
             if kernel.is_served(client.end) {
                 self.open(client, ledger, now);
             }
-            if ledger.shut_down_at == Some(now) && !self.draining {
+            if ledger.shut_down_at == Some(now) && self.draining.is_none() {
                 let idle = last_moved(ledger).zip(self.config.recv_timeout);
                 let due = idle.map(|(moved, limit)| moved.saturating_add(limit));
                 assert!(due <= ledger.shut_down_at, "{:?} was idle until {due:?}", client.end);
@@ -188,6 +191,10 @@ impl Judge {
                 assert!(ledger.shut_down_at.is_some(), "{id} was not half-closed");
                 now
             }
+            CloseReason::DrainTimeout => {
+                let since = self.draining.expect("only a drain has one");
+                since.saturating_add(self.drain_timeout.expect("there is one"))
+            }
             _ => now,
         };
         assert!(due <= now, "{id}: {reason} at {now:?}, and it was due at {due:?}");
@@ -216,7 +223,7 @@ impl Judge {
             assert!(ledger.received < DIGEST, "{end:?} gave a wrong digest and is still here");
         }
         let overdue = self.overdue.entry(end).or_default();
-        match due(&self.config, client, ledger, self.draining) {
+        match due(&self.config, client, ledger, self.draining.is_some()) {
             Some(due) if due.as_nanos().div_ceil(TICK) <= now.as_nanos() / TICK => *overdue += 1,
             _ => *overdue = 0,
         }

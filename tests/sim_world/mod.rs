@@ -208,7 +208,7 @@ impl World {
     pub fn leave(&mut self) {
         let drained = self.random.chance(300);
         if drained {
-            self.judge.draining = true;
+            self.judge.draining = Some(self.server.kernel_mut().last_reading());
             self.server.handle().drain();
         }
         for client in &mut self.clients {
