@@ -180,6 +180,15 @@ pub fn admit(server: &mut LeanServer, count: usize, crowd: &mut Vec<Token>) {
     server.kernel_mut().ready.clear();
 }
 
+/// Lets `count` clients in who then say nothing. Each has its challenge.
+pub fn let_in(server: &mut LeanServer, count: usize) {
+    server.kernel_mut().clients = count;
+    while server.kernel_mut().clients > 0 {
+        turn(server);
+        server.kernel_mut().registered.clear();
+    }
+}
+
 /// From now on `busy` say something before every turn, each a message of `len` bytes.
 pub fn let_talk(server: &mut LeanServer, busy: &[Token], len: usize) {
     let kernel = server.kernel_mut();
