@@ -169,7 +169,7 @@ fn one_byte_at_a_time_is_as_good_as_all_at_once() {
 #[test]
 fn an_urgent_byte_is_no_part_of_digest_or_stream() {
     let serving = Serving::start(&[]);
-    for round in 0..100 {
+    for round in 0..sized(100, 1000) {
         let (mut stream, challenge) = connect(serving.address);
         let digest = digest(&challenge);
         let split = round % (digest.len() + 1);
