@@ -147,6 +147,9 @@ fn what_the_machine_does_not_allow_is_said_before_the_first_connection() {
     load("--active 51").expect(2, &["--active 51"]);
     load("--start-at 2020-01-01T00:00:00Z").expect(2, &["--start-at 2020", "ago"]);
     load("-r 0").expect(2, &["at least 1"]);
+    load("--tui --quiet").expect(2, &["--tui", "--quiet"]);
+    let lacking = if cfg!(feature = "tui") { "a terminal on stderr" } else { "--features tui" };
+    load("--tui").expect(2, &[lacking]);
 }
 
 #[test]

@@ -126,6 +126,10 @@ pub(in crate::cli) struct LoadArgs {
     #[arg(long, value_name = "PID")]
     pub(super) pid: Option<u32>,
 
+    /// Show how it goes on the whole terminal; needs a build with the feature `tui`
+    #[arg(long)]
+    pub(super) tui: bool,
+
     /// Say nothing while it runs
     #[arg(short, long, env = "SALTECHO_QUIET", hide_env_values = true)]
     #[arg(value_parser = clap::builder::FalseyValueParser::new())]

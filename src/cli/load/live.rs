@@ -1,4 +1,4 @@
-//! What is said while a load is made: a line a second.
+//! What is said while a load is made: a line a second, unless it is a whole screen.
 
 use std::fmt::Write as _;
 use std::io::{IsTerminal, Write};
@@ -6,18 +6,26 @@ use std::time::Duration;
 
 use saltecho::load::{Interval, Mode, Part};
 
-/// Shows each interval on stderr: rewriting one line on a terminal, line by line elsewhere.
-pub(super) struct Live {
+/// Shows how a load goes, and gives the terminal back when it is dropped.
+pub(super) trait Live: Send {
+    /// Shows what has happened in another interval.
+    fn show(&mut self, interval: &Interval);
+}
+
+/// A line for each interval on stderr: one that is rewritten on a terminal, line by line elsewhere.
+pub(super) struct Lines {
     mode: Mode,
     is_terminal: bool,
 }
 
-impl Live {
+impl Lines {
     pub(super) fn new(mode: Mode) -> Self {
         Self { mode, is_terminal: std::io::stderr().is_terminal() }
     }
+}
 
-    pub(super) fn show(&self, interval: &Interval) {
+impl Live for Lines {
+    fn show(&mut self, interval: &Interval) {
         let text = line(self.mode, interval);
         // Whoever closed stderr does not want to know.
         let _ = match self.is_terminal {
@@ -25,9 +33,10 @@ impl Live {
             false => writeln!(anstream::stderr(), "{text}"),
         };
     }
+}
 
-    /// Gives the line back.
-    pub(super) fn finish(&self) {
+impl Drop for Lines {
+    fn drop(&mut self) {
         if self.is_terminal {
             let _ = write!(anstream::stderr(), "\r\x1b[K");
         }

@@ -5,10 +5,12 @@ mod live;
 mod outcome;
 mod preflight;
 mod process;
+#[cfg(feature = "tui")]
+mod tui;
 mod values;
 
 use std::fs::File;
-use std::io::BufWriter;
+use std::io::{self, BufWriter};
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::Path;
 use std::sync::mpsc::{Receiver, channel};
@@ -23,8 +25,8 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 pub(super) use args::LoadArgs;
-use live::Live;
-use preflight::{Limits, object_to_sources};
+use live::{Lines, Live};
+use preflight::{Limits, object_to_sources, object_to_tui};
 use process::{Watch, waited_for_a_processor};
 
 use super::args::Reply;
@@ -35,6 +37,11 @@ use super::keyfile::public_name;
 const EVENTS: usize = 1024;
 
 pub(super) fn run(args: &LoadArgs) -> Result<(), Failure> {
+    if args.tui
+        && let Some(objection) = object_to_tui(args.quiet)
+    {
+        return Err(Failure::because(Kind::Usage, objection));
+    }
     let plan = args.plan()?;
     let limits = Limits::examine(plan.target.ip());
     if let Some(objection) = object_to_sources(&plan).or_else(|| limits.object_to(&plan)) {
@@ -50,10 +57,10 @@ pub(super) fn run(args: &LoadArgs) -> Result<(), Failure> {
 
     // What is told takes time, so it is another thread that tells: the loop must not wait for it.
     let (intervals, queue) = channel();
-    let live = (!args.quiet).then(|| Live::new(plan.mode));
+    let live = args.live(&plan).context("cannot take the terminal for --tui")?;
     let teller = thread::Builder::new().name("report".to_owned());
     let teller = teller.spawn(move || {
-        tell(&queue, &mut collector, live.as_ref());
+        tell(&queue, &mut collector, live);
         collector
     });
     let teller = teller.context("cannot start a thread for the report")?;
@@ -67,8 +74,9 @@ pub(super) fn run(args: &LoadArgs) -> Result<(), Failure> {
     });
     let waited = waited_for_a_processor().zip(waited).map(|(after, before)| after - before);
     drop(intervals);
-    let outcome = outcome.context("the event loop failed")?;
+    // Whatever is said from here on, the teller has given the terminal back.
     let collector = teller.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    let outcome = outcome.context("the event loop failed")?;
     let (mut report, failures) = collector.finish(outcome);
     report.set_generator_waited(waited);
     report.server = watch.map(Watch::finish);
@@ -116,6 +124,15 @@ impl LoadArgs {
         };
         target
             .ok_or_else(|| Failure::because(Kind::Unreachable, format!("{address} has no address")))
+    }
+
+    /// What shows how it goes, unless nobody wants to know.
+    fn live(&self, plan: &Plan) -> io::Result<Option<Box<dyn Live>>> {
+        #[cfg(feature = "tui")]
+        if self.tui {
+            return Ok(Some(Box::new(tui::Screen::new(plan)?)));
+        }
+        Ok((!self.quiet).then(|| Box::new(Lines::new(plan.mode)) as _))
     }
 
     /// What takes the seconds of the run, and writes them to the files that were asked for.
@@ -167,6 +184,8 @@ fn stop_on_signal(mut signals: Signals, stopper: Stopper) -> Result<()> {
             stopper.stop();
         }
         if let Some(signal) = all.next() {
+            #[cfg(feature = "tui")]
+            tui::give_back();
             // There is nobody to tell if this fails.
             let _ = signal_hook::low_level::emulate_default_handler(signal);
         }
@@ -178,14 +197,11 @@ fn stop_on_signal(mut signals: Signals, stopper: Stopper) -> Result<()> {
     Ok(())
 }
 
-fn tell(queue: &Receiver<Interval>, collector: &mut Collector, live: Option<&Live>) {
+fn tell(queue: &Receiver<Interval>, collector: &mut Collector, mut live: Option<Box<dyn Live>>) {
     for interval in queue {
         collector.take(&interval);
-        if let Some(live) = live {
+        if let Some(live) = &mut live {
             live.show(&interval);
         }
-    }
-    if let Some(live) = live {
-        live.finish();
     }
 }

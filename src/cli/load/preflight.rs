@@ -2,6 +2,7 @@
 //! made is refused with the line to change instead of failing in its middle.
 
 use std::fs;
+use std::io::IsTerminal;
 use std::net::{IpAddr, UdpSocket};
 
 use saltecho::load::{Mode, Pace, Plan};
@@ -133,6 +134,24 @@ pub(super) fn object_to_sources(plan: &Plan) -> Option<String> {
             "--source {source} is no address of this machine ({error}); `ip address` lists them"
         ))
     })
+}
+
+/// Why there can be no full-screen view. It is refused rather than replaced by lines: nothing is
+/// lost before the first connection, and a script that asks for it by mistake should learn so.
+pub(super) fn object_to_tui(quiet: bool) -> Option<String> {
+    // clap's own conflict would take SALTECHO_QUIET=0 for quiet.
+    if quiet {
+        return Some("--tui cannot be used with --quiet (SALTECHO_QUIET)".to_owned());
+    }
+    if !cfg!(feature = "tui") {
+        let build = "cargo build --release --features tui";
+        return Some(format!(
+            "this saltecho was built without --tui; `{build}` builds one with it"
+        ));
+    }
+    let is_dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
+    (is_dumb || !std::io::stderr().is_terminal())
+        .then(|| "--tui needs a terminal on stderr that can be drawn on".to_owned())
 }
 
 fn numbers(path: &str) -> Option<Vec<u64>> {

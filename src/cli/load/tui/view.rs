@@ -1,0 +1,527 @@
+//! What is on the screen, whatever the terminal. The colours are the terminal's own and none of
+//! them carries a meaning alone, so that dark, light and colourless terminals do alike.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use ratatui::Frame;
+use ratatui::layout::Constraint::{Fill, Length};
+use ratatui::layout::{Layout, Rect};
+use ratatui::style::{Color, Style, Stylize};
+use ratatui::symbols::Marker;
+use ratatui::text::{Line, Span};
+use ratatui::widgets::{Axis, Block, Chart, Dataset, GraphType, LineGauge, Paragraph};
+use saltecho::load::report::{Grouped, Nanos};
+use saltecho::load::{Counts, Interval, Mode, Pace, Part, Plan, Series, Standing};
+
+/// Below this only numbers are shown: curves would be smudges.
+const LEAST: (u16, u16) = (80, 16);
+/// What the panels at the side need for names, numbers and a bar that is worth its name.
+const SIDE: u16 = 30;
+/// The panel of the connections: a line for each phase of theirs, and its frame.
+const PHASES: u16 = 6 + 2;
+/// Seconds that are remembered: more than terminals have columns.
+const MEMORY: usize = 1000;
+/// What a time is rounded by.
+const HALF_A_SECOND: Duration = Duration::from_millis(500);
+/// The seconds that a curve has room for at first.
+const AT_FIRST: f64 = 20.0;
+/// How the three curves of latency, and the numbers above them, are called and coloured.
+const TIMES: [(&str, Color); 3] =
+    [("p50", Color::Green), ("p99", Color::Magenta), ("max", Color::Red)];
+
+/// What has been seen of a load.
+pub(super) struct View {
+    plan: String,
+    mode: Mode,
+    duration: Duration,
+    connections: usize,
+    /// What the curves are of. While connections are made that is another thing than afterwards.
+    series: Series,
+    points: VecDeque<Point>,
+    /// Of the whole run.
+    counts: Counts,
+    last: Option<Last>,
+}
+
+/// What the curves show of one interval.
+struct Point {
+    start: f64,
+    end: f64,
+    rate: f64,
+    /// In nanoseconds: p50, p99 and max.
+    times: Option<[u64; 3]>,
+    /// In nanoseconds, the generator's own lateness at p99.
+    lateness: u64,
+}
+
+/// The moment at which the last interval ended.
+struct Last {
+    part: Part,
+    left: Option<Duration>,
+    standing: Standing,
+}
+
+impl View {
+    pub(super) fn new(plan: &Plan) -> Self {
+        let pace = match plan.pace {
+            _ if plan.mode == Mode::Idle => String::new(),
+            Pace::Open(rate) => format!(", open {}/s", Grouped(rate.get())),
+            Pace::Closed => ", closed".to_owned(),
+        };
+        let connections = Grouped(plan.connections as u64);
+        Self {
+            plan: format!(
+                " {}  {}{pace}  {connections} connections  {} bytes",
+                plan.target,
+                plan.mode.as_str(),
+                Grouped(plan.size as u64)
+            ),
+            mode: plan.mode,
+            duration: plan.duration,
+            connections: plan.connections,
+            series: Series::Auth,
+            points: VecDeque::new(),
+            counts: Counts::default(),
+            last: None,
+        }
+    }
+
+    pub(super) fn take(&mut self, interval: &Interval) {
+        let (counts, part) = (&interval.record.counts, interval.part);
+        self.counts.merge(counts);
+        self.last = Some(Last { part, left: interval.left, standing: interval.standing });
+        // What is still answered after the end says nothing of the load.
+        if part == Part::Drain {
+            return;
+        }
+        let main = self.mode.main_series().filter(|_| part == Part::Measure);
+        let series = main.unwrap_or(Series::Auth);
+        if self.series != series {
+            self.series = series;
+            self.points.clear();
+        }
+        let times = interval.record.series(series);
+        let number = if series == Series::Auth { counts.authenticated } else { counts.answered };
+        self.points.push_back(Point {
+            start: interval.start.as_secs_f64(),
+            end: (interval.start + interval.length).as_secs_f64(),
+            rate: number as f64 / interval.length.as_secs_f64().max(1e-9),
+            times: (!times.is_empty()).then(|| {
+                [times.value_at_quantile(0.5), times.value_at_quantile(0.99), times.max()]
+            }),
+            lateness: interval.record.series(Series::Lateness).value_at_quantile(0.99),
+        });
+        if self.points.len() > MEMORY {
+            self.points.pop_front();
+        }
+    }
+
+    pub(super) fn draw(&self, frame: &mut Frame) {
+        let area = frame.area();
+        if area.width < LEAST.0 || area.height < LEAST.1 {
+            return frame.render_widget(Paragraph::new(self.numbers()), area);
+        }
+        let [head, gauge, body, foot] =
+            Layout::vertical([Length(1), Length(1), Fill(1), Length(1)]).areas(area);
+        let side = SIDE.max(area.width / 3);
+        let [left, right] = Layout::horizontal([Fill(1), Length(side)]).areas(body);
+        let [rate, latency] = Layout::vertical([Fill(2), Fill(3)]).areas(left);
+        let [connections, errors] = Layout::vertical([Length(PHASES), Fill(1)]).areas(right);
+        let title = Line::from(vec![" saltecho load".bold(), self.plan.as_str().into()]);
+        frame.render_widget(title, head);
+        self.draw_gauge(frame, gauge);
+        self.draw_rate(frame, rate);
+        self.draw_latency(frame, latency);
+        self.draw_connections(frame, connections);
+        self.draw_errors(frame, errors);
+        frame.render_widget(self.foot(), foot);
+    }
+
+    /// All that there is room for on a small terminal, the foremost first.
+    fn numbers(&self) -> Vec<Line<'_>> {
+        let standing = self.standing().by_name().into_iter().filter(|(_, number)| *number > 0);
+        let standing = standing.map(|(name, number)| format!("{} {name}", Grouped(number as u64)));
+        vec![
+            self.progress().0.into(),
+            self.rate().into(),
+            self.latency(),
+            format!("errors {}", Grouped(self.counts.errors.total())).into(),
+            standing.collect::<Vec<_>>().join(", ").into(),
+            self.plan.trim_start().into(),
+        ]
+    }
+
+    /// Which part of the run it is in, and how much of that is over.
+    fn progress(&self) -> (String, f64) {
+        let Some(Last { part, left, standing }) = &self.last else {
+            return ("the first second".to_owned(), 0.0);
+        };
+        let name = part.as_str();
+        match left {
+            None => {
+                let done = standing.quiet + standing.busy + standing.ended;
+                let all = Grouped(self.connections as u64);
+                let text = format!("{name}: {} of {all} connections", Grouped(done as u64));
+                (text, done as f64 / self.connections as f64)
+            }
+            Some(left) => {
+                let whole = Duration::from_secs((*left + HALF_A_SECOND).as_secs());
+                let all = if *part == Part::Drain { Plan::GRACE } else { self.duration };
+                let over = 1.0 - left.as_secs_f64() / all.as_secs_f64();
+                (format!("{name}: {} left", humantime::format_duration(whole)), over)
+            }
+        }
+    }
+
+    fn standing(&self) -> Standing {
+        self.last.as_ref().map(|last| last.standing).unwrap_or_default()
+    }
+
+    fn rate(&self) -> String {
+        let what = match self.series {
+            Series::Auth => "connections",
+            Series::Cycle => "cycles",
+            _ => "messages",
+        };
+        match self.points.back() {
+            Some(point) => format!("rate  {} {what}/s", whole(point.rate)),
+            None => "rate".to_owned(),
+        }
+    }
+
+    fn latency(&self) -> Line<'static> {
+        let times = self.points.back().and_then(|point| point.times);
+        let numbers = TIMES.into_iter().enumerate().map(|(i, (name, colour))| {
+            let time = times.map_or_else(|| "-".to_owned(), |times| Nanos(times[i]).to_string());
+            Span::styled(format!("  {name} {time}"), colour)
+        });
+        Line::from_iter([Span::raw("latency")].into_iter().chain(numbers))
+    }
+
+    fn foot(&self) -> Line<'static> {
+        let lateness = self.points.back().map(|point| Nanos(point.lateness).to_string());
+        let lateness = lateness.unwrap_or_else(|| "-".to_owned());
+        Line::raw(format!(
+            " the generator's own lateness: p99 {lateness}    ctrl-C ends early, with the report"
+        ))
+    }
+
+    fn draw_gauge(&self, frame: &mut Frame, area: Rect) {
+        let (text, ratio) = self.progress();
+        let gauge = LineGauge::default()
+            .label(format!(" {text} "))
+            .ratio(ratio.clamp(0.0, 1.0))
+            .filled_symbol("━")
+            .unfilled_symbol("─")
+            .filled_style(Style::new().green().bold());
+        frame.render_widget(gauge, area);
+    }
+
+    fn draw_rate(&self, frame: &mut Frame, area: Rect) {
+        let points = self.shown(area);
+        let curve: Vec<_> = points
+            .iter()
+            .flat_map(|point| [(point.start, point.rate), (point.end, point.rate)])
+            .collect();
+        let top = round_up(points.iter().map(|point| point.rate).fold(1.0, f64::max));
+        let data = Dataset::default()
+            .data(&curve)
+            .marker(Marker::Braille)
+            .graph_type(GraphType::Area)
+            .style(Color::Green);
+        let y_axis =
+            Axis::default().bounds([0.0, top]).labels(["0".to_owned(), whole(top).to_string()]);
+        let chart = Chart::new(vec![data])
+            .block(titled(self.rate()))
+            .x_axis(seconds(&points))
+            .y_axis(y_axis);
+        frame.render_widget(chart, area);
+    }
+
+    fn draw_latency(&self, frame: &mut Frame, area: Rect) {
+        let points = self.shown(area);
+        let times = || points.iter().filter_map(|point| point.times).flatten();
+        let least = times().min().map_or(3, u64::ilog10);
+        let most = times().max().map_or(least, u64::ilog10) + 1;
+        let curves = [0, 1, 2].map(|which| {
+            let timed = points.iter().filter_map(|point| Some((point, point.times?[which])));
+            let curve = timed.flat_map(|(point, nanos)| {
+                let height = (nanos as f64).log10();
+                [(point.start, height), (point.end, height)]
+            });
+            curve.collect::<Vec<_>>()
+        });
+        let data = curves.iter().zip(TIMES).map(|(curve, (_, colour))| {
+            let data = Dataset::default().data(curve).marker(Marker::Braille).style(colour);
+            data.graph_type(GraphType::Line)
+        });
+        let y_axis = Axis::default()
+            .bounds([least.into(), most.into()])
+            .labels((least..=most).map(power_of_ten));
+        // The hindmost is drawn last, so p50 is seen where all are one.
+        let chart = Chart::new(data.rev().collect())
+            .block(titled(self.latency()))
+            .x_axis(seconds(&points))
+            .y_axis(y_axis);
+        frame.render_widget(chart, area);
+    }
+
+    /// The last points, one for each column that a curve has about.
+    fn shown(&self, area: Rect) -> Vec<&Point> {
+        let columns = usize::from(area.width.saturating_sub(10));
+        self.points.iter().skip(self.points.len().saturating_sub(columns)).collect()
+    }
+
+    fn draw_connections(&self, frame: &mut Frame, area: Rect) {
+        let digits = Grouped(self.connections as u64).to_string().len();
+        let room = usize::from(area.width.saturating_sub(2 + 17)).saturating_sub(digits);
+        let lines = self.standing().by_name().map(|(name, number)| {
+            let length = (number * room).div_ceil(self.connections).min(room);
+            let number = Grouped(number as u64);
+            let text = format!(" {name:<14} {number:>digits$} ");
+            Line::from(vec![text.into(), "█".repeat(length).green()])
+        });
+        let title = format!("connections  {}", Grouped(self.connections as u64));
+        frame.render_widget(Paragraph::new(lines.to_vec()).block(titled(title)), area);
+    }
+
+    fn draw_errors(&self, frame: &mut Frame, area: Rect) {
+        let errors = &self.counts.errors;
+        let mut kinds: Vec<_> = errors.occurred().collect();
+        kinds.sort_by_key(|(_, number)| std::cmp::Reverse(*number));
+        let lines = kinds.into_iter().map(|(kind, number)| {
+            Line::raw(format!(" {:<15} {:>7}", kind.as_str(), Grouped(number)))
+        });
+        let title = format!("errors  {}", Grouped(errors.total()));
+        let title = match errors.total() {
+            0 => Line::raw(title),
+            _ => Line::from(title.red().bold()),
+        };
+        frame.render_widget(Paragraph::new(lines.collect::<Vec<_>>()).block(titled(title)), area);
+    }
+}
+
+fn titled<'a>(title: impl Into<Line<'a>>) -> Block<'a> {
+    let mut title = title.into();
+    title.spans.insert(0, " ".into());
+    title.push_span(" ");
+    Block::bordered().title(title)
+}
+
+/// Seconds of the run, from the first that is shown on.
+fn seconds<'a>(points: &[&Point]) -> Axis<'a> {
+    let from = points.first().map_or(0.0, |point| point.start);
+    let to = points.last().map_or(0.0, |point| point.end).max(from + AT_FIRST);
+    Axis::default().bounds([from, to]).labels([format!("{from:.0} s"), format!("{to:.0} s")])
+}
+
+/// The next number with one digit that is not zero.
+fn round_up(number: f64) -> f64 {
+    let unit = 10_f64.powf(number.log10().floor());
+    (number / unit).ceil() * unit
+}
+
+/// A power of ten of nanoseconds.
+fn power_of_ten(power: u32) -> String {
+    let (unit, below) = match power {
+        0..3 => ("ns", 0),
+        3..6 => ("µs", 3),
+        6..9 => ("ms", 6),
+        _ => ("s", 9),
+    };
+    format!("{} {unit}", 10_u64.pow(power - below))
+}
+
+/// A number without its fraction, as people read it.
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // A rate, which is far from either.
+fn whole(number: f64) -> Grouped {
+    Grouped(number.round() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroU64;
+
+    use ratatui::Terminal;
+    use ratatui::backend::TestBackend;
+    use saltecho::auth::{Key, MacAlgorithm};
+    use saltecho::load::{ErrorKind, Record};
+
+    use super::*;
+
+    fn plan(mode: Mode) -> Plan {
+        let target = "127.0.0.1:9999".parse().unwrap();
+        let pace = Pace::Open(NonZeroU64::new(20_000).unwrap());
+        let plan = Plan::new(target, Key::demo(), MacAlgorithm::Md5);
+        Plan { mode, pace, connections: 1000, ..plan }
+    }
+
+    /// The second of this number, in which so many messages were answered in so many microseconds.
+    fn second(part: Part, number: u64, answered: u64, micros: u64) -> Interval {
+        let mut record = Record::new();
+        for series in [Series::Auth, Series::Echo, Series::Cycle] {
+            record.note(series, Duration::from_micros(micros));
+        }
+        record.note(Series::Lateness, Duration::from_micros(7));
+        record.counts.answered = answered;
+        record.counts.authenticated = 300;
+        Interval {
+            start: Duration::from_secs(number),
+            length: Duration::from_secs(1),
+            part,
+            record,
+            standing: Standing { quiet: 590, busy: 400, ended: 10, ..Standing::default() },
+            left: (part != Part::Ramp).then(|| Duration::from_secs(30 - number)),
+        }
+    }
+
+    /// What a person sees on a terminal of this size.
+    fn screen(view: &View, (width, height): (u16, u16)) -> String {
+        let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
+        terminal.draw(|frame| view.draw(frame)).unwrap();
+        terminal.backend().to_string()
+    }
+
+    #[track_caller]
+    fn assert_shown(screen: &str, words: &[&str]) {
+        for word in words {
+            assert!(screen.contains(word), "no {word:?} in\n{screen}");
+        }
+    }
+
+    #[test]
+    fn a_person_can_read_how_it_goes() {
+        let mut view = View::new(&plan(Mode::Echo));
+        for number in 0..13 {
+            let mut second = second(Part::Measure, number, 19_998, 1500);
+            second.record.counts.errors.add(ErrorKind::Reset, 3);
+            second.record.counts.errors.add(ErrorKind::EchoTimeout, 100);
+            for _ in 0..2 {
+                second.record.note(Series::Echo, Duration::from_micros(100));
+            }
+            view.take(&second);
+        }
+        for size in [(80, 24), (100, 30), (300, 90)] {
+            let screen = screen(&view, size);
+            assert_shown(
+                &screen,
+                &[
+                    "saltecho load 127.0.0.1:9999  echo, open 20,000/s  1,000 connections  64 bytes",
+                    "measure: 18s left",
+                    "rate  19,998 messages/s",
+                    "latency  p50 100 µs  p99 1.50 ms  max 1.50 ms",
+                    "errors  1,339",
+                    "echo_timeout      1,300",
+                    "reset                39",
+                    "connections  1,000",
+                    "waiting            0",
+                    "connecting         0",
+                    "authenticating     0",
+                    "quiet            590 ██",
+                    "busy             400 ██",
+                    "ended             10 █",
+                    "lateness: p99 7.00 µs",
+                    "ctrl-C ends early",
+                    // The curves' axes.
+                    "│20,000│",
+                    "│100 µs│",
+                    "│10 ms │",
+                    "20 s",
+                ],
+            );
+            // Two fifths of the time are over, and so is that much of the line.
+            let gauge = screen.lines().find(|line| line.contains("left")).unwrap();
+            let [over, all] = [vec!['━'], vec!['━', '─']]
+                .map(|signs| gauge.chars().filter(|sign| signs.contains(sign)).count());
+            assert!((over * 10).abs_diff(all * 4) <= 10, "{over} of {all}: {gauge}");
+        }
+    }
+
+    #[test]
+    fn curves_are_as_high_as_their_numbers() {
+        let mut view = View::new(&plan(Mode::Echo));
+        for number in 0..20 {
+            let (rate, micros) = if number < 10 { (10_000, 10) } else { (2_500, 1_000) };
+            view.take(&second(Part::Measure, number, rate, micros));
+        }
+        let screen = screen(&view, (80, 24));
+        // Where something is drawn in the first and in the second half of a line of the panel.
+        let halves = |line: &str| {
+            let columns: Vec<char> = line.chars().skip(10).take(39).collect();
+            let is_dot = |sign: &char| ('\u{2801}'..='\u{28ff}').contains(sign);
+            [columns[..18].iter().any(is_dot), columns[21..].iter().any(is_dot)]
+        };
+        let lines: Vec<_> = screen.lines().map(halves).collect();
+        let [top_of_rate, bottom_of_rate] = [3, 6].map(|row| lines[row]);
+        assert_eq!((top_of_rate, bottom_of_rate), ([true, false], [true, true]), "{screen}");
+        // From 10 us at the bottom to 1 ms, of which the next line above is 10 ms.
+        let first = |half: usize| lines[11..].iter().position(|line| line[half]).unwrap();
+        assert!(first(1) + 4 < first(0), "{screen}");
+    }
+
+    #[test]
+    fn the_curves_follow_the_connections_first_and_the_messages_then() {
+        for (mode, unit, answered) in
+            [(Mode::Echo, "messages/s", 20), (Mode::Connect, "cycles/s", 20)]
+        {
+            let mut view = View::new(&plan(mode));
+            assert_shown(&screen(&view, (80, 24)), &["the first second", "errors  0"]);
+            view.take(&second(Part::Ramp, 0, 0, 2_000));
+            let ramp = screen(&view, (80, 24));
+            assert_shown(&ramp, &["ramp: 1,000 of 1,000", "300 connections/s", "p99 2.00 ms"]);
+            view.take(&second(Part::Measure, 1, answered, 500));
+            let measure = screen(&view, (80, 24));
+            assert_shown(&measure, &[&format!("rate  20 {unit}"), "p99 500 µs", "│1 s "]);
+            // A second that was all silence.
+            let mut silence = second(Part::Measure, 2, 0, 1);
+            silence.record = Record::new();
+            view.take(&silence);
+            assert_shown(&screen(&view, (80, 24)), &[&format!("rate  0 {unit}"), "p50 -  p99 -"]);
+            // What comes in behind the end is no rate of the load.
+            view.take(&second(Part::Drain, 29, 7, 9_000));
+            assert_shown(&screen(&view, (80, 24)), &["drain: 1s left", &format!("  0 {unit}")]);
+        }
+        let mut view = View::new(&plan(Mode::Idle));
+        view.take(&second(Part::Measure, 0, 0, 2_000));
+        assert_shown(&screen(&view, (80, 24)), &["rate  300 connections/s", "p99 2.00 ms"]);
+    }
+
+    #[test]
+    fn a_small_terminal_has_the_foremost_numbers_and_none_is_too_small() {
+        let mut view = View::new(&plan(Mode::Echo));
+        // As much as there could come to be, and all that could be in it.
+        let mut second = second(Part::Measure, 0, u64::MAX >> 12, 1);
+        second.record.note(Series::Echo, Record::LONGEST);
+        for kind in ErrorKind::ALL {
+            second.record.counts.errors.add(kind, u64::MAX >> 20);
+        }
+        second.standing.ended = usize::MAX >> 20;
+        for number in 0..u64::try_from(MEMORY).unwrap() + 10 {
+            second.start = Duration::from_secs(number);
+            view.take(&second);
+        }
+        assert_eq!(view.points.len(), MEMORY);
+        for view in [&view, &View::new(&plan(Mode::Echo))] {
+            for size in
+                [(1, 1), (10, 3), (79, 40), (80, 15), (80, 16), (81, 17), (500, 16), (80, 200)]
+            {
+                screen(view, size);
+            }
+        }
+        let mut view = View::new(&plan(Mode::Echo));
+        view.take(&self::second(Part::Measure, 12, 19_998, 1500));
+        let small = screen(&view, (60, 5));
+        assert_shown(&small, &["measure: 18s left", "rate  19,998 messages/s", "p99 1.50 ms"]);
+        assert_shown(&small, &["errors 0", "590 quiet, 400 busy, 10 ended"]);
+    }
+
+    #[test]
+    fn axes_end_on_round_numbers() {
+        for (number, round) in [(1.0, 1.0), (998.0, 1000.0), (20_001.0, 30_000.0), (7.2, 8.0)] {
+            assert!((round_up(number) - round).abs() < 1e-6, "{number}");
+        }
+        let powers = [0, 2, 3, 5, 8, 9, 12].map(power_of_ten);
+        assert_eq!(powers, ["1 ns", "100 ns", "1 µs", "100 µs", "100 ms", "1 s", "1000 s"]);
+    }
+}
