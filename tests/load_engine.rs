@@ -30,9 +30,13 @@ fn plan(adjust: impl FnOnce(&mut Plan)) -> Plan {
 
 /// Makes a load, and holds its books against each other.
 fn run(script: Script, plan: &Plan) -> Outcome {
+    run_in(World::new(script), plan)
+}
+
+fn run_in(world: World, plan: &Plan) -> Outcome {
     let mut sum = Record::new();
     let mut last = Duration::ZERO;
-    let outcome = Load::new(World::new(script), plan.clone())
+    let outcome = Load::new(world, plan.clone())
         .run(|interval| {
             assert_eq!(interval.start, last, "intervals follow each other");
             last += interval.length;
@@ -114,6 +118,61 @@ fn the_closed_model_goes_as_fast_as_it_is_answered() {
         assert!(answered.abs_diff(rate) < rate / 20, "{answered} with {in_flight} in flight");
         assert_about(&outcome, Series::Echo, 0.99, millis(1));
         assert_eq!(outcome.record.counts.errors.total(), 0);
+    }
+}
+
+/// The closed model alone: before what is due in the open one the generator does not sleep anyway.
+#[test]
+fn a_spinning_generator_sleeps_once_nothing_has_come_for_its_time() {
+    for spin in [0, 100, 700, 5_000].map(Duration::from_micros) {
+        let plan = plan(|plan| {
+            (plan.connections, plan.active, plan.pace) = (1, 1, Pace::Closed);
+            (plan.duration, plan.spin) = (Duration::from_secs(1), spin);
+        });
+        let world = World::new(Script::default());
+        let polls = Rc::clone(&world.polls);
+        let outcome = run_in(world, &plan);
+        let polls = polls.borrow();
+        let first = polls.iter().position(|poll| poll.told).unwrap();
+        let (mut awake_until, mut restless) = (Duration::ZERO, 0);
+        for poll in &polls[first..] {
+            let sleeps = poll.timeout != Some(Duration::ZERO);
+            let is_to_spin = poll.began < awake_until;
+            assert!(!(sleeps && is_to_spin), "{poll:?}, to spin until {awake_until:?}");
+            restless += u32::from(!sleeps && !is_to_spin);
+            if poll.told {
+                awake_until = poll.ended + spin;
+            }
+        }
+        // The one turn in which measuring begins has work without an event.
+        assert!(restless <= 1, "{restless} polls after {spin:?} did not sleep");
+        // The spin that is longer than an answer takes leaves no sleep, the others one for each.
+        let slept = polls.iter().filter(|poll| poll.timeout > Some(Duration::ZERO)).count() as u64;
+        let answered = outcome.record.counts.answered;
+        let expected = if spin > millis(1) { 0 } else { answered };
+        assert!(slept.abs_diff(expected) < 10, "{slept} sleeps in {answered} answers, {spin:?}");
+        // And measures the same.
+        assert!(answered.abs_diff(1000) < 50, "{answered} answers, {spin:?}");
+        assert_about(&outcome, Series::Echo, 0.99, millis(1));
+        assert_eq!(outcome.record.counts.errors.total(), 0);
+    }
+}
+
+#[test]
+fn spinning_changes_nothing_in_the_open_model() {
+    for rate in [50, 1000] {
+        let [sleeping, spinning] = [0, 500].map(|spin| {
+            let plan = plan(|plan| {
+                plan.pace = Pace::Open(NonZeroU64::new(rate).unwrap());
+                plan.spin = Duration::from_micros(spin);
+            });
+            let outcome = run(Script::default(), &plan);
+            assert_about(&outcome, Series::Echo, 0.99, millis(1));
+            assert_about(&outcome, Series::Lateness, 0.99, Duration::ZERO);
+            outcome.record.counts
+        });
+        assert_eq!(sleeping, spinning);
+        assert_eq!(spinning.answered, 5 * rate);
     }
 }
 
@@ -292,6 +351,7 @@ fn nothing_is_lost_from_the_books() {
             plan.seed = seed;
             let rate = NonZeroU64::new(1 + below(3000) as u64).unwrap();
             plan.pace = if below(2) == 0 { Pace::Closed } else { Pace::Open(rate) };
+            plan.spin = Duration::from_micros(300 * below(3) as u64);
         });
         // A connection that never stands would be waited for without end.
         let hangs =

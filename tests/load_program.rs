@@ -61,9 +61,11 @@ fn cycles_and_idle_connections_are_loads_too() {
     let cycles = report(&load(&address, &["--mode", "connect", "-c", "2"]));
     assert_eq!(cycles["counts"]["answered"], 100);
     assert_eq!(cycles["phases"]["cycle"]["n"], 100);
-    let closed = report(&load(&address, &["--closed", "-s", "100k", "--active", "40%"]));
+    let closed = ["--closed", "-s", "100k", "--active", "40%", "--spin", "50us"];
+    let closed = report(&load(&address, &closed));
     assert!(closed["counts"]["answered"].as_u64() > Some(0));
     assert_eq!(closed["generators"][0]["plan"]["active"], 2);
+    assert_eq!(closed["generators"][0]["plan"]["spin_ns"], 50_000);
     let idle = report(&load(&address, &["--mode", "idle", "-c", "40", "--ramp", "200ms"]));
     assert_eq!(
         (&idle["counts"]["authenticated"], &idle["standing"]["quiet"]),

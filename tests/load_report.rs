@@ -6,11 +6,12 @@ mod common;
 
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use common::run::Script;
 use jsonschema::{Registry, Validator};
 use saltecho::auth::Key;
-use saltecho::load::report::{Collector, EventLog, Verdict};
+use saltecho::load::report::{Collector, EventLog, Generator, Verdict};
 use saltecho::load::{ErrorKind, Mode, Pace, Series};
 use serde_json::{Value, json};
 
@@ -131,6 +132,23 @@ fn schemas_refuse_what_they_do_not_know() {
     assert!(event.is_valid(&second));
     second["more"] = json!(1);
     assert!(!event.is_valid(&second));
+}
+
+/// Reports from before the setting are without it, and did not spin.
+#[test]
+fn a_spin_is_told_and_none_where_nothing_is_said() {
+    let mut script = Script::new(Mode::Echo);
+    assert!(!script.report().to_text().contains("without sleep"));
+    script.plan.spin = Duration::from_micros(100);
+    let report = script.report();
+    let text = report.to_text().split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(text.contains("; without sleep for 100 µs after each event"), "{text}");
+    let mut json = report.to_json();
+    let setup = json.pointer_mut("/generators/0/plan").unwrap().as_object_mut().unwrap();
+    assert_eq!(setup.remove("spin_ns"), Some(json!(100_000)));
+    validate(&validators()[1], &json);
+    let older: Generator = serde_json::from_value(json["generators"][0].clone()).unwrap();
+    assert_eq!(older.setup.spin, Duration::ZERO);
 }
 
 #[test]

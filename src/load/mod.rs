@@ -79,6 +79,8 @@ pub struct Load<K: Kernel = MioKernel> {
     polled: Monotonic,
     /// How much later that was than it was asked to.
     overslept: Duration,
+    /// Until when the poll does not sleep because of the last event; see [`Plan::spin`].
+    awake_until: Monotonic,
     interval_began: Monotonic,
     /// What was recorded in this interval, and in those before.
     record: Record,
@@ -143,6 +145,7 @@ impl<K: Dial> Load<K> {
             scratch: vec![0; RECV].into_boxed_slice(),
             polled: now,
             overslept: Duration::ZERO,
+            awake_until: now,
             interval_began: now,
             record: Record::new(),
             total: Record::new(),
@@ -184,16 +187,23 @@ impl<K: Dial> Load<K> {
     fn turn(&mut self, on_interval: &mut impl FnMut(Interval)) -> io::Result<bool> {
         let wait = self.wait();
         let asleep = self.kernel.now();
-        self.kernel.poll(wait, |token, ready| match token.target() {
-            Target::Wake | Target::Listener(_) => {}
-            Target::Connection(id) => {
-                if let Some(slot) = self.slots.get_mut(id) {
-                    slot.ready.insert(ready);
-                    enqueue(&mut self.run_queue, slot, id);
+        let mut spoken_to = false;
+        self.kernel.poll(wait, |token, ready| {
+            spoken_to = true;
+            match token.target() {
+                Target::Wake | Target::Listener(_) => {}
+                Target::Connection(id) => {
+                    if let Some(slot) = self.slots.get_mut(id) {
+                        slot.ready.insert(ready);
+                        enqueue(&mut self.run_queue, slot, id);
+                    }
                 }
             }
         })?;
         self.polled = self.kernel.now();
+        if spoken_to {
+            self.awake_until = self.polled.saturating_add(self.terms.plan.spin);
+        }
         self.overslept = wait.map_or(Duration::ZERO, |wait| {
             let allowed = if wait.is_zero() { wait } else { wait + TICK };
             self.polled.since(asleep).saturating_sub(allowed)
@@ -211,9 +221,10 @@ impl<K: Dial> Load<K> {
     }
 
     /// How long the next poll may sleep: until the next message, connection, deadline, report or
-    /// part of the run, but not at all when that is too near to be met by sleeping.
+    /// part of the run, but not at all when that is too near to be met by sleeping, or the last event
+    /// recent enough to spin.
     fn wait(&self) -> Option<Duration> {
-        if !self.run_queue.is_empty() {
+        if !self.run_queue.is_empty() || self.polled < self.awake_until {
             return Some(Duration::ZERO);
         }
         let exact = [self.pacing.schedule.as_ref().and_then(Schedule::next_due), self.next_dial()];

@@ -42,6 +42,10 @@ pub struct Plan {
     pub timeout: Option<Duration>,
     /// What the bytes of messages follow from.
     pub seed: u64,
+    /// How long the loop polls without sleeping after the last event: zero, that is not at all, by
+    /// default. A sleep adds the time of a wake-up to what one connection measures; a spin costs a
+    /// core for as long as anything is answered.
+    pub spin: Duration,
 }
 
 /// What the connections do.
@@ -113,6 +117,7 @@ impl Plan {
             duration: Duration::from_secs(30),
             timeout: Some(Duration::from_secs(5)),
             seed: 0,
+            spin: Duration::ZERO,
         }
     }
 }

@@ -86,10 +86,21 @@ struct Line {
 /// When each connection was begun, and from where.
 pub(crate) type Dialled = Rc<RefCell<Vec<(Duration, Option<IpAddr>)>>>;
 
+/// One poll of the generator's.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Poll {
+    pub(crate) began: Duration,
+    pub(crate) timeout: Option<Duration>,
+    pub(crate) ended: Duration,
+    /// Whether it told of anything.
+    pub(crate) told: bool,
+}
+
 pub(crate) struct World {
     clock: Duration,
     script: Script,
     pub(crate) dialled: Dialled,
+    pub(crate) polls: Rc<RefCell<Vec<Poll>>>,
     lines: Vec<Line>,
     preempted_at: Duration,
     woken: Arc<AtomicBool>,
@@ -103,6 +114,7 @@ impl World {
             clock: Duration::from_secs(1),
             script,
             dialled: Rc::default(),
+            polls: Rc::default(),
             lines: Vec::new(),
             preempted_at: Duration::from_secs(1),
             woken: Arc::default(),
@@ -158,8 +170,11 @@ impl Kernel for World {
         // spares the test some millions of them.
         let is_idle = event.is_none_or(|at| at > self.clock);
         let turn = Duration::from_nanos(if is_idle { 40_000 } else { 200 });
+        let began = self.clock;
         self.clock = self.clock.max(wakes) + turn;
         let clock = self.clock;
+        let told = event.is_some_and(|at| at <= clock);
+        self.polls.borrow_mut().push(Poll { began, timeout, ended: clock, told });
         for line in
             self.lines.iter_mut().filter(|line| line.next_event().is_some_and(|at| at <= clock))
         {

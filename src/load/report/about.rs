@@ -164,6 +164,10 @@ pub struct Setup {
     pub timeout: Option<Duration>,
     /// What the bytes of messages followed from.
     pub seed: u64,
+    /// How long the generator polled without sleeping after each event; zero in reports that are
+    /// older than the setting.
+    #[serde(default, rename = "spin_ns", with = "nanos")]
+    pub spin: Duration,
 }
 
 impl Setup {
@@ -185,6 +189,7 @@ impl Setup {
             duration: plan.duration,
             timeout: plan.timeout,
             seed: plan.seed,
+            spin: plan.spin,
         }
     }
 }

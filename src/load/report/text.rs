@@ -131,7 +131,11 @@ impl Generator {
             1 => format!(" from {}", setup.sources[0]),
             number => format!(" from {number} addresses"),
         };
-        format!("{what}; to {}{sources}, {} with key {}", setup.target, setup.mac, setup.key)
+        let spin = match setup.spin.is_zero() {
+            true => String::new(),
+            false => format!("; without sleep for {} after each event", length(setup.spin)),
+        };
+        format!("{what}; to {}{sources}, {} with key {}{spin}", setup.target, setup.mac, setup.key)
     }
 
     /// When it ran, and for how long.
