@@ -153,6 +153,8 @@ mod tests {
             assert_eq!(sum(|part| part.connections), 1003);
             assert_eq!(sum(|part| part.unauthenticated), 256);
             assert!(parts.iter().all(|part| part.unauthenticated <= part.connections));
+            let share = Some(32_usize.div_ceil(of));
+            assert!(parts.iter().all(|part| part.unauthenticated_per_source == share));
         }
     }
 }

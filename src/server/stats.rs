@@ -160,6 +160,36 @@ mod tests {
     }
 
     #[test]
+    fn every_counter_of_several_loops_is_a_sum() {
+        let counted = |times: u64| {
+            let counter = |number: u64| number * times;
+            let gauge = |number: usize| number * usize::try_from(times).unwrap();
+            Stats {
+                loops: gauge(1),
+                accepted_by_busiest: 2,
+                accepted: counter(3),
+                authenticated: counter(4),
+                connections: gauge(5),
+                peak_connections: gauge(6),
+                unauthenticated: gauge(7),
+                bytes_received: counter(8),
+                bytes_sent: counter(9),
+                bytes_undelivered: counter(10),
+                bytes_discarded: counter(11),
+                shed: counter(12),
+                refused_suspects: counter(13),
+                refused_over_share: counter(14),
+                accept_errors: counter(15),
+                accept_pauses: counter(16),
+                turns: counter(17),
+                stale_events: counter(18),
+                closed: [counter(19); CloseReason::ALL.len()],
+            }
+        };
+        assert_eq!([counted(1), counted(1), counted(1)].into_iter().sum::<Stats>(), counted(3));
+    }
+
+    #[test]
     fn closes_lists_each_reason_that_occurred() {
         let mut stats = Stats::default();
         assert_eq!(stats.closes().next(), None);
