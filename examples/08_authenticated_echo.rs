@@ -9,7 +9,7 @@
 //! whoever passes challenges on can stand in the middle. This keeps strangers out of a service on
 //! a network that is trusted otherwise; for more there is TLS.
 //!
-//! **Read next:** `11_custom_handler.rs`; `src/server/mod.rs`, where one turn of the loop is a page.
+//! **Read next:** `11_custom_handler.rs`; `src/server/mod.rs`: one turn of the loop, on a page.
 
 use std::error::Error;
 use std::time::Duration;

@@ -111,8 +111,8 @@ impl Python {
 
     /// A shorter program that still differs.
     ///
-    /// Only steps without which nothing can wait longer are left out: what makes a socket or a file,
-    /// ends a connection, sets a mode or settles stays.
+    /// Only steps without which nothing can wait longer are left out: what makes a socket or a
+    /// file, ends a connection, sets a mode or settles stays.
     fn shrink(&mut self, mut program: Vec<Json>) -> (Vec<Json>, String) {
         let stays = |step: &Json| {
             let what = step["do"].as_str().unwrap_or_default();

@@ -4,14 +4,14 @@
 //! both ends have all the descriptors that a process may have. All do the same work: challenge,
 //! verification, upper-cased echo. The client here is one thread with blocking sockets, the same
 //! for all. What is measured is the time of both ends together, kernel included, on however many
-//! cores there are: a ratio between two servers is therefore nearer to 1 than the ratio of their own
-//! costs, and with one connection it is the scheduler that decides.
+//! cores there are: a ratio between two servers is therefore nearer to 1 than the ratio of their
+//! own costs, and with one connection it is the scheduler that decides.
 //!
-//! - `echo/N`: N authenticated connections; 64 bytes are written to each, then the answers are read.
-//!   The time is that of all N.
+//! - `echo/N`: N authenticated connections; 64 bytes are written to each, then the answers are
+//!   read. The time is that of all N.
 //! - `echo, 100 of N`: as before, but only a hundred of the N say something.
-//! - `handshake/64`: sixty-four clients connect, authenticate, have one echo and leave (with a reset,
-//!   so that no port has to wait); the time is that of all.
+//! - `handshake/64`: sixty-four clients connect, authenticate, have one echo and leave (with a
+//!   reset, so that no port has to wait); the time is that of all.
 //!
 //! Rates under load, latencies and memory are not measured here.
 

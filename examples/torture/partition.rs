@@ -1,9 +1,9 @@
 //! A network that falls apart under connections, and peers that vanish without a word.
 //!
 //! The server has a network namespace of its own, joined to the clients' by a pair of veth
-//! devices. A blackhole route towards one of the clients' addresses, and a rule from it, parts them;
-//! a socket that is closed in TCP_REPAIR mode sends neither FIN nor RST. What ends a connection is
-//! then the kernel's patience (TCP_USER_TIMEOUT, keepalive) or the time one `sendall` has.
+//! devices. A blackhole route towards one of the clients' addresses, and a rule from it, parts
+//! them; a socket that is closed in TCP_REPAIR mode sends neither FIN nor RST. What ends a
+//! connection is then the kernel's patience (TCP_USER_TIMEOUT, keepalive) or one `sendall`'s time.
 
 use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};

@@ -9,7 +9,7 @@ use super::{ErrorKind, Mode, Record, Series};
 ///
 /// | left of the comparison | what it is |
 /// | --- | --- |
-/// | `p50`, `p99.9`, any percentile; `max`, `mean` | a time of what is measured above all: echoes, or cycles |
+/// | `p50`, `p99.9`, any other; `max`, `mean` | a time of what is measured above all: echo, cycle |
 /// | `connect.p99`, `auth.max`, `service.p50`, `lateness.p99` | the same of another series |
 /// | `errors`, `errors.reset` | failures, or those of one kind |
 /// | `rate` | messages answered a second |

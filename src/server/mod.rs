@@ -223,8 +223,8 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
     }
 
     /// How long the next poll may sleep: not at all while there is work or the last event is
-    /// recent enough to spin, else until the next deadline. Measured from the last reading of the clock, so a deadline may be late by the
-    /// length of a turn, and is never early.
+    /// recent enough to spin, else until the next deadline. Measured from the last reading of the
+    /// clock, so a deadline may be late by the length of a turn, and is never early.
     fn wait(&self) -> Option<Duration> {
         if !self.run_queue.is_empty() || (self.has_waiting_clients() && self.rest.until().is_none())
         {

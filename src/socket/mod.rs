@@ -313,9 +313,9 @@ impl Socket {
 
     /// `sendall(data)`: sends until everything is queued in the kernel.
     ///
-    /// It is the loop `while data: data = data[send(data):]` but for three things: it makes at least
-    /// one call, also for empty data; in timeout mode its one deadline covers the whole of it; and
-    /// after a failure some prefix has gone, of a length that nobody reports.
+    /// It is the loop `while data: data = data[send(data):]` but for three things: it makes at
+    /// least one call, also for empty data; in timeout mode its one deadline covers the whole of
+    /// it; and after a failure some prefix has gone, of a length that nobody reports.
     ///
     /// # Errors
     /// As [`send`](Self::send); BlockingIOError in non-blocking mode as soon as the kernel is full.

@@ -1,5 +1,5 @@
-//! What the protocol and the loop cost in instructions, counted by valgrind's callgrind: the same on
-//! every run, so that a change of a few per cent shows on a machine where no clock would show it.
+//! What the protocol and the loop cost in instructions, counted by valgrind's callgrind: the same
+//! on every run, so that a change of a few per cent shows where no clock would show it.
 //!
 //! ```text
 //! cargo test --release --test instructions -- --nocapture             # compares

@@ -182,8 +182,8 @@ impl File {
     ///
     /// # Errors
     /// UnsupportedOperation for a reader, ValueError for a closed file, TypeError for text to a
-    /// binary file or the reverse, and the socket's errors. A buffered writer on a full non-blocking
-    /// socket: BlockingIOError with [`Error::characters_written`].
+    /// binary file or the reverse, and the socket's errors. A buffered writer on a full
+    /// non-blocking socket: BlockingIOError with [`Error::characters_written`].
     pub fn write<'a>(&mut self, data: impl Into<DataArg<'a>>) -> Result<Option<usize>> {
         match (self, data.into()) {
             (Self::Raw(file), DataArg::Bytes(bytes)) => file.write(bytes),
