@@ -75,6 +75,18 @@ fn what_was_written_is_read() {
 }
 
 #[test]
+fn a_generator_that_had_no_processor_is_unreliable_in_its_log_too() {
+    let mut script = Script::new(Mode::Echo);
+    script.waited = Some(Duration::from_secs(5));
+    let (bytes, report) = log_of(&script);
+    let read = merge(vec![LoadLog::parse("a", &bytes).unwrap()]).unwrap();
+    assert_eq!(read.generators[0].ran, report.generators[0].ran);
+    assert_eq!(read.generators[0].ran.unwrap().waited, script.waited);
+    let (written, read) = (report.verdict.reason().unwrap(), read.verdict.reason().unwrap());
+    assert!(read.ends_with(written) && written.contains("had to wait"), "{written}; {read}");
+}
+
+#[test]
 fn pythons_reader_finds_the_same() {
     if !has_python_reader() {
         return;

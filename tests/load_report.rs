@@ -197,6 +197,13 @@ fn the_verdict_follows_from_lateness() {
     assert!(late.to_text().contains("UNRELIABLE"));
     assert_eq!(late.to_json()["judgement"]["reliable"], false);
 
+    script.lateness = 0;
+    script.waited = Some(Duration::from_millis(750));
+    assert_eq!(script.report().verdict, Verdict::Reliable, "a twentieth of 15 s");
+    script.waited = Some(Duration::from_millis(751));
+    let Verdict::Unreliable(reason) = script.report().verdict else { panic!() };
+    assert!(reason.contains("wait for a processor for 751 ms of 15.0 s"), "{reason}");
+
     script.seconds = 0;
     let nothing = script.report();
     assert_eq!(nothing.verdict, Verdict::Nothing("no echo was completed".to_owned()));
@@ -258,7 +265,7 @@ fn a_sink_that_fails_is_left_out_and_told() {
         assert_eq!(collector.failures().len(), usize::from(number > 4));
         collector.take(interval);
     }
-    let (report, failures) = collector.finish(script.outcome(&intervals));
+    let (report, failures) = collector.finish(script.outcome(&intervals), None);
     assert_eq!(failures.len(), 1);
     assert_eq!(failures[0].name, "full");
     assert_eq!(failures[0].error.kind(), io::ErrorKind::StorageFull);

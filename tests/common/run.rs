@@ -18,6 +18,8 @@ pub struct Script {
     pub stall: Option<(u64, u64)>,
     /// How late the generator itself is, in nanoseconds.
     pub lateness: u64,
+    /// For how long it had no processor.
+    pub waited: Option<Duration>,
     pub errors: Vec<(ErrorKind, u64)>,
     /// Makes two runs differ.
     pub salt: u64,
@@ -34,6 +36,7 @@ impl Script {
             seconds: 15,
             stall: Some((6, 90)),
             lateness: 2_000,
+            waited: Some(Duration::from_millis(2)),
             errors: Vec::new(),
             salt: 0,
         }
@@ -168,7 +171,7 @@ impl Script {
         with(&mut collector);
         let intervals = self.intervals();
         intervals.iter().for_each(|interval| collector.take(interval));
-        let (report, failures) = collector.finish(self.outcome(&intervals));
+        let (report, failures) = collector.finish(self.outcome(&intervals), self.waited);
         assert!(failures.is_empty(), "{failures:?}");
         report
     }

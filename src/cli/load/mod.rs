@@ -77,8 +77,7 @@ pub(super) fn run(args: &LoadArgs) -> Result<(), Failure> {
     // Whatever is said from here on, the teller has given the terminal back.
     let collector = teller.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
     let outcome = outcome.context("the event loop failed")?;
-    let (mut report, failures) = collector.finish(outcome);
-    report.set_generator_waited(waited);
+    let (mut report, failures) = collector.finish(outcome, waited);
     report.server = watch.map(Watch::finish);
     outcome::tell(args, &report, failures)
 }

@@ -148,9 +148,14 @@ impl Collector {
         &self.failures
     }
 
-    /// Ends the run: the report, and the sinks that failed.
-    pub fn finish(mut self, outcome: Outcome) -> (Report, Vec<SinkFailure>) {
-        let ran = Ran::from(&outcome);
+    /// Ends the run: the report, and the sinks that failed. `waited` is for how long the generator
+    /// could have run and had no processor, if the system counts it.
+    pub fn finish(
+        mut self,
+        outcome: Outcome,
+        waited: Option<Duration>,
+    ) -> (Report, Vec<SinkFailure>) {
+        let ran = Ran { waited, ..Ran::from(&outcome) };
         self.tell_sinks(|sink| sink.end(&ran));
         self.generator.ran = Some(ran);
         let mut warnings = Vec::new();
@@ -165,7 +170,7 @@ impl Collector {
             warnings.push(format!("the first error of the kind \"{kind}\" was: {error}"));
         }
         let report = Report {
-            verdict: Verdict::of(&outcome.record, self.generator.setup.mode),
+            verdict: Verdict::of(&outcome.record, self.generator.setup.mode, Some(&ran)),
             generators: vec![self.generator],
             record: outcome.record,
             seconds: self.seconds,

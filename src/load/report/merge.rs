@@ -42,7 +42,9 @@ pub fn merge(mut logs: Vec<LoadLog>) -> Result<Report, MergeError> {
         record.merge(&log.record);
         add(&mut standing, &standing_at_the_end(&log.seconds));
         let name = &log.generator.name;
-        if let Verdict::Unreliable(reason) = Verdict::of(&log.record, mode) {
+        if let Verdict::Unreliable(reason) =
+            Verdict::of(&log.record, mode, log.generator.ran.as_ref())
+        {
             distrust.get_or_insert(Verdict::Unreliable(format!("{name}: {reason}")));
         }
         if log.generator.about.debug_build {
@@ -66,7 +68,7 @@ pub fn merge(mut logs: Vec<LoadLog>) -> Result<Report, MergeError> {
         _ => merged_seconds(&logs),
     };
     Ok(Report {
-        verdict: distrust.unwrap_or_else(|| Verdict::of(&record, mode)),
+        verdict: distrust.unwrap_or_else(|| Verdict::of(&record, mode, None)),
         overlap: (logs.len() > 1).then_some(together),
         generators: logs.into_iter().map(|log| log.generator).collect(),
         record,

@@ -1,9 +1,8 @@
 //! Whether the figures are the server's, and what the two latencies say.
 
-use std::time::Duration;
-
 use super::figures::{Nanos, Percentiles};
-use super::{Report, headline};
+use super::text::length;
+use super::{Ran, Report, headline};
 use crate::load::{Mode, Record, Series};
 
 /// Whether the figures of a run can be believed.
@@ -19,8 +18,9 @@ pub enum Verdict {
 
 impl Verdict {
     /// Judges what a generator recorded: its own lateness at p99 may be at most a tenth of the p99
-    /// that it reports.
-    pub fn of(record: &Record, mode: Mode) -> Self {
+    /// that it reports. If it is known how its run went, it may not have waited for a processor for
+    /// more than a twentieth of the time that it measured.
+    pub fn of(record: &Record, mode: Mode, ran: Option<&Ran>) -> Self {
         let series = headline(mode);
         let reported = Percentiles::of(record.series(series));
         let lateness = Percentiles::of(record.series(Series::Lateness));
@@ -35,6 +35,16 @@ impl Verdict {
                 Nanos(lateness.p99_ns),
                 Nanos(reported.p99_ns),
                 series.as_str(),
+            ));
+        }
+        if let Some(ran) = ran
+            && let Some(waited) = ran.waited.filter(|waited| *waited > ran.measured / WAITING)
+        {
+            return Self::Unreliable(format!(
+                "the generator had to wait for a processor for {} of {}: what it measured is \
+                 partly that. Give it a processor of its own (taskset), or ask less of it",
+                length(waited),
+                length(ran.measured),
             ));
         }
         Self::Reliable
@@ -66,25 +76,6 @@ const DIFFER: f64 = 1.25;
 const WAITING: u32 = 20;
 
 impl Report {
-    /// Notes how long the generator could have run and had no processor, and judges by that too.
-    pub fn set_generator_waited(&mut self, waited: Option<Duration>) {
-        if let Some(ran) = self.generators.first_mut().and_then(|generator| generator.ran.as_mut())
-        {
-            ran.waited = waited;
-        }
-        let whole = self.measured;
-        if let Some(waited) = waited.filter(|waited| *waited > whole / WAITING)
-            && self.verdict == Verdict::Reliable
-        {
-            self.verdict = Verdict::Unreliable(format!(
-                "the generator had to wait for a processor for {} of {}: what it measured is \
-                 partly that. Give it a processor of its own (taskset), or ask less of it",
-                Nanos(u64::try_from(waited.as_nanos()).unwrap_or(u64::MAX)),
-                Nanos(u64::try_from(whole.as_nanos()).unwrap_or(u64::MAX)),
-            ));
-        }
-    }
-
     /// The verdict in a sentence.
     pub fn verdict_line(&self) -> String {
         match &self.verdict {
