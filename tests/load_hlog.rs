@@ -243,3 +243,24 @@ fn the_program_reports_and_compares() {
     fs::create_dir(&empty).unwrap();
     run(&["report", empty.to_str().unwrap()], b"").expect(2, &["there is no .hlog file in"]);
 }
+
+#[test]
+fn a_report_exits_as_the_load_did() {
+    let (good, mut late) = two();
+    late.lateness = 1_000_000;
+    let mut wrong = good.clone();
+    wrong.errors = vec![(ErrorKind::Mismatch, 7)];
+    let files = Files::new();
+    let [good, late, wrong] = [("good", &good), ("late", &late), ("wrong", &wrong)]
+        .map(|(name, script)| files.write(name, &log_of(script).0, 0o600));
+
+    let unreliable = run(&["report", &late], b"");
+    unreliable.expect(6, &["the result is unreliable: ", "the generator itself was late by"]);
+    assert!(!unreliable.stdout.is_empty(), "it reports all the same");
+    run(&["report", "--json", &good, &late], b"").expect(6, &["late: the generator itself"]);
+    run(&["report", &wrong], b"").expect(1, &["7 connections got bytes that were not the answer"]);
+
+    run(&["report", "--compare", &good, &good], b"").expect(0, &[]);
+    run(&["report", "--compare", &good, &late], b"").expect(6, &["the new load: the result"]);
+    run(&["report", "--compare", &late, &good], b"").expect(6, &["the old load: the result"]);
+}

@@ -39,6 +39,11 @@ impl Failure {
         Self::new(kind, anyhow::Error::msg(text))
     }
 
+    /// Says what it was that failed.
+    pub(super) fn of(self, what: &'static str) -> Self {
+        Self { error: self.error.context(what), ..self }
+    }
+
     /// Prints the failure; its exit code.
     pub(super) fn report(&self) -> ExitCode {
         let _ = writeln!(anstream::stderr(), "saltecho: {ERROR}error:{RESET} {:#}", self.error);

@@ -4,11 +4,12 @@ use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use saltecho::load::report::{Comparison, LoadLog, Report, merge};
 
 use super::failure::{Failure, Kind};
+use super::judge::judge;
 
 /// Report on logs that `saltecho load --hlog` wrote: several as one load, or two side by side.
 ///
@@ -36,30 +37,46 @@ Examples:
   saltecho load --hlog a.hlog && saltecho report a.hlog
   saltecho report machines/*.hlog
   saltecho report --compare before.hlog after.hlog
-  saltecho report --compare before/ after1.hlog,after2.hlog";
+  saltecho report --compare before/ after1.hlog,after2.hlog
+
+Exit codes are those of `saltecho load`: 6 if a load is unreliable, with --compare either of them.";
 
 pub(super) fn run(args: &ReportArgs) -> Result<(), Failure> {
-    let text = tell(args).map_err(|error| Failure::new(Kind::Usage, error))?;
-    // A reader that has left has read enough.
-    let _ = anstream::stdout().write_all(text.as_bytes());
-    Ok(())
+    let usage = |error| Failure::new(Kind::Usage, error);
+    if args.compare {
+        let [old, new] = two_loads(&args.files).map_err(usage)?;
+        print(&Comparison { old: &old, new: &new }.to_text());
+        judge_log(&old).map_err(|failure| failure.of("the old load"))?;
+        return judge_log(&new).map_err(|failure| failure.of("the new load"));
+    }
+    let report = read(&args.files).map_err(usage)?;
+    match args.json {
+        true => print(&format!("{:#}\n", report.to_json())),
+        false => print(&report.to_text()),
+    }
+    judge_log(&report)
 }
 
-fn tell(args: &ReportArgs) -> Result<String> {
-    if args.compare {
-        ensure!(args.files.len() == 2, "--compare takes two loads, the old one and the new one");
-        let read_group = |group: &String| match Path::new(group).exists() {
-            true => read(std::slice::from_ref(group)),
-            false => read(&group.split(',').map(str::to_owned).collect::<Vec<_>>()),
-        };
-        let (old, new) = (read_group(&args.files[0])?, read_group(&args.files[1])?);
-        return Ok(Comparison { old: &old, new: &new }.to_text());
-    }
-    let report = read(&args.files)?;
-    Ok(match args.json {
-        true => format!("{:#}\n", report.to_json()),
-        false => report.to_text(),
-    })
+fn print(text: &str) {
+    // A reader that has left has read enough.
+    let _ = anstream::stdout().write_all(text.as_bytes());
+}
+
+/// What the exit code of the load was, its claims aside, which are in no log.
+fn judge_log(report: &Report) -> Result<(), Failure> {
+    judge(report, &report.generators[0].setup.target, &[])
+}
+
+/// The old one and the new one.
+fn two_loads(groups: &[String]) -> Result<[Report; 2]> {
+    let [old, new] = groups else {
+        bail!("--compare takes two loads, the old one and the new one");
+    };
+    let read_group = |group: &String| match Path::new(group).exists() {
+        true => read(std::slice::from_ref(group)),
+        false => read(&group.split(',').map(str::to_owned).collect::<Vec<_>>()),
+    };
+    Ok([read_group(old)?, read_group(new)?])
 }
 
 /// The files and directories as one report.

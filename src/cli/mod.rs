@@ -6,6 +6,7 @@ mod args;
 mod connect;
 mod escape;
 mod failure;
+mod judge;
 mod keyfile;
 mod keygen;
 mod load;
