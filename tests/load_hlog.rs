@@ -6,37 +6,13 @@ mod common;
 
 use std::fs;
 use std::process::Command;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use common::program::{Files, run};
 use common::python::python;
 use common::run::Script;
-use saltecho::load::report::{HistogramLog, LoadLog, MergeError, Report, Verdict, merge};
+use saltecho::load::report::{LoadLog, MergeError, Verdict, merge};
 use saltecho::load::{ErrorKind, Mode, Pace, Series};
-
-/// The log of a run, and its report.
-fn log_of(script: &Script) -> (Vec<u8>, Report) {
-    let bytes = Shared::default();
-    let report = script.run(|collector| {
-        collector.add_sink("log", HistogramLog::new(bytes.clone(), &script.generator()).unwrap());
-    });
-    let bytes = bytes.0.lock().unwrap().clone();
-    (bytes, report)
-}
-
-#[derive(Clone, Default)]
-struct Shared(Arc<Mutex<Vec<u8>>>);
-
-impl std::io::Write for Shared {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().write(bytes)
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
 
 /// Whether the Python reader is there. Under CI its absence is a failure.
 fn has_python_reader() -> bool {
@@ -62,7 +38,7 @@ fn two() -> (Script, Script) {
 fn what_was_written_is_read() {
     let mut script = Script::new(Mode::Connect);
     script.errors = ErrorKind::ALL.into_iter().zip(1..).collect();
-    let (bytes, report) = log_of(&script);
+    let (bytes, report) = script.log();
     let read = merge(vec![LoadLog::parse("a", &bytes).unwrap()]).unwrap();
     assert_eq!(read.record, report.record);
     assert_eq!(read.seconds, report.seconds);
@@ -78,7 +54,7 @@ fn what_was_written_is_read() {
 fn a_generator_that_had_no_processor_is_unreliable_in_its_log_too() {
     let mut script = Script::new(Mode::Echo);
     script.waited = Some(Duration::from_secs(5));
-    let (bytes, report) = log_of(&script);
+    let (bytes, report) = script.log();
     let read = merge(vec![LoadLog::parse("a", &bytes).unwrap()]).unwrap();
     assert_eq!(read.generators[0].ran, report.generators[0].ran);
     assert_eq!(read.generators[0].ran.unwrap().waited, script.waited);
@@ -93,7 +69,7 @@ fn pythons_reader_finds_the_same() {
     }
     // Its percentiles round a rank to the nearest, ours up: a thousand messages a second make them
     // the same.
-    let (bytes, report) = log_of(&Script::new(Mode::Echo));
+    let (bytes, report) = Script::new(Mode::Echo).log();
     let files = Files::new();
     let path = files.write("run.hlog", &bytes, 0o600);
     let series = [Series::Echo, Series::Service, Series::Lateness];
@@ -115,7 +91,7 @@ fn pythons_reader_finds_the_same() {
 #[test]
 fn logs_are_added_up() {
     let (one, two) = two();
-    let logs = [&one, &two].map(log_of);
+    let logs = [&one, &two].map(Script::log);
     let parsed: Vec<LoadLog> = ["a", "b"]
         .into_iter()
         .zip(&logs)
@@ -136,8 +112,62 @@ fn logs_are_added_up() {
     assert_eq!(all, 30_000, "no second is lost or counted twice");
     let answered: u64 = merged.seconds.iter().map(|second| second.counts.answered).sum();
     assert_eq!(answered, 30_000);
-    let text = merged.to_text();
-    assert!(text.contains("2 generators, added up: they measured together for"), "{text}");
+}
+
+#[test]
+fn several_generators_are_named_and_told_as_several() {
+    let (mut one, mut two) = two();
+    (one.stall, two.stall) = (None, None);
+    two.plan.connections = 30;
+    two.plan.active = 20;
+    two.plan.size = 1024;
+    two.plan.in_flight = 4;
+    two.plan.pace = Pace::Open(250.try_into().unwrap());
+    let logs = |one: &Script, two: &Script| {
+        let logs = [("a.hlog", one), ("b.hlog", two)];
+        logs.map(|(name, script)| LoadLog::parse(name, &script.log().0).unwrap()).into()
+    };
+    let text = merge(logs(&one, &two)).unwrap().to_text();
+    let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    for words in [
+        "a.hlog on loader: saltecho load 127.0.0.1:9999 -r 1000",
+        "b.hlog on loader: saltecho load",
+        "open model: 250 messages of 1,024 bytes a second over 20 of 30 connections, at most 4 in",
+        "2 generators, added up; open model: 1,250 messages of 64 to 1,024 bytes a second over 70 \
+         of 80 connections, at most 1 to 4 in flight on each; to 127.0.0.1:9999. They measured \
+         together for 14.9 s of 15.1 s.",
+        "Verdict: reliable: the generators were late by",
+    ] {
+        assert!(text.contains(words), "no {words:?} in {text}");
+    }
+
+    (one.stall, two.stall) = (Some((6, 90)), Some((6, 90)));
+    let stalled = merge(logs(&one, &two)).unwrap().explanation().unwrap();
+    assert!(stalled.contains("while 1 to 4 were under way"), "{stalled}");
+
+    (one.lateness, two.lateness) = (1_000_000, 1_000_000);
+    let late = merge(logs(&one, &two)).unwrap();
+    let reason = late.verdict.reason().unwrap();
+    assert!(reason.starts_with("a.hlog: the generator itself was late"), "{reason}");
+    assert!(reason.ends_with("Unreliable as well: b.hlog"), "{reason}");
+}
+
+#[test]
+fn reliable_generators_do_not_make_a_reliable_sum_of_themselves() {
+    // One is late, but the server's stall is longer; the other has ten times as many messages and
+    // no stall.
+    let (mut slow, mut fast) = two();
+    slow.plan.pace = Pace::Open(100.try_into().unwrap());
+    slow.stall = Some((6, 300));
+    slow.lateness = 1_000_000;
+    fast.stall = None;
+    let parse = |script: &Script| LoadLog::parse("x", &script.log().0).unwrap();
+    for alone in [&slow, &fast] {
+        assert_eq!(merge(vec![parse(alone)]).unwrap().verdict, Verdict::Reliable);
+    }
+    let verdict = merge(vec![parse(&slow), parse(&fast)]).unwrap().verdict;
+    let Verdict::Unreliable(reason) = verdict else { panic!("{verdict:?}") };
+    assert!(reason.starts_with("the generators themselves were late by 1."), "{reason}");
 }
 
 #[test]
@@ -145,7 +175,7 @@ fn what_was_no_common_load_is_told() {
     let (one, mut two) = two();
     two.began += Duration::from_secs(60);
     two.lateness = 1_000_000;
-    let parse = |name, script: &Script| LoadLog::parse(name, &log_of(script).0).unwrap();
+    let parse = |name, script: &Script| LoadLog::parse(name, &script.log().0).unwrap();
     let apart = merge(vec![parse("a", &one), parse("b", &two)]).unwrap();
     assert_eq!(apart.overlap, Some(Duration::ZERO));
     assert!(
@@ -167,7 +197,7 @@ fn what_was_no_common_load_is_told() {
 fn a_line_that_was_cut_is_told_and_no_whole_line_is_lost() {
     let mut script = Script::new(Mode::Echo);
     script.seconds = 2;
-    let (bytes, _) = log_of(&script);
+    let (bytes, _) = script.log();
     let ends: Vec<usize> =
         bytes.iter().enumerate().filter(|(_, byte)| **byte == b'\n').map(|(at, _)| at).collect();
     // Behind the header: before it there is nothing to report on.
@@ -187,7 +217,7 @@ fn a_line_that_was_cut_is_told_and_no_whole_line_is_lost() {
 fn what_is_no_log_is_refused_with_its_line() {
     let mut script = Script::new(Mode::Echo);
     script.seconds = 1;
-    let (good, _) = log_of(&script);
+    let (good, _) = script.log();
     let good = String::from_utf8(good).unwrap();
     let lines = good.lines().count();
     for (bytes, line, words) in [
@@ -212,8 +242,8 @@ fn the_program_reports_and_compares() {
     let (one, two) = two();
     let files = Files::new();
     fs::create_dir(files.path().join("runs")).unwrap();
-    let a = files.write("runs/a.hlog", &log_of(&one).0, 0o600);
-    let b = files.write("runs/b.hlog", &log_of(&two).0, 0o600);
+    let a = files.write("runs/a.hlog", &one.log().0, 0o600);
+    let b = files.write("runs/b.hlog", &two.log().0, 0o600);
     let directory = files.path().join("runs").into_os_string().into_string().unwrap();
 
     let both = run(&["report", &a, &b], b"");
@@ -252,7 +282,7 @@ fn a_report_exits_as_the_load_did() {
     wrong.errors = vec![(ErrorKind::Mismatch, 7)];
     let files = Files::new();
     let [good, late, wrong] = [("good", &good), ("late", &late), ("wrong", &wrong)]
-        .map(|(name, script)| files.write(name, &log_of(script).0, 0o600));
+        .map(|(name, script)| files.write(name, &script.log().0, 0o600));
 
     let unreliable = run(&["report", &late], b"");
     unreliable.expect(6, &["the result is unreliable: ", "the generator itself was late by"]);

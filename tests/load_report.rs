@@ -5,10 +5,9 @@
 mod common;
 
 use std::io::{self, Write};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use common::run::Script;
+use common::run::{Script, Shared};
 use jsonschema::{Registry, Validator};
 use saltecho::auth::Key;
 use saltecho::load::report::{Collector, EventLog, Generator, Verdict};
@@ -48,20 +47,6 @@ fn is_whole(value: &Value) -> bool {
         Value::Array(values) => values.iter().all(is_whole),
         Value::Object(map) => map.values().all(is_whole),
         _ => true,
-    }
-}
-
-/// A place that can be written to and looked at.
-#[derive(Clone, Default)]
-struct Shared(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Shared {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().write(bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
     }
 }
 

@@ -1,9 +1,11 @@
 //! A load run made by hand: no socket, no clock, the same every time.
 
+use std::io::{self, Write};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use saltecho::auth::{Key, MacAlgorithm};
-use saltecho::load::report::{About, Collector, Generator, Machine, Report, Setup};
+use saltecho::load::report::{About, Collector, Generator, HistogramLog, Machine, Report, Setup};
 use saltecho::load::{
     ErrorKind, Interval, Mode, Outcome, Pace, Part, Plan, Record, Series, Standing,
 };
@@ -53,6 +55,7 @@ impl Script {
             name: String::new(),
             about,
             machine: Machine {
+                host: Some("loader".to_owned()),
                 kernel: Some("6.12.0".to_owned()),
                 cpu: Some("A Processor".to_owned()),
                 cpus: 2,
@@ -176,8 +179,33 @@ impl Script {
         report
     }
 
+    /// The histogram log of the run, and its report.
+    pub fn log(&self) -> (Vec<u8>, Report) {
+        let bytes = Shared::default();
+        let report = self.run(|collector| {
+            let log = HistogramLog::new(bytes.clone(), &self.generator()).unwrap();
+            collector.add_sink("log", log);
+        });
+        let bytes = bytes.0.lock().unwrap().clone();
+        (bytes, report)
+    }
+
     pub fn report(&self) -> Report {
         self.run(|_| {})
+    }
+}
+
+/// A place that can be written to and looked at.
+#[derive(Clone, Default)]
+pub struct Shared(pub Arc<Mutex<Vec<u8>>>);
+
+impl Write for Shared {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 

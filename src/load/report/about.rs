@@ -88,6 +88,9 @@ fn quoted(word: &str) -> String {
 /// The machine that the generator runs on; what cannot be found out is absent.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Machine {
+    /// The host's own name. It is shown where several machines are to be told apart.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
     /// The kernel's release, as `uname -r` says it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kernel: Option<String>,
@@ -108,6 +111,7 @@ impl Machine {
         let cpuinfo = read("/proc/cpuinfo").unwrap_or_default();
         let model = cpuinfo.lines().find(|line| line.starts_with("model name"));
         Self {
+            host: read("/proc/sys/kernel/hostname"),
             kernel: read("/proc/sys/kernel/osrelease"),
             cpu: model
                 .and_then(|line| line.split_once(':'))
@@ -117,7 +121,7 @@ impl Machine {
         }
     }
 
-    /// All of it in one line.
+    /// All of it but the host's name, in one line.
     pub fn line(&self) -> String {
         let mut parts = vec![format!("{} × {}", self.cpus, self.cpu.as_deref().unwrap_or("CPU"))];
         parts.extend(self.kernel.as_ref().map(|release| format!("Linux {release}")));

@@ -37,7 +37,7 @@ pub fn merge(mut logs: Vec<LoadLog>) -> Result<Report, MergeError> {
         logs.iter_mut().flat_map(|log| std::mem::take(&mut log.warnings)).collect();
     let mut record = Record::new();
     let mut standing = Standing::default();
-    let mut distrust = None;
+    let mut distrust: Vec<(&str, String)> = Vec::new();
     for log in &logs {
         record.merge(&log.record);
         add(&mut standing, &standing_at_the_end(&log.seconds));
@@ -45,7 +45,7 @@ pub fn merge(mut logs: Vec<LoadLog>) -> Result<Report, MergeError> {
         if let Verdict::Unreliable(reason) =
             Verdict::of(&log.record, mode, log.generator.ran.as_ref())
         {
-            distrust.get_or_insert(Verdict::Unreliable(format!("{name}: {reason}")));
+            distrust.push((name, reason));
         }
         if log.generator.about.debug_build {
             warnings.push(format!("{name}: a debug build made this load: it is many times slower"));
@@ -63,12 +63,24 @@ pub fn merge(mut logs: Vec<LoadLog>) -> Result<Report, MergeError> {
             measured.as_secs_f64()
         ));
     }
+    let verdict = match &distrust[..] {
+        [] => Verdict::of_sum(&record, mode),
+        [(_, reason)] if logs.len() == 1 => Verdict::Unreliable(reason.clone()),
+        [(name, reason)] => Verdict::Unreliable(format!("{name}: {reason}")),
+        [(name, reason), others @ ..] => {
+            let others: Vec<&str> = others.iter().map(|(name, _)| *name).collect();
+            Verdict::Unreliable(format!(
+                "{name}: {reason}. Unreliable as well: {}",
+                others.join(", ")
+            ))
+        }
+    };
     let seconds = match logs.len() {
         1 => std::mem::take(&mut logs[0].seconds),
         _ => merged_seconds(&logs),
     };
     Ok(Report {
-        verdict: distrust.unwrap_or_else(|| Verdict::of(&record, mode, None)),
+        verdict,
         overlap: (logs.len() > 1).then_some(together),
         generators: logs.into_iter().map(|log| log.generator).collect(),
         record,

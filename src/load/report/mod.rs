@@ -99,6 +99,11 @@ impl Report {
         (self.per_second(sent), self.per_second(received))
     }
 
+    /// Whether several generators were added up.
+    fn is_sum(&self) -> bool {
+        self.generators.len() > 1
+    }
+
     fn first(&self) -> &Generator {
         self.generators.first().expect("a report has at least one generator")
     }

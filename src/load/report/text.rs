@@ -4,7 +4,7 @@ use std::fmt::{self, Write};
 use std::time::Duration;
 
 use super::figures::{Bytes, Grouped, Nanos, Percentiles, QUANTILES};
-use super::{Generator, Report};
+use super::{Generator, Report, Setup};
 use crate::load::{Mode, Pace, Series};
 
 /// No line is longer.
@@ -20,16 +20,20 @@ impl Report {
 
     fn write_text(&self, to: &mut String) -> fmt::Result {
         for generator in &self.generators {
-            paragraph(to, "", &generator.about.command_line());
-            paragraph(to, "  ", &generator.what());
-            paragraph(to, "  ", &generator.when());
-            paragraph(
-                to,
-                "  ",
-                &format!("{}; {}", generator.about.program(), generator.machine.line()),
-            );
+            let command = generator.about.command_line();
+            match self.is_sum() {
+                true => paragraph(to, "", &format!("{}: {command}", generator.who())),
+                false => paragraph(to, "", &command),
+            }
+            for line in [generator.what(), generator.when(), generator.where_from()] {
+                paragraph(to, "  ", &line);
+            }
         }
         to.push('\n');
+        if let Some(line) = self.sum_line() {
+            paragraph(to, "", &format!("{line}."));
+            to.push('\n');
+        }
         table(to, self.phases())?;
         to.push('\n');
         self.write_rates(to)?;
@@ -39,14 +43,6 @@ impl Report {
         }
         if let Some(explanation) = self.explanation() {
             paragraph(to, "", &explanation);
-        }
-        if let Some(overlap) = self.overlap {
-            let (overlap, measured) = (length(overlap), length(self.measured));
-            let number = self.generators.len();
-            let sum = format!(
-                "{number} generators, added up: they measured together for {overlap} of {measured}."
-            );
-            paragraph(to, "", &sum);
         }
         for warning in &self.warnings {
             paragraph(to, "", &format!("Warning: {warning}."));
@@ -95,37 +91,18 @@ impl Report {
 }
 
 impl Generator {
+    /// Which of several it is: its log's name, and its host.
+    pub fn who(&self) -> String {
+        match (self.name.as_str(), self.machine.host.as_deref()) {
+            (name, None) => name.to_owned(),
+            ("", Some(host)) => host.to_owned(),
+            (name, Some(host)) => format!("{name} on {host}"),
+        }
+    }
+
     /// What it did, in words.
     pub fn what(&self) -> String {
         let setup = &self.setup;
-        let connections = Grouped(setup.connections as u64);
-        let size = setup.size;
-        let in_flight = Grouped(setup.in_flight as u64);
-        let what = match (setup.mode, setup.pace) {
-            (Mode::Echo, Pace::Open(rate)) => format!(
-                "open model: {} messages of {size} bytes a second over {} of {connections} \
-                 connections, at most {in_flight} in flight on each",
-                Grouped(rate.get()),
-                Grouped(setup.active as u64),
-            ),
-            (Mode::Echo, Pace::Closed) => format!(
-                "closed model: messages of {size} bytes as fast as they are answered over {} of \
-                 {connections} connections, {in_flight} in flight on each",
-                Grouped(setup.active as u64),
-            ),
-            (Mode::Connect, Pace::Open(rate)) => format!(
-                "open model: {} cycles (connect, authenticate, one echo of {size} bytes, close) a \
-                 second, at most {connections} at once",
-                Grouped(rate.get()),
-            ),
-            (Mode::Connect, Pace::Closed) => format!(
-                "closed model: cycles (connect, authenticate, one echo of {size} bytes, close), \
-                 {connections} at once",
-            ),
-            (Mode::Idle, _) => {
-                format!("{connections} connections that authenticate and then are silent")
-            }
-        };
         let sources = match setup.sources.len() {
             0 => String::new(),
             1 => format!(" from {}", setup.sources[0]),
@@ -135,7 +112,8 @@ impl Generator {
             true => String::new(),
             false => format!("; without sleep for {} after each event", length(setup.spin)),
         };
-        format!("{what}; to {}{sources}, {} with key {}{spin}", setup.target, setup.mac, setup.key)
+        let plan = plan_in_words(&[setup]);
+        format!("{plan}; to {}{sources}, {} with key {}{spin}", setup.target, setup.mac, setup.key)
     }
 
     /// When it ran, and for how long.
@@ -149,6 +127,91 @@ impl Generator {
                 if ran.stopped_early { ", stopped early," } else { "" },
                 length(ran.ramp)
             ),
+        }
+    }
+
+    /// What it was, and on what it ran.
+    pub(super) fn where_from(&self) -> String {
+        format!("{}; {}", self.about.program(), self.machine.line())
+    }
+}
+
+impl Report {
+    /// Of several generators, the sum of their plans, and for how long they measured together.
+    pub fn sum_line(&self) -> Option<String> {
+        let overlap = self.overlap?;
+        let targets = self.generators.iter().map(|one| one.setup.target.to_string());
+        let mut targets: Vec<String> = targets.collect();
+        targets.sort_unstable();
+        targets.dedup();
+        Some(format!(
+            "{} generators, added up; {}; to {}. They measured together for {} of {}",
+            self.generators.len(),
+            self.plan_in_words(),
+            targets.join(" and "),
+            length(overlap),
+            length(self.measured),
+        ))
+    }
+
+    /// What the generators were to do, together.
+    pub(super) fn plan_in_words(&self) -> String {
+        plan_in_words(&self.generators.iter().map(|one| &one.setup).collect::<Vec<_>>())
+    }
+}
+
+/// What one generator was to do, or several together: numbers and rates are added. All have the
+/// same mode and model.
+fn plan_in_words(setups: &[&Setup]) -> String {
+    let sum = |part: fn(&Setup) -> usize| {
+        Grouped(setups.iter().map(|setup| part(setup) as u64).sum::<u64>())
+    };
+    let range = |part: fn(&Setup) -> usize| Range::of(setups.iter().map(|setup| part(setup)));
+    let rates = setups.iter().map(|setup| match setup.pace {
+        Pace::Open(rate) => Some(rate.get()),
+        Pace::Closed => None,
+    });
+    let rate: Option<u64> = rates.sum();
+    let (connections, active) = (sum(|setup| setup.connections), sum(|setup| setup.active));
+    let (size, in_flight) = (range(|setup| setup.size), range(|setup| setup.in_flight));
+    let cycle = format!("cycles (connect, authenticate, one echo of {size} bytes, close)");
+    match (setups[0].mode, rate.map(Grouped)) {
+        (Mode::Echo, Some(rate)) => format!(
+            "open model: {rate} messages of {size} bytes a second over {active} of {connections} \
+             connections, at most {in_flight} in flight on each",
+        ),
+        (Mode::Echo, None) => format!(
+            "closed model: messages of {size} bytes as fast as they are answered over {active} of \
+             {connections} connections, {in_flight} in flight on each",
+        ),
+        (Mode::Connect, Some(rate)) => {
+            format!("open model: {rate} {cycle} a second, at most {connections} at once")
+        }
+        (Mode::Connect, None) => format!("closed model: {cycle}, {connections} at once"),
+        (Mode::Idle, _) => {
+            format!("{connections} connections that authenticate and then are silent")
+        }
+    }
+}
+
+/// The least and the most of some numbers, written as one if they are the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Range(pub(super) usize, pub(super) usize);
+
+impl Range {
+    pub(super) fn of(numbers: impl Iterator<Item = usize>) -> Self {
+        numbers.fold(Self(usize::MAX, 0), |Self(least, most), number| {
+            Self(least.min(number), most.max(number))
+        })
+    }
+}
+
+impl fmt::Display for Range {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [least, most] = [self.0, self.1].map(|number| Grouped(number as u64));
+        match least == most {
+            true => write!(f, "{least}"),
+            false => write!(f, "{least} to {most}"),
         }
     }
 }

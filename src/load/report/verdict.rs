@@ -1,7 +1,7 @@
 //! Whether the figures are the server's, and what the two latencies say.
 
 use super::figures::{Nanos, Percentiles};
-use super::text::length;
+use super::text::{Range, length};
 use super::{Ran, Report, headline};
 use crate::load::{Mode, Record, Series};
 
@@ -21,6 +21,28 @@ impl Verdict {
     /// that it reports. If it is known how its run went, it may not have waited for a processor for
     /// more than a twentieth of the time that it measured.
     pub fn of(record: &Record, mode: Mode, ran: Option<&Ran>) -> Self {
+        let verdict = Self::by_lateness(record, mode, "the generator itself was");
+        if verdict == Self::Reliable
+            && let Some(ran) = ran
+            && let Some(waited) = ran.waited.filter(|waited| *waited > ran.measured / WAITING)
+        {
+            return Self::Unreliable(format!(
+                "the generator had to wait for a processor for {} of {}: what it measured is \
+                 partly that. Give it a processor of its own (taskset), or ask less of it",
+                length(waited),
+                length(ran.measured),
+            ));
+        }
+        verdict
+    }
+
+    /// Judges the sum of what several generators recorded, each of which is reliable: a late one
+    /// with long latencies and a punctual one with short ones do not make up for each other.
+    pub(super) fn of_sum(record: &Record, mode: Mode) -> Self {
+        Self::by_lateness(record, mode, "the generators themselves were")
+    }
+
+    fn by_lateness(record: &Record, mode: Mode, who_was: &str) -> Self {
         let series = headline(mode);
         let reported = Percentiles::of(record.series(series));
         let lateness = Percentiles::of(record.series(Series::Lateness));
@@ -29,22 +51,12 @@ impl Verdict {
         }
         if lateness.p99_ns > reported.p99_ns / 10 {
             return Self::Unreliable(format!(
-                "the generator itself was late by {} at p99, more than a tenth of the {} that it \
-                 reports as p99 of {}: the figures are partly its own. Ask less of it, give it a \
-                 processor of its own, or share the load among several",
+                "{who_was} late by {} at p99, more than a tenth of the {} that is reported as p99 \
+                 of {}: the figures are partly that. Ask for less, give a generator a processor of \
+                 its own, or share the load among more of them",
                 Nanos(lateness.p99_ns),
                 Nanos(reported.p99_ns),
                 series.as_str(),
-            ));
-        }
-        if let Some(ran) = ran
-            && let Some(waited) = ran.waited.filter(|waited| *waited > ran.measured / WAITING)
-        {
-            return Self::Unreliable(format!(
-                "the generator had to wait for a processor for {} of {}: what it measured is \
-                 partly that. Give it a processor of its own (taskset), or ask less of it",
-                length(waited),
-                length(ran.measured),
             ));
         }
         Self::Reliable
@@ -82,9 +94,10 @@ impl Report {
             Verdict::Reliable => {
                 let lateness = self.percentiles(Series::Lateness);
                 let reported = self.percentiles(self.headline());
+                let who = if self.is_sum() { "generators were" } else { "generator was" };
                 format!(
-                    "reliable: the generator was late by {} at p99, at most a tenth of the {} that \
-                     it reports",
+                    "reliable: the {who} late by {} at p99, at most a tenth of the {} that is \
+                     reported",
                     Nanos(lateness.p99_ns),
                     Nanos(reported.p99_ns)
                 )
@@ -142,24 +155,26 @@ impl Report {
     fn cause(&self, waited: u64) -> String {
         let lateness = self.percentiles(Series::Lateness);
         if lateness.max_ns >= waited / 2 && self.verdict != Verdict::Reliable {
+            let whose = if self.is_sum() { "generators'" } else { "generator's" };
             return format!(
-                "The difference may be the generator's own, which was late by up to {}.",
+                "The difference may be the {whose} own doing: messages were begun late by up to {}.",
                 Nanos(lateness.max_ns)
             );
         }
-        let setup = &self.first().setup;
+        let setups = || self.generators.iter().map(|generator| &generator.setup);
         match self.mode() {
             Mode::Connect => format!(
-                "The difference is the time that cycles waited until fewer than {} connections were \
-                 open: the server was slow to finish those before.",
-                setup.connections
+                "The difference is the time that cycles waited until fewer than {} connections{} \
+                 were open: the server was slow to finish those before.",
+                Range::of(setups().map(|setup| setup.connections)),
+                if self.is_sum() { " of their generator" } else { "" },
             ),
             _ => format!(
                 "The difference is the time that messages waited while {} on their connection: the \
                  server was slow to answer those before.",
-                match setup.in_flight {
-                    1 => "one was under way".to_owned(),
-                    number => format!("{number} were under way"),
+                match Range::of(setups().map(|setup| setup.in_flight)) {
+                    Range(1, 1) => "one was under way".to_owned(),
+                    numbers => format!("{numbers} were under way"),
                 }
             ),
         }
