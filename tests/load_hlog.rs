@@ -250,6 +250,9 @@ fn the_program_reports_and_compares() {
     both.expect(0, &[]);
     let same = run(&["report", &directory], b"");
     assert_eq!(both.stdout, same.stdout, "a directory is its logs");
+    let page = files.path().join("page.html").into_os_string().into_string().unwrap();
+    run(&["report", &a, &b, "--html", &page], b"").expect(0, &[]);
+    assert!(fs::read_to_string(&page).unwrap().contains("<h2>Generators</h2>"));
     let json = run(&["report", "--json", &directory], b"");
     let json: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
     assert_eq!(json["phases"]["echo"]["n"], 30_000);
@@ -257,6 +260,9 @@ fn the_program_reports_and_compares() {
     let list = format!("{a},{b}");
     let compared = run(&["report", "--compare", &a, &list], b"");
     compared.expect(0, &[]);
+    run(&["report", "--compare", &a, &list, "--html", &page], b"").expect(0, &[]);
+    assert!(fs::read_to_string(&page).unwrap().contains("<h1>saltecho load comparison</h1>"));
+    run(&["report", &a, "--html", "/nonexistent/page"], b"").expect(1, &["cannot write /none"]);
     let text = String::from_utf8(compared.stdout).unwrap();
     for words in
         ["  n              15,000        30,000      2.000", "shows no significance", "new/old"]

@@ -9,7 +9,7 @@ use std::process::Command;
 use std::{env, fs};
 
 use common::run::Script;
-use saltecho::load::report::Report;
+use saltecho::load::report::{Comparison, LoadLog, Report, merge};
 use saltecho::load::{ErrorKind, Mode, Record, Standing};
 
 /// Fails unless each element is closed in turn and no attribute is left open.
@@ -30,10 +30,15 @@ fn assert_well_formed(page: &str) {
     assert!(open.is_empty(), "{open:?}");
 }
 
-/// A page that is sound and stands alone.
+/// The page of a report, sound and alone.
 #[track_caller]
 fn page(report: &Report) -> String {
-    let page = report.to_html();
+    sound(report.to_html())
+}
+
+/// Fails unless a page is sound and stands alone.
+#[track_caller]
+fn sound(page: String) -> String {
     assert_well_formed(&page);
     for outside in ["http:", "https:", "src=", "href=", "@import", "url(", "<script", "<link"] {
         assert!(!page.contains(outside), "{outside}");
@@ -77,6 +82,51 @@ fn what_comes_from_outside_is_escaped() {
     let page = page(&report);
     assert!(page.contains("&lt;script&gt;alert(&quot;1&quot;)&lt;/script&gt;"));
     assert!(page.contains("Warning: &lt;b&gt; &amp; more."));
+}
+
+/// Two generators of another plan each, added up.
+fn merged() -> Report {
+    let one = Script::new(Mode::Echo);
+    let mut two = one.clone();
+    two.plan.connections = 30;
+    two.plan.size = 1024;
+    let logs = [("a.hlog", one), ("b.hlog", two)];
+    merge(logs.map(|(name, script)| LoadLog::parse(name, &script.log().0).unwrap()).into()).unwrap()
+}
+
+#[test]
+fn several_generators_are_one_page() {
+    let page = page(&merged());
+    assert!(page.contains("<p class=\"sum\">2 generators, added up; open model: 2,000 messages"));
+    for name in ["a.hlog", "b.hlog"] {
+        assert!(page.contains(&format!("<h3>{name} on loader</h3>\n<pre>saltecho load")), "{name}");
+    }
+    assert_eq!(page.matches("commit 0123456789ab").count(), 2);
+    assert_eq!(page.matches("<svg").count(), 4);
+}
+
+#[test]
+fn two_loads_are_compared_on_a_page() {
+    let (one, two) = (Script::new(Mode::Echo).report(), merged());
+    let same = sound(Comparison { old: &one, new: &one }.to_html());
+    assert_eq!(same.matches("<svg").count(), 4);
+    assert!(same.contains("shows no significance") && !same.contains("different loads"));
+    let ratios = same.split("<th>new/old</th>").nth(3).unwrap().split("</tr>").next().unwrap();
+    assert_eq!(ratios, "<td>1.000</td>".repeat(7), "the number and six times of echo");
+
+    let both = sound(Comparison { old: &one, new: &two }.to_html());
+    for words in ["<h2>Old</h2>", "<h2>New</h2>", "<h3>b.hlog on loader</h3>", "different loads"] {
+        assert!(both.contains(words), "{words}");
+    }
+    assert_eq!(both.matches("<span>old</span>").count(), 4);
+
+    let mut script = Script::new(Mode::Echo);
+    script.seconds = 0;
+    let nothing = script.report();
+    let half = sound(Comparison { old: &nothing, new: &one }.to_html());
+    assert!(half.contains("<span>new</span>") && !half.contains("<span>old</span>"));
+    let none = sound(Comparison { old: &nothing, new: &nothing }.to_html());
+    assert_eq!(none.matches("Nothing was timed.").count(), 3);
 }
 
 #[test]

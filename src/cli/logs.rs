@@ -30,12 +30,16 @@ pub(super) struct ReportArgs {
     /// Write the report to stdout as JSON
     #[arg(long)]
     json: bool,
+
+    /// Write the report, or the comparison, as a page to this file
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
 }
 
 const EXAMPLES: &str = "\
 Examples:
   saltecho load --hlog a.hlog && saltecho report a.hlog
-  saltecho report machines/*.hlog
+  saltecho report machines/*.hlog --html report.html
   saltecho report --compare before.hlog after.hlog
   saltecho report --compare before/ after1.hlog,after2.hlog
 
@@ -45,7 +49,9 @@ pub(super) fn run(args: &ReportArgs) -> Result<(), Failure> {
     let usage = |error| Failure::new(Kind::Usage, error);
     if args.compare {
         let [old, new] = two_loads(&args.files).map_err(usage)?;
-        print(&Comparison { old: &old, new: &new }.to_text());
+        let comparison = Comparison { old: &old, new: &new };
+        print(&comparison.to_text());
+        args.write_page(|| comparison.to_html())?;
         judge_log(&old).map_err(|failure| failure.of("the old load"))?;
         return judge_log(&new).map_err(|failure| failure.of("the new load"));
     }
@@ -54,7 +60,15 @@ pub(super) fn run(args: &ReportArgs) -> Result<(), Failure> {
         true => print(&format!("{:#}\n", report.to_json())),
         false => print(&report.to_text()),
     }
+    args.write_page(|| report.to_html())?;
     judge_log(&report)
+}
+
+impl ReportArgs {
+    fn write_page(&self, page: impl FnOnce() -> String) -> Result<()> {
+        let Some(path) = &self.html else { return Ok(()) };
+        fs::write(path, page()).with_context(|| format!("cannot write {}", path.display()))
+    }
 }
 
 fn print(text: &str) {

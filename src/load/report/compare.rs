@@ -16,6 +16,28 @@ pub struct Comparison<'a> {
     pub new: &'a Report,
 }
 
+pub(super) const SIGNIFICANCE: &str = "One pair of runs shows no significance: how far two runs of the same thing lie apart must be \
+     known first. Repeat both, in turn.";
+
+/// What stands beside each other.
+pub(super) const COLUMNS: [&str; 3] = ["old", "new", "new/old"];
+
+/// One figure of both, and its ratio.
+pub(super) struct Row {
+    pub(super) name: &'static str,
+    pub(super) figures: [String; COLUMNS.len()],
+}
+
+impl Row {
+    fn of(name: &'static str, old: u64, new: u64, show: impl Fn(u64) -> String) -> Self {
+        let ratio = match old {
+            0 => "-".to_owned(),
+            _ => format!("{:.3}", new as f64 / old as f64),
+        };
+        Self { name, figures: [show(old), show(new), ratio] }
+    }
+}
+
 impl Comparison<'_> {
     /// Both, and their ratios, as text of at most 80 columns.
     pub fn to_text(&self) -> String {
@@ -25,61 +47,73 @@ impl Comparison<'_> {
     }
 
     fn write_text(&self, to: &mut String) -> fmt::Result {
-        for (which, report) in [("old", self.old), ("new", self.new)] {
+        for (which, report) in self.both() {
             for generator in &report.generators {
-                paragraph(
-                    to,
-                    "",
-                    &format!("{which}: {}: {}", generator.name, generator.about.command_line()),
-                );
-                paragraph(to, "  ", &generator.what());
-                paragraph(to, "  ", &generator.when());
+                let (who, command) = (generator.who(), generator.about.command_line());
+                paragraph(to, "", &format!("{which}: {who}: {command}"));
+                for line in [generator.what(), generator.when(), generator.where_from()] {
+                    paragraph(to, "  ", &line);
+                }
+            }
+            if let Some(line) = report.sum_line() {
+                paragraph(to, "", &format!("{which}: {line}."));
             }
             paragraph(to, "  ", &format!("verdict: {}", report.verdict_line()));
             for warning in &report.warnings {
                 paragraph(to, "  ", &format!("warning: {warning}"));
             }
         }
+        for (group, rows) in self.groups() {
+            let [old, new, ratio] = COLUMNS;
+            writeln!(to, "\n{group:<11}{old:>12}{new:>14}{ratio:>11}")?;
+            for Row { name, figures: [old, new, ratio] } in rows {
+                writeln!(to, "  {name:<9}{old:>12}{new:>14}{ratio:>11}")?;
+            }
+        }
+        to.push('\n');
+        if let Some(difference) = self.difference() {
+            paragraph(to, "", difference);
+        }
+        paragraph(to, "", SIGNIFICANCE);
+        Ok(())
+    }
+
+    pub(super) const fn both(&self) -> [(&'static str, &Report); 2] {
+        [("old", self.old), ("new", self.new)]
+    }
+
+    /// What is compared: the times of each series that either has, and all together.
+    pub(super) fn groups(&self) -> Vec<(&'static str, Vec<Row>)> {
+        let number = |number| Grouped(number).to_string();
+        let mut groups = Vec::new();
         for series in Series::ALL {
             let (old, new) = (self.old.percentiles(series), self.new.percentiles(series));
             if old.n == 0 && new.n == 0 {
                 continue;
             }
-            writeln!(to, "\n{:<9}{:>14}{:>14}{:>11}", series.as_str(), "old", "new", "new/old")?;
-            row(to, "n", old.n, new.n, |number| Grouped(number).to_string())?;
+            let mut rows = vec![Row::of("n", old.n, new.n, number)];
             if old.n > 0 && new.n > 0 {
-                for ((name, old), (_, new)) in old.by_name().into_iter().zip(new.by_name()) {
-                    row(to, name, old, new, |nanos| Nanos(nanos).to_string())?;
-                }
+                let both = old.by_name().into_iter().zip(new.by_name());
+                rows.extend(both.map(|((name, old), (_, new))| {
+                    Row::of(name, old, new, |nanos| Nanos(nanos).to_string())
+                }));
             }
+            groups.push((series.as_str(), rows));
         }
-        writeln!(to)?;
-        let (old, new) = (&self.old.record.counts, &self.new.record.counts);
-        let number = |number| Grouped(number).to_string();
         let rate = |report: &Report| report.per_second(report.record.counts.answered);
-        row(to, "answers/s", rate(self.old), rate(self.new), number)?;
-        row(to, "errors", old.errors.total(), new.errors.total(), number)?;
-        to.push('\n');
-        paragraph(
-            to,
-            "",
-            "One pair of runs shows no significance: how far two runs of the same thing lie apart \
-             must be known first. Repeat both, in turn.",
-        );
-        Ok(())
+        let errors = |report: &Report| report.record.counts.errors.total();
+        let together = vec![
+            Row::of("answers/s", rate(self.old), rate(self.new), number),
+            Row::of("errors", errors(self.old), errors(self.new), number),
+        ];
+        groups.push(("together", together));
+        groups
     }
-}
 
-fn row(
-    to: &mut String,
-    name: &str,
-    old: u64,
-    new: u64,
-    show: impl Fn(u64) -> String,
-) -> fmt::Result {
-    let ratio = match old {
-        0 => "-".to_owned(),
-        _ => format!("{:.3}", new as f64 / old as f64),
-    };
-    writeln!(to, "  {name:<9}{:>12}{:>14}{ratio:>11}", show(old), show(new))
+    /// A warning, if the two were told to make another load.
+    pub(super) fn difference(&self) -> Option<&'static str> {
+        (self.old.plan_in_words() != self.new.plan_in_words()).then_some(
+            "The two were told to make different loads, so the ratios are not the server's alone.",
+        )
+    }
 }

@@ -1,13 +1,14 @@
-//! A report as one page that needs nothing else: no network, no script, no font.
+//! A report, or two side by side, as one page that needs nothing else: no network, no script, no font.
 
 mod chart;
+mod compare;
 
 use std::fmt::Write;
 
 use chart::{Axis, Chart, Line};
 
 use super::figures::{Grouped, Nanos, Percentiles, QUANTILES};
-use super::{Report, Second, Verdict, rate};
+use super::{Generator, Report, Second, Verdict, rate};
 use crate::load::{Mode, Part, Series};
 
 const STYLE: &str = include_str!("style.css");
@@ -18,34 +19,38 @@ const MOST_TITLES: usize = 900;
 impl Report {
     /// The report as one HTML page with its charts. Whatever came from outside is escaped.
     pub fn to_html(&self) -> String {
-        let mut page = String::from(
-            "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\"/>\n\
-             <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"/>\n\
-             <title>saltecho load report</title>\n<style>\n",
-        );
-        page.push_str(STYLE);
-        page.push_str("</style>\n</head>\n<body>\n<h1>saltecho load report</h1>\n");
-        page.push_str(&self.head());
-        page.push_str(&self.big_figures());
+        let mut body = self.judgement();
+        match &self.generators[..] {
+            [one] => body.push_str(&one.lines()),
+            _ => paragraph(&mut body, "sum", &format!("{}.", self.sum_line().unwrap_or_default())),
+        }
+        body.push_str(&self.big_figures());
         if let Some(line) = self.server_line() {
-            paragraph(&mut page, "dim", &format!("{line}."));
+            paragraph(&mut body, "dim", &format!("{line}."));
         }
         if let Some(explanation) = self.explanation() {
-            paragraph(&mut page, "explanation", &explanation);
+            paragraph(&mut body, "explanation", &explanation);
         }
-        page.push_str("<div class=\"pair\">\n");
-        page.push_str(&self.by_percentile());
-        page.push_str(&self.over_time());
-        page.push_str(&self.rate_over_time());
-        page.push_str(&self.states_over_time());
-        page.push_str("</div>\n");
-        page.push_str(&self.phase_table());
-        page.push_str(&self.error_table());
-        page.push_str("</body>\n</html>\n");
-        page
+        body.push_str("<div class=\"pair\">\n");
+        body.push_str(&self.by_percentile());
+        body.push_str(&self.over_time());
+        body.push_str(&self.rate_over_time());
+        body.push_str(&self.states_over_time());
+        body.push_str("</div>\n");
+        body.push_str(&self.phase_table());
+        body.push_str(&self.error_table());
+        if self.is_sum() {
+            let each = self.each();
+            let _ = writeln!(
+                body,
+                "<section><h2>Generators</h2>\n<div class=\"pair\">\n{each}</div></section>"
+            );
+        }
+        page("saltecho load report", &body)
     }
 
-    fn head(&self) -> String {
+    /// The verdict, and what a reader must know before they believe a figure.
+    fn judgement(&self) -> String {
         let mut text = String::new();
         let class = if self.verdict == Verdict::Reliable { "verdict good" } else { "verdict" };
         let verdict = self.verdict_line();
@@ -55,14 +60,15 @@ impl Report {
         for warning in &self.warnings {
             paragraph(&mut text, "warning", &format!("Warning: {warning}."));
         }
-        for generator in &self.generators {
-            let _ = writeln!(text, "<pre>{}</pre>", escape(&generator.about.command_line()));
-            paragraph(&mut text, "dim", &generator.what());
-            paragraph(&mut text, "dim", &generator.when());
-            let where_from = format!("{}; {}", generator.about.program(), generator.machine.line());
-            paragraph(&mut text, "dim", &where_from);
-        }
         text
+    }
+
+    /// Each generator under its name.
+    fn each(&self) -> String {
+        let each = |one: &Generator| {
+            format!("<div><h3>{}</h3>\n{}</div>\n", escape(&one.who()), one.lines())
+        };
+        self.generators.iter().map(each).collect()
     }
 
     fn big_figures(&self) -> String {
@@ -95,21 +101,23 @@ impl Report {
         let title = "Latency by percentile";
         let lines: Vec<Line> = self
             .phases()
-            .map(|(series, percentiles)| self.percentile_line(series, &percentiles))
+            .map(|(series, _)| Line {
+                name: series.as_str().to_owned(),
+                colour: series_colour(series),
+                dashed: series == Series::Service,
+                points: self.percentile_points(series),
+            })
             .collect();
         if lines.is_empty() {
             return absent(title, "Nothing was timed.");
         }
         let most = self.phases().map(|(_, percentiles)| percentiles.n).max().unwrap_or(0);
-        let values =
-            lines.iter().flat_map(|line| line.points.iter().flatten().map(|point| point.1));
-        let mut chart = Chart::new(Axis::quantiles(most), Axis::nanos(values));
-        lines.iter().for_each(|line| chart.line(line));
-        chart.finish(title)
+        latency_chart(Axis::quantiles(most), &lines).finish(title)
     }
 
-    fn percentile_line(&self, series: Series, percentiles: &Percentiles) -> Line {
-        // Twenty points a decade, from the median to where one value is left.
+    /// Twenty points a decade, from the median to where one value is left.
+    fn percentile_points(&self, series: Series) -> Vec<Option<(f64, f64)>> {
+        let percentiles = self.percentiles(series);
         let n = percentiles.n as f64;
         let one_in: Vec<f64> = (0..400)
             .map(|step| 2.0 * 10_f64.powf(f64::from(step) / 20.0))
@@ -119,65 +127,83 @@ impl Report {
         let values = self.record.series(series).value_at_quantiles(quantiles);
         let points = one_in.iter().copied().zip(values.map(|nanos| nanos as f64));
         let last = (n.max(2.0), percentiles.max_ns as f64);
-        Line {
-            name: series.as_str().to_owned(),
-            colour: series_colour(series),
-            dashed: series == Series::Service,
-            points: points.chain([last]).map(Some).collect(),
-        }
+        points.chain([last]).map(Some).collect()
     }
 
     fn over_time(&self) -> String {
-        let series = self.headline();
-        let title = format!("Latency over time: {}", series.as_str());
-        let timed = |second: &Second| Some(*second.percentiles(series)).filter(|time| time.n > 0);
-        let all: Vec<Percentiles> = self.seconds.iter().filter_map(timed).collect();
-        if all.is_empty() {
+        let title = format!("Latency over time: {}", self.headline().as_str());
+        let line = |name: &str, colour, time| Line {
+            name: name.to_owned(),
+            colour,
+            dashed: false,
+            points: self.latency_points(time),
+        };
+        let lines = [
+            line("max", 1, |timed| timed.max_ns),
+            line("p99", 4, |timed| timed.p99_ns),
+            line("p50", 0, |timed| timed.p50_ns),
+        ];
+        if lines[0].points.iter().all(Option::is_none) {
             return absent(&title, "Nothing was timed.");
         }
-        let ends = all.iter().flat_map(|time| [time.p50_ns as f64, time.max_ns as f64]);
-        let mut chart = Chart::new(Axis::seconds(self.end()), Axis::nanos(ends));
-        let named = |time: Percentiles, name| {
-            let times = time.by_name().into_iter();
-            times.filter(|time| time.0 == name).map(|time| time.1 as f64).next()
-        };
-        for (name, colour) in [("max", 1), ("p99", 4), ("p50", 0)] {
-            let point = |second: &Second| Some((middle(second), named(timed(second)?, name)?));
-            let points = self.seconds.iter().map(point).collect();
-            chart.line(&Line { name: name.to_owned(), colour, dashed: false, points });
-        }
+        let mut chart = latency_chart(Axis::seconds(self.end()), &lines);
         self.titles(&mut chart, |second| {
-            let time = timed(second)?;
+            let time = self.timed(second)?;
             let [p50, p99, max] = [time.p50_ns, time.p99_ns, time.max_ns].map(Nanos);
             Some(format!("p50 {p50}, p99 {p99}, max {max}"))
         });
         chart.finish(&title)
     }
 
+    /// The percentiles of what is measured above all, of a second in which there was any.
+    fn timed<'a>(&self, second: &'a Second) -> Option<&'a Percentiles> {
+        Some(second.percentiles(self.headline())).filter(|time| time.n > 0)
+    }
+
+    /// One of those percentiles over time.
+    fn latency_points(&self, time: fn(&Percentiles) -> u64) -> Vec<Option<(f64, f64)>> {
+        let point = |second| Some((middle(second), time(self.timed(second)?) as f64));
+        self.seconds.iter().map(point).collect()
+    }
+
     fn rate_over_time(&self) -> String {
-        let (title, what) = match self.mode() {
-            Mode::Idle => ("Authenticated a second", "authenticated"),
-            _ => ("Answers a second", "answered"),
-        };
-        let per_second = |second: &Second| {
-            let counts = &second.counts;
-            let number =
-                if self.mode() == Mode::Idle { counts.authenticated } else { counts.answered };
-            // What is left of a second says nothing of a rate.
-            let counts_here = second.part == Part::Measure || self.mode() == Mode::Idle;
-            (counts_here && second.length.as_millis() >= 100).then(|| rate(number, second.length))
-        };
-        let Some(most) = self.seconds.iter().filter_map(per_second).max() else {
+        let (title, what) = self.rate_names();
+        let Some(most) = self.highest_rate() else {
             return absent(title, "No second was measured.");
         };
         let mut chart = Chart::new(Axis::seconds(self.end()), Axis::from_zero(most, ""));
-        let point = |second: &Second| per_second(second).map(|rate| (middle(second), rate as f64));
-        let points = self.seconds.iter().map(point).collect();
+        let points = self.rate_points();
         chart.line(&Line { name: what.to_owned(), colour: 2, dashed: false, points });
         self.titles(&mut chart, |second| {
-            per_second(second).map(|rate| format!("{} a second", Grouped(rate)))
+            self.rate_in(second).map(|rate| format!("{} a second", Grouped(rate)))
         });
         chart.finish(title)
+    }
+
+    /// What is counted over time, as a heading and as a word.
+    fn rate_names(&self) -> (&'static str, &'static str) {
+        match self.mode() {
+            Mode::Idle => ("Authenticated a second", "authenticated"),
+            Mode::Echo | Mode::Connect => ("Answers a second", "answered"),
+        }
+    }
+
+    fn rate_points(&self) -> Vec<Option<(f64, f64)>> {
+        let point = |second| Some((middle(second), self.rate_in(second)? as f64));
+        self.seconds.iter().map(point).collect()
+    }
+
+    fn highest_rate(&self) -> Option<u64> {
+        self.seconds.iter().filter_map(|second| self.rate_in(second)).max()
+    }
+
+    /// The rate in a second; what is left of one says nothing of a rate.
+    fn rate_in(&self, second: &Second) -> Option<u64> {
+        let is_idle = self.mode() == Mode::Idle;
+        let counts = &second.counts;
+        let number = if is_idle { counts.authenticated } else { counts.answered };
+        let counts_here = second.part == Part::Measure || is_idle;
+        (counts_here && second.length.as_millis() >= 100).then(|| rate(number, second.length))
     }
 
     fn states_over_time(&self) -> String {
@@ -269,6 +295,17 @@ impl Report {
     }
 }
 
+impl Generator {
+    /// Its command, its plan, when and where it ran.
+    fn lines(&self) -> String {
+        let mut text = format!("<pre>{}</pre>\n", escape(&self.about.command_line()));
+        for line in [self.what(), self.when(), self.where_from()] {
+            paragraph(&mut text, "dim", &line);
+        }
+        text
+    }
+}
+
 /// A colour for each of `Standing::by_name`; what works is blue and green.
 const STATE_COLOURS: [usize; 6] = [3, 4, 1, 5, 0, 2];
 
@@ -285,6 +322,24 @@ const fn series_colour(series: Series) -> usize {
 
 fn middle(second: &Second) -> f64 {
     (second.start + second.length / 2).as_secs_f64()
+}
+
+/// Lines of nanoseconds.
+fn latency_chart(x: Axis, lines: &[Line]) -> Chart {
+    let points = lines.iter().flat_map(|line| line.points.iter().flatten());
+    let mut chart = Chart::new(x, Axis::nanos(points.map(|(_, nanos)| *nanos)));
+    lines.iter().for_each(|line| chart.line(line));
+    chart
+}
+
+/// A whole page around its content.
+fn page(title: &str, body: &str) -> String {
+    format!(
+        "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\"/>\n\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"/>\n\
+         <title>{title}</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n<h1>{title}</h1>\n\
+         {body}</body>\n</html>\n"
+    )
 }
 
 fn absent(title: &str, why: &str) -> String {
