@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use common::client::pattern;
 use common::fake::{fake_server, fake_server_from_the_start};
+use common::needs::say;
 use common::program::{Files, Running, Serving, run, saltecho};
 
 #[test]
@@ -47,7 +48,7 @@ fn names_and_ipv6_are_addresses() {
     assert_eq!(run(&["connect", &named], b"hello").stdout, b"HELLO");
     server.finish();
     if TcpListener::bind("[::1]:0").is_err() {
-        eprintln!("SKIPPED: there is no IPv6 here, so nobody connected over it");
+        say("NOT TESTED without IPv6: a connection over it");
         return;
     }
     let server = Serving::start_command(&mut saltecho(&["serve", "-l", "[::1]:0"]));

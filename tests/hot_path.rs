@@ -16,6 +16,7 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use common::client::*;
+use common::needs::STRACE;
 use common::program::*;
 use common::strace::*;
 
@@ -26,7 +27,7 @@ const ALL: &[&str] = &["-e", "trace=!clock_gettime"];
 fn a_message_costs_a_recv_a_send_and_its_part_of_a_poll() {
     const CONNECTIONS: usize = 50;
     const ROUNDS: usize = 100;
-    if !strace_works() {
+    if STRACE.is_missing() {
         return;
     }
     let serving = Serving::start(&[]);
@@ -47,7 +48,7 @@ fn a_message_costs_a_recv_a_send_and_its_part_of_a_poll() {
 fn a_whole_connection_costs_eight_calls_and_its_part_of_a_poll() {
     const CONNECTIONS: usize = 64;
     const ROUNDS: usize = 5;
-    if !strace_works() {
+    if STRACE.is_missing() {
         return;
     }
     let serving = Serving::start(&[]);
@@ -87,7 +88,7 @@ fn a_whole_connection_costs_eight_calls_and_its_part_of_a_poll() {
 
 #[test]
 fn a_crowd_that_says_nothing_costs_nothing() {
-    if !strace_works() {
+    if STRACE.is_missing() {
         return;
     }
     let everything = std::env::var("SALTECHO_FAULTS").is_ok_and(|value| value == "all");
@@ -102,7 +103,7 @@ fn a_crowd_that_says_nothing_costs_nothing() {
 
 #[test]
 fn a_spinning_loop_sleeps_once_nobody_has_spoken_for_its_time() {
-    if !strace_works() {
+    if STRACE.is_missing() {
         return;
     }
     let serving = Serving::start(&["--spin", "5ms"]);

@@ -5,25 +5,14 @@
 mod common;
 
 use std::fs;
-use std::process::Command;
 use std::time::Duration;
 
+use common::needs::PYTHON_WITH_HDRHISTOGRAM;
 use common::program::{Files, run};
-use common::python::python;
+use common::python::python_by;
 use common::run::Script;
 use saltecho::load::report::{LoadLog, MergeError, Verdict, merge};
 use saltecho::load::{ErrorKind, Mode, Pace, Series};
-
-/// Whether the Python reader is there. Under CI its absence is a failure.
-fn has_python_reader() -> bool {
-    let found = Command::new("python3").args(["-c", "import hdrh"]).output();
-    let found = found.is_ok_and(|output| output.status.success());
-    if !found {
-        assert!(std::env::var_os("CI").is_none(), "CI needs Python's hdrhistogram");
-        eprintln!("SKIPPED: python3 has no hdrhistogram, so nothing was read with it");
-    }
-    found
-}
 
 fn two() -> (Script, Script) {
     let mut one = Script::new(Mode::Echo);
@@ -64,16 +53,13 @@ fn a_generator_that_had_no_processor_is_unreliable_in_its_log_too() {
 
 #[test]
 fn pythons_reader_finds_the_same() {
-    if !has_python_reader() {
-        return;
-    }
+    let Some(mut command) = python_by(&PYTHON_WITH_HDRHISTOGRAM, "read_hlog.py") else { return };
     // Its percentiles round a rank to the nearest, ours up: a thousand messages a second make them
     // the same.
     let (bytes, report) = Script::new(Mode::Echo).log();
     let files = Files::new();
     let path = files.write("run.hlog", &bytes, 0o600);
     let series = [Series::Echo, Series::Service, Series::Lateness];
-    let mut command = python("read_hlog.py").expect("it has just been asked");
     let output = command.arg(path).args(series.map(Series::as_str)).output().unwrap();
     let lines = String::from_utf8(output.stdout).unwrap();
     let errors = String::from_utf8_lossy(&output.stderr);
@@ -118,6 +104,7 @@ fn logs_are_added_up() {
 fn several_generators_are_named_and_told_as_several() {
     let (mut one, mut two) = two();
     (one.stall, two.stall) = (None, None);
+    (one.seconds, two.seconds) = (4, 4);
     two.plan.connections = 30;
     two.plan.active = 20;
     two.plan.size = 1024;
@@ -135,16 +122,17 @@ fn several_generators_are_named_and_told_as_several() {
         "open model: 250 messages of 1,024 bytes a second over 20 of 30 connections, at most 4 in",
         "2 generators, added up; open model: 1,250 messages of 64 to 1,024 bytes a second over 70 \
          of 80 connections, at most 1 to 4 in flight on each; to 127.0.0.1:9999. They measured \
-         together for 14.9 s of 15.1 s.",
+         together for 3.88 s of 4.12 s.",
         "Verdict: reliable: the generators were late by",
     ] {
         assert!(text.contains(words), "no {words:?} in {text}");
     }
 
-    (one.stall, two.stall) = (Some((6, 90)), Some((6, 90)));
+    (one.stall, two.stall) = (Some((2, 90)), Some((2, 90)));
     let stalled = merge(logs(&one, &two)).unwrap().explanation().unwrap();
     assert!(stalled.contains("while 1 to 4 were under way"), "{stalled}");
 
+    (one.stall, two.stall) = (None, None);
     (one.lateness, two.lateness) = (1_000_000, 1_000_000);
     let late = merge(logs(&one, &two)).unwrap();
     let reason = late.verdict.reason().unwrap();
@@ -158,7 +146,8 @@ fn reliable_generators_do_not_make_a_reliable_sum_of_themselves() {
     // no stall.
     let (mut slow, mut fast) = two();
     slow.plan.pace = Pace::Open(100.try_into().unwrap());
-    slow.stall = Some((6, 300));
+    (slow.seconds, fast.seconds) = (4, 4);
+    slow.stall = Some((2, 300));
     slow.lateness = 1_000_000;
     fast.stall = None;
     let parse = |script: &Script| LoadLog::parse("x", &script.log().0).unwrap();
@@ -282,7 +271,8 @@ fn the_program_reports_and_compares() {
 
 #[test]
 fn a_report_exits_as_the_load_did() {
-    let (good, mut late) = two();
+    let (mut good, mut late) = two();
+    (good.seconds, late.seconds) = (4, 4);
     late.lateness = 1_000_000;
     let mut wrong = good.clone();
     wrong.errors = vec![(ErrorKind::Mismatch, 7)];

@@ -4,10 +4,10 @@
 
 mod common;
 
+use std::fs;
 use std::path::Path;
-use std::process::Command;
-use std::{env, fs};
 
+use common::needs::CHROMIUM;
 use common::run::Script;
 use saltecho::load::report::{Comparison, LoadLog, Report, merge};
 use saltecho::load::{ErrorKind, Mode, Record, Standing};
@@ -157,21 +157,14 @@ fn states_that_are_unknown_are_not_drawn() {
 
 #[test]
 fn a_browser_draws_it() {
-    let found = ["chromium", "chromium-browser"].into_iter().find(|name| {
-        Command::new(name).arg("--version").output().is_ok_and(|output| output.status.success())
-    });
-    let Some(browser) = found else {
-        assert!(env::var_os("CI").is_none(), "there is no chromium to draw the page");
-        println!("NOT TESTED: there is no chromium to draw the page");
-        return;
-    };
+    let Some(mut browser) = CHROMIUM.find() else { return };
     let directory = Path::new(env!("CARGO_TARGET_TMPDIR"));
     let html = directory.join("load-report.html");
     fs::write(&html, Script::new(Mode::Echo).report().to_html()).unwrap();
     let png = directory.join("load-report.png");
     let _ = fs::remove_file(&png);
     let profile = tempfile::tempdir().unwrap();
-    let output = Command::new(browser)
+    let output = browser
         .args(["--headless", "--no-sandbox", "--disable-gpu", "--window-size=1100,1600"])
         .arg(format!("--user-data-dir={}", profile.path().display()))
         .arg(format!("--screenshot={}", png.display()))

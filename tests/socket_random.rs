@@ -4,6 +4,8 @@
 //! begin (from the clock unless set; printed in any case). A difference is shrunk and printed.
 #![cfg(all(feature = "socket", target_os = "linux"))]
 
+#[path = "common/needs.rs"]
+mod needs;
 mod programs;
 mod replay;
 
@@ -15,6 +17,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use saltecho::socket::ErrorKind;
 use serde_json::{Value as Json, json};
 
+use self::needs::PYTHON;
 use self::programs::generate;
 use self::replay::{describe_error, play};
 
@@ -26,11 +29,7 @@ const LIMIT: Duration = Duration::from_secs(20);
 
 #[test]
 fn random_programs_end_as_in_cpython() {
-    let Some(mut python) = Python::start() else {
-        println!("python3 is not here: no random program was compared");
-        assert!(std::env::var_os("CI").is_none(), "with CI set, python3 must be there");
-        return;
-    };
+    let Some(mut python) = PYTHON.find().map(Python::start) else { return };
     let count = number("SALTECHO_PROGRAMS").unwrap_or(1500);
     let first = number("SALTECHO_SEED").unwrap_or_else(|| {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock after 1970");
@@ -66,14 +65,10 @@ struct Python {
 }
 
 impl Python {
-    fn start() -> Option<Self> {
+    fn start(mut command: Command) -> Self {
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/python/socket_driver.py");
-        let mut child = Command::new("python3")
-            .arg(script)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .ok()?;
+        command.arg(script).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().expect("python3 has just been found");
         let programs = child.stdin.take();
         let stdout = BufReader::new(child.stdout.take().expect("a pipe was asked for"));
         let (sender, outcomes) = mpsc::channel();
@@ -84,7 +79,7 @@ impl Python {
                 }
             }
         });
-        Some(Self { child, programs, outcomes })
+        Self { child, programs, outcomes }
     }
 
     /// The first step that ends differently, described; `None` if all end alike.

@@ -23,6 +23,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use common::client::*;
+use common::needs::STRACE;
 use common::program::*;
 use common::strace::*;
 
@@ -160,7 +161,7 @@ fn cells(everything: bool) -> Vec<Cell> {
 
 #[test]
 fn no_error_of_a_call_ends_it_or_harms_others() {
-    if !strace_works() {
+    if STRACE.is_missing() {
         return;
     }
     let everything = std::env::var("SALTECHO_FAULTS").is_ok_and(|value| value == "all");
@@ -188,7 +189,7 @@ fn no_error_of_a_call_ends_it_or_harms_others() {
 
 #[test]
 fn no_send_can_raise_a_signal_and_no_socket_is_inherited() {
-    if !strace_works() {
+    if STRACE.is_missing() {
         return;
     }
     let serving = Serving::start(&[]);
@@ -210,7 +211,7 @@ fn no_send_can_raise_a_signal_and_no_socket_is_inherited() {
 /// The one error that ends the loop: without a poll it could only spin.
 #[test]
 fn a_poll_that_fails_for_good_ends_the_program_with_an_error() {
-    if !strace_works() {
+    if STRACE.is_missing() {
         return;
     }
     let serving = Serving::start(&[]);

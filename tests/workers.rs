@@ -9,9 +9,10 @@ use std::net::{SocketAddr, TcpStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use common::client::*;
+use common::needs::STRACE;
 use common::program::{Files, Serving, Signal, run, saltecho};
 use common::server::{any_port, assert_balanced, wait_for};
-use common::strace::{Tracer, strace_works};
+use common::strace::Tracer;
 use saltecho::auth::{Key, Keyring, MacAlgorithm};
 use saltecho::proto::{Answer, CloseReason, Handler};
 use saltecho::server::{BuildError, Limits, ListenOptions, MioKernel, Observer, Running, Server};
@@ -174,7 +175,7 @@ fn the_program_reports_for_all_of_them() {
 
 #[test]
 fn the_program_ends_when_one_of_them_fails() {
-    if !strace_works() {
+    if STRACE.is_missing() {
         return;
     }
     let server = Serving::start(&["--workers", "2"]);

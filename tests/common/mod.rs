@@ -5,6 +5,7 @@
 
 pub mod client;
 pub mod fake;
+pub mod needs;
 pub mod program;
 pub mod python;
 pub mod run;

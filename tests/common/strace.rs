@@ -72,15 +72,3 @@ impl Drop for Tracer {
         let _ = self.child.wait();
     }
 }
-
-/// Whether there is a strace. Under CI its absence is a failure, because there nobody would read
-/// the line.
-pub fn strace_works() -> bool {
-    let present = Command::new("strace").arg("-V").output();
-    let present = present.is_ok_and(|output| output.status.success());
-    assert!(present || std::env::var_os("CI").is_none(), "strace is needed where CI is set");
-    if !present {
-        eprintln!("SKIPPED: there is no strace, so nothing was traced");
-    }
-    present
-}

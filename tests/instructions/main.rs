@@ -14,15 +14,17 @@
 #![cfg(feature = "server")]
 #![allow(clippy::unwrap_used)] // clippy knows tests by their attribute, and these have hands.
 
+#[path = "../common/needs.rs"]
+mod needs;
 mod recorded;
 mod scenarios;
 #[path = "../../benches/support/mod.rs"]
 mod support;
 
 use std::collections::BTreeMap;
-use std::io::Write as _;
 use std::process::Command;
 
+use needs::{VALGRIND, say};
 use recorded::{Counts, Recorded, differences};
 use scenarios::{CROWDS, SCENARIOS, Scenario};
 
@@ -55,17 +57,9 @@ fn run_scenario() -> bool {
     true
 }
 
-/// A line that is seen even if the test passes: unlike that of `println`, it is not captured.
-fn say(line: &str) {
-    std::io::stderr().write_all(format!("{line}\n").as_bytes()).unwrap();
-}
-
-/// The instructions of one operation, for each scenario. `None`, and a line that says so: there is
-/// no valgrind here.
+/// The instructions of one operation, for each scenario; `None` where there is no valgrind.
 fn count(scenarios: &[(&str, Scenario)], test: &str) -> Option<Counts> {
-    if Command::new("valgrind").arg("--version").output().is_err() {
-        assert!(std::env::var_os("CI").is_none(), "with CI set, valgrind must be there");
-        say("NOT COUNTED: valgrind is not installed (`apt-get install valgrind`)");
+    if VALGRIND.is_missing() {
         return None;
     }
     let count = |(name, _): &(&str, Scenario)| ((*name).to_owned(), count_one(name, test));

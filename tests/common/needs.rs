@@ -1,0 +1,76 @@
+//! What some tests need of the machine beside Rust.
+#![allow(dead_code)] // Each test uses its own part of it.
+#![allow(unreachable_pub)] // Public towards the test that includes it.
+#![allow(clippy::unwrap_used)] // clippy knows tests by their attribute, and these are their hands.
+
+use std::io::Write;
+use std::process::Command;
+
+/// A program that a test runs, and that may be missing.
+pub struct Tool {
+    name: &'static str,
+    remedy: &'static str,
+    /// Commands that succeed where it is there; the first that does is the program.
+    probes: &'static [&'static [&'static str]],
+}
+
+pub const CHROMIUM: Tool = Tool {
+    name: "chromium",
+    remedy: "apt-get install chromium",
+    probes: &[&["chromium", "--version"], &["chromium-browser", "--version"]],
+};
+
+pub const PYTHON: Tool = Tool {
+    name: "python3",
+    remedy: "apt-get install python3",
+    probes: &[&["python3", "--version"]],
+};
+
+pub const PYTHON_WITH_HDRHISTOGRAM: Tool = Tool {
+    name: "python3 with hdrhistogram",
+    remedy: "pip install hdrhistogram",
+    probes: &[&["python3", "-c", "import hdrh"]],
+};
+
+pub const STRACE: Tool =
+    Tool { name: "strace", remedy: "apt-get install strace", probes: &[&["strace", "-V"]] };
+
+pub const VALGRIND: Tool = Tool {
+    name: "valgrind",
+    remedy: "apt-get install valgrind",
+    probes: &[&["valgrind", "--version"]],
+};
+
+impl Tool {
+    /// The program, to be given its arguments. Where it is missing, a line says what is not tested;
+    /// with CI set, where nobody would read the line, that is a failure.
+    #[track_caller]
+    pub fn find(&self) -> Option<Command> {
+        let works = |probe: &&&[&str]| {
+            let output = Command::new(probe[0]).args(&probe[1..]).output();
+            output.is_ok_and(|output| output.status.success())
+        };
+        let found = self.probes.iter().find(works).map(|probe| Command::new(probe[0]));
+        if found.is_none() {
+            let Self { name, remedy, .. } = self;
+            assert!(
+                std::env::var_os("CI").is_none(),
+                "with CI set, there must be {name}: {remedy}"
+            );
+            let test = std::thread::current();
+            say(&format!("NOT TESTED without {name} ({remedy}): {}", test.name().unwrap_or("?")));
+        }
+        found
+    }
+
+    /// The same for who needs no command of it.
+    #[track_caller]
+    pub fn is_missing(&self) -> bool {
+        self.find().is_none()
+    }
+}
+
+/// A line that is seen even if the test passes: unlike that of `println`, it is not captured.
+pub fn say(line: &str) {
+    std::io::stderr().write_all(format!("{line}\n").as_bytes()).unwrap();
+}
