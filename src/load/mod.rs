@@ -221,8 +221,8 @@ impl<K: Dial> Load<K> {
     }
 
     /// How long the next poll may sleep: until the next message, connection, deadline, report or
-    /// part of the run, but not at all when that is too near to be met by sleeping, or the last event
-    /// recent enough to spin.
+    /// part of the run, but not at all when that is too near to be met by sleeping, or the last
+    /// event recent enough to spin.
     fn wait(&self) -> Option<Duration> {
         if !self.run_queue.is_empty() || self.polled < self.awake_until {
             return Some(Duration::ZERO);

@@ -93,8 +93,8 @@ pub(in crate::cli) struct LoadArgs {
     #[arg(env = "SALTECHO_LOAD_SEED", hide_env_values = true)]
     pub(super) seed: u64,
 
-    /// Poll without sleeping for this long after the last event (100us, off): latencies are without the
-    /// generator's own wake-ups, and a core is busy for as long as anything is answered
+    /// Poll without sleeping for this long after the last event (100us, off): latencies are without
+    /// the generator's own wake-ups, and a core is busy for as long as anything is answered
     #[arg(long, value_name = "TIME", default_value = "off")]
     #[arg(env = "SALTECHO_LOAD_SPIN", hide_env_values = true)]
     pub(super) spin: Limit,

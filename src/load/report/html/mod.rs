@@ -1,4 +1,5 @@
-//! A report, or two side by side, as one page that needs nothing else: no network, no script, no font.
+//! A report, or two side by side, as one page that needs nothing else: no network, no script, no
+//! font.
 
 mod chart;
 mod compare;
