@@ -9,8 +9,8 @@
 //! All authenticate, then a thousand of them talk, drawn from the whole crowd. Before that as many
 //! as may are given a challenge and do not answer it. The exit code is 1 if a million take more
 //! than 80 MB, or a quarter of a million strangers more than 192 bytes each. Sockets are not in the
-//! figures: the kernel has some kilobytes for each. What a turn costs is measured by `cargo bench
-//! --bench loop -- turn`.
+//! figures: the kernel has some kilobytes for each. What a turn costs is measured by
+//! `cargo bench --bench loop -- turn`.
 
 #[path = "../benches/support/mod.rs"]
 mod support;
