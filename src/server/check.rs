@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use super::pump::can_go_on;
 use super::timers::Links;
 use super::{Kernel, Server};
@@ -48,6 +50,10 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         assert_eq!(armed, self.timers.armed(), "armed deadlines");
         let in_queue = self.run_queue.iter().filter(|id| self.slots.get(**id).is_some()).count();
         assert_eq!(queued, in_queue, "queued connections");
+        assert!(
+            self.run_queue.is_empty() || self.wait() == Some(Duration::ZERO),
+            "invariant 10: it is going to sleep while somebody could go on"
+        );
         assert!(self.slots.len() <= self.limits.connections, "more connections than allowed");
         assert!(self.strangers.len() <= self.limits.unauthenticated, "too many strangers");
         let open = self.stats.accepted - self.stats.closed_in_all();
