@@ -7,6 +7,7 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::mpsc::{Sender, channel};
 
 use common::client::*;
 use common::needs::STRACE;
@@ -15,7 +16,7 @@ use common::server::{any_port, assert_balanced, wait_for};
 use common::strace::Tracer;
 use saltecho::auth::{Key, Keyring, MacAlgorithm};
 use saltecho::proto::{Answer, CloseReason, Handler};
-use saltecho::server::{BuildError, Limits, ListenOptions, MioKernel, Observer, Running, Server};
+use saltecho::server::{BuildError, ConnId, Limits, Observer, Running, Server};
 use socket2::{Domain, Socket, Type};
 
 const WORKERS: usize = 3;
@@ -128,11 +129,10 @@ fn an_address_that_somebody_has_is_refused_even_if_they_would_share_it() {
         }
     }
     running.stop().unwrap();
-    let options = ListenOptions { backlog: 1, send_timeout: None };
-    let alone = MioKernel::listen(any_port(), options).unwrap();
+    let alone = Server::builder().listen(any_port()).spawn_workers(1).unwrap();
     let joined = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     joined.set_reuse_port(true).unwrap();
-    let refused = joined.bind(&alone.local_addr().unwrap().into());
+    let refused = joined.bind(&alone.addresses()[0].into());
     assert!(refused.is_err(), "a server of one loop shares its port");
 }
 
@@ -148,6 +148,23 @@ fn what_belongs_to_one_loop_is_not_for_several() {
         let refused = builder.spawn_workers(2).unwrap_err();
         assert!(matches!(refused, BuildError::NotShared(_)), "{refused}");
     }
+}
+
+#[test]
+fn a_single_one_may_have_what_belongs_to_one() {
+    struct Ears(Sender<CloseReason>);
+    impl Observer for Ears {
+        fn closed(&mut self, _: ConnId, reason: CloseReason) {
+            self.0.send(reason).unwrap();
+        }
+    }
+    let (ears, heard) = channel();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let builder = Server::builder().listener(listener).observer(Box::new(Ears(ears)));
+    let running = builder.spawn_workers(1).unwrap();
+    drop(authenticated(running.addresses()[0]));
+    assert_eq!(heard.recv_timeout(PATIENCE), Ok(CloseReason::PeerFinished));
+    running.stop().unwrap();
 }
 
 #[test]

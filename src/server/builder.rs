@@ -137,13 +137,8 @@ impl<H: Handler + Clone> ServerBuilder<H> {
     ///
     /// # Errors
     /// [`BuildError`]: an address that cannot be had, a limit that cannot be kept.
-    pub fn build(mut self) -> Result<Server<MioKernel, H>, BuildError> {
-        let observer = self.observer.take();
-        let mut server = self.build_workers(1)?.pop().expect("as many as were asked for");
-        if let Some(observer) = observer {
-            server.set_observer(observer);
-        }
-        Ok(server)
+    pub fn build(self) -> Result<Server<MioKernel, H>, BuildError> {
+        Ok(self.build_workers(1)?.pop().expect("as many as were asked for"))
     }
 
     /// Opens listeners for so many servers at the same addresses, among which the kernel spreads
@@ -177,7 +172,11 @@ impl<H: Handler + Clone> ServerBuilder<H> {
             let (config, limits) = (self.config.clone(), limits.part(index, workers));
             Server::with_kernel(kernel, listeners, config, limits, self.handler.clone())
         });
-        Ok(servers.collect::<io::Result<_>>()?)
+        let mut servers = servers.collect::<io::Result<Vec<_>>>()?;
+        if let Some(observer) = self.observer {
+            servers[0].set_observer(observer);
+        }
+        Ok(servers)
     }
 
     /// Builds the server and runs it on a thread of its own.
