@@ -11,7 +11,7 @@ use std::time::Duration;
 use common::client::*;
 use common::server::*;
 use saltecho::auth::{Key, Keyring, MacAlgorithm};
-use saltecho::proto::{CloseReason, Config};
+use saltecho::proto::{Answer, CloseReason, Config, Handler};
 use saltecho::server::{BuildError, Limits, Server};
 use socket2::SockRef;
 
@@ -150,6 +150,26 @@ fn a_stalled_sendall_times_out_with_a_reset() {
     let stats = server.stop().unwrap();
     assert_eq!(stats.closed(CloseReason::SendTimeout), 1);
     assert!(stats.bytes_undelivered > 0);
+}
+
+#[test]
+fn a_part_of_an_answer_does_not_end_in_order() {
+    /// Answers with more than the kernels hold.
+    #[derive(Clone)]
+    struct Much;
+    impl Handler for Much {
+        fn handle(&mut self, _: &mut [u8]) -> Answer {
+            Answer::Bytes(vec![b'x'; 15 << 20].into())
+        }
+    }
+    let server = Server::builder().listen(any_port()).handler(Much).spawn().unwrap();
+    let mut stream = authenticated(server.addresses()[0]);
+    stream.write_all(b"?").unwrap();
+    // All that came was read: with unread bytes a kernel resets by itself.
+    wait_for(&server, "the question", |stats| stats.bytes_received == 16 + 1);
+    let stats = server.stop().unwrap();
+    assert!(stats.bytes_undelivered > 0);
+    assert_eq!(rest(&stream).unwrap_err().kind(), ErrorKind::ConnectionReset);
 }
 
 #[test]

@@ -79,6 +79,7 @@ mod tests {
     #[test]
     fn would_block_clears_its_own_direction_and_never_the_closed_bit() {
         let all = Ready(15);
+        assert_eq!(all.union(Ready::READABLE), all);
         let mut ready = all;
         ready.read_would_block();
         assert_eq!(ready, Ready::WRITABLE.union(Ready::CLOSED));
