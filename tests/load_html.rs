@@ -6,6 +6,7 @@ mod common;
 
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 use common::needs::CHROMIUM;
 use common::run::Script;
@@ -119,6 +120,11 @@ fn two_loads_are_compared_on_a_page() {
         assert!(both.contains(words), "{words}");
     }
     assert_eq!(both.matches("<span>old</span>").count(), 4);
+
+    let mut script = Script::new(Mode::Echo);
+    script.plan.spin = Duration::from_micros(100);
+    let spun = script.report();
+    assert!(sound(Comparison { old: &one, new: &spun }.to_html()).contains("different loads"));
 
     let mut script = Script::new(Mode::Echo);
     script.seconds = 0;

@@ -1,5 +1,6 @@
 //! Two reports side by side.
 
+use std::collections::BTreeSet;
 use std::fmt::{self, Write};
 
 use super::Report;
@@ -16,8 +17,8 @@ pub struct Comparison<'a> {
     pub new: &'a Report,
 }
 
-pub(super) const SIGNIFICANCE: &str = "One pair of runs shows no significance: how far two runs of the same thing lie apart must be \
-     known first. Repeat both, in turn.";
+pub(super) const SIGNIFICANCE: &str = "One pair of runs shows no significance: how far two \
+    runs of the same thing lie apart must be known first. Repeat both, in turn.";
 
 /// What stands beside each other.
 pub(super) const COLUMNS: [&str; 3] = ["old", "new", "new/old"];
@@ -112,7 +113,13 @@ impl Comparison<'_> {
 
     /// A warning, if the two were told to make another load.
     pub(super) fn difference(&self) -> Option<&'static str> {
-        (self.old.plan_in_words() != self.new.plan_in_words()).then_some(
+        let told = |report: &Report| {
+            let setups = report.generators.iter().map(|one| &one.setup);
+            let manners: BTreeSet<_> =
+                setups.map(|setup| (setup.mac.clone(), setup.spin)).collect();
+            (report.plan_in_words(), manners)
+        };
+        (told(self.old) != told(self.new)).then_some(
             "The two were told to make different loads, so the ratios are not the server's alone.",
         )
     }
