@@ -242,6 +242,27 @@ fn what_is_not_answered_in_the_end_counts_with_the_time_it_waited() {
     assert_about(&outcome, Series::Echo, 1.0, Duration::from_secs(2));
 }
 
+/// A message each nanosecond is a billion of them, of which some thousand can be answered.
+#[test]
+fn an_impossible_rate_is_given_up_on_time() {
+    for mode in [Mode::Echo, Mode::Connect] {
+        let plan = plan(|plan| {
+            plan.mode = mode;
+            plan.pace = Pace::Open(NonZeroU64::new(1_000_000_000).unwrap());
+            plan.duration = Duration::from_secs(1);
+        });
+        let outcome = run(Script::default(), &plan);
+        let counts = &outcome.record.counts;
+        assert!(counts.due >= 1_000_000_000, "{mode:?}: {counts:?}");
+        assert!(counts.answered > 1_000, "{mode:?}: {counts:?}");
+        let late = counts.errors.of(ErrorKind::Late);
+        assert_eq!(counts.answered + late, counts.due, "{mode:?}");
+        assert!(outcome.measured + outcome.drain < millis(2_100), "{mode:?}: {outcome:?}");
+        // They were due evenly over the second, and waited for another.
+        assert_about(&outcome, mode.main_series().unwrap(), 0.5, millis(1_500));
+    }
+}
+
 #[test]
 fn a_ramp_is_even_and_sources_take_turns() {
     let sources: Vec<_> = (2..5).map(|d| [127, 0, 0, d].into()).collect();

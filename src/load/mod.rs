@@ -319,22 +319,27 @@ impl<K: Dial> Load<K> {
     /// Gives connections the messages that have become due, in turn.
     fn hand_out(&mut self, now: Monotonic) {
         let Some(schedule) = &mut self.pacing.schedule else { return };
-        while let Some(number) = schedule.take_due(now) {
-            self.record.counts.due += 1;
-            if self.terms.plan.mode == Mode::Connect {
-                self.cycles_due += 1;
-                self.owed += 1;
-                continue;
-            }
-            let place = usize::try_from(number % self.roster.len() as u64).expect("it is a place");
+        let numbers = schedule.take_due(now);
+        let count = numbers.end - numbers.start;
+        self.record.counts.due += count;
+        if self.terms.plan.mode == Mode::Connect {
+            self.cycles_due += count;
+            self.owed += count;
+            return;
+        }
+        // At a rate that is beyond all means each of them has many at once.
+        let places = self.roster.len() as u64;
+        for i in 0..count.min(places) {
+            let share = count / places + u64::from(i < count % places);
+            let place = usize::try_from((numbers.start + i) % places).expect("it is a place");
             match self.roster[place] {
                 Some(id) => {
                     let slot = self.slots.get_mut(id).expect("the roster names those who are here");
-                    slot.connection.due += 1;
-                    self.owed += 1;
+                    slot.connection.due += share;
+                    self.owed += share;
                     enqueue(&mut self.run_queue, slot, id);
                 }
-                None => self.record.counts.errors.add(ErrorKind::Unanswered, 1),
+                None => self.record.counts.errors.add(ErrorKind::Unanswered, share),
             }
         }
     }

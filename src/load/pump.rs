@@ -1,4 +1,5 @@
 use std::io;
+use std::ops::Range;
 use std::time::Duration;
 
 use super::{Dial, ErrorKind, Load, Mode, Pace, Part, Record, Schedule, Series};
@@ -31,11 +32,24 @@ impl Pacing {
         match self.mode {
             Mode::Connect => Some(schedule.due_at(session)),
             Mode::Echo if message > 0 => {
-                Some(schedule.due_at((message - 1) * self.active + session))
+                Some(schedule.due_at(self.numbers(session, message..message).first))
             }
             Mode::Echo | Mode::Idle => None,
         }
     }
+
+    /// The numbers in the schedule of a session's messages, which are not the probe.
+    pub(super) const fn numbers(&self, session: u64, messages: Range<u64>) -> Numbers {
+        let first = (messages.start - 1) * self.active + session;
+        Numbers { first, step: self.active, count: messages.end - messages.start }
+    }
+}
+
+/// Numbers in a schedule at even distances.
+pub(super) struct Numbers {
+    pub(super) first: u64,
+    pub(super) step: u64,
+    pub(super) count: u64,
 }
 
 /// The only place where sockets are read, written and closed.
@@ -188,7 +202,8 @@ impl<K: Dial> Load<K> {
             // The cycle's failure has been counted.
             Mode::Connect => self.owed -= u64::from(!session.has_authenticated()),
             Mode::Echo => {
-                let owed = session.owed().count() as u64;
+                let owed = session.owed();
+                let owed = owed.end - owed.start;
                 self.owed -= owed;
                 self.record.counts.errors.add(ErrorKind::Unanswered, owed);
             }

@@ -246,6 +246,20 @@ impl Record {
         self.series[series as usize].saturating_record(nanos.max(1));
     }
 
+    /// Counts so many messages that were not answered when the run ended, and how long they had
+    /// waited by then.
+    pub(super) fn note_late(&mut self, series: Series, time: Duration, number: u64) {
+        let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        self.series[series as usize].saturating_record_n(nanos.max(1), number);
+        self.counts.errors.add(ErrorKind::Late, number);
+    }
+
+    /// The shortest time in nanoseconds that is recorded as this one is.
+    pub(super) fn least_like(&self, series: Series, time: Duration) -> u64 {
+        let nanos = u64::try_from(time.min(Self::LONGEST).as_nanos()).unwrap_or(u64::MAX);
+        self.series[series as usize].lowest_equivalent(nanos)
+    }
+
     /// Adds another record: histograms are added up, which is the only right way to merge
     /// percentiles.
     pub fn merge(&mut self, other: &Self) {

@@ -1,4 +1,5 @@
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::time::Duration;
 
 use super::pattern::{Pattern, Start};
@@ -114,13 +115,17 @@ impl Session {
         self.sent > 0
     }
 
-    /// The messages that are due and not answered, by number, and when they were sent, if they
-    /// were. The probe is none of them.
-    pub(super) fn owed(&self) -> impl Iterator<Item = (u64, Option<Monotonic>)> + '_ {
-        (self.answered.max(1)..self.due).map(|number| {
-            let place = usize::try_from(number - self.answered).ok();
-            (number, place.and_then(|place| self.begun.get(place)).map(|begun| begun.at))
-        })
+    /// The numbers of the messages that are due and not answered. The probe is none of them.
+    pub(super) fn owed(&self) -> Range<u64> {
+        let first = self.answered.max(1);
+        first..self.due.max(first)
+    }
+
+    /// When each of the messages was sent that are sent and not answered.
+    pub(super) fn under_way(&self) -> impl Iterator<Item = Monotonic> + '_ {
+        // Before the first answer the oldest is the probe.
+        let probes = usize::from(!self.has_authenticated());
+        self.begun.iter().skip(probes).map(|begun| begun.at)
     }
 
     pub(super) fn handle_connected(&mut self, now: Monotonic) {
