@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use load_world::{DIGEST, Fate, Script, World};
 use saltecho::auth::{Key, MacAlgorithm};
-use saltecho::load::{ErrorKind, Load, Mode, Outcome, Pace, Part, Plan, Record, Series};
+use saltecho::load::{Assertion, ErrorKind, Load, Mode, Outcome, Pace, Part, Plan, Record, Series};
 use saltecho::sim::SplitMix;
 
 fn millis(millis: u64) -> Duration {
@@ -228,6 +228,34 @@ fn each_failure_is_counted_as_what_it_was() {
         let before = ((after.saturating_sub(DIGEST + 64)) / 64) as u64;
         assert_eq!(unanswered, 200 - 2 * before, "{fate:?} after {after}: {counts:?}");
         assert_eq!((outcome.standing.ended, counts.due), (2, 1000), "{fate:?}");
+    }
+}
+
+/// Fifty connections to a server that takes 300 ms for an answer get 167 a second at most.
+#[test]
+fn answers_after_the_end_are_in_no_rate() {
+    let crowded = |mode: Mode, pace: Pace| {
+        let plan = plan(|plan| {
+            (plan.mode, plan.pace) = (mode, pace);
+            (plan.connections, plan.active) = (50, 50);
+            plan.duration = Duration::from_secs(2);
+        });
+        run(Script { service: millis(300), ..Script::default() }, &plan)
+    };
+    let open = Pace::Open(NonZeroU64::new(250).unwrap());
+    for (mode, pace) in [
+        (Mode::Echo, open),
+        (Mode::Echo, Pace::Closed),
+        (Mode::Connect, open),
+        (Mode::Connect, Pace::Closed),
+    ] {
+        let outcome = crowded(mode, pace);
+        let Record { counts, measured, .. } = &outcome.record;
+        assert!(counts.answered > measured.answered, "{mode:?} {pace:?}: {counts:?}");
+        assert!((250..=334).contains(&measured.answered), "{mode:?} {pace:?}: {measured:?}");
+        let claim: Assertion = "rate>=200".parse().unwrap();
+        let judgement = claim.judge(mode, &outcome.record, outcome.measured);
+        assert!(!judgement.holds, "{mode:?} {pace:?}: {judgement:?}");
     }
 }
 

@@ -13,7 +13,10 @@ impl<K: Dial> Load<K> {
         on_interval: &mut impl FnMut(Interval),
     ) {
         let now = self.polled;
-        let record = std::mem::take(&mut self.record);
+        let mut record = std::mem::take(&mut self.record);
+        if part == Part::Measure {
+            record.measured = record.counts.clone();
+        }
         self.total.merge(&record);
         on_interval(Interval {
             start: self.interval_began.since(self.began),

@@ -219,6 +219,9 @@ pub struct Record {
     series: [Histogram<u64>; Series::ALL.len()],
     /// What was done.
     pub counts: Counts,
+    /// Of that, what was done while the load was measured. Rates are of this: what is answered
+    /// after the end would make a slow server look fast.
+    pub measured: Counts,
 }
 
 impl Record {
@@ -227,7 +230,11 @@ impl Record {
 
     /// An empty record.
     pub fn new() -> Self {
-        Self { series: std::array::from_fn(|_| empty_histogram()), counts: Counts::default() }
+        Self {
+            series: std::array::from_fn(|_| empty_histogram()),
+            counts: Counts::default(),
+            measured: Counts::default(),
+        }
     }
 
     /// The histogram of one series, in nanoseconds to three digits.
@@ -267,6 +274,7 @@ impl Record {
             mine.add(theirs).expect("all have the same bounds");
         }
         self.counts.merge(&other.counts);
+        self.measured.merge(&other.measured);
     }
 }
 
