@@ -130,6 +130,23 @@ fn an_interrupt_ends_it_early_with_a_report() {
 }
 
 #[test]
+fn an_interrupt_before_all_connections_stand_says_that_nothing_was_measured() {
+    let (server, address) = serve(&[]);
+    let files = Files::new();
+    let log = files.write("log.hlog", b"", 0o600);
+    for mode in ["echo", "idle"] {
+        let command = ["load", &address, "--ramp", "1h", "--mode", mode, "--hlog", &log];
+        let mut load = Running::start(&mut saltecho(&command), vec![]);
+        load.wait_for("ramp");
+        load.signal(Signal::INT);
+        load.wait().expect(6, &["no load was measured"]);
+        run(&["report", &log], b"").expect(6, &["no load was measured"]);
+    }
+    server.signal(Signal::TERM);
+    server.wait();
+}
+
+#[test]
 fn a_server_that_refuses_or_is_not_there_is_told_from_a_slow_one() {
     let (server, address) = serve(&["--mac", "sha256"]);
     load(&address, &[]).expect(3, &["refused the digest", "--mac"]);

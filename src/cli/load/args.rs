@@ -152,7 +152,7 @@ Examples:
   saltecho load --mode connect -c 64 -r 5k --html report.html
 
 Exit codes beyond those of `saltecho --help`: 5 an assertion does not hold, 6 the result is
-unreliable.";
+unreliable or nothing was measured.";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(in crate::cli) enum Kind {

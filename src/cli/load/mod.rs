@@ -27,7 +27,7 @@ use signal_hook::iterator::Signals;
 pub(super) use args::LoadArgs;
 use live::{Lines, Live};
 use preflight::{Limits, object_to_sources, object_to_tui};
-use process::{Watch, waited_for_a_processor};
+use process::{Waits, Watch};
 
 use super::args::Reply;
 use super::failure::{Failure, Kind};
@@ -64,20 +64,20 @@ pub(super) fn run(args: &LoadArgs) -> Result<(), Failure> {
         collector
     });
     let teller = teller.context("cannot start a thread for the report")?;
-    let waited = waited_for_a_processor();
+    let mut waits = Waits::begin();
     let outcome = load.run(|interval| {
         if let Some(watch) = &mut watch {
             watch.look(interval.part);
         }
+        waits.look(interval.part);
         // The teller ends with the load, and not before.
         let _ = intervals.send(interval);
     });
-    let waited = waited_for_a_processor().zip(waited).map(|(after, before)| after - before);
     drop(intervals);
     // Whatever is said from here on, the teller has given the terminal back.
     let collector = teller.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
     let outcome = outcome.context("the event loop failed")?;
-    let (mut report, failures) = collector.finish(outcome, waited);
+    let (mut report, failures) = collector.finish(outcome, waits.finish());
     report.server = watch.map(Watch::finish);
     outcome::tell(args, &report, failures)
 }

@@ -64,6 +64,7 @@ pub fn merge(mut logs: Vec<LoadLog>) -> Result<Report, MergeError> {
         ));
     }
     let verdict = match &distrust[..] {
+        [] if measured.is_zero() => Verdict::ended_in_the_ramp(),
         [] => Verdict::of_sum(&record, mode),
         [(_, reason)] if logs.len() == 1 => Verdict::Unreliable(reason.clone()),
         [(name, reason)] => Verdict::Unreliable(format!("{name}: {reason}")),
