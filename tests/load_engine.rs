@@ -11,7 +11,9 @@ use std::time::Duration;
 
 use load_world::{DIGEST, Fate, Script, World};
 use saltecho::auth::{Key, MacAlgorithm};
-use saltecho::load::{Assertion, ErrorKind, Load, Mode, Outcome, Pace, Part, Plan, Record, Series};
+use saltecho::load::{
+    Assertion, ErrorKind, Load, Mode, Outcome, Pace, Part, Plan, PlanError, Record, Series,
+};
 use saltecho::sim::SplitMix;
 
 fn millis(millis: u64) -> Duration {
@@ -37,6 +39,7 @@ fn run_in(world: World, plan: &Plan) -> Outcome {
     let mut sum = Record::new();
     let mut last = Duration::ZERO;
     let outcome = Load::new(world, plan.clone())
+        .unwrap()
         .run(|interval| {
             assert_eq!(interval.start, last, "intervals follow each other");
             last += interval.length;
@@ -260,6 +263,51 @@ fn answers_after_the_end_are_in_no_rate() {
 }
 
 #[test]
+fn a_plan_that_is_none_is_refused() {
+    let too_much = |field, number, most| PlanError::TooMuch { field, number, most };
+    let active = |active| PlanError::Active { active, connections: 10 };
+    let v6 = "[::1]:0".parse().unwrap();
+    let foreign = |plan: &mut Plan| plan.sources = vec![v6];
+    let cases: Vec<(&dyn Fn(&mut Plan), PlanError)> = vec![
+        (&|plan| plan.connections = 0, PlanError::Zero("connections")),
+        (&|plan| plan.in_flight = 0, PlanError::Zero("in_flight")),
+        (&|plan| plan.size = 0, PlanError::Zero("size")),
+        (&|plan| plan.duration = Duration::ZERO, PlanError::Zero("duration")),
+        (&|plan| plan.timeout = Some(Duration::ZERO), PlanError::Zero("timeout")),
+        (&|plan| plan.active = 0, active(0)),
+        (&|plan| plan.active = 11, active(11)),
+        (&|plan| plan.connections = (1 << 24) + 1, too_much("connections", (1 << 24) + 1, 1 << 24)),
+        (&|plan| plan.in_flight = 65_537, too_much("in_flight", 65_537, 65_536)),
+        (&|plan| plan.size = usize::MAX, too_much("size", u64::MAX, 16 << 20)),
+        (
+            &|plan| plan.pace = Pace::Open(NonZeroU64::MAX),
+            too_much("the rate", u64::MAX, 1_000_000_000),
+        ),
+        (&foreign, PlanError::Family { from: v6.ip(), to: "127.0.0.1:9".parse().unwrap() }),
+    ];
+    for (adjust, error) in cases {
+        let plan = plan(adjust);
+        assert_eq!(Load::new(World::new(Script::default()), plan).err(), Some(error));
+    }
+}
+
+#[test]
+fn a_socket_that_cannot_be_registered_is_one_failure() {
+    for (mode, failures) in [(Mode::Echo, 2), (Mode::Idle, 2), (Mode::Connect, 1000)] {
+        let plan = plan(|plan| plan.mode = mode);
+        let script = Script { is_unregistered: true, every: 5, ..Script::default() };
+        let outcome = run(script, &plan);
+        let errors = &outcome.record.counts.errors;
+        assert_eq!(errors.of(ErrorKind::Other), failures, "{mode:?}: {errors:?}");
+        // In the echo mode a fifth of the messages is due on connections that there are not.
+        let unanswered = if mode == Mode::Echo { 1000 } else { 0 };
+        assert_eq!(errors.total(), failures + unanswered, "{mode:?}: {errors:?}");
+        let error = outcome.first_other.expect("it is kept");
+        assert_eq!(error.raw_os_error(), Some(libc::ENOSPC));
+    }
+}
+
+#[test]
 fn what_is_not_answered_in_the_end_counts_with_the_time_it_waited() {
     let begin = Duration::from_secs(5);
     let stall = Some((begin, begin + Duration::from_secs(60)));
@@ -293,7 +341,7 @@ fn an_impossible_rate_is_given_up_on_time() {
 
 #[test]
 fn a_ramp_is_even_and_sources_take_turns() {
-    let sources: Vec<_> = (2..5).map(|d| [127, 0, 0, d].into()).collect();
+    let sources: Vec<_> = (2..5).map(|d| ([127, 0, 0, d], 0).into()).collect();
     let plan = plan(|plan| {
         (plan.connections, plan.active) = (40, 4);
         plan.ramp = Duration::from_secs(2);
@@ -302,7 +350,7 @@ fn a_ramp_is_even_and_sources_take_turns() {
     });
     let world = World::new(Script::default());
     let dialled = Rc::clone(&world.dialled);
-    let load = Load::new(world, plan);
+    let load = Load::new(world, plan).unwrap();
     let mut parts = Vec::new();
     let outcome = load.run(|interval| parts.push(interval.part)).unwrap();
     assert_eq!(parts.iter().filter(|part| **part == Part::Ramp).count(), 2, "{parts:?}");
@@ -346,7 +394,7 @@ fn cycles_are_timed_from_when_they_were_due() {
 
 #[test]
 fn a_load_that_is_stopped_reports_what_it_did() {
-    let load = Load::new(World::new(Script::default()), plan(|_| ()));
+    let load = Load::new(World::new(Script::default()), plan(|_| ())).unwrap();
     let stopper = load.stopper();
     let mut seconds = 0;
     let outcome = load
@@ -386,6 +434,7 @@ fn nothing_is_lost_from_the_books() {
             stall: (below(3) == 0).then(|| (millis(1200), millis(1200 + below(2000) as u64))),
             fate: (below(2) == 0).then(|| (below(1000), fates[below(fates.len())])),
             every: 1 + below(5),
+            is_unregistered: below(6) == 0,
             preempted: (below(4) == 0).then(|| (millis(50), millis(below(30) as u64))),
         };
         let plan = plan(|plan| {

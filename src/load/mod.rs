@@ -41,7 +41,7 @@ use crate::server::{
 
 pub use assertion::{Assertion, AssertionError, Judgement};
 pub use dial::Dial;
-pub use plan::{Mode, Pace, Plan};
+pub use plan::{Mode, Pace, Plan, PlanError};
 pub use record::{
     Counts, ErrorKind, Errors, Interval, Outcome, Part, Record, Series, Standing, empty_histogram,
 };
@@ -117,7 +117,11 @@ const RECV: usize = 64 << 10;
 
 impl<K: Dial> Load<K> {
     /// A load over any kernel.
-    pub fn new(mut kernel: K, plan: Plan) -> Self {
+    ///
+    /// # Errors
+    /// When the plan is none; see [`Plan::check`].
+    pub fn new(mut kernel: K, plan: Plan) -> Result<Self, PlanError> {
+        plan.check()?;
         let now = kernel.now();
         let stopper = Stopper { flag: Arc::default(), waker: kernel.waker() };
         let part = if plan.mode == Mode::Connect { Part::Measure } else { Part::Ramp };
@@ -127,7 +131,7 @@ impl<K: Dial> Load<K> {
             slots: Slots::new(),
             timers: Wheel::new(),
             run_queue: VecDeque::new(),
-            roster: vec![None; plan.active],
+            roster: Vec::new(),
             dialled: 0,
             opening: 0,
             pacing: Pacing::new(plan.mode, plan.active),
@@ -155,7 +159,7 @@ impl<K: Dial> Load<K> {
         if part == Part::Measure {
             load.begin_measuring(now);
         }
-        load
+        Ok(load)
     }
 
     /// What ends it before its time.
@@ -398,6 +402,9 @@ impl<K: Dial> Load<K> {
             0 => None,
             len => Some(plan.sources[usize::try_from(number % len).expect("it is a place")]),
         };
+        if plan.mode == Mode::Echo && number < plan.active as u64 {
+            self.roster.push(None);
+        }
         let now = self.kernel.now();
         let mut session = Session::new(number, plan.seed, now);
         if plan.mode == Mode::Connect
@@ -414,19 +421,19 @@ impl<K: Dial> Load<K> {
         };
         let id = self.slots.insert(stream, session, Ready::NONE);
         self.opening += 1;
-        if self.terms.plan.mode == Mode::Echo
-            && let Some(place) = self.roster.get_mut(usize::try_from(number).unwrap_or(usize::MAX))
-        {
+        if let Some(place) = self.place(number) {
             *place = Some(id);
         }
         let slot = self.slots.get_mut(id).expect("it was inserted just now");
         match self.kernel.register(&mut slot.stream, Token::connection(id)) {
             Ok(()) => self.settle(id),
-            Err(error) => {
-                self.note_error(error);
-                self.close(id);
-            }
+            Err(error) => self.end(id, Ended::Error(error)),
         }
+    }
+
+    /// The place in the roster of the connection of this number, if it has one.
+    pub(super) fn place(&mut self, number: u64) -> Option<&mut Option<ConnId>> {
+        self.roster.get_mut(usize::try_from(number).ok()?)
     }
 
     fn handle_deadlines(&mut self) {

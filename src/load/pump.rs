@@ -209,8 +209,7 @@ impl<K: Dial> Load<K> {
             }
             Mode::Idle => {}
         }
-        let place = usize::try_from(session.number).unwrap_or(usize::MAX);
-        if let Some(place) = self.roster.get_mut(place) {
+        if let Some(place) = self.place(session.number) {
             *place = None;
         }
     }

@@ -179,7 +179,7 @@ impl Setup {
     pub fn of(plan: &Plan, key: String) -> Self {
         Self {
             target: plan.target,
-            sources: plan.sources.clone(),
+            sources: plan.sources.iter().map(SocketAddr::ip).collect(),
             key,
             mac: plan.algorithm.to_string(),
             mode: plan.mode,
