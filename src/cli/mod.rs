@@ -31,6 +31,7 @@ use args::{Cli, Command};
 
 /// Runs the program that the command line asks for.
 pub(crate) fn main() -> ExitCode {
+    signals::outlive_file_size_limit();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return explain(&error),

@@ -7,13 +7,14 @@ use anyhow::{Context, Result, anyhow};
 use saltecho::auth::Keyring;
 use saltecho::proto::{Config, Handler, Identity, Upper};
 use saltecho::server::{BuildError, Limits, MioKernel, Server, ServerBuilder, run_workers};
+use signal_hook::consts::SIGHUP;
 
 use super::args::{Reply, ServeArgs};
 use super::failure::{Failure, Kind};
 use super::keyfile::{Keys, is_loopback};
 use super::log::{Level, Log};
 use super::report::{self, Reporter};
-use super::signals::Signals;
+use super::signals::{Signals, not_ignored};
 
 pub(super) fn run(args: &ServeArgs) -> Result<(), Failure> {
     let level = match (args.quiet, args.verbose) {
@@ -44,6 +45,12 @@ fn serve<H: Handler + Clone + Send>(
         remove_stale(path)?;
     }
     let signals = Signals::catch()?;
+    if args.keys.key_file.is_some() && not_ignored(&[SIGHUP]).is_empty() {
+        log.say(
+            Level::Normal,
+            "SIGHUP was ignored when the server started (by nohup?), so it does not reload the keys",
+        );
+    }
     let (config, limits) = (args.config(keys.keyring), args.limits());
     let workers = usize::from(args.workers);
     let terms = report::terms(&config, &limits, &keys.names, workers);

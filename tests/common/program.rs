@@ -261,3 +261,16 @@ impl Files {
         self.write(name, text.as_bytes(), 0o600)
     }
 }
+
+/// Waits for a port file, which appears whole; the address of its first port.
+#[track_caller]
+pub fn wait_for_port(file: &Path) -> SocketAddr {
+    let deadline = Instant::now() + PATIENCE;
+    while !file.exists() {
+        assert!(Instant::now() < deadline, "no port file");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    let ports = fs::read_to_string(file).unwrap();
+    let port = ports.lines().next().expect("it has a line for each address");
+    format!("127.0.0.1:{port}").parse().unwrap()
+}
