@@ -147,8 +147,8 @@ fn a_spinning_generator_sleeps_once_nothing_has_come_for_its_time() {
                 awake_until = poll.ended + spin;
             }
         }
-        // The one turn in which measuring begins has work without an event.
-        assert!(restless <= 1, "{restless} polls after {spin:?} did not sleep");
+        // The turns in which measuring and draining begin have work without an event.
+        assert!(restless <= 2, "{restless} polls after {spin:?} did not sleep");
         // The spin that is longer than an answer takes leaves no sleep, the others one for each.
         let slept = polls.iter().filter(|poll| poll.timeout > Some(Duration::ZERO)).count() as u64;
         let answered = outcome.record.counts.answered;
@@ -308,6 +308,79 @@ fn a_socket_that_cannot_be_registered_is_one_failure() {
 }
 
 #[test]
+fn idle_connections_are_asked_in_the_end_and_the_lost_ones_are_errors() {
+    let idle = |connections: usize| {
+        plan(|plan| {
+            (plan.mode, plan.connections) = (Mode::Idle, connections);
+            plan.timeout = Some(Duration::from_secs(1));
+        })
+    };
+    // The probe is answered, what comes behind it is not.
+    let after = DIGEST + 64;
+    for (fate, kind) in [
+        (Fate::FallsSilent, ErrorKind::EchoTimeout),
+        (Fate::Ends, ErrorKind::Closed),
+        (Fate::Resets, ErrorKind::Reset),
+        (Fate::Lies, ErrorKind::Mismatch),
+    ] {
+        let script = Script { fate: Some((after, fate)), every: 5, ..Script::default() };
+        let world = World::new(script);
+        let crowd = Rc::clone(&world.crowd);
+        let outcome = run_in(world, &idle(1000));
+        let counts = &outcome.record.counts;
+        assert_eq!((counts.due, counts.sent, counts.answered), (1000, 1000, 800), "{fate:?}");
+        assert_eq!((counts.errors.of(kind), counts.errors.total()), (200, 200), "{fate:?}");
+        let claim: Assertion = "errors==0".parse().unwrap();
+        assert!(!claim.judge(Mode::Idle, &outcome.record, outcome.measured).holds);
+        // They are asked no faster than they were connected.
+        assert!(crowd.get() <= Plan::MAX_CONNECTING, "{} at once", crowd.get());
+        // Those that are lost do not hold up the others.
+        assert!(outcome.drain < Duration::from_secs(3), "{fate:?}: {:?}", outcome.drain);
+        assert_eq!(outcome.measured.as_millis(), 5000, "the proof is not measured");
+        assert_eq!((outcome.standing.quiet, outcome.record.measured.due), (1000, 0), "{fate:?}");
+    }
+    let all = run(Script::default(), &idle(1000));
+    assert_eq!((all.record.counts.answered, all.record.counts.errors.total()), (1000, 0));
+    assert_eq!(all.record.series(Series::Echo).len(), 1000);
+}
+
+#[test]
+fn a_server_that_is_gone_does_not_make_the_proof_long() {
+    let script = Script { fate: Some((DIGEST + 64, Fate::FallsSilent)), ..Script::default() };
+    for (timeout, longest) in [(Some(1), 8), (None, 400)] {
+        let plan = plan(|plan| {
+            (plan.mode, plan.connections) = (Mode::Idle, 2000);
+            plan.timeout = timeout.map(Duration::from_secs);
+        });
+        let outcome = run(script.clone(), &plan);
+        let counts = &outcome.record.counts;
+        assert_eq!((counts.due, counts.answered), (2000, 0), "{timeout:?}");
+        assert_eq!(counts.errors.of(ErrorKind::EchoTimeout), 2000, "{timeout:?}");
+        // 256 at first, and from then on ever more.
+        assert!(outcome.drain < Duration::from_secs(longest), "{timeout:?}: {:?}", outcome.drain);
+    }
+}
+
+#[test]
+fn an_idle_load_that_is_stopped_is_proved_all_the_same() {
+    let plan = plan(|plan| plan.mode = Mode::Idle);
+    let load = Load::new(World::new(Script::default()), plan).unwrap();
+    let stopper = load.stopper();
+    let mut parts = Vec::new();
+    let outcome = load
+        .run(|interval| {
+            parts.push(interval.part);
+            if interval.part == Part::Measure {
+                stopper.stop();
+            }
+        })
+        .unwrap();
+    assert!(outcome.stopped);
+    assert!(parts.contains(&Part::Prove), "{parts:?}");
+    assert_eq!((outcome.record.counts.answered, outcome.record.counts.errors.total()), (10, 0));
+}
+
+#[test]
 fn what_is_not_answered_in_the_end_counts_with_the_time_it_waited() {
     let begin = Duration::from_secs(5);
     let stall = Some((begin, begin + Duration::from_secs(60)));
@@ -360,7 +433,7 @@ fn a_ramp_is_even_and_sources_take_turns() {
         assert_eq!(*source, Some(sources[i % 3]));
     }
     assert_eq!(dialled.borrow().len(), 40);
-    assert_eq!((outcome.standing.quiet, outcome.record.counts.due), (40, 0));
+    assert_eq!((outcome.standing.quiet, outcome.record.counts.due), (40, 40));
 }
 
 #[test]

@@ -74,6 +74,8 @@ fn cycles_and_idle_connections_are_loads_too() {
         (&idle["counts"]["authenticated"], &idle["standing"]["quiet"]),
         (&40.into(), &40.into())
     );
+    assert_eq!((&idle["counts"]["due"], &idle["counts"]["answered"]), (&40.into(), &40.into()));
+    assert_eq!(idle["counts"]["errors"]["total"], 0);
     server.signal(Signal::TERM);
     server.wait();
 }

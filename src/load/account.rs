@@ -69,11 +69,17 @@ impl<K: Dial> Load<K> {
                     self.record.note_late(Series::Cycle, now.since(session.dialled), 1);
                     self.owed -= 1;
                 }
-                (Mode::Echo | Mode::Idle, _) => {
+                (Mode::Echo, None) => {
                     for begun in session.under_way() {
                         self.record.note_late(Series::Echo, now.since(begun), 1);
                         self.owed -= 1;
                     }
+                }
+                (Mode::Idle, _) => {
+                    let asked = session.under_way().next().unwrap_or(self.part_began);
+                    let number = owed.end - owed.start;
+                    self.record.note_late(Series::Echo, now.since(asked), number);
+                    self.owed -= number;
                 }
                 (Mode::Connect, _) => {}
             }

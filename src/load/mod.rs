@@ -16,6 +16,7 @@ mod assertion;
 mod dial;
 mod pattern;
 mod plan;
+mod proof;
 mod pump;
 mod record;
 pub mod report;
@@ -29,6 +30,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use pattern::Pattern;
+use proof::Proof;
 use pump::{Ended, Pacing};
 use schedule::Schedule;
 use session::{Session, Terms};
@@ -53,8 +55,10 @@ pub struct Load<K: Kernel = MioKernel> {
     slots: Slots<K::Stream, Session>,
     timers: Wheel,
     run_queue: VecDeque<ConnId>,
-    /// The active connections, by their number; empty places are those that have ended.
+    /// The connections that are to exchange messages, by their number; empty places are those that
+    /// have ended.
     roster: Vec<Option<ConnId>>,
+    proof: Proof,
     /// Connections or cycles that have been begun.
     dialled: u64,
     /// Connections whose probe is not answered yet.
@@ -71,6 +75,7 @@ pub struct Load<K: Kernel = MioKernel> {
     part_began: Monotonic,
     measured: Duration,
     ramp: Duration,
+    proving: Duration,
     standing: Standing,
     stopper: Stopper,
     stopped: bool,
@@ -132,6 +137,7 @@ impl<K: Dial> Load<K> {
             timers: Wheel::new(),
             run_queue: VecDeque::new(),
             roster: Vec::new(),
+            proof: Proof::new(),
             dialled: 0,
             opening: 0,
             pacing: Pacing::new(plan.mode, plan.active),
@@ -143,6 +149,7 @@ impl<K: Dial> Load<K> {
             part_began: now,
             measured: Duration::ZERO,
             ramp: Duration::ZERO,
+            proving: Duration::ZERO,
             standing: Standing::default(),
             stopper,
             stopped: false,
@@ -180,7 +187,7 @@ impl<K: Dial> Load<K> {
             record: self.total,
             ramp: self.ramp,
             measured: self.measured,
-            drain: self.polled.since(self.part_began),
+            drain: self.proving + self.polled.since(self.part_began),
             stopped: self.stopped,
             standing: self.standing,
             first_other: self.first_other,
@@ -225,10 +232,11 @@ impl<K: Dial> Load<K> {
     }
 
     /// How long the next poll may sleep: until the next message, connection, deadline, report or
-    /// part of the run, but not at all when that is too near to be met by sleeping, or the last
-    /// event recent enough to spin.
+    /// part of the run, but not at all when that is too near to be met by sleeping, the last event
+    /// recent enough to spin, or a part has just begun, which may have something to do.
     fn wait(&self) -> Option<Duration> {
-        if !self.run_queue.is_empty() || self.polled < self.awake_until {
+        let has_begun = self.polled <= self.part_began;
+        if has_begun || !self.run_queue.is_empty() || self.polled < self.awake_until {
             return Some(Duration::ZERO);
         }
         let exact = [self.pacing.schedule.as_ref().and_then(Schedule::next_due), self.next_dial()];
@@ -250,6 +258,7 @@ impl<K: Dial> Load<K> {
         match self.part {
             Part::Ramp => None,
             Part::Measure => Some(self.part_began.saturating_add(self.terms.plan.duration)),
+            Part::Prove => Some(self.proof_ends()),
             Part::Drain => Some(self.part_began.saturating_add(Plan::GRACE)),
         }
     }
@@ -257,9 +266,8 @@ impl<K: Dial> Load<K> {
     /// Does what has become due, and says whether anything is still to come.
     fn advance(&mut self) -> bool {
         let now = self.kernel.now();
-        if self.stopper.flag.load(Ordering::Relaxed) && self.part != Part::Drain {
-            self.stopped = true;
-            self.begin_draining(now);
+        if self.stopper.flag.load(Ordering::Relaxed) && !self.stopped && self.part != Part::Drain {
+            self.stop(now);
         }
         let is_cycling = self.terms.plan.mode == Mode::Connect;
         match self.part {
@@ -272,10 +280,19 @@ impl<K: Dial> Load<K> {
             }
             Part::Measure => {
                 let deserted = !is_cycling && self.slots.is_empty();
-                if deserted || self.part_ends().is_some_and(|end| end <= now) {
+                let is_over = self.part_ends().is_some_and(|end| end <= now);
+                if is_over && self.terms.plan.mode == Mode::Idle {
+                    self.begin_proving(now);
+                } else if deserted || is_over {
                     self.begin_draining(now);
                 } else {
                     self.hand_out(now);
+                }
+            }
+            Part::Prove => {
+                let goes_on = self.prove(now);
+                if !goes_on || self.part_ends().is_some_and(|end| end <= now) {
+                    self.begin_draining(now);
                 }
             }
             Part::Drain => {
@@ -301,6 +318,9 @@ impl<K: Dial> Load<K> {
             }
             _ => {}
         }
+        if plan.pace != Pace::Closed || plan.mode != Mode::Echo {
+            return;
+        }
         // In the closed model all of them may go on from here.
         for id in self.roster.iter().flatten() {
             let slot = self.slots.get_mut(*id).expect("the roster names those who are here");
@@ -308,12 +328,33 @@ impl<K: Dial> Load<K> {
         }
     }
 
-    fn begin_draining(&mut self, now: Monotonic) {
-        if self.part == Part::Measure {
-            self.hand_out(now);
-            self.measured = now.since(self.part_began);
+    /// Ends the load before its time. An idle one is proved to be there all the same.
+    fn stop(&mut self, now: Monotonic) {
+        self.stopped = true;
+        match (self.part, self.terms.plan.mode) {
+            (Part::Measure, Mode::Idle) => self.begin_proving(now),
+            _ => self.begin_draining(now),
         }
+    }
+
+    fn end_measuring(&mut self, now: Monotonic) {
+        self.hand_out(now);
+        self.measured = now.since(self.part_began);
         self.standing = self.count_standing();
+    }
+
+    fn begin_proving(&mut self, now: Monotonic) {
+        self.end_measuring(now);
+        self.begin_proof(now);
+        (self.part, self.part_began) = (Part::Prove, now);
+    }
+
+    fn begin_draining(&mut self, now: Monotonic) {
+        match self.part {
+            Part::Measure => self.end_measuring(now),
+            Part::Prove => self.proving = now.since(self.part_began),
+            Part::Ramp | Part::Drain => self.standing = self.count_standing(),
+        }
         if let Some(schedule) = &mut self.pacing.schedule {
             schedule.stop(now);
         }
@@ -402,7 +443,12 @@ impl<K: Dial> Load<K> {
             0 => None,
             len => Some(plan.sources[usize::try_from(number % len).expect("it is a place")]),
         };
-        if plan.mode == Mode::Echo && number < plan.active as u64 {
+        let partners = match plan.mode {
+            Mode::Echo => plan.active,
+            Mode::Idle => plan.connections,
+            Mode::Connect => 0,
+        };
+        if self.roster.len() < partners {
             self.roster.push(None);
         }
         let now = self.kernel.now();

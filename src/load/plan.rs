@@ -57,7 +57,8 @@ pub enum Mode {
     Echo,
     /// Connect, authenticate, one message, close; again and again.
     Connect,
-    /// Authenticate, one message, then stay.
+    /// Authenticate, one message, then stay; at the end one more message each, which shows that the
+    /// connection is still there.
     Idle,
 }
 

@@ -2,6 +2,7 @@ use std::io;
 use std::ops::Range;
 use std::time::Duration;
 
+use super::proof::Proof;
 use super::{Dial, ErrorKind, Load, Mode, Pace, Part, Record, Schedule, Series};
 use crate::load::session::{Begun, Session};
 use crate::python::Monotonic;
@@ -117,6 +118,7 @@ impl<K: Dial> Load<K> {
             record: &mut self.record,
             owed: &mut self.owed,
             opening: &mut self.opening,
+            proof: &mut self.proof,
             pacing: &self.pacing,
             waited: now.since(self.polled) + self.overslept,
             now,
@@ -166,7 +168,7 @@ impl<K: Dial> Load<K> {
         let begun = connection.handle_sent(&self.terms, n, offered, now, due_at);
         // The first of all is the probe, which is not measured.
         let messages = begun - u64::from(begun > 0 && !had_begun);
-        if self.pacing.mode == Mode::Echo {
+        if self.pacing.mode != Mode::Connect {
             self.record.counts.sent += messages;
         }
         if is_unpaced {
@@ -207,7 +209,14 @@ impl<K: Dial> Load<K> {
                 self.owed -= owed;
                 self.record.counts.errors.add(ErrorKind::Unanswered, owed);
             }
-            Mode::Idle => {}
+            // So has the connection's, which owes at most its proof.
+            Mode::Idle => {
+                let owed = session.owed();
+                self.owed -= owed.end - owed.start;
+                if self.part == Part::Prove {
+                    self.proof.handle_loss(session.number, self.polled);
+                }
+            }
         }
         if let Some(place) = self.place(session.number) {
             *place = None;
@@ -260,6 +269,7 @@ struct Answers<'a> {
     record: &'a mut Record,
     owed: &'a mut u64,
     opening: &'a mut usize,
+    proof: &'a mut Proof,
     pacing: &'a Pacing,
     /// How long the answers had been there before they were looked at, as far as is known.
     waited: Duration,
@@ -281,6 +291,13 @@ impl Answers<'_> {
                     return;
                 }
                 (Series::Cycle, self.dialled, self.late)
+            }
+            (_, Mode::Idle) => {
+                self.proof.handle_answer(self.number, self.now);
+                self.record.note(Series::Echo, self.now.since(begun.at));
+                self.record.counts.answered += 1;
+                *self.owed -= 1;
+                return;
             }
             _ => (Series::Echo, begun.at, begun.late),
         };

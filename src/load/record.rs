@@ -153,7 +153,8 @@ pub struct Counts {
     pub connected: u64,
     /// Connections whose probe was answered.
     pub authenticated: u64,
-    /// Messages that were due. In the closed model a message is due when it is sent.
+    /// Messages that were due. In the closed model a message is due when it is sent; of idle
+    /// connections each that is left in the end owes one.
     pub due: u64,
     /// Messages sent, or cycles begun.
     pub sent: u64,
@@ -298,6 +299,8 @@ pub enum Part {
     Ramp,
     /// The load that is measured.
     Measure,
+    /// Idle connections show that they are there, by one echo each.
+    Prove,
     /// Nothing new is due; what is owed is waited for.
     Drain,
 }
@@ -308,6 +311,7 @@ impl Part {
         match self {
             Self::Ramp => "ramp",
             Self::Measure => "measure",
+            Self::Prove => "prove",
             Self::Drain => "drain",
         }
     }
@@ -339,7 +343,7 @@ pub struct Outcome {
     pub ramp: Duration,
     /// How long the load was measured.
     pub measured: Duration,
-    /// How long what was owed was waited for.
+    /// How long what was owed was waited for, the proof of idle connections included.
     pub drain: Duration,
     /// Whether somebody ended it before its time.
     pub stopped: bool,

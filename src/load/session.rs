@@ -3,7 +3,8 @@ use std::ops::Range;
 use std::time::Duration;
 
 use super::pattern::{Pattern, Start};
-use super::{ErrorKind, Plan};
+use super::proof::Proof;
+use super::{ErrorKind, Mode, Plan};
 use crate::proto::Responder;
 use crate::python::Monotonic;
 
@@ -14,6 +15,12 @@ pub(super) struct Terms {
 }
 
 impl Terms {
+    /// How long an echo may take. Idle connections are not waited for without end: it is what shows
+    /// that they are lost.
+    pub(super) fn echo_timeout(&self) -> Option<Duration> {
+        self.plan.timeout.or((self.plan.mode == Mode::Idle).then_some(Proof::PATIENCE))
+    }
+
     fn size(&self) -> u64 {
         self.plan.size as u64
     }
@@ -28,7 +35,7 @@ impl Terms {
 pub(super) struct Session {
     stage: Stage,
     start: Start,
-    /// The number of an active connection, or of a cycle.
+    /// The number of a connection, which is its place in the roster, or of a cycle.
     pub(super) number: u64,
     /// When `connect()` was called.
     pub(super) dialled: Monotonic,
@@ -255,7 +262,10 @@ impl Session {
                 (self.since, ErrorKind::AuthTimeout)
             }
             Stage::Talking if self.answered == 0 => (self.since, ErrorKind::AuthTimeout),
-            Stage::Talking => (self.begun.front()?.at, ErrorKind::EchoTimeout),
+            Stage::Talking => {
+                let since = self.begun.front()?.at;
+                return Some((since.saturating_add(terms.echo_timeout()?), ErrorKind::EchoTimeout));
+            }
             Stage::Ending => (self.since, ErrorKind::EchoTimeout),
         };
         Some((since.saturating_add(terms.plan.timeout?), kind))

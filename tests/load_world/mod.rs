@@ -1,7 +1,7 @@
 //! A network with one server for a load generator, under a virtual clock: what the generator
 //! measures of it is known to the nanosecond.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
@@ -105,6 +105,8 @@ pub(crate) struct World {
     pub(crate) dialled: Dialled,
     pub(crate) polls: Rc<RefCell<Vec<Poll>>>,
     lines: Vec<Line>,
+    /// Of how many connections at once an answer has been on its way at most.
+    pub(crate) crowd: Rc<Cell<usize>>,
     preempted_at: Duration,
     woken: Arc<AtomicBool>,
 }
@@ -119,6 +121,7 @@ impl World {
             dialled: Rc::default(),
             polls: Rc::default(),
             lines: Vec::new(),
+            crowd: Rc::default(),
             preempted_at: Duration::from_secs(1),
             woken: Arc::default(),
         }
@@ -273,6 +276,8 @@ impl Kernel for World {
             _ if answer.is_empty() => {}
             _ => line.answers.push_back((at, answer)),
         }
+        let crowd = lines.iter().filter(|line| !line.answers.is_empty()).count();
+        self.crowd.set(self.crowd.get().max(crowd));
         Ok(data.len())
     }
 

@@ -160,7 +160,7 @@ pub(in crate::cli) enum Kind {
     Echo,
     /// Connect, authenticate, one message, close; again and again
     Connect,
-    /// Authenticate, one message, then stay
+    /// Authenticate, one message, stay silent, and show at the end that each still answers
     Idle,
 }
 

@@ -85,7 +85,7 @@ impl Watch {
         match (part, Usage::of(self.pid)) {
             (Part::Ramp, Ok(usage)) => (self.begin, self.end) = (usage, usage),
             (Part::Measure, Ok(usage)) => self.end = usage,
-            (Part::Drain, _) | (_, Err(_)) => {}
+            (Part::Prove | Part::Drain, _) | (_, Err(_)) => {}
         }
     }
 
@@ -123,7 +123,7 @@ impl Waits {
         match part {
             Part::Ramp => *self = Self::begin(),
             Part::Measure => self.end = Self::so_far(),
-            Part::Drain => {}
+            Part::Prove | Part::Drain => {}
         }
     }
 

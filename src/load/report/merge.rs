@@ -178,7 +178,7 @@ fn merged_seconds(logs: &[LoadLog]) -> Vec<Second> {
             record.series_mut(*series).add(&histogram).expect("it was added when it was read");
         }
         record.counts = counts;
-        let part = [Part::Measure, Part::Ramp, Part::Drain].into_iter();
+        let part = [Part::Measure, Part::Ramp, Part::Prove, Part::Drain].into_iter();
         let part = part.into_iter().find(|part| parts.contains(part)).unwrap_or(Part::Measure);
         let start = Duration::from_secs(number as u64);
         seconds.push(Second::new(start, Duration::from_secs(1), part, standing, &record));

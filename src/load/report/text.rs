@@ -77,6 +77,14 @@ impl Report {
                 paragraph(to, "", &text);
             }
         }
+        if self.mode() == Mode::Idle && counts.due > 0 {
+            writeln!(
+                to,
+                "proof    {} of {} connections answered at the end",
+                Grouped(counts.answered),
+                Grouped(counts.authenticated)
+            )?;
+        }
         writeln!(to, "bytes    {}/s sent, {}/s received", Bytes(sent), Bytes(received))?;
         let standing = self.standing.by_name().into_iter().filter(|(_, number)| *number > 0);
         let standing: Vec<String> =
@@ -199,7 +207,9 @@ fn plan_in_words(setups: &[&Setup]) -> String {
         }
         (Mode::Connect, None) => format!("closed model: {cycle}, {connections} at once"),
         (Mode::Idle, _) => {
-            format!("{connections} connections that authenticate and then are silent")
+            format!(
+                "{connections} connections that authenticate, are silent, and echo once more at the end"
+            )
         }
     }
 }
