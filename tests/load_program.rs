@@ -135,6 +135,20 @@ fn an_interrupt_ends_it_early_with_a_report() {
 }
 
 #[test]
+fn an_interrupt_that_was_ignored_from_the_start_stays_ignored() {
+    let (server, address) = serve(&[]);
+    let program = env!("CARGO_BIN_EXE_saltecho");
+    let script = format!("trap '' INT; exec {program} load {address} -c 5 -r 100 -d 2s --json");
+    let mut load = Running::start(clean(Command::new("sh").args(["-c", &script])), vec![]);
+    load.wait_for("measure");
+    load.signal(Signal::INT);
+    let report = report(&load.wait());
+    assert_eq!(report["generators"][0]["ran"]["stopped_early"], false);
+    server.signal(Signal::TERM);
+    server.wait();
+}
+
+#[test]
 fn an_interrupt_before_all_connections_stand_says_that_nothing_was_measured() {
     let (server, address) = serve(&[]);
     let files = Files::new();

@@ -221,7 +221,9 @@ impl<K: Dial> Load<K> {
         });
         self.pump_queue();
         self.handle_deadlines();
-        let (part, ends) = (self.part, self.part_ends());
+        let part = self.part;
+        // The proof is over when all have answered, which is long before it is given up.
+        let ends = self.part_ends().filter(|_| part != Part::Prove);
         let goes_on = self.advance();
         // An interval belongs to one part.
         let is_over = !goes_on || self.part != part;
@@ -253,7 +255,7 @@ impl<K: Dial> Load<K> {
         exact.into_iter().chain(rough).min()
     }
 
-    /// When the present part of the run ends, if that is a matter of time.
+    /// When the present part of the run ends at the latest, if that is a matter of time.
     fn part_ends(&self) -> Option<Monotonic> {
         match self.part {
             Part::Ramp => None,

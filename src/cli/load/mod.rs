@@ -22,7 +22,7 @@ use saltecho::client::{Client, ClientError, Step};
 use saltecho::load::report::{About, Collector, EventLog, Generator, HistogramLog, Machine, Setup};
 use saltecho::load::{Interval, Load, Pace, Plan, Stopper};
 use saltecho::server::MioKernel;
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 pub(super) use args::LoadArgs;
@@ -33,6 +33,7 @@ use process::{Waits, Watch};
 use super::args::Reply;
 use super::failure::{Failure, Kind};
 use super::keyfile::public_name;
+use super::signals::not_ignored;
 
 /// Events taken from one poll at first.
 const EVENTS: usize = 1024;
@@ -58,7 +59,7 @@ pub(super) fn run(args: &LoadArgs) -> Result<(), Failure> {
     let kernel = MioKernel::new(EVENTS).context("cannot set up the event loop")?;
     let load = Load::new(kernel, plan.clone());
     let load = load.map_err(|error| Failure::new(Kind::Usage, error))?;
-    stop_on_signal(load.stopper())?;
+    stop_on_signal(load.stopper(), args.tui)?;
 
     // What is told takes time, so it is another thread that tells: the loop must not wait for it.
     let (intervals, queue) = channel();
@@ -140,7 +141,10 @@ impl LoadArgs {
         if self.tui {
             return Ok(Some(Box::new(tui::Screen::new(plan)?)));
         }
-        Ok((!self.quiet).then(|| Box::new(Lines::new(plan.mode)) as _))
+        if self.quiet {
+            return Ok(None);
+        }
+        Ok(Lines::new(plan.mode).map(|lines| Box::new(lines) as _))
     }
 
     /// What takes the seconds of the run, and writes them to the files that were asked for.
@@ -218,18 +222,26 @@ fn wait_for_beginning(args: &LoadArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The first signal ends the load early, with its report; the second ends the program.
-fn stop_on_signal(stopper: Stopper) -> Result<()> {
-    let mut signals = Signals::new([SIGINT, SIGTERM]).context("cannot catch signals")?;
+/// SIGINT and SIGTERM end the load early, with its report; a second one ends the program. A signal
+/// that was ignored when the program began stays so.
+fn stop_on_signal(stopper: Stopper, has_screen: bool) -> Result<()> {
+    let mut caught = not_ignored(&[SIGINT, SIGTERM]);
+    if has_screen {
+        // They end the program as ever, but the terminal must be given back first.
+        caught.extend(not_ignored(&[SIGHUP, SIGQUIT]));
+    }
+    let mut signals = Signals::new(caught).context("cannot catch signals")?;
     let work = move || {
-        let mut all = signals.forever();
-        if all.next().is_some() {
-            stopper.stop();
-        }
-        if let Some(signal) = all.next() {
+        let mut is_stopping = false;
+        for signal in signals.forever() {
+            if [SIGINT, SIGTERM].contains(&signal) && !is_stopping {
+                is_stopping = true;
+                stopper.stop();
+                continue;
+            }
             #[cfg(feature = "tui")]
             tui::give_back();
-            // There is nobody to tell if this fails.
+            // If this fails there is nothing that would end it.
             let _ = signal_hook::low_level::emulate_default_handler(signal);
         }
     };

@@ -7,6 +7,8 @@ use std::net::{IpAddr, UdpSocket};
 
 use saltecho::load::{Mode, Pace, Plan};
 
+use super::live::is_dumb;
+
 /// What the machine allows, as far as it says.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
@@ -151,8 +153,7 @@ pub(super) fn object_to_tui(quiet: bool) -> Option<String> {
             "this saltecho was built without --tui; `{build}` builds one with it"
         ));
     }
-    let is_dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
-    (is_dumb || !std::io::stderr().is_terminal())
+    (is_dumb() || !std::io::stderr().is_terminal())
         .then(|| "--tui needs a terminal on stderr that can be drawn on".to_owned())
 }
 
