@@ -147,7 +147,7 @@ mod tests {
     #[test]
     fn a_narrow_terminal_has_the_most_important_parts() {
         for (width, shown) in [
-            (79, "   6.0s measure      1000/s  p50 1.50 ms  p99 1.50 ms  max 1.50 ms  errors 3"),
+            (79, "   6.0s measure      1000/s  p50 1.50 ms  p99 1.50 ms  errors 3  9s left"),
             (60, "   6.0s measure      1000/s  p99 1.50 ms  errors 3  9s left"),
             (39, "   6.0s measure      1000/s  errors 3"),
             (10, "   6.0s me"),
