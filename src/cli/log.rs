@@ -9,7 +9,7 @@ use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use clap::builder::styling::{AnsiColor, Reset, Style};
@@ -52,6 +52,13 @@ pub(super) enum Level {
 #[derive(Clone)]
 pub(super) struct Log {
     inlet: Arc<Inlet>,
+    level: Level,
+    colors: bool,
+}
+
+/// A [`Log`] for a thread that may outlive the others: it does not keep the log from ending.
+pub(super) struct WeakLog {
+    inlet: Weak<Inlet>,
     level: Level,
     colors: bool,
 }
@@ -118,6 +125,11 @@ impl Log {
         Ok((Self { inlet, level, colors }, Writer { buffer, ended }))
     }
 
+    pub(super) fn downgrade(&self) -> WeakLog {
+        let Self { level, colors, .. } = *self;
+        WeakLog { inlet: Arc::downgrade(&self.inlet), level, colors }
+    }
+
     /// Whether lines of this level are wanted; saves the caller from making one.
     pub(super) fn wants(&self, level: Level) -> bool {
         self.level >= level
@@ -158,6 +170,14 @@ impl Log {
             true => self.say(level, format_args!("{WARNING}warning:{RESET} {text}")),
             false => self.say(level, format_args!("warning: {text}")),
         }
+    }
+}
+
+impl WeakLog {
+    /// The log, unless it has ended.
+    pub(super) fn upgrade(&self) -> Option<Log> {
+        let Self { level, colors, .. } = *self;
+        self.inlet.upgrade().map(|inlet| Log { inlet, level, colors })
     }
 }
 

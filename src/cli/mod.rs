@@ -15,6 +15,7 @@ mod log;
 mod logs;
 mod peer;
 mod pipe;
+mod portfile;
 mod prompt;
 mod report;
 mod serve;

@@ -1,9 +1,7 @@
-use std::fs;
 use std::io;
 use std::net::SocketAddr;
-use std::path::Path;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, anyhow};
 use saltecho::auth::Keyring;
 use saltecho::proto::{Config, Handler, Identity, Upper};
 use saltecho::server::{BuildError, Limits, MioKernel, Server, ServerBuilder, run_workers};
@@ -13,6 +11,7 @@ use super::args::{Reply, ServeArgs};
 use super::failure::{Failure, Kind};
 use super::keyfile::{Keys, is_loopback};
 use super::log::{Level, Log};
+use super::portfile::PortFile;
 use super::report::{self, Reporter};
 use super::signals::{Signals, not_ignored};
 
@@ -41,9 +40,7 @@ fn serve<H: Handler + Clone + Send>(
     let keys = Keys::for_server(&args.keys, &args.listen)
         .map_err(|error| Failure::new(Kind::Usage, error))?;
     warn_of_exposure(args, log);
-    if let Some(path) = &args.port_file {
-        remove_stale(path)?;
-    }
+    let port_file = args.port_file.as_deref().map(PortFile::prepare).transpose()?;
     let signals = Signals::catch()?;
     if args.keys.key_file.is_some() && not_ignored(&[SIGHUP]).is_empty() {
         log.say(
@@ -73,8 +70,8 @@ fn serve<H: Handler + Clone + Send>(
         }
     };
     let watch = signals.watch(handle, log.clone(), reload)?;
-    if let Some(path) = &args.port_file {
-        write_ports(path, &addresses)?;
+    if let Some(port_file) = port_file {
+        port_file.write(&addresses, log)?;
     }
     let places: Vec<String> = addresses.iter().map(SocketAddr::to_string).collect();
     log.say(Level::Normal, format_args!("listening on {}: {terms}", places.join(", ")));
@@ -160,27 +157,4 @@ fn cannot_listen(address: SocketAddr, error: &io::Error) -> String {
         ),
         _ => format!("cannot listen on {address}: {error}"),
     }
-}
-
-/// Whoever waits for the file must not be told the ports of an earlier run.
-fn remove_stale(path: &Path) -> Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("cannot replace the port file {}", path.display()))
-        }
-        _ => Ok(()),
-    }
-}
-
-/// Writes one port a line, all at once: whoever sees the file sees all of it.
-fn write_ports(path: &Path, addresses: &[SocketAddr]) -> Result<()> {
-    let text: String = addresses.iter().map(|address| format!("{}\n", address.port())).collect();
-    let mut unfinished = path.as_os_str().to_owned();
-    unfinished.push(format!(".{}.tmp", std::process::id()));
-    let result = fs::write(&unfinished, text).and_then(|()| fs::rename(&unfinished, path));
-    result.map_err(|error| {
-        // It may not even exist.
-        let _ = fs::remove_file(&unfinished);
-        anyhow::Error::new(error).context(format!("cannot write the port file {}", path.display()))
-    })
 }
