@@ -99,7 +99,10 @@ fn wrong_usage_ends_with_2_and_says_what_is_accepted() {
         (&["serve", "--bufsize", "32kb"], &["like 1000, 1k or 32k"]),
         (&["serve", "--max-connections", "0"], &["0 is not in 1.."]),
         (&["serve", "--backlog", "70000"], &["1..=65535"]),
-        (&["serve", "-l", "localhost:1"], &["an IP address and a port"]),
+        (&["serve", "-l", "example.org:1"], &["not an IP address", "like 127.0.0.1:1"]),
+        (&["serve", "-l", ":9999"], &["the address is missing", "0.0.0.0:9999"]),
+        (&["serve", "-l", "127.0.0.1:x"], &["like 127.0.0.1:9999"]),
+        (&["serve", "--spin", "50"], &["--spin", "like 50us"]),
         (&["serve", "--mac", "sha1"], &["possible values: md5, sha256"]),
         (&["serve", "--reply", "lower"], &["possible values: upper, same"]),
         (&["serve", "--max-connections", "4000000000"], &["--max-connections", "descriptors"]),
@@ -126,7 +129,7 @@ fn what_cannot_be_listened_on_is_named_with_a_remedy() {
     let key = files.key("key", SECRET);
     // TEST-NET-1 (RFC 5737) belongs to nobody.
     run(&["serve", "-k", &key, "-l", "192.0.2.1:9999"], b"")
-        .expect(1, &["192.0.2.1:9999 is no address of this machine", "0.0.0.0:9999"]);
+        .expect(1, &["192.0.2.1:9999 is not an address of this machine", "0.0.0.0:9999"]);
     run(&["serve", "-l", "127.0.0.1:0", "--port-file", "/nonexistent/port"], b"")
         .expect(1, &["cannot write the port file /nonexistent/port"]);
 }

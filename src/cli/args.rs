@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use super::address::{ServerAddress, listen_address};
 use super::load::LoadArgs;
 use super::logs::ReportArgs;
-use super::values::{Limit, Size};
+use super::values::{Limit, Size, Spin};
 use saltecho::auth::MacAlgorithm;
 
 /// An authenticated echo service on one event loop, and its client.
@@ -105,7 +105,7 @@ pub(super) struct ServeArgs {
     /// and a core is busy for as long as anybody talks
     #[arg(long, value_name = "TIME", default_value = "off")]
     #[arg(env = "SALTECHO_SPIN", hide_env_values = true)]
-    pub(super) spin: Limit,
+    pub(super) spin: Spin,
 
     /// Event loops, each on a thread of its own with its own listeners and its part of the
     /// connections; more of them than there are cores help nobody

@@ -37,6 +37,7 @@ fn serve<H: Handler + Clone + Send>(
     log: &Log,
     handler: H,
 ) -> Result<(), Failure> {
+    refuse_repeated(&args.listen)?;
     let keys = Keys::for_server(&args.keys, &args.listen)
         .map_err(|error| Failure::new(Kind::Usage, error))?;
     warn_of_exposure(args, log);
@@ -55,7 +56,7 @@ fn serve<H: Handler + Clone + Send>(
     for address in &args.listen {
         builder = builder.listen(*address);
     }
-    let mut servers = build(builder, workers)?;
+    let mut servers = build(builder, args)?;
     for (server, number) in servers.iter_mut().zip(1..) {
         let worker = (workers > 1).then_some(number);
         server.set_observer(Box::new(Reporter::new(log.clone(), worker)));
@@ -95,12 +96,12 @@ impl ServeArgs {
     fn limits(&self) -> Limits {
         let limits = match self.max_connections {
             Some(number) => Limits::for_connections(number as usize),
-            None => Limits::for_workers(self.workers.into()),
+            None => Limits::for_workers(self.workers.into(), self.listen.len()),
         };
         Limits {
             backlog: self.backlog,
             drain_timeout: self.drain_timeout.0,
-            spin: self.spin.0.unwrap_or_default(),
+            spin: self.spin.0,
             ..limits
         }
     }
@@ -118,14 +119,33 @@ fn warn_of_exposure(args: &ServeArgs, log: &Log) {
     }
 }
 
+/// Two listeners cannot share an address; one on a free port is another each time.
+fn refuse_repeated(addresses: &[SocketAddr]) -> Result<(), Failure> {
+    let repeated = addresses
+        .iter()
+        .enumerate()
+        .find(|(index, address)| address.port() != 0 && addresses[..*index].contains(address));
+    match repeated {
+        None => Ok(()),
+        Some((_, address)) => {
+            let text = format!("-l {address} is given twice: leave one of them out");
+            Err(Failure::because(Kind::Usage, text))
+        }
+    }
+}
+
 fn build<H: Handler + Clone>(
     builder: ServerBuilder<H>,
-    workers: usize,
+    args: &ServeArgs,
 ) -> Result<Vec<Server<MioKernel, H>>, Failure> {
-    builder.build_workers(workers).map_err(|error| match error {
-        BuildError::Listen { address, source } => {
-            Failure::because(Kind::Runtime, cannot_listen(address, &source))
-        }
+    builder.build_workers(args.workers.into()).map_err(|error| match error {
+        BuildError::Listen { address, source } => match overlapping(&args.listen, address) {
+            Some(other) if source.kind() == io::ErrorKind::AddrInUse => {
+                let text = format!("-l {address} and -l {other} overlap: leave one of them out");
+                Failure::because(Kind::Usage, text)
+            }
+            _ => Failure::because(Kind::Runtime, cannot_listen(address, &source)),
+        },
         BuildError::Descriptors { .. } => {
             Failure::because(Kind::Usage, format!("--max-connections: {error}"))
         }
@@ -133,11 +153,24 @@ fn build<H: Handler + Clone>(
             let text = "--max-connections: each of --workers needs at least one";
             Failure::because(Kind::Usage, text.to_owned())
         }
-        BuildError::NoAddress | BuildError::Zero(_) | BuildError::NotShared(_) => {
-            Failure::new(Kind::Usage, error)
-        }
+        BuildError::NoAddress
+        | BuildError::NoDescriptors { .. }
+        | BuildError::Zero(_)
+        | BuildError::NotShared(_) => Failure::new(Kind::Usage, error),
         BuildError::Loop(_) => Failure::new(Kind::Runtime, error),
     })
+}
+
+/// Another of our own addresses that leaves no room for this one: one of the two means every
+/// address of the machine.
+fn overlapping(addresses: &[SocketAddr], address: SocketAddr) -> Option<SocketAddr> {
+    let overlaps = |other: &&SocketAddr| {
+        **other != address
+            && other.port() == address.port()
+            && other.is_ipv4() == address.is_ipv4()
+            && (other.ip().is_unspecified() || address.ip().is_unspecified())
+    };
+    addresses.iter().find(overlaps).copied()
 }
 
 fn cannot_listen(address: SocketAddr, error: &io::Error) -> String {
@@ -148,13 +181,26 @@ fn cannot_listen(address: SocketAddr, error: &io::Error) -> String {
              which), or choose another address with -l (port 0 takes a free one)"
         ),
         io::ErrorKind::AddrNotAvailable => format!(
-            "{address} is no address of this machine (`ip address` lists them): choose another \
+            "{address} is not an address of this machine (`ip address` lists them): choose another \
              with -l, like 127.0.0.1:{port} or 0.0.0.0:{port}"
         ),
         io::ErrorKind::PermissionDenied => format!(
             "{address} is not allowed to this user: choose a port from 1024 up with -l, or grant \
              CAP_NET_BIND_SERVICE"
         ),
+        io::ErrorKind::InvalidInput if lacks_zone(address) => format!(
+            "{address} is link-local and needs the name of its interface, like \
+             [{}%eth0]:{port}",
+            address.ip()
+        ),
         _ => format!("cannot listen on {address}: {error}"),
+    }
+}
+
+/// A link-local address is one of several with the same name, one for each interface.
+fn lacks_zone(address: SocketAddr) -> bool {
+    match address {
+        SocketAddr::V4(_) => false,
+        SocketAddr::V6(address) => address.ip().is_unicast_link_local() && address.scope_id() == 0,
     }
 }
