@@ -32,6 +32,26 @@ fn short_help_is_short_and_long_help_has_examples() {
     }
 }
 
+#[test]
+fn the_long_version_names_the_commit_and_the_features() {
+    let version = |flag| String::from_utf8(run(&[flag], b"").stdout).unwrap();
+    let short = format!("saltecho {}", env!("CARGO_PKG_VERSION"));
+    assert_eq!(version("-V"), format!("{short}\n"));
+    let long = version("--version");
+    assert!(long.starts_with(&format!("{short} (")), "{long}");
+    assert!(long.contains(", features: cli"), "{long}");
+    // In an archive there is no repository; another build has a commit of its own.
+    let mut git = Command::new("git");
+    let head = git.args(["rev-parse", "HEAD"]).current_dir(env!("CARGO_MANIFEST_DIR")).output();
+    if let Some(head) = head.ok().filter(|head| head.status.success())
+        && Path::new(env!("CARGO_MANIFEST_DIR")).join(".git").exists()
+        && std::env::var_os("SALTECHO_PROGRAM").is_none()
+    {
+        let head = String::from_utf8(head.stdout).unwrap();
+        assert!(long.contains(&head[..12]), "{head} in {long}");
+    }
+}
+
 /// The commands under `Examples:`, each as it can be pasted into a shell.
 fn examples(help: &str) -> Vec<String> {
     let lines = help.lines().skip_while(|line| !line.starts_with("Examples")).skip(1);
