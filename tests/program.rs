@@ -12,7 +12,7 @@ use std::process::{Command, Stdio};
 
 use common::client::{authenticated, exchange};
 use common::program::{
-    Files, Running, Serving, Signal, clean, run, run_command, saltecho, wait_for_port,
+    Files, Running, Serving, Signal, clean, run, run_command, saltecho, terminate, wait_for_port,
 };
 
 const SECRET: &str = "a secret that nobody must ever see";
@@ -397,14 +397,12 @@ fn a_log_that_nobody_reads_stops_nobody() {
     let files = Files::new();
     let port_file = files.path().join("port");
     let mut command = saltecho(&["serve", "-v", "-l", "127.0.0.1:0", "--port-file"]);
-    let mut server = command.arg(&port_file).stdin(Stdio::null()).stderr(writer).spawn().unwrap();
+    let server = command.arg(&port_file).stdin(Stdio::null()).stderr(writer).spawn().unwrap();
     let address = wait_for_port(&port_file);
     for _ in 0..500 {
         assert_eq!(exchange(&authenticated(address), b"hello"), b"HELLO");
     }
-    let pid = rustix::process::Pid::from_child(&server);
-    rustix::process::kill_process(pid, Signal::TERM).unwrap();
-    assert_eq!(server.wait().unwrap().code(), Some(0));
+    assert_eq!(terminate(server), Some(0));
     drop((reader, command));
     assert!(filler.join().unwrap().is_err(), "the pipe was never full");
 }

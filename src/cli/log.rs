@@ -189,18 +189,19 @@ impl Drop for Inlet {
 }
 
 impl Writer {
-    /// Waits until everything is written, as long as the reader takes some of it and not for ever.
-    /// All logs must be gone.
-    pub(super) fn finish(self) {
+    /// Waits until everything is written, as long as the reader takes some of it and not for ever;
+    /// whether it was. All logs must be gone.
+    pub(super) fn finish(self) -> bool {
         let deadline = Instant::now() + MAX_PATIENCE;
         let mut seen = self.buffer.written.load(Ordering::Relaxed);
         while let Err(RecvTimeoutError::Timeout) = self.ended.recv_timeout(PATIENCE) {
             let written = self.buffer.written.load(Ordering::Relaxed);
             if written == seen || Instant::now() >= deadline {
-                break;
+                return false;
             }
             seen = written;
         }
+        true
     }
 }
 
@@ -446,7 +447,7 @@ mod tests {
         }
         gate.set(|held| (held.open, held.room) = (true, usize::MAX));
         drop(log);
-        writer.finish();
+        assert!(writer.finish());
         let text = gate.text();
         let (written, lost) = written_and_lost(&text);
         assert!(lost > 0, "nothing was lost");
@@ -462,7 +463,7 @@ mod tests {
         }
         gate.set(|held| (held.open, held.room) = (true, usize::MAX));
         drop(log);
-        writer.finish();
+        assert!(writer.finish());
         let text = gate.text();
         assert_eq!((written_and_lost(&text).0.len(), written_and_lost(&text).1), (60_000, 0));
     }
@@ -476,7 +477,7 @@ mod tests {
         log.say(Level::Normal, "three");
         log.warn("four");
         drop(log);
-        writer.finish();
+        assert!(writer.finish());
         assert_eq!(gate.text(), "saltecho: one\nsaltecho: three\nsaltecho: warning: four\n");
     }
 
@@ -515,7 +516,7 @@ mod tests {
                 log.say_sparingly(format_args!("failure {number}"));
             }
             drop(log);
-            writer.finish();
+            assert!(writer.finish());
             let text = gate.text();
             let hidden = format!("saltecho: {} more like that in 10s", 2 * SPARING);
             assert_eq!(text.lines().count() as u64, said, "{text}");
@@ -545,6 +546,6 @@ mod tests {
         io::Read::read_exact(&mut reader, &mut text).unwrap();
         assert!(text == expected.as_bytes(), "torn or lost");
         drop(log);
-        writer.finish();
+        assert!(writer.finish());
     }
 }

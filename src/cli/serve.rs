@@ -26,10 +26,12 @@ pub(super) fn run(args: &ServeArgs) -> Result<(), Failure> {
         Reply::Upper => serve(args, &log, Upper),
         Reply::Same => serve(args, &log, Identity),
     };
-    // An error is the last thing to be said.
+    // An error is the last thing to be said, if stderr takes anything at all.
     drop(log);
-    writer.finish();
-    result
+    match (writer.finish(), result) {
+        (false, Err(failure)) => failure.exit_silently(),
+        (_, result) => result,
+    }
 }
 
 fn serve<H: Handler + Clone + Send>(
