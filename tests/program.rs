@@ -307,6 +307,27 @@ fn every_flag_has_a_variable_that_it_overrides() {
 }
 
 #[test]
+fn a_wrong_variable_is_named() {
+    for (command, variable, value) in [
+        ("serve", "SALTECHO_LISTEN", ""),
+        ("serve", "SALTECHO_LISTEN", "127.0.0.1:0,here:x"),
+        ("serve", "SALTECHO_BACKLOG", ""),
+        ("serve", "SALTECHO_KEY_FILE", ""),
+        ("serve", "SALTECHO_IDLE_TIMEOUT", "soon"),
+        ("serve", "SALTECHO_REPLY", ""),
+        ("connect", "SALTECHO_ADDRESS", ""),
+        ("connect", "SALTECHO_TIMEOUT", "5"),
+        ("connect", "SALTECHO_MAC", "sha1"),
+        ("keygen", "SALTECHO_ENCODING", ""),
+    ] {
+        run_command(saltecho(&[command]).env(variable, value), b"").expect(2, &[variable]);
+    }
+    let mut misspelt = saltecho(&["keygen"]);
+    let key = run_command(misspelt.env("SALTECHO_ENCODNG", "hex"), b"");
+    key.expect(0, &["SALTECHO_ENCODNG is not a setting; did you mean SALTECHO_ENCODING?"]);
+}
+
+#[test]
 fn verbose_tells_each_connections_story() {
     let mut server = Serving::start(&["-v"]);
     run(&["connect", &server.place()], b"hello").expect(0, &[]);
