@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use common::client::{authenticated, exchange};
-use common::program::{Files, Serving, run, saltecho};
+use common::program::{Files, Serving, run, saltecho, wait_for_end};
 
 fn serve(port_file: &Path) -> Serving {
     let mut command = saltecho(&["serve", "-l", "127.0.0.1:0", "--port-file"]);
@@ -75,7 +75,7 @@ fn links_are_followed_also_to_a_file_that_is_to_be_created() {
     symlink(&circle, &circle).unwrap();
     let circle = circle.to_str().unwrap();
     run(&["serve", "-l", "127.0.0.1:0", "--port-file", circle], b"")
-        .expect(1, &[circle, "too many symbolic links"]);
+        .expect(2, &[circle, "too many symbolic links"]);
 }
 
 #[test]
@@ -130,14 +130,44 @@ fn devices_are_written_to_and_errors_name_the_path() {
     let directory = files.path().to_str().unwrap();
     let socket = files.path().join("socket");
     let _listener = UnixListener::bind(&socket).unwrap();
-    for (path, why) in [
-        ("/dev/full", "No space left"),
-        (directory, "it is a directory"),
-        (socket.to_str().unwrap(), "it is a socket"),
-        ("/nonexistent/port", "No such file"),
+    for (path, code, why) in [
+        (directory, 2, "it is a directory"),
+        (socket.to_str().unwrap(), 2, "it is a socket"),
+        ("/nonexistent/port", 1, "No such file"),
+        ("/dev/full", 1, "No space left"),
     ] {
         let name = format!("cannot write the port file {path}");
-        run(&["serve", "-l", "127.0.0.1:0", "--port-file", path], b"").expect(1, &[&name, why]);
+        let refused = run(&["serve", "-l", "127.0.0.1:0", "--port-file", path], b"");
+        refused.expect(code, &[&name, why]);
     }
     assert_eq!(names(files.path()), ["socket"]);
+}
+
+#[test]
+fn other_files_of_the_server_are_no_port_files() {
+    let files = Files::new();
+    let key = files.key("key", "a key that is long enough\n");
+    let link = files.path().join("link");
+    symlink(&key, &link).unwrap();
+    for path in [&key, link.to_str().unwrap()] {
+        run(&["serve", "-l", "127.0.0.1:0", "-k", &key, "--port-file", path], b"")
+            .expect(2, &["cannot write the port file", "it is the key file"]);
+    }
+    assert!(Path::new(&key).exists(), "the keys are gone");
+    let log = files.path().join("log");
+    let mut command = saltecho(&["serve", "-l", "127.0.0.1:0", "--port-file"]);
+    let child = command.arg(&log).stderr(File::create(&log).unwrap()).spawn().unwrap();
+    assert_eq!(wait_for_end(child), Some(2));
+    assert!(fs::read_to_string(&log).unwrap().contains("the log is written to it"));
+}
+
+#[test]
+fn a_dash_is_standard_output() {
+    let files = Files::new();
+    let mut command = saltecho(&["serve", "-l", "127.0.0.1:0", "--port-file", "-"]);
+    let server = Serving::start_command(command.current_dir(files.path()));
+    let port = port_of(&server);
+    let finished = server.finish();
+    assert_eq!(String::from_utf8(finished.stdout).unwrap(), port);
+    assert_eq!(names(files.path()), [""; 0]);
 }

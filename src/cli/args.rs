@@ -118,7 +118,7 @@ pub(super) struct ServeArgs {
     #[arg(env = "SALTECHO_WORKERS", hide_env_values = true)]
     pub(super) workers: u16,
 
-    /// Write the ports to this file or FIFO once they are open, one per line
+    /// Write the ports to this file or FIFO once they are open, one per line; `-` is stdout
     #[arg(long, value_name = "FILE", env = "SALTECHO_PORT_FILE", hide_env_values = true)]
     pub(super) port_file: Option<PathBuf>,
 

@@ -355,7 +355,7 @@ fn line_len(text: &[u8]) -> usize {
 
 /// A stream that may have been left non-blocking by another program that shares it: waits for room
 /// as a blocking one does.
-struct Patient<W>(W);
+pub(super) struct Patient<W>(pub(super) W);
 
 impl<W: Write + AsFd> Write for Patient<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {

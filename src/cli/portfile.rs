@@ -3,15 +3,16 @@
 //! A regular file is replaced as a whole, so that a reader sees all ports or none. Anything else (a
 //! FIFO, a terminal, a descriptor under /dev/fd) is written to and never replaced.
 
-use std::fs::{self, File, FileType, OpenOptions, Permissions};
+use std::fs::{self, File, FileType, Metadata, OpenOptions, Permissions};
 use std::io::{self, Write};
 use std::net::SocketAddr;
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt, PermissionsExt};
+use std::os::fd::AsFd;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, ensure};
 
-use super::log::Log;
+use super::log::{Log, Patient};
 
 /// Symbolic links that are followed, as many as the kernel follows (path_resolution(7)).
 const MAX_LINKS: usize = 40;
@@ -30,16 +31,19 @@ enum Place {
     Fifo,
     /// What cannot be replaced: a device, a descriptor, a file that is a mount of its own.
     Fixed,
+    /// Standard output, as `-`.
+    Stdout,
 }
 
 impl PortFile {
     /// Removes the ports of an earlier run, so that no reader takes them for the new ones.
     ///
     /// # Errors
-    /// If the path cannot be followed, or names something that cannot hold ports.
-    pub(super) fn prepare(path: &Path) -> Result<Self> {
-        let place = Place::find(path).and_then(Place::clear).with_context(|| cannot_write(path))?;
-        Ok(Self { path: path.to_owned(), place })
+    /// If the path cannot be followed, names something that cannot hold ports, or the file that
+    /// the keys are in or the log is written to.
+    pub(super) fn prepare(path: &Path, key_file: Option<&Path>) -> Result<Self> {
+        let place = Place::find(path).and_then(|place| place.clear(key_file));
+        Ok(Self { path: path.to_owned(), place: place.with_context(|| cannot_write(path))? })
     }
 
     /// Writes one port per line. A FIFO gets them from a thread that waits for its reader; if that
@@ -54,6 +58,7 @@ impl PortFile {
         let written = match place {
             Place::Regular(target) => replace(&target, ports.as_bytes()),
             Place::Fixed => append(&path, ports.as_bytes()),
+            Place::Stdout => Patient(io::stdout()).write_all(ports.as_bytes()),
             Place::Fifo => {
                 let (log, path) = (log.downgrade(), path.clone());
                 let wait = move || {
@@ -72,6 +77,9 @@ impl PortFile {
 
 impl Place {
     fn find(path: &Path) -> Result<Self> {
+        if path == Path::new("-") {
+            return Ok(Self::Stdout);
+        }
         let mut path = path.to_owned();
         for _ in 0..MAX_LINKS {
             // A link there stands for what a process has open, perhaps a pipe or a deleted file:
@@ -108,8 +116,17 @@ impl Place {
     }
 
     /// Removes a regular file; empties one that cannot be removed.
-    fn clear(self) -> Result<Self> {
+    fn clear(self, key_file: Option<&Path>) -> Result<Self> {
         let Self::Regular(path) = &self else { return Ok(self) };
+        let same = |other: Option<Metadata>| match (fs::metadata(path), other) {
+            (Ok(ours), Some(other)) => (ours.dev(), ours.ino()) == (other.dev(), other.ino()),
+            _ => false,
+        };
+        ensure!(
+            !same(key_file.and_then(|path| fs::metadata(path).ok())),
+            "it is the key file: choose another"
+        );
+        ensure!(!same(metadata_of_stderr()), "the log is written to it: choose another");
         match fs::remove_file(path) {
             Ok(()) => Ok(self),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(self),
@@ -120,6 +137,10 @@ impl Place {
             },
         }
     }
+}
+
+fn metadata_of_stderr() -> Option<Metadata> {
+    File::from(io::stderr().as_fd().try_clone_to_owned().ok()?).metadata().ok()
 }
 
 fn is_in_proc(path: &Path) -> bool {

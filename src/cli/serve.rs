@@ -43,7 +43,11 @@ fn serve<H: Handler + Clone + Send>(
     let keys = Keys::for_server(&args.keys, &args.listen)
         .map_err(|error| Failure::new(Kind::Usage, error))?;
     warn_of_exposure(args, log);
-    let port_file = args.port_file.as_deref().map(PortFile::prepare).transpose()?;
+    let port_file = args.port_file.as_deref();
+    let port_file = port_file
+        .map(|path| PortFile::prepare(path, args.keys.key_file.as_deref()))
+        .transpose()
+        .map_err(|error| Failure::new(Kind::Usage, error))?;
     let signals = Signals::catch()?;
     if args.keys.key_file.is_some() && not_ignored(&[SIGHUP]).is_empty() {
         log.say(
