@@ -11,6 +11,8 @@ use std::{env, fs};
 const DIGITS: usize = 12;
 
 fn main() {
+    // What is set here is not named SALTECHO_...: cargo sets it for programs that it runs, too, and
+    // those names are settings.
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-env-changed=SALTECHO_COMMIT");
     let root = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets it"));
@@ -23,9 +25,9 @@ fn main() {
     let features = features.collect::<Vec<_>>().join(", ");
     let built_from = commit.as_deref().unwrap_or("unknown commit");
     let version = env::var("CARGO_PKG_VERSION").expect("cargo sets it");
-    println!("cargo::rustc-env=SALTECHO_VERSION={version} ({built_from}, features: {features})");
+    println!("cargo::rustc-env=BUILD_VERSION={version} ({built_from}, features: {features})");
     if let Some(commit) = commit {
-        println!("cargo::rustc-env=SALTECHO_COMMIT={commit}");
+        println!("cargo::rustc-env=BUILD_COMMIT={commit}");
     }
 }
 

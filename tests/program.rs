@@ -41,7 +41,7 @@ fn the_long_version_names_the_commit_and_the_features() {
     assert!(long.starts_with(&format!("{short} (")), "{long}");
     assert!(long.contains(", features: cli"), "{long}");
     // Another build has a commit of its own, and HEAD may have moved since this one.
-    let commit = option_env!("SALTECHO_COMMIT").unwrap_or("unknown commit");
+    let commit = option_env!("BUILD_COMMIT").unwrap_or("unknown commit");
     let is_ours = std::env::var_os("SALTECHO_PROGRAM").is_none();
     assert!(!is_ours || long.contains(commit), "{commit} in {long}");
     // In an archive there is no repository.

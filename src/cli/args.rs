@@ -15,7 +15,7 @@ use saltecho::auth::MacAlgorithm;
 /// from then on everything comes back in upper case. Only the client proves itself, and nothing is
 /// encrypted.
 #[derive(Debug, Parser)]
-#[command(version, long_version = env!("SALTECHO_VERSION"), after_long_help = EXAMPLES)]
+#[command(version, long_version = env!("BUILD_VERSION"), after_long_help = EXAMPLES)]
 #[command(max_term_width = 100, arg_required_else_help = true)]
 pub(super) struct Cli {
     #[command(subcommand)]
