@@ -32,7 +32,7 @@ Examples (those of a command: saltecho COMMAND --help):
 
 Exit codes: 0 done, 1 failed while running, 2 wrong usage or configuration,
 3 authentication refused, 4 cannot connect or timed out; of `load` also 5 an assertion does not
-hold, and of `load` and `report` 6 the result is unreliable.
+hold, and of `load` and `report` 6 the result is unreliable or nothing was measured.
 
 Where the help of a flag names an environment variable, as for all of `serve`, `connect` and
 `keygen`, the flag overrides it.";

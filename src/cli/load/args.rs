@@ -152,7 +152,7 @@ Examples:
   saltecho load --mode connect -c 64 -r 5k --html report.html
 
 Exit codes beyond those of `saltecho --help`: 5 an assertion does not hold, 6 the result is
-unreliable.";
+unreliable or nothing was measured.";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(in crate::cli) enum Kind {
@@ -160,7 +160,7 @@ pub(in crate::cli) enum Kind {
     Echo,
     /// Connect, authenticate, one message, close; again and again
     Connect,
-    /// Authenticate, one message, then stay
+    /// Authenticate, one message, stay silent, and show at the end that each still answers
     Idle,
 }
 
