@@ -5,12 +5,13 @@
 mod common;
 
 use std::fs::{File, OpenOptions};
+use std::io::Write;
 use std::net::TcpStream;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use common::client::{PATIENCE, authenticated, connect, exchange};
-use common::program::{Files, Serving, Signal, clean, run, wait_for_port};
+use common::client::{PATIENCE, authenticated, connect, exchange, fill};
+use common::program::{Files, Serving, clean, run, saltecho, terminate, wait_for_port};
 
 #[test]
 fn a_burst_of_connections_is_logged_whole() {
@@ -55,11 +56,11 @@ fn a_log_at_the_limit_of_its_size_stops_nothing_and_counts_its_losses() {
     let files = Files::new();
     let (path, port_file) = (files.path().join("log"), files.path().join("port"));
     let log = OpenOptions::new().create(true).append(true).open(&path).unwrap();
-    let program = common::program::saltecho(&[]);
+    let program = saltecho(&[]);
     let mut shell = Command::new("sh");
     clean(&mut shell).args(["-c", "ulimit -f 8 && exec \"$0\" \"$@\""]).arg(program.get_program());
     shell.args(["serve", "-v", "-l", "127.0.0.1:0", "--port-file"]).arg(&port_file);
-    let mut server = shell.stdin(Stdio::null()).stderr(log).spawn().unwrap();
+    let server = shell.stdin(Stdio::null()).stderr(log).spawn().unwrap();
     let address = wait_for_port(&port_file);
     let talk = || assert_eq!(exchange(&authenticated(address), b"hello"), b"HELLO");
     for _ in 0..200 {
@@ -77,7 +78,28 @@ fn a_log_at_the_limit_of_its_size_stops_nothing_and_counts_its_losses() {
         assert!(Instant::now() < deadline, "{}", text());
         talk();
     }
-    let pid = rustix::process::Pid::from_child(&server);
-    rustix::process::kill_process(pid, Signal::TERM).unwrap();
-    assert_eq!(server.wait().unwrap().code(), Some(0));
+    assert_eq!(terminate(server), Some(0));
+}
+
+#[test]
+fn a_failure_is_no_reason_to_wait_for_the_reader_of_the_log() {
+    let (reader, writer) = std::io::pipe().unwrap();
+    let mut other_end = writer.try_clone().unwrap();
+    // Fills the pipe and waits, until the reader is gone.
+    let filler = std::thread::spawn(move || other_end.write_all(&[b'.'; 1 << 20]));
+    let files = Files::new();
+    let port_file = files.path().join("port");
+    let args = ["serve", "-v", "-l", "127.0.0.1:0", "--drain-timeout", "100ms", "--port-file"];
+    let mut command = saltecho(&args);
+    let server = command.arg(&port_file).stdin(Stdio::null()).stderr(writer).spawn().unwrap();
+    let address = wait_for_port(&port_file);
+    // Lines until the pipe is full, and a peer that leaves the server with an answer.
+    for _ in 0..50 {
+        assert_eq!(exchange(&authenticated(address), b"hello"), b"HELLO");
+    }
+    let deaf = authenticated(address);
+    fill(&deaf);
+    assert_eq!(terminate(server), Some(1));
+    drop((reader, command));
+    assert!(filler.join().unwrap().is_err(), "the pipe was never full");
 }

@@ -9,7 +9,7 @@ use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use clap::builder::styling::{AnsiColor, Reset, Style};
@@ -52,6 +52,13 @@ pub(super) enum Level {
 #[derive(Clone)]
 pub(super) struct Log {
     inlet: Arc<Inlet>,
+    level: Level,
+    colors: bool,
+}
+
+/// A [`Log`] for a thread that may outlive the others: it does not keep the log from ending.
+pub(super) struct WeakLog {
+    inlet: Weak<Inlet>,
     level: Level,
     colors: bool,
 }
@@ -118,6 +125,11 @@ impl Log {
         Ok((Self { inlet, level, colors }, Writer { buffer, ended }))
     }
 
+    pub(super) fn downgrade(&self) -> WeakLog {
+        let Self { level, colors, .. } = *self;
+        WeakLog { inlet: Arc::downgrade(&self.inlet), level, colors }
+    }
+
     /// Whether lines of this level are wanted; saves the caller from making one.
     pub(super) fn wants(&self, level: Level) -> bool {
         self.level >= level
@@ -161,6 +173,14 @@ impl Log {
     }
 }
 
+impl WeakLog {
+    /// The log, unless it has ended.
+    pub(super) fn upgrade(&self) -> Option<Log> {
+        let Self { level, colors, .. } = *self;
+        self.inlet.upgrade().map(|inlet| Log { inlet, level, colors })
+    }
+}
+
 impl Drop for Inlet {
     fn drop(&mut self) {
         self.0.lock().closed = true;
@@ -169,18 +189,19 @@ impl Drop for Inlet {
 }
 
 impl Writer {
-    /// Waits until everything is written, as long as the reader takes some of it and not for ever.
-    /// All logs must be gone.
-    pub(super) fn finish(self) {
+    /// Waits until everything is written, as long as the reader takes some of it and not for ever;
+    /// whether it was. All logs must be gone.
+    pub(super) fn finish(self) -> bool {
         let deadline = Instant::now() + MAX_PATIENCE;
         let mut seen = self.buffer.written.load(Ordering::Relaxed);
         while let Err(RecvTimeoutError::Timeout) = self.ended.recv_timeout(PATIENCE) {
             let written = self.buffer.written.load(Ordering::Relaxed);
             if written == seen || Instant::now() >= deadline {
-                break;
+                return false;
             }
             seen = written;
         }
+        true
     }
 }
 
@@ -334,7 +355,7 @@ fn line_len(text: &[u8]) -> usize {
 
 /// A stream that may have been left non-blocking by another program that shares it: waits for room
 /// as a blocking one does.
-struct Patient<W>(W);
+pub(super) struct Patient<W>(pub(super) W);
 
 impl<W: Write + AsFd> Write for Patient<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
@@ -426,7 +447,7 @@ mod tests {
         }
         gate.set(|held| (held.open, held.room) = (true, usize::MAX));
         drop(log);
-        writer.finish();
+        assert!(writer.finish());
         let text = gate.text();
         let (written, lost) = written_and_lost(&text);
         assert!(lost > 0, "nothing was lost");
@@ -442,7 +463,7 @@ mod tests {
         }
         gate.set(|held| (held.open, held.room) = (true, usize::MAX));
         drop(log);
-        writer.finish();
+        assert!(writer.finish());
         let text = gate.text();
         assert_eq!((written_and_lost(&text).0.len(), written_and_lost(&text).1), (60_000, 0));
     }
@@ -456,7 +477,7 @@ mod tests {
         log.say(Level::Normal, "three");
         log.warn("four");
         drop(log);
-        writer.finish();
+        assert!(writer.finish());
         assert_eq!(gate.text(), "saltecho: one\nsaltecho: three\nsaltecho: warning: four\n");
     }
 
@@ -495,7 +516,7 @@ mod tests {
                 log.say_sparingly(format_args!("failure {number}"));
             }
             drop(log);
-            writer.finish();
+            assert!(writer.finish());
             let text = gate.text();
             let hidden = format!("saltecho: {} more like that in 10s", 2 * SPARING);
             assert_eq!(text.lines().count() as u64, said, "{text}");
@@ -525,6 +546,6 @@ mod tests {
         io::Read::read_exact(&mut reader, &mut text).unwrap();
         assert!(text == expected.as_bytes(), "torn or lost");
         drop(log);
-        writer.finish();
+        assert!(writer.finish());
     }
 }

@@ -5,6 +5,7 @@
 mod address;
 mod args;
 mod connect;
+mod environment;
 mod escape;
 mod failure;
 mod judge;
@@ -15,6 +16,7 @@ mod log;
 mod logs;
 mod peer;
 mod pipe;
+mod portfile;
 mod prompt;
 mod report;
 mod serve;
@@ -32,9 +34,10 @@ use args::{Cli, Command};
 /// Runs the program that the command line asks for.
 pub(crate) fn main() -> ExitCode {
     signals::outlive_file_size_limit();
+    environment::warn_of_unknown();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(error) => return explain(&error),
+        Err(error) => return explain(&environment::name_variable(error)),
     };
     let outcome = match cli.command {
         Command::Serve(args) => serve::run(&args),

@@ -11,7 +11,7 @@ use saltecho::server::{ConnId, Limits, Observer, Stats};
 
 use super::failure::{Failure, Kind};
 use super::log::{Level, Log};
-use super::values::{Limit, Size};
+use super::values::{Limit, Size, Spin};
 
 /// `1 connection`, `2 connections`.
 fn connections(number: u64) -> String {
@@ -34,7 +34,7 @@ pub(super) fn terms(config: &Config, limits: &Limits, keys: &str, workers: usize
         Limit(limits.drain_timeout),
     );
     if !limits.spin.is_zero() {
-        line.push_str(&format!("; spin {}", Limit(Some(limits.spin))));
+        line.push_str(&format!("; spin {}", Spin(limits.spin)));
     }
     if workers > 1 {
         line.push_str(&format!("; {workers} workers"));
@@ -94,12 +94,12 @@ pub(super) struct Reporter {
     /// The addresses of connections that have not authenticated: a failure names them, and the
     /// socket may be gone by then.
     unauthenticated: HashMap<ConnId, SocketAddr>,
-    /// When a pause of accepting was last logged.
+    /// When accepting last rested and it was said.
     paused: Option<Instant>,
 }
 
 impl Reporter {
-    /// Accepting may pause ten times a second; that is worth one line in this time.
+    /// Accepting may rest ten times a second; it is worth a line once in this time.
     const PAUSE: Duration = Duration::from_secs(10);
     /// Addresses for which memory is kept once a crowd has authenticated or left.
     const KEPT: usize = 1024;
@@ -163,9 +163,9 @@ impl Observer for Reporter {
         self.paused = Some(Instant::now());
         let worker = &self.worker;
         match cause {
-            Some(error) => self.log.warn(format_args!("{worker}accepting pauses: {error}")),
+            Some(error) => self.log.warn(format_args!("{worker}accepting rests: {error}")),
             None => self.log.warn(format_args!(
-                "{worker}accepting pauses: all places are taken; --max-connections and `ulimit -n` \
+                "{worker}accepting rests: all places are taken; --max-connections and `ulimit -n` \
                  set how many there are"
             )),
         }

@@ -112,7 +112,7 @@ impl LoadArgs {
             duration: self.duration,
             timeout: self.timeout.0,
             seed: self.seed,
-            spin: self.spin.0.unwrap_or_default(),
+            spin: self.spin.0,
             ..Plan::new(target, key, self.keys.mac.into())
         })
     }

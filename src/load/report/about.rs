@@ -49,7 +49,7 @@ impl About {
     pub fn now(command: Vec<String>) -> Self {
         Self {
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            commit: option_env!("SALTECHO_COMMIT").map(str::to_owned),
+            commit: option_env!("BUILD_COMMIT").map(str::to_owned),
             debug_build: cfg!(debug_assertions),
             command,
             began: SystemTime::now(),
