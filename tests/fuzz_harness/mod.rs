@@ -29,7 +29,11 @@ pub const TARGETS: [(&str, Target); 4] = [
 /// Reads the input as a key file, and holds the result against what the format promises.
 pub fn key_file(text: &[u8]) {
     let (strict, lenient) = (parse_key_file(text, false), parse_key_file(text, true));
-    let used = |line: &&[u8]| !line.trim_ascii().is_empty() && !line.trim_ascii().starts_with(b"#");
+    let used = |line: &&[u8]| {
+        let line = line.trim_ascii();
+        let line = line.strip_prefix("\u{feff}".as_bytes()).unwrap_or(line).trim_ascii();
+        !line.is_empty() && !line.starts_with(b"#")
+    };
     let lines = text.split(|byte| *byte == b'\n').filter(used).count();
     match &lenient {
         Ok(keys) => {
