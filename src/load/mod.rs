@@ -21,6 +21,7 @@ mod record;
 pub mod report;
 mod schedule;
 mod session;
+mod unit;
 
 use std::collections::VecDeque;
 use std::io;
@@ -45,6 +46,7 @@ pub use plan::{Mode, Pace, Plan};
 pub use record::{
     Counts, ErrorKind, Errors, Interval, Outcome, Part, Record, Series, Standing, empty_histogram,
 };
+pub use unit::parse_with_unit;
 
 /// A load that is being made. Not a thread: [`run`](Self::run) works on the thread that calls it.
 pub struct Load<K: Kernel = MioKernel> {
