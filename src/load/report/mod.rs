@@ -19,6 +19,7 @@ mod merge;
 mod server;
 mod text;
 mod verdict;
+mod visible;
 
 use std::time::Duration;
 
@@ -31,6 +32,7 @@ pub use hlog::{HistogramLog, LoadLog, LogError};
 pub use merge::{MergeError, merge};
 pub use server::ServerUse;
 pub use verdict::Verdict;
+pub use visible::Visible;
 
 use super::{Mode, Pace, Part, Record, Series, Standing};
 
@@ -93,8 +95,11 @@ impl Report {
     /// Bytes a second while the load was measured: sent, received.
     pub fn byte_rates(&self) -> (u64, u64) {
         let measured = self.seconds.iter().filter(|second| second.part == Part::Measure);
-        let (sent, received) = measured.fold((0, 0), |(sent, received), second| {
-            (sent + second.counts.bytes_sent, received + second.counts.bytes_received)
+        let (sent, received) = measured.fold((0_u64, 0_u64), |(sent, received), second| {
+            (
+                sent.saturating_add(second.counts.bytes_sent),
+                received.saturating_add(second.counts.bytes_received),
+            )
         });
         (self.per_second(sent), self.per_second(received))
     }
