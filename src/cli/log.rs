@@ -12,7 +12,7 @@ use std::time::Duration;
 use clap::builder::styling::{AnsiColor, Reset, Style};
 
 /// Precedes `error:`.
-pub(super) const ERROR: Style = AnsiColor::Red.on_default().bold();
+pub(super) const ERROR: Style = AnsiColor::BrightRed.on_default().bold();
 /// Precedes `warning:`.
 pub(super) const WARNING: Style = AnsiColor::Yellow.on_default().bold();
 /// Ends either.

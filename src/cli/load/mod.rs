@@ -9,16 +9,17 @@ mod process;
 mod tui;
 mod values;
 
-use std::fs::File;
 use std::io::{self, BufWriter};
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::SystemTime;
 
 use anyhow::{Context, Result};
-use saltecho::load::report::{About, Collector, EventLog, Generator, HistogramLog, Machine, Setup};
+use saltecho::load::report::{
+    About, Collector, EventLog, Generator, HistogramLog, Machine, Nanos, Setup,
+};
 use saltecho::load::{Interval, Load, Pace, Plan, Stopper};
 use saltecho::server::MioKernel;
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -32,6 +33,7 @@ use process::{Watch, waited_for_a_processor};
 use super::args::Reply;
 use super::failure::{Failure, Kind};
 use super::keyfile::public_name;
+use super::output::{Output, Outputs};
 
 /// Events taken from one poll at first.
 const EVENTS: usize = 1024;
@@ -47,10 +49,13 @@ pub(super) fn run(args: &LoadArgs) -> Result<(), Failure> {
     if let Some(objection) = object_to_sources(&plan).or_else(|| limits.object_to(&plan)) {
         return Err(Failure::because(Kind::Usage, objection));
     }
+    // Before signals are caught, so that they end a wait for the reader of a FIFO.
+    let outputs = args.outputs().map_err(|error| Failure::new(Kind::Usage, error))?;
+    let [events, hlog, html] = outputs.named;
     let mut watch = args.pid.map(Watch::begin).transpose().context("--pid")?;
     let signals = Signals::new([SIGINT, SIGTERM]).context("cannot catch signals")?;
     wait_for_beginning(args)?;
-    let mut collector = args.collector(&plan)?;
+    let mut collector = args.collector(&plan, events, hlog)?;
     let kernel = MioKernel::new(EVENTS).context("cannot set up the event loop")?;
     let load = Load::new(kernel, plan.clone());
     stop_on_signal(signals, load.stopper())?;
@@ -79,7 +84,7 @@ pub(super) fn run(args: &LoadArgs) -> Result<(), Failure> {
     let outcome = outcome.context("the event loop failed")?;
     let (mut report, failures) = collector.finish(outcome, waited);
     report.server = watch.map(Watch::finish);
-    outcome::tell(args, &report, failures)
+    outcome::tell(args, &report, failures, outputs.report, html)
 }
 
 impl LoadArgs {
@@ -135,8 +140,24 @@ impl LoadArgs {
         Ok((!self.quiet).then(|| Box::new(Lines::new(plan.mode)) as _))
     }
 
+    /// Opens what is going to be written.
+    fn outputs(&self) -> Result<Outputs<3>> {
+        let flags = [
+            ("--events", self.events.as_ref()),
+            ("--hlog", self.hlog.as_ref()),
+            ("--html", self.html.as_ref()),
+        ];
+        let key: Vec<&Path> = self.keys.key_file.iter().map(PathBuf::as_path).collect();
+        Outputs::open(flags, &key, self.json)
+    }
+
     /// What takes the seconds of the run, and writes them to the files that were asked for.
-    fn collector(&self, plan: &Plan) -> Result<Collector> {
+    fn collector(
+        &self,
+        plan: &Plan,
+        events: Option<Output>,
+        hlog: Option<Output>,
+    ) -> Result<Collector> {
         let generator = Generator {
             name: String::new(),
             about: About::now(std::env::args().collect()),
@@ -145,22 +166,18 @@ impl LoadArgs {
             ran: None,
         };
         let mut collector = Collector::new(generator.clone());
-        if let Some(path) = &self.events {
-            collector.add_sink(path.display().to_string(), EventLog::new(create(path)?));
+        if let Some(to) = events {
+            to.begin()?;
+            collector.add_sink(to.name().to_owned(), EventLog::new(BufWriter::new(to)));
         }
-        if let Some(path) = &self.hlog {
-            let name = path.display().to_string();
-            let log = HistogramLog::new(create(path)?, &generator);
+        if let Some(to) = hlog {
+            to.begin()?;
+            let name = to.name().to_owned();
+            let log = HistogramLog::new(BufWriter::new(to), &generator);
             collector.add_sink(name.clone(), log.with_context(|| format!("cannot write {name}"))?);
         }
         Ok(collector)
     }
-}
-
-/// A file for results. What was there is overwritten, as `>` does.
-fn create(path: &Path) -> Result<BufWriter<File>> {
-    let file = File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
-    Ok(BufWriter::new(file))
 }
 
 fn wait_for_beginning(args: &LoadArgs) -> Result<(), Failure> {
@@ -168,7 +185,7 @@ fn wait_for_beginning(args: &LoadArgs) -> Result<(), Failure> {
     match start.0.duration_since(SystemTime::now()) {
         Ok(wait) => thread::sleep(wait),
         Err(late) => {
-            let late = live::short(late.duration());
+            let late = Nanos::from(late.duration());
             let text = format!("--start-at {} was {late} ago", humantime::format_rfc3339(start.0));
             return Err(Failure::because(Kind::Usage, text));
         }
