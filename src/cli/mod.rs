@@ -26,6 +26,7 @@ use std::panic::resume_unwind;
 use std::process::ExitCode;
 use std::thread;
 
+use anyhow::Context;
 use clap::Parser;
 use clap::error::ErrorKind;
 use saltecho::load::report::Visible;
@@ -33,28 +34,17 @@ use saltecho::load::report::Visible;
 use args::{Cli, Command};
 use failure::Failure;
 
-/// The stack of the program: parsing a command line takes over 64 KiB in an unoptimized build, and
-/// unpacking a histogram as much in any.
+/// The stack for what needs one of known size: parsing a command line takes over 64 KiB in an
+/// unoptimized build, and unpacking a histogram as much in any.
 const STACK: usize = 2 << 20;
 
-/// Runs the program on a thread whose stack does not depend on `ulimit -s`.
-pub(crate) fn main() -> ExitCode {
-    let program = thread::Builder::new().name("saltecho".to_owned()).stack_size(STACK);
-    match program.spawn(run) {
-        Ok(program) => program.join().unwrap_or_else(|panic| resume_unwind(panic)),
-        Err(error) => {
-            let error = anyhow::Error::new(error).context("cannot start a thread");
-            Failure::from(error).report()
-        }
-    }
-}
-
 /// Runs the command that the command line asks for.
-fn run() -> ExitCode {
-    let outcome = match Cli::try_parse() {
-        Ok(cli) => execute(cli.command),
-        Err(answer) if answer.use_stderr() => return object(&answer),
-        Err(answer) => print_help(&answer),
+pub(crate) fn main() -> ExitCode {
+    let outcome = match on_own_stack(Cli::try_parse) {
+        Ok(Ok(cli)) => execute(cli.command),
+        Ok(Err(answer)) if answer.use_stderr() => return object(&answer),
+        Ok(Err(answer)) => print_help(&answer),
+        Err(failure) => Err(failure),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -62,12 +52,22 @@ fn run() -> ExitCode {
     }
 }
 
+/// Does something on a stack that does not depend on `ulimit -s`. Loops stay on the main thread,
+/// where a tracer looks for them.
+fn on_own_stack<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T, Failure> {
+    thread::scope(|scope| {
+        let thread = thread::Builder::new().stack_size(STACK).spawn_scoped(scope, work);
+        let thread = thread.context("cannot start a thread")?;
+        Ok(thread.join().unwrap_or_else(|panic| resume_unwind(panic)))
+    })
+}
+
 fn execute(command: Command) -> Result<(), Failure> {
     match command {
         Command::Serve(args) => serve::run(&args),
         Command::Connect(args) => connect::run(&args),
         Command::Load(args) => load::run(&args),
-        Command::Report(args) => logs::run(&args),
+        Command::Report(args) => on_own_stack(|| logs::run(&args))?,
         Command::Keygen(args) => keygen::run(&args),
     }
 }
