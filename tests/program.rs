@@ -165,7 +165,7 @@ fn key_files_that_are_not_safe_or_not_keys_are_refused() {
     let absent = format!("{directory}/absent");
     let remedy = format!("`chmod 600 {readable}`");
     for (path, words) in [
-        (&readable, &["(mode 0644)", remedy.as_str()][..]),
+        (&readable, &["(mode 0644)", remedy.as_str(), "--allow-exposed-key"][..]),
         (&writable, &["(mode 0602)", "chmod 600"]),
         (&large, &["larger than 64 KiB"]),
         (&directory, &["it is a directory, not a regular file"]),
@@ -175,6 +175,8 @@ fn key_files_that_are_not_safe_or_not_keys_are_refused() {
         (&files.key("comments", "# nothing\n\n"), &["there is no key in it"]),
         (&files.key("weak", "\nshort"), &["line 2", "5 bytes", "--allow-weak-key"]),
         (&files.key("hex", "hex:xyz"), &["line 1", "`hex:` is not hex"]),
+        (&files.key("binary", "sixteen bytes \u{1} and\na line feed"), &["line 1", "base64 -w0"]),
+        (&files.key("url", "base64url:AAECAwQFBgcICQoLDA0ODw"), &["line 1", "`text:` in front"]),
         (&files.key("many", &format!("{SECRET}\n").repeat(5)), &["line 5: more than 4 keys"]),
     ] {
         let name = format!("key file {path}: ");
@@ -192,6 +194,39 @@ fn a_pipe_in_place_of_a_key_file_does_not_hang() {
     assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
     let path = pipe.to_str().unwrap();
     run(&["connect", "127.0.0.1:1", "-k", path], b"").expect(2, &["it is a pipe"]);
+}
+
+#[test]
+fn a_secret_as_containers_mount_it_can_be_used_by_a_flag_that_names_the_risk() {
+    let files = Files::new();
+    for mode in [0o444, 0o644] {
+        let key = files.write(&format!("{mode:o}"), SECRET.as_bytes(), mode);
+        let server = Serving::start(&["-k", &key, "--allow-exposed-key"]);
+        let mut client = saltecho(&["connect", &server.place(), "-k", &key]);
+        let answer = run_command(client.env("SALTECHO_ALLOW_EXPOSED_KEY", "1"), b"hello");
+        answer.expect(0, &[]);
+        assert_eq!(answer.stdout, b"HELLO");
+        server.finish();
+    }
+    let directory = files.path().to_str().unwrap();
+    let args = ["connect", "127.0.0.1:1", "-k", directory, "--allow-exposed-key"];
+    run(&args, b"").expect(2, &["not a regular file"]);
+}
+
+#[test]
+fn a_descriptor_stands_for_the_file_behind_it() {
+    let files = Files::new();
+    let key = files.key("key", SECRET);
+    let server = Serving::start(&["-k", &key]);
+    let connect = |behind: &str| {
+        let program = saltecho(&[]).get_program().to_str().unwrap().to_owned();
+        let script = format!("{behind} exec {program} connect {} -k /dev/fd/3", server.place());
+        run_command(clean(Command::new("sh").args(["-c", &script])), b"hello")
+    };
+    assert_eq!(connect(&format!("exec 3<{key};")).stdout, b"HELLO");
+    let pipe = format!("mkfifo {key}.fifo; cat {key} >{key}.fifo & exec 3<{key}.fifo;");
+    connect(&pipe).expect(2, &["it is a pipe, not a regular file"]);
+    server.finish();
 }
 
 #[test]

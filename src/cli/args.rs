@@ -173,11 +173,19 @@ Examples:
 pub(super) struct KeyArgs {
     /// The file with the shared key [default: the demo key, which everybody knows]
     ///
-    /// One key a line, at most four: as plain text, or with `hex:` or `base64:` in front; `#`
-    /// begins a comment line. A server accepts each of them, a client uses the first. Nobody but
-    /// its owner may have access to the file.
+    /// One key a line, at most four: as plain text, or with `hex:`, `base64:` or `text:` in front;
+    /// `#` begins a comment line. A server accepts each of them, a client uses the first. Only its
+    /// owner may have access to the file; if root owns it, its group may read it.
     #[arg(short, long, value_name = "FILE", env = "SALTECHO_KEY_FILE", hide_env_values = true)]
     pub(super) key_file: Option<PathBuf>,
+
+    /// Accept a key file that other users can read or replace
+    ///
+    /// Skips the check of its owner and mode. It is meant for secrets that a container mounts
+    /// read-only with mode 0444 or 0644, where only the service itself runs.
+    #[arg(long, env = "SALTECHO_ALLOW_EXPOSED_KEY", hide_env_values = true)]
+    #[arg(value_parser = clap::builder::FalseyValueParser::new())]
+    pub(super) allow_exposed_key: bool,
 
     /// Accept keys shorter than 16 bytes, which can be guessed
     #[arg(long, env = "SALTECHO_ALLOW_WEAK_KEY", hide_env_values = true)]

@@ -40,9 +40,11 @@ pub(super) fn judge(
         return Err(Failure::because(Kind::Assertion, text));
     }
     match &report.verdict {
-        Verdict::Unreliable(reason) => {
-            Err(Failure::because(Kind::Unreliable, format!("the result is unreliable: {reason}")))
-        }
+        // The reason stands in the report, text or JSON.
+        Verdict::Unreliable(_) => Err(Failure::because(
+            Kind::Unreliable,
+            "the result is unreliable, as its verdict explains".to_owned(),
+        )),
         Verdict::Nothing(reason) => Err(Failure::because(Kind::Unreliable, reason.clone())),
         Verdict::Reliable => Ok(()),
     }

@@ -16,7 +16,7 @@ use clap::builder::styling::{AnsiColor, Reset, Style};
 use rustix::event::{PollFd, PollFlags, poll};
 
 /// Precedes `error:`.
-pub(super) const ERROR: Style = AnsiColor::Red.on_default().bold();
+pub(super) const ERROR: Style = AnsiColor::BrightRed.on_default().bold();
 /// Precedes `warning:`.
 pub(super) const WARNING: Style = AnsiColor::Yellow.on_default().bold();
 /// Ends either.

@@ -4,6 +4,8 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
+use saltecho::load::parse_with_unit;
+
 /// How long something may take: `5s`, `500ms`, `1m 30s`, or `off` for as long as it likes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Limit(pub(super) Option<Duration>);
@@ -85,20 +87,8 @@ impl FromStr for Size {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         const EXPECTED: &str = "expected a number of bytes from 1 to 16m, like 1000, 1k or 32k";
-        let (digits, unit) = match text.as_bytes().last() {
-            Some(b'k' | b'K') => (&text[..text.len() - 1], 1 << 10),
-            Some(b'm' | b'M') => (&text[..text.len() - 1], 1 << 20),
-            _ => (text, 1),
-        };
-        // A sign is none of the digits, though `parse` takes one.
-        let number: usize = match digits.bytes().all(|byte| byte.is_ascii_digit()) {
-            true => digits.parse().map_err(|_| EXPECTED)?,
-            false => return Err(EXPECTED),
-        };
-        match number.checked_mul(unit) {
-            Some(size @ 1..=Self::MAX) => Ok(Self(size)),
-            _ => Err(EXPECTED),
-        }
+        let size = parse_with_unit(text, 1024).and_then(|size| usize::try_from(size).ok());
+        size.filter(|size| (1..=Self::MAX).contains(size)).map(Self).ok_or(EXPECTED)
     }
 }
 

@@ -22,6 +22,7 @@ mod record;
 pub mod report;
 mod schedule;
 mod session;
+mod unit;
 
 use std::collections::VecDeque;
 use std::io;
@@ -47,6 +48,7 @@ pub use plan::{Mode, Pace, Plan, PlanError};
 pub use record::{
     Counts, ErrorKind, Errors, Interval, Outcome, Part, Record, Series, Standing, empty_histogram,
 };
+pub use unit::parse_with_unit;
 
 /// A load that is being made. Not a thread: [`run`](Self::run) works on the thread that calls it.
 pub struct Load<K: Kernel = MioKernel> {

@@ -4,6 +4,8 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
+use crate::python::saturating_nanos;
+
 /// What is timed: one histogram each, in nanoseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
@@ -125,7 +127,7 @@ impl Errors {
 
     /// How many there were.
     pub fn total(&self) -> u64 {
-        self.0.iter().sum()
+        self.0.iter().fold(0, |total, number| total.saturating_add(*number))
     }
 
     /// The kinds that occurred, each with its number.
@@ -140,7 +142,7 @@ impl Errors {
 
     fn merge(&mut self, other: &Self) {
         for (mine, theirs) in self.0.iter_mut().zip(&other.0) {
-            *mine += theirs;
+            *mine = mine.saturating_add(*theirs);
         }
     }
 }
@@ -172,13 +174,17 @@ pub struct Counts {
 impl Counts {
     /// Adds those of another part of the same run, or of another generator.
     pub fn merge(&mut self, other: &Self) {
-        self.connected += other.connected;
-        self.authenticated += other.authenticated;
-        self.due += other.due;
-        self.sent += other.sent;
-        self.answered += other.answered;
-        self.bytes_sent += other.bytes_sent;
-        self.bytes_received += other.bytes_received;
+        for (sum, more) in [
+            (&mut self.connected, other.connected),
+            (&mut self.authenticated, other.authenticated),
+            (&mut self.due, other.due),
+            (&mut self.sent, other.sent),
+            (&mut self.answered, other.answered),
+            (&mut self.bytes_sent, other.bytes_sent),
+            (&mut self.bytes_received, other.bytes_received),
+        ] {
+            *sum = sum.saturating_add(more);
+        }
         self.errors.merge(&other.errors);
     }
 }
@@ -250,8 +256,7 @@ impl Record {
 
     /// Counts one time. More than [`Record::LONGEST`] counts as that.
     pub fn note(&mut self, series: Series, time: Duration) {
-        let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
-        self.series[series as usize].saturating_record(nanos.max(1));
+        self.series[series as usize].saturating_record(saturating_nanos(time).max(1));
     }
 
     /// Counts so many messages that were not answered when the run ended, and how long they had
@@ -287,8 +292,8 @@ impl Default for Record {
 
 /// A histogram with the bounds that all of them have: 1 ns to an hour, three digits.
 pub fn empty_histogram() -> Histogram<u64> {
-    let longest = u64::try_from(Record::LONGEST.as_nanos()).expect("an hour");
-    Histogram::new_with_bounds(1, longest, 3).expect("the bounds are sound")
+    Histogram::new_with_bounds(1, saturating_nanos(Record::LONGEST), 3)
+        .expect("the bounds are sound")
 }
 
 /// Which part of a run it is in.

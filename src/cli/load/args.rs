@@ -116,6 +116,8 @@ pub(in crate::cli) struct LoadArgs {
     pub(super) json: bool,
 
     /// Write a line of JSON for each second to this file
+    ///
+    /// `-` is stdout, here and below; the text of the report then goes to stderr.
     #[arg(long, value_name = "FILE")]
     pub(super) events: Option<PathBuf>,
 

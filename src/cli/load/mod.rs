@@ -9,10 +9,9 @@ mod process;
 mod tui;
 mod values;
 
-use std::fs::File;
 use std::io::{self, BufWriter};
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::SystemTime;
@@ -33,6 +32,7 @@ use process::{Waits, Watch};
 use super::args::Reply;
 use super::failure::{Failure, Kind};
 use super::keyfile::public_name;
+use super::output::{Output, Outputs};
 use super::signals::not_ignored;
 
 /// Events taken from one poll at first.
@@ -50,12 +50,14 @@ pub(super) fn run(args: &LoadArgs) -> Result<(), Failure> {
     if let Some(objection) = object_to_sources(&plan).or_else(|| limits.object_to(&plan)) {
         return Err(Failure::because(Kind::Usage, objection));
     }
-    let mut watch = args.pid.map(Watch::begin).transpose().context("--pid")?;
     // Until the load begins there is nothing to end in order, so a signal does what it always does:
-    // also to a wait for the time of day, or for the reader of a FIFO that a result goes to.
+    // also to a wait for the reader of a FIFO that a result goes to, or for the time of day.
+    let outputs = args.outputs().map_err(|error| Failure::new(Kind::Usage, error))?;
+    let [events, hlog, html] = outputs.named;
+    let mut watch = args.pid.map(Watch::begin).transpose().context("--pid")?;
     wait_for_beginning(args)?;
     plan.target = answering(&targets, &plan);
-    let mut collector = args.collector(&plan)?;
+    let mut collector = args.collector(&plan, events, hlog)?;
     let kernel = MioKernel::new(EVENTS).context("cannot set up the event loop")?;
     let load = Load::new(kernel, plan.clone());
     let load = load.map_err(|error| Failure::new(Kind::Usage, error))?;
@@ -85,7 +87,7 @@ pub(super) fn run(args: &LoadArgs) -> Result<(), Failure> {
     let outcome = outcome.context("the event loop failed")?;
     let (mut report, failures) = collector.finish(outcome, waits.finish());
     report.server = watch.map(Watch::finish);
-    outcome::tell(args, &report, failures)
+    outcome::tell(args, &report, failures, outputs.report, html)
 }
 
 impl LoadArgs {
@@ -147,8 +149,24 @@ impl LoadArgs {
         Ok(Lines::new(plan.mode).map(|lines| Box::new(lines) as _))
     }
 
+    /// Opens what is going to be written.
+    fn outputs(&self) -> Result<Outputs<3>> {
+        let flags = [
+            ("--events", self.events.as_ref()),
+            ("--hlog", self.hlog.as_ref()),
+            ("--html", self.html.as_ref()),
+        ];
+        let key: Vec<&Path> = self.keys.key_file.iter().map(PathBuf::as_path).collect();
+        Outputs::open(flags, &key, self.json)
+    }
+
     /// What takes the seconds of the run, and writes them to the files that were asked for.
-    fn collector(&self, plan: &Plan) -> Result<Collector> {
+    fn collector(
+        &self,
+        plan: &Plan,
+        events: Option<Output>,
+        hlog: Option<Output>,
+    ) -> Result<Collector> {
         let generator = Generator {
             name: String::new(),
             about: About::now(command_line()),
@@ -157,22 +175,18 @@ impl LoadArgs {
             ran: None,
         };
         let mut collector = Collector::new(generator.clone());
-        if let Some(path) = &self.events {
-            collector.add_sink(path.display().to_string(), EventLog::new(create(path)?));
+        if let Some(to) = events {
+            to.begin()?;
+            collector.add_sink(to.name().to_owned(), EventLog::new(BufWriter::new(to)));
         }
-        if let Some(path) = &self.hlog {
-            let name = path.display().to_string();
-            let log = HistogramLog::new(create(path)?, &generator);
+        if let Some(to) = hlog {
+            to.begin()?;
+            let name = to.name().to_owned();
+            let log = HistogramLog::new(BufWriter::new(to), &generator);
             collector.add_sink(name.clone(), log.with_context(|| format!("cannot write {name}"))?);
         }
         Ok(collector)
     }
-}
-
-/// A file for results. What was there is overwritten, as `>` does.
-fn create(path: &Path) -> Result<BufWriter<File>> {
-    let file = File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
-    Ok(BufWriter::new(file))
 }
 
 /// The first of several addresses of a name at which a server answers, as `connect` finds it; the

@@ -5,6 +5,8 @@ use std::num::NonZeroU64;
 use std::str::FromStr;
 use std::time::{Duration, SystemTime};
 
+use saltecho::load::parse_with_unit;
+
 use crate::cli::address::source_address;
 
 /// A time that is not zero.
@@ -25,14 +27,7 @@ impl FromStr for Rate {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         const EXPECTED: &str =
             "expected messages a second, at least 1 and at most 1000m, like 500, 50k or 1m";
-        let (digits, unit) = match text.as_bytes().last() {
-            Some(b'k' | b'K') => (&text[..text.len() - 1], 1_000),
-            Some(b'm' | b'M') => (&text[..text.len() - 1], 1_000_000),
-            _ => (text, 1),
-        };
-        let digits = Some(digits).filter(|digits| digits.bytes().all(|b| b.is_ascii_digit()));
-        let number: u64 = digits.ok_or(EXPECTED)?.parse().map_err(|_| EXPECTED)?;
-        let rate = number.checked_mul(unit).filter(|rate| *rate <= 1_000_000_000);
+        let rate = parse_with_unit(text, 1000).filter(|rate| *rate <= 1_000_000_000);
         rate.and_then(NonZeroU64::new).map(Self).ok_or(EXPECTED)
     }
 }

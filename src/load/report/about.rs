@@ -233,10 +233,11 @@ impl From<&Outcome> for Ran {
 /// A duration as whole nanoseconds, up to 584 years.
 pub(super) mod nanos {
     use super::{Deserialize, Duration};
+    use crate::python::saturating_nanos;
     use serde::{Deserializer, Serializer};
 
     pub(crate) fn serialize<S: Serializer>(time: &Duration, to: S) -> Result<S::Ok, S::Error> {
-        to.serialize_u64(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX))
+        to.serialize_u64(saturating_nanos(*time))
     }
 
     pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {

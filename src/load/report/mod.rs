@@ -19,6 +19,7 @@ mod merge;
 mod server;
 mod text;
 mod verdict;
+mod visible;
 
 use std::time::Duration;
 
@@ -31,6 +32,7 @@ pub use hlog::{HistogramLog, LoadLog, LogError};
 pub use merge::{MergeError, merge};
 pub use server::ServerUse;
 pub use verdict::Verdict;
+pub use visible::Visible;
 
 use super::{Counts, Mode, Pace, Record, Series, Standing};
 

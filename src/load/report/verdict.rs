@@ -1,7 +1,7 @@
 //! Whether the figures are the server's, and what the two latencies say.
 
 use super::figures::{Nanos, Percentiles};
-use super::text::{Range, length};
+use super::text::Range;
 use super::{Ran, Report, headline};
 use crate::load::{Mode, Record, Series};
 
@@ -32,8 +32,8 @@ impl Verdict {
             return Self::Unreliable(format!(
                 "the generator had to wait for a processor for {} of {}: what it measured is \
                  partly that. Give it a processor of its own (taskset), or ask less of it",
-                length(waited),
-                length(ran.measured),
+                Nanos::from(waited),
+                Nanos::from(ran.measured),
             ));
         }
         verdict
