@@ -7,6 +7,7 @@
 mod common;
 
 use std::ffi::OsStr;
+use std::net::TcpListener;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
@@ -27,7 +28,10 @@ fn serve(more: &[&str]) -> (Running, String) {
 
 /// Makes a load of a second, a hundred messages on five connections, unless told otherwise.
 fn load(address: &str, more: &[&str]) -> Finished {
-    let mut command = saltecho(&["load", address, "-r", "100", "-d", "1s", "--json"]);
+    let mut command = saltecho(&["load", address, "-d", "1s", "--json"]);
+    if !more.contains(&"--closed") && !more.contains(&"idle") {
+        command.args(["-r", "100"]);
+    }
     if !more.contains(&"-c") {
         command.args(["-c", "5"]);
     }
@@ -174,6 +178,26 @@ fn a_server_that_refuses_or_is_not_there_is_told_from_a_slow_one() {
 }
 
 #[test]
+fn a_server_that_answers_otherwise_is_told_from_one_that_refuses() {
+    let (server, address) = serve(&["--reply", "same"]);
+    load(&address, &[]).expect(1, &["upper case", "--reply same"]);
+    report(&load(&address, &["--reply", "same"]));
+    server.signal(Signal::TERM);
+    server.wait();
+}
+
+/// There is one useful line, and no table of zeros before it.
+#[test]
+fn a_silent_server_is_told_in_one_line() {
+    let silent = TcpListener::bind("127.0.0.1:0").expect("loopback is there");
+    let address = silent.local_addr().expect("it is bound").to_string();
+    let command = ["load", &address, "-c", "2", "-d", "1s", "--timeout", "100ms", "-q"];
+    let finished = run(&command, b"");
+    finished.expect(4, &["did not answer within 100ms", "--timeout"]);
+    assert_eq!((finished.stdout.len(), finished.stderr.lines().count()), (0, 1), "{finished:?}");
+}
+
+#[test]
 fn what_the_machine_does_not_allow_is_said_before_the_first_connection() {
     let load = |flags: &str| {
         let program = env!("CARGO_BIN_EXE_saltecho");
@@ -186,6 +210,18 @@ fn what_the_machine_does_not_allow_is_said_before_the_first_connection() {
     load("--active 51").expect(2, &["--active 51"]);
     load("--start-at 2020-01-01T00:00:00Z").expect(2, &["--start-at 2020", "has passed"]);
     load("-r 0").expect(2, &["at least 1"]);
+    for (flags, words) in [
+        ("--closed -r 5", ["--closed", "--rate"]),
+        ("--mode idle -r 5", ["--mode idle", "--rate"]),
+        ("--mode idle --closed", ["--mode idle", "--closed"]),
+        ("--mode idle --active 1", ["--mode idle", "--active"]),
+        ("--mode idle --in-flight 2", ["--mode idle", "--in-flight"]),
+        ("--mode connect --in-flight 2", ["--mode connect", "--in-flight"]),
+        ("--mode connect --active 1", ["--mode connect", "--active"]),
+        ("--mode connect --ramp 1s", ["--mode connect", "--ramp"]),
+    ] {
+        load(flags).expect(2, &[&words[..], &["contradict"]].concat());
+    }
     load("--tui --quiet").expect(2, &["--tui", "--quiet"]);
     let lacking = if cfg!(feature = "tui") { "a terminal on stderr" } else { "--features tui" };
     load("--tui").expect(2, &[lacking]);

@@ -280,6 +280,9 @@ impl RandomPool {
     }
 
     fn fill(&mut self, out: &mut [u8]) -> io::Result<()> {
+        if out.len() > Self::LEN {
+            return SysRng.try_fill_bytes(out).map_err(io::Error::other);
+        }
         if out.len() > Self::LEN - self.used {
             self.used = Self::LEN;
             SysRng.try_fill_bytes(&mut self.bytes[..]).map_err(io::Error::other)?;
@@ -359,5 +362,9 @@ mod tests {
             assert!(seen.insert(bytes), "the same challenge twice");
             assert!(pool.bytes[..pool.used].iter().all(|byte| *byte == 0));
         }
+        // More than the pool holds comes past it.
+        let mut many = vec![0; 3 * RandomPool::LEN];
+        pool.fill(&mut many).unwrap();
+        assert!(many.chunks(Challenge::LEN).all(|bytes| bytes.iter().any(|byte| *byte != 0)));
     }
 }

@@ -42,21 +42,19 @@ pub(in crate::cli) struct LoadArgs {
     #[arg(long, value_name = "N|P%", env = "SALTECHO_LOAD_ACTIVE", hide_env_values = true)]
     pub(super) active: Option<Active>,
 
-    /// Messages (or cycles) a second over all connections: 500, 50k, 1m
-    #[arg(short, long, value_name = "RATE", default_value = "1000")]
-    #[arg(env = "SALTECHO_LOAD_RATE", hide_env_values = true)]
-    pub(super) rate: Rate,
+    /// Messages (or cycles) a second over all connections: 500, 50k, 1m [default: 1000]
+    #[arg(short, long, value_name = "RATE", env = "SALTECHO_LOAD_RATE", hide_env_values = true)]
+    pub(super) rate: Option<Rate>,
 
     /// Send the next message when there is room for it, instead of at a rate
     #[arg(long, env = "SALTECHO_LOAD_CLOSED", hide_env_values = true)]
     #[arg(value_parser = clap::builder::FalseyValueParser::new())]
     pub(super) closed: bool,
 
-    /// Messages that may be under way on one connection
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    #[arg(value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    /// Maximum unanswered messages per connection [default: 1]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65_536))]
     #[arg(env = "SALTECHO_LOAD_IN_FLIGHT", hide_env_values = true)]
-    pub(super) in_flight: u32,
+    pub(super) in_flight: Option<u32>,
 
     /// The length of a message in bytes (64, 16k, 1m)
     #[arg(short, long, value_name = "SIZE", default_value = "64")]
@@ -164,6 +162,38 @@ pub(in crate::cli) enum Kind {
     Connect,
     /// Authenticate, one message, stay silent, and show at the end that each still answers
     Idle,
+}
+
+impl LoadArgs {
+    /// Why two of the flags cannot both be meant, wherever they were given.
+    pub(super) fn object_to_contradictions(&self) -> Option<String> {
+        let rate = ("--rate", "SALTECHO_LOAD_RATE", self.rate.is_some());
+        let closed = ("--closed", "SALTECHO_LOAD_CLOSED", self.closed);
+        let in_flight = ("--in-flight", "SALTECHO_LOAD_IN_FLIGHT", self.in_flight.is_some());
+        let active = ("--active", "SALTECHO_LOAD_ACTIVE", self.active.is_some());
+        let ramp = ("--ramp", "SALTECHO_LOAD_RAMP", self.ramp.is_some());
+        let (mode, why, useless) = match self.mode {
+            Kind::Idle => (
+                "--mode idle",
+                "its connections are silent while they are measured",
+                vec![rate, closed, in_flight, active],
+            ),
+            Kind::Connect => (
+                "--mode connect",
+                "each of its connections is begun when a cycle is due, and sends one message",
+                vec![in_flight, active, ramp],
+            ),
+            Kind::Echo => ("", "", vec![]),
+        };
+        let closed = match self.closed {
+            true => Some(("--closed", "the next message is sent when one is answered", rate)),
+            false => None,
+        };
+        let of_mode = useless.into_iter().map(|flag| (mode, why, flag));
+        let (one, why, (other, variable, _)) =
+            of_mode.chain(closed).find(|(_, _, (_, _, is_given))| *is_given)?;
+        Some(format!("{one} and {other} ({variable}) contradict each other: {why}"))
+    }
 }
 
 impl From<Kind> for Mode {

@@ -44,6 +44,9 @@ pub(super) fn run(args: &LoadArgs) -> Result<(), Failure> {
     {
         return Err(Failure::because(Kind::Usage, objection));
     }
+    if let Some(objection) = args.object_to_contradictions() {
+        return Err(Failure::because(Kind::Usage, objection));
+    }
     let targets = args.targets()?;
     let mut plan = args.plan(targets[0])?;
     let limits = Limits::examine(plan.target.ip());
@@ -100,14 +103,20 @@ impl LoadArgs {
                 active.of(self.connections).map_err(|text| Failure::because(Kind::Usage, text))?
             }
         };
+        let plan = Plan::new(target, key, self.keys.mac.into());
+        let pace = match self.rate {
+            _ if self.closed => Pace::Closed,
+            Some(rate) => Pace::Open(rate.0),
+            None => plan.pace,
+        };
         let sources = self.source.iter().flat_map(|sources| &sources.0);
         Ok(Plan {
             sources: sources.map(|source| in_zone_of(target, *source)).collect(),
             mode: self.mode.into(),
-            pace: if self.closed { Pace::Closed } else { Pace::Open(self.rate.0) },
+            pace,
             connections: self.connections as usize,
             active: active as usize,
-            in_flight: self.in_flight as usize,
+            in_flight: self.in_flight.map_or(plan.in_flight, |number| number as usize),
             size: self.size.0,
             upper: matches!(self.reply, Reply::Upper),
             ramp: self.ramp.unwrap_or_default(),
@@ -115,7 +124,7 @@ impl LoadArgs {
             timeout: self.timeout.0,
             seed: self.seed,
             spin: self.spin.0,
-            ..Plan::new(target, key, self.keys.mac.into())
+            ..plan
         })
     }
 
