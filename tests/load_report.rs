@@ -318,3 +318,20 @@ fn an_hour_is_kept_in_little_memory() {
     let second = std::mem::size_of::<saltecho::load::report::Second>();
     assert!(second * 3600 < 4 << 20, "{second} bytes a second");
 }
+
+#[test]
+fn what_a_load_could_not_send_is_warned_of() {
+    let script = Script::new(Mode::Echo);
+    let report = |sent_of_1000: u64| {
+        let mut collector = Collector::new(script.generator());
+        let mut intervals = script.intervals();
+        for interval in &mut intervals {
+            let counts = &mut interval.record.counts;
+            counts.sent = counts.due * sent_of_1000 / 1000;
+        }
+        intervals.iter().for_each(|interval| collector.take(interval));
+        collector.finish(script.outcome(&intervals), None).0.to_text()
+    };
+    assert!(report(899).contains("1,515 of 15,000 that were due were never sent"));
+    assert!(!report(900).contains("never sent"));
+}

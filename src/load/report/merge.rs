@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::figures::Nanos;
 use super::hlog::{LoadLog, unpack};
+use super::verdict::shortfall;
 use super::{Generator, Report, Second, Verdict};
 use crate::load::{Counts, Pace, Part, Record, Standing};
 
@@ -60,6 +61,7 @@ pub fn merge(mut logs: Vec<LoadLog>) -> Result<Report, MergeError> {
         if log.generator.about.debug_build {
             warnings.push(format!("{name}: a debug build made this load: it is many times slower"));
         }
+        warnings.extend(shortfall(&log.record).map(|text| format!("{name}: {text}")));
         if log.generator.ran.is_some_and(|ran| ran.stopped_early) {
             warnings.push(format!("{name}: the run was ended before its time"));
         }

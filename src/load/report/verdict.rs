@@ -1,9 +1,9 @@
 //! Whether the figures are the server's, and what the two latencies say.
 
-use super::figures::{Nanos, Percentiles};
+use super::figures::{Grouped, Nanos, Percentiles};
 use super::text::Range;
 use super::{Ran, Report, headline};
-use crate::load::{Mode, Record, Series};
+use crate::load::{Counts, Mode, Record, Series};
 
 /// Whether the figures of a run can be believed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,6 +86,19 @@ impl Verdict {
             Self::Unreliable(reason) | Self::Nothing(reason) => Some(reason),
         }
     }
+}
+
+/// What a load could not do, if it sent less than nine tenths of what was due.
+pub(super) fn shortfall(record: &Record) -> Option<String> {
+    let Counts { due, sent, .. } = record.counts;
+    (sent < due - due / 10).then(|| {
+        format!(
+            "{} of {} that were due were never sent: the server, or the generator, cannot do the \
+             rate that was asked for",
+            Grouped(due.saturating_sub(sent)),
+            Grouped(due),
+        )
+    })
 }
 
 /// From this factor on two percentiles are said to differ; histograms tell them to 0.1 %.
