@@ -3,9 +3,10 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::address::{ServerAddress, listen_address};
 use super::load::LoadArgs;
 use super::logs::ReportArgs;
-use super::values::{Limit, ServerAddress, Size, listen_address};
+use super::values::{Limit, Size};
 use saltecho::auth::MacAlgorithm;
 
 /// An authenticated echo service on one event loop, and its client.

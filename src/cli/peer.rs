@@ -5,9 +5,10 @@ use saltecho::auth::{Key, MacAlgorithm};
 use saltecho::client::{ClientError, Step};
 use saltecho::socket::ErrorKind;
 
+use super::address::ServerAddress;
 use super::failure::{Failure, Kind};
 use super::keyfile::public_name;
-use super::values::{Limit, ServerAddress};
+use super::values::Limit;
 
 /// How long to wait for a refusal where nothing else would show one: an honest server needs a
 /// round trip for it, and a user does not notice.

@@ -1,7 +1,6 @@
 //! The values that flags take, each with what is accepted when it refuses one.
 
 use std::fmt;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -76,63 +75,6 @@ impl fmt::Display for Size {
     }
 }
 
-/// An address to listen on. Not a name: a server must not depend on what a name means today.
-/// A number alone is a port on this machine, not the IPv4 address that it may also spell.
-pub(super) fn listen_address(text: &str) -> Result<SocketAddr, &'static str> {
-    if let Some(port) = port(text) {
-        return Ok(SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
-    }
-    text.parse().map_err(|_| "expected an IP address and a port, like 127.0.0.1:9999 or [::1]:0")
-}
-
-fn port(text: &str) -> Option<u16> {
-    // A sign is none of the digits, though `parse` takes one.
-    text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()
-}
-
-/// Where a server is: an IP address or a name, and a port.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct ServerAddress {
-    pub(super) host: String,
-    pub(super) port: u16,
-}
-
-impl ServerAddress {
-    const DEFAULT_PORT: u16 = 9999;
-}
-
-impl FromStr for ServerAddress {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        const EXPECTED: &str =
-            "expected a host and a port, like 127.0.0.1:9999, [::1]:9999 or localhost:9999";
-        if let Some(port) = port(text) {
-            return Ok(Self { host: Ipv4Addr::LOCALHOST.to_string(), port });
-        }
-        let bracketed = text.strip_prefix('[').and_then(|rest| rest.split_once("]:"));
-        let (host, port) = match (bracketed, text.split_once(':')) {
-            (Some((host, port)), _) => (host, Some(port)),
-            (None, Some(_)) if text.parse::<Ipv6Addr>().is_ok() => (text, None),
-            (None, Some((host, port))) => (host, Some(port)),
-            (None, None) => (text, None),
-        };
-        let port = port.map_or(Some(Self::DEFAULT_PORT), self::port).ok_or(EXPECTED)?;
-        let number = host.bytes().all(|byte| byte.is_ascii_digit());
-        if number || host.contains(['[', ']', '/', ' ', '+']) {
-            return Err(EXPECTED);
-        }
-        Ok(Self { host: host.to_owned(), port })
-    }
-}
-
-impl fmt::Display for ServerAddress {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { host, port } = self;
-        if host.contains(':') { write!(f, "[{host}]:{port}") } else { write!(f, "{host}:{port}") }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -172,49 +114,5 @@ mod tests {
             assert!(text.parse::<Size>().is_err(), "{text:?}");
         }
         assert!(format!("{}k", usize::MAX).parse::<Size>().is_err());
-    }
-
-    #[test]
-    fn listeners_have_an_ip_address_and_a_port() {
-        for (text, shown) in
-            [("127.0.0.1:80", "127.0.0.1:80"), ("[::1]:0", "[::1]:0"), ("80", "127.0.0.1:80")]
-        {
-            assert_eq!(listen_address(text).unwrap().to_string(), shown);
-        }
-        for text in ["", "localhost:80", "127.0.0.1", "65536", "+80", ":80", "::1"] {
-            assert!(listen_address(text).is_err(), "{text:?}");
-        }
-    }
-
-    #[test]
-    fn servers_have_a_host_and_perhaps_a_port() {
-        for (text, host, port, shown) in [
-            ("127.0.0.1:80", "127.0.0.1", 80, "127.0.0.1:80"),
-            ("[::1]:80", "::1", 80, "[::1]:80"),
-            ("[fe80::1%2]:80", "fe80::1%2", 80, "[fe80::1%2]:80"),
-            ("::1", "::1", 9999, "[::1]:9999"),
-            ("localhost", "localhost", 9999, "localhost:9999"),
-            ("8080", "127.0.0.1", 8080, "127.0.0.1:8080"),
-            ("example.org:1", "example.org", 1, "example.org:1"),
-        ] {
-            let parsed: ServerAddress = text.parse().unwrap();
-            assert_eq!((parsed.host.as_str(), parsed.port), (host, port));
-            assert_eq!(parsed.to_string(), shown);
-        }
-        for text in [
-            "",
-            ":80",
-            "host:",
-            "host:port",
-            "host:65536",
-            "[::1]",
-            "a:b:80",
-            "http://a",
-            "65536",
-            "+80",
-            "a:+80",
-        ] {
-            assert!(text.parse::<ServerAddress>().is_err(), "{text:?}");
-        }
     }
 }

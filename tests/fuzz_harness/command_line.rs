@@ -7,7 +7,12 @@ use std::time::Duration;
 #[path = "../../src/cli/values.rs"]
 mod values;
 
-use values::{Limit, ServerAddress, Size, listen_address};
+#[allow(dead_code)] // As above.
+#[path = "../../src/cli/address.rs"]
+mod address;
+
+use address::{ServerAddress, listen_address};
+use values::{Limit, Size};
 
 /// Every kind of value, with what is to be true of each one that is accepted.
 const VALUES: [fn(&str); 4] = [

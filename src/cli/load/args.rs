@@ -4,8 +4,9 @@ use clap::{Args, ValueEnum};
 use saltecho::load::{Assertion, Mode};
 
 use super::values::{Active, Rate, Sources, StartAt};
+use crate::cli::address::ServerAddress;
 use crate::cli::args::{KeyArgs, Reply};
-use crate::cli::values::{Limit, ServerAddress, Size};
+use crate::cli::values::{Limit, Size};
 
 /// Make load, verify every byte of the answers, and measure.
 ///
