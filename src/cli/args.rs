@@ -140,7 +140,7 @@ Examples:
 ///
 /// On a terminal each line that is typed is sent, and its answer printed; `quit` or ctrl-D ends.
 /// Otherwise stdin is sent and the answers are written to stdout, at full speed in both directions
-/// and byte for byte, until both have ended.
+/// and byte for byte, until stdin has ended and all of it has come back.
 #[derive(Args, Debug)]
 #[command(after_long_help = CONNECT_EXAMPLES)]
 pub(super) struct ConnectArgs {

@@ -13,6 +13,7 @@ mod keygen;
 mod load;
 mod log;
 mod logs;
+mod patient;
 mod peer;
 mod pipe;
 mod prompt;

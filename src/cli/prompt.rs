@@ -9,10 +9,10 @@ use saltecho::client::{Client, ClientError, Step};
 
 use super::escape::Escaper;
 use super::failure::{Failure, Kind};
-use super::peer::{GRACE, Peer};
+use super::peer::{Peer, bytes};
 
 pub(super) fn run(mut client: Client, peer: &Peer<'_>) -> Result<(), Failure> {
-    client.look_for_refusal(GRACE).map_err(|error| peer.explain(&error))?;
+    client.look_for_refusal(peer.grace(&client)).map_err(|error| peer.explain(&error))?;
     talk(format_args!("connected to {}; `quit` or ctrl-D ends", peer.address));
     // The prompt belongs on the terminal also where the answers go to a file. What is typed is
     // remembered for this session only: it may be nobody else's business.
@@ -64,7 +64,7 @@ fn show(answer: &[u8]) -> Result<bool, Failure> {
 /// An answer that came in part must not pass for the whole.
 fn explain(error: &ClientError, answer: &[u8], expected: usize, peer: &Peer<'_>) -> Failure {
     let (came, address) = (answer.len(), peer.address);
-    let so_far = format!("only {came} of the answer's {expected} bytes came");
+    let so_far = format!("only {came} of the answer's {} came", bytes(expected as u64));
     match error {
         // The rest may still come, and would pass for the answer to the next line: no next line.
         ClientError::TimedOut(Step::Exchanging) if came > 0 => Failure::because(
