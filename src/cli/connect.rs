@@ -19,7 +19,7 @@ pub(super) fn run(args: &ConnectArgs) -> Result<(), Failure> {
     let target = (args.address.host.as_str(), args.address.port);
     let connect = || Client::connect(target, key, peer.mac, args.timeout.0);
     let client = announced(&peer, connect).map_err(|error| peer.explain(&error))?;
-    if io::stdin().is_terminal() { prompt::run(client, &peer) } else { pipe::run(&client, &peer) }
+    if io::stdin().is_terminal() { prompt::run(&client, &peer) } else { pipe::run(&client, &peer) }
 }
 
 /// Does what may take long, and says so on a terminal if it does.
