@@ -253,8 +253,9 @@ const PIECE: usize = 16 << 10;
 /// Time in which a server refuses, beside the line's own: a verdict takes microseconds.
 const AT_ONCE: Duration = Duration::from_millis(10);
 
-/// Time in which even a server on a busy machine refuses.
-const BUSY: Duration = Duration::from_secs(1);
+/// Time in which even a server on a busy machine refuses, and one that waits for the rest of a longer
+/// digest: a little more than its authentication time-out by default.
+const BUSY: Duration = Duration::from_secs(6);
 
 /// Time for a reset to come, beside the line's own. It needs no processor but the kernel's.
 const RESET: Duration = Duration::from_millis(100);

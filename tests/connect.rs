@@ -161,7 +161,7 @@ fn a_drain_before_anything_was_sent_is_no_refusal() {
     let (stdin, _writer) = std::io::pipe().unwrap();
     let mut command = saltecho(&["connect", &server.place()]);
     let client = Running::start_with_stdin(command.stdin(stdin));
-    server.running.wait_for("legal");
+    server.running.wait_for("#1 authenticated");
     // Within two round trips a refusal would be more likely.
     sleep(Duration::from_secs(1));
     server.running.signal(Signal::TERM);

@@ -6,6 +6,9 @@
 
 mod common;
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, SystemTime};
@@ -48,7 +51,6 @@ fn messages_are_due_at_the_rate_and_all_are_answered() {
     assert_eq!((&counts["due"], &counts["answered"]), (&100.into(), &100.into()), "{report}");
     assert_eq!(counts["authenticated"], 5);
     assert_eq!(report["phases"]["echo"]["n"], 100);
-    assert!(finished.stderr.contains("measure"), "no live line in {:?}", finished.stderr);
     let quiet = load(&address, &["-q"]);
     assert!(!quiet.stderr.contains("measure"), "{:?}", quiet.stderr);
     server.signal(Signal::TERM);
@@ -71,6 +73,8 @@ fn cycles_and_idle_connections_are_loads_too() {
         (&idle["counts"]["authenticated"], &idle["standing"]["quiet"]),
         (&40.into(), &40.into())
     );
+    assert_eq!((&idle["counts"]["due"], &idle["counts"]["answered"]), (&40.into(), &40.into()));
+    assert_eq!(idle["counts"]["errors"]["total"], 0);
     server.signal(Signal::TERM);
     server.wait();
 }
@@ -130,6 +134,23 @@ fn an_interrupt_ends_it_early_with_a_report() {
 }
 
 #[test]
+fn an_interrupt_before_all_connections_stand_says_that_nothing_was_measured() {
+    let (server, address) = serve(&[]);
+    let files = Files::new();
+    let log = files.write("log.hlog", b"", 0o600);
+    for mode in ["echo", "idle"] {
+        let command = ["load", &address, "--ramp", "1h", "--mode", mode, "--hlog", &log];
+        let mut load = Running::start(&mut saltecho(&command), vec![]);
+        load.wait_for("ramp");
+        load.signal(Signal::INT);
+        load.wait().expect(6, &["no load was measured"]);
+        run(&["report", &log], b"").expect(6, &["no load was measured"]);
+    }
+    server.signal(Signal::TERM);
+    server.wait();
+}
+
+#[test]
 fn a_server_that_refuses_or_is_not_there_is_told_from_a_slow_one() {
     let (server, address) = serve(&["--mac", "sha256"]);
     load(&address, &[]).expect(3, &["refused the digest", "--mac"]);
@@ -146,10 +167,10 @@ fn what_the_machine_does_not_allow_is_said_before_the_first_connection() {
         Running::start(clean(Command::new("sh").args(["-c", &script])), vec![]).wait()
     };
     load("-c 200").expect(2, &["200 connections need 216 descriptors", "100", "LimitNOFILE"]);
-    load("--source 192.0.2.7").expect(2, &["192.0.2.7 is no address of this machine"]);
+    load("--source 192.0.2.7").expect(2, &["192.0.2.7 is not an address of this machine"]);
     load("--source ::1").expect(2, &["different kinds"]);
     load("--active 51").expect(2, &["--active 51"]);
-    load("--start-at 2020-01-01T00:00:00Z").expect(2, &["--start-at 2020", "ago"]);
+    load("--start-at 2020-01-01T00:00:00Z").expect(2, &["--start-at 2020", "has passed"]);
     load("-r 0").expect(2, &["at least 1"]);
     load("--tui --quiet").expect(2, &["--tui", "--quiet"]);
     let lacking = if cfg!(feature = "tui") { "a terminal on stderr" } else { "--features tui" };
@@ -157,9 +178,45 @@ fn what_the_machine_does_not_allow_is_said_before_the_first_connection() {
 }
 
 #[test]
+fn what_waits_to_begin_can_be_interrupted() {
+    let (server, address) = serve(&[]);
+    let files = Files::new();
+    let fifo = files.path().join("fifo");
+    let made = Command::new("mkfifo").arg(&fifo).status().expect("coreutils");
+    assert!(made.success());
+    let later = humantime::format_rfc3339_seconds(SystemTime::now() + Duration::from_secs(3600));
+    let later = later.to_string();
+    for flag in [["--start-at", &later], ["--hlog", fifo.to_str().expect("it is UTF-8")]] {
+        for signal in [Signal::INT, Signal::TERM] {
+            let load = Running::start(saltecho(&["load", &address]).args(flag), vec![]);
+            load.signal(signal);
+            let status = load.wait().status;
+            assert_eq!(status.signal(), Some(signal.as_raw()), "{flag:?}: {status}");
+        }
+    }
+    server.signal(Signal::TERM);
+    server.wait();
+}
+
+#[test]
+fn words_of_the_command_line_need_not_be_utf_8() {
+    let (server, address) = serve(&[]);
+    let files = Files::new();
+    let path = files.path().join(OsStr::from_bytes(b"x\xff.hlog"));
+    let mut command = saltecho(&["load", &address, "-r", "100", "-d", "100ms", "--json", "--hlog"]);
+    let report = report(&Running::start(command.arg(&path), vec![]).wait());
+    let words = report["generators"][0]["program"]["command"].as_array().expect("it has words");
+    assert!(words.last().is_some_and(|word| word.as_str().is_some()), "{words:?}");
+    assert!(path.metadata().is_ok_and(|log| log.len() > 0));
+    server.signal(Signal::TERM);
+    server.wait();
+}
+
+#[test]
 fn a_beginning_that_was_agreed_on_is_kept() {
     let (server, address) = serve(&[]);
-    let start = SystemTime::now() + Duration::from_secs(2);
+    // Less a fraction of a second; a program on a busy machine must have started by then.
+    let start = SystemTime::now() + Duration::from_secs(5);
     let text = humantime::format_rfc3339_seconds(start).to_string();
     let begun = report(&load(&address, &["--start-at", &text]));
     let began = begun["generators"][0]["program"]["began"].as_str().expect("it is a string");

@@ -188,7 +188,8 @@ fn the_tutorials_client_is_refused_in_the_same_way() {
     let tutorial = Server::start_command(command.args(["-u", &other]));
     let mut program = Serving::start(&["-v", "-k", &key]);
     let port = program.address.port();
-    let from_program = refused_client(port, || drop(program.running.wait_for("not legal")));
+    let from_program =
+        refused_client(port, || drop(program.running.wait_for("authentication failed")));
     let mut running = tutorial;
     let port = running.port;
     let from_tutorial = refused_client(port, || assert_eq!(running.line(), "refused"));

@@ -187,7 +187,7 @@ fn the_program_reports_for_all_of_them() {
     crowd.iter().chain([&other]).for_each(|stream| assert_eq!(rest(stream).unwrap(), b""));
     drop((crowd, other));
     let finished = server.running.wait();
-    finished.expect(0, &["worker 1: #1 new", "worker 2: #1 legal", "closed: 101 drained"]);
+    finished.expect(0, &["worker 1: #1 new", "worker 2: #1 authenticated", "closed: 101 drained"]);
 }
 
 #[test]

@@ -4,7 +4,8 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::str::FromStr;
 
-/// An address to listen on. Not a name: a server must not depend on what a name means today.
+/// An address to listen on; port 9999 if there is none. Not a name, `localhost` aside: a server must
+/// not depend on what a name means today.
 /// A number alone is a port on this machine, not the IPv4 address that it may also spell.
 pub(super) fn listen_address(text: &str) -> Result<SocketAddr, String> {
     if let Some(port) = port(text) {
@@ -12,27 +13,38 @@ pub(super) fn listen_address(text: &str) -> Result<SocketAddr, String> {
     }
     let expected =
         || "expected an IP address and a port, like 127.0.0.1:9999 or [::1]:0".to_owned();
-    if ip_address(text).is_some() || ip_address(unbracketed(text)).is_some() {
-        let (host, port) = (unbracketed(text).to_owned(), ServerAddress::DEFAULT_PORT);
-        let address = ServerAddress { host, port };
-        return Err(format!("the port is missing: {address}, or port 0 for a free one"));
-    }
-    let (host, digits) = split(text).ok_or_else(expected)?;
-    let port = port(digits).ok_or_else(expected)?;
-    if host.is_empty() {
+    let (host, port) = match listen_host(unbracketed(text)) {
+        Some(_) => (unbracketed(text), ServerAddress::DEFAULT_PORT),
+        None => {
+            let (host, digits) = split(text).unwrap_or((text, "9999"));
+            (host, port(digits).ok_or_else(expected)?)
+        }
+    };
+    if host.is_empty() && text.starts_with(':') {
         return Err(format!(
             "the address is missing: {port} alone is a port of this machine, 0.0.0.0:{port} and \
              [::]:{port} can be reached from outside"
         ));
     }
-    match ip_address(host) {
-        Some(Ok(address)) => Ok(with_port(address, port)),
-        Some(Err(unknown)) => Err(unknown),
-        None if host.contains(['[', ']', '/', ' ', ':']) => Err(expected()),
+    match listen_host(host) {
+        // An IPv4 address may be written as IPv6 (::ffff:127.0.0.1); IPv6 sockets refuse it.
+        Some(address) => address.map(|address| match address.ip().to_canonical() {
+            IpAddr::V4(ip) => SocketAddr::from((ip, port)),
+            IpAddr::V6(_) => with_port(address, port),
+        }),
+        None if host.is_empty() || host.contains(is_in_no_name) => Err(expected()),
+        None if host.bytes().all(|byte| byte.is_ascii_digit()) => Err(expected()),
         None => Err(format!(
             "{host} is not an IP address, and a server must not depend on what a name means \
              today: give the address, like 127.0.0.1:{port}"
         )),
+    }
+}
+
+fn listen_host(host: &str) -> Option<Result<SocketAddr, String>> {
+    match host {
+        "localhost" => Some(Ok(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))),
+        _ => ip_address(host),
     }
 }
 
@@ -82,7 +94,7 @@ impl FromStr for ServerAddress {
             Some(Ok(_)) => {}
             None => {
                 let is_number = host.bytes().all(|byte| byte.is_ascii_digit());
-                if is_number || host.contains(['[', ']', '/', ' ', '+', '%', ':']) {
+                if is_number || host.contains(is_in_no_name) {
                     return Err(expected());
                 }
             }
@@ -117,6 +129,10 @@ fn ip_address(text: &str) -> Option<Result<SocketAddr, String>> {
     }))
 }
 
+fn is_in_no_name(c: char) -> bool {
+    c.is_control() || c.is_whitespace() || "[]/+%:".contains(c)
+}
+
 /// Host and port of `host:port` or `[address]:port`.
 fn split(text: &str) -> Option<(&str, &str)> {
     match text.strip_prefix('[') {
@@ -149,25 +165,33 @@ mod tests {
             ("127.0.0.1:80", "127.0.0.1:80"),
             ("[::1]:0", "[::1]:0"),
             ("80", "127.0.0.1:80"),
+            ("localhost", "127.0.0.1:9999"),
+            ("localhost:80", "127.0.0.1:80"),
+            ("127.0.0.2", "127.0.0.2:9999"),
+            ("::1", "[::1]:9999"),
+            ("[::1]", "[::1]:9999"),
+            ("[::ffff:127.0.0.1]:80", "127.0.0.1:80"),
+            ("fe80::1%lo", "[fe80::1%1]:9999"),
             // The loopback interface is the first of every network namespace.
             ("[fe80::1%1]:80", "[fe80::1%1]:80"),
             ("[fe80::1%lo]:80", "[fe80::1%1]:80"),
         ] {
             assert_eq!(listen_address(text).unwrap().to_string(), shown);
         }
-        for text in ["", "65536", "+80", "::1:80:x", "[::1]:", "[127.0.0.1]:80", "a b:80"] {
-            assert!(listen_address(text).is_err(), "{text:?}");
+        for text in
+            ["", "65536", "+80", "::1:80:x", "[::1]:", "[127.0.0.1]:80", "a b:80", "a:+80", "a\nb"]
+        {
+            let error = listen_address(text).unwrap_err();
+            assert!(error.contains("like 127.0.0.1:9999"), "{text:?}: {error}");
         }
     }
 
     #[test]
     fn a_refused_listener_names_the_remedy() {
         for (text, remedy) in [
-            ("localhost:9000", "127.0.0.1:9000"),
+            ("example.org:9000", "127.0.0.1:9000"),
+            ("example.org", "127.0.0.1:9999"),
             (":9000", "0.0.0.0:9000"),
-            ("127.0.0.1", "127.0.0.1:9999"),
-            ("::1", "[::1]:9999"),
-            ("[::1]", "[::1]:9999"),
             ("[fe80::1%nowhere]:80", "`ip link`"),
             ("[fe80::1%]:80", "`ip link`"),
         ] {

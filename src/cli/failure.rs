@@ -44,6 +44,11 @@ impl Failure {
         Self { error: self.error.context(what), ..self }
     }
 
+    /// Ends the program without a word, where stderr would block for ever.
+    pub(super) fn exit_silently(&self) -> ! {
+        std::process::exit(self.kind as i32)
+    }
+
     /// Prints the failure; its exit code.
     pub(super) fn report(&self) -> ExitCode {
         let _ = writeln!(anstream::stderr(), "saltecho: {ERROR}error:{RESET} {:#}", self.error);

@@ -43,7 +43,8 @@ pub(super) fn judge(
         Verdict::Unreliable(reason) => {
             Err(Failure::because(Kind::Unreliable, format!("the result is unreliable: {reason}")))
         }
-        Verdict::Reliable | Verdict::Nothing(_) => Ok(()),
+        Verdict::Nothing(reason) => Err(Failure::because(Kind::Unreliable, reason.clone())),
+        Verdict::Reliable => Ok(()),
     }
 }
 

@@ -5,6 +5,7 @@
 mod address;
 mod args;
 mod connect;
+mod environment;
 mod escape;
 mod failure;
 mod judge;
@@ -16,6 +17,7 @@ mod logs;
 mod patient;
 mod peer;
 mod pipe;
+mod portfile;
 mod prompt;
 mod report;
 mod serve;
@@ -32,9 +34,11 @@ use args::{Cli, Command};
 
 /// Runs the program that the command line asks for.
 pub(crate) fn main() -> ExitCode {
+    signals::outlive_file_size_limit();
+    environment::warn_of_unknown();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(error) => return explain(&error),
+        Err(error) => return explain(&environment::name_variable(error)),
     };
     let outcome = match cli.command {
         Command::Serve(args) => serve::run(&args),

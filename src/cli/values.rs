@@ -27,9 +27,46 @@ impl FromStr for Limit {
 impl fmt::Display for Limit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
-            Some(time) => humantime::format_duration(time).fmt(f),
+            // humantime has no space in `2days`.
+            Some(time) => write_words(f, &humantime::format_duration(time).to_string()),
             None => f.write_str("off"),
         }
+    }
+}
+
+/// Sets the units that are words apart from their numbers: `2 days 3h`.
+fn write_words(f: &mut fmt::Formatter<'_>, time: &str) -> fmt::Result {
+    for (index, part) in time.split(' ').enumerate() {
+        let space = if index == 0 { "" } else { " " };
+        let unit = part.find(|c: char| !c.is_ascii_digit()).unwrap_or(part.len());
+        match part.split_at(unit) {
+            (number, word) if word.len() > 2 => write!(f, "{space}{number} {word}")?,
+            _ => write!(f, "{space}{part}")?,
+        }
+    }
+    Ok(())
+}
+
+/// How long to poll without sleeping: `50us`, or `off` or `0` to sleep at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Spin(pub(super) Duration);
+
+impl FromStr for Spin {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "off" | "0" => Ok(Self(Duration::ZERO)),
+            _ => humantime::parse_duration(text).map(Self).map_err(
+                |_| "expected a number with its unit, like 50us or 1ms, or `off` to sleep at once",
+            ),
+        }
+    }
+}
+
+impl fmt::Display for Spin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Limit(Some(self.0).filter(|time| !time.is_zero())).fmt(f)
     }
 }
 
@@ -87,6 +124,8 @@ mod tests {
             ("500ms", Some(500), "500ms"),
             ("1.5s", Some(1_500), "1s 500ms"),
             ("1m 30s", Some(90_000), "1m 30s"),
+            ("25h", Some(90_000_000), "1 day 1h"),
+            ("100years", Some(3_155_760_000_000), "100 years"),
         ] {
             let parsed: Limit = text.parse().unwrap();
             assert_eq!(parsed, Limit(limit.map(Duration::from_millis)));
@@ -94,6 +133,20 @@ mod tests {
         }
         for text in ["", "5", "0s", "-1s", "5 parsecs", "OFF", "99999999999999999999s"] {
             assert!(text.parse::<Limit>().is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_spin_may_be_zero() {
+        for (text, micros, shown) in
+            [("off", 0, "off"), ("0", 0, "off"), ("0s", 0, "off"), ("50us", 50, "50us")]
+        {
+            let parsed: Spin = text.parse().unwrap();
+            assert_eq!(parsed, Spin(Duration::from_micros(micros)));
+            assert_eq!(parsed.to_string(), shown);
+        }
+        for text in ["", "50", "-1us", "on"] {
+            assert!(text.parse::<Spin>().is_err(), "{text:?}");
         }
     }
 

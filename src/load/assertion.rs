@@ -12,7 +12,7 @@ use super::{ErrorKind, Mode, Record, Series};
 /// | `p50`, `p99.9`, any other; `max`, `mean` | a time of what is measured above all: echo, cycle |
 /// | `connect.p99`, `auth.max`, `service.p50`, `lateness.p99` | the same of another series |
 /// | `errors`, `errors.reset` | failures, or those of one kind |
-/// | `rate` | messages answered a second |
+/// | `rate` | messages answered a second while the load was measured |
 /// | `answered`, `due`, `connected`, `authenticated` | numbers |
 ///
 /// The comparison is one of `<`, `<=`, `>`, `>=`, `==` and `!=`; times have a unit.
@@ -158,7 +158,7 @@ impl Assertion {
             Quantity::Rate if measured.is_zero() => (None, "nothing was measured".to_owned()),
             Quantity::Rate => {
                 #[allow(clippy::cast_precision_loss)]
-                let rate = counts.answered as f64 / measured.as_secs_f64();
+                let rate = record.measured.answered as f64 / measured.as_secs_f64();
                 (Some(rate), format!("{rate:.1}"))
             }
         };
@@ -243,7 +243,8 @@ mod tests {
             record.note(Series::Echo, Duration::from_millis(millis));
             record.note(Series::Service, Duration::from_micros(millis));
         }
-        record.counts.answered = 100;
+        record.counts.answered = 120;
+        record.measured.answered = 100;
         record.counts.due = 103;
         record.counts.errors.add(ErrorKind::Late, 2);
         record.counts.errors.add(ErrorKind::Reset, 1);
@@ -266,7 +267,7 @@ mod tests {
             ("errors.mismatch!=0", false, "0"),
             ("rate>=50", true, "50.0"),
             ("rate>0.1k", false, "50.0"),
-            ("answered==100", true, "100"),
+            ("answered==120", true, "120"),
             ("due>100", true, "103"),
             ("connected>=1", false, "0"),
             ("authenticated==0", true, "0"),

@@ -153,7 +153,8 @@ pub struct Counts {
     pub connected: u64,
     /// Connections whose probe was answered.
     pub authenticated: u64,
-    /// Messages that were due. In the closed model a message is due when it is sent.
+    /// Messages that were due. In the closed model a message is due when it is sent; of idle
+    /// connections each that is left in the end owes one.
     pub due: u64,
     /// Messages sent, or cycles begun.
     pub sent: u64,
@@ -219,6 +220,9 @@ pub struct Record {
     series: [Histogram<u64>; Series::ALL.len()],
     /// What was done.
     pub counts: Counts,
+    /// Of that, what was done while the load was measured. Rates are of this: what is answered
+    /// after the end would make a slow server look fast.
+    pub measured: Counts,
 }
 
 impl Record {
@@ -227,7 +231,11 @@ impl Record {
 
     /// An empty record.
     pub fn new() -> Self {
-        Self { series: std::array::from_fn(|_| empty_histogram()), counts: Counts::default() }
+        Self {
+            series: std::array::from_fn(|_| empty_histogram()),
+            counts: Counts::default(),
+            measured: Counts::default(),
+        }
     }
 
     /// The histogram of one series, in nanoseconds to three digits.
@@ -246,6 +254,20 @@ impl Record {
         self.series[series as usize].saturating_record(nanos.max(1));
     }
 
+    /// Counts so many messages that were not answered when the run ended, and how long they had
+    /// waited by then.
+    pub(super) fn note_late(&mut self, series: Series, time: Duration, number: u64) {
+        let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        self.series[series as usize].saturating_record_n(nanos.max(1), number);
+        self.counts.errors.add(ErrorKind::Late, number);
+    }
+
+    /// The shortest time in nanoseconds that is recorded as this one is.
+    pub(super) fn least_like(&self, series: Series, time: Duration) -> u64 {
+        let nanos = u64::try_from(time.min(Self::LONGEST).as_nanos()).unwrap_or(u64::MAX);
+        self.series[series as usize].lowest_equivalent(nanos)
+    }
+
     /// Adds another record: histograms are added up, which is the only right way to merge
     /// percentiles.
     pub fn merge(&mut self, other: &Self) {
@@ -253,6 +275,7 @@ impl Record {
             mine.add(theirs).expect("all have the same bounds");
         }
         self.counts.merge(&other.counts);
+        self.measured.merge(&other.measured);
     }
 }
 
@@ -276,6 +299,8 @@ pub enum Part {
     Ramp,
     /// The load that is measured.
     Measure,
+    /// Idle connections show that they are there, by one echo each.
+    Prove,
     /// Nothing new is due; what is owed is waited for.
     Drain,
 }
@@ -286,6 +311,7 @@ impl Part {
         match self {
             Self::Ramp => "ramp",
             Self::Measure => "measure",
+            Self::Prove => "prove",
             Self::Drain => "drain",
         }
     }
@@ -317,7 +343,7 @@ pub struct Outcome {
     pub ramp: Duration,
     /// How long the load was measured.
     pub measured: Duration,
-    /// How long what was owed was waited for.
+    /// How long what was owed was waited for, the proof of idle connections included.
     pub drain: Duration,
     /// Whether somebody ended it before its time.
     pub stopped: bool,

@@ -50,10 +50,22 @@ pub enum BuildError {
     /// Something that was handed over is one loop's, and there are to be several.
     #[error("{0} that was handed over is for one loop, and there are to be several")]
     NotShared(&'static str),
+    /// Not even one connection of each loop fits into the descriptors of the process.
+    #[error(
+        "one connection per worker needs {needed} descriptors in all, and this process may have \
+         {limit}; raise the hard limit (`ulimit -Hn`, LimitNOFILE=) or use fewer workers and \
+         addresses"
+    )]
+    NoDescriptors {
+        /// Descriptors that the loops, their listeners and one connection of each take.
+        needed: usize,
+        /// Descriptors to be had.
+        limit: usize,
+    },
     /// More connections were asked for than the process may have descriptors.
     #[error(
-        "{wanted} connections need {needed} descriptors, and this process may have {limit}; \
-         raise the hard limit (`ulimit -Hn`, LimitNOFILE=) or ask for fewer connections"
+        "room for {wanted} takes {needed} descriptors, and this process may have {limit}; raise \
+         the hard limit (`ulimit -Hn`, LimitNOFILE=) or ask for fewer connections"
     )]
     Descriptors {
         /// Connections asked for.
@@ -149,7 +161,8 @@ impl<H: Handler + Clone> ServerBuilder<H> {
     /// [`BuildError`], also if there are to be several and a listener or an observer was handed
     /// over: give each server its own observer with [`Server::set_observer`].
     pub fn build_workers(self, workers: usize) -> Result<Vec<Server<MioKernel, H>>, BuildError> {
-        let limits = allowed_limits(self.limits, workers)?;
+        let addresses = self.addresses.len() + self.listeners.len();
+        let limits = allowed_limits(self.limits, workers, addresses)?;
         self.check(workers, &limits.part(0, workers.max(1)))?;
         let options =
             ListenOptions { backlog: limits.backlog, send_timeout: self.config.send_timeout };
@@ -229,12 +242,19 @@ impl<H: Handler + Clone> ServerBuilder<H> {
 }
 
 /// The limits asked for, if the process may have that many descriptors; else its own defaults.
-fn allowed_limits(asked: Option<Limits>, workers: usize) -> Result<Limits, BuildError> {
-    let Some(asked) = asked else { return Ok(Limits::for_workers(workers)) };
+fn allowed_limits(
+    asked: Option<Limits>,
+    workers: usize,
+    addresses: usize,
+) -> Result<Limits, BuildError> {
     let limit = descriptor_limit();
-    // Down to the least that the loops themselves need; what is in reserve by default is comfort.
-    let others = workers.saturating_sub(1).saturating_mul(Limits::DESCRIPTORS_OF_A_WORKER);
-    let own = Limits::LEAST_RESERVED_DESCRIPTORS.saturating_add(others);
+    // Down to the minimum that the loops themselves need; the default reserve is comfort.
+    let own = Limits::least_reserved(workers, addresses);
+    let needed = own.saturating_add(workers);
+    if needed > limit {
+        return Err(BuildError::NoDescriptors { needed, limit });
+    }
+    let Some(asked) = asked else { return Ok(Limits::for_workers(workers, addresses)) };
     let needed = asked.connections.saturating_add(own);
     if needed > limit {
         return Err(BuildError::Descriptors { wanted: asked.connections, needed, limit });

@@ -55,30 +55,41 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// Descriptors that are not for connections: listeners, the poll itself, logs, the spare one.
+    /// Descriptors that are not for connections where there are many: listeners, the poll itself,
+    /// logs, the spare one.
     pub const RESERVED_DESCRIPTORS: usize = 64;
-    /// The least of them that the loop cannot do without: the standard streams, epoll, its waker,
-    /// a listener, the spare one, and a few for whatever the program does beside it.
+    /// The minimum of them for one loop at one address: the standard streams, epoll, its waker, a
+    /// listener, the spare one, and a few for the rest of the program.
     pub const LEAST_RESERVED_DESCRIPTORS: usize = 16;
-    /// What each further loop of the same process takes of them: epoll, its waker, the spare one,
-    /// and a listener or a few.
-    pub const DESCRIPTORS_OF_A_WORKER: usize = 8;
+    /// Descriptors of each further loop of the same process, beside its listeners: epoll, its
+    /// waker, the spare one.
+    pub const DESCRIPTORS_OF_A_WORKER: usize = 3;
 
     /// The defaults for this process, whose soft limit on descriptors is raised to the hard one.
     pub fn for_process() -> Self {
-        Self::for_workers(1)
+        Self::for_workers(1, 1)
     }
 
-    /// The defaults for all the loops of this process together.
-    pub fn for_workers(workers: usize) -> Self {
-        let others = workers.saturating_sub(1).saturating_mul(Self::DESCRIPTORS_OF_A_WORKER);
+    /// The defaults for all the loops of this process together, each with a listener at each of
+    /// so many addresses.
+    pub fn for_workers(workers: usize, addresses: usize) -> Self {
+        let others = Self::least_reserved(workers, addresses) - Self::LEAST_RESERVED_DESCRIPTORS;
         Self::for_descriptors(descriptor_limit().saturating_sub(others))
     }
 
-    /// The defaults for a process that may have this many descriptors.
+    /// The defaults for a process that may have this many descriptors. With too few for one
+    /// connection there are none.
     pub fn for_descriptors(descriptors: usize) -> Self {
-        let connections = descriptors - Self::RESERVED_DESCRIPTORS.min(descriptors / 4);
-        Self::for_connections(connections)
+        let reserved =
+            (descriptors / 4).clamp(Self::LEAST_RESERVED_DESCRIPTORS, Self::RESERVED_DESCRIPTORS);
+        Self::for_connections(descriptors.saturating_sub(reserved))
+    }
+
+    /// The descriptors that so many loops at so many addresses cannot do without.
+    pub(super) const fn least_reserved(workers: usize, addresses: usize) -> usize {
+        let listeners = workers.saturating_mul(addresses).saturating_sub(1);
+        let others = workers.saturating_sub(1).saturating_mul(Self::DESCRIPTORS_OF_A_WORKER);
+        Self::LEAST_RESERVED_DESCRIPTORS.saturating_add(listeners).saturating_add(others)
     }
 
     /// What one of several loops may take if these limits are for all of them: its part of the
@@ -133,13 +144,27 @@ mod tests {
     #[test]
     fn connections_follow_from_descriptors() {
         for (descriptors, connections, unauthenticated) in
-            [(20_000, 19_936, 4_984), (1_024, 960, 256), (100, 75, 75)]
+            [(20_000, 19_936, 4_984), (1_024, 960, 256), (100, 75, 75), (48, 32, 32), (17, 1, 1)]
         {
             let limits = Limits::for_descriptors(descriptors);
             assert_eq!(
                 (limits.connections, limits.unauthenticated),
                 (connections, unauthenticated)
             );
+        }
+    }
+
+    #[test]
+    fn too_few_descriptors_are_no_connections() {
+        for descriptors in [0, 1, Limits::LEAST_RESERVED_DESCRIPTORS] {
+            assert_eq!(Limits::for_descriptors(descriptors).connections, 0);
+        }
+    }
+
+    #[test]
+    fn each_listener_and_each_further_loop_takes_its_descriptors() {
+        for (workers, addresses, needed) in [(1, 1, 16), (1, 3, 18), (2, 1, 20), (4, 5, 44)] {
+            assert_eq!(Limits::least_reserved(workers, addresses), needed);
         }
     }
 

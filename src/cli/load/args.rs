@@ -6,7 +6,7 @@ use saltecho::load::{Assertion, Mode};
 use super::values::{Active, Rate, Sources, StartAt};
 use crate::cli::address::ServerAddress;
 use crate::cli::args::{KeyArgs, Reply};
-use crate::cli::values::{Limit, Size};
+use crate::cli::values::{Limit, Size, Spin};
 
 /// Make load, verify every byte of the answers, and measure.
 ///
@@ -98,7 +98,7 @@ pub(in crate::cli) struct LoadArgs {
     /// the generator's own wake-ups, and a core is busy for as long as anything is answered
     #[arg(long, value_name = "TIME", default_value = "off")]
     #[arg(env = "SALTECHO_LOAD_SPIN", hide_env_values = true)]
-    pub(super) spin: Limit,
+    pub(super) spin: Spin,
 
     /// Begin at this time, so that several machines begin together (2026-11-25T12:00:00Z)
     #[arg(long, value_name = "TIME", env = "SALTECHO_LOAD_START_AT", hide_env_values = true)]
@@ -152,7 +152,7 @@ Examples:
   saltecho load --mode connect -c 64 -r 5k --html report.html
 
 Exit codes beyond those of `saltecho --help`: 5 an assertion does not hold, 6 the result is
-unreliable.";
+unreliable or nothing was measured.";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(in crate::cli) enum Kind {
@@ -160,7 +160,7 @@ pub(in crate::cli) enum Kind {
     Echo,
     /// Connect, authenticate, one message, close; again and again
     Connect,
-    /// Authenticate, one message, then stay
+    /// Authenticate, one message, stay silent, and show at the end that each still answers
     Idle,
 }
 

@@ -18,6 +18,7 @@ use std::thread;
 use std::time::SystemTime;
 
 use anyhow::{Context, Result};
+use saltecho::client::{Client, ClientError, Step};
 use saltecho::load::report::{About, Collector, EventLog, Generator, HistogramLog, Machine, Setup};
 use saltecho::load::{Interval, Load, Pace, Plan, Stopper};
 use saltecho::server::MioKernel;
@@ -27,7 +28,7 @@ use signal_hook::iterator::Signals;
 pub(super) use args::LoadArgs;
 use live::{Lines, Live};
 use preflight::{Limits, object_to_sources, object_to_tui};
-use process::{Watch, waited_for_a_processor};
+use process::{Waits, Watch};
 
 use super::args::Reply;
 use super::failure::{Failure, Kind};
@@ -42,18 +43,22 @@ pub(super) fn run(args: &LoadArgs) -> Result<(), Failure> {
     {
         return Err(Failure::because(Kind::Usage, objection));
     }
-    let plan = args.plan()?;
+    let targets = args.targets()?;
+    let mut plan = args.plan(targets[0])?;
     let limits = Limits::examine(plan.target.ip());
     if let Some(objection) = object_to_sources(&plan).or_else(|| limits.object_to(&plan)) {
         return Err(Failure::because(Kind::Usage, objection));
     }
     let mut watch = args.pid.map(Watch::begin).transpose().context("--pid")?;
-    let signals = Signals::new([SIGINT, SIGTERM]).context("cannot catch signals")?;
+    // Until the load begins there is nothing to end in order, so a signal does what it always does:
+    // also to a wait for the time of day, or for the reader of a FIFO that a result goes to.
     wait_for_beginning(args)?;
+    plan.target = answering(&targets, &plan);
     let mut collector = args.collector(&plan)?;
     let kernel = MioKernel::new(EVENTS).context("cannot set up the event loop")?;
     let load = Load::new(kernel, plan.clone());
-    stop_on_signal(signals, load.stopper())?;
+    let load = load.map_err(|error| Failure::new(Kind::Usage, error))?;
+    stop_on_signal(load.stopper())?;
 
     // What is told takes time, so it is another thread that tells: the loop must not wait for it.
     let (intervals, queue) = channel();
@@ -64,26 +69,26 @@ pub(super) fn run(args: &LoadArgs) -> Result<(), Failure> {
         collector
     });
     let teller = teller.context("cannot start a thread for the report")?;
-    let waited = waited_for_a_processor();
+    let mut waits = Waits::begin();
     let outcome = load.run(|interval| {
         if let Some(watch) = &mut watch {
             watch.look(interval.part);
         }
+        waits.look(interval.part);
         // The teller ends with the load, and not before.
         let _ = intervals.send(interval);
     });
-    let waited = waited_for_a_processor().zip(waited).map(|(after, before)| after - before);
     drop(intervals);
     // Whatever is said from here on, the teller has given the terminal back.
     let collector = teller.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
     let outcome = outcome.context("the event loop failed")?;
-    let (mut report, failures) = collector.finish(outcome, waited);
+    let (mut report, failures) = collector.finish(outcome, waits.finish());
     report.server = watch.map(Watch::finish);
     outcome::tell(args, &report, failures)
 }
 
 impl LoadArgs {
-    fn plan(&self) -> Result<Plan, Failure> {
+    fn plan(&self, target: SocketAddr) -> Result<Plan, Failure> {
         let usage = |error: anyhow::Error| Failure::new(Kind::Usage, error);
         let key = self.keys.load().map_err(usage)?.swap_remove(0);
         let active = match self.active {
@@ -92,8 +97,9 @@ impl LoadArgs {
                 active.of(self.connections).map_err(|text| Failure::because(Kind::Usage, text))?
             }
         };
+        let sources = self.source.iter().flat_map(|sources| &sources.0);
         Ok(Plan {
-            sources: self.source.clone().map(|sources| sources.0).unwrap_or_default(),
+            sources: sources.map(|source| in_zone_of(target, *source)).collect(),
             mode: self.mode.into(),
             pace: if self.closed { Pace::Closed } else { Pace::Open(self.rate.0) },
             connections: self.connections as usize,
@@ -105,25 +111,27 @@ impl LoadArgs {
             duration: self.duration,
             timeout: self.timeout.0,
             seed: self.seed,
-            spin: self.spin.0.unwrap_or_default(),
-            ..Plan::new(self.target()?, key, self.keys.mac.into())
+            spin: self.spin.0,
+            ..Plan::new(target, key, self.keys.mac.into())
         })
     }
 
-    /// The first address that the name has of the kind of the sources, if there are any.
-    fn target(&self) -> Result<SocketAddr, Failure> {
+    /// The addresses of the server, never none: those of the sources' family if it has any.
+    fn targets(&self) -> Result<Vec<SocketAddr>, Failure> {
         let address = &self.address;
         let all = (address.host.as_str(), address.port).to_socket_addrs();
         let all = all.with_context(|| format!("cannot find {address}"));
-        let mut all = all.map_err(|error| Failure::new(Kind::Unreachable, error))?.peekable();
-        let first = all.peek().copied();
-        let wanted = self.source.as_ref().and_then(|sources| sources.0.first());
-        let target = match wanted {
-            None => first,
-            Some(source) => all.find(|target| target.is_ipv4() == source.is_ipv4()).or(first),
-        };
-        target
-            .ok_or_else(|| Failure::because(Kind::Unreachable, format!("{address} has no address")))
+        let all: Vec<_> = all.map_err(|error| Failure::new(Kind::Unreachable, error))?.collect();
+        let source = self.source.as_ref().and_then(|sources| sources.0.first());
+        let is_wanted =
+            |target: &&SocketAddr| source.is_none_or(|source| source.is_ipv4() == target.is_ipv4());
+        let wanted: Vec<_> = all.iter().filter(is_wanted).copied().collect();
+        match if wanted.is_empty() { all } else { wanted } {
+            none if none.is_empty() => {
+                Err(Failure::because(Kind::Unreachable, format!("{address} has no address")))
+            }
+            targets => Ok(targets),
+        }
     }
 
     /// What shows how it goes, unless nobody wants to know.
@@ -139,7 +147,7 @@ impl LoadArgs {
     fn collector(&self, plan: &Plan) -> Result<Collector> {
         let generator = Generator {
             name: String::new(),
-            about: About::now(std::env::args().collect()),
+            about: About::now(command_line()),
             machine: Machine::this(),
             setup: Setup::of(plan, public_name(&plan.key)),
             ran: None,
@@ -163,13 +171,47 @@ fn create(path: &Path) -> Result<BufWriter<File>> {
     Ok(BufWriter::new(file))
 }
 
+/// The first of several addresses of a name at which a server answers, as `connect` finds it; the
+/// first of all if there is none. Where there is but one it is not tried.
+fn answering(targets: &[SocketAddr], plan: &Plan) -> SocketAddr {
+    let has_answered = |target: &SocketAddr| {
+        let host = target.ip().to_string();
+        let place = (host.as_str(), target.port());
+        // It authenticates, too, since connections that do not are counted against their source.
+        let client = Client::connect(place, &plan.key, plan.algorithm, plan.timeout);
+        !matches!(client, Err(ClientError::Connect(_) | ClientError::TimedOut(Step::Connecting)))
+    };
+    match targets {
+        [only] => *only,
+        several => *several.iter().find(|target| has_answered(target)).unwrap_or(&several[0]),
+    }
+}
+
+/// A link-local source without a zone is in that of the server.
+fn in_zone_of(target: SocketAddr, source: SocketAddr) -> SocketAddr {
+    match (target, source) {
+        (SocketAddr::V6(target), SocketAddr::V6(mut source))
+            if source.ip().is_unicast_link_local() && source.scope_id() == 0 =>
+        {
+            source.set_scope_id(target.scope_id());
+            source.into()
+        }
+        _ => source,
+    }
+}
+
+/// The words of the command line. What is not UTF-8 in them cannot be told in a report.
+fn command_line() -> Vec<String> {
+    std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect()
+}
+
 fn wait_for_beginning(args: &LoadArgs) -> Result<(), Failure> {
     let Some(start) = args.start_at else { return Ok(()) };
     match start.0.duration_since(SystemTime::now()) {
         Ok(wait) => thread::sleep(wait),
-        Err(late) => {
-            let late = live::short(late.duration());
-            let text = format!("--start-at {} was {late} ago", humantime::format_rfc3339(start.0));
+        Err(_) => {
+            let [start, now] = [start.0, SystemTime::now()].map(humantime::format_rfc3339_seconds);
+            let text = format!("--start-at {start} has passed: it is {now} now");
             return Err(Failure::because(Kind::Usage, text));
         }
     }
@@ -177,7 +219,8 @@ fn wait_for_beginning(args: &LoadArgs) -> Result<(), Failure> {
 }
 
 /// The first signal ends the load early, with its report; the second ends the program.
-fn stop_on_signal(mut signals: Signals, stopper: Stopper) -> Result<()> {
+fn stop_on_signal(stopper: Stopper) -> Result<()> {
+    let mut signals = Signals::new([SIGINT, SIGTERM]).context("cannot catch signals")?;
     let work = move || {
         let mut all = signals.forever();
         if all.next().is_some() {
@@ -203,5 +246,38 @@ fn tell(queue: &Receiver<Interval>, collector: &mut Collector, mut live: Option<
         if let Some(live) = &mut live {
             live.show(&interval);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+    use std::time::Duration;
+
+    use saltecho::auth::{Key, MacAlgorithm};
+
+    use super::*;
+
+    #[test]
+    fn the_address_is_one_at_which_something_answers() {
+        // It says nothing, but it is there.
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let open = listener.local_addr().unwrap();
+        let closed = SocketAddr::from(([127, 9, 9, 9], open.port()));
+        let mut plan = Plan::new(closed, Key::demo(), MacAlgorithm::Md5);
+        plan.timeout = Some(Duration::from_millis(50));
+        assert_eq!(answering(&[closed, open], &plan), open);
+        assert_eq!(answering(&[closed, closed], &plan), closed, "there is none");
+        assert_eq!(answering(&[closed], &plan), closed, "there is no other");
+    }
+
+    #[test]
+    fn a_link_local_source_is_in_the_zone_of_the_server() {
+        let [target, bare, zoned] =
+            ["[fe80::1%3]:9", "[fe80::2]:0", "[fe80::2%4]:0"].map(|text| text.parse().unwrap());
+        assert_eq!(in_zone_of(target, bare).to_string(), "[fe80::2%3]:0");
+        assert_eq!(in_zone_of(target, zoned), zoned);
+        let other = "[::1]:0".parse().unwrap();
+        assert_eq!(in_zone_of(target, other), other);
     }
 }

@@ -17,6 +17,7 @@ use signal_hook::iterator::exfiltrator::SignalOnly;
 use signal_hook::low_level::emulate_default_handler;
 
 use super::super::patient::Patient;
+use super::super::signals::not_ignored;
 
 /// Bracketed paste (xterm's mode 2004): the terminal marks what is pasted, so that a line end in it
 /// is not taken for Enter.
@@ -158,11 +159,9 @@ impl Signals {
     /// without job control, want it so.
     pub(super) fn catch() -> io::Result<Self> {
         let (read, write) = UnixStream::pair()?;
-        let ignored = ignored();
-        let caught = [SIGINT, SIGQUIT, SIGTERM, SIGHUP, SIGTSTP, SIGCONT, SIGWINCH];
-        let caught = caught.into_iter().filter(|signal| ignored & 1 << (signal - 1) == 0);
+        let caught = not_ignored(&[SIGINT, SIGQUIT, SIGTERM, SIGHUP, SIGTSTP, SIGCONT, SIGWINCH]);
         // Without a shell to continue it a program must not stop; the kernel sees to that.
-        let caught = caught.filter(|signal| *signal != SIGTSTP || can_be_continued());
+        let caught = caught.iter().filter(|signal| **signal != SIGTSTP || can_be_continued());
         Ok(Self(SignalDelivery::with_pipe(read, write, SignalOnly, caught)?))
     }
 
@@ -196,11 +195,4 @@ pub(super) fn end_by(signal: i32) {
 /// Whether the parent shares our session and can be the shell that has us as its job.
 fn can_be_continued() -> bool {
     getppid().is_some_and(|parent| getsid(Some(parent)).ok() == getsid(None).ok())
-}
-
-/// The signals ignored at the moment, bit 0 for signal 1; none where there is no /proc.
-fn ignored() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
 }

@@ -18,7 +18,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::{Generator, Ran, Second, Sink};
-use crate::load::{Interval, Record, Series};
+use crate::load::{Interval, Part, Record, Series};
 
 const RUN: &str = "saltecho run ";
 const SECOND: &str = "saltecho second ";
@@ -167,6 +167,9 @@ impl Reader {
         } else if let Some(json) = comment.and_then(|text| text.strip_prefix(SECOND.as_bytes())) {
             let second: Second = parse_note(json)?;
             self.record.counts.merge(&second.counts);
+            if second.part == Part::Measure {
+                self.record.measured.merge(&second.counts);
+            }
             self.seconds.push(second);
         } else if let Some(json) = comment.and_then(|text| text.strip_prefix(END.as_bytes())) {
             self.ran = Some(parse_note(json)?);

@@ -13,7 +13,7 @@ impl Report {
         let phases: Map<String, Value> =
             self.phases().map(|(series, n)| (series.as_str().to_owned(), value(&n))).collect();
         let (bytes_sent, bytes_received) = self.byte_rates();
-        let counts = &self.record.counts;
+        let (counts, measured) = (&self.record.counts, &self.record.measured);
         let mut verdict = json!({
             "verdict": self.verdict.as_str(),
             "reliable": self.verdict == Verdict::Reliable,
@@ -40,9 +40,9 @@ impl Report {
             "phases": phases,
             "counts": value(counts),
             "rates": {
-                "due_per_s": self.per_second(counts.due),
-                "sent_per_s": self.per_second(counts.sent),
-                "answered_per_s": self.per_second(counts.answered),
+                "due_per_s": self.per_second(measured.due),
+                "sent_per_s": self.per_second(measured.sent),
+                "answered_per_s": self.per_second(measured.answered),
                 "bytes_sent_per_s": bytes_sent,
                 "bytes_received_per_s": bytes_received,
             },

@@ -64,6 +64,7 @@ pub fn merge(mut logs: Vec<LoadLog>) -> Result<Report, MergeError> {
         ));
     }
     let verdict = match &distrust[..] {
+        [] if measured.is_zero() => Verdict::ended_in_the_ramp(),
         [] => Verdict::of_sum(&record, mode),
         [(_, reason)] if logs.len() == 1 => Verdict::Unreliable(reason.clone()),
         [(name, reason)] => Verdict::Unreliable(format!("{name}: {reason}")),
@@ -177,7 +178,7 @@ fn merged_seconds(logs: &[LoadLog]) -> Vec<Second> {
             record.series_mut(*series).add(&histogram).expect("it was added when it was read");
         }
         record.counts = counts;
-        let part = [Part::Measure, Part::Ramp, Part::Drain].into_iter();
+        let part = [Part::Measure, Part::Ramp, Part::Prove, Part::Drain].into_iter();
         let part = part.into_iter().find(|part| parts.contains(part)).unwrap_or(Part::Measure);
         let start = Duration::from_secs(number as u64);
         seconds.push(Second::new(start, Duration::from_secs(1), part, standing, &record));

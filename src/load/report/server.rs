@@ -37,7 +37,7 @@ impl Report {
         let server = self.server?;
         let counts = &self.record.counts;
         let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
-        let per_message = match nanos(server.cpu).checked_div(counts.answered) {
+        let per_message = match nanos(server.cpu).checked_div(self.record.measured.answered) {
             Some(cpu) => format!("{} of processor time a message, ", Nanos(cpu)),
             None => String::new(),
         };

@@ -52,20 +52,38 @@ impl Report {
     }
 
     fn write_rates(&self, to: &mut String) -> fmt::Result {
-        let counts = &self.record.counts;
+        let (counts, measured) = (&self.record.counts, &self.record.measured);
         let (sent, received) = self.byte_rates();
         let noun = if self.mode() == Mode::Connect { "cycles" } else { "messages" };
         if self.mode() != Mode::Idle {
-            for (what, number) in
-                [("due", counts.due), ("sent", counts.sent), ("answered", counts.answered)]
-            {
+            for (what, number, in_time) in [
+                ("due", counts.due, measured.due),
+                ("sent", counts.sent, measured.sent),
+                ("answered", counts.answered, measured.answered),
+            ] {
                 writeln!(
                     to,
                     "{what:<9}{:>13} {noun}{:>13}/s",
                     Grouped(number),
-                    Grouped(self.per_second(number))
+                    Grouped(self.per_second(in_time))
                 )?;
             }
+            let afterwards = counts.answered - measured.answered;
+            if afterwards > 0 {
+                let text = format!(
+                    "{} of the answers came after the measurement had ended and are in no rate",
+                    Grouped(afterwards)
+                );
+                paragraph(to, "", &text);
+            }
+        }
+        if self.mode() == Mode::Idle && counts.due > 0 {
+            writeln!(
+                to,
+                "proof    {} of {} connections answered at the end",
+                Grouped(counts.answered),
+                Grouped(counts.authenticated)
+            )?;
         }
         writeln!(to, "bytes    {}/s sent, {}/s received", Bytes(sent), Bytes(received))?;
         let standing = self.standing.by_name().into_iter().filter(|(_, number)| *number > 0);
@@ -189,7 +207,9 @@ fn plan_in_words(setups: &[&Setup]) -> String {
         }
         (Mode::Connect, None) => format!("closed model: {cycle}, {connections} at once"),
         (Mode::Idle, _) => {
-            format!("{connections} connections that authenticate and then are silent")
+            format!(
+                "{connections} connections that authenticate, are silent, and echo once more at the end"
+            )
         }
     }
 }

@@ -21,6 +21,9 @@ impl Verdict {
     /// that it reports. If it is known how its run went, it may not have waited for a processor for
     /// more than a twentieth of the time that it measured.
     pub fn of(record: &Record, mode: Mode, ran: Option<&Ran>) -> Self {
+        if ran.is_some_and(|ran| ran.measured.is_zero()) {
+            return Self::ended_in_the_ramp();
+        }
         let verdict = Self::by_lateness(record, mode, "the generator itself was");
         if verdict == Self::Reliable
             && let Some(ran) = ran
@@ -34,6 +37,11 @@ impl Verdict {
             ));
         }
         verdict
+    }
+
+    pub(super) fn ended_in_the_ramp() -> Self {
+        let reason = "the run ended before all connections were made, so no load was measured";
+        Self::Nothing(reason.to_owned())
     }
 
     /// Judges the sum of what several generators recorded, each of which is reliable: a late one

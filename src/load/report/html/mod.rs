@@ -80,9 +80,10 @@ impl Report {
         let counts = &self.record.counts;
         let first = match self.mode() {
             Mode::Idle => ("authenticated".to_owned(), Grouped(counts.authenticated).to_string()),
-            _ => {
-                ("answered".to_owned(), format!("{}/s", Grouped(self.per_second(counts.answered))))
-            }
+            _ => (
+                "answered".to_owned(),
+                format!("{}/s", Grouped(self.per_second(self.record.measured.answered))),
+            ),
         };
         let mut text = String::from("<dl class=\"figures\">\n");
         for (what, figure) in [
