@@ -68,9 +68,56 @@ fn no_challenge_comes() {
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let outcome = connect_within(silent.local_addr().unwrap(), SHORT);
     assert!(matches!(outcome, Err(ClientError::TimedOut(Step::AwaitingChallenge))));
-    let place = fake_server_from_the_start(|mut stream| stream.write_all(&[7; 31]).unwrap());
+    let place = fake_server_from_the_start(drop);
     let outcome = connect(&place, PATIENCE);
     assert!(matches!(outcome, Err(ClientError::Closed(Step::AwaitingChallenge))));
+}
+
+#[test]
+fn another_services_greeting_is_not_a_challenge() {
+    let long = b"220 mail.example.org ESMTP, which is longer than 32 bytes\r\n";
+    for (greeting, stays, timeout) in [
+        (&long[..], true, PATIENCE),
+        (b"SSH-2.0-short\r\n", true, SHORT),
+        (b"SSH-2.0-short\r\n", false, PATIENCE),
+        (&[7; 33], true, PATIENCE),
+        (&[7; 31], false, PATIENCE),
+    ] {
+        let place = fake_server_from_the_start(move |mut stream| {
+            stream.write_all(greeting).unwrap();
+            if stays {
+                // Until the client has seen enough.
+                let _ = stream.read(&mut [0]);
+            }
+        });
+        match connect(&place, timeout) {
+            Err(ClientError::NotAChallenge(seen)) => assert_eq!(seen, greeting),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_drain_is_no_refusal_even_if_nothing_was_said() {
+    let server = Server::builder().listen("127.0.0.1:0".parse().unwrap()).spawn().unwrap();
+    let client = connect_within(server.addresses()[0], PATIENCE).unwrap();
+    // Within two round trips a refusal would be more likely.
+    std::thread::sleep(2 * client.round_trip() + Duration::from_millis(20));
+    let draining = std::thread::spawn(|| server.drain());
+    let outcome = client.look_for_refusal(PATIENCE);
+    assert!(matches!(outcome, Err(ClientError::Closed(Step::Exchanging))), "{outcome:?}");
+    drop(client);
+    draining.join().unwrap().unwrap();
+}
+
+#[test]
+fn a_late_refusal_is_one_all_the_same() {
+    let place = fake_server(|stream| {
+        std::thread::sleep(SHORT);
+        drop(stream);
+    });
+    let client = connect(&place, PATIENCE).unwrap();
+    assert!(matches!(client.look_for_refusal(PATIENCE), Err(ClientError::Refused)));
 }
 
 #[test]

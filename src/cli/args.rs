@@ -142,9 +142,10 @@ Examples:
 
 /// Talk to a server: line by line on a terminal, else as a pipe.
 ///
-/// On a terminal each line that is typed is sent, and its answer printed; `quit` or ctrl-D ends.
+/// On a terminal each line that is typed is sent, and its answer printed; `quit` or ctrl-D ends,
+/// ctrl-C gives up a line, and a paste of several lines is one message.
 /// Otherwise stdin is sent and the answers are written to stdout, at full speed in both directions
-/// and byte for byte, until both have ended.
+/// and byte for byte, until stdin has ended and all of it has come back.
 #[derive(Args, Debug)]
 #[command(after_long_help = CONNECT_EXAMPLES)]
 pub(super) struct ConnectArgs {

@@ -16,6 +16,7 @@ mod load;
 mod log;
 mod logs;
 mod output;
+mod patient;
 mod peer;
 mod pipe;
 mod portfile;
