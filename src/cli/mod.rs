@@ -14,6 +14,7 @@ mod load;
 mod log;
 mod logs;
 mod output;
+mod patient;
 mod peer;
 mod pipe;
 mod prompt;
