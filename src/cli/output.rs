@@ -5,14 +5,13 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use anstream::{AutoStream, ColorChoice};
 use anyhow::{Context, Result, bail};
-use rustix::event::{PollFd, PollFlags, poll};
-use rustix::io::Errno;
+
+use super::patient::Patient;
 
 /// In place of a path it means stdout.
 const STDOUT: &str = "-";
@@ -20,7 +19,7 @@ const STDOUT: &str = "-";
 /// A place for a result. Writing waits for a slow reader, also where the descriptor is
 /// non-blocking, as another process may have left a pipe or a terminal.
 pub(super) struct Output {
-    file: File,
+    file: Patient<File>,
     /// For errors: "to stdout", or the path.
     name: String,
     /// Stdout or stderr, which are open already and may hold something.
@@ -29,12 +28,12 @@ pub(super) struct Output {
 
 impl Output {
     fn stdout() -> Result<Self> {
-        let file = duplicate(io::stdout().as_fd()).context("cannot use stdout")?;
+        let file = Patient::duplicate(io::stdout()).context("cannot use stdout")?;
         Ok(Self { file, name: "to stdout".to_owned(), is_standard: true })
     }
 
     fn stderr() -> Result<Self> {
-        let file = duplicate(io::stderr().as_fd()).context("cannot use stderr")?;
+        let file = Patient::duplicate(io::stderr()).context("cannot use stderr")?;
         Ok(Self { file, name: "to stderr".to_owned(), is_standard: true })
     }
 
@@ -44,7 +43,7 @@ impl Output {
         let file = OpenOptions::new().write(true).create(true).truncate(false).open(path);
         let name = path.display().to_string();
         let file = file.with_context(|| format!("cannot write {name}"))?;
-        Ok(Self { file, name, is_standard: false })
+        Ok(Self { file: Patient(file), name, is_standard: false })
     }
 
     /// Its name in errors.
@@ -54,8 +53,8 @@ impl Output {
 
     /// Empties a file for what is going to be written, as `>` does.
     pub(super) fn begin(&self) -> Result<()> {
-        let empty = || match self.file.metadata()?.is_file() && !self.is_standard {
-            true => self.file.set_len(0),
+        let empty = || match self.file.0.metadata()?.is_file() && !self.is_standard {
+            true => self.file.0.set_len(0),
             false => Ok(()),
         };
         empty().with_context(|| format!("cannot write {}", self.name))
@@ -71,7 +70,7 @@ impl Output {
 
 impl Write for Output {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match write(self.file.as_fd(), bytes) {
+        match self.file.write(bytes) {
             // A reader that has left has read enough.
             Err(error) if self.is_standard && error.kind() == io::ErrorKind::BrokenPipe => {
                 Ok(bytes.len())
@@ -103,36 +102,13 @@ pub(super) fn say(text: &str) {
     let stderr = io::stderr();
     let plain = AutoStream::choice(&stderr) == ColorChoice::Never;
     let plain = plain.then(|| anstream::adapter::strip_str(text).to_string());
-    let mut rest = plain.as_deref().unwrap_or(text).as_bytes();
-    while !rest.is_empty() {
-        match write(stderr.as_fd(), rest) {
-            Ok(n) => rest = &rest[n..],
-            Err(_) => return,
-        }
-    }
+    let text = plain.as_deref().unwrap_or(text).as_bytes();
+    let _ = Patient::duplicate(stderr).and_then(|mut stderr| stderr.write_all(text));
 }
 
 /// Whether help and version, which go to stdout, may have colors.
 pub(super) fn has_colors() -> bool {
     AutoStream::choice(&io::stdout()) != ColorChoice::Never
-}
-
-/// One write that has taken something, though the descriptor may be non-blocking.
-fn write(fd: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
-    loop {
-        match rustix::io::write(fd, bytes) {
-            Err(Errno::INTR) => {}
-            Err(Errno::AGAIN) => match poll(&mut [PollFd::new(&fd, PollFlags::OUT)], None) {
-                Ok(_) | Err(Errno::INTR) => {}
-                Err(error) => return Err(error.into()),
-            },
-            written => return Ok(written?),
-        }
-    }
-}
-
-fn duplicate(fd: BorrowedFd<'_>) -> io::Result<File> {
-    Ok(File::from(fd.try_clone_to_owned()?))
 }
 
 /// The outputs of a command.
@@ -219,9 +195,9 @@ impl Places {
     /// Adds stdout, which is the report's or that flag's, and stderr.
     fn standard(&mut self, taken: Option<&'static str>) -> Result<()> {
         let name = taken.map_or_else(|| "stdout".to_owned(), |flag| format!("{flag} -"));
-        let stdout = duplicate(io::stdout().as_fd()).and_then(|file| file.metadata());
+        let stdout = Patient::duplicate(io::stdout()).and_then(|file| file.0.metadata());
         self.known.extend(place_of(&stdout.context("cannot use stdout")?, name));
-        let stderr = duplicate(io::stderr().as_fd()).and_then(|file| file.metadata());
+        let stderr = Patient::duplicate(io::stderr()).and_then(|file| file.0.metadata());
         let stderr = stderr.context("cannot use stderr")?;
         // A pipe keeps lines apart; in a file two writers overwrite each other.
         if stderr.is_file() {
@@ -241,7 +217,7 @@ impl Places {
         if is_new {
             self.created.push(path.to_owned());
         }
-        let metadata = output.file.metadata();
+        let metadata = output.file.0.metadata();
         let metadata = metadata.with_context(|| format!("cannot examine {}", path.display()))?;
         self.object_to(flag, path, &metadata)?;
         self.known.extend(place_of(&metadata, format!("{flag} {}", path.display())));
