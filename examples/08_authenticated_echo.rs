@@ -23,7 +23,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let algorithm = MacAlgorithm::Sha256;
     let server = Server::builder()
         .listen("127.0.0.1:0".parse()?)
-        .keyring(Keyring::new(algorithm, std::slice::from_ref(&key))?)
+        .keyring(Keyring::single(algorithm, &key))
         .spawn()?;
     let address = server.addresses()[0];
     let patience = Some(Duration::from_secs(5));

@@ -28,7 +28,7 @@ fn connect(place: &str, timeout: Duration) -> Result<Client, ClientError> {
 #[test]
 fn answers_of_any_length_come_back_under_either_mac() {
     for mac in [MacAlgorithm::Md5, MacAlgorithm::Sha256] {
-        let keyring = Keyring::new(mac, &[Key::demo()]).unwrap();
+        let keyring = Keyring::single(mac, &Key::demo());
         let server = Server::builder().listen("127.0.0.1:0".parse().unwrap()).keyring(keyring);
         let server = server.spawn().unwrap();
         let place = server.addresses()[0];

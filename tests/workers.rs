@@ -58,7 +58,7 @@ fn they_serve_count_and_drain_together() {
 fn new_keys_are_everybodys() {
     let running = spawn();
     let new = Key::new(b"the key of tomorrow".to_vec());
-    let keyring = Keyring::new(MacAlgorithm::Md5, std::slice::from_ref(&new)).unwrap();
+    let keyring = Keyring::single(MacAlgorithm::Md5, &new);
     running.handle().replace_keyring(keyring);
     for _ in 0..CROWD {
         let (mut stream, challenge) = connect(running.addresses()[0]);

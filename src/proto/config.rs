@@ -8,7 +8,8 @@ use crate::python::Timeout;
 #[derive(Clone, Debug)]
 pub struct Config {
     /// The keys that are accepted. May be exchanged between two inputs; a digest is judged by
-    /// the ring in force when its last byte arrives.
+    /// the ring in force when its last byte arrives. A client that has sent more bytes than the
+    /// new ring's digest has is refused.
     pub keyring: Keyring,
     /// One deadline from the first byte of the challenge to the last byte of the digest; no byte
     /// extends it. 5 s: survives four lost segments in a row at TCP's 200 ms floor.
