@@ -22,7 +22,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let key = Key::new(&b"correct horse battery staple"[..]);
     let algorithm = MacAlgorithm::Sha256;
     let server = Server::builder()
-        .listen("127.0.0.1:0".parse()?)
+        .listen("127.0.0.1:0")
         .keyring(Keyring::single(algorithm, &key))
         .spawn()?;
     let address = server.addresses()[0];

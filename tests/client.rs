@@ -29,7 +29,7 @@ fn connect(place: &str, timeout: Duration) -> Result<Client, ClientError> {
 fn answers_of_any_length_come_back_under_either_mac() {
     for mac in [MacAlgorithm::Md5, MacAlgorithm::Sha256] {
         let keyring = Keyring::single(mac, &Key::demo());
-        let server = Server::builder().listen("127.0.0.1:0".parse().unwrap()).keyring(keyring);
+        let server = Server::builder().listen("127.0.0.1:0").keyring(keyring);
         let server = server.spawn().unwrap();
         let place = server.addresses()[0];
         let mut client = Client::connect(place, &Key::demo(), mac, Some(PATIENCE)).unwrap();
@@ -74,7 +74,7 @@ fn no_challenge_comes() {
 
 #[test]
 fn a_refusal_shows_with_whatever_comes_first() {
-    let server = Server::builder().listen("127.0.0.1:0".parse().unwrap()).spawn().unwrap();
+    let server = Server::builder().listen("127.0.0.1:0").spawn().unwrap();
     let place = server.addresses()[0];
     let wrong = Key::new(&b"not the key that the server has"[..]);
     let client = || Client::connect(place, &wrong, MacAlgorithm::Md5, Some(PATIENCE)).unwrap();

@@ -397,7 +397,7 @@ fn a_drained_server_accepts_nobody() {
 fn several_addresses_are_served_by_one_loop() {
     let server = Server::builder()
         .listen(any_port())
-        .listen("[::1]:0".parse().unwrap())
+        .listen("[::1]:0")
         .listener(std::net::TcpListener::bind(any_port()).unwrap())
         .spawn()
         .unwrap();

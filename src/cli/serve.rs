@@ -129,9 +129,10 @@ fn build<H: Handler + Clone>(
             let text = "--max-connections: each of --workers needs at least one";
             Failure::because(Kind::Usage, text.to_owned())
         }
-        BuildError::NoAddress | BuildError::Zero(_) | BuildError::NotShared(_) => {
-            Failure::new(Kind::Usage, error)
-        }
+        BuildError::NoAddress
+        | BuildError::Address(_)
+        | BuildError::Zero(_)
+        | BuildError::NotShared(_) => Failure::new(Kind::Usage, error),
         BuildError::Loop(_) => Failure::new(Kind::Runtime, error),
     })
 }

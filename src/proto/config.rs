@@ -28,8 +28,9 @@ pub struct Config {
     /// What one `recv` may return, in bytes; at least 1. 32 KiB: beyond that a message costs no
     /// less. The tutorial's pacing is 1024.
     pub recv_size: usize,
-    /// The longest answer, in bytes, that a handler may give to one `recv`. 16 MiB: as long as it
-    /// is unsent it occupies memory, once for each connection.
+    /// The longest answer, in bytes, that a handler may give to one `recv`, and the most that may
+    /// wait for one peer if messages are pushed as well. 16 MiB: as long as it is unsent it
+    /// occupies memory, once for each connection.
     pub max_answer: usize,
 }
 

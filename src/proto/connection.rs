@@ -5,7 +5,8 @@ use zeroize::Zeroizing;
 
 use super::backlog::Backlog;
 use super::config::waits;
-use super::{Answer, CloseReason, Config, Handler, Upper};
+use super::guard::guarded;
+use super::{Answer, CloseReason, Config, Handler, Peer, Upper};
 use crate::auth::{Challenge, Digest};
 use crate::python::{Call, Monotonic};
 
@@ -76,13 +77,14 @@ enum Stage {
     Echoing(Option<Box<Backlog>>),
     Finishing(CloseReason),
     Lingering { reason: CloseReason, bytes_left: u32 },
-    Closed { reason: CloseReason, authenticated: bool, owed: u32 },
+    Closed { reason: CloseReason, authenticated: bool, unanswered: bool, owed: u32 },
 }
 
 struct Handshake {
     challenge: Challenge,
-    sent: usize,
     digest: Zeroizing<[u8; Digest::MAX_LEN]>,
+    peer: Peer,
+    sent: usize,
     received: usize,
 }
 
@@ -91,14 +93,22 @@ impl<H: Handler> Connection<H> {
     pub fn new(config: &Config, challenge: Challenge, handler: H, now: Monotonic) -> Self {
         let handshake = Handshake {
             challenge,
-            sent: 0,
             digest: Zeroizing::new([0; Digest::MAX_LEN]),
+            peer: Peer::default(),
+            sent: 0,
             received: 0,
         };
         Self {
             stage: Stage::AwaitDigest(Box::new(handshake)),
             call: Call::begin(waits(config.auth_timeout), now),
             handler,
+        }
+    }
+
+    /// Says who the client is, which its handler is told once the digest was right.
+    pub const fn introduce(&mut self, peer: Peer) {
+        if let Stage::AwaitDigest(handshake) = &mut self.stage {
+            handshake.peer = peer;
         }
     }
 
@@ -151,6 +161,13 @@ impl<H: Handler> Connection<H> {
         }
     }
 
+    /// Whether the peer lacks something of what it is owed, though the connection is over: then its
+    /// socket should be reset, because an orderly end would pass off a part as the whole.
+    pub fn is_incomplete(&self) -> bool {
+        let unanswered = matches!(self.stage, Stage::Closed { unanswered: true, .. });
+        unanswered || self.undelivered() > 0
+    }
+
     /// Whether the digest was right, also after the end.
     pub const fn has_authenticated(&self) -> bool {
         match &self.stage {
@@ -160,8 +177,8 @@ impl<H: Handler> Connection<H> {
         }
     }
 
-    /// How many bytes of an answer the kernel had not taken when the connection ended. If there
-    /// are any, the socket should be reset: an orderly end would pass off a part as the whole.
+    /// How many bytes of an answer, or of pushed messages, the kernel had not taken when the
+    /// connection ended.
     pub fn undelivered(&self) -> usize {
         match &self.stage {
             Stage::Closed { owed, .. } => *owed as usize,
@@ -204,13 +221,24 @@ impl<H: Handler> Connection<H> {
             match handshake.verdict(config) {
                 None => {}
                 Some(false) => self.end(CloseReason::Rejected),
-                Some(true) => self.recv_again(config, now),
+                Some(true) => {
+                    let peer = handshake.peer;
+                    self.recv_again(config, now);
+                    if guarded(|| self.handler.opened(&peer)).is_none() {
+                        self.end_unanswered();
+                    }
+                }
             }
         }
         match &mut self.stage {
             Stage::Echoing(None) if !input.is_empty() => {
-                let answer = self.handler.handle(input);
-                self.reply(config, now, input, answer)
+                match guarded(|| self.handler.handle(input)) {
+                    Some(answer) => self.reply(config, now, input, answer),
+                    None => {
+                        self.end_unanswered();
+                        self.no_reply(config, now)
+                    }
+                }
             }
             Stage::Echoing(Some(_)) => panic!("received while a sendall is unfinished"),
             Stage::Lingering { reason, bytes_left } => {
@@ -235,14 +263,53 @@ impl<H: Handler> Connection<H> {
             Stage::AwaitDigest(handshake) => handshake.sent += n,
             Stage::Echoing(Some(backlog)) => {
                 if backlog.advance(n) {
-                    let then_close = backlog.then_close;
-                    self.sendall_done(config, then_close, now);
+                    let (then_close, another) = (backlog.then_close, backlog.next());
+                    if another {
+                        self.call = Call::begin(waits(config.send_timeout), now);
+                    } else {
+                        self.sendall_done(config, then_close, now);
+                    }
                 }
             }
             Stage::Echoing(None)
             | Stage::Finishing(_)
             | Stage::Lingering { .. }
             | Stage::Closed { .. } => {}
+        }
+    }
+
+    /// Sends `message` unasked, in a `sendall` between two `recv`: after whatever is unsent, and
+    /// nothing is read before it is handed over. The next `recv` then has its whole time.
+    ///
+    /// False, and the message is dropped, if the connection has not authenticated, is about to end
+    /// or over. It also ends for a message longer than [`Config::max_answer`], in an orderly way,
+    /// and with [`CloseReason::FellBehind`] if that many bytes would wait: so a peer that stays
+    /// has been sent everything that was taken, in order.
+    pub fn push(&mut self, config: &Config, message: Bytes, now: Monotonic) -> bool {
+        let limit = config.max_answer;
+        match &mut self.stage {
+            Stage::Echoing(_) if message.is_empty() => true,
+            Stage::Echoing(_) if message.len() > limit => {
+                self.close(CloseReason::AnswerTooLong);
+                false
+            }
+            Stage::Echoing(None) => {
+                self.call = Call::begin(waits(config.send_timeout), now);
+                self.stage = Stage::Echoing(Some(Backlog::new(message, None)));
+                true
+            }
+            Stage::Echoing(Some(backlog)) if backlog.then_close.is_none() => {
+                let taken = backlog.push(message, limit);
+                if !taken {
+                    self.end(CloseReason::FellBehind);
+                }
+                taken
+            }
+            Stage::AwaitDigest(_)
+            | Stage::Echoing(Some(_))
+            | Stage::Finishing(_)
+            | Stage::Lingering { .. }
+            | Stage::Closed { .. } => false,
         }
     }
 
@@ -297,7 +364,8 @@ impl<H: Handler> Connection<H> {
         }
     }
 
-    /// Ends the connection in an orderly way: an unfinished `sendall` is finished first. One that
+    /// Ends the connection in an orderly way: an unfinished `sendall` is finished first, and those
+    /// of messages that were pushed before. One that
     /// has not authenticated is owed nothing and ends at once.
     pub fn close(&mut self, reason: CloseReason) {
         match &mut self.stage {
@@ -323,15 +391,33 @@ impl<H: Handler> Connection<H> {
 
     /// The only way into `Closed`, and there is none out.
     fn end(&mut self, reason: CloseReason) {
-        let owed = match &self.stage {
-            Stage::Echoing(Some(backlog)) => saturating_u32(backlog.chunk().len()),
+        if let Stage::Closed { .. } = self.stage {
+            return;
+        }
+        let (authenticated, owed) = (self.has_authenticated(), saturating_u32(self.unsent()));
+        let told = !authenticated || guarded(|| self.handler.closed(reason)).is_some();
+        let reason = if told { reason } else { CloseReason::HandlerPanicked };
+        self.stage = Stage::Closed { reason, authenticated, unanswered: false, owed };
+    }
+
+    /// The handler panicked, and the answer to what was received will never be known.
+    fn end_unanswered(&mut self) {
+        self.end(CloseReason::HandlerPanicked);
+        if let Stage::Closed { unanswered, .. } = &mut self.stage {
+            *unanswered = true;
+        }
+    }
+
+    /// Bytes of answers and pushed messages that the kernel has not taken.
+    pub(crate) fn unsent(&self) -> usize {
+        match &self.stage {
+            Stage::Echoing(Some(backlog)) => backlog.len(),
             Stage::AwaitDigest(_)
             | Stage::Echoing(None)
             | Stage::Finishing(_)
-            | Stage::Lingering { .. } => 0,
-            Stage::Closed { .. } => return,
-        };
-        self.stage = Stage::Closed { reason, authenticated: self.has_authenticated(), owed };
+            | Stage::Lingering { .. }
+            | Stage::Closed { .. } => 0,
+        }
     }
 
     fn recv_again(&mut self, config: &Config, now: Monotonic) {
