@@ -3,6 +3,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::admission::AdmissionArgs;
 use super::load::LoadArgs;
 use super::logs::ReportArgs;
 use super::values::{Limit, ServerAddress, Size, listen_address};
@@ -79,6 +80,9 @@ pub(super) struct ServeArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     #[arg(env = "SALTECHO_MAX_CONNECTIONS", hide_env_values = true)]
     pub(super) max_connections: Option<u32>,
+
+    #[command(flatten)]
+    pub(super) admission: AdmissionArgs,
 
     /// How long a client may take for its whole digest (5s, 500ms, off)
     #[arg(long, value_name = "TIME", default_value = "5s")]

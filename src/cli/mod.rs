@@ -2,6 +2,7 @@
 //!
 //! Results go to stdout, talk goes to stderr. Whoever closes either of them early is not told so.
 
+mod admission;
 mod args;
 mod connect;
 mod escape;

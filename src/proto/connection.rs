@@ -80,12 +80,13 @@ enum Stage {
     Closed { reason: CloseReason, authenticated: bool, unanswered: bool, owed: u32 },
 }
 
+/// At most 120 bytes: glibc keeps blocks of that size at hand, and longer ones cost twice as much.
 struct Handshake {
     challenge: Challenge,
     digest: Zeroizing<[u8; Digest::MAX_LEN]>,
     peer: Peer,
-    sent: usize,
-    received: usize,
+    sent: u32,
+    received: u32,
 }
 
 impl<H: Handler> Connection<H> {
@@ -130,7 +131,7 @@ impl<H: Handler> Connection<H> {
     pub fn wants(&self, config: &Config) -> Wants {
         let recv = Wants::Recv { limit: config.recv_size };
         match &self.stage {
-            Stage::AwaitDigest(handshake) if handshake.sent < Challenge::LEN => Wants::Send,
+            Stage::AwaitDigest(handshake) if !handshake.unsent().is_empty() => Wants::Send,
             Stage::AwaitDigest(_) | Stage::Echoing(None) | Stage::Lingering { .. } => recv,
             Stage::Echoing(Some(_)) => Wants::Send,
             Stage::Finishing(_) => Wants::Shutdown,
@@ -141,7 +142,7 @@ impl<H: Handler> Connection<H> {
     /// The bytes that the call in progress has yet to send; empty unless it is a `sendall`.
     pub fn chunk(&self) -> &[u8] {
         match &self.stage {
-            Stage::AwaitDigest(handshake) => &handshake.challenge.as_bytes()[handshake.sent..],
+            Stage::AwaitDigest(handshake) => handshake.unsent(),
             Stage::Echoing(Some(backlog)) => backlog.chunk(),
             Stage::Echoing(None)
             | Stage::Finishing(_)
@@ -215,7 +216,7 @@ impl<H: Handler> Connection<H> {
         debug_assert!(!data.is_empty(), "an empty recv is the end of the stream");
         let mut input = data;
         if let Stage::AwaitDigest(handshake) = &mut self.stage {
-            assert_eq!(handshake.sent, Challenge::LEN, "received before the challenge was sent");
+            assert!(handshake.unsent().is_empty(), "received before the challenge was sent");
             let taken = handshake.take(input, config.keyring.algorithm().digest_len());
             input = &mut input[taken..];
             match handshake.verdict(config) {
@@ -260,7 +261,7 @@ impl<H: Handler> Connection<H> {
     pub fn handle_sent(&mut self, config: &Config, n: usize, now: Monotonic) {
         debug_assert!(n <= self.chunk().len(), "more sent than there was");
         match &mut self.stage {
-            Stage::AwaitDigest(handshake) => handshake.sent += n,
+            Stage::AwaitDigest(handshake) => handshake.sent += saturating_u32(n),
             Stage::Echoing(Some(backlog)) => {
                 if backlog.advance(n) {
                     let (then_close, another) = (backlog.then_close, backlog.next());
@@ -460,21 +461,28 @@ impl<H: Handler> Connection<H> {
 }
 
 impl Handshake {
+    /// The part of the challenge that has yet to be sent.
+    fn unsent(&self) -> &[u8] {
+        &self.challenge.as_bytes()[self.sent as usize..]
+    }
+
     /// Copies the part of `input` that belongs to the digest; returns its length.
     ///
     /// A keyring that came in the meantime may ask for fewer bytes than are here already.
     fn take(&mut self, input: &[u8], digest_len: usize) -> usize {
-        let taken = input.len().min(digest_len.saturating_sub(self.received));
-        self.digest[self.received..self.received + taken].copy_from_slice(&input[..taken]);
-        self.received += taken;
+        let received = self.received as usize;
+        let taken = input.len().min(digest_len.saturating_sub(received));
+        self.digest[received..received + taken].copy_from_slice(&input[..taken]);
+        self.received += saturating_u32(taken);
         taken
     }
 
     /// Whether the digest is right; `None` until its last byte is there, because only then may
     /// the work of a MAC be spent on a stranger.
     fn verdict(&self, config: &Config) -> Option<bool> {
-        let complete = self.received >= config.keyring.algorithm().digest_len();
-        complete.then(|| config.keyring.verify(&self.challenge, &self.digest[..self.received]))
+        let received = self.received as usize;
+        let complete = received >= config.keyring.algorithm().digest_len();
+        complete.then(|| config.keyring.verify(&self.challenge, &self.digest[..received]))
     }
 }
 
@@ -560,3 +568,4 @@ fn saturating_u32(n: usize) -> u32 {
 
 /// Every connection of a crowd carries one of these: two words beside its handler's state.
 const _: () = assert!(size_of::<Connection<Upper>>() <= 24);
+const _: () = assert!(size_of::<Handshake>() <= 120);

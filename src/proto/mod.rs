@@ -28,7 +28,7 @@ pub use close_reason::CloseReason;
 pub use config::Config;
 pub use connection::{Connection, Reply, State, Wants};
 #[cfg(feature = "server")]
-pub(crate) use guard::guarded;
+pub(crate) use guard::{guarded, in_user_code};
 pub use handler::{Answer, Handler, Identity, Upper};
 pub use peer::{ConnId, Peer};
 pub use responder::Responder;

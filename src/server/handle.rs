@@ -1,4 +1,3 @@
-use std::cell::Cell;
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -6,7 +5,7 @@ use bytes::Bytes;
 
 use super::{Stats, Wake};
 use crate::auth::Keyring;
-use crate::proto::{ConnId, Peer};
+use crate::proto::{ConnId, Peer, in_user_code};
 
 /// Reaches into a running loop, or into several at once, from another thread. Clones reach the
 /// same; handles [collected](FromIterator) into one reach all the loops of each.
@@ -122,26 +121,6 @@ impl Entrance {
     }
 }
 
-thread_local! {
-    static IN_TURN: Cell<bool> = const { Cell::new(false) };
-}
-
-/// Marks this thread as one that turns a loop, until it is dropped.
-pub(super) struct InTurn(());
-
-impl InTurn {
-    pub(super) fn begin() -> Self {
-        IN_TURN.set(true);
-        Self(())
-    }
-}
-
-impl Drop for InTurn {
-    fn drop(&mut self) {
-        IN_TURN.set(false);
-    }
-}
-
 impl Handle {
     /// Stops accepting, finishes every unfinished `sendall`, half-closes, and ends the loop when
     /// the last connection is gone or the drain time-out has passed.
@@ -187,7 +166,7 @@ impl Handle {
     /// is always `None`: those are called by a loop, which cannot wait for itself, nor for another
     /// that may be waiting in turn.
     pub fn stats(&self) -> Option<Stats> {
-        if IN_TURN.get() {
+        if in_user_code() {
             return None;
         }
         let (reply, stats) = mpsc::channel();

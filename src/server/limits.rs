@@ -101,6 +101,11 @@ impl Limits {
         }
     }
 
+    /// The default share of one source in so many unauthenticated connections.
+    pub const fn share_of(unauthenticated: usize) -> usize {
+        unauthenticated.div_ceil(8)
+    }
+
     /// The defaults for at most this many connections.
     pub fn for_connections(connections: usize) -> Self {
         let unauthenticated = (connections / 4).max(256).min(connections);
@@ -108,7 +113,7 @@ impl Limits {
             connections,
             unauthenticated,
             eviction_age: Duration::from_secs(1),
-            unauthenticated_per_source: Some(unauthenticated.div_ceil(8)),
+            unauthenticated_per_source: Some(Self::share_of(unauthenticated)),
             suspicion: Duration::from_secs(60),
             trust_loopback: true,
             accepts_per_turn: 64,

@@ -34,7 +34,7 @@ use bytes::Bytes;
 
 use accept::{Door, Rest};
 use admission::Strangers;
-use handle::{Command, InTurn, Inbox};
+use handle::{Command, Inbox};
 use slots::{Slot, Slots};
 use timers::Step;
 
@@ -202,19 +202,9 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
     /// When polling fails or a listener became unusable: the loop cannot go on. What befalls a
     /// single connection never ends it, nor does a panic of its handler or of the observer.
     pub fn turn(&mut self) -> io::Result<bool> {
-        let _mark = InTurn::begin();
-        let goes_on = self.poll_and_work();
-        if !matches!(goes_on, Ok(true)) {
-            self.inbox.close();
-        }
-        goes_on
-    }
-
-    #[inline(always)] // A turn that finds nothing is mostly this call.
-    fn poll_and_work(&mut self) -> io::Result<bool> {
         let (mut woken, mut spoken_to) = (false, false);
         let wait = self.wait();
-        self.kernel.poll(wait, |token, ready| {
+        let polled = self.kernel.poll(wait, |token, ready| {
             spoken_to = true;
             match token.target() {
                 Target::Wake => woken = true,
@@ -231,7 +221,8 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
                     None => self.stats.stale_events += 1,
                 },
             }
-        })?;
+        });
+        polled.inspect_err(|_| self.inbox.close())?;
         self.now = self.kernel.now();
         if spoken_to {
             self.awake_until = self.now.saturating_add(self.limits.spin);
@@ -242,7 +233,7 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         }
         self.pump_queue();
         self.handle_deadlines();
-        self.accept()?;
+        self.accept().inspect_err(|_| self.inbox.close())?;
         self.finish_draining();
         Ok(self.lifecycle != Lifecycle::Stopped)
     }
@@ -429,18 +420,23 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
     fn finish_draining(&mut self) {
         let Lifecycle::Draining { until } = self.lifecycle else { return };
         if self.slots.is_empty() {
-            self.lifecycle = Lifecycle::Stopped;
+            self.end();
         } else if until.is_some_and(|until| until <= self.now) {
             self.end_all(CloseReason::DrainTimeout);
         }
     }
 
     fn end_all(&mut self, reason: CloseReason) {
-        self.lifecycle = Lifecycle::Stopped;
+        self.end();
         self.doors.clear();
         for id in self.slots.ids().collect::<Vec<_>>() {
             self.abort(id, reason);
         }
+    }
+
+    fn end(&mut self) {
+        self.lifecycle = Lifecycle::Stopped;
+        self.inbox.close();
     }
 }
 
