@@ -28,6 +28,15 @@ struct Pushed {
 /// What a pushed message counts for at least, in bytes: as much as its place in the queue takes.
 const LEAST_MESSAGE: usize = 64;
 
+impl Pushed {
+    #[cold]
+    fn pop(&mut self) -> Option<Bytes> {
+        let message = self.messages.pop_front()?;
+        self.bytes -= message.len();
+        Some(message)
+    }
+}
+
 impl Backlog {
     pub(super) fn new(rest: Bytes, then_close: Option<CloseReason>) -> Box<Self> {
         debug_assert!(!rest.is_empty(), "a backlog without bytes");
@@ -52,11 +61,8 @@ impl Backlog {
 
     /// Begins the `sendall` of the next message; false if there is none.
     pub(super) fn next(&mut self) -> bool {
-        let Some(pushed) = &mut self.pushed else { return false };
-        let Some(message) = pushed.messages.pop_front() else { return false };
-        pushed.bytes -= message.len();
-        self.rest = message;
-        true
+        let message = self.pushed.as_mut().and_then(|pushed| pushed.pop());
+        message.map(|message| self.rest = message).is_some()
     }
 
     /// Queues a message behind all that is unsent, unless more than `limit` bytes would wait then.

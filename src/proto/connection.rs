@@ -162,11 +162,11 @@ impl<H: Handler> Connection<H> {
         }
     }
 
-    /// Whether the peer lacks something of what it is owed, though the connection is over: then its
-    /// socket should be reset, because an orderly end would pass off a part as the whole.
-    pub fn is_incomplete(&self) -> bool {
-        let unanswered = matches!(self.stage, Stage::Closed { unanswered: true, .. });
-        unanswered || self.undelivered() > 0
+    /// Whether the connection ended by a panic of its handler, so that an answer is missing. Then,
+    /// or if bytes are [undelivered](Self::undelivered), its socket should be reset: an orderly
+    /// end would pass off a part as the whole.
+    pub const fn is_unanswered(&self) -> bool {
+        matches!(self.stage, Stage::Closed { unanswered: true, .. })
     }
 
     /// Whether the digest was right, also after the end.
@@ -264,11 +264,10 @@ impl<H: Handler> Connection<H> {
             Stage::AwaitDigest(handshake) => handshake.sent += saturating_u32(n),
             Stage::Echoing(Some(backlog)) => {
                 if backlog.advance(n) {
-                    let (then_close, another) = (backlog.then_close, backlog.next());
-                    if another {
-                        self.call = Call::begin(waits(config.send_timeout), now);
-                    } else {
-                        self.sendall_done(config, then_close, now);
+                    let then_close = backlog.then_close;
+                    match backlog.next() {
+                        true => self.call = Call::begin(waits(config.send_timeout), now),
+                        false => self.sendall_done(config, then_close, now),
                     }
                 }
             }
@@ -392,10 +391,12 @@ impl<H: Handler> Connection<H> {
 
     /// The only way into `Closed`, and there is none out.
     fn end(&mut self, reason: CloseReason) {
-        if let Stage::Closed { .. } = self.stage {
-            return;
-        }
-        let (authenticated, owed) = (self.has_authenticated(), saturating_u32(self.unsent()));
+        let (authenticated, owed) = match &self.stage {
+            Stage::AwaitDigest(_) => (false, 0),
+            Stage::Echoing(Some(backlog)) => (true, saturating_u32(backlog.len())),
+            Stage::Echoing(None) | Stage::Finishing(_) | Stage::Lingering { .. } => (true, 0),
+            Stage::Closed { .. } => return,
+        };
         let told = !authenticated || guarded(|| self.handler.closed(reason)).is_some();
         let reason = if told { reason } else { CloseReason::HandlerPanicked };
         self.stage = Stage::Closed { reason, authenticated, unanswered: false, owed };
@@ -410,6 +411,7 @@ impl<H: Handler> Connection<H> {
     }
 
     /// Bytes of answers and pushed messages that the kernel has not taken.
+    #[cfg(feature = "server")]
     pub(crate) fn unsent(&self) -> usize {
         match &self.stage {
             Stage::Echoing(Some(backlog)) => backlog.len(),

@@ -53,7 +53,10 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
                         AcceptError::Exhausted => {
                             self.cannot_accept(index, AcceptPause::Error(&error));
                         }
-                        AcceptError::Fatal => return Err(error),
+                        AcceptError::Fatal => {
+                            self.inbox.close();
+                            return Err(error);
+                        }
                     },
                 }
             }
@@ -119,14 +122,14 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
     }
 
     fn open(&mut self, stream: K::Stream, peer: Option<SocketAddr>, source: Option<Source>) {
-        let (challenge, handler) = match self.prepare() {
-            Ok(prepared) => prepared,
-            Err(reason) => {
-                self.stats.accepted += 1;
-                self.stats.count_close(reason);
-                return self.kernel.close(stream, Close::Orderly);
-            }
+        let mut random = [0; Challenge::LEN];
+        if self.kernel.fill_random(&mut random).is_err() {
+            return self.cannot_open(stream, CloseReason::SetupFailed);
+        }
+        let Some(handler) = guarded(|| self.handler.clone()) else {
+            return self.cannot_open(stream, CloseReason::HandlerPanicked);
         };
+        let challenge = Challenge::new(random);
         let connection = Connection::new(&self.config, challenge, handler, self.now);
         // A new socket has room for a challenge; whether anything came is for an event to say.
         let id = self.slots.insert(stream, connection, Ready::WRITABLE);
@@ -142,12 +145,10 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         }
     }
 
-    /// What a new connection needs beside its socket; else why it ends.
-    fn prepare(&mut self) -> Result<(Challenge, H), CloseReason> {
-        let mut random = [0; Challenge::LEN];
-        self.kernel.fill_random(&mut random).map_err(|_| CloseReason::SetupFailed)?;
-        let handler = guarded(|| self.handler.clone()).ok_or(CloseReason::HandlerPanicked)?;
-        Ok((Challenge::new(random), handler))
+    fn cannot_open(&mut self, stream: K::Stream, reason: CloseReason) {
+        self.stats.accepted += 1;
+        self.stats.count_close(reason);
+        self.kernel.close(stream, Close::Orderly);
     }
 }
 

@@ -233,7 +233,7 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         }
         self.pump_queue();
         self.handle_deadlines();
-        self.accept().inspect_err(|_| self.inbox.close())?;
+        self.accept()?;
         self.finish_draining();
         Ok(self.lifecycle != Lifecycle::Stopped)
     }
@@ -365,9 +365,10 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
                 self.strangers.remove_failed(id, &self.limits, self.now);
             }
         }
-        let incomplete = slot.connection.is_incomplete();
+        let undelivered = slot.connection.undelivered();
+        let incomplete = undelivered > 0 || slot.connection.is_unanswered();
         self.kernel.close(slot.stream, if incomplete { Close::Reset } else { Close::Orderly });
-        self.stats.bytes_undelivered += slot.connection.undelivered() as u64;
+        self.stats.bytes_undelivered += undelivered as u64;
         // The handler goes with it, and its destructor is not the loop's code either.
         guarded(|| drop(slot.connection));
         self.stats.count_close(reason);
