@@ -66,7 +66,9 @@ impl Peer<'_> {
             ClientError::Closed(Step::Connecting | Step::Exchanging) => {
                 (Kind::Runtime, format!("{address} closed the connection"))
             }
-            ClientError::Socket(_) => (Kind::Runtime, format!("{address}: {error}")),
+            ClientError::NoEcho | ClientError::Socket(_) => {
+                (Kind::Runtime, format!("{address}: {error}"))
+            }
         };
         Failure::new(kind, anyhow!(text))
     }
