@@ -84,6 +84,9 @@ pub enum ClientError {
     /// passed or the stream ended. Services that greet in text, such as SSH or SMTP, end here.
     #[error("the server's first bytes are not a challenge: {}", .0.escape_ascii())]
     NotAChallenge(Vec<u8>),
+    /// More came than bytes were sent: the server is no echo. What came is the start of its answer.
+    #[error("the server is no echo: it answered more bytes than were sent, or spoke unasked")]
+    NoEcho,
     /// Another error of the connection.
     #[error("the connection failed: {}", .0.message())]
     Socket(#[source] Error),
@@ -178,32 +181,71 @@ impl Client {
                 .is_ok_and(|_| self.socket.fails_within(RESET + line).unwrap_or(false))
     }
 
-    /// Sends `data` and appends its answer, as many bytes, to `answer`.
+    /// Sends `data` to an echo and appends its answer, which has as many bytes, to `answer`.
     ///
     /// Long data goes out in pieces, each answered before the next is sent: if both sides sent and
-    /// neither read, both would wait for ever.
+    /// neither read, both would wait for ever. A service that answers anything else is talked to
+    /// with [`send`](Self::send) and [`recv`](Self::recv), since only the caller can tell where
+    /// its answer ends.
     ///
     /// # Errors
     /// [`ClientError`]; `answer` then holds the part that came. After a time-out the rest may
     /// still come, and would pass for the answer to something else: better connect again.
+    /// [`ClientError::NoEcho`] for bytes too many, before anything is sent if they were there.
     pub fn exchange(&mut self, data: &[u8], answer: &mut Vec<u8>) -> Result<(), ClientError> {
+        let mut buffer = [0; PIECE + 1];
         for piece in data.chunks(PIECE) {
-            self.socket.sendall(piece).map_err(|error| self.judge(error))?;
+            if self.has_unread().map_err(ClientError::Socket)? {
+                return Err(ClientError::NoEcho);
+            }
+            self.send(piece)?;
             let mut due = piece.len();
-            let mut buffer = [0; PIECE];
             while due > 0 {
-                match self.socket.recv_into(&mut buffer[..due]) {
-                    Ok(0) => return Err(self.ended()),
-                    Ok(n) => {
-                        self.standing = Standing::Accepted;
-                        answer.extend_from_slice(&buffer[..n]);
-                        due -= n;
-                    }
-                    Err(error) => return Err(self.judge(error)),
-                }
+                // With room for one byte too many, which an echo never has.
+                let n = match self.recv(&mut buffer[..=due])? {
+                    0 => return Err(self.ended()),
+                    n => n,
+                };
+                answer.extend_from_slice(&buffer[..n]);
+                due = due.checked_sub(n).ok_or(ClientError::NoEcho)?;
             }
         }
         Ok(())
+    }
+
+    /// Sends all of `data`, however long it is; the time-out is for the whole.
+    ///
+    /// # Errors
+    /// [`ClientError`]. How much was sent is then unknown.
+    pub fn send(&mut self, data: &[u8]) -> Result<(), ClientError> {
+        self.socket.sendall(data).map_err(|error| self.judge(error))
+    }
+
+    /// Receives what there is, waiting for something if need be, into `buffer`; zero at the end of
+    /// the stream.
+    ///
+    /// # Errors
+    /// [`ClientError`]; [`ClientError::Refused`] if the stream ends before the server ever said
+    /// something.
+    pub fn recv(&mut self, buffer: &mut [u8]) -> Result<usize, ClientError> {
+        match self.socket.recv_into(buffer) {
+            Ok(0) if self.standing == Standing::Presumed && !buffer.is_empty() => Err(self.ended()),
+            Ok(n) => {
+                self.standing = Standing::Accepted;
+                Ok(n)
+            }
+            Err(error) => Err(self.judge(error)),
+        }
+    }
+
+    /// Whether something has come that was not received. An end or an error is for the next call
+    /// to tell.
+    fn has_unread(&self) -> SocketResult<bool> {
+        let usual = self.socket.gettimeout();
+        self.socket.settimeout(Some(0.0))?;
+        let peeked = self.socket.recv_with_flags(1, MSG_PEEK);
+        self.socket.settimeout(usual)?;
+        Ok(peeked.is_ok_and(|bytes| !bytes.is_empty()))
     }
 
     /// The socket, for everything else that it can do.

@@ -301,7 +301,7 @@ fn keys_can_be_exchanged_while_it_runs() {
     let old = authenticated(address);
     assert_eq!(exchange(&old, b"old"), b"OLD");
     let key = Key::new(&b"another key of 24 bytes."[..]);
-    let keyring = Keyring::new(MacAlgorithm::Sha256, std::slice::from_ref(&key)).unwrap();
+    let keyring = Keyring::single(MacAlgorithm::Sha256, &key);
     server.handle().replace_keyring(keyring);
     let (new, challenge) = connect(address);
     (&new).write_all(MacAlgorithm::Sha256.digest(&key, &challenge).as_bytes()).unwrap();
@@ -398,7 +398,7 @@ fn a_drained_server_accepts_nobody() {
 fn several_addresses_are_served_by_one_loop() {
     let server = Server::builder()
         .listen(any_port())
-        .listen("[::1]:0".parse().unwrap())
+        .listen("[::1]:0")
         .listener(std::net::TcpListener::bind(any_port()).unwrap())
         .spawn()
         .unwrap();

@@ -29,7 +29,7 @@ pub(crate) fn serve(args: &[String]) {
         config.send_timeout = Some(Duration::from_secs(seconds));
     }
     let address = args.iter().find_map(|arg| arg.strip_prefix("listen=")).unwrap_or("127.0.0.1:0");
-    let server = Server::builder().listen(address.parse().unwrap()).limits(limits).config(config);
+    let server = Server::builder().listen(address).limits(limits).config(config);
     let running = server.spawn().unwrap();
     println!("{}", running.addresses()[0]);
     for line in stdin().lines() {

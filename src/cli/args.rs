@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::address::{ServerAddress, listen_address};
+use super::admission::AdmissionArgs;
 use super::load::LoadArgs;
 use super::logs::ReportArgs;
 use super::values::{Limit, Size, Spin};
@@ -84,6 +85,9 @@ pub(super) struct ServeArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     #[arg(env = "SALTECHO_MAX_CONNECTIONS", hide_env_values = true)]
     pub(super) max_connections: Option<u32>,
+
+    #[command(flatten)]
+    pub(super) admission: AdmissionArgs,
 
     /// Time limit for a client's whole digest (5s, 500ms, off)
     #[arg(long, value_name = "TIME", default_value = "5s")]

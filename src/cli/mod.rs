@@ -4,6 +4,7 @@
 //! for a reader that has left.
 
 mod address;
+mod admission;
 mod args;
 mod connect;
 mod environment;

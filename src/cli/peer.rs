@@ -62,7 +62,9 @@ impl Peer<'_> {
             ),
             ClientError::NotAChallenge(greeting) => self.other_service(greeting),
             ClientError::TimedOut(Step::Exchanging) => return self.silent(true),
-            ClientError::Closed(Step::Connecting | Step::Exchanging) | ClientError::Socket(_) => {
+            ClientError::NoEcho
+            | ClientError::Closed(Step::Connecting | Step::Exchanging)
+            | ClientError::Socket(_) => {
                 return Failure::because(Kind::Runtime, format!("{address}: {error}"));
             }
         };

@@ -2,12 +2,11 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::io;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use saltecho::proto::{CloseReason, Config};
-use saltecho::server::{ConnId, Limits, Observer, Stats};
+use saltecho::server::{AcceptPause, ConnId, Limits, Observer, Stats};
 
 use super::failure::{Failure, Kind};
 use super::log::{Level, Log};
@@ -156,17 +155,23 @@ impl Observer for Reporter {
         }
     }
 
-    fn accept_paused(&mut self, cause: Option<&io::Error>) {
+    fn accept_paused(&mut self, pause: AcceptPause<'_>) {
         if self.paused.is_some_and(|said| said.elapsed() < Self::PAUSE) {
             return;
         }
         self.paused = Some(Instant::now());
         let worker = &self.worker;
-        match cause {
-            Some(error) => self.log.warn(format_args!("{worker}accepting rests: {error}")),
-            None => self.log.warn(format_args!(
+        match pause {
+            AcceptPause::Error(error) => {
+                self.log.warn(format_args!("{worker}accepting rests: {error}"));
+            }
+            AcceptPause::Full => self.log.warn(format_args!(
                 "{worker}accepting rests: all places are taken; --max-connections and `ulimit -n` \
                  set how many there are"
+            )),
+            AcceptPause::UnauthenticatedFull => self.log.warn(format_args!(
+                "{worker}accepting rests: all places for unauthenticated clients are taken; \
+                 --max-unauthenticated sets how many there are"
             )),
         }
     }

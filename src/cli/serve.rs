@@ -55,14 +55,15 @@ fn serve<H: Handler + Clone + Send>(
             "SIGHUP was ignored when the server started (by nohup?), so it does not reload the keys",
         );
     }
-    let (config, limits) = (args.config(keys.keyring), args.limits());
+    let (config, limits) = (args.config(keys.keyring), args.admission.apply(args.limits())?);
     let workers = usize::from(args.workers);
-    let terms = report::terms(&config, &limits, &keys.names, workers);
-    let mut builder = Server::builder().config(config).limits(limits).handler(handler);
+    let terms = report::terms(&config, &limits, &keys.names, workers) + &args.admission.terms();
+    let trusted = args.admission.trusted().iter().copied();
+    let mut builder = Server::builder().config(config).limits(limits).trust(trusted);
     for address in &args.listen {
         builder = builder.listen(*address);
     }
-    let mut servers = build(builder, args)?;
+    let mut servers = build(builder.handler(handler), args)?;
     for (server, number) in servers.iter_mut().zip(1..) {
         let worker = (workers > 1).then_some(number);
         server.set_observer(Box::new(Reporter::new(log.clone(), worker)));
@@ -155,12 +156,13 @@ fn build<H: Handler + Clone>(
         BuildError::Descriptors { .. } => {
             Failure::because(Kind::Usage, format!("--max-connections: {error}"))
         }
-        BuildError::Zero("connections") => {
-            let text = "--max-connections: each of --workers needs at least one";
-            Failure::because(Kind::Usage, text.to_owned())
+        BuildError::Zero(what @ ("connections" | "unauthenticated")) => {
+            let text = format!("--max-{what}: each of --workers needs at least one");
+            Failure::because(Kind::Usage, text)
         }
         BuildError::NoAddress
         | BuildError::NoDescriptors { .. }
+        | BuildError::Address(_)
         | BuildError::Zero(_)
         | BuildError::NotShared(_) => Failure::new(Kind::Usage, error),
         BuildError::Loop(_) => Failure::new(Kind::Runtime, error),

@@ -22,6 +22,11 @@ pub enum CloseReason {
     HandlerClosed,
     /// The handler's answer was longer than [`Config::max_answer`](super::Config::max_answer).
     AnswerTooLong,
+    /// The handler panicked. The socket is reset, since an answer is missing.
+    HandlerPanicked,
+    /// The peer did not read, and more was pushed to it than
+    /// [`Config::max_answer`](super::Config::max_answer) allows to wait.
+    FellBehind,
     /// The server was drained, and the connection had been given all that it was owed.
     Drained,
     /// The server was drained, and the connection was not finished when the time was up.
@@ -36,7 +41,7 @@ pub enum CloseReason {
 
 impl CloseReason {
     /// Every reason, in the order in which they are reported.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 17] = [
         Self::PeerFinished,
         Self::Rejected,
         Self::AuthAbandoned,
@@ -47,6 +52,8 @@ impl CloseReason {
         Self::TransportError,
         Self::HandlerClosed,
         Self::AnswerTooLong,
+        Self::HandlerPanicked,
+        Self::FellBehind,
         Self::Drained,
         Self::DrainTimeout,
         Self::Stopped,
@@ -57,7 +64,11 @@ impl CloseReason {
     /// Whether it was the server's own affair and says nothing about the peer.
     pub const fn is_ours(self) -> bool {
         match self {
-            Self::Drained | Self::DrainTimeout | Self::Stopped | Self::SetupFailed => true,
+            Self::HandlerPanicked
+            | Self::Drained
+            | Self::DrainTimeout
+            | Self::Stopped
+            | Self::SetupFailed => true,
             Self::PeerFinished
             | Self::Rejected
             | Self::AuthAbandoned
@@ -68,6 +79,7 @@ impl CloseReason {
             | Self::TransportError
             | Self::HandlerClosed
             | Self::AnswerTooLong
+            | Self::FellBehind
             | Self::Evicted => false,
         }
     }
@@ -85,6 +97,8 @@ impl CloseReason {
             Self::TransportError => "network error",
             Self::HandlerClosed => "closed by the handler",
             Self::AnswerTooLong => "answer too long",
+            Self::HandlerPanicked => "the handler panicked",
+            Self::FellBehind => "too far behind with reading",
             Self::Drained => "drained",
             Self::DrainTimeout => "cut off by the drain timeout",
             Self::Stopped => "stopped",

@@ -8,7 +8,8 @@ use crate::python::Timeout;
 #[derive(Clone, Debug)]
 pub struct Config {
     /// The keys that are accepted. May be exchanged between two inputs; a digest is judged by
-    /// the ring in force when its last byte arrives.
+    /// the ring in force when its last byte arrives. A client that has sent more bytes than the
+    /// new ring's digest has is refused.
     pub keyring: Keyring,
     /// One deadline from the first byte of the challenge to the last byte of the digest; no byte
     /// extends it. 5 s: survives four lost segments in a row at TCP's 200 ms floor.
@@ -27,8 +28,9 @@ pub struct Config {
     /// What one `recv` may return, in bytes; at least 1. 32 KiB: beyond that a message costs no
     /// less. The tutorial's pacing is 1024.
     pub recv_size: usize,
-    /// The longest answer, in bytes, that a handler may give to one `recv`. 16 MiB: as long as it
-    /// is unsent it occupies memory, once for each connection.
+    /// The longest answer, in bytes, that a handler may give to one `recv`, and the most that may
+    /// wait for one peer if messages are pushed as well. 16 MiB: as long as it is unsent it
+    /// occupies memory, once for each connection.
     pub max_answer: usize,
 }
 

@@ -1,10 +1,10 @@
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::thread::JoinHandle;
 
 use super::limits::descriptor_limit;
 use super::mio_kernel::ListenOptions;
-use super::{Handle, Limits, MioKernel, Observer, Server, Stats, run_workers};
+use super::{Handle, IpNet, Limits, MioKernel, Observer, Server, Stats, run_workers};
 use crate::auth::Keyring;
 use crate::proto::{Config, Handler, Upper};
 
@@ -14,7 +14,7 @@ use crate::proto::{Config, Handler, Upper};
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// use saltecho::{auth::Keyring, server::Server};
 ///
-/// let server = Server::builder().listen("127.0.0.1:0".parse()?).keyring(Keyring::demo());
+/// let server = Server::builder().listen("127.0.0.1:0").keyring(Keyring::demo());
 /// let running = server.spawn()?;
 /// println!("{}", running.addresses()[0]);
 /// # Ok(()) }
@@ -23,9 +23,12 @@ use crate::proto::{Config, Handler, Upper};
 /// Without a key it accepts the demo key, which everybody knows.
 pub struct ServerBuilder<H = Upper> {
     addresses: Vec<SocketAddr>,
+    /// Why an address was none.
+    unresolved: Option<io::Error>,
     listeners: Vec<TcpListener>,
     config: Config,
     limits: Option<Limits>,
+    trusted: Vec<IpNet>,
     handler: H,
     observer: Option<Box<dyn Observer>>,
 }
@@ -36,6 +39,9 @@ pub enum BuildError {
     /// Neither an address nor a listener was given.
     #[error("there is no address to listen on")]
     NoAddress,
+    /// What was given as an address is none, or a name that means none.
+    #[error("not an address to listen on: {0}; give an IP address and a port, like 127.0.0.1:9999")]
+    Address(#[source] io::Error),
     /// The address cannot be had.
     #[error("cannot listen on {address}: {source}")]
     Listen {
@@ -84,9 +90,11 @@ impl ServerBuilder {
     pub(super) fn new() -> Self {
         Self {
             addresses: Vec::new(),
+            unresolved: None,
             listeners: Vec::new(),
             config: Config::new(Keyring::demo()),
             limits: None,
+            trusted: Vec::new(),
             handler: Upper,
             observer: None,
         }
@@ -94,10 +102,17 @@ impl ServerBuilder {
 }
 
 impl<H: Handler + Clone> ServerBuilder<H> {
-    /// Listens on this address too. Port 0 picks a free one.
+    /// Listens on this address too: `"127.0.0.1:9999"`, `"[::1]:0"`, `(ip, port)`, a
+    /// [`SocketAddr`]. Port 0 picks a free one.
+    ///
+    /// A name is looked up here and now, which may block, and each address that it has is listened
+    /// on. What is no address makes [`build`](Self::build) fail.
     #[must_use]
-    pub fn listen(mut self, address: SocketAddr) -> Self {
-        self.addresses.push(address);
+    pub fn listen(mut self, address: impl ToSocketAddrs) -> Self {
+        match address.to_socket_addrs() {
+            Ok(addresses) => self.addresses.extend(addresses),
+            Err(error) => self.unresolved = self.unresolved.or(Some(error)),
+        }
         self
     }
 
@@ -130,14 +145,31 @@ impl<H: Handler + Clone> ServerBuilder<H> {
         self
     }
 
+    /// Never refuses clients from these networks for where they come from; see
+    /// [`Server::trust`].
+    #[must_use]
+    pub fn trust(mut self, networks: impl IntoIterator<Item = IpNet>) -> Self {
+        self.trusted.extend(networks);
+        self
+    }
+
     /// What authenticated connections answer; each gets a clone.
     #[must_use]
     pub fn handler<N: Handler + Clone>(self, handler: N) -> ServerBuilder<N> {
-        let Self { addresses, listeners, config, limits, observer, .. } = self;
-        ServerBuilder { addresses, listeners, config, limits, handler, observer }
+        let Self { addresses, unresolved, listeners, config, limits, trusted, observer, .. } = self;
+        ServerBuilder {
+            addresses,
+            unresolved,
+            listeners,
+            config,
+            limits,
+            trusted,
+            handler,
+            observer,
+        }
     }
 
-    /// Who is told of connections.
+    /// Hears what happens to connections.
     #[must_use]
     pub fn observer(mut self, observer: Box<dyn Observer>) -> Self {
         self.observer = Some(observer);
@@ -160,7 +192,13 @@ impl<H: Handler + Clone> ServerBuilder<H> {
     /// # Errors
     /// [`BuildError`], also if there are to be several and a listener or an observer was handed
     /// over: give each server its own observer with [`Server::set_observer`].
-    pub fn build_workers(self, workers: usize) -> Result<Vec<Server<MioKernel, H>>, BuildError> {
+    pub fn build_workers(
+        mut self,
+        workers: usize,
+    ) -> Result<Vec<Server<MioKernel, H>>, BuildError> {
+        if let Some(error) = self.unresolved.take() {
+            return Err(BuildError::Address(error));
+        }
         let addresses = self.addresses.len() + self.listeners.len();
         let limits = allowed_limits(self.limits, workers, addresses)?;
         self.check(workers, &limits.part(0, workers.max(1)))?;
@@ -186,6 +224,7 @@ impl<H: Handler + Clone> ServerBuilder<H> {
             Server::with_kernel(kernel, listeners, config, limits, self.handler.clone())
         });
         let mut servers = servers.collect::<io::Result<Vec<_>>>()?;
+        servers.iter_mut().for_each(|server| server.trust(&self.trusted));
         if let Some(observer) = self.observer {
             servers[0].set_observer(observer);
         }

@@ -26,8 +26,8 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
                 "invariant 10: {id} could go on and is not queued"
             );
             assert!(
-                connection.chunk().len() <= self.config.max_answer.max(32),
-                "{id} holds more than one answer"
+                connection.unsent() <= self.config.max_answer,
+                "{id} holds more than one answer may have"
             );
             let deadline = connection.poll_timeout();
             let alarm = self.timers.alarm(self.slots.link(id.index));

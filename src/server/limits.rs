@@ -24,7 +24,8 @@ pub struct Limits {
     /// that a client with a wrong key, or a probe, is not punished on a quiet day.
     pub suspicion: Duration,
     /// Whether clients on this machine are never refused for where they come from. True by
-    /// default: all of them would be one source.
+    /// default: all of them would be one source. [`Server::trust`](super::Server::trust) names
+    /// others of which that is true, like a balancer.
     pub trust_loopback: bool,
     /// Connections accepted in one turn: 64, so that a storm of them delays an echo by less than
     /// a millisecond.
@@ -38,6 +39,10 @@ pub struct Limits {
     /// that a greedy peer costs a quiet one a fifth of a millisecond. With 64 KiB long streams
     /// cost a fifth more CPU: each waits for all others before it goes on.
     pub bytes_per_turn: usize,
+    /// Bytes of pushed messages that may wait for the loop to take them, each message counting as
+    /// 64 at least: 1 MiB, which is about a millisecond of its time. Beyond it
+    /// [`Handle::push`](super::Handle::push) fails.
+    pub mailbox_bytes: usize,
     /// How long a drained loop waits for its last connections, if not for ever: 25 s, just under
     /// the 30 s that service managers grant.
     pub drain_timeout: Option<Duration>,
@@ -107,6 +112,11 @@ impl Limits {
         }
     }
 
+    /// The default share of one source in so many unauthenticated connections.
+    pub const fn share_of(unauthenticated: usize) -> usize {
+        unauthenticated.div_ceil(8)
+    }
+
     /// The defaults for at most this many connections.
     pub fn for_connections(connections: usize) -> Self {
         let unauthenticated = (connections / 4).max(256).min(connections);
@@ -114,13 +124,14 @@ impl Limits {
             connections,
             unauthenticated,
             eviction_age: Duration::from_secs(1),
-            unauthenticated_per_source: Some(unauthenticated.div_ceil(8)),
+            unauthenticated_per_source: Some(Self::share_of(unauthenticated)),
             suspicion: Duration::from_secs(60),
             trust_loopback: true,
             accepts_per_turn: 64,
             accept_retry: Duration::from_millis(100),
             shed_per_retry: 5,
             bytes_per_turn: 1 << 20,
+            mailbox_bytes: 1 << 20,
             drain_timeout: Some(Duration::from_secs(25)),
             deadlines_per_turn: 1024,
             events_per_poll: 1024,

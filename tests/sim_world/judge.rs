@@ -12,6 +12,7 @@ use saltecho::sim::{Deed, Ledger, SimClient, SimKernel};
 
 use super::admission::Admission;
 use super::client::Client;
+use super::handler::Heard;
 
 const CHALLENGE: u64 = 32;
 const DIGEST: u64 = 16;
@@ -167,8 +168,10 @@ impl Judge {
             }
             CloseReason::SendTimeout => {
                 assert!(owed > 0, "{id} was owed nothing");
-                let since = ledger.received_at.expect("it said something");
-                since.saturating_add(self.config.send_timeout.expect("there is one"))
+                // When the `sendall` of a pushed message began is not known from outside.
+                let since = ledger.received_at.filter(|_| client.pushed.is_empty());
+                let limit = self.config.send_timeout.expect("there is one");
+                since.unwrap_or(accepted).saturating_add(limit)
             }
             CloseReason::Rejected => {
                 assert!(!client.honest, "{id} gave the right digest");
@@ -200,6 +203,17 @@ impl Judge {
         assert!(due <= now, "{id}: {reason} at {now:?}, and it was due at {due:?}");
     }
 
+    /// When all are gone, each handler has been told of its connection's beginning and of its end.
+    pub fn compare_with_handlers(&self, kernel: &SimKernel, heard: &Heard, stats: &Stats) {
+        assert_eq!(heard.opened.len() as u64, stats.authenticated, "handlers that were opened");
+        assert_eq!(heard.closed.len(), heard.opened.len(), "handlers that were closed");
+        for (peer, reason) in &heard.closed {
+            let client = kernel.client_named(peer.id()).expect("it was registered");
+            assert_eq!(peer.address(), kernel.peer(client), "{client:?} is taken for another");
+            assert_eq!(self.reasons.get(&client), Some(reason), "{client:?}");
+        }
+    }
+
     /// When all are gone, the counters say what the observer was told. Of a client for whom there
     /// were no random bytes it is told nothing.
     pub fn compare_with(&self, stats: &Stats) {
@@ -218,7 +232,11 @@ impl Judge {
         let lead = ledger.greatest_lead.unwrap_or(i64::MIN);
         assert!(lead <= -16, "{end:?}: the server read before it had answered");
         let owed = owed(client, ledger);
-        assert!(owed <= self.config.recv_size as u64, "{end:?} is owed more than one answer");
+        let most = match client.pushed_at {
+            None => self.config.recv_size,
+            Some(_) => self.config.max_answer,
+        };
+        assert!(owed <= most as u64, "{end:?} is owed more than one answer");
         if !client.honest {
             assert!(ledger.received < DIGEST, "{end:?} gave a wrong digest and is still here");
         }
@@ -269,10 +287,12 @@ fn client_of<'a>(kernel: &SimKernel, clients: &'a [Client], id: ConnId) -> Optio
     clients.iter().find(|client| client.end == end)
 }
 
-/// Bytes of an answer that the kernel has not taken; the answer to `n` bytes has `n`.
+/// Bytes of an answer or a message that the kernel has not taken; the answer to `n` bytes has `n`.
 fn owed(client: &Client, ledger: &Ledger) -> u64 {
     match ledger.received {
-        DIGEST.. if client.honest => ledger.received - DIGEST + CHALLENGE - ledger.sent,
+        DIGEST.. if client.honest => {
+            ledger.received - DIGEST + CHALLENGE + client.pushed.len() as u64 - ledger.sent
+        }
         _ => 0,
     }
 }
@@ -288,7 +308,10 @@ fn due(config: &Config, client: &Client, ledger: &Ledger, draining: bool) -> Opt
     } else if ledger.received < DIGEST {
         (ledger.accepted_at, config.auth_timeout)
     } else if owed(client, ledger) > 0 {
-        (ledger.received_at, config.send_timeout)
+        // Of several messages each has its own time, which begins when the one before is sent.
+        let began = ledger.received_at.max(client.pushed_at);
+        let again = ledger.sent_at.filter(|_| client.pushed_at.is_some());
+        (began.max(again), config.send_timeout)
     } else if draining {
         (None, None) // It is about to be half-closed, which waits for nothing.
     } else {
