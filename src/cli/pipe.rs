@@ -324,7 +324,7 @@ mod tests {
             progress.change(|account| (account.offered, account.received) = (received, received));
             assert_eq!(progress.lock().wait(), Wait::Nothing);
             progress.change(|account| account.input = Some(Ok(())));
-            assert_eq!(wait(&progress, HOUR), Wait::End);
+            assert_eq!(wait(&progress, Duration::from_millis(50)), Wait::End);
         }
     }
 }
