@@ -11,7 +11,7 @@ use std::time::Duration;
 use saltecho::auth::Keyring;
 use saltecho::proto::{CloseReason, Config, Upper};
 use saltecho::python::Monotonic;
-use saltecho::server::{Close, Kernel, Limits, Observer, Ready, Server, Token, Wake};
+use saltecho::server::{Close, Kernel, Limits, Observer, Peer, Ready, Server, Token, Wake};
 
 /// What a listener or `shed` says next: nothing but "would block" once this is used up.
 type Script = VecDeque<Result<(), i32>>;
@@ -100,6 +100,16 @@ impl Kernel for Doorkeeper {
 
     fn close(&mut self, _stream: (), _how: Close) {}
 
+    fn peer(&mut self, _stream: &mut ()) -> io::Result<Peer> {
+        Ok(Peer { silent_for: Duration::ZERO, unanswered: 0, owes_acknowledgement: false })
+    }
+
+    fn probe(&mut self, _stream: &mut ()) {}
+
+    fn random_below(&mut self, _limit: u64) -> u64 {
+        0
+    }
+
     fn fill_random(&mut self, bytes: &mut [u8]) -> io::Result<()> {
         bytes.fill(7);
         Ok(())
@@ -109,7 +119,7 @@ impl Kernel for Doorkeeper {
 /// A server without deadlines at these doors: only accepting may keep it from sleeping for ever.
 fn server(clients: Vec<Script>, adjust: impl FnOnce(&mut Limits)) -> Server<Doorkeeper, Upper> {
     let (mut config, mut limits) = (Config::new(Keyring::demo()), Limits::for_connections(100));
-    config.auth_timeout = None;
+    (config.auth_timeout, config.keepalive) = (None, None);
     adjust(&mut limits);
     let doors = (0..clients.len()).collect();
     let kernel = Doorkeeper { clients, ..Doorkeeper::default() };

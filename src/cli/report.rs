@@ -16,7 +16,7 @@ use super::values::{Limit, Size};
 pub(super) fn terms(config: &Config, limits: &Limits, keys: &str, workers: usize) -> String {
     let mut line = format!(
         "{} with {keys}; at most {} connections, {} unauthenticated, backlog {}, recv {}; timeouts \
-         auth {}, idle {}, send {}, drain {}",
+         auth {}, idle {}, keepalive {}, send {}, drain {}",
         config.keyring.algorithm(),
         limits.connections,
         limits.unauthenticated,
@@ -24,6 +24,7 @@ pub(super) fn terms(config: &Config, limits: &Limits, keys: &str, workers: usize
         Size(config.recv_size),
         Limit(config.auth_timeout),
         Limit(config.recv_timeout),
+        Limit(config.keepalive),
         Limit(config.send_timeout),
         Limit(limits.drain_timeout),
     );

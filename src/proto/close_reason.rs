@@ -18,6 +18,8 @@ pub enum CloseReason {
     Reset,
     /// The kernel gave the connection up for another reason (ETIMEDOUT, EHOSTUNREACH, ...).
     TransportError,
+    /// The peer answered neither what was sent to it nor six keepalive probes in a row.
+    PeerVanished,
     /// The handler asked for it.
     HandlerClosed,
     /// The handler's answer was longer than [`Config::max_answer`](super::Config::max_answer).
@@ -36,7 +38,7 @@ pub enum CloseReason {
 
 impl CloseReason {
     /// Every reason, in the order in which they are reported.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::PeerFinished,
         Self::Rejected,
         Self::AuthAbandoned,
@@ -45,6 +47,7 @@ impl CloseReason {
         Self::SendTimeout,
         Self::Reset,
         Self::TransportError,
+        Self::PeerVanished,
         Self::HandlerClosed,
         Self::AnswerTooLong,
         Self::Drained,
@@ -66,6 +69,7 @@ impl CloseReason {
             | Self::SendTimeout
             | Self::Reset
             | Self::TransportError
+            | Self::PeerVanished
             | Self::HandlerClosed
             | Self::AnswerTooLong
             | Self::Evicted => false,
@@ -83,6 +87,7 @@ impl CloseReason {
             Self::SendTimeout => "stopped reading",
             Self::Reset => "reset by peer",
             Self::TransportError => "network error",
+            Self::PeerVanished => "peer vanished",
             Self::HandlerClosed => "closed by the handler",
             Self::AnswerTooLong => "answer too long",
             Self::Drained => "drained",

@@ -12,6 +12,7 @@ mod admission;
 mod builder;
 mod check;
 mod handle;
+mod keepalive;
 mod kernel;
 mod limits;
 mod mio_kernel;
@@ -32,6 +33,7 @@ use std::time::Duration;
 use accept::{Door, Rest};
 use admission::Strangers;
 use handle::{Command, Inbox};
+use keepalive::Keepalive;
 use slots::{Slot, Slots};
 use timers::Step;
 
@@ -40,7 +42,7 @@ use crate::python::Monotonic;
 
 pub use builder::{BuildError, Running, ServerBuilder};
 pub use handle::Handle;
-pub use kernel::{Close, Kernel, Wake};
+pub use kernel::{Close, Kernel, Peer, Wake};
 pub use limits::Limits;
 pub use mio_kernel::{ListenOptions, MioKernel};
 pub use observer::Observer;
@@ -63,6 +65,7 @@ pub struct Server<K: Kernel = MioKernel, H = Upper> {
     slots: Slots<K::Stream, Connection<H>>,
     strangers: Strangers,
     timers: Wheel,
+    keepalive: Keepalive,
     /// Connections that may be able to go on, each at most once, in the order of their turns.
     run_queue: VecDeque<ConnId>,
     doors: Vec<Door<K::Listener>>,
@@ -128,6 +131,7 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
             now: kernel.now(),
             kernel,
             scratch: vec![0; config.recv_size].into_boxed_slice(),
+            keepalive: Keepalive::new(&config, &limits),
             config,
             limits,
             handler,
@@ -298,14 +302,19 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         if let Some(reason) = slot.connection.close_reason() {
             return self.close(id, reason);
         }
-        match slot.connection.poll_timeout() {
-            Some(deadline) => self.timers.arm_by(&mut self.slots, id.index, deadline),
-            None => self.timers.disarm(&mut self.slots, id.index),
+        let deadline = slot.connection.poll_timeout();
+        match (deadline, slot.is_armed()) {
+            (deadline, false) => self.arm(id, deadline),
+            (Some(deadline), true) => self.timers.arm_by(&mut self.slots, id.index, deadline),
+            // The alarm is the keepalive's, or a deadline's that has been met: it asks then.
+            (None, true) => {}
         }
     }
 
     fn authenticated(&mut self, id: ConnId) {
         self.strangers.remove(id);
+        // A crowd's alarms would come five seconds from now, and each for nothing.
+        self.timers.disarm(&mut self.slots, id.index);
         self.stats.authenticated += 1;
         self.rest.end();
         if let Some(observer) = &mut self.observer {
@@ -331,7 +340,11 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
             }
         }
         let undelivered = slot.connection.undelivered();
-        let how = if undelivered > 0 { Close::Reset } else { Close::Orderly };
+        // To a peer that is gone the kernel would repeat an end of the stream for minutes.
+        let how = match undelivered > 0 || reason == CloseReason::PeerVanished {
+            true => Close::Reset,
+            false => Close::Orderly,
+        };
         self.kernel.close(slot.stream, how);
         self.stats.bytes_undelivered += undelivered as u64;
         self.stats.count_close(reason);
@@ -365,7 +378,7 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
             // An idle connection has a half-close to do now; a pump also closes what is over.
             self.pump(id);
         } else {
-            self.settle(id);
+            self.check_peer(id);
         }
     }
 

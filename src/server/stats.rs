@@ -42,6 +42,8 @@ pub struct Stats {
     pub accept_errors: u64,
     /// How often accepting had to rest: out of room or out of descriptors.
     pub accept_pauses: u64,
+    /// Peers asked for a sign of life.
+    pub probes: u64,
     /// Turns of the loop.
     pub turns: u64,
     /// Events that came for a connection that was gone.
@@ -95,6 +97,7 @@ impl Stats {
             refused_over_share,
             accept_errors,
             accept_pauses,
+            probes,
             turns,
             stale_events,
             closed,
@@ -115,6 +118,7 @@ impl Stats {
         self.refused_over_share += refused_over_share;
         self.accept_errors += accept_errors;
         self.accept_pauses += accept_pauses;
+        self.probes += probes;
         self.turns += turns;
         self.stale_events += stale_events;
         for (sum, count) in self.closed.iter_mut().zip(closed) {
@@ -181,6 +185,7 @@ mod tests {
                 refused_over_share: counter(14),
                 accept_errors: counter(15),
                 accept_pauses: counter(16),
+                probes: counter(20),
                 turns: counter(17),
                 stale_events: counter(18),
                 closed: [counter(19); CloseReason::ALL.len()],
