@@ -5,6 +5,7 @@
 #![allow(unsafe_code, reason = "no safe crate passes arbitrary option numbers and bytes through")]
 
 use std::os::fd::{AsRawFd, BorrowedFd};
+#[cfg(feature = "socket")]
 use std::ptr;
 
 use rustix::io::Errno;
@@ -32,6 +33,7 @@ pub(crate) fn get(
 }
 
 /// Sets an option to these bytes.
+#[cfg(feature = "socket")]
 pub(crate) fn set(fd: BorrowedFd<'_>, level: i32, option: i32, value: &[u8]) -> Result<(), Errno> {
     let length = libc::socklen_t::try_from(value.len()).map_err(|_| Errno::INVAL)?;
     // SAFETY: `value` is borrowed, hence valid for reads of `length` bytes, for the whole call. The
@@ -42,6 +44,7 @@ pub(crate) fn set(fd: BorrowedFd<'_>, level: i32, option: i32, value: &[u8]) -> 
 }
 
 /// Passes a null pointer with a length.
+#[cfg(feature = "socket")]
 pub(crate) fn set_null(
     fd: BorrowedFd<'_>,
     level: i32,

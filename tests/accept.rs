@@ -14,7 +14,7 @@ use saltecho::auth::Keyring;
 use saltecho::proto::{CloseReason, Config, Upper};
 use saltecho::python::Monotonic;
 use saltecho::server::{
-    AcceptPause, Close, Kernel, Limits, Observer, Ready, Server, Token, Wake, run_workers,
+    AcceptPause, Close, Kernel, Limits, Liveness, Observer, Ready, Server, Token, Wake, run_workers,
 };
 
 /// What a listener or `shed` says next: nothing but "would block" once this is used up.
@@ -112,6 +112,16 @@ impl Kernel for Doorkeeper {
 
     fn close(&mut self, _stream: (), _how: Close) {}
 
+    fn liveness(&mut self, _stream: &mut ()) -> io::Result<Liveness> {
+        Ok(Liveness { silent_for: Duration::ZERO, unanswered: 0, owes_acknowledgement: false })
+    }
+
+    fn probe(&mut self, _stream: &mut ()) {}
+
+    fn random_below(&mut self, _limit: u64) -> u64 {
+        0
+    }
+
     fn fill_random(&mut self, bytes: &mut [u8]) -> io::Result<()> {
         bytes.fill(7);
         Ok(())
@@ -121,7 +131,7 @@ impl Kernel for Doorkeeper {
 /// A server without deadlines at these doors: only accepting may keep it from sleeping for ever.
 fn server(clients: Vec<Script>, adjust: impl FnOnce(&mut Limits)) -> Server<Doorkeeper, Upper> {
     let (mut config, mut limits) = (Config::new(Keyring::demo()), Limits::for_connections(100));
-    config.auth_timeout = None;
+    (config.auth_timeout, config.keepalive) = (None, None);
     adjust(&mut limits);
     let doors = (0..clients.len()).collect();
     let kernel = Doorkeeper { clients, ..Doorkeeper::default() };

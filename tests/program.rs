@@ -287,7 +287,7 @@ fn the_start_line_and_the_summary_tell_the_whole_story() {
     for part in [
         "HMAC-MD5 with key ",
         "at most 300 connections, 256 unauthenticated, backlog 4096, recv 32k",
-        "timeouts auth 5s, idle 10m, send 1m, drain 25s",
+        "timeouts auth 5s, idle 10m, keepalive 1m, send 1m, drain 25s",
     ] {
         assert!(server.start_line.contains(part), "{}", server.start_line);
     }
@@ -312,6 +312,7 @@ fn every_flag_has_a_variable_that_it_overrides() {
         ("SALTECHO_MAX_CONNECTIONS", "99"),
         ("SALTECHO_AUTH_TIMEOUT", "1s"),
         ("SALTECHO_IDLE_TIMEOUT", "2s"),
+        ("SALTECHO_KEEPALIVE", "90s"),
         ("SALTECHO_SEND_TIMEOUT", "3s"),
         ("SALTECHO_DRAIN_TIMEOUT", "4s"),
         ("SALTECHO_SPIN", "50us"),
@@ -328,7 +329,7 @@ fn every_flag_has_a_variable_that_it_overrides() {
         "127.0.0.2:",
         "at most 99",
         "backlog 17, recv 2k",
-        "auth 1s, idle 2s, send 3s, drain 4s; spin 50us; 2 workers",
+        "auth 1s, idle 2s, keepalive 1m 30s, send 3s, drain 4s; spin 50us; 2 workers",
     ] {
         assert!(server.start_line.contains(part), "{}", server.start_line);
     }

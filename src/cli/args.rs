@@ -7,7 +7,7 @@ use super::address::{ServerAddress, listen_address};
 use super::admission::AdmissionArgs;
 use super::load::LoadArgs;
 use super::logs::ReportArgs;
-use super::values::{Limit, Size, Spin};
+use super::values::{Limit, Size, Spin, keepalive};
 use saltecho::auth::MacAlgorithm;
 
 /// An authenticated echo service on one event loop, and its client.
@@ -103,6 +103,13 @@ pub(super) struct ServeArgs {
     #[arg(long, value_name = "TIME", default_value = "60s")]
     #[arg(env = "SALTECHO_SEND_TIMEOUT", hide_env_values = true)]
     pub(super) send_timeout: Limit,
+
+    /// Probe clients that have been silent for this long, 1s to 3h (or off); one that vanished is
+    /// closed within three times as long, and not at all with `off`. Costs a silent client two
+    /// packets each time; beyond 120,000 clients a loop takes longer, at 2,000 probes a second
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = keepalive)]
+    #[arg(env = "SALTECHO_KEEPALIVE", hide_env_values = true)]
+    pub(super) keepalive: Limit,
 
     /// Time limit for connections to finish after SIGTERM
     #[arg(long, value_name = "TIME", default_value = "25s")]

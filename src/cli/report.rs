@@ -21,7 +21,7 @@ fn connections(number: u64) -> String {
 pub(super) fn terms(config: &Config, limits: &Limits, keys: &str, workers: usize) -> String {
     let mut line = format!(
         "{} with {keys}; at most {}, {} unauthenticated, backlog {}, recv {}; timeouts auth {}, \
-         idle {}, send {}, drain {}",
+         idle {}, keepalive {}, send {}, drain {}",
         config.keyring.algorithm(),
         connections(limits.connections as u64),
         limits.unauthenticated,
@@ -29,6 +29,7 @@ pub(super) fn terms(config: &Config, limits: &Limits, keys: &str, workers: usize
         Size(config.recv_size),
         Limit(config.auth_timeout),
         Limit(config.recv_timeout),
+        Limit(config.keepalive),
         Limit(config.send_timeout),
         Limit(limits.drain_timeout),
     );

@@ -95,6 +95,7 @@ impl ServeArgs {
             auth_timeout: self.auth_timeout.0,
             recv_timeout: self.idle_timeout.0,
             send_timeout: self.send_timeout.0,
+            keepalive: self.keepalive.0,
             recv_size: self.bufsize.0,
             ..Config::new(keyring)
         }

@@ -72,6 +72,17 @@ impl fmt::Display for Spin {
     }
 }
 
+/// A period of keepalive probes: what the kernel can count, and a loop can pace.
+pub(super) fn keepalive(text: &str) -> Result<Limit, &'static str> {
+    const EXPECTED: &str = "expected a time from 1s to 3h, like 60s or 5m, or `off`";
+    let limit: Limit = text.parse().map_err(|_| EXPECTED)?;
+    let possible = Duration::from_secs(1)..=Duration::from_secs(3 * 3600);
+    match limit.0.is_none_or(|period| possible.contains(&period)) {
+        true => Ok(limit),
+        false => Err(EXPECTED),
+    }
+}
+
 /// A number of bytes from 1 to 16 MiB: `1000`, `1k`, `32k`, `1m`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Size(pub(super) usize);
@@ -137,6 +148,18 @@ mod tests {
         }
         for text in ["", "50", "-1us", "on"] {
             assert!(text.parse::<Spin>().is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_keepalive_period_is_one_that_can_be_kept() {
+        for (text, seconds) in
+            [("off", None), ("1s", Some(1)), ("60s", Some(60)), ("3h", Some(10_800))]
+        {
+            assert_eq!(keepalive(text), Ok(Limit(seconds.map(Duration::from_secs))), "{text:?}");
+        }
+        for text in ["", "0s", "999ms", "10801s", "60", "never"] {
+            assert!(keepalive(text).unwrap_err().contains("from 1s to 3h"), "{text:?}");
         }
     }
 

@@ -18,6 +18,8 @@ pub enum CloseReason {
     Reset,
     /// The kernel gave the connection up for another reason (ETIMEDOUT, EHOSTUNREACH, ...).
     TransportError,
+    /// The peer answered neither what was sent to it nor six keepalive probes in a row.
+    PeerVanished,
     /// The handler asked for it.
     HandlerClosed,
     /// The handler's answer was longer than [`Config::max_answer`](super::Config::max_answer).
@@ -41,7 +43,7 @@ pub enum CloseReason {
 
 impl CloseReason {
     /// Every reason, in the order in which they are reported.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::PeerFinished,
         Self::Rejected,
         Self::AuthAbandoned,
@@ -50,6 +52,7 @@ impl CloseReason {
         Self::SendTimeout,
         Self::Reset,
         Self::TransportError,
+        Self::PeerVanished,
         Self::HandlerClosed,
         Self::AnswerTooLong,
         Self::HandlerPanicked,
@@ -77,6 +80,7 @@ impl CloseReason {
             | Self::SendTimeout
             | Self::Reset
             | Self::TransportError
+            | Self::PeerVanished
             | Self::HandlerClosed
             | Self::AnswerTooLong
             | Self::FellBehind
@@ -95,6 +99,7 @@ impl CloseReason {
             Self::SendTimeout => "stopped reading",
             Self::Reset => "reset by peer",
             Self::TransportError => "network error",
+            Self::PeerVanished => "peer vanished",
             Self::HandlerClosed => "closed by the handler",
             Self::AnswerTooLong => "answer too long",
             Self::HandlerPanicked => "the handler panicked",

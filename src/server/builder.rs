@@ -203,7 +203,7 @@ impl<H: Handler + Clone> ServerBuilder<H> {
         let limits = allowed_limits(self.limits, workers, addresses)?;
         self.check(workers, &limits.part(0, workers.max(1)))?;
         let options =
-            ListenOptions { backlog: limits.backlog, send_timeout: self.config.send_timeout };
+            ListenOptions { backlog: limits.backlog, keepalive: self.config.keepalive.is_some() };
         let mut listeners: Vec<_> = std::iter::repeat_with(Vec::new).take(workers).collect();
         for &address in &self.addresses {
             let shared = match workers {
@@ -270,6 +270,7 @@ impl<H: Handler + Clone> ServerBuilder<H> {
             ("unauthenticated", least.unauthenticated),
             ("accepts_per_turn", least.accepts_per_turn),
             ("bytes_per_turn", least.bytes_per_turn),
+            ("probes_per_second", least.probes_per_second),
             ("deadlines_per_turn", least.deadlines_per_turn),
             ("events_per_poll", least.events_per_poll),
         ];

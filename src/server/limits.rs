@@ -46,6 +46,11 @@ pub struct Limits {
     /// How long a drained loop waits for its last connections, if not for ever: 25 s, just under
     /// the 30 s that service managers grant.
     pub drain_timeout: Option<Duration>,
+    /// Peers asked for a sign of life in one second (see
+    /// [`Config::keepalive`](crate::proto::Config::keepalive)): 2,000, which is 8 in a tick of the
+    /// kernel's clock, and a queue between two interfaces holds 1,000 packets. A crowd of more than
+    /// 120,000 is therefore asked less often than each 60 s.
+    pub probes_per_second: usize,
     /// Deadlines handled in one turn: 1024.
     pub deadlines_per_turn: usize,
     /// Events taken from one poll at first; doubled up to 4,096 whenever they were not enough.
@@ -108,6 +113,7 @@ impl Limits {
                 Some(share) => Some(share.div_ceil(of)),
                 None => None,
             },
+            probes_per_second: self.probes_per_second.div_ceil(of),
             ..self
         }
     }
@@ -133,6 +139,7 @@ impl Limits {
             bytes_per_turn: 1 << 20,
             mailbox_bytes: 1 << 20,
             drain_timeout: Some(Duration::from_secs(25)),
+            probes_per_second: 2000,
             deadlines_per_turn: 1024,
             events_per_poll: 1024,
             spin: Duration::ZERO,

@@ -12,6 +12,7 @@ mod admission;
 mod builder;
 mod check;
 mod handle;
+mod keepalive;
 mod kernel;
 mod limits;
 mod mio_kernel;
@@ -35,6 +36,7 @@ use bytes::Bytes;
 use accept::{Door, Rest};
 use admission::Strangers;
 use handle::{Command, Inbox};
+use keepalive::Keepalive;
 use slots::{Slot, Slots};
 use timers::Step;
 
@@ -45,7 +47,7 @@ pub use crate::proto::ConnId;
 pub use builder::{BuildError, Running, ServerBuilder};
 pub use handle::{Handle, PushError};
 pub use ipnet::IpNet;
-pub use kernel::{Close, Kernel, Wake};
+pub use kernel::{Close, Kernel, Liveness, Wake};
 pub use limits::Limits;
 pub use mio_kernel::{ListenOptions, MioKernel};
 pub use observer::{AcceptPause, Observer};
@@ -68,6 +70,7 @@ pub struct Server<K: Kernel = MioKernel, H = Upper> {
     slots: Slots<K::Stream, Connection<H>>,
     strangers: Strangers,
     timers: Wheel,
+    keepalive: Keepalive,
     /// Connections that may be able to go on, each at most once, in the order of their turns.
     run_queue: VecDeque<ConnId>,
     doors: Vec<Door<K::Listener>>,
@@ -136,6 +139,7 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
             now: kernel.now(),
             kernel,
             scratch: vec![0; config.recv_size].into_boxed_slice(),
+            keepalive: Keepalive::new(&config, &limits),
             config,
             limits,
             handler,
@@ -326,14 +330,19 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         if let Some(reason) = slot.connection.close_reason() {
             return self.close(id, reason);
         }
-        match slot.connection.poll_timeout() {
-            Some(deadline) => self.timers.arm_by(&mut self.slots, id.index, deadline),
-            None => self.timers.disarm(&mut self.slots, id.index),
+        let deadline = slot.connection.poll_timeout();
+        match (deadline, slot.is_armed()) {
+            (deadline, false) => self.arm(id, deadline),
+            (Some(deadline), true) => self.timers.arm_by(&mut self.slots, id.index, deadline),
+            // The alarm is the keepalive's, or a deadline's that has been met: it asks then.
+            (None, true) => {}
         }
     }
 
     fn authenticated(&mut self, id: ConnId) {
         self.strangers.remove(id);
+        // A crowd's alarms would come five seconds from now, and each for nothing.
+        self.timers.disarm(&mut self.slots, id.index);
         self.stats.authenticated += 1;
         self.rest.end();
         self.tell(|observer| observer.authenticated(id));
@@ -367,7 +376,12 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         }
         let undelivered = slot.connection.undelivered();
         let incomplete = undelivered > 0 || slot.connection.is_unanswered();
-        self.kernel.close(slot.stream, if incomplete { Close::Reset } else { Close::Orderly });
+        // To a peer that is gone the kernel would repeat an end of the stream for minutes.
+        let how = match incomplete || reason == CloseReason::PeerVanished {
+            true => Close::Reset,
+            false => Close::Orderly,
+        };
+        self.kernel.close(slot.stream, how);
         self.stats.bytes_undelivered += undelivered as u64;
         // The handler goes with it, and its destructor is not the loop's code either.
         guarded(|| drop(slot.connection));
@@ -400,7 +414,7 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
             // An idle connection has a half-close to do now; a pump also closes what is over.
             self.pump(id);
         } else {
-            self.settle(id);
+            self.check_peer(id);
         }
     }
 

@@ -79,6 +79,13 @@ pub(crate) struct Slot<S, C> {
     pub(crate) queued: bool,
 }
 
+impl<S, C> Slot<S, C> {
+    /// Whether an alarm is set.
+    pub(crate) fn is_armed(&self) -> bool {
+        self.timer.is_armed()
+    }
+}
+
 /// The connections of one loop.
 pub(crate) struct Slots<S, C> {
     slab: Slab<Slot<S, C>>,

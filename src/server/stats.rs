@@ -49,6 +49,8 @@ pub struct Stats {
     /// Panics of the observer. Those of handlers are counted as
     /// [`CloseReason::HandlerPanicked`].
     pub observer_panics: u64,
+    /// Peers asked for a sign of life.
+    pub probes: u64,
     /// Turns of the loop.
     pub turns: u64,
     /// Events that came for a connection that was gone.
@@ -105,6 +107,7 @@ impl Stats {
             pushed,
             pushes_dropped,
             observer_panics,
+            probes,
             turns,
             stale_events,
             closed,
@@ -128,6 +131,7 @@ impl Stats {
         self.pushed += pushed;
         self.pushes_dropped += pushes_dropped;
         self.observer_panics += observer_panics;
+        self.probes += probes;
         self.turns += turns;
         self.stale_events += stale_events;
         for (sum, count) in self.closed.iter_mut().zip(closed) {
@@ -194,6 +198,7 @@ mod tests {
                 refused_over_share: counter(14),
                 accept_errors: counter(15),
                 accept_pauses: counter(16),
+                probes: counter(23),
                 turns: counter(17),
                 stale_events: counter(18),
                 pushed: counter(19),

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use saltecho::load::Dial;
 use saltecho::python::{Monotonic, upper};
-use saltecho::server::{Close, Kernel, Ready, Token, Wake};
+use saltecho::server::{Close, Kernel, Liveness, Ready, Token, Wake};
 
 const CHALLENGE: [u8; 32] = [7; 32];
 /// The length of the digest that it is answered with.
@@ -288,6 +288,18 @@ impl Kernel for World {
 
     fn close(&mut self, stream: Stream, _how: Close) {
         self.lines[stream.0].closed = true;
+    }
+
+    fn liveness(&mut self, _stream: &mut Stream) -> io::Result<Liveness> {
+        unreachable!("a load generator asks no peer")
+    }
+
+    fn probe(&mut self, _stream: &mut Stream) {
+        unreachable!("a load generator asks no peer")
+    }
+
+    fn random_below(&mut self, _limit: u64) -> u64 {
+        0
     }
 
     fn fill_random(&mut self, _bytes: &mut [u8]) -> io::Result<()> {

@@ -36,6 +36,8 @@ pub enum Fate {
     Present,
     Finished,
     Gone,
+    /// Without a word: only a probe finds out.
+    Vanished,
 }
 
 impl Client {
@@ -99,6 +101,9 @@ impl Client {
 
     /// Reads, and holds what came against what may come at all.
     pub fn read(&mut self, kernel: &mut SimKernel, limit: usize) -> bool {
+        if self.fate == Fate::Vanished {
+            return false;
+        }
         let bytes = match kernel.client_recv(self.end, limit) {
             Ok(bytes) => bytes,
             Err(Seen::Nothing) => return false,
@@ -137,7 +142,10 @@ impl Client {
 
     /// At rest a client that is still served has all that it is owed.
     pub fn assert_satisfied(&self, kernel: &SimKernel) {
-        if self.fate == Fate::Gone || self.seen.is_some() || !kernel.is_served(self.end) {
+        if matches!(self.fate, Fate::Gone | Fate::Vanished)
+            || self.seen.is_some()
+            || !kernel.is_served(self.end)
+        {
             return;
         }
         assert_eq!(self.challenge.len(), Challenge::LEN, "{:?} waits for its challenge", self.end);

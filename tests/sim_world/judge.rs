@@ -11,8 +11,9 @@ use saltecho::server::{Close, ConnId, Limits, Observer, Stats};
 use saltecho::sim::{Deed, Ledger, SimClient, SimKernel};
 
 use super::admission::Admission;
-use super::client::Client;
+use super::client::{Client, Fate};
 use super::handler::Heard;
+use super::keepalive::Keepalive;
 
 const CHALLENGE: u64 = 32;
 const DIGEST: u64 = 16;
@@ -30,6 +31,7 @@ pub struct Judge {
     awake: Awake,
     told: Arc<Mutex<Vec<Told>>>,
     admission: Admission,
+    keepalive: Keepalive,
     overdue: BTreeMap<SimClient, u32>,
     opened: u64,
     authenticated: u64,
@@ -73,6 +75,7 @@ impl Judge {
             awake: Awake { spin: limits.spin, ..Awake::default() },
             told: Arc::default(),
             admission: Admission::new(limits),
+            keepalive: Keepalive::new(config, limits),
             overdue: BTreeMap::new(),
             opened: 0,
             authenticated: 0,
@@ -81,6 +84,11 @@ impl Judge {
             drain_timeout: limits.drain_timeout,
             reasons: BTreeMap::new(),
         }
+    }
+
+    /// Whether a client that vanishes is found out.
+    pub fn finds_who_vanished(&self) -> bool {
+        self.config.keepalive.is_some()
     }
 
     pub fn observer(&self) -> Box<dyn Observer> {
@@ -129,10 +137,14 @@ impl Judge {
         }
         self.admission.audit(stats);
         self.awake.judge(kernel);
+        self.keepalive.audit(stats, now);
         for client in clients {
             let ledger = kernel.ledger(client.end);
             if kernel.is_served(client.end) {
                 self.open(client, ledger, now);
+                if client.fate == Fate::Vanished {
+                    self.keepalive.still_here(client.end, kernel.heard_at(client.end), now);
+                }
             }
             if ledger.shut_down_at == Some(now) && self.draining.is_none() {
                 let idle = last_moved(ledger).zip(self.config.recv_timeout);
@@ -189,6 +201,10 @@ impl Judge {
             CloseReason::Reset | CloseReason::TransportError => {
                 assert!(ledger.failed, "{id}: {reason}, and no call failed");
                 now
+            }
+            CloseReason::PeerVanished => {
+                assert_eq!(client.fate, Fate::Vanished, "{id} is there, and was given up");
+                self.keepalive.least(kernel.heard_at(client.end))
             }
             CloseReason::IdleTimeout => {
                 assert!(ledger.shut_down_at.is_some(), "{id} was not half-closed");

@@ -7,6 +7,7 @@ mod admission;
 pub mod client;
 mod handler;
 pub mod judge;
+mod keepalive;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
@@ -71,6 +72,7 @@ impl World {
         config.auth_timeout = pick(&[None, Some(500), Some(5000)]);
         config.recv_timeout = pick(&[None, None, Some(700), Some(10_000)]);
         config.send_timeout = pick(&[None, Some(600), Some(60_000)]);
+        config.keepalive = pick(&[None, Some(1000), Some(1000), Some(7000), Some(60_000)]);
         let mut limits = Limits::for_connections(1 + random.below(12));
         limits.unauthenticated = 1 + random.below(limits.connections);
         limits.eviction_age = Duration::from_millis(random.below(3) as u64 * 500);
@@ -85,6 +87,7 @@ impl World {
         limits.bytes_per_turn = 1 + random.below(10_000);
         limits.deadlines_per_turn = if random.chance(500) { 1024 } else { 1 + random.below(4) };
         limits.shed_per_retry = random.below(3);
+        limits.probes_per_second = [1, 10, 2000][random.below(3)];
         limits.drain_timeout = Some(Duration::from_secs(3));
         limits.spin = Duration::from_micros([0, 0, 50, 1000][random.below(4)]);
         let pushes = [0, 0, 50, 500][random.below(4)];
@@ -214,13 +217,19 @@ impl World {
         let index = self.random.below(self.clients.len());
         let (client, kernel) = (&mut self.clients[index], self.server.kernel_mut());
         match self.random.below(20) {
-            0 if client.fate != Fate::Gone => {
+            0 if client.fate == Fate::Present => {
                 kernel.client_finish(client.end);
                 client.fate = Fate::Finished;
             }
-            1 if client.fate != Fate::Gone && self.random.chance(300) => {
+            1 if matches!(client.fate, Fate::Present | Fate::Finished)
+                && self.random.chance(300) =>
+            {
                 kernel.client_reset(client.end);
                 client.fate = Fate::Gone;
+            }
+            1 if client.fate == Fate::Present && self.judge.finds_who_vanished() => {
+                kernel.client_vanish(client.end, self.random.chance(300));
+                client.fate = Fate::Vanished;
             }
             2 => {
                 client.piecemeal |=
