@@ -266,7 +266,8 @@ fn answers_after_the_end_are_in_no_rate() {
 fn a_plan_that_is_none_is_refused() {
     let too_much = |field, number, most| PlanError::TooMuch { field, number, most };
     let active = |active| PlanError::Active { active, connections: 10 };
-    let cases: [(fn(&mut Plan), PlanError); 12] = [
+    type Case = (fn(&mut Plan), PlanError);
+    let cases: [Case; 12] = [
         (|plan| plan.connections = 0, PlanError::Zero("connections")),
         (|plan| plan.in_flight = 0, PlanError::Zero("in_flight")),
         (|plan| plan.size = 0, PlanError::Zero("size")),
