@@ -266,24 +266,26 @@ fn answers_after_the_end_are_in_no_rate() {
 fn a_plan_that_is_none_is_refused() {
     let too_much = |field, number, most| PlanError::TooMuch { field, number, most };
     let active = |active| PlanError::Active { active, connections: 10 };
-    let v6 = "[::1]:0".parse().unwrap();
-    let foreign = |plan: &mut Plan| plan.sources = vec![v6];
-    let cases: Vec<(&dyn Fn(&mut Plan), PlanError)> = vec![
-        (&|plan| plan.connections = 0, PlanError::Zero("connections")),
-        (&|plan| plan.in_flight = 0, PlanError::Zero("in_flight")),
-        (&|plan| plan.size = 0, PlanError::Zero("size")),
-        (&|plan| plan.duration = Duration::ZERO, PlanError::Zero("duration")),
-        (&|plan| plan.timeout = Some(Duration::ZERO), PlanError::Zero("timeout")),
-        (&|plan| plan.active = 0, active(0)),
-        (&|plan| plan.active = 11, active(11)),
-        (&|plan| plan.connections = (1 << 24) + 1, too_much("connections", (1 << 24) + 1, 1 << 24)),
-        (&|plan| plan.in_flight = 65_537, too_much("in_flight", 65_537, 65_536)),
-        (&|plan| plan.size = usize::MAX, too_much("size", u64::MAX, 16 << 20)),
+    type Case = (fn(&mut Plan), PlanError);
+    let cases: [Case; 12] = [
+        (|plan| plan.connections = 0, PlanError::Zero("connections")),
+        (|plan| plan.in_flight = 0, PlanError::Zero("in_flight")),
+        (|plan| plan.size = 0, PlanError::Zero("size")),
+        (|plan| plan.duration = Duration::ZERO, PlanError::Zero("duration")),
+        (|plan| plan.timeout = Some(Duration::ZERO), PlanError::Zero("timeout")),
+        (|plan| plan.active = 0, active(0)),
+        (|plan| plan.active = 11, active(11)),
+        (|plan| plan.connections = (1 << 24) + 1, too_much("connections", (1 << 24) + 1, 1 << 24)),
+        (|plan| plan.in_flight = 65_537, too_much("in_flight", 65_537, 65_536)),
+        (|plan| plan.size = usize::MAX, too_much("size", u64::MAX, 16 << 20)),
         (
-            &|plan| plan.pace = Pace::Open(NonZeroU64::MAX),
+            |plan| plan.pace = Pace::Open(NonZeroU64::MAX),
             too_much("the rate", u64::MAX, 1_000_000_000),
         ),
-        (&foreign, PlanError::Family { from: v6.ip(), to: "127.0.0.1:9".parse().unwrap() }),
+        (
+            |plan| plan.sources = vec!["[::1]:0".parse().unwrap()],
+            PlanError::Family { from: "::1".parse().unwrap(), to: "127.0.0.1:9".parse().unwrap() },
+        ),
     ];
     for (adjust, error) in cases {
         let plan = plan(adjust);

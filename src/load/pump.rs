@@ -47,6 +47,7 @@ impl Pacing {
 }
 
 /// Numbers in a schedule at even distances.
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Numbers {
     pub(super) first: u64,
     pub(super) step: u64,
