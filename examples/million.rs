@@ -19,7 +19,7 @@ use std::process::ExitCode;
 
 use rand::seq::IndexedRandom as _;
 use rand::{SeedableRng as _, rngs::StdRng};
-use saltecho::server::Token;
+use saltecho::reactor::Token;
 use support::kernel::{admit, let_in, let_talk, server, turn};
 
 /// Bytes for each of a crowd: 80 MB for a million.

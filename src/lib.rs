@@ -10,7 +10,8 @@
 //! | [`proto`] | one connection's whole life as a state machine without I/O | |
 //! | [`socket`] | Python's socket object on descriptors that never block | `socket` |
 //! | [`client`] | the authenticated client | `socket` |
-//! | [`server`] | the event loop, over any [`server::Kernel`] | `server` |
+//! | [`reactor`] | the parts of any event loop, over any [`reactor::Kernel`] | `server` |
+//! | [`server`] | the server's event loop | `server` |
 //! | [`sim`] | a simulated kernel for it: virtual clock, faults, one seed | `server` |
 //! | [`load`] | the load generator, on the same patterns | `load` |
 //!
@@ -25,6 +26,8 @@ pub mod proto;
 pub mod python;
 #[cfg(any(feature = "server", feature = "socket"))]
 mod rawopt;
+#[cfg(feature = "server")]
+pub mod reactor;
 #[cfg(feature = "server")]
 pub mod server;
 #[cfg(feature = "server")]

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use common::client::*;
 use common::server::*;
-use saltecho::server::{Close, Kernel, ListenOptions, Liveness, MioKernel};
+use saltecho::reactor::{Close, Kernel, ListenOptions, Liveness, MioKernel};
 use saltecho::socket::{OptionValue, Socket};
 use socket2::SockRef;
 

@@ -17,9 +17,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use saltecho::auth::{Challenge, Key, Keyring, MacAlgorithm};
 use saltecho::proto::{CloseReason, Config, Upper};
 use saltecho::python::Monotonic;
-use saltecho::server::{
-    Close, Kernel, Limits, ListenOptions, Liveness, MioKernel, Ready, Server, Token, Wake,
-};
+use saltecho::reactor::{Close, Kernel, ListenOptions, Liveness, MioKernel, Ready, Token, Wake};
+use saltecho::server::{Limits, Server};
 use saltecho::sim::{Faults, Seen, SimClient, SimKernel, SplitMix};
 use socket2::SockRef;
 

@@ -22,7 +22,7 @@ use std::time::Duration;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use rand::seq::IndexedRandom as _;
 use rand::{SeedableRng as _, rngs::StdRng};
-use saltecho::server::Token;
+use saltecho::reactor::Token;
 use support::kernel::{Finds, LeanServer, admit, leave, let_talk, server, turn};
 
 /// The sizes to be measured; in smoke mode, which is not optimised either, a small crowd does.

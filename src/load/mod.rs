@@ -36,11 +36,10 @@ use pump::{Ended, Pacing};
 use schedule::Schedule;
 use session::{Session, Terms};
 
+use crate::proto::ConnId;
 use crate::python::Monotonic;
-use crate::server::slots::Slots;
-use crate::server::{
-    ConnId, Kernel, MioKernel, Ready, Target, TimerStep, Token, Wake, Wheel, enqueue,
-};
+use crate::reactor::slots::Slots;
+use crate::reactor::{Kernel, MioKernel, Ready, Target, TimerStep, Token, Wake, Wheel, enqueue};
 
 pub use assertion::{Assertion, AssertionError, Judgement};
 pub use dial::Dial;

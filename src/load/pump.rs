@@ -5,10 +5,11 @@ use std::time::Duration;
 use super::proof::Proof;
 use super::{Dial, ErrorKind, Load, Mode, Pace, Part, Record, Schedule, Series};
 use crate::load::session::{Begun, Session};
+use crate::proto::ConnId;
 use crate::python::Monotonic;
-use crate::server::slots::Slot;
-use crate::server::transfer::{recv, send};
-use crate::server::{Close, ConnId, Ready};
+use crate::reactor::slots::Slot;
+use crate::reactor::transfer::{recv, send};
+use crate::reactor::{Close, Ready};
 
 /// What one connection may move in one turn, in bytes, so that the others' answers are looked at
 /// in time.

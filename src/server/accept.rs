@@ -2,10 +2,11 @@ use std::io;
 use std::net::SocketAddr;
 
 use super::admission::{Refusal, Source};
-use super::{AcceptPause, Close, Kernel, Ready, Server, Token};
+use super::{AcceptPause, Server};
 use crate::auth::Challenge;
 use crate::proto::{CloseReason, Connection, Handler, Peer, guarded};
 use crate::python::Monotonic;
+use crate::reactor::{Close, Kernel, Ready, Token};
 
 /// Accepting: admission before allocation, a limited number a turn, and a rest instead of a spin
 /// or a stall when it cannot go on.

@@ -244,7 +244,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::server::{Target, Token};
+    use crate::reactor::{Target, Token};
 
     /// Ten strangers at most, of them three from one source.
     fn limits() -> Limits {

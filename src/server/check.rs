@@ -1,9 +1,9 @@
 use std::time::Duration;
 
+use super::Server;
 use super::pump::can_go_on;
-use super::timers::Links;
-use super::{Kernel, Server};
 use crate::proto::{Handler, State};
+use crate::reactor::{Kernel, Links};
 
 impl<K: Kernel, H: Handler + Clone> Server<K, H> {
     /// Holds the loop's books against each other, between two turns.
@@ -67,10 +67,11 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
 mod tests {
     use std::panic::{AssertUnwindSafe, catch_unwind};
 
-    use super::super::{ConnId, Limits, Ready, Target, Token, admission::Strangers};
+    use super::super::{ConnId, Limits, admission::Strangers};
     use super::*;
     use crate::auth::Keyring;
     use crate::proto::{Config, Upper};
+    use crate::reactor::{Ready, Target, Token};
     use crate::sim::{Faults, SimKernel};
 
     type World = Server<SimKernel, Upper>;

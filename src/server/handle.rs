@@ -3,9 +3,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 
-use super::{Stats, Wake};
+use super::Stats;
 use crate::auth::Keyring;
 use crate::proto::{ConnId, Peer, in_user_code};
+use crate::reactor::Wake;
 
 /// Reaches into a running loop, or into several at once, from another thread. Clones reach the
 /// same; handles [collected](FromIterator) into one reach all the loops of each.

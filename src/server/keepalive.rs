@@ -13,9 +13,10 @@
 
 use std::time::Duration;
 
-use super::{ConnId, Kernel, Limits, Liveness, Server};
+use super::{ConnId, Limits, Server};
 use crate::proto::{CloseReason, Config, Handler};
 use crate::python::Monotonic;
+use crate::reactor::{Kernel, Liveness};
 
 /// Unanswered in a row, after which a peer is gone. Five losses in a row are no proof: a queue that
 /// overflows loses in bursts, and a probe costs little.

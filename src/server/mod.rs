@@ -13,16 +13,10 @@ mod builder;
 mod check;
 mod handle;
 mod keepalive;
-mod kernel;
 mod limits;
-mod mio_kernel;
 mod observer;
 mod pump;
-mod ready;
-pub(crate) mod slots;
 mod stats;
-mod timers;
-pub(crate) mod transfer;
 mod workers;
 
 use std::collections::VecDeque;
@@ -37,24 +31,19 @@ use accept::{Door, Rest};
 use admission::Strangers;
 use handle::{Command, Inbox};
 use keepalive::Keepalive;
-use slots::{Slot, Slots};
-use timers::Step;
 
 use crate::proto::{CloseReason, Config, Connection, Handler, Upper, guarded};
 use crate::python::Monotonic;
+use crate::reactor::slots::Slots;
+use crate::reactor::{Close, Kernel, MioKernel, Ready, Target, TimerStep, Token, Wheel, enqueue};
 
 pub use crate::proto::ConnId;
 pub use builder::{BuildError, Running, ServerBuilder};
 pub use handle::{Handle, PushError};
 pub use ipnet::IpNet;
-pub use kernel::{Close, Kernel, Liveness, Wake};
 pub use limits::Limits;
-pub use mio_kernel::{ListenOptions, MioKernel};
 pub use observer::{AcceptPause, Observer};
-pub use ready::Ready;
-pub use slots::{Target, Token};
 pub use stats::Stats;
-pub use timers::{Link, Links, Step as TimerStep, Wheel};
 pub use workers::run_workers;
 
 /// An authenticated service on one event loop.
@@ -396,9 +385,9 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
     fn handle_deadlines(&mut self) {
         for _ in 0..self.limits.deadlines_per_turn {
             match self.timers.step(&mut self.slots, self.now) {
-                Step::Done => break,
-                Step::Moved => {}
-                Step::Due(index) => self.deadline(self.slots.id_at(index)),
+                TimerStep::Done => break,
+                TimerStep::Moved => {}
+                TimerStep::Due(index) => self.deadline(self.slots.id_at(index)),
             }
         }
     }
@@ -452,13 +441,5 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
     fn end(&mut self) {
         self.lifecycle = Lifecycle::Stopped;
         self.inbox.close();
-    }
-}
-
-/// Puts a connection into the run queue, unless it is there.
-pub(crate) fn enqueue<S, C>(run_queue: &mut VecDeque<ConnId>, slot: &mut Slot<S, C>, id: ConnId) {
-    if !slot.queued {
-        slot.queued = true;
-        run_queue.push_back(id);
     }
 }

@@ -37,8 +37,9 @@ use pipe::Direction;
 pub use socket::Ledger;
 use socket::{Answer, End, Socket};
 
+use crate::proto::ConnId;
 use crate::python::Monotonic;
-use crate::server::{ConnId, Token};
+use crate::reactor::Token;
 
 /// The kernel below a simulated loop, and the network and the clients beside it.
 pub struct SimKernel {

@@ -7,7 +7,7 @@ use crate::proto::ConnId;
 impl ConnId {
     /// How many connections came after `other` up to this one, which is not older. Numbers begin
     /// again after four billion, hence not an order of names as such.
-    pub(super) const fn age_after(self, other: Self) -> u32 {
+    pub(crate) const fn age_after(self, other: Self) -> u32 {
         self.generation.wrapping_sub(other.generation)
     }
 }
