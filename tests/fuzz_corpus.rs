@@ -6,7 +6,7 @@ mod fuzz_harness;
 
 use std::path::Path;
 
-use saltecho::sim::SplitMix;
+use saltecho::random::SplitMix;
 
 const DRAWN: u64 = 1000;
 /// What the values of the command line are made of.

@@ -21,8 +21,9 @@ use std::time::{Duration, Instant};
 
 use saltecho::auth::Keyring;
 use saltecho::proto::Config;
+use saltecho::random::SplitMix;
 use saltecho::server::Limits;
-use saltecho::sim::{Faults, SimKernel, SplitMix};
+use saltecho::sim::{Faults, SimKernel};
 use sim_world::World;
 use sim_world::client::{Client, Fate};
 

@@ -16,8 +16,9 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use saltecho::auth::Keyring;
 use saltecho::proto::{CloseReason, Config};
+use saltecho::random::SplitMix;
 use saltecho::server::Limits;
-use saltecho::sim::{Faults, Seen, SimKernel, SplitMix};
+use saltecho::sim::{Faults, Seen, SimKernel};
 use sim_world::World;
 use sim_world::client::{Client, Fate};
 

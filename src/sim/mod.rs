@@ -31,7 +31,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-pub use faults::{Faults, SplitMix};
+pub use faults::Faults;
 pub use kernel::SimStream;
 use pipe::Direction;
 pub use socket::Ledger;
@@ -39,6 +39,7 @@ use socket::{Answer, End, Socket};
 
 use crate::proto::ConnId;
 use crate::python::Monotonic;
+use crate::random::SplitMix;
 use crate::reactor::Token;
 
 /// The kernel below a simulated loop, and the network and the clients beside it.

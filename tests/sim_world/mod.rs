@@ -17,8 +17,9 @@ use handler::Teller;
 use judge::Judge;
 use saltecho::auth::Keyring;
 use saltecho::proto::{CloseReason, Config};
+use saltecho::random::SplitMix;
 use saltecho::server::{Limits, Server};
-use saltecho::sim::{Faults, Seen, SimKernel, SplitMix};
+use saltecho::sim::{Faults, Seen, SimKernel};
 
 /// A server, its kernel, the clients, and who judges them.
 pub struct World {
