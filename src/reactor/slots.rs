@@ -115,6 +115,12 @@ impl<S, C> Slots<S, C> {
         self.slab.is_empty()
     }
 
+    /// The name that the next connection will have.
+    pub(crate) fn next_id(&self) -> ConnId {
+        let index = u32::try_from(self.slab.vacant_key()).expect("fewer than 2^31 descriptors");
+        ConnId { index, generation: self.next_generation }
+    }
+
     pub(crate) fn insert(&mut self, stream: S, connection: C, ready: Ready) -> ConnId {
         let generation = self.next_generation;
         self.next_generation = match generation + 1 {
@@ -161,6 +167,13 @@ impl<S, C> Slots<S, C> {
             self.slab = Slab::with_capacity(Self::RESERVED);
             self.touched = 0;
         }
+    }
+}
+
+#[cfg(any(test, feature = "testing"))]
+impl<S, C> Slots<S, C> {
+    pub(crate) fn link(&self, index: u32) -> &Link {
+        &self.slab[index as usize].timer
     }
 }
 
