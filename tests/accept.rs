@@ -346,7 +346,7 @@ fn what_is_no_fault_of_a_source_is_not_held_against_it() {
 #[test]
 fn turns_and_events_for_nobody_are_counted() {
     let mut server = server(vec![Script::new()], |_| {});
-    let nobody = Token(7 << 32 | 5);
+    let nobody = Token::from_raw(7 << 32 | 5);
     server.kernel_mut().events = vec![(nobody, Ready::READABLE), (nobody, Ready::CLOSED)];
     turns(&mut server, 1);
     server.kernel_mut().events = vec![(Token::listener(9), Ready::READABLE)];

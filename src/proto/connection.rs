@@ -411,7 +411,7 @@ impl<H: Handler> Connection<H> {
     }
 
     /// Bytes of answers and pushed messages that the kernel has not taken.
-    #[cfg(feature = "server")]
+    #[cfg(feature = "testing")]
     pub(crate) fn unsent(&self) -> usize {
         match &self.stage {
             Stage::Echoing(Some(backlog)) => backlog.len(),
@@ -560,7 +560,9 @@ impl<H: Handler> Reply<'_, H> {
 
 impl<H: Handler> Drop for Reply<'_, H> {
     fn drop(&mut self) {
-        self.settle(0);
+        if !self.bytes().is_empty() {
+            self.settle(0);
+        }
     }
 }
 
