@@ -64,7 +64,7 @@ fn a_silent_crowd_is_asked_one_packet_at_a_time_and_stays() {
 fn an_accepted_socket_is_never_probed_by_the_kernel_alone() {
     for keepalive in [true, false] {
         let mut kernel = MioKernel::new(16).unwrap();
-        let options = ListenOptions { backlog: 16, keepalive };
+        let options = ListenOptions::new(16, keepalive);
         let mut listener = MioKernel::listen(any_port(), options).unwrap();
         let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (stream, _) = kernel.accept(&mut listener).unwrap();
@@ -96,7 +96,7 @@ fn until(
 #[test]
 fn the_kernel_tells_how_a_peer_is() {
     let mut kernel = MioKernel::new(16).unwrap();
-    let options = ListenOptions { backlog: 16, keepalive: true };
+    let options = ListenOptions::new(16, true);
     let mut listener = MioKernel::listen(any_port(), options).unwrap();
     let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     let (mut stream, _) = kernel.accept(&mut listener).unwrap();

@@ -11,7 +11,7 @@ use std::time::Duration;
 use common::needs::CHROMIUM;
 use common::run::Script;
 use saltecho::load::report::{Comparison, LoadLog, Report, merge};
-use saltecho::load::{ErrorKind, Mode, Record, Standing};
+use saltecho::load::{ErrorKind, Mode, Record, StateCounts};
 
 /// Fails unless each element is closed in turn and no attribute is left open.
 #[track_caller]
@@ -159,7 +159,7 @@ fn short_and_empty_runs_are_drawn_as_far_as_they_go() {
 #[test]
 fn states_that_are_unknown_are_not_drawn() {
     let mut report = Script::new(Mode::Echo).report();
-    report.seconds.iter_mut().for_each(|second| second.standing = Standing::default());
+    report.seconds.iter_mut().for_each(|second| second.standing = StateCounts::default());
     let page = page(&report);
     assert!(page.contains("How the connections stood is not known."));
     assert_eq!(page.matches("<svg").count(), 3);

@@ -174,7 +174,8 @@ fn a_part_of_an_answer_does_not_end_in_order() {
 
 #[test]
 fn a_greedy_peer_costs_a_quiet_one_a_turn() {
-    let limits = Limits { bytes_per_turn: 64 << 10, ..Limits::for_connections(10) };
+    let mut limits = Limits::for_connections(10);
+    limits.bytes_per_turn = 64 << 10;
     let mut server = Server::builder().listen(any_port()).limits(limits).build().unwrap();
     let address = server.addresses().unwrap()[0];
     let clients = thread::spawn(move || (authenticated(address), authenticated(address)));

@@ -78,9 +78,9 @@ pub(super) fn run(args: &LoadArgs) -> Result<(), Failure> {
     let mut waits = Waits::begin();
     let outcome = load.run(|interval| {
         if let Some(watch) = &mut watch {
-            watch.look(interval.part);
+            watch.look(interval.phase);
         }
-        waits.look(interval.part);
+        waits.look(interval.phase);
         // The teller ends with the load, and not before.
         let _ = intervals.send(interval);
     });
@@ -103,29 +103,27 @@ impl LoadArgs {
                 active.of(self.connections).map_err(|text| Failure::because(Kind::Usage, text))?
             }
         };
-        let plan = Plan::new(target, key, self.keys.mac.into());
+        let mut plan = Plan::new(target, key, self.keys.mac.into());
         let pace = match self.rate {
             _ if self.closed => Pace::Closed,
             Some(rate) => Pace::Open(rate.0),
             None => plan.pace,
         };
         let sources = self.source.iter().flat_map(|sources| &sources.0);
-        Ok(Plan {
-            sources: sources.map(|source| in_zone_of(target, *source)).collect(),
-            mode: self.mode.into(),
-            pace,
-            connections: self.connections as usize,
-            active: active as usize,
-            in_flight: self.in_flight.map_or(plan.in_flight, |number| number as usize),
-            size: self.size.0,
-            upper: matches!(self.reply, Reply::Upper),
-            ramp: self.ramp.unwrap_or_default(),
-            duration: self.duration,
-            timeout: self.timeout.0,
-            seed: self.seed,
-            spin: self.spin.0,
-            ..plan
-        })
+        plan.sources = sources.map(|source| in_zone_of(target, *source)).collect();
+        plan.mode = self.mode.into();
+        plan.pace = pace;
+        plan.connections = self.connections as usize;
+        plan.active = active as usize;
+        plan.in_flight = self.in_flight.map_or(plan.in_flight, |number| number as usize);
+        plan.size = self.size.0;
+        plan.upper = matches!(self.reply, Reply::Upper);
+        plan.ramp = self.ramp.unwrap_or_default();
+        plan.duration = self.duration;
+        plan.timeout = self.timeout.0;
+        plan.seed = self.seed;
+        plan.spin = self.spin.0;
+        Ok(plan)
     }
 
     /// The addresses of the server, never none: those of the sources' family if it has any.

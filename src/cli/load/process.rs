@@ -5,7 +5,7 @@ use std::io;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use saltecho::load::Part;
+use saltecho::load::Phase;
 use saltecho::load::report::ServerUse;
 
 /// What a process has used so far.
@@ -81,11 +81,11 @@ impl Watch {
 
     /// Looks at the end of an interval of this part of the run. What cannot be seen any more stays
     /// as it was.
-    pub(super) fn look(&mut self, part: Part) {
+    pub(super) fn look(&mut self, part: Phase) {
         match (part, Usage::of(self.pid)) {
-            (Part::Ramp, Ok(usage)) => (self.begin, self.end) = (usage, usage),
-            (Part::Measure, Ok(usage)) => self.end = usage,
-            (Part::Prove | Part::Drain, _) | (_, Err(_)) => {}
+            (Phase::Ramp, Ok(usage)) => (self.begin, self.end) = (usage, usage),
+            (Phase::Measure, Ok(usage)) => self.end = usage,
+            (Phase::Prove | Phase::Drain, _) | (_, Err(_)) => {}
         }
     }
 
@@ -119,11 +119,11 @@ impl Waits {
     }
 
     /// Looks at the end of an interval of this part of the run, on the thread that began.
-    pub(super) fn look(&mut self, part: Part) {
+    pub(super) fn look(&mut self, part: Phase) {
         match part {
-            Part::Ramp => *self = Self::begin(),
-            Part::Measure => self.end = Self::so_far(),
-            Part::Prove | Part::Drain => {}
+            Phase::Ramp => *self = Self::begin(),
+            Phase::Measure => self.end = Self::so_far(),
+            Phase::Prove | Phase::Drain => {}
         }
     }
 
@@ -173,12 +173,12 @@ mod tests {
         assert!(Waits::begin().finish().is_some(), "the kernel counts it");
         let at = |millis| Some(Duration::from_millis(millis));
         let mut waits = Waits { begin: at(0), end: at(0) };
-        waits.look(Part::Measure);
+        waits.look(Phase::Measure);
         let measured = waits.end;
-        waits.look(Part::Drain);
+        waits.look(Phase::Drain);
         assert_eq!(waits.end, measured, "the drain is not measured");
         waits = Waits { begin: at(0), end: at(1) };
-        waits.look(Part::Ramp);
+        waits.look(Phase::Ramp);
         assert_eq!(waits.finish(), Some(Duration::ZERO), "nor is the ramp");
         assert_eq!(Waits { begin: None, end: at(1) }.finish(), None);
     }

@@ -7,7 +7,7 @@ use super::about::nanos;
 use super::figures::Percentiles;
 use super::verdict::{Verdict, shortfall};
 use super::{Generator, Ran, Report};
-use crate::load::{Counts, ErrorKind, Interval, Outcome, Part, Record, Series, Standing};
+use crate::load::{Counts, ErrorKind, Interval, Outcome, Phase, Record, Series, StateCounts};
 
 /// What is kept of a second of a run: figures, no histograms.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,11 +19,11 @@ pub struct Second {
     #[serde(rename = "duration_ns", with = "nanos")]
     pub length: Duration,
     /// Which part of the run it belongs to.
-    pub part: Part,
+    pub part: Phase,
     /// What was done in it.
     pub counts: Counts,
     /// How the connections stood at its end.
-    pub standing: Standing,
+    pub standing: StateCounts,
     /// The percentiles of each series.
     #[serde(with = "phases")]
     phases: [Percentiles; Series::ALL.len()],
@@ -32,15 +32,15 @@ pub struct Second {
 impl Second {
     /// What is kept of an interval.
     pub fn of(interval: &Interval) -> Self {
-        let Interval { start, length, part, standing, .. } = *interval;
+        let Interval { start, length, phase: part, states: standing, .. } = *interval;
         Self::new(start, length, part, standing, &interval.record)
     }
 
     pub(super) fn new(
         start: Duration,
         length: Duration,
-        part: Part,
-        standing: Standing,
+        part: Phase,
+        standing: StateCounts,
         record: &Record,
     ) -> Self {
         let phases = Series::ALL.map(|series| Percentiles::of(record.series(series)));
@@ -177,7 +177,7 @@ impl Collector {
             seconds: self.seconds,
             measured: outcome.measured,
             overlap: None,
-            standing: outcome.standing,
+            standing: outcome.states,
             server: None,
             warnings,
         };

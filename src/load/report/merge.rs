@@ -6,7 +6,7 @@ use super::figures::Nanos;
 use super::hlog::{LoadLog, unpack};
 use super::verdict::shortfall;
 use super::{Generator, Report, Second, Verdict};
-use crate::load::{Counts, Pace, Part, Record, Standing};
+use crate::load::{Counts, Pace, Phase, Record, StateCounts};
 
 /// Why logs make no common report.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -47,7 +47,7 @@ pub fn merge(mut logs: Vec<LoadLog>) -> Result<Report, MergeError> {
     let mut warnings: Vec<String> =
         logs.iter_mut().flat_map(|log| std::mem::take(&mut log.warnings)).collect();
     let mut record = Record::new();
-    let mut standing = Standing::default();
+    let mut standing = StateCounts::default();
     let mut distrust: Vec<(&str, String)> = Vec::new();
     for log in &logs {
         record.merge(&log.record);
@@ -125,7 +125,7 @@ fn is_same_run(one: &LoadLog, other: &LoadLog) -> bool {
 /// From when the first began to measure until the last ended, and for how long all did.
 fn spans(logs: &[LoadLog]) -> (Duration, Duration) {
     let measured = |log: &LoadLog| {
-        let mut seconds = log.seconds.iter().filter(|second| second.part == Part::Measure);
+        let mut seconds = log.seconds.iter().filter(|second| second.part == Phase::Measure);
         let first = seconds.next()?;
         let last = seconds.next_back().unwrap_or(first);
         // What the generator says of itself is exact; a log that was cut off has its seconds.
@@ -149,12 +149,12 @@ fn spans(logs: &[LoadLog]) -> (Duration, Duration) {
     )
 }
 
-fn standing_at_the_end(seconds: &[Second]) -> Standing {
-    let measured = seconds.iter().rfind(|second| second.part == Part::Measure);
+fn standing_at_the_end(seconds: &[Second]) -> StateCounts {
+    let measured = seconds.iter().rfind(|second| second.part == Phase::Measure);
     measured.or(seconds.last()).map(|second| second.standing).unwrap_or_default()
 }
 
-fn add(sum: &mut Standing, other: &Standing) {
+fn add(sum: &mut StateCounts, other: &StateCounts) {
     for (sum, more) in [
         (&mut sum.waiting, other.waiting),
         (&mut sum.connecting, other.connecting),
@@ -181,13 +181,13 @@ fn merged_seconds(logs: &[LoadLog]) -> Vec<Second> {
     let mut rest: Vec<_> =
         logs.iter().map(|log| (log.base, log.seconds.as_slice(), None)).collect();
     let mut seconds = Vec::new();
-    let next = |rest: &[(Duration, &[Second], Option<Standing>)]| {
+    let next = |rest: &[(Duration, &[Second], Option<StateCounts>)]| {
         let firsts = rest.iter().filter_map(|(base, left, _)| Some(*base + left.first()?.start));
         firsts.min().map(place)
     };
     while let Some(number) = next(&rest) {
         let mut counts = Counts::default();
-        let mut standing = Standing::default();
+        let mut standing = StateCounts::default();
         let mut parts = Vec::new();
         for (base, left, latest) in &mut rest {
             while let Some((second, others)) = left.split_first()
@@ -210,8 +210,8 @@ fn merged_seconds(logs: &[LoadLog]) -> Vec<Second> {
             record.series_mut(*series).add(&histogram).expect("it was added when it was read");
         }
         record.counts = counts;
-        let part = [Part::Measure, Part::Ramp, Part::Prove, Part::Drain].into_iter();
-        let part = part.into_iter().find(|part| parts.contains(part)).unwrap_or(Part::Measure);
+        let part = [Phase::Measure, Phase::Ramp, Phase::Prove, Phase::Drain].into_iter();
+        let part = part.into_iter().find(|part| parts.contains(part)).unwrap_or(Phase::Measure);
         let start = Duration::from_secs(number);
         seconds.push(Second::new(start, Duration::from_secs(1), part, standing, &record));
     }

@@ -9,7 +9,6 @@
 mod about;
 mod collector;
 mod compare;
-pub(super) mod errors;
 mod events;
 mod figures;
 mod hlog;
@@ -34,7 +33,7 @@ pub use server::ServerUse;
 pub use verdict::Verdict;
 pub use visible::Visible;
 
-use super::{Counts, Mode, Pace, Record, Series, Standing};
+use super::{Counts, Mode, Pace, Record, Series, StateCounts};
 
 /// All that is told of a run, or of several that were added up.
 #[derive(Debug)]
@@ -51,7 +50,7 @@ pub struct Report {
     /// Of several generators, for how long all measured at once.
     pub overlap: Option<Duration>,
     /// How the connections stood when the measurement ended.
-    pub standing: Standing,
+    pub standing: StateCounts,
     /// What the server's process used, if it was looked at.
     pub server: Option<ServerUse>,
     /// What a reader must know before they believe a figure.

@@ -11,7 +11,7 @@ use chart::{Axis, Chart, Line};
 
 use super::figures::{Grouped, Nanos, Percentiles, QUANTILES};
 use super::{Generator, Report, Second, Verdict, Visible, rate};
-use crate::load::{Mode, Part, Series};
+use crate::load::{Mode, Phase, Series};
 
 const STYLE: &str = include_str!("style.css");
 
@@ -217,7 +217,7 @@ impl Report {
         let is_idle = self.mode() == Mode::Idle;
         let counts = &second.counts;
         let number = if is_idle { counts.authenticated } else { counts.answered };
-        let counts_here = second.part == Part::Measure || is_idle;
+        let counts_here = second.part == Phase::Measure || is_idle;
         (counts_here && second.length.as_millis() >= 100).then(|| rate(number, second.length))
     }
 
@@ -323,7 +323,7 @@ impl Generator {
     }
 }
 
-/// A colour for each of `Standing::by_name`; what works is blue and green.
+/// A colour for each of `StateCounts::by_name`; what works is blue and green.
 const STATE_COLOURS: [usize; 6] = [3, 4, 1, 5, 0, 2];
 
 /// Latency and service time are next to each other and must differ most.
