@@ -7,7 +7,7 @@
 //! | --- | --- | --- |
 //! | [`python`] | what Python says about time-outs and `bytes.upper()` | |
 //! | [`auth`] | keys, the challenge, its digest and the verification | |
-//! | [`proto`] | one connection's whole life as a state machine without I/O | |
+//! | [`proto`] | one connection's whole life as a state machine without I/O | (`http`, `proxy`) |
 //! | [`socket`] | Python's socket object on descriptors that never block | `socket` |
 //! | [`client`] | the authenticated client | `socket` |
 //! | [`server`] | the event loop, over any [`server::Kernel`] | `server` |

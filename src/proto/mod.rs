@@ -11,6 +11,9 @@
 //! is read while an answer is unfinished, so TCP slows the peer down; what is kept for a peer is
 //! at most one answer; and there is one deadline, that of the call in progress.
 //!
+//! The modules `http` and `proxy` (features of the same names) are written the same way: HTTP for
+//! the admin endpoint, and the header that a balancer sends in front of a connection.
+//!
 //! Bytes, the time and the shared [`Config`] are arguments. No socket, clock, random source or
 //! event loop is named here, so every path can be walked by an ordinary test.
 
@@ -19,6 +22,10 @@ mod close_reason;
 mod config;
 mod connection;
 mod handler;
+#[cfg(feature = "http")]
+pub mod http;
+#[cfg(feature = "proxy")]
+pub mod proxy;
 mod responder;
 
 pub use close_reason::CloseReason;
