@@ -3,6 +3,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::doctor::DoctorArgs;
 use super::load::LoadArgs;
 use super::logs::ReportArgs;
 use super::values::{Limit, ServerAddress, Size, listen_address};
@@ -30,7 +31,8 @@ Examples (those of a command: saltecho COMMAND --help):
 
 Exit codes: 0 done, 1 failed while running, 2 wrong usage or configuration,
 3 authentication refused, 4 cannot connect or timed out; of `load` also 5 an assertion does not
-hold, and of `load` and `report` 6 the result is unreliable.
+hold, of `doctor` 5 the connections do not fit, and of `load` and `report` 6 the result is
+unreliable.
 
 Every flag has an environment variable, which the flag overrides.";
 
@@ -41,6 +43,7 @@ pub(super) enum Command {
     Load(LoadArgs),
     Report(ReportArgs),
     Keygen(KeygenArgs),
+    Doctor(DoctorArgs),
 }
 
 /// Hold connections, authenticate them, and answer what they say.

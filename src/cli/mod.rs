@@ -4,6 +4,7 @@
 
 mod args;
 mod connect;
+mod doctor;
 mod escape;
 mod failure;
 mod judge;
@@ -12,6 +13,7 @@ mod keygen;
 mod load;
 mod log;
 mod logs;
+mod machine;
 mod peer;
 mod pipe;
 mod prompt;
@@ -40,6 +42,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Load(args) => load::run(&args),
         Command::Report(args) => logs::run(&args),
         Command::Keygen(args) => keygen::run(&args),
+        Command::Doctor(args) => doctor::run(&args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
