@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::doctor::DoctorArgs;
+use super::generate::GenerateArgs;
 use super::load::LoadArgs;
 use super::logs::ReportArgs;
 use super::values::{Limit, ServerAddress, Size, listen_address};
@@ -44,6 +45,7 @@ pub(super) enum Command {
     Report(ReportArgs),
     Keygen(KeygenArgs),
     Doctor(DoctorArgs),
+    Generate(GenerateArgs),
 }
 
 /// Hold connections, authenticate them, and answer what they say.

@@ -7,6 +7,7 @@ mod connect;
 mod doctor;
 mod escape;
 mod failure;
+mod generate;
 mod judge;
 mod keyfile;
 mod keygen;
@@ -43,6 +44,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Report(args) => logs::run(&args),
         Command::Keygen(args) => keygen::run(&args),
         Command::Doctor(args) => doctor::run(&args),
+        Command::Generate(args) => generate::run(&args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

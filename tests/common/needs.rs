@@ -20,6 +20,12 @@ pub const CHROMIUM: Tool = Tool {
     probes: &[&["chromium", "--version"], &["chromium-browser", "--version"]],
 };
 
+pub const HAPROXY: Tool =
+    Tool { name: "haproxy", remedy: "apt-get install haproxy", probes: &[&["haproxy", "-v"]] };
+
+pub const MAN: Tool =
+    Tool { name: "man", remedy: "apt-get install man-db", probes: &[&["man", "--version"]] };
+
 pub const PYTHON: Tool = Tool {
     name: "python3",
     remedy: "apt-get install python3",
@@ -34,6 +40,12 @@ pub const PYTHON_WITH_HDRHISTOGRAM: Tool = Tool {
 
 pub const STRACE: Tool =
     Tool { name: "strace", remedy: "apt-get install strace", probes: &[&["strace", "-V"]] };
+
+pub const SYSTEMD_ANALYZE: Tool = Tool {
+    name: "systemd-analyze",
+    remedy: "apt-get install systemd",
+    probes: &[&["systemd-analyze", "--version"]],
+};
 
 pub const VALGRIND: Tool = Tool {
     name: "valgrind",
