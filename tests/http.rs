@@ -174,6 +174,18 @@ fn the_host_is_that_of_the_target_if_it_names_one() {
 }
 
 #[test]
+fn the_first_accept_that_is_text_is_told() {
+    for (headers, accept) in [
+        (&b""[..], "None\n"),
+        (b"Accept: a/b;q=1, */*\r\nACCEPT: c\r\n", "Some(\"a/b;q=1, */*\")\n"),
+        (b"Accept: \xff\r\nAccept: c\r\n", "Some(\"c\")\n"),
+    ] {
+        let request = [b"GET /accept HTTP/1.0\r\n", headers, b"\r\n"].concat();
+        assert_eq!(served(&request).answers()[0].text(), accept);
+    }
+}
+
+#[test]
 fn a_million_rows_are_never_held_as_a_whole() {
     let world = served(b"GET /rows?1000000 HTTP/1.1\r\nHost: a\r\n\r\n");
     assert!(world.sent.len() > 10_000_000);

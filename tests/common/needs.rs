@@ -38,6 +38,18 @@ pub const PYTHON_WITH_HDRHISTOGRAM: Tool = Tool {
     probes: &[&["python3", "-c", "import hdrh"]],
 };
 
+pub const PYTHON_WITH_PROMETHEUS: Tool = Tool {
+    name: "python3 with prometheus-client",
+    remedy: "pip install prometheus-client",
+    probes: &[&["python3", "-c", "import prometheus_client"]],
+};
+
+pub const PROMTOOL: Tool = Tool {
+    name: "promtool",
+    remedy: "apt-get install prometheus",
+    probes: &[&["promtool", "--version"]],
+};
+
 pub const STRACE: Tool =
     Tool { name: "strace", remedy: "apt-get install strace", probes: &[&["strace", "-V"]] };
 

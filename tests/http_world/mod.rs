@@ -51,6 +51,7 @@ pub fn route(request: &Request<'_>) -> Response {
         (Method::Post, "/do") => Response::text(Status::Accepted, ""),
         (Method::Post, _) => Response::method_not_allowed("GET, HEAD"),
         (_, "/text") => Response::text(Status::Ok, format!("{:?}\n", request.query)),
+        (_, "/accept") => Response::text(Status::Ok, format!("{:?}\n", request.accept)),
         (_, "/host") => Response::text(Status::Ok, format!("{:?}\n", request.host)),
         (_, "/rows") => Response::streamed("text/plain"),
         (_, "/readyz") => Response::text(Status::ServiceUnavailable, "draining\n"),

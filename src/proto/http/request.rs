@@ -42,6 +42,8 @@ pub struct Request<'a> {
     /// The host that is asked. Comparing it with the server's own names keeps out pages that
     /// reach a loopback address by a name of theirs (DNS rebinding). Only HTTP/1.0 may omit it.
     pub host: Option<&'a str>,
+    /// The `Accept` header, the first if there are several.
+    pub accept: Option<&'a str>,
 }
 
 /// A request's line and headers, as places in the buffer that holds them.
@@ -53,6 +55,7 @@ pub(super) struct Head {
     path: Range<usize>,
     query: Option<Range<usize>>,
     host: Option<Range<usize>>,
+    accept: Option<Range<usize>>,
     /// Whether the peer knows chunked transfer encoding (HTTP/1.1).
     pub(super) knows_chunks: bool,
     /// Whether another request may follow.
@@ -107,6 +110,7 @@ impl Head {
             path: place(path),
             query: query.map(place),
             host: host.or(meaning.host).map(place),
+            accept: meaning.accept.map(place),
             knows_chunks: is_1_1,
             keeps_alive: !meaning.close && (is_1_1 || meaning.keep_alive),
         })
@@ -122,6 +126,7 @@ impl Head {
             path: text(&self.path),
             query: self.query.as_ref().map(text),
             host: self.host.as_ref().map(text),
+            accept: self.accept.as_ref().map(text),
         }
     }
 }
@@ -130,6 +135,7 @@ impl Head {
 #[derive(Default)]
 struct Meaning<'a> {
     host: Option<&'a str>,
+    accept: Option<&'a str>,
     has_origin: bool,
     close: bool,
     keep_alive: bool,
@@ -160,6 +166,9 @@ impl<'a> Meaning<'a> {
                     meaning.close |= option.eq_ignore_ascii_case(b"close");
                     meaning.keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
                 }
+            } else if is("accept") {
+                // One that is no text is as good as none: any answer will do.
+                meaning.accept = meaning.accept.or(str::from_utf8(header.value).ok());
             } else if is("origin") {
                 meaning.has_origin = true;
             }
