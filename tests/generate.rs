@@ -7,8 +7,9 @@ mod common;
 use std::fs;
 use std::process::{Command, Output};
 
-use common::needs::{MAN, SYSTEMD_ANALYZE};
+use common::needs::{KUBERNETES_VALIDATE, MAN, PROMTOOL, SYSTEMD_ANALYZE};
 use common::program::*;
+use serde_json::Value;
 use tempfile::TempDir;
 
 const COMMANDS: [&str; 7] = ["connect", "doctor", "generate", "keygen", "load", "report", "serve"];
@@ -151,4 +152,112 @@ fn files_are_printed_with_their_places() {
     }
     run(&["generate", "systemd", "/proc/nowhere"], b"").expect(1, &["cannot write /proc/nowhere"]);
     run(&["generate", "man", "/dev/null"], b"").expect(1, &["cannot write /dev/null"]);
+}
+
+#[test]
+fn the_manifests_are_as_kubernetes_publishes_them() {
+    let text = generate(&["kubernetes"]);
+    for kind in ["Secret", "Deployment", "Service", "PodDisruptionBudget", "Job"] {
+        assert!(text.contains(&format!("\nkind: {kind}\n")), "no {kind}");
+    }
+    assert!(!text.contains('@'), "a place is left to fill in");
+    let key = |text: &str| text.split_once("saltecho.key: \"").unwrap().1[..50].to_owned();
+    assert!(key(&text).starts_with("base64:"));
+    assert_ne!(key(&text), key(&generate(&["kubernetes"])), "each has a key of its own");
+    let Some(mut validate) = KUBERNETES_VALIDATE.find() else { return };
+    let files = Files::new();
+    let path = files.write("saltecho.yaml", text.as_bytes(), 0o600);
+    succeeds(validate.args(["--strict", &path]));
+}
+
+/// The commands of the manifests, as a shell would split them.
+#[track_caller]
+fn command(manifests: &str, begin: &str) -> Vec<String> {
+    let (_, rest) = manifests.split_once(begin).expect("it is there");
+    let (list, _) = rest.split_once(']').expect("it has an end");
+    list.split(", ").map(|word| word.trim_matches('"').to_owned()).collect()
+}
+
+#[test]
+fn the_manifests_commands_work() {
+    let text = generate(&["kubernetes"]);
+    let (_, key) = text.split_once("saltecho.key: \"").unwrap();
+    let files = Files::new();
+    let key = files.key("key", key.split('"').next().unwrap());
+    let serving = Serving::start(&["-k", &key]);
+    let with_key = |words: &[String]| {
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        let mut command = saltecho(&words);
+        command.env("SALTECHO_KEY_FILE", &key);
+        command
+    };
+    let mut probe = command(&text, "command: [/saltecho, ");
+    assert_eq!(probe[1], "127.0.0.1:9999");
+    probe[1] = serving.place();
+    run_command(&mut with_key(&probe), b"").expect(0, &[]);
+
+    // Three pods, whose output is one stream; shorter than what is asked of a cluster.
+    let mut load = command(&text, "args: [load, ");
+    for (word, shorter) in [
+        ("saltecho:9999", serving.place()),
+        ("1000", "5".to_owned()),
+        ("5k", "50".to_owned()),
+        ("60s", "1s".to_owned()),
+    ] {
+        *load.iter_mut().find(|other| *other == word).expect("it is asked for") = shorter;
+    }
+    load.insert(0, "load".to_owned());
+    assert!(text.contains("grep -E '^(#|\"|Tag=)'"));
+    let logs = files.path().join("logs");
+    fs::create_dir(&logs).unwrap();
+    for pod in 0..3 {
+        let finished = run_command(&mut with_key(&load), b"");
+        assert!([0, 6].contains(&finished.code()), "{finished:?}");
+        let output = String::from_utf8(finished.stdout).unwrap();
+        let kept = output.lines().filter(|line| {
+            line.starts_with('#') || line.starts_with('"') || line.starts_with("Tag=")
+        });
+        let log: String = kept.map(|line| format!("{line}\n")).collect();
+        fs::write(logs.join(format!("{pod}.hlog")), log).unwrap();
+    }
+    let report = run(&["report", "--json", logs.to_str().unwrap()], b"");
+    let report: Value = serde_json::from_slice(&report.stdout).expect("it is JSON");
+    assert_eq!(report["counts"]["answered"], 3 * 50, "{report:#}");
+    serving.finish();
+}
+
+#[test]
+fn the_dashboard_asks_for_metrics_that_exist() {
+    let dashboard: Value = serde_json::from_str(&generate(&["grafana"])).expect("it is JSON");
+    let metrics = include_str!("../docs/OPERATIONS.md");
+    let metrics: Vec<&str> = words(metrics).filter(|word| is_metric(word)).collect();
+    let (mut queries, mut rules) = (0, "groups: [{name: a, rules: [\n".to_owned());
+    for panel in dashboard["panels"].as_array().unwrap() {
+        for target in panel["targets"].as_array().unwrap() {
+            let query = target["expr"].as_str().unwrap();
+            let mut asked = words(query).filter(|word| is_metric(word)).peekable();
+            assert!(asked.peek().is_some(), "{query}");
+            for name in asked {
+                let name = name.trim_end_matches("_bucket");
+                assert!(metrics.contains(&name), "{name} is no metric: {query}");
+            }
+            let query = query.replace("$__rate_interval", "1m");
+            let query = Value::from(query);
+            rules.push_str(&format!("{{record: 'a:{queries}', expr: {query}}},\n"));
+            queries += 1;
+        }
+    }
+    assert!(queries > 12, "{queries} queries");
+    rules.push_str("]}]\n");
+    let Some(mut promtool) = PROMTOOL.find() else { return };
+    let files = Files::new();
+    succeeds(promtool.args(["check", "rules", &files.write("rules", rules.as_bytes(), 0o600)]));
+}
+
+fn words(text: &str) -> impl Iterator<Item = &str> {
+    text.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_')
+}
+
+fn is_metric(word: &str) -> bool {
+    word.starts_with("saltecho_") || word.starts_with("process_")
 }

@@ -1,6 +1,6 @@
 use std::io::{self, Write};
 
-use anyhow::Context;
+use anyhow::{Context, Result};
 use data_encoding::{BASE64, HEXLOWER};
 use rand::TryRng;
 use rand::rngs::SysRng;
@@ -13,16 +13,21 @@ use super::failure::Failure;
 const KEY_LEN: usize = 32;
 
 pub(super) fn run(args: &KeygenArgs) -> Result<(), Failure> {
-    let mut key = Zeroizing::new([0; KEY_LEN]);
-    SysRng.try_fill_bytes(&mut *key).context("the system has no random bytes")?;
-    let line = Zeroizing::new(match args.encoding {
-        Encoding::Base64 => format!("base64:{}\n", BASE64.encode(&*key)),
-        Encoding::Hex => format!("hex:{}\n", HEXLOWER.encode(&*key)),
-    });
+    let line = Zeroizing::new(format!("{}\n", *fresh(args.encoding)?));
     match io::stdout().write_all(line.as_bytes()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
             Err(error).context("cannot write the key to stdout")?
         }
         _ => Ok(()),
     }
+}
+
+/// A fresh key as a line of a key file, without its end.
+pub(super) fn fresh(encoding: Encoding) -> Result<Zeroizing<String>> {
+    let mut key = Zeroizing::new([0; KEY_LEN]);
+    SysRng.try_fill_bytes(&mut *key).context("the system has no random bytes")?;
+    Ok(Zeroizing::new(match encoding {
+        Encoding::Base64 => format!("base64:{}", BASE64.encode(&*key)),
+        Encoding::Hex => format!("hex:{}", HEXLOWER.encode(&*key)),
+    }))
 }

@@ -23,6 +23,12 @@ pub const CHROMIUM: Tool = Tool {
 pub const HAPROXY: Tool =
     Tool { name: "haproxy", remedy: "apt-get install haproxy", probes: &[&["haproxy", "-v"]] };
 
+pub const KUBERNETES_VALIDATE: Tool = Tool {
+    name: "kubernetes-validate",
+    remedy: "pip install kubernetes-validate",
+    probes: &[&["kubernetes-validate", "--help"]],
+};
+
 pub const MAN: Tool =
     Tool { name: "man", remedy: "apt-get install man-db", probes: &[&["man", "--version"]] };
 

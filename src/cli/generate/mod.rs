@@ -1,5 +1,7 @@
 //! `saltecho generate`: files for other programs, all of which this version can serve.
 
+mod grafana;
+
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -8,11 +10,13 @@ use anyhow::{Context, Result};
 use clap::{Args, Command, CommandFactory, Subcommand};
 use clap_complete::Shell;
 use clap_mangen::Man;
+use zeroize::Zeroizing;
 
-use super::args::Cli;
+use super::args::{Cli, Encoding};
 use super::failure::Failure;
+use super::keygen;
 
-/// Write man pages, shell completions, a systemd unit, an HAProxy configuration.
+/// Write files for other programs: man pages, completions, units, configurations, manifests.
 ///
 /// Each file is complete as it is, with comments on what to change.
 #[derive(Args, Debug)]
@@ -44,6 +48,10 @@ enum What {
     },
     /// A configuration of HAProxy with a health check, to stdout
     Haproxy,
+    /// Manifests for Kubernetes with a fresh key, and a Job for load, to stdout
+    Kubernetes,
+    /// A dashboard of the metrics for Grafana, to stdout
+    Grafana,
 }
 
 const EXAMPLES: &str = "\
@@ -51,7 +59,8 @@ Examples:
   saltecho generate man ~/.local/share/man/man1
   saltecho generate completions bash > ~/.local/share/bash-completion/completions/saltecho
   saltecho generate systemd
-  saltecho generate haproxy > haproxy.cfg";
+  saltecho generate haproxy > haproxy.cfg
+  (umask 077; saltecho generate kubernetes > saltecho.yaml)";
 
 /// A file, by the place where a package would put it.
 type Template = (&'static str, &'static str);
@@ -62,6 +71,7 @@ const SYSTEMD: [Template; 3] = [
     ("/etc/default/saltecho", include_str!("default")),
 ];
 const HAPROXY: &str = include_str!("haproxy.cfg");
+const KUBERNETES: &str = include_str!("kubernetes.yaml");
 
 pub(super) fn run(args: &GenerateArgs) -> Result<(), Failure> {
     match &args.what {
@@ -70,6 +80,8 @@ pub(super) fn run(args: &GenerateArgs) -> Result<(), Failure> {
         What::Systemd { directory: None } => print(together(&SYSTEMD).as_bytes()),
         What::Systemd { directory: Some(directory) } => write_all(directory, &SYSTEMD)?,
         What::Haproxy => print(HAPROXY.as_bytes()),
+        What::Kubernetes => print(kubernetes()?.as_bytes()),
+        What::Grafana => print(format!("{:#}\n", grafana::dashboard()).as_bytes()),
     }
     Ok(())
 }
@@ -85,6 +97,13 @@ fn command() -> Command {
     Cli::command()
         .disable_help_subcommand(true)
         .mut_subcommand("generate", |generate| generate.disable_help_subcommand(true))
+}
+
+/// The manifests, with a key that nobody else has.
+fn kubernetes() -> Result<Zeroizing<String>> {
+    let key = keygen::fresh(Encoding::Base64)?;
+    let text = KUBERNETES.replace("@VERSION@", env!("CARGO_PKG_VERSION"));
+    Ok(Zeroizing::new(text.replace("@KEY@", &key)))
 }
 
 /// Writes a page for each command.
