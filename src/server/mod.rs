@@ -297,24 +297,23 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
 
     /// Draws the consequences of whatever just happened to a connection: closes it if it is over,
     /// else sees to its deadline.
+    #[inline]
     fn settle(&mut self, id: ConnId) {
         let Some(slot) = self.slots.get(id) else { return };
         if let Some(reason) = slot.connection.close_reason() {
             return self.close(id, reason);
         }
-        let deadline = slot.connection.poll_timeout();
-        match (deadline, slot.is_armed()) {
-            (deadline, false) => self.arm(id, deadline),
+        match (slot.connection.poll_timeout(), slot.is_armed()) {
+            // An alarm of a deadline that has been met serves as the first of keepalive's.
+            (None, true) if self.keepalive.is_on() => {}
+            (None, true) => self.timers.disarm(&mut self.slots, id.index),
             (Some(deadline), true) => self.timers.arm_by(&mut self.slots, id.index, deadline),
-            // The alarm is the keepalive's, or a deadline's that has been met: it asks then.
-            (None, true) => {}
+            (deadline, false) => self.arm(id, deadline),
         }
     }
 
     fn authenticated(&mut self, id: ConnId) {
         self.strangers.remove(id);
-        // A crowd's alarms would come five seconds from now, and each for nothing.
-        self.timers.disarm(&mut self.slots, id.index);
         self.stats.authenticated += 1;
         self.rest.end();
         if let Some(observer) = &mut self.observer {
