@@ -1,6 +1,9 @@
+use std::collections::TryReserveError;
+
 use bytes::{Buf, Bytes};
 
 use super::CloseReason;
+use super::boxed::Boxed;
 
 /// The unsent rest of one `sendall`, and what follows it.
 ///
@@ -14,9 +17,14 @@ pub(super) struct Backlog {
 }
 
 impl Backlog {
-    pub(super) fn new(rest: Bytes, then_close: Option<CloseReason>) -> Box<Self> {
+    /// # Errors
+    /// If there is no memory for it.
+    pub(super) fn new(
+        rest: Bytes,
+        then_close: Option<CloseReason>,
+    ) -> Result<Boxed<Self>, TryReserveError> {
         debug_assert!(!rest.is_empty(), "a backlog without bytes");
-        Box::new(Self { rest, then_close })
+        Boxed::new(Self { rest, then_close })
     }
 
     pub(super) fn chunk(&self) -> &[u8] {

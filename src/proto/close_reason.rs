@@ -32,13 +32,16 @@ pub enum CloseReason {
     Stopped,
     /// The oldest of too many unauthenticated connections, given up for a new one.
     Evicted,
-    /// The connection was accepted but could not be set up (no random bytes, no registration).
+    /// The connection was accepted but could not be set up (no random bytes, no registration, no
+    /// memory).
     SetupFailed,
+    /// There was no memory for what the peer did not take at once of an answer.
+    OutOfMemory,
 }
 
 impl CloseReason {
     /// Every reason, in the order in which they are reported.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::PeerFinished,
         Self::Rejected,
         Self::AuthAbandoned,
@@ -55,12 +58,17 @@ impl CloseReason {
         Self::Stopped,
         Self::Evicted,
         Self::SetupFailed,
+        Self::OutOfMemory,
     ];
 
     /// Whether it was the server's own affair and says nothing about the peer.
     pub const fn is_ours(self) -> bool {
         match self {
-            Self::Drained | Self::DrainTimeout | Self::Stopped | Self::SetupFailed => true,
+            Self::Drained
+            | Self::DrainTimeout
+            | Self::Stopped
+            | Self::SetupFailed
+            | Self::OutOfMemory => true,
             Self::PeerFinished
             | Self::Rejected
             | Self::AuthAbandoned
@@ -95,6 +103,7 @@ impl CloseReason {
             Self::Stopped => "stopped",
             Self::Evicted => "evicted unauthenticated",
             Self::SetupFailed => "could not be set up",
+            Self::OutOfMemory => "out of memory",
         }
     }
 }

@@ -1,9 +1,11 @@
+use std::collections::TryReserveError;
 use std::io;
 
 use bytes::Bytes;
 use zeroize::Zeroizing;
 
 use super::backlog::Backlog;
+use super::boxed::Boxed;
 use super::config::waits;
 use super::{Answer, CloseReason, Config, Handler, Upper};
 use crate::auth::{Challenge, Digest};
@@ -72,8 +74,8 @@ pub enum Wants {
 /// Each stage owns what it needs and nothing else; the handshake's memory goes with the stage.
 #[derive(Debug)]
 enum Stage {
-    AwaitDigest(Box<Handshake>),
-    Echoing(Option<Box<Backlog>>),
+    AwaitDigest(Boxed<Handshake>),
+    Echoing(Option<Boxed<Backlog>>),
     Finishing(CloseReason),
     Lingering { reason: CloseReason, bytes_left: u32 },
     Closed { reason: CloseReason, authenticated: bool, owed: u32 },
@@ -88,18 +90,34 @@ struct Handshake {
 
 impl<H: Handler> Connection<H> {
     /// A connection that was accepted at `now` and will be asked this challenge.
+    ///
+    /// # Panics
+    /// If there is no memory for its handshake; [`try_new`](Self::try_new) says so instead.
     pub fn new(config: &Config, challenge: Challenge, handler: H, now: Monotonic) -> Self {
+        Self::try_new(config, challenge, handler, now).expect("there is memory for a handshake")
+    }
+
+    /// The same where a lack of memory must not end the process.
+    ///
+    /// # Errors
+    /// If there is no memory for its handshake.
+    pub fn try_new(
+        config: &Config,
+        challenge: Challenge,
+        handler: H,
+        now: Monotonic,
+    ) -> Result<Self, TryReserveError> {
         let handshake = Handshake {
             challenge,
             sent: 0,
             digest: Zeroizing::new([0; Digest::MAX_LEN]),
             received: 0,
         };
-        Self {
-            stage: Stage::AwaitDigest(Box::new(handshake)),
+        Ok(Self {
+            stage: Stage::AwaitDigest(Boxed::new(handshake)?),
             call: Call::begin(waits(config.auth_timeout), now),
             handler,
-        }
+        })
     }
 
     /// Where the connection is in its life.
@@ -424,10 +442,15 @@ impl ReplyBytes<'_> {
     }
 
     /// What is left after the first `n` bytes; copied only if it lies in the caller's buffer.
-    fn split_off(&mut self, n: usize) -> Bytes {
+    fn split_off(&mut self, n: usize) -> Result<Bytes, TryReserveError> {
         match std::mem::replace(self, Self::InPlace(&[])) {
-            Self::InPlace(data) => Bytes::copy_from_slice(&data[n..]),
-            Self::Owned(mut bytes) => bytes.split_off(n),
+            Self::InPlace(data) => {
+                let mut rest = Vec::new();
+                rest.try_reserve_exact(data.len() - n)?;
+                rest.extend_from_slice(&data[n..]);
+                Ok(rest.into())
+            }
+            Self::Owned(mut bytes) => Ok(bytes.split_off(n)),
         }
     }
 }
@@ -454,8 +477,16 @@ impl<H: Handler> Reply<'_, H> {
             self.connection.sendall_done(self.config, self.then_close, self.now);
         } else {
             let rest = self.bytes.split_off(n);
+            let backlog = rest.and_then(|rest| Backlog::new(rest, self.then_close));
             self.connection.call = Call::begin(waits(self.config.send_timeout), self.now);
-            self.connection.stage = Stage::Echoing(Some(Backlog::new(rest, self.then_close)));
+            self.connection.stage = match backlog {
+                Ok(backlog) => Stage::Echoing(Some(backlog)),
+                Err(_) => Stage::Closed {
+                    reason: CloseReason::OutOfMemory,
+                    authenticated: true,
+                    owed: saturating_u32(len - n),
+                },
+            };
         }
     }
 }

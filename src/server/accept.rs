@@ -1,3 +1,4 @@
+use std::collections::TryReserveError;
 use std::io;
 use std::net::SocketAddr;
 
@@ -21,7 +22,7 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
             // Each turn begins at another door, so that a busy address cannot starve the others.
             #[allow(clippy::cast_possible_truncation)] // Only the remainder matters.
             let index = (self.stats.turns as usize).wrapping_add(offset) % self.doors.len();
-            let mut errors_in_a_row = 0;
+            let (mut errors_in_a_row, mut room) = (0, 0);
             while self.doors[index].waiting && left > 0 && !self.rest.holds(self.now) {
                 left -= 1;
                 if self.slots.len() >= self.limits.connections {
@@ -33,6 +34,15 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
                     self.rest.begin_until(until);
                     continue;
                 }
+                if room == 0 {
+                    room = self.make_room(left + 1);
+                }
+                let Some(room_left) = room.checked_sub(1) else {
+                    let error = io::ErrorKind::OutOfMemory.into();
+                    self.cannot_accept(index, Some(&error));
+                    continue;
+                };
+                room = room_left;
                 match self.kernel.accept(&mut self.doors[index].listener) {
                     Ok((stream, peer)) => {
                         errors_in_a_row = 0;
@@ -55,6 +65,19 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
             }
         }
         Ok(())
+    }
+
+    /// Makes room for so many connections wherever they will be kept, or for one; for how many it
+    /// did. A lack of memory thus costs newcomers their places and not the process its life.
+    fn make_room(&mut self, wanted: usize) -> usize {
+        let reserve = |server: &mut Self, more| -> Result<usize, TryReserveError> {
+            server.slots.make_room(more)?;
+            let queue = server.queue_needs(more).saturating_sub(server.run_queue.len());
+            server.run_queue.try_reserve(queue)?;
+            server.strangers.make_room(more)?;
+            Ok(more)
+        };
+        reserve(self, wanted).or_else(|_| reserve(self, 1)).unwrap_or(0)
     }
 
     /// When the oldest stranger has had its time, if there is no room for another until then.
@@ -115,12 +138,13 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
     fn open(&mut self, stream: K::Stream, peer: Option<SocketAddr>, source: Option<Source>) {
         let mut random = [0; Challenge::LEN];
         if self.kernel.fill_random(&mut random).is_err() {
-            self.stats.accepted += 1;
-            self.stats.count_close(CloseReason::SetupFailed);
-            return self.kernel.close(stream, Close::Orderly);
+            return self.cannot_set_up(stream);
         }
         let challenge = Challenge::new(random);
-        let connection = Connection::new(&self.config, challenge, self.handler.clone(), self.now);
+        let handler = self.handler.clone();
+        let Ok(connection) = Connection::try_new(&self.config, challenge, handler, self.now) else {
+            return self.cannot_set_up(stream);
+        };
         // A new socket has room for a challenge; whether anything came is for an event to say.
         let id = self.slots.insert(stream, connection, Ready::WRITABLE);
         self.strangers.add(id, source, self.now);
@@ -134,6 +158,12 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
             Ok(()) => self.pump(id),
             Err(_) => self.abort(id, CloseReason::SetupFailed),
         }
+    }
+
+    fn cannot_set_up(&mut self, stream: K::Stream) {
+        self.stats.accepted += 1;
+        self.stats.count_close(CloseReason::SetupFailed);
+        self.kernel.close(stream, Close::Orderly);
     }
 }
 

@@ -261,9 +261,8 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
     /// Gives each connection in the queue one turn. Who could go on queues up again behind the
     /// others, and is served after the next look at events, deadlines and new clients.
     fn pump_queue(&mut self) {
-        if self.run_queue.is_empty() {
-            // Once the whole crowd was in it.
-            self.run_queue.shrink_to(1024);
+        if self.run_queue.is_empty() && self.run_queue.capacity() > 4096 {
+            self.shrink_run_queue();
         }
         for _ in 0..self.run_queue.len() {
             let id = self.run_queue.pop_front().expect("the queue only grows meanwhile");
@@ -271,6 +270,21 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
                 slot.queued = false;
                 self.pump(id);
             }
+        }
+    }
+
+    /// How many can be in the run queue at once, with so many newcomers: each connection, and of a
+    /// turn's newcomers those that have already made room for another one.
+    fn queue_needs(&self, newcomers: usize) -> usize {
+        self.slots.len() + 2 * newcomers
+    }
+
+    /// Gives memory back if the crowd that it is for is gone.
+    #[cold]
+    fn shrink_run_queue(&mut self) {
+        let need = self.queue_needs(1024);
+        if self.run_queue.capacity() / 4 > need {
+            self.run_queue.shrink_to(need);
         }
     }
 
@@ -388,11 +402,11 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         let until = self.limits.drain_timeout.map(|limit| self.now.saturating_add(limit));
         self.lifecycle = Lifecycle::Draining { until };
         self.doors.clear();
-        for id in self.slots.ids().collect::<Vec<_>>() {
-            let slot = self.slots.get_mut(id).expect("nothing was closed meanwhile");
+        self.for_each(|server, id| {
+            let slot = server.slots.get_mut(id).expect("it was found just now");
             slot.connection.close(CloseReason::Drained);
-            enqueue(&mut self.run_queue, slot, id);
-        }
+            enqueue(&mut server.run_queue, slot, id);
+        });
     }
 
     fn finish_draining(&mut self) {
@@ -407,8 +421,15 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
     fn end_all(&mut self, reason: CloseReason) {
         self.lifecycle = Lifecycle::Stopped;
         self.doors.clear();
-        for id in self.slots.ids().collect::<Vec<_>>() {
-            self.abort(id, reason);
+        self.for_each(|server, id| server.abort(id, reason));
+    }
+
+    /// Visits all connections, of which any may end meanwhile. Needs no memory for a list of them.
+    fn for_each(&mut self, mut visit: impl FnMut(&mut Self, ConnId)) {
+        let mut next = self.slots.id_from(0);
+        while let Some(id) = next {
+            visit(self, id);
+            next = self.slots.id_from(id.index + 1);
         }
     }
 }

@@ -1,4 +1,4 @@
-use slab::Slab;
+use std::collections::TryReserveError;
 
 use super::Ready;
 use super::timers::{Link, Links};
@@ -99,13 +99,23 @@ impl<S, C> Slot<S, C> {
     }
 }
 
-/// The connections of one loop.
+/// The connections of one loop: a slab whose growth may fail without ending the process.
 pub(crate) struct Slots<S, C> {
-    slab: Slab<Slot<S, C>>,
-    /// How many slots were ever in use since the slab was made: the memory that it holds.
-    touched: usize,
+    entries: Vec<Entry<S, C>>,
+    occupied: usize,
+    /// The vacant entry that is taken next, or [`NONE`].
+    vacant: u32,
     next_generation: u32,
 }
+
+enum Entry<S, C> {
+    /// And the vacant entry after it, or [`NONE`].
+    Vacant(u32),
+    Occupied(Slot<S, C>),
+}
+
+/// No entry.
+const NONE: u32 = u32::MAX;
 
 impl<S, C> Slots<S, C> {
     /// Address space for more than half a million slots; memory is only what was touched of it.
@@ -113,21 +123,41 @@ impl<S, C> Slots<S, C> {
     /// Up to 32 MiB glibc adapts to large blocks that are given back: it takes the next one from
     /// its heap, and keeps that (mallopt(3), M_MMAP_THRESHOLD). A larger one is always mapped by
     /// itself, and its memory returns to the system when a crowd is gone.
-    const RESERVED: usize = (32 << 20) / size_of::<Slot<S, C>>() + 1;
+    const RESERVED: usize = (32 << 20) / size_of::<Entry<S, C>>() + 1;
 
     pub(crate) fn new() -> Self {
         // Counting from 1 makes the generation a connection's number in logs.
-        Self { slab: Slab::with_capacity(Self::RESERVED), touched: 0, next_generation: 1 }
+        Self { entries: Vec::new(), occupied: 0, vacant: NONE, next_generation: 1 }
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.slab.len()
+        self.occupied
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.slab.is_empty()
+        self.occupied == 0
     }
 
+    /// Makes room for so many more.
+    ///
+    /// # Errors
+    /// If there is no memory for them. What is there stays.
+    pub(crate) fn make_room(&mut self, more: usize) -> Result<(), TryReserveError> {
+        let filled = self.entries.len();
+        if self.entries.capacity() - self.occupied >= more {
+            return Ok(());
+        }
+        // Doubling costs least; but the old block is there until the new one is filled.
+        let wishes = [filled.max(Self::RESERVED), filled / 4];
+        for wish in wishes.into_iter().filter(|wish| *wish > more) {
+            if self.entries.try_reserve_exact(wish).is_ok() {
+                return Ok(());
+            }
+        }
+        self.entries.try_reserve_exact(more)
+    }
+
+    /// Unless [`make_room`](Self::make_room) was called before, the process ends if there is no memory.
     pub(crate) fn insert(&mut self, stream: S, connection: C, ready: Ready) -> ConnId {
         let generation = self.next_generation;
         self.next_generation = match generation + 1 {
@@ -136,62 +166,101 @@ impl<S, C> Slots<S, C> {
         };
         let slot =
             Slot { stream, connection, timer: Link::default(), generation, ready, queued: false };
-        let index = u32::try_from(self.slab.insert(slot)).expect("fewer than 2^31 descriptors");
-        self.touched = self.touched.max(index as usize + 1);
+        let index = self.vacant;
+        if let Some(entry) = self.entries.get_mut(index as usize) {
+            let Entry::Vacant(next) = *entry else { unreachable!("listed as vacant") };
+            self.vacant = next;
+            *entry = Entry::Occupied(slot);
+            self.occupied += 1;
+            return ConnId { index, generation };
+        }
+        let index = u32::try_from(self.entries.len()).expect("fewer than 2^31 descriptors");
+        // If there is no room, the push makes the attempt that counts.
+        let _ = self.make_room(1);
+        self.entries.push(Entry::Occupied(slot));
+        self.occupied += 1;
         ConnId { index, generation }
+    }
+
+    fn slot(&self, index: u32) -> Option<&Slot<S, C>> {
+        match self.entries.get(index as usize) {
+            Some(Entry::Occupied(slot)) => Some(slot),
+            Some(Entry::Vacant(_)) | None => None,
+        }
+    }
+
+    fn slot_mut(&mut self, index: u32) -> Option<&mut Slot<S, C>> {
+        match self.entries.get_mut(index as usize) {
+            Some(Entry::Occupied(slot)) => Some(slot),
+            Some(Entry::Vacant(_)) | None => None,
+        }
     }
 
     /// The connection of this name, unless it is gone.
     pub(crate) fn get_mut(&mut self, id: ConnId) -> Option<&mut Slot<S, C>> {
-        self.slab.get_mut(id.index as usize).filter(|slot| slot.generation == id.generation)
+        self.slot_mut(id.index).filter(|slot| slot.generation == id.generation)
     }
 
     pub(crate) fn get(&self, id: ConnId) -> Option<&Slot<S, C>> {
-        self.slab.get(id.index as usize).filter(|slot| slot.generation == id.generation)
+        self.slot(id.index).filter(|slot| slot.generation == id.generation)
     }
 
     /// The name of the connection that occupies a slot.
     pub(crate) fn id_at(&self, index: u32) -> ConnId {
-        ConnId { index, generation: self.slab[index as usize].generation }
+        self.id_in(index).expect("the slot is occupied")
+    }
+
+    fn id_in(&self, index: u32) -> Option<ConnId> {
+        self.slot(index).map(|slot| ConnId { index, generation: slot.generation })
     }
 
     pub(crate) fn remove(&mut self, id: ConnId) -> Slot<S, C> {
         debug_assert!(self.get(id).is_some(), "removed twice");
-        self.slab.remove(id.index as usize)
+        let entry = &mut self.entries[id.index as usize];
+        match std::mem::replace(entry, Entry::Vacant(self.vacant)) {
+            Entry::Occupied(slot) => {
+                self.vacant = id.index;
+                self.occupied -= 1;
+                slot
+            }
+            Entry::Vacant(_) => unreachable!("what is removed is there"),
+        }
     }
 
     pub(crate) fn ids(&self) -> impl Iterator<Item = ConnId> + '_ {
-        self.slab.iter().map(|(index, slot)| ConnId {
-            index: u32::try_from(index).expect("checked when it was inserted"),
-            generation: slot.generation,
-        })
+        (0..self.bound()).filter_map(|index| self.id_in(index))
     }
 
-    /// Gives memory back once nothing is left of a crowd; a slab never does so by itself, and
-    /// cannot while slots near its end are occupied.
+    /// The next connection from this index on, for a walk in which connections may end.
+    pub(crate) fn id_from(&self, index: u32) -> Option<ConnId> {
+        (index..self.bound()).find_map(|index| self.id_in(index))
+    }
+
+    fn bound(&self) -> u32 {
+        u32::try_from(self.entries.len()).expect("checked at each insertion")
+    }
+
+    /// Gives memory back once nothing is left of a crowd; that is not possible while slots near the
+    /// end are occupied. A new block is asked for when there is need of it: now it would be one more.
     pub(crate) fn shrink_if_empty(&mut self) {
-        if self.slab.is_empty() && self.touched > 1024 {
-            self.slab = Slab::with_capacity(Self::RESERVED);
-            self.touched = 0;
+        if self.is_empty() && self.entries.len() > 1024 {
+            self.entries = Vec::new();
+            self.vacant = NONE;
         }
     }
 }
 
 impl<S, C> Links for Slots<S, C> {
     fn link(&mut self, index: u32) -> &mut Link {
-        &mut self.slab[index as usize].timer
+        &mut self.slot_mut(index).expect("links are those of occupied slots").timer
     }
 }
 
 /// A slot is smaller than a cache line, the slab's own bookkeeping included. In a debug build mio
 /// keeps more in each socket, to catch its use with two polls.
 const _: () = {
-    #[allow(dead_code)]
-    enum Entry {
-        Vacant(usize),
-        Occupied(Slot<mio::net::TcpStream, crate::proto::Connection>),
-    }
-    assert!(size_of::<Entry>() <= if cfg!(debug_assertions) { 64 } else { 48 });
+    type Real = Entry<mio::net::TcpStream, crate::proto::Connection>;
+    assert!(size_of::<Real>() <= if cfg!(debug_assertions) { 64 } else { 48 });
 };
 
 #[cfg(test)]
@@ -246,7 +315,7 @@ mod tests {
 
     #[test]
     fn the_slab_is_mapped_by_itself() {
-        let size = size_of::<Slot<mio::net::TcpStream, Upper>>();
+        let size = size_of::<Entry<mio::net::TcpStream, Upper>>();
         let reserved = Slots::<mio::net::TcpStream, Upper>::RESERVED * size;
         // Not in the heap, as it might be up to 32 MiB; nor much more address space than that.
         assert!(reserved > 32 << 20 && reserved < 33 << 20, "{reserved} bytes");
