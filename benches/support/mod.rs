@@ -26,8 +26,9 @@ pub fn digest() -> [u8; 16] {
 
 /// The defaults, with the one deadline on that is off by default: benches run protected.
 pub fn config() -> Config {
-    let idle = std::time::Duration::from_secs(3600);
-    Config { recv_timeout: Some(idle), ..Config::new(Keyring::demo()) }
+    let mut config = Config::new(Keyring::demo());
+    config.idle_timeout = Some(std::time::Duration::from_secs(3600));
+    config
 }
 
 /// A whole handshake through the state machine, from the challenge to the right digest.

@@ -28,7 +28,7 @@ pub(crate) fn serve(args: &[String]) {
     }
     for (name, timeout) in [
         ("auth_timeout", &mut config.auth_timeout),
-        ("idle_timeout", &mut config.recv_timeout),
+        ("idle_timeout", &mut config.idle_timeout),
         ("send_timeout", &mut config.send_timeout),
     ] {
         *timeout = option(name).map(Duration::from_secs).or(*timeout);
