@@ -13,7 +13,7 @@ use rustix::io::Errno;
 use rustix::net::sockopt;
 
 use super::{Error, Result};
-use crate::python::{Call, Monotonic, Timeout, Verdict};
+use crate::python::{Blocked, Call, Monotonic, Timeout};
 
 /// What a call waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,12 +108,12 @@ impl<'fd> Waiter<'fd> {
         loop {
             let now = self.now();
             let limit = match self.call.would_block(now) {
-                Verdict::WouldBlock => return Err(refusal.into()),
-                Verdict::TimedOut => return Err(Error::timed_out()),
-                Verdict::Wait(Some(limit)) => Some(limit),
-                Verdict::Wait(None) => match kernels.map(|call| call.would_block(now)) {
-                    Some(Verdict::Wait(limit)) => limit,
-                    Some(Verdict::WouldBlock | Verdict::TimedOut) => return Err(refusal.into()),
+                Blocked::WouldBlock => return Err(refusal.into()),
+                Blocked::TimedOut => return Err(Error::timed_out()),
+                Blocked::Wait(Some(limit)) => Some(limit),
+                Blocked::Wait(None) => match kernels.map(|call| call.would_block(now)) {
+                    Some(Blocked::Wait(limit)) => limit,
+                    Some(Blocked::WouldBlock | Blocked::TimedOut) => return Err(refusal.into()),
                     None => None,
                 },
             };
@@ -129,7 +129,7 @@ impl<'fd> Waiter<'fd> {
     /// Python program that sets it gets EAGAIN after that time. It is read only when a blocking
     /// call is about to sleep anyway.
     fn kernels_own_timeout(&mut self, interest: Interest) -> Option<Call> {
-        if self.call.would_block(Monotonic::ZERO) != Verdict::Wait(None) {
+        if self.call.would_block(Monotonic::ZERO) != Blocked::Wait(None) {
             return None;
         }
         let option = match interest {
