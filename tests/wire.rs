@@ -542,7 +542,7 @@ fn debug_tells_how_far_a_handshake_is_and_no_secret() {
     assert_eq!(
         format!("{connection:?}"),
         "Connection { stage: AwaitDigest(Handshake { sent: 32, received: 5 }), \
-         call: Call(gives up at 5000000000 ns), handler: Upper }"
+         call: Call(deadline 5000000000 ns), handler: Upper }"
     );
 }
 
