@@ -1,44 +1,44 @@
 //! The comparison of two saved baselines, on made-up ones: it must fail when it should.
 #![allow(clippy::unwrap_used)] // clippy knows tests by their attribute, and these have hands.
 
+#[path = "../examples/bench_compare/change.rs"]
+#[allow(dead_code)]
+mod change;
 #[path = "../examples/bench_compare/estimates.rs"]
 #[allow(dead_code)] // Of the program's own parts this looks at the judgement.
 mod estimates;
 #[path = "common/pages.rs"]
 mod pages;
-#[path = "../examples/bench_compare/verdict.rs"]
-#[allow(dead_code)]
-mod verdict;
 
 use std::fs;
 use std::path::Path;
 
+use change::{Change, classify};
 use estimates::Estimate;
 use pages::example;
 use tempfile::TempDir;
-use verdict::{Verdict, judge};
 
 #[test]
 fn only_what_the_intervals_show_and_the_noise_does_not_explain_is_a_change() {
     let estimate = |low, point, high| Estimate { low, point, high };
     let old = estimate(99.0, 100.0, 101.0);
     for (new, expected) in [
-        (estimate(109.0, 110.0, 111.0), Verdict::Slower),
-        (estimate(89.0, 90.0, 91.0), Verdict::Faster),
+        (estimate(109.0, 110.0, 111.0), Change::Slower),
+        (estimate(89.0, 90.0, 91.0), Change::Faster),
         // Apart for certain, and by less than the noise.
-        (estimate(102.0, 103.0, 104.0), Verdict::Same),
-        (estimate(96.5, 97.5, 98.5), Verdict::Same),
+        (estimate(102.0, 103.0, 104.0), Change::Same),
+        (estimate(96.5, 97.5, 98.5), Change::Same),
         // Not apart, and not far from it either way.
-        (estimate(99.5, 100.5, 101.5), Verdict::Same),
+        (estimate(99.5, 100.5, 101.5), Change::Same),
         // The estimate is far away, but it may be no more than chance.
-        (estimate(100.5, 110.0, 125.0), Verdict::Inconclusive),
-        (estimate(80.0, 90.0, 99.5), Verdict::Inconclusive),
+        (estimate(100.5, 110.0, 125.0), Change::Inconclusive),
+        (estimate(80.0, 90.0, 99.5), Change::Inconclusive),
         // The estimates agree, and neither is known well.
-        (estimate(90.0, 100.0, 110.0), Verdict::Inconclusive),
+        (estimate(90.0, 100.0, 110.0), Change::Inconclusive),
     ] {
-        assert_eq!(judge(old, new, 0.05), expected, "{new:?}");
+        assert_eq!(classify(old, new, 0.05), expected, "{new:?}");
     }
-    assert_eq!(judge(old, estimate(102.0, 103.0, 104.0), 0.02), Verdict::Slower);
+    assert_eq!(classify(old, estimate(102.0, 103.0, 104.0), 0.02), Change::Slower);
 }
 
 /// Lays down estimates as criterion does: `slope` is null for benches of few iterations.
@@ -130,12 +130,12 @@ fn a_wrong_question_is_answered_with_what_there_is() {
     let (code, text) = compare(path, &["before", "aftr"]);
     assert_eq!(code, Some(2));
     assert!(text.contains("no baseline \"aftr\""), "{text}");
-    assert!(text.ends_with("there are: base, before\n"), "{text}");
+    assert!(text.ends_with("available: base, before\n"), "{text}");
 
     for (args, complaint) in [
         (&["before"][..], "two baselines, not 1"),
-        (&["before", "base", "--noise", "much"], "\"much\" is no percentage"),
-        (&["before", "base", "--nois", "1"], "there is no flag --nois"),
+        (&["before", "base", "--noise", "much"], "\"much\" is not a percentage"),
+        (&["before", "base", "--nois", "1"], "unknown flag --nois"),
         (&["before", "base", "--filter"], "--filter needs a value"),
         (&["before", "base", "--filter", "nothing"], "no benchmark in common"),
     ] {

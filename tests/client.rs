@@ -11,7 +11,7 @@ use std::time::Duration;
 use common::client::{PATIENCE, pattern};
 use common::fake::{fake_server, fake_server_from_the_start};
 use saltecho::auth::{Key, Keyring, MacAlgorithm};
-use saltecho::client::{Client, ClientError, Step};
+use saltecho::client::{Client, ClientError, Stage};
 use saltecho::server::Server;
 use saltecho::socket::{ErrorKind, Shutdown};
 
@@ -34,7 +34,7 @@ fn answers_of_any_length_come_back_under_either_mac() {
         let server = server.spawn().unwrap();
         let place = server.addresses()[0];
         let mut client = Client::connect(place, &Key::demo(), mac, Some(PATIENCE)).unwrap();
-        client.look_for_refusal(Duration::ZERO).unwrap();
+        client.wait_for_refusal(Duration::ZERO).unwrap();
         for len in [0, 1, 16 << 10, (16 << 10) + 1, 10 << 20] {
             let (data, mut answer) = (pattern(len), Vec::new());
             client.exchange(&data, &mut answer).unwrap();
@@ -67,10 +67,10 @@ fn nobody_listens() {
 fn no_challenge_comes() {
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let outcome = connect_within(silent.local_addr().unwrap(), SHORT);
-    assert!(matches!(outcome, Err(ClientError::TimedOut(Step::AwaitingChallenge))));
+    assert!(matches!(outcome, Err(ClientError::TimedOut(Stage::AwaitingChallenge))));
     let place = fake_server_from_the_start(drop);
     let outcome = connect(&place, PATIENCE);
-    assert!(matches!(outcome, Err(ClientError::Closed(Step::AwaitingChallenge))));
+    assert!(matches!(outcome, Err(ClientError::Closed(Stage::AwaitingChallenge))));
 }
 
 #[test]
@@ -104,8 +104,8 @@ fn a_drain_is_no_refusal_even_if_nothing_was_said() {
     // Within two round trips a refusal would be more likely.
     std::thread::sleep(2 * client.round_trip() + Duration::from_millis(20));
     let draining = std::thread::spawn(|| server.drain());
-    let outcome = client.look_for_refusal(PATIENCE);
-    assert!(matches!(outcome, Err(ClientError::Closed(Step::Exchanging))), "{outcome:?}");
+    let outcome = client.wait_for_refusal(PATIENCE);
+    assert!(matches!(outcome, Err(ClientError::Closed(Stage::Exchanging))), "{outcome:?}");
     drop(client);
     draining.join().unwrap().unwrap();
 }
@@ -117,7 +117,7 @@ fn a_late_refusal_is_one_all_the_same() {
         drop(stream);
     });
     let client = connect(&place, PATIENCE).unwrap();
-    assert!(matches!(client.look_for_refusal(PATIENCE), Err(ClientError::Refused)));
+    assert!(matches!(client.wait_for_refusal(PATIENCE), Err(ClientError::Refused)));
 }
 
 #[test]
@@ -126,7 +126,7 @@ fn a_refusal_shows_with_whatever_comes_first() {
     let place = server.addresses()[0];
     let wrong = Key::new(&b"not the key that the server has"[..]);
     let client = || Client::connect(place, &wrong, MacAlgorithm::Md5, Some(PATIENCE)).unwrap();
-    assert!(matches!(client().look_for_refusal(PATIENCE), Err(ClientError::Refused)));
+    assert!(matches!(client().wait_for_refusal(PATIENCE), Err(ClientError::Refused)));
     let mut answer = Vec::new();
     assert!(matches!(client().exchange(b"hello", &mut answer), Err(ClientError::Refused)));
     assert!(answer.is_empty());
@@ -143,7 +143,7 @@ fn a_part_of_an_answer_is_handed_over() {
     });
     let mut answer = b"so far: ".to_vec();
     let outcome = connect(&place, SHORT).unwrap().exchange(b"hello", &mut answer);
-    assert!(matches!(outcome, Err(ClientError::TimedOut(Step::Exchanging))));
+    assert!(matches!(outcome, Err(ClientError::TimedOut(Stage::Exchanging))));
     assert_eq!(answer, b"so far: HEL");
 
     let place = fake_server(|mut stream| {
@@ -151,14 +151,14 @@ fn a_part_of_an_answer_is_handed_over() {
         stream.write_all(b"HEL").unwrap();
     });
     let outcome = connect(&place, PATIENCE).unwrap().exchange(b"hello", &mut Vec::new());
-    assert!(matches!(outcome, Err(ClientError::Closed(Step::Exchanging))));
+    assert!(matches!(outcome, Err(ClientError::Closed(Stage::Exchanging))));
 }
 
 #[test]
 fn looking_for_a_refusal_takes_nothing_and_changes_no_timeout() {
     let place = fake_server(|mut stream| stream.write_all(b"unasked").unwrap());
     let client = connect(&place, PATIENCE).unwrap();
-    client.look_for_refusal(PATIENCE).unwrap();
+    client.wait_for_refusal(PATIENCE).unwrap();
     assert_eq!(client.socket().timeout(), saltecho::python::Timeout::After(PATIENCE));
     assert_eq!(client.socket().recv(100).unwrap(), b"unasked");
 }
@@ -177,7 +177,7 @@ fn what_is_no_echo_is_not_taken_for_one() {
     };
     let mut answer = Vec::new();
     let outcome = answers(b"HELLO, and more").exchange(b"hello", &mut answer);
-    assert!(matches!(outcome, Err(ClientError::NoEcho)), "{outcome:?}");
+    assert!(matches!(outcome, Err(ClientError::NotAnEcho)), "{outcome:?}");
     assert!(answer.len() > 5 && b"HELLO, and more".starts_with(&answer), "{answer:?}");
 
     // What follows later is found before the next message is sent.
@@ -191,9 +191,9 @@ fn what_is_no_echo_is_not_taken_for_one() {
     let (mut client, mut answer) = (connect(&place, PATIENCE).unwrap(), Vec::new());
     client.exchange(b"hello", &mut answer).unwrap();
     client.send(b"?").unwrap();
-    client.look_for_refusal(PATIENCE).unwrap();
+    client.wait_for_refusal(PATIENCE).unwrap();
     let outcome = client.exchange(b"again", &mut answer);
-    assert!(matches!(outcome, Err(ClientError::NoEcho)), "{outcome:?}");
+    assert!(matches!(outcome, Err(ClientError::NotAnEcho)), "{outcome:?}");
     assert_eq!(answer, b"HELLO");
 }
 

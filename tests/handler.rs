@@ -80,14 +80,16 @@ fn at(millis: u64) -> Monotonic {
 }
 
 fn config() -> Config {
-    Config { max_answer: 1000, ..Config::new(Keyring::demo()) }
+    let mut config = Config::new(Keyring::demo());
+    config.max_answer = 1000;
+    config
 }
 
 /// A connection that has sent its challenge.
 fn asked(config: &Config, handler: Talker) -> Connection<Talker> {
     let challenge = Challenge::new(CHALLENGE);
     let mut connection = Connection::new(config, challenge, handler, at(0));
-    connection.introduce(Peer::at("192.0.2.1:7".parse().unwrap()));
+    connection.set_peer(Peer::at("192.0.2.1:7".parse().unwrap()));
     connection.handle_sent(config, 32, at(0));
     connection
 }
@@ -187,7 +189,7 @@ fn a_message_goes_out_between_two_recvs() {
 fn each_message_has_the_time_of_one_sendall() {
     let mut config = config();
     config.send_timeout = Some(Duration::from_secs(1));
-    config.recv_timeout = Some(Duration::from_secs(5));
+    config.idle_timeout = Some(Duration::from_secs(5));
     let (talker, _heard) = Talker::new();
     let mut connection = authenticated_with(&config, talker);
     assert_eq!(connection.poll_timeout(), Some(at(5000)));

@@ -272,7 +272,7 @@ fn silence_ends_by_its_own_deadline() {
     let stats = wait_for(&server, "its end", |stats| stats.connections == 0);
     assert_eq!(stats.closed(CloseReason::AuthTimeout), 1);
 
-    let server = spawn_with(|config, _| config.recv_timeout = Some(Duration::from_millis(80)));
+    let server = spawn_with(|config, _| config.idle_timeout = Some(Duration::from_millis(80)));
     let idle = authenticated(server.addresses()[0]);
     assert_eq!(rest(&idle).unwrap(), b"");
     drop(idle);
@@ -282,7 +282,7 @@ fn silence_ends_by_its_own_deadline() {
 
 #[test]
 fn an_idle_crowd_costs_no_turn() {
-    let server = spawn_with(|config, _| config.recv_timeout = Some(Duration::from_secs(3600)));
+    let server = spawn_with(|config, _| config.idle_timeout = Some(Duration::from_secs(3600)));
     let crowd: Vec<TcpStream> = (0..100).map(|_| authenticated(server.addresses()[0])).collect();
     wait_for(&server, "a hundred", |stats| stats.authenticated == 100);
     // Deadlines of strangers that have since authenticated may still come up once.

@@ -138,7 +138,7 @@ fn every_figure_arrives_under_its_name() {
         assert_eq!(left.remove(name), Some(value), "{name}");
     }
     for (reason, number) in CloseReason::ALL.into_iter().zip(100..) {
-        let name = format!("saltecho_closed_total{{reason={}}}", snake_case(reason));
+        let name = format!("saltecho_closed_total{{reason={}}}", snake_case(*reason));
         assert_eq!(left.remove(&name), Some(f64::from(number)), "{name}");
     }
     // Two workers with two histograms each: twelve buckets, a sum and a count.

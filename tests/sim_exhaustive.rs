@@ -170,7 +170,7 @@ impl Stage {
         let time_out = |millis| (self != Self::Patient).then(|| Duration::from_millis(millis));
         let mut config = Config::new(Keyring::demo());
         config.auth_timeout = time_out(500);
-        config.recv_timeout = time_out(700);
+        config.idle_timeout = time_out(700);
         config.send_timeout = time_out(600);
         config.linger_timeout = Some(Duration::from_millis(300));
         config.keepalive = Some(Duration::from_secs(1));

@@ -132,7 +132,7 @@ impl Ending {
 #[test]
 fn every_segmentation_of_a_right_digest_with_every_ending() {
     let mut config = config();
-    config.recv_timeout = Some(Duration::from_secs(5));
+    config.idle_timeout = Some(Duration::from_secs(5));
     for cuts in 0..1 << 15 {
         for ending in Ending::ALL {
             let mut peer = Peer::with(config.clone(), Upper);
@@ -305,7 +305,7 @@ fn the_authentication_deadline_is_one_and_no_byte_extends_it() {
 #[test]
 fn each_recv_has_its_own_deadline() {
     let mut config = config();
-    config.recv_timeout = Some(Duration::from_secs(1));
+    config.idle_timeout = Some(Duration::from_secs(1));
     let mut peer = Peer::authenticated(config, Upper);
     for second in 1..5 {
         peer.now = at(second * 900);
@@ -325,7 +325,7 @@ fn each_recv_has_its_own_deadline() {
 #[test]
 fn a_whole_sendall_has_one_deadline() {
     let mut config = config();
-    config.recv_timeout = Some(Duration::from_secs(1));
+    config.idle_timeout = Some(Duration::from_secs(1));
     config.send_timeout = Some(Duration::from_secs(10));
     let mut peer = Peer::authenticated(config, Upper);
     peer.now = at(100);
@@ -346,7 +346,7 @@ fn a_whole_sendall_has_one_deadline() {
 #[test]
 fn after_a_sendall_the_next_recv_starts_afresh() {
     let mut config = config();
-    config.recv_timeout = Some(Duration::from_secs(1));
+    config.idle_timeout = Some(Duration::from_secs(1));
     let mut peer = Peer::authenticated(config, Upper);
     peer.receive_with_room(b"ab", 1);
     peer.now = at(7_000);
@@ -542,7 +542,7 @@ fn debug_tells_how_far_a_handshake_is_and_no_secret() {
     assert_eq!(
         format!("{connection:?}"),
         "Connection { stage: AwaitDigest(Handshake { sent: 32, received: 5 }), \
-         call: Call(gives up at 5000000000 ns), handler: Upper }"
+         call: Call(deadline 5000000000 ns), handler: Upper }"
     );
 }
 

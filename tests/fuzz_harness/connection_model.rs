@@ -17,7 +17,7 @@ const LINGER_BYTES: usize = 64;
 pub fn connection_script(script: &[u8]) {
     let mut config = Config::new(Keyring::demo());
     let millis = |millis| Some(Duration::from_millis(millis));
-    (config.auth_timeout, config.recv_timeout) = (millis(AUTH), millis(RECV));
+    (config.auth_timeout, config.idle_timeout) = (millis(AUTH), millis(RECV));
     (config.send_timeout, config.linger_timeout) = (millis(SEND), millis(LINGER));
     config.linger_bytes = 64;
     let challenge = Challenge::new(CHALLENGE);

@@ -7,7 +7,7 @@ use saltecho::auth::{Challenge, Key, Keyring, MacAlgorithm};
 use saltecho::python::{Monotonic, upper};
 use saltecho::server::{Link, Links, TimerStep, Token, Wheel};
 
-use super::support::kernel::{admit, leave, let_talk, server, turn};
+use super::support::kernel::{admit, disconnect, send_each_turn, server, turn};
 use super::support::{CHALLENGE, NOW, authenticated, challenge, config, digest};
 
 /// Sets up, and returns the operation.
@@ -38,9 +38,9 @@ pub(crate) const SCENARIOS: [(&str, Scenario); 17] = [
         Box::new(move || {
             guests.clear();
             admit(&mut server, 64, &mut guests);
-            let_talk(&mut server, &guests, 64);
+            send_each_turn(&mut server, &guests, 64);
             turn(&mut server);
-            leave(&mut server, &guests);
+            disconnect(&mut server, &guests);
         })
     }),
     ("loop/deadlines, 1000 inserted and expired", || {
@@ -107,7 +107,7 @@ fn crowd(ready: usize, size: usize) -> Box<dyn FnMut()> {
     admit(&mut server, size, &mut crowd);
     let step = size.checked_div(ready).unwrap_or(1);
     let busy: Vec<Token> = crowd.into_iter().step_by(step).take(ready).collect();
-    let_talk(&mut server, &busy, 64);
+    send_each_turn(&mut server, &busy, 64);
     Box::new(move || turn(&mut server))
 }
 

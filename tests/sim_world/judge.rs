@@ -147,7 +147,7 @@ impl Judge {
                 }
             }
             if ledger.shut_down_at == Some(now) && self.draining.is_none() {
-                let idle = last_moved(ledger).zip(self.config.recv_timeout);
+                let idle = last_moved(ledger).zip(self.config.idle_timeout);
                 let due = idle.map(|(moved, limit)| moved.saturating_add(limit));
                 assert!(due <= ledger.shut_down_at, "{:?} was idle until {due:?}", client.end);
                 assert!(due.is_some(), "{:?} was told to go for no reason", client.end);
@@ -331,7 +331,7 @@ fn due(config: &Config, client: &Client, ledger: &Ledger, draining: bool) -> Opt
     } else if draining {
         (None, None) // It is about to be half-closed, which waits for nothing.
     } else {
-        (last_moved(ledger), config.recv_timeout)
+        (last_moved(ledger), config.idle_timeout)
     };
     Some(since?.saturating_add(limit?))
 }

@@ -70,7 +70,7 @@ impl World {
             choices[random.below(choices.len())].map(Duration::from_millis)
         };
         config.auth_timeout = pick(&[None, Some(500), Some(5000)]);
-        config.recv_timeout = pick(&[None, None, Some(700), Some(10_000)]);
+        config.idle_timeout = pick(&[None, None, Some(700), Some(10_000)]);
         config.send_timeout = pick(&[None, Some(600), Some(60_000)]);
         config.keepalive = pick(&[None, Some(1000), Some(1000), Some(7000), Some(60_000)]);
         let mut limits = Limits::for_connections(1 + random.below(12));

@@ -1,60 +1,60 @@
-//! What two estimates of one benchmark say about each other.
+//! Comparison of two estimates of one benchmark.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::estimates::Estimate;
 
-/// What can be said of a benchmark.
+/// Change of a benchmark between two baselines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Verdict {
-    /// It became slower: the intervals are apart and the estimates differ by more than the noise.
+pub(crate) enum Change {
+    /// Slower: the intervals are disjoint and the estimates differ by more than the noise.
     Slower,
-    /// It became faster, in the same sense.
+    /// Faster, in the same sense.
     Faster,
-    /// Whatever the times are, within their intervals they differ by no more than the noise; or
-    /// they differ for certain, and by no more than that.
+    /// Any two times in the intervals differ by at most the noise; or the intervals are disjoint and
+    /// the estimates differ by at most the noise.
     Same,
-    /// The intervals overlap and leave room for more than the noise: measure for longer.
+    /// The intervals overlap and allow a change above the noise: measure for longer.
     Inconclusive,
-    /// One baseline has no such benchmark.
+    /// Missing in the new baseline.
     OnlyOld,
-    /// The other has none.
+    /// Missing in the old baseline.
     OnlyNew,
 }
 
-/// A benchmark in both baselines, or in one.
+/// One benchmark, in both baselines or in one.
 #[derive(Debug)]
 pub(crate) struct Row {
     pub(crate) name: String,
     pub(crate) old: Option<Estimate>,
     pub(crate) new: Option<Estimate>,
-    pub(crate) verdict: Verdict,
+    pub(crate) change: Change,
 }
 
 impl Row {
-    /// Whether only one baseline has it.
+    /// Returns true if only one baseline has the benchmark.
     pub(crate) fn is_one_sided(&self) -> bool {
-        matches!(self.verdict, Verdict::OnlyOld | Verdict::OnlyNew)
+        matches!(self.change, Change::OnlyOld | Change::OnlyNew)
     }
 }
 
-/// `noise` is a fraction of the old time.
-pub(crate) fn judge(old: Estimate, new: Estimate, noise: f64) -> Verdict {
+/// Classifies the change; `noise` is a fraction of the old time.
+pub(crate) fn classify(old: Estimate, new: Estimate, noise: f64) -> Change {
     let change = new.point / old.point - 1.0;
     let apart = new.low > old.high || new.high < old.low;
     let (least, most) = (new.low / old.high - 1.0, new.high / old.low - 1.0);
     if apart && change > noise {
-        Verdict::Slower
+        Change::Slower
     } else if apart && change < -noise {
-        Verdict::Faster
+        Change::Faster
     } else if apart || (least >= -noise && most <= noise) {
-        Verdict::Same
+        Change::Same
     } else {
-        Verdict::Inconclusive
+        Change::Inconclusive
     }
 }
 
-/// Every benchmark of either baseline, by name.
+/// Compares every benchmark of either baseline, by name.
 pub(crate) fn compare(
     old: &BTreeMap<String, Estimate>,
     new: &BTreeMap<String, Estimate>,
@@ -65,23 +65,21 @@ pub(crate) fn compare(
         .into_iter()
         .map(|name| {
             let (old, new) = (old.get(name).copied(), new.get(name).copied());
-            let verdict = match (old, new) {
-                (Some(old), Some(new)) => judge(old, new, noise),
-                (Some(_), None) => Verdict::OnlyOld,
-                (None, _) => Verdict::OnlyNew,
+            let change = match (old, new) {
+                (Some(old), Some(new)) => classify(old, new, noise),
+                (Some(_), None) => Change::OnlyOld,
+                (None, _) => Change::OnlyNew,
             };
-            Row { name: name.clone(), old, new, verdict }
+            Row { name: name.clone(), old, new, change }
         })
         .collect()
 }
 
-/// The table of all, and a last line that counts.
+/// Formats the table of all rows and a line of totals.
 pub(crate) fn report(rows: &[Row]) -> String {
     let width = rows.iter().map(|row| row.name.chars().count()).max().unwrap_or(0).max(9);
-    let mut text = format!(
-        "{:<width$}  {:>20}  {:>20}  {:>8}  verdict\n",
-        "benchmark", "old", "new", "change"
-    );
+    let mut text =
+        format!("{:<width$}  {:>20}  {:>20}  {:>8}  result\n", "benchmark", "old", "new", "change");
     for row in rows {
         let change = match (row.old, row.new) {
             (Some(old), Some(new)) => format!("{:+.1} %", (new.point / old.point - 1.0) * 100.0),
@@ -92,16 +90,16 @@ pub(crate) fn report(rows: &[Row]) -> String {
             row.name,
             row.old.map(time).unwrap_or_default(),
             row.new.map(time).unwrap_or_default(),
-            word(row.verdict),
+            word(row.change),
         );
     }
-    let count = |verdict| rows.iter().filter(|row| row.verdict == verdict).count();
+    let count = |change| rows.iter().filter(|row| row.change == change).count();
     text += &format!(
         "{} slower, {} faster, {} the same within the noise, {} inconclusive",
-        count(Verdict::Slower),
-        count(Verdict::Faster),
-        count(Verdict::Same),
-        count(Verdict::Inconclusive)
+        count(Change::Slower),
+        count(Change::Faster),
+        count(Change::Same),
+        count(Change::Inconclusive)
     );
     let one_sided = rows.iter().filter(|row| row.is_one_sided()).count();
     if one_sided > 0 {
@@ -110,18 +108,18 @@ pub(crate) fn report(rows: &[Row]) -> String {
     text + "\n"
 }
 
-fn word(verdict: Verdict) -> &'static str {
-    match verdict {
-        Verdict::Slower => "SLOWER",
-        Verdict::Faster => "faster",
-        Verdict::Same => "same",
-        Verdict::Inconclusive => "inconclusive",
-        Verdict::OnlyOld => "only old",
-        Verdict::OnlyNew => "only new",
+fn word(change: Change) -> &'static str {
+    match change {
+        Change::Slower => "SLOWER",
+        Change::Faster => "faster",
+        Change::Same => "same",
+        Change::Inconclusive => "inconclusive",
+        Change::OnlyOld => "only old",
+        Change::OnlyNew => "only new",
     }
 }
 
-/// A time with half the width of its interval, in the unit that suits it.
+/// Formats a time and half the width of its interval in a suitable unit.
 fn time(estimate: Estimate) -> String {
     let (unit, name) = match estimate.point {
         nanos if nanos < 1e3 => (1.0, "ns"),
