@@ -1,7 +1,4 @@
 //! What some tests need of the machine beside Rust.
-#![allow(dead_code)] // Each test uses its own part of it.
-#![allow(unreachable_pub)] // Public towards the test that includes it.
-#![allow(clippy::unwrap_used)] // clippy knows tests by their attribute, and these are their hands.
 
 use std::io::Write;
 use std::process::Command;

@@ -1,6 +1,4 @@
 //! What the tests of pages and their programs share: code blocks, and finished programs.
-#![allow(dead_code)] // Each test uses its own part of it.
-#![allow(unreachable_pub)] // Public towards the test that includes it.
 
 use std::fs;
 use std::io::Read;

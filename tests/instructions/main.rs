@@ -12,10 +12,10 @@
 //! `cargo test` is not optimised, and holds only what must be true of any build: that a turn does
 //! not cost more in a larger crowd.
 #![cfg(feature = "server")]
-#![allow(clippy::unwrap_used)] // clippy knows tests by their attribute, and these have hands.
+#![allow(clippy::unwrap_used)] // clippy.toml exempts `#[test]` functions, not their helpers.
 
-#[path = "../common/needs.rs"]
-mod needs;
+#[path = "../common/mod.rs"]
+mod common;
 mod recorded;
 mod scenarios;
 #[path = "../../benches/support/mod.rs"]
@@ -24,7 +24,7 @@ mod support;
 use std::collections::BTreeMap;
 use std::process::Command;
 
-use needs::{VALGRIND, say};
+use common::needs::{VALGRIND, say};
 use recorded::{Counts, Recorded, differences};
 use scenarios::{CROWDS, SCENARIOS, Scenario};
 
