@@ -4,7 +4,7 @@
 //! strace counts. What the program finds waiting when it wakes up is made a matter of this test and
 //! not of the machine's speed: it is stopped (SIGSTOP) while its clients act.
 //!
-//! `SALTECHO_FAULTS=all cargo test --test hot_path` holds 19,000 connections for a minute.
+//! `SALTECHO_FAULTS=all cargo test --test faults hot_path` holds 19,000 connections for a minute.
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};

@@ -3,7 +3,7 @@
 //! The cells are the errors that each call is known to give, in four schedules. In each of them
 //! the program must go on, must not spin, must not lose a descriptor, and nobody may read a byte
 //! that is not the answer to what they sent. `cargo test` runs a part;
-//! `SALTECHO_FAULTS=all cargo test --test strace -- --nocapture` runs all and prints the table, on
+//! `SALTECHO_FAULTS=all cargo test --test faults strace -- --nocapture` runs all and prints the table, on
 //! the program as built for tests or on the one that SALTECHO_PROGRAM names.
 //!
 //! Three traps: an injected error *skips* the call, so a failed `close` leaks the descriptor by the

@@ -11,7 +11,7 @@ use std::time::Duration;
 use serde_json::Value as Json;
 
 use crate::replay::value::{LONG, Value, bytes_of, describe_long};
-use crate::replay::{Played, World, describe_error, play};
+use crate::replay::{Played, World, alone, describe_error, play};
 
 /// Scenarios that cannot be replayed here, each with the reason. There are none.
 const NOT_REPLAYED: [(&str, &str); 0] = [];
@@ -32,6 +32,7 @@ const LIMIT: Duration = Duration::from_secs(90);
 
 #[test]
 fn every_scenario_of_cpython_replays() {
+    let _alone = alone();
     let path = std::env::var("SALTECHO_ORACLE").ok();
     let text = match &path {
         Some(path) => std::fs::read_to_string(path)
@@ -64,6 +65,7 @@ fn every_scenario_of_cpython_replays() {
 
 #[test]
 fn a_changed_outcome_or_window_is_noticed() {
+    let _alone = alone();
     let scenario = |out: Json, ms: Json| {
         serde_json::json!({"name": "none", "steps": [
             {"do": "socket", "as": "s", "kind": "tcp", "out": {"ok": null}},

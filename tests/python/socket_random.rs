@@ -13,7 +13,7 @@ use serde_json::{Value as Json, json};
 
 use crate::common::needs::PYTHON;
 use crate::programs::generate;
-use crate::replay::{Played, describe_error, play};
+use crate::replay::{Played, alone, describe_error, play};
 
 /// The only timeout with which a program ever waits in vain.
 const SHORTEST_TIMEOUT: Duration = Duration::from_millis(4);
@@ -24,6 +24,7 @@ const LIMIT: Duration = Duration::from_secs(20);
 #[test]
 fn random_programs_end_as_in_cpython() {
     let Some(mut python) = PYTHON.find().map(Python::start) else { return };
+    let _alone = alone();
     let count = number("SALTECHO_PROGRAMS").unwrap_or(1500);
     let first = number("SALTECHO_SEED").unwrap_or_else(|| {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock after 1970");

@@ -1,6 +1,6 @@
 //! Keepalive over the real kernel: peers that say nothing are asked, answer unnoticed, and stay.
 //!
-//! What happens to those that vanished is simulated (`tests/simulation.rs`), and tried with real
+//! What happens to those that vanished is simulated (`tests/sim/random_worlds.rs`), and tried with real
 //! partitions by `cargo run --release --example torture -- partition`; a crowd of 19,000 that is
 //! silent for ten minutes by `torture -- idle`.
 

@@ -1,6 +1,6 @@
 //! Every short script of up to three clients, over the simulated kernel without faults.
 //!
-//! `SALTECHO_SIM_SCRIPT_LENGTH=7 cargo test --release --test sim_exhaustive -- --nocapture` runs
+//! `SALTECHO_SIM_SCRIPT_LENGTH=7 cargo test --release --test sim exhaustive -- --nocapture` runs
 //! all scripts of that length. Each is run twice: with room for all, and with room for two of
 //! whom one may be a stranger; and if a client vanishes, a third time without time-outs, where five
 //! probes of six are lost and keepalive alone ends what the client left behind. What holds after each turn and at each rest is in `sim_world`.

@@ -1,6 +1,6 @@
 //! The real loop over the simulated kernel: random clients, random faults, one seed.
 //!
-//! `SALTECHO_SIM_SEED=7 cargo test --test simulation` replays one seed and prints its account;
+//! `SALTECHO_SIM_SEED=7 cargo test --test sim random_worlds` replays one seed and prints its account;
 //! `SALTECHO_SIM_SEEDS=1000000` runs that many fresh ones.
 
 use std::io::{IsTerminal, Write};

@@ -2,7 +2,7 @@
 //! the simulated kernel, and the clients must observe the same: bytes, ends and resets, at each
 //! rest, and in the end the server must have closed for the same reasons.
 //!
-//! `SALTECHO_TRUTH_SCRIPTS=10000 cargo test --release --test sim_truth -- --nocapture` runs more;
+//! `SALTECHO_TRUTH_SCRIPTS=10000 cargo test --release --test sim truth -- --nocapture` runs more;
 //! `SALTECHO_TRUTH_SEED=7` replays one script. Nothing here fills a buffer, because how much the
 //! kernel's buffers hold is its own affair. The real loop is turned by hand on the test's thread,
 //! until the clients have seen what they should, however long the machine takes for it.

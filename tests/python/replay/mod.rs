@@ -33,6 +33,12 @@ pub(crate) struct Played {
     pub(crate) elapsed: Duration,
 }
 
+/// Keeps other tests from playing: steps may set the default timeout, which is the process's.
+pub(crate) fn alone() -> MutexGuard<'static, ()> {
+    static PLAYING: Mutex<()> = Mutex::new(());
+    lock(&PLAYING)
+}
+
 /// Plays all steps in their order; those marked "background" on one helper thread.
 pub(crate) fn play(steps: &[Json]) -> (World, Vec<Played>) {
     let world = World::new();
