@@ -19,7 +19,7 @@ use saltecho::server::{Limits, Server};
 const LEFT: u64 = 5;
 
 #[test]
-fn out_of_descriptors_it_neither_spins_nor_stalls() {
+fn a_server_without_descriptors_neither_spins_nor_stalls() {
     let mut limits = Limits::for_connections(100);
     limits.accept_retry = Duration::from_millis(20);
     limits.shed_per_retry = 2;

@@ -18,7 +18,7 @@ use saltecho::server::Server;
 const ALLOWED: usize = 128;
 
 #[test]
-fn a_full_house_echoes_at_once_and_costs_next_to_nothing() {
+fn thousands_of_connections_echo_at_once_and_use_little_memory() {
     let server = Server::builder().listen("127.0.0.1:0").spawn().unwrap();
     let address = server.addresses()[0];
     // Both ends of each connection are ours; a few descriptors are for the rest.

@@ -76,7 +76,7 @@ fn every_pattern_can_be_studied() {
 
 /// README quotes a line of each; what the lines are held against is held against the programs.
 #[test]
-fn the_readme_quotes_a_line_of_each() {
+fn the_readme_quotes_a_line_of_each_pattern() {
     let readme = read("README.md");
     let mut named = BTreeSet::new();
     let rows = readme.lines().filter_map(|line| line.strip_prefix("| `")?.strip_suffix("` |"));
@@ -98,7 +98,7 @@ fn the_readme_quotes_a_line_of_each() {
 }
 
 #[test]
-fn all_mistakes_are_those_that_the_page_shows() {
+fn the_page_shows_every_mistake() {
     let shown: String = quoted()
         .into_iter()
         .filter(|quoted| quoted.name == "05_readiness")
@@ -109,7 +109,7 @@ fn all_mistakes_are_those_that_the_page_shows() {
 
 /// The page and the programs send the reader to other files, which must be there.
 #[test]
-fn every_file_to_read_next_exists() {
+fn every_file_named_as_further_reading_exists() {
     let mut texts = vec![read("docs/PATTERNS.md"), read("docs/PYTHON_AND_RUST.md")];
     for name in patterns() {
         let path = format!("examples/{name}.rs");

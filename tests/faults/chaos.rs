@@ -50,7 +50,7 @@ fn push(mut stream: &TcpStream, len: usize) -> usize {
 type Attack = (&'static str, fn(SocketAddr));
 
 #[test]
-fn a_reset_in_any_state_costs_that_connection_alone() {
+fn a_reset_in_any_state_ends_only_that_connection() {
     let serving = Serving::start(&[]);
     let (address, before) = (serving.address, serving.descriptors());
     let bystander = authenticated(address);
@@ -96,7 +96,7 @@ fn a_reset_in_any_state_costs_that_connection_alone() {
 }
 
 #[test]
-fn a_half_close_gets_the_whole_answer_then_the_end() {
+fn a_half_closed_peer_gets_the_whole_answer_then_the_end() {
     let serving = Serving::start(&[]);
     let mut len = 1;
     let most = sized(8 << 20, 64 << 20);
@@ -111,7 +111,7 @@ fn a_half_close_gets_the_whole_answer_then_the_end() {
 }
 
 #[test]
-fn a_thousand_deaf_peers_hold_one_recv_each_and_nobody_up() {
+fn a_thousand_peers_that_never_read_hold_one_recv_each_and_delay_no_other() {
     // With the kernel's own buffers they would take gigabytes of it, and tell nothing of ours.
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     SockRef::from(&listener).set_send_buffer_size(4096).unwrap();
@@ -143,7 +143,7 @@ fn a_thousand_deaf_peers_hold_one_recv_each_and_nobody_up() {
 }
 
 #[test]
-fn one_byte_at_a_time_is_as_good_as_all_at_once() {
+fn bytes_sent_one_at_a_time_are_echoed() {
     let serving = Serving::start(&[]);
     let (mut stream, challenge) = connect(serving.address);
     stream.set_nodelay(true).unwrap();
@@ -164,7 +164,7 @@ fn one_byte_at_a_time_is_as_good_as_all_at_once() {
 /// One urgent byte at a time: where a second one overtakes the first, Linux itself puts the first
 /// into the stream.
 #[test]
-fn an_urgent_byte_is_no_part_of_digest_or_stream() {
+fn an_urgent_byte_belongs_to_neither_digest_nor_stream() {
     let serving = Serving::start(&[]);
     for round in 0..sized(100, 1000) {
         let (mut stream, challenge) = connect(serving.address);
@@ -183,7 +183,7 @@ fn an_urgent_byte_is_no_part_of_digest_or_stream() {
 }
 
 #[test]
-fn no_byte_extends_the_time_for_a_digest() {
+fn no_byte_extends_the_authentication_deadline() {
     let mut serving = Serving::start(&["--auth-timeout", "1s"]);
     let bystander = authenticated(serving.address);
     let slow: Vec<TcpStream> = (0..sized(200, 2000)).map(|_| connect(serving.address).0).collect();
@@ -206,7 +206,7 @@ fn no_byte_extends_the_time_for_a_digest() {
 }
 
 #[test]
-fn who_was_in_time_is_not_timed_out_by_a_stopped_server() {
+fn a_digest_that_arrived_in_time_counts_though_the_server_was_stopped() {
     // All must be in time before the pause, on a busy machine too.
     let (clients, pause) = (20, sized(Duration::from_secs(4), Duration::from_secs(10)));
     let mut serving = Serving::start(&["--auth-timeout", "3s", "--idle-timeout", "3s"]);

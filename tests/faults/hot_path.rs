@@ -21,7 +21,7 @@ use crate::common::strace::*;
 const ALL: &[&str] = &["-e", "trace=!clock_gettime"];
 
 #[test]
-fn a_message_costs_a_recv_a_send_and_its_part_of_a_poll() {
+fn a_message_costs_one_recv_one_send_and_a_share_of_a_poll() {
     const CONNECTIONS: usize = 50;
     const ROUNDS: usize = 100;
     if STRACE.is_missing() {
@@ -42,7 +42,7 @@ fn a_message_costs_a_recv_a_send_and_its_part_of_a_poll() {
 }
 
 #[test]
-fn a_whole_connection_costs_eight_calls_and_its_part_of_a_poll() {
+fn a_connection_costs_eight_calls_and_a_share_of_a_poll() {
     const CONNECTIONS: usize = 64;
     const ROUNDS: usize = 5;
     if STRACE.is_missing() {
@@ -84,7 +84,7 @@ fn a_whole_connection_costs_eight_calls_and_its_part_of_a_poll() {
 }
 
 #[test]
-fn a_crowd_that_says_nothing_costs_nothing() {
+fn idle_connections_cost_no_system_call() {
     if STRACE.is_missing() {
         return;
     }
@@ -99,7 +99,7 @@ fn a_crowd_that_says_nothing_costs_nothing() {
 }
 
 #[test]
-fn a_silent_peer_costs_three_calls_a_period_and_its_part_of_a_poll() {
+fn keepalive_costs_three_calls_per_period_and_a_share_of_a_poll() {
     const SIZE: usize = 200;
     if STRACE.is_missing() {
         return;
@@ -131,7 +131,7 @@ fn a_silent_peer_costs_three_calls_a_period_and_its_part_of_a_poll() {
 }
 
 #[test]
-fn a_spinning_loop_sleeps_once_nobody_has_spoken_for_its_time() {
+fn a_spinning_loop_sleeps_when_its_spin_time_has_passed_without_an_event() {
     if STRACE.is_missing() {
         return;
     }

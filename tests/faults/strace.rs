@@ -157,7 +157,7 @@ fn cells(everything: bool) -> Vec<Cell> {
 }
 
 #[test]
-fn no_error_of_a_call_ends_it_or_harms_others() {
+fn no_failing_call_ends_the_program_or_harms_other_connections() {
     if STRACE.is_missing() {
         return;
     }
@@ -185,7 +185,7 @@ fn no_error_of_a_call_ends_it_or_harms_others() {
 }
 
 #[test]
-fn no_send_can_raise_a_signal_and_no_socket_is_inherited() {
+fn sends_raise_no_signal_and_sockets_are_not_inherited() {
     if STRACE.is_missing() {
         return;
     }
@@ -207,7 +207,7 @@ fn no_send_can_raise_a_signal_and_no_socket_is_inherited() {
 
 /// The one error that ends the loop: without a poll it could only spin.
 #[test]
-fn a_poll_that_fails_for_good_ends_the_program_with_an_error() {
+fn a_poll_that_keeps_failing_ends_the_program_with_an_error() {
     if STRACE.is_missing() {
         return;
     }

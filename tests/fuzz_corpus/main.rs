@@ -29,7 +29,7 @@ fn every_corpus_is_replayed() {
 }
 
 #[test]
-fn every_target_bears_drawn_inputs() {
+fn every_target_accepts_random_inputs() {
     for (name, target) in harness::TARGETS {
         let (longest, alphabet) = match name {
             "command_line_values" => (12, Some(VALUES)),

@@ -84,8 +84,8 @@ fn count_one(name: &str, test: &str) -> u64 {
 }
 
 #[test]
-fn a_turn_costs_no_more_in_a_larger_crowd() {
-    const THIS: &str = "a_turn_costs_no_more_in_a_larger_crowd";
+fn a_turn_costs_no_more_with_more_connections() {
+    const THIS: &str = "a_turn_costs_no_more_with_more_connections";
     if run_scenario() {
         return;
     }
@@ -97,8 +97,8 @@ fn a_turn_costs_no_more_in_a_larger_crowd() {
 }
 
 #[test]
-fn the_counts_are_those_that_are_recorded() {
-    const THIS: &str = "the_counts_are_those_that_are_recorded";
+fn the_counts_match_the_recorded_ones() {
+    const THIS: &str = "the_counts_match_the_recorded_ones";
     if run_scenario() {
         return;
     }

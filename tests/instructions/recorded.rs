@@ -109,7 +109,7 @@ fn compiler() -> String {
 }
 
 #[test]
-fn two_per_cent_more_or_less_is_the_same_and_beyond_it_is_not() {
+fn a_difference_of_two_per_cent_is_tolerated_and_more_is_not() {
     let counts = |count| Counts::from([("echo".to_owned(), count)]);
     for (count, same) in [(1000, true), (1020, true), (981, true), (1021, false), (980, false)] {
         assert_eq!(differences(&counts(1000), &counts(count), SAME).is_empty(), same, "{count}");
@@ -120,7 +120,7 @@ fn two_per_cent_more_or_less_is_the_same_and_beyond_it_is_not() {
 }
 
 #[test]
-fn a_scenario_without_a_record_and_a_record_without_a_scenario_are_differences() {
+fn a_missing_record_or_scenario_is_a_difference() {
     let (some, none) = (Counts::from([("echo".to_owned(), 1)]), Counts::new());
     assert_eq!(differences(&none, &some, SAME), ["echo (not recorded)"]);
     assert_eq!(differences(&some, &none, SAME), ["echo (not counted)"]);

@@ -107,7 +107,7 @@ fn run_example(example: &str, files: &Files, server: &Serving) {
 }
 
 #[test]
-fn wrong_usage_ends_with_2_and_says_what_is_accepted() {
+fn wrong_usage_exits_with_2_and_says_what_is_accepted() {
     for (args, words) in [
         (&["serf"][..], &["saltecho: error: unrecognized subcommand 'serf'", "'serve'"][..]),
         (&["serve", "--auth-timeout", "5"], &["--auth-timeout", "like 5s", "`off`"]),
@@ -136,7 +136,7 @@ fn wrong_usage_ends_with_2_and_says_what_is_accepted() {
 }
 
 #[test]
-fn what_cannot_be_listened_on_is_named_with_a_remedy() {
+fn an_address_that_cannot_be_bound_is_named_with_a_remedy() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let place = taken.local_addr().unwrap().to_string();
     let in_use = format!("{place} is in use");
@@ -152,7 +152,7 @@ fn what_cannot_be_listened_on_is_named_with_a_remedy() {
 }
 
 #[test]
-fn key_files_that_are_not_safe_or_not_keys_are_refused() {
+fn unsafe_or_malformed_key_files_are_refused() {
     let files = Files::new();
     let readable = files.write("readable", SECRET.as_bytes(), 0o644);
     let writable = files.write("writable", SECRET.as_bytes(), 0o602);
@@ -193,7 +193,7 @@ fn a_pipe_in_place_of_a_key_file_does_not_hang() {
 }
 
 #[test]
-fn a_secret_as_containers_mount_it_can_be_used_by_a_flag_that_names_the_risk() {
+fn a_world_readable_key_file_needs_a_flag_that_names_the_risk() {
     let files = Files::new();
     for mode in [0o444, 0o644] {
         let key = files.write(&format!("{mode:o}"), SECRET.as_bytes(), mode);
@@ -210,7 +210,7 @@ fn a_secret_as_containers_mount_it_can_be_used_by_a_flag_that_names_the_risk() {
 }
 
 #[test]
-fn a_descriptor_stands_for_the_file_behind_it() {
+fn a_key_file_can_be_given_as_a_descriptor() {
     let files = Files::new();
     let key = files.key("key", SECRET);
     let server = Serving::start(&["-k", &key]);
@@ -226,7 +226,7 @@ fn a_descriptor_stands_for_the_file_behind_it() {
 }
 
 #[test]
-fn keys_of_every_form_work_also_through_a_link() {
+fn keys_of_every_form_work_through_a_link_too() {
     let files = Files::new();
     let weak = files.key("weak", "short");
     let several =
@@ -252,7 +252,7 @@ fn keys_of_every_form_work_also_through_a_link() {
 }
 
 #[test]
-fn the_demo_key_serves_loopback_only_and_says_so() {
+fn the_demo_key_serves_loopback_only_and_warns() {
     let files = Files::new();
     let as_file = files.key("demo", "linhaifeng bang bang bang");
     for args in
@@ -270,7 +270,7 @@ fn the_demo_key_serves_loopback_only_and_says_so() {
 }
 
 #[test]
-fn a_real_key_off_loopback_is_warned_about() {
+fn a_real_key_beyond_loopback_causes_a_warning() {
     let files = Files::new();
     let key = files.key("key", SECRET);
     let server = Serving::start_command(&mut saltecho(&["serve", "-l", "0.0.0.0:0", "-k", &key]));
@@ -278,7 +278,7 @@ fn a_real_key_off_loopback_is_warned_about() {
 }
 
 #[test]
-fn the_start_line_and_the_summary_tell_the_whole_story() {
+fn the_start_line_and_the_summary_are_complete() {
     let server = Serving::start(&["--max-connections", "300", "--idle-timeout", "10m"]);
     for part in [
         "HMAC-MD5 with key ",
@@ -294,7 +294,7 @@ fn the_start_line_and_the_summary_tell_the_whole_story() {
 }
 
 #[test]
-fn every_flag_has_a_variable_that_it_overrides() {
+fn every_flag_overrides_its_environment_variable() {
     let files = Files::new();
     let key = files.key("key", SECRET);
     let mut command = saltecho(&["serve"]);
@@ -339,7 +339,7 @@ fn every_flag_has_a_variable_that_it_overrides() {
 }
 
 #[test]
-fn a_wrong_variable_is_named() {
+fn an_invalid_or_misspelt_variable_is_named() {
     for (command, variable, value) in [
         ("serve", "SALTECHO_LISTEN", ""),
         ("serve", "SALTECHO_LISTEN", "127.0.0.1:0,here:x"),
@@ -360,7 +360,7 @@ fn a_wrong_variable_is_named() {
 }
 
 #[test]
-fn verbose_tells_each_connections_story() {
+fn verbose_logs_each_connection() {
     let mut server = Serving::start(&["-v"]);
     run(&["connect", &server.place()], b"hello").expect(0, &[]);
     server.running.wait_for("#1 new, from 127.0.0.1:");
@@ -372,7 +372,7 @@ fn verbose_tells_each_connections_story() {
 }
 
 #[test]
-fn quiet_means_nothing_but_errors() {
+fn quiet_prints_only_errors() {
     let files = Files::new();
     let port_file = files.path().join("port");
     let mut command = saltecho(&["serve", "-q", "-v", "-l", "127.0.0.1:0", "--port-file"]);
@@ -411,7 +411,7 @@ fn secrets_and_settings_are_never_shown() {
 }
 
 #[test]
-fn generated_keys_are_different_and_can_be_used() {
+fn generated_keys_differ_and_work() {
     let files = Files::new();
     let mut lines = Vec::new();
     for args in [&["keygen"][..], &["keygen"], &["keygen", "--encoding", "hex"]] {
@@ -432,7 +432,7 @@ fn generated_keys_are_different_and_can_be_used() {
 }
 
 #[test]
-fn whoever_closes_stdout_early_is_told_nothing() {
+fn a_closed_stdout_is_not_reported() {
     for args in [&["--help"][..], &["serve", "--help"], &["--version"], &["keygen"]] {
         let (reader, writer) = std::io::pipe().unwrap();
         drop(reader);
@@ -443,7 +443,7 @@ fn whoever_closes_stdout_early_is_told_nothing() {
 }
 
 #[test]
-fn a_log_that_nobody_reads_stops_nobody() {
+fn an_unread_log_does_not_stop_the_server() {
     let (reader, writer) = std::io::pipe().unwrap();
     let mut other_end = writer.try_clone().unwrap();
     // Fills the pipe and waits, until the reader is gone.

@@ -28,7 +28,7 @@ fn megabytes_come_back_byte_for_byte() {
 }
 
 #[test]
-fn short_and_empty_inputs_are_inputs_too() {
+fn short_and_empty_inputs_are_echoed() {
     let server = Serving::start(&[]);
     for input in [&b""[..], b"x", b"no line feed", b"\n"] {
         let answer = run(&["connect", &server.place()], input);
@@ -39,7 +39,7 @@ fn short_and_empty_inputs_are_inputs_too() {
 }
 
 #[test]
-fn names_and_ipv6_are_addresses() {
+fn host_names_and_ipv6_addresses_work() {
     let server = Serving::start(&[]);
     let named = format!("localhost:{}", server.address.port());
     assert_eq!(run(&["connect", &named], b"hello").stdout, b"HELLO");
@@ -54,7 +54,7 @@ fn names_and_ipv6_are_addresses() {
 }
 
 #[test]
-fn a_refusal_ends_with_3_whatever_the_input() {
+fn a_failed_authentication_exits_with_3_whatever_the_input() {
     let files = Files::new();
     let key = files.key("key", "not the key that the server has");
     let server = Serving::start(&[]);
@@ -74,7 +74,7 @@ fn a_refusal_ends_with_3_whatever_the_input() {
 }
 
 #[test]
-fn who_cannot_be_reached_or_says_nothing_ends_with_4() {
+fn an_unreachable_or_silent_server_exits_with_4() {
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
     let words = &["cannot connect to", free.as_str(), "Connection refused", "`saltecho serve`"];
     run(&["connect", &free], b"hello").expect(4, words);
@@ -90,7 +90,7 @@ fn who_cannot_be_reached_or_says_nothing_ends_with_4() {
 }
 
 #[test]
-fn bytes_of_the_challenge_do_not_extend_its_deadline() {
+fn bytes_of_the_challenge_do_not_extend_the_deadline() {
     let place = fake_server_from_the_start(|mut stream| {
         while stream.write_all(b"x").is_ok() {
             sleep(Duration::from_millis(50));
@@ -101,7 +101,7 @@ fn bytes_of_the_challenge_do_not_extend_its_deadline() {
 }
 
 #[test]
-fn another_service_is_told_by_its_greeting() {
+fn another_service_is_recognized_by_its_greeting() {
     for (greeting, words) in [
         (
             &b"220 mail.example.org ESMTP Postfix (Debian)\r\n"[..],
@@ -120,7 +120,7 @@ fn another_service_is_told_by_its_greeting() {
 }
 
 #[test]
-fn a_server_with_the_other_mac_is_hinted_at() {
+fn a_mismatched_mac_is_suggested_as_the_cause() {
     let server = Serving::start(&["--mac", "sha256"]);
     // Six bytes behind the shorter digest do not fill the longer one: the server waits on.
     let (stdin, mut writer) = std::io::pipe().unwrap();
@@ -133,7 +133,7 @@ fn a_server_with_the_other_mac_is_hinted_at() {
 }
 
 #[test]
-fn a_refusal_may_take_as_long_as_the_line() {
+fn a_slow_network_does_not_hide_a_refusal() {
     let files = Files::new();
     let wrong = files.key("key", "not the key that the server has");
     let server = Serving::start(&[]);
@@ -152,7 +152,7 @@ fn a_refusal_may_take_as_long_as_the_line() {
 }
 
 #[test]
-fn a_drain_before_anything_was_sent_is_no_refusal() {
+fn a_drain_before_any_input_is_not_a_refusal() {
     let mut server = Serving::start(&["-v"]);
     let (stdin, _writer) = std::io::pipe().unwrap();
     let mut command = saltecho(&["connect", &server.place()]);
@@ -166,7 +166,7 @@ fn a_drain_before_anything_was_sent_is_no_refusal() {
 }
 
 #[test]
-fn a_server_that_never_ends_the_stream_is_left_when_all_has_come() {
+fn connect_ends_after_the_last_answer_even_if_the_server_keeps_the_stream_open() {
     for timeout in ["off", "1h"] {
         for input in [Vec::new(), b"hello".to_vec(), pattern(8 << 20)] {
             let place = fake_server(|mut stream| {
@@ -185,7 +185,7 @@ fn a_server_that_never_ends_the_stream_is_left_when_all_has_come() {
 }
 
 #[test]
-fn stdin_may_end_when_all_has_come() {
+fn stdin_may_end_after_the_last_answer() {
     let place = fake_server(|mut stream| {
         let mut back = stream.try_clone().unwrap();
         std::io::copy(&mut stream, &mut back).unwrap();
@@ -204,7 +204,7 @@ fn stdin_may_end_when_all_has_come() {
 }
 
 #[test]
-fn answers_longer_than_the_input_are_waited_for() {
+fn answers_longer_than_the_input_are_read_to_the_end() {
     let place = fake_server(|mut stream| {
         stream.read_to_end(&mut Vec::new()).unwrap();
         stream.write_all(b"hello, and").unwrap();
@@ -218,7 +218,7 @@ fn answers_longer_than_the_input_are_waited_for() {
 }
 
 #[test]
-fn a_server_that_stops_answering_ends_with_4() {
+fn a_server_that_stops_answering_exits_with_4() {
     for input in [b"hello".to_vec(), pattern(32 << 20)] {
         let place = fake_server(|mut stream| {
             stream.write_all(b"HE").unwrap();
@@ -234,7 +234,7 @@ fn a_server_that_stops_answering_ends_with_4() {
 }
 
 #[test]
-fn a_server_that_ends_too_early_ends_with_1() {
+fn a_server_that_ends_too_early_exits_with_1() {
     let place = fake_server(|mut stream| {
         // To the end, so that the client knows how much it has sent.
         stream.read_to_end(&mut Vec::new()).unwrap();
@@ -268,7 +268,7 @@ fn a_server_that_ends_too_early_ends_with_1() {
 }
 
 #[test]
-fn silence_of_stdin_or_stdout_is_not_the_servers_fault() {
+fn a_slow_stdin_or_stdout_does_not_count_as_a_server_timeout() {
     let server = Serving::start(&[]);
     let mut command = saltecho(&["connect", &server.place(), "--timeout", "200ms"]);
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
@@ -295,7 +295,7 @@ fn silence_of_stdin_or_stdout_is_not_the_servers_fault() {
 }
 
 #[test]
-fn a_closed_stdout_is_a_silent_end() {
+fn a_closed_stdout_ends_connect_without_a_message() {
     let server = Serving::start(&[]);
     let files = Files::new();
     let input = files.write("input", &pattern(1 << 20), 0o600);
@@ -309,7 +309,7 @@ fn a_closed_stdout_is_a_silent_end() {
 }
 
 #[test]
-fn what_stdin_and_stdout_cannot_do_is_said() {
+fn errors_of_stdin_and_stdout_are_reported() {
     let server = Serving::start(&[]);
     let files = Files::new();
     let directory = File::open(files.path()).unwrap();
@@ -327,7 +327,7 @@ fn what_stdin_and_stdout_cannot_do_is_said() {
 }
 
 #[test]
-fn a_stdin_that_is_non_blocking_has_not_ended() {
+fn an_empty_non_blocking_stdin_is_not_at_its_end() {
     let server = Serving::start(&[]);
     let (stdin, mut writer) = std::io::pipe().unwrap();
     ioctl_fionbio(&stdin, true).unwrap();
@@ -347,7 +347,7 @@ fn a_stdin_that_is_non_blocking_has_not_ended() {
 }
 
 #[test]
-fn a_stdout_that_is_non_blocking_and_full_is_waited_for() {
+fn a_full_non_blocking_stdout_is_waited_for() {
     let server = Serving::start(&["--reply", "same"]);
     let input = pattern(3 << 20);
     let (mut reader, writer) = std::io::pipe().unwrap();

@@ -59,7 +59,7 @@ fn messages_are_due_at_the_rate_and_all_are_answered() {
 }
 
 #[test]
-fn cycles_and_idle_connections_are_loads_too() {
+fn cycle_and_idle_modes_run() {
     let (server, address) = serve(&[]);
     let cycles = report(&load(&address, &["--mode", "connect", "-c", "2"]));
     assert_eq!(cycles["counts"]["answered"], 100);
@@ -92,7 +92,7 @@ fn sources_take_turns() {
 }
 
 #[test]
-fn what_does_not_hold_is_named() {
+fn a_failed_assertion_is_named() {
     let (server, address) = serve(&[]);
     let claims = ["--assert", "errors==0", "--assert", "p50<1ns", "--assert", "answered>100"];
     load(&address, &claims).expect(5, &["p50<1ns", "answered>100 (100)"]);
@@ -102,7 +102,7 @@ fn what_does_not_hold_is_named() {
 }
 
 #[test]
-fn a_generator_that_was_stopped_does_not_trust_itself() {
+fn a_generator_that_was_suspended_reports_itself_unreliable() {
     let (server, address) = serve(&[]);
     // Of 400 messages the first on each connection is late by the generator's own doing: five
     // would be just enough for the 99th percentile.
@@ -149,7 +149,7 @@ fn an_interrupt_that_was_ignored_from_the_start_stays_ignored() {
 }
 
 #[test]
-fn an_interrupt_before_all_connections_stand_says_that_nothing_was_measured() {
+fn an_interrupt_during_ramp_up_reports_that_nothing_was_measured() {
     let (server, address) = serve(&[]);
     let files = Files::new();
     let log = files.write("log.hlog", b"", 0o600);
@@ -166,7 +166,7 @@ fn an_interrupt_before_all_connections_stand_says_that_nothing_was_measured() {
 }
 
 #[test]
-fn a_server_that_refuses_or_is_not_there_is_told_from_a_slow_one() {
+fn a_refusing_or_missing_server_is_distinguished_from_a_slow_one() {
     let (server, address) = serve(&["--mac", "sha256"]);
     load(&address, &[]).expect(3, &["refused the digest", "--mac"]);
     server.signal(Signal::TERM);
@@ -175,7 +175,7 @@ fn a_server_that_refuses_or_is_not_there_is_told_from_a_slow_one() {
 }
 
 #[test]
-fn a_server_that_answers_otherwise_is_told_from_one_that_refuses() {
+fn a_wrong_answer_is_distinguished_from_a_refusal() {
     let (server, address) = serve(&["--reply", "same"]);
     load(&address, &[]).expect(1, &["upper case", "--reply same"]);
     report(&load(&address, &["--reply", "same"]));
@@ -185,7 +185,7 @@ fn a_server_that_answers_otherwise_is_told_from_one_that_refuses() {
 
 /// There is one useful line, and no table of zeros before it.
 #[test]
-fn a_silent_server_is_told_in_one_line() {
+fn a_silent_server_is_reported_in_one_line() {
     let silent = TcpListener::bind("127.0.0.1:0").expect("loopback is there");
     let address = silent.local_addr().expect("it is bound").to_string();
     let command = ["load", &address, "-c", "2", "-d", "1s", "--timeout", "100ms", "-q"];
@@ -195,7 +195,7 @@ fn a_silent_server_is_told_in_one_line() {
 }
 
 #[test]
-fn what_the_machine_does_not_allow_is_said_before_the_first_connection() {
+fn limits_of_the_machine_are_reported_before_the_first_connection() {
     let load = |flags: &str| {
         let program = env!("CARGO_BIN_EXE_saltecho");
         let script = format!("ulimit -n 100; exec {program} load 127.0.0.1:9 {flags}");
@@ -225,7 +225,7 @@ fn what_the_machine_does_not_allow_is_said_before_the_first_connection() {
 }
 
 #[test]
-fn what_waits_to_begin_can_be_interrupted() {
+fn a_load_that_has_not_started_can_be_interrupted() {
     let (server, address) = serve(&[]);
     let files = Files::new();
     let fifo = files.path().join("fifo");
@@ -246,7 +246,7 @@ fn what_waits_to_begin_can_be_interrupted() {
 }
 
 #[test]
-fn words_of_the_command_line_need_not_be_utf_8() {
+fn arguments_need_not_be_utf_8() {
     let (server, address) = serve(&[]);
     let files = Files::new();
     let path = files.path().join(OsStr::from_bytes(b"x\xff.hlog"));
@@ -260,7 +260,7 @@ fn words_of_the_command_line_need_not_be_utf_8() {
 }
 
 #[test]
-fn a_beginning_that_was_agreed_on_is_kept() {
+fn the_agreed_start_time_is_kept() {
     let (server, address) = serve(&[]);
     // Less a fraction of a second; a program on a busy machine must have started by then.
     let start = SystemTime::now() + Duration::from_secs(5);

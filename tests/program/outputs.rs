@@ -68,7 +68,7 @@ fn a_result_that_cannot_be_written_is_an_error() {
 }
 
 #[test]
-fn a_reader_that_has_left_has_read_enough() {
+fn a_reader_may_close_the_pipe_early() {
     let files = Files::new();
     let log = log(&files, "a.hlog", 2);
     let server = Serving::start(&[]);
@@ -86,7 +86,7 @@ fn a_reader_that_has_left_has_read_enough() {
 }
 
 #[test]
-fn a_pipe_that_does_not_block_gets_everything() {
+fn a_non_blocking_pipe_gets_everything() {
     let files = Files::new();
     let log = log(&files, "a.hlog", 200);
     let whole = run(&["report", "--json", &log], b"").stdout;
@@ -153,7 +153,7 @@ fn two_results_do_not_share_a_file() {
 }
 
 #[test]
-fn outputs_are_opened_before_the_load_and_overwritten_when_there_is_something() {
+fn outputs_are_opened_before_the_run_and_overwritten_only_with_a_result() {
     let files = Files::new();
     let old = files.write("old", b"the last page", 0o600);
     let new = files.path().join("new");
@@ -199,7 +199,7 @@ fn a_dash_is_stdout_and_the_text_goes_to_stderr() {
 }
 
 #[test]
-fn a_wait_for_the_reader_of_a_fifo_can_be_interrupted() {
+fn waiting_for_the_reader_of_a_fifo_can_be_interrupted() {
     let files = Files::new();
     let fifo = files.path().join("fifo");
     assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());

@@ -35,7 +35,7 @@ fn names(directory: &Path) -> Vec<String> {
 }
 
 #[test]
-fn a_regular_file_is_replaced_and_readable_as_any_other() {
+fn a_regular_file_is_replaced_and_gets_ordinary_permissions() {
     let files = Files::new();
     let old = files.write("ports", b"1\n", 0o600);
     let mut reader = File::open(&old).unwrap();
@@ -53,7 +53,7 @@ fn a_regular_file_is_replaced_and_readable_as_any_other() {
 }
 
 #[test]
-fn links_are_followed_also_to_a_file_that_is_to_be_created() {
+fn links_are_followed_even_to_a_file_that_does_not_exist_yet() {
     let files = Files::new();
     fs::create_dir(files.path().join("run")).unwrap();
     files.write("run/existing", b"1\n", 0o600);
@@ -75,7 +75,7 @@ fn links_are_followed_also_to_a_file_that_is_to_be_created() {
 }
 
 #[test]
-fn a_fifo_stays_one_and_its_reader_gets_the_port() {
+fn a_fifo_is_kept_and_its_reader_gets_the_port() {
     let files = Files::new();
     let path = fifo(&files);
     // The server starts before there is a reader, and serves.
@@ -89,7 +89,7 @@ fn a_fifo_stays_one_and_its_reader_gets_the_port() {
 }
 
 #[test]
-fn a_fifo_without_a_reader_keeps_the_server_from_nothing() {
+fn a_fifo_without_a_reader_does_not_block_the_server() {
     let files = Files::new();
     let path = fifo(&files);
     let server = serve(&path);
@@ -140,7 +140,7 @@ fn devices_are_written_to_and_errors_name_the_path() {
 }
 
 #[test]
-fn other_files_of_the_server_are_no_port_files() {
+fn the_servers_other_files_are_refused_as_port_files() {
     let files = Files::new();
     let key = files.key("key", "a key that is long enough\n");
     let link = files.path().join("link");

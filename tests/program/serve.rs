@@ -63,7 +63,7 @@ fn too_few_descriptors_are_refused_without_naming_a_flag_that_was_not_given() {
 }
 
 #[test]
-fn an_address_needs_no_port_and_localhost_is_one() {
+fn the_port_is_optional_and_localhost_is_an_address() {
     let server = Serving::start_command(&mut saltecho(&["serve", "-l", "localhost:0"]));
     assert_eq!(server.address.ip().to_string(), "127.0.0.1");
     assert_eq!(exchange(&authenticated(server.address), b"hello"), b"HELLO");
@@ -74,7 +74,7 @@ fn an_address_needs_no_port_and_localhost_is_one() {
 }
 
 #[test]
-fn own_addresses_that_collide_blame_no_other_program() {
+fn colliding_listen_addresses_do_not_blame_another_program() {
     let files = Files::new();
     let key = files.key("key", "a key that is long enough\n");
     let port = free_port("127.0.0.1:0");

@@ -48,7 +48,7 @@ fn failed_authentications_are_logged_with_their_address() {
 }
 
 #[test]
-fn a_log_at_the_limit_of_its_size_stops_nothing_and_counts_its_losses() {
+fn a_log_at_its_size_limit_does_not_stop_the_server_and_losses_are_counted() {
     let files = Files::new();
     let (path, port_file) = (files.path().join("log"), files.path().join("port"));
     let log = OpenOptions::new().create(true).append(true).open(&path).unwrap();
@@ -78,7 +78,7 @@ fn a_log_at_the_limit_of_its_size_stops_nothing_and_counts_its_losses() {
 }
 
 #[test]
-fn a_failure_is_no_reason_to_wait_for_the_reader_of_the_log() {
+fn a_failing_server_does_not_wait_for_the_reader_of_its_log() {
     let (reader, writer) = std::io::pipe().unwrap();
     let mut other_end = writer.try_clone().unwrap();
     // Fills the pipe and waits, until the reader is gone.

@@ -17,7 +17,7 @@ fn stuck_peer(server: &Serving) -> (TcpStream, usize) {
 }
 
 #[test]
-fn term_delivers_what_is_owed_and_ends_with_0() {
+fn sigterm_finishes_pending_answers_and_exits_with_0() {
     for signal in [Signal::TERM, Signal::INT] {
         let mut server = Serving::start(&[]);
         let (peer, sent) = stuck_peer(&server);
@@ -43,7 +43,7 @@ fn term_delivers_what_is_owed_and_ends_with_0() {
 }
 
 #[test]
-fn a_second_signal_ends_at_once_and_with_1() {
+fn a_second_signal_stops_at_once_with_exit_code_1() {
     let mut server = Serving::start(&["--drain-timeout", "off", "--send-timeout", "off"]);
     let (peer, _) = stuck_peer(&server);
     server.running.signal(Signal::TERM);
@@ -56,7 +56,7 @@ fn a_second_signal_ends_at_once_and_with_1() {
 }
 
 #[test]
-fn the_drain_timeout_ends_what_does_not_finish() {
+fn the_drain_timeout_closes_remaining_connections() {
     let server = Serving::start(&["--drain-timeout", "200ms"]);
     let (_peer, _) = stuck_peer(&server);
     server.running.signal(Signal::TERM);
@@ -64,7 +64,7 @@ fn the_drain_timeout_ends_what_does_not_finish() {
 }
 
 #[test]
-fn hup_exchanges_the_keys_and_leaves_connections_alone() {
+fn sighup_reloads_the_keys_and_keeps_connections() {
     let files = Files::new();
     let old = files.key("old", "the key of yesterday\n");
     let new = files.key("new", "the key of tomorrow\n");
@@ -112,7 +112,7 @@ fn hup_exchanges_the_keys_and_leaves_connections_alone() {
 }
 
 #[test]
-fn hup_without_a_key_file_has_nothing_to_read() {
+fn sighup_without_a_key_file_keeps_the_keys() {
     let mut server = Serving::start(&[]);
     server.running.signal(Signal::HUP);
     server.running.wait_for("the old keys stay in force: there is no key file");
@@ -121,7 +121,7 @@ fn hup_without_a_key_file_has_nothing_to_read() {
 }
 
 #[test]
-fn usr1_prints_the_counters() {
+fn sigusr1_prints_the_counters() {
     let mut server = Serving::start(&[]);
     let peer = authenticated(server.address);
     assert_eq!(exchange(&peer, b"hello"), b"HELLO");

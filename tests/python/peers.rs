@@ -27,7 +27,7 @@ fn a_python_client_is_served() {
 }
 
 #[test]
-fn a_python_client_with_another_hash_is_refused() {
+fn a_python_client_with_another_mac_is_refused() {
     let Some(mut client) = python("client.py") else { return };
     let server = Serving::start(&[]);
     let port = server.address.port().to_string();
@@ -61,7 +61,7 @@ fn connect_talks_to_a_python_server() {
 }
 
 #[test]
-fn macs_equal_pythons() {
+fn macs_equal_those_of_python() {
     const CASES: usize = 4000;
     let Some(mut command) = python("macs.py") else { return };
     let output = command.arg(CASES.to_string()).arg("2104").output().unwrap();
@@ -81,7 +81,7 @@ fn macs_equal_pythons() {
 /// The tutorial's server reads exactly 16 bytes of digest and at most 1024 of a line; ours at its
 /// pacing must not be told apart by what a client reads.
 #[test]
-fn the_tutorials_pacing_changes_no_byte() {
+fn the_pacing_of_the_tutorial_changes_no_byte() {
     let Some(mut client) = python("client.py") else { return };
     let server = Serving::start_command(saltecho(&["serve", "-l", "127.0.0.1:0"]).args([
         "--bufsize",

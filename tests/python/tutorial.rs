@@ -110,7 +110,7 @@ fn each_client_talks_to_each_server() {
 }
 
 #[test]
-fn who_does_not_have_the_key_is_refused() {
+fn a_client_without_the_key_is_refused() {
     for language in Language::all() {
         let mut server = Server::start(language);
         let mut stranger = TcpStream::connect(("127.0.0.1", server.port)).expect("it listens");

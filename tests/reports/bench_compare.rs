@@ -9,7 +9,7 @@ use crate::verdict::{Verdict, judge};
 use tempfile::TempDir;
 
 #[test]
-fn only_what_the_intervals_show_and_the_noise_does_not_explain_is_a_change() {
+fn a_change_is_what_the_intervals_show_and_noise_does_not_explain() {
     let estimate = |low, point, high| Estimate { low, point, high };
     let old = estimate(99.0, 100.0, 101.0);
     for (new, expected) in [
@@ -92,7 +92,7 @@ fn a_regression_that_the_intervals_show_is_exit_code_5() {
 }
 
 #[test]
-fn overlapping_intervals_are_inconclusive_and_no_failure() {
+fn overlapping_intervals_are_inconclusive_but_not_a_failure() {
     let directory = TempDir::new().unwrap();
     let path = directory.path();
     save(path, "core/echo", "before", [90.0, 100.0, 115.0], true);
@@ -108,7 +108,7 @@ fn overlapping_intervals_are_inconclusive_and_no_failure() {
 }
 
 #[test]
-fn a_wrong_question_is_answered_with_what_there_is() {
+fn wrong_arguments_are_explained() {
     let directory = TempDir::new().unwrap();
     let path = directory.path();
     let (code, text) = compare(path, &["before", "after"]);
@@ -137,7 +137,7 @@ fn a_wrong_question_is_answered_with_what_there_is() {
 }
 
 #[test]
-fn a_file_that_is_not_criterions_is_named() {
+fn a_file_not_written_by_criterion_is_named() {
     let directory = TempDir::new().unwrap();
     let path = directory.path();
     save(path, "core/echo", "before", [1.0, 1.0, 1.0], true);

@@ -21,7 +21,7 @@ fn two() -> (Script, Script) {
 }
 
 #[test]
-fn what_was_written_is_read() {
+fn a_written_log_is_read_back() {
     let mut script = Script::new(Mode::Connect);
     script.errors = ErrorKind::ALL.into_iter().zip(1..).collect();
     let (bytes, report) = script.log();
@@ -37,7 +37,7 @@ fn what_was_written_is_read() {
 }
 
 #[test]
-fn a_generator_that_had_no_processor_is_unreliable_in_its_log_too() {
+fn a_generator_short_of_cpu_is_unreliable_in_its_log_too() {
     let mut script = Script::new(Mode::Echo);
     script.waited = Some(Duration::from_secs(5));
     let (bytes, report) = script.log();
@@ -49,7 +49,7 @@ fn a_generator_that_had_no_processor_is_unreliable_in_its_log_too() {
 }
 
 #[test]
-fn pythons_reader_finds_the_same() {
+fn the_python_reader_finds_the_same() {
     let Some(mut command) = python_by(&PYTHON_WITH_HDRHISTOGRAM, "read_hlog.py") else { return };
     // Its percentiles round a rank to the nearest, ours up: a thousand messages a second make them
     // the same.
@@ -72,7 +72,7 @@ fn pythons_reader_finds_the_same() {
 }
 
 #[test]
-fn logs_are_added_up() {
+fn logs_of_several_generators_are_summed() {
     let (one, two) = two();
     let logs = [&one, &two].map(Script::log);
     let parsed: Vec<LoadLog> = ["a", "b"]
@@ -98,7 +98,7 @@ fn logs_are_added_up() {
 }
 
 #[test]
-fn several_generators_are_named_and_told_as_several() {
+fn several_generators_are_named_and_counted() {
     let (mut one, mut two) = two();
     (one.stall, two.stall) = (None, None);
     (one.seconds, two.seconds) = (4, 4);
@@ -157,7 +157,7 @@ fn reliable_generators_do_not_make_a_reliable_sum_of_themselves() {
 }
 
 #[test]
-fn what_was_no_common_load_is_told() {
+fn logs_that_do_not_belong_together_are_reported() {
     let (one, mut two) = two();
     two.began += Duration::from_secs(60);
     two.lateness = 1_000_000;
@@ -176,7 +176,7 @@ fn what_was_no_common_load_is_told() {
 }
 
 #[test]
-fn a_line_that_was_cut_is_told_and_no_whole_line_is_lost() {
+fn a_truncated_line_is_reported_and_no_whole_line_is_lost() {
     let mut script = Script::new(Mode::Echo);
     script.seconds = 2;
     let (bytes, _) = script.log();
@@ -196,7 +196,7 @@ fn a_line_that_was_cut_is_told_and_no_whole_line_is_lost() {
 }
 
 #[test]
-fn what_is_no_log_is_refused_with_its_line() {
+fn a_malformed_log_is_refused_with_its_line_number() {
     let mut script = Script::new(Mode::Echo);
     script.seconds = 1;
     let (whole, _) = script.log();
@@ -253,7 +253,7 @@ fn claiming_gigabytes() -> String {
 }
 
 #[test]
-fn joined_logs_are_no_log() {
+fn concatenated_logs_are_refused() {
     let (one, two) = two();
     let [one, two] = [one, two].map(|mut script| {
         script.seconds = 2;
@@ -279,7 +279,7 @@ fn joined_logs_are_no_log() {
 }
 
 #[test]
-fn a_run_is_counted_once_however_its_log_is_named() {
+fn a_run_is_counted_once_whatever_its_log_is_called() {
     let (one, two) = two();
     let bytes = one.log().0;
     let files = Files::new();
@@ -309,7 +309,7 @@ fn a_run_is_counted_once_however_its_log_is_named() {
 }
 
 #[test]
-fn what_lies_between_two_logs_costs_nothing() {
+fn a_long_gap_between_two_logs_costs_nothing() {
     let (one, mut two) = two();
     // A second for each in these years would be half a terabyte.
     two.began += Duration::from_secs(3600 * 24 * 365 * 30);
@@ -333,7 +333,7 @@ fn what_lies_between_two_logs_costs_nothing() {
 }
 
 #[test]
-fn numbers_that_no_run_has_are_added_without_overflow() {
+fn huge_numbers_are_added_without_overflow() {
     let mut script = Script::new(Mode::Echo);
     script.seconds = 2;
     let log = String::from_utf8(script.log().0).unwrap();
@@ -400,7 +400,7 @@ fn the_program_reports_and_compares() {
 }
 
 #[test]
-fn a_report_exits_as_the_load_did() {
+fn a_report_exits_with_the_code_of_the_load() {
     let (mut good, mut late) = two();
     (good.seconds, late.seconds) = (4, 4);
     late.lateness = 1_000_000;

@@ -72,7 +72,7 @@ fn every_mode_has_its_charts() {
 }
 
 #[test]
-fn what_comes_from_outside_is_escaped() {
+fn untrusted_text_is_escaped() {
     let mut report = Script::new(Mode::Echo).report();
     report.generators[0].about.command.push("<script>alert(\"1\")</script>".to_owned());
     report.warnings.push("<b> & more".to_owned());
@@ -107,7 +107,7 @@ fn several_generators_are_one_page() {
 }
 
 #[test]
-fn two_loads_are_compared_on_a_page() {
+fn two_loads_are_compared_on_one_page() {
     let (one, two) = (Script::new(Mode::Echo).report(), merged());
     let same = sound(Comparison { old: &one, new: &one }.to_html());
     assert_eq!(same.matches("<svg").count(), 4);
@@ -136,7 +136,7 @@ fn two_loads_are_compared_on_a_page() {
 }
 
 #[test]
-fn short_and_empty_runs_are_drawn_as_far_as_they_go() {
+fn short_and_empty_runs_are_drawn() {
     for mode in [Mode::Echo, Mode::Connect, Mode::Idle] {
         for seconds in [0, 1] {
             let mut script = Script::new(mode);
@@ -153,7 +153,7 @@ fn short_and_empty_runs_are_drawn_as_far_as_they_go() {
 }
 
 #[test]
-fn states_that_are_unknown_are_not_drawn() {
+fn unknown_states_are_not_drawn() {
     let mut report = Script::new(Mode::Echo).report();
     report.seconds.iter_mut().for_each(|second| second.standing = Standing::default());
     let page = page(&report);

@@ -68,7 +68,7 @@ fn scripts() -> Vec<Script> {
 }
 
 #[test]
-fn json_is_as_its_schema_says() {
+fn the_json_conforms_to_its_schema() {
     let [event, report] = validators();
     for script in scripts() {
         let events = Shared::default();
@@ -91,7 +91,7 @@ fn json_is_as_its_schema_says() {
 }
 
 #[test]
-fn both_schemas_mean_the_same_by_a_second() {
+fn both_schemas_share_their_definitions() {
     let [event, report]: [Value; 2] =
         [EVENT, REPORT].map(|text| serde_json::from_str(text).unwrap());
     for (name, definition) in event["$defs"].as_object().unwrap() {
@@ -103,7 +103,7 @@ fn both_schemas_mean_the_same_by_a_second() {
 }
 
 #[test]
-fn schemas_refuse_what_they_do_not_know() {
+fn the_schemas_reject_invalid_values() {
     let [event, report] = validators();
     let good = Script::new(Mode::Echo).report().to_json();
     for (pointer, bad) in [
@@ -131,7 +131,7 @@ fn schemas_refuse_what_they_do_not_know() {
 
 /// Reports from before the setting are without it, and did not spin.
 #[test]
-fn a_spin_is_told_and_none_where_nothing_is_said() {
+fn the_spin_setting_is_reported() {
     let mut script = Script::new(Mode::Echo);
     assert!(!script.report().to_text().contains("without sleep"));
     script.plan.spin = Duration::from_micros(100);
@@ -147,7 +147,7 @@ fn a_spin_is_told_and_none_where_nothing_is_said() {
 }
 
 #[test]
-fn figures_are_those_of_the_run() {
+fn the_figures_match_the_run() {
     let mut script = Script::new(Mode::Echo);
     script.errors = vec![(ErrorKind::Reset, 3), (ErrorKind::Late, 4)];
     let report = script.report();
@@ -207,7 +207,7 @@ fn the_verdict_follows_from_lateness() {
 }
 
 #[test]
-fn the_explanation_tells_which_latency_grew() {
+fn the_explanation_names_the_latency_that_grew() {
     let stalled = Script::new(Mode::Echo).report().explanation().unwrap();
     for words in
         ["grew beyond service time from p99.9 on", "coordinated omission", "one was under way"]
@@ -250,7 +250,7 @@ fn the_text_is_narrow_and_complete() {
 }
 
 #[test]
-fn what_comes_from_outside_does_not_act_on_a_terminal() {
+fn untrusted_text_does_not_control_the_terminal() {
     let mut report = Script::new(Mode::Echo).report();
     let hostile = || "a\x1b]0;b\x07\x1b[2J\u{9b}31m\u{202e}\r\nc\x7f".to_owned();
     let mut two = report.generators[0].clone();
@@ -289,7 +289,7 @@ fn what_comes_from_outside_does_not_act_on_a_terminal() {
 }
 
 #[test]
-fn a_sink_that_fails_is_left_out_and_told() {
+fn a_failing_sink_is_dropped_and_reported() {
     let script = Script::new(Mode::Echo);
     let good = Shared::default();
     let mut collector = Collector::new(script.generator());
@@ -310,13 +310,13 @@ fn a_sink_that_fails_is_left_out_and_told() {
 }
 
 #[test]
-fn an_hour_is_kept_in_little_memory() {
+fn an_hour_long_run_uses_little_memory() {
     let second = std::mem::size_of::<saltecho::load::report::Second>();
     assert!(second * 3600 < 4 << 20, "{second} bytes a second");
 }
 
 #[test]
-fn what_a_load_could_not_send_is_warned_of() {
+fn messages_that_could_not_be_sent_cause_a_warning() {
     let script = Script::new(Mode::Echo);
     let report = |sent_of_1000: u64| {
         let mut collector = Collector::new(script.generator());

@@ -12,7 +12,7 @@ use saltecho::server::{Limits, Server};
 use socket2::{Domain, Socket, Type};
 
 #[test]
-fn beyond_the_limit_clients_wait_for_a_place() {
+fn clients_beyond_the_limit_wait() {
     let server = spawn_with(|_, limits| {
         limits.connections = 2;
         limits.shed_per_retry = 0;
@@ -31,7 +31,7 @@ fn beyond_the_limit_clients_wait_for_a_place() {
 }
 
 #[test]
-fn who_cannot_be_served_is_told_so() {
+fn a_client_beyond_the_limit_is_closed_after_a_while() {
     let server = spawn_with(|_, limits| {
         limits.connections = 1;
         limits.accept_retry = Duration::from_millis(10);
@@ -46,7 +46,7 @@ fn who_cannot_be_served_is_told_so() {
 }
 
 #[test]
-fn the_oldest_stranger_makes_room() {
+fn the_oldest_unauthenticated_connection_is_evicted() {
     let server = spawn_with(|_, limits| {
         limits.unauthenticated = 2;
         limits.eviction_age = Duration::ZERO;
@@ -77,7 +77,7 @@ fn connect_from(source: [u8; 4], address: SocketAddr) -> TcpStream {
 }
 
 #[test]
-fn a_source_beyond_its_share_is_refused_and_others_are_not() {
+fn only_a_source_beyond_its_share_is_refused() {
     let server = spawn_with(|_, limits| {
         limits.unauthenticated = 8;
         limits.unauthenticated_per_source = Some(5);
@@ -103,7 +103,7 @@ fn a_source_beyond_its_share_is_refused_and_others_are_not() {
 }
 
 #[test]
-fn a_source_that_failed_is_refused_only_when_places_are_scarce() {
+fn a_source_that_failed_is_refused_only_when_half_the_places_are_taken() {
     let server = spawn_with(|_, limits| {
         limits.unauthenticated = 4;
         limits.trust_loopback = false;
@@ -125,7 +125,7 @@ fn a_source_that_failed_is_refused_only_when_places_are_scarce() {
 }
 
 #[test]
-fn who_finds_no_place_waits_until_the_oldest_had_its_time() {
+fn a_client_waits_until_the_oldest_may_be_evicted() {
     let server = spawn_with(|_, limits| {
         limits.unauthenticated = 2;
         limits.eviction_age = Duration::from_millis(300);
@@ -142,7 +142,7 @@ fn who_finds_no_place_waits_until_the_oldest_had_its_time() {
 }
 
 #[test]
-fn a_trusted_network_is_refused_nothing_but_has_no_more_places_than_there_are() {
+fn a_trusted_network_is_exempt_from_refusal_but_not_from_the_limit() {
     let (mut limits, trusted) = (Limits::for_connections(1000), "127.0.0.0/30".parse().unwrap());
     limits.unauthenticated = 8;
     limits.unauthenticated_per_source = Some(1);
@@ -187,7 +187,7 @@ fn the_program_has_a_flag_for_each_rule() {
 }
 
 #[test]
-fn the_program_says_which_rule_makes_no_sense() {
+fn the_program_names_invalid_rules() {
     for (flags, words) in [
         (["--max-unauthenticated", "11"], "11 are more than the 10 connections"),
         (["--max-unauthenticated", "0"], "--max-unauthenticated"),

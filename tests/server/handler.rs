@@ -122,7 +122,7 @@ fn send(config: &Config, connection: &mut Connection<Talker>, room: usize) -> Ve
 }
 
 #[test]
-fn a_handler_hears_the_beginning_and_the_end_of_a_conversation_and_of_no_other() {
+fn a_handler_sees_the_start_and_end_of_authenticated_connections_only() {
     let (config, peer) = (config(), Peer::at("192.0.2.1:7".parse().unwrap()));
     let (talker, heard) = Talker::new();
     let mut connection = asked(&config, talker.clone());
@@ -143,7 +143,7 @@ fn a_handler_hears_the_beginning_and_the_end_of_a_conversation_and_of_no_other()
 }
 
 #[test]
-fn a_panic_ends_its_connection_wherever_it_comes_from() {
+fn a_panic_in_any_callback_ends_its_connection() {
     let config = config();
     for (fragile, said, unanswered) in
         [(Some("opened"), &b""[..], true), (None, b"break", true), (Some("closed"), b"", false)]
@@ -181,7 +181,7 @@ fn a_message_goes_out_between_two_recvs() {
 }
 
 #[test]
-fn each_message_has_the_time_of_one_sendall() {
+fn each_pushed_message_has_a_sendall_deadline_of_its_own() {
     let mut config = config();
     config.send_timeout = Some(Duration::from_secs(1));
     config.recv_timeout = Some(Duration::from_secs(5));
@@ -198,7 +198,7 @@ fn each_message_has_the_time_of_one_sendall() {
 }
 
 #[test]
-fn what_waits_for_a_peer_is_no_longer_than_an_answer_may_be() {
+fn a_peers_backlog_never_exceeds_the_longest_answer() {
     let (config, message) = (config(), |len| Bytes::from(vec![b'x'; len]));
     let authenticated = || authenticated_with(&config, Talker::new().0);
     let mut connection = authenticated();
@@ -223,7 +223,7 @@ fn what_waits_for_a_peer_is_no_longer_than_an_answer_may_be() {
 }
 
 #[test]
-fn nothing_is_pushed_before_the_verdict_nor_behind_the_last_words() {
+fn nothing_is_pushed_before_authentication_or_after_the_last_answer() {
     let (config, message) = (config(), || Bytes::from_static(b"news"));
     let mut connection = asked(&config, Talker::new().0);
     assert!(!connection.push(&config, message(), at(0)));
@@ -259,7 +259,7 @@ fn peer(address: SocketAddr, heard: &Receiver<Told>) -> (std::net::TcpStream, Pe
 }
 
 #[test]
-fn a_panicking_handler_takes_no_other_connection_with_it_not_even_in_a_drain() {
+fn a_panicking_handler_ends_no_other_connection_even_in_a_drain() {
     let (talker, heard) = Talker::new();
     let server = serve(talker);
     let (calm, known) = peer(server.addresses()[0], &heard);
@@ -316,7 +316,7 @@ impl Handler for Odd {
 }
 
 #[test]
-fn panics_of_a_clone_and_of_a_destructor_are_borne() {
+fn panics_in_clone_and_drop_are_contained() {
     let odd = Odd { clones: Arc::default(), number: 0 };
     let server = Server::builder().listen(any_port()).handler(odd).spawn().unwrap();
     let unlucky = std::net::TcpStream::connect(server.addresses()[0]).unwrap();
@@ -349,7 +349,7 @@ impl Observer for Panicking {
 }
 
 #[test]
-fn a_panicking_observer_is_counted_and_costs_no_connection() {
+fn a_panicking_observer_is_counted_and_ends_no_connection() {
     let observer = Box::new(Panicking);
     let server = Server::builder().listen(any_port()).observer(observer).spawn().unwrap();
     let stream = authenticated(server.addresses()[0]);
@@ -360,7 +360,7 @@ fn a_panicking_observer_is_counted_and_costs_no_connection() {
 }
 
 #[test]
-fn messages_reach_their_peer_whichever_loop_has_it() {
+fn a_push_reaches_its_peer_on_any_loop() {
     let (talker, heard) = Talker::new();
     let builder = Server::builder().listen(any_port()).handler(talker);
     let server = builder.spawn_workers(3).unwrap();
@@ -391,7 +391,7 @@ fn messages_reach_their_peer_whichever_loop_has_it() {
 }
 
 #[test]
-fn a_peer_that_does_not_read_falls_behind_and_others_do_not_wait_for_it() {
+fn a_peer_that_does_not_read_delays_no_other() {
     let (talker, heard) = Talker::new();
     let server = serve(talker);
     let (deaf, slow) = peer(server.addresses()[0], &heard);
@@ -412,7 +412,7 @@ fn a_peer_that_does_not_read_falls_behind_and_others_do_not_wait_for_it() {
 }
 
 #[test]
-fn a_loop_that_does_not_keep_up_takes_no_more() {
+fn a_loop_that_falls_behind_accepts_no_more_pushes() {
     let (talker, heard) = Talker::new();
     let mut server = Server::builder().listen(any_port()).handler(talker).build().unwrap();
     let (address, handle) = (server.addresses().unwrap()[0], server.handle());
@@ -460,7 +460,7 @@ impl Observer for AskingObserver {
 }
 
 #[test]
-fn a_loop_that_asks_itself_for_its_counters_gets_none_and_goes_on() {
+fn a_loop_that_asks_for_its_own_counters_does_not_deadlock() {
     let (asking, (told, heard)) = (Asking::default(), channel());
     let observer = Box::new(AskingObserver(asking.clone(), told));
     let builder = Server::builder().listen(any_port()).handler(asking.clone()).observer(observer);
@@ -473,7 +473,7 @@ fn a_loop_that_asks_itself_for_its_counters_gets_none_and_goes_on() {
 }
 
 #[test]
-fn a_loop_that_has_ended_answers_no_more_though_its_server_is_kept() {
+fn an_ended_loop_refuses_commands_though_its_server_still_exists() {
     let mut server = Server::builder().listen(any_port()).build().unwrap();
     let handle = server.handle();
     handle.stop();

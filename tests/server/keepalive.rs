@@ -28,7 +28,7 @@ fn segments_in(stream: &TcpStream) -> u64 {
 }
 
 #[test]
-fn a_silent_crowd_is_asked_one_packet_at_a_time_and_stays() {
+fn a_probe_is_one_packet_and_silent_peers_stay_connected() {
     const SIZE: u64 = 100;
     let server = spawn_with(|config, _| config.keepalive = Some(Duration::from_secs(1)));
     let crowd: Vec<TcpStream> = (0..SIZE).map(|_| authenticated(server.addresses()[0])).collect();
@@ -57,7 +57,7 @@ fn a_silent_crowd_is_asked_one_packet_at_a_time_and_stays() {
 }
 
 #[test]
-fn an_accepted_socket_is_never_probed_by_the_kernel_alone() {
+fn the_kernel_never_probes_an_accepted_socket_on_its_own() {
     for keepalive in [true, false] {
         let mut kernel = MioKernel::new(16).unwrap();
         let options = ListenOptions { backlog: 16, keepalive };
@@ -90,7 +90,7 @@ fn until(
 }
 
 #[test]
-fn the_kernel_tells_how_a_peer_is() {
+fn the_kernel_reports_the_state_of_a_peer() {
     let mut kernel = MioKernel::new(16).unwrap();
     let options = ListenOptions { backlog: 16, keepalive: true };
     let mut listener = MioKernel::listen(any_port(), options).unwrap();

@@ -13,7 +13,7 @@ use saltecho::server::{BuildError, Limits, Server};
 use socket2::SockRef;
 
 #[test]
-fn a_crowd_is_served_at_once() {
+fn many_clients_are_served_at_once() {
     let server = spawn();
     let address = server.addresses()[0];
     let crowd: Vec<TcpStream> = (0..2000).map(|_| authenticated(address)).collect();
@@ -71,7 +71,7 @@ fn digest_input_and_end_in_one_segment() {
 }
 
 #[test]
-fn a_half_closed_client_gets_megabytes_that_are_owed() {
+fn a_half_closed_client_gets_its_pending_megabytes() {
     let server = spawn();
     for len in [1, 64 << 10, 16 << 20] {
         let stream = authenticated(server.addresses()[0]);
@@ -108,7 +108,7 @@ fn a_slow_reader_gets_everything_in_order() {
 }
 
 #[test]
-fn a_peer_that_never_reads_holds_one_recv_and_nobody_up() {
+fn a_peer_that_never_reads_holds_one_recv_and_delays_no_other() {
     let server = spawn_with(|config, _| config.recv_size = 10_000);
     let (deaf, lively) =
         (authenticated(server.addresses()[0]), authenticated(server.addresses()[0]));
@@ -150,7 +150,7 @@ fn a_stalled_sendall_times_out_with_a_reset() {
 }
 
 #[test]
-fn a_part_of_an_answer_does_not_end_in_order() {
+fn a_partial_answer_ends_with_a_reset() {
     /// Answers with more than the kernels hold.
     #[derive(Clone)]
     struct Much;
@@ -170,7 +170,7 @@ fn a_part_of_an_answer_does_not_end_in_order() {
 }
 
 #[test]
-fn a_greedy_peer_costs_a_quiet_one_a_turn() {
+fn a_greedy_peer_delays_a_quiet_one_by_one_turn() {
     let limits = Limits { bytes_per_turn: 64 << 10, ..Limits::for_connections(10) };
     let mut server = Server::builder().listen(any_port()).limits(limits).build().unwrap();
     let address = server.addresses().unwrap()[0];
@@ -260,7 +260,7 @@ fn urgent_data_does_not_strand_what_follows_it() {
 }
 
 #[test]
-fn silence_ends_by_its_own_deadline() {
+fn a_silent_peer_is_closed_at_its_deadline() {
     // A server for each, since a client on a busy machine may need longer than either deadline to
     // get past it.
     let server = spawn_with(|config, _| config.auth_timeout = Some(Duration::from_millis(50)));
@@ -278,7 +278,7 @@ fn silence_ends_by_its_own_deadline() {
 }
 
 #[test]
-fn an_idle_crowd_costs_no_turn() {
+fn idle_connections_cost_no_turn() {
     let server = spawn_with(|config, _| config.recv_timeout = Some(Duration::from_secs(3600)));
     let crowd: Vec<TcpStream> = (0..100).map(|_| authenticated(server.addresses()[0])).collect();
     wait_for(&server, "a hundred", |stats| stats.authenticated == 100);
@@ -292,7 +292,7 @@ fn an_idle_crowd_costs_no_turn() {
 }
 
 #[test]
-fn keys_can_be_exchanged_while_it_runs() {
+fn keys_can_be_replaced_at_run_time() {
     let server = spawn();
     let address = server.addresses()[0];
     let old = authenticated(address);
@@ -358,7 +358,7 @@ fn read_until_any_end(mut stream: &TcpStream) -> Vec<u8> {
 }
 
 #[test]
-fn a_drain_ends_in_time_even_if_a_peer_does_not() {
+fn a_drain_ends_in_time_even_if_a_peer_does_not_read() {
     let server = spawn_with(|_, limits| limits.drain_timeout = Some(Duration::from_millis(50)));
     let deaf = authenticated(server.addresses()[0]);
     // Where the loop is slower than the filling is patient, there is more to fill.
@@ -376,7 +376,7 @@ fn a_drain_ends_in_time_even_if_a_peer_does_not() {
 }
 
 #[test]
-fn a_drained_server_accepts_nobody() {
+fn a_draining_server_accepts_no_connection() {
     let server = spawn();
     let address = server.addresses()[0];
     let idle = authenticated(address);
@@ -406,7 +406,7 @@ fn several_addresses_are_served_by_one_loop() {
 }
 
 #[test]
-fn both_any_addresses_share_a_port() {
+fn the_ipv4_and_ipv6_wildcards_share_a_port() {
     let every_ipv4 = std::net::TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
     let port = every_ipv4.local_addr().unwrap().port();
     let server = Server::builder()
@@ -421,7 +421,7 @@ fn both_any_addresses_share_a_port() {
 }
 
 #[test]
-fn what_cannot_be_built_says_why() {
+fn a_server_that_cannot_be_built_says_why() {
     assert!(matches!(Server::builder().build().err(), Some(BuildError::NoAddress)));
     let taken = spawn();
     let address = taken.addresses()[0];
@@ -446,7 +446,7 @@ fn what_cannot_be_built_says_why() {
 }
 
 #[test]
-fn dropping_it_stops_the_loop() {
+fn dropping_the_running_server_stops_the_loop() {
     let server = spawn();
     let handle = server.handle().clone();
     let stream = authenticated(server.addresses()[0]);

@@ -30,7 +30,7 @@ fn crowd(address: SocketAddr) -> Vec<TcpStream> {
 }
 
 #[test]
-fn they_serve_count_and_drain_together() {
+fn workers_serve_count_and_drain_together() {
     let running = spawn();
     let address = running.addresses()[0];
     let crowd = crowd(address);
@@ -51,7 +51,7 @@ fn they_serve_count_and_drain_together() {
 }
 
 #[test]
-fn new_keys_are_everybodys() {
+fn new_keys_reach_every_worker() {
     let running = spawn();
     let new = Key::new(b"the key of tomorrow".to_vec());
     let keyring = Keyring::single(MacAlgorithm::Md5, &new);
@@ -68,7 +68,7 @@ fn new_keys_are_everybodys() {
 }
 
 #[test]
-fn a_part_of_the_limits_is_each_ones() {
+fn limits_are_divided_between_the_workers() {
     let limits = Limits::for_connections(WORKERS * 2);
     let builder = || Server::builder().listen(any_port()).limits(limits);
     let running = builder().spawn_workers(WORKERS).unwrap();
@@ -84,7 +84,7 @@ fn a_part_of_the_limits_is_each_ones() {
 }
 
 #[test]
-fn an_address_that_somebody_has_is_refused_even_if_they_would_share_it() {
+fn an_address_in_use_is_refused_even_if_its_owner_shares_it() {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     socket.set_reuse_port(true).unwrap();
     socket.set_reuse_address(true).unwrap();
@@ -107,7 +107,7 @@ fn an_address_that_somebody_has_is_refused_even_if_they_would_share_it() {
 }
 
 #[test]
-fn what_belongs_to_one_loop_is_not_for_several() {
+fn options_of_a_single_loop_are_refused_for_several_workers() {
     struct Deaf;
     impl Observer for Deaf {}
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -121,7 +121,7 @@ fn what_belongs_to_one_loop_is_not_for_several() {
 }
 
 #[test]
-fn a_single_one_may_have_what_belongs_to_one() {
+fn one_worker_may_have_an_observer() {
     struct Ears(Sender<CloseReason>);
     impl Observer for Ears {
         fn closed(&mut self, _: ConnId, reason: CloseReason) {
@@ -138,7 +138,7 @@ fn a_single_one_may_have_what_belongs_to_one() {
 }
 
 #[test]
-fn the_program_reports_for_all_of_them() {
+fn the_program_reports_for_all_workers() {
     let files = Files::new();
     let port_file = files.path().join("ports");
     let mut command = saltecho(&["serve", "-v", "-l", "127.0.0.1:0,[::1]:0", "--workers", "3"]);
@@ -161,7 +161,7 @@ fn the_program_reports_for_all_of_them() {
 }
 
 #[test]
-fn the_program_ends_when_one_of_them_fails() {
+fn the_program_ends_when_a_worker_fails() {
     if STRACE.is_missing() {
         return;
     }

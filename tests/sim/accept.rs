@@ -149,7 +149,7 @@ fn errors(errno: i32, count: usize) -> impl Iterator<Item = Result<(), i32>> {
 }
 
 #[test]
-fn the_misfortune_of_clients_is_counted_and_passed_over() {
+fn errors_of_one_client_are_counted_and_skipped() {
     let failed = || errors(libc::ECONNABORTED, 15);
     let script = failed().chain([Ok(())]).chain(failed()).chain([Ok(())]).collect();
     let mut server = server(vec![script], |_| {});
@@ -180,7 +180,7 @@ fn observed(server: &mut Server<Doorkeeper, Upper>) -> Arc<Mutex<Vec<String>>> {
 }
 
 #[test]
-fn errors_that_do_not_end_make_it_rest() {
+fn persistent_errors_pause_accepting() {
     let mut server = server(vec![errors(libc::EPERM, 1000).collect()], |_| {});
     let told = observed(&mut server);
     turns(&mut server, 2);
@@ -195,7 +195,7 @@ fn errors_that_do_not_end_make_it_rest() {
 
 /// There is room, and the clients behind those that failed have done nothing.
 #[test]
-fn a_burst_of_errors_turns_no_client_away() {
+fn a_burst_of_errors_sheds_no_client() {
     let script = errors(libc::ECONNABORTED, 100).chain([Ok(()); 10]).collect();
     let mut server = server(vec![script], |_| {});
     server.kernel_mut().shed = Script::from([Ok(()); 100]);
@@ -207,7 +207,7 @@ fn a_burst_of_errors_turns_no_client_away() {
 
 /// The first rest was for another reason, so the want of room has not lasted yet.
 #[test]
-fn only_a_rest_for_room_that_did_not_help_turns_clients_away() {
+fn clients_are_shed_only_after_a_pause_did_not_help() {
     let script = errors(libc::EPERM, 16).chain(errors(libc::EMFILE, 1)).chain([Ok(())]).collect();
     let mut server = server(vec![script], |_| {});
     server.kernel_mut().shed = Script::from([Ok(()); 100]);
@@ -219,7 +219,7 @@ fn only_a_rest_for_room_that_did_not_help_turns_clients_away() {
 }
 
 #[test]
-fn a_pause_says_which_places_are_taken() {
+fn a_pause_reports_which_limit_was_reached() {
     let mut server = server(vec![Script::from([Ok(()); 9])], |limits| limits.unauthenticated = 2);
     let told = observed(&mut server);
     turns(&mut server, 1);
@@ -231,7 +231,7 @@ fn a_pause_says_which_places_are_taken() {
 }
 
 #[test]
-fn a_listener_that_is_of_no_use_ends_the_loop() {
+fn an_unusable_listener_ends_the_loop() {
     let mut server = server(vec![Script::from([Err(libc::EBADF)])], |_| {});
     let handle = server.handle();
     assert_eq!(server.turn().unwrap_err().raw_os_error(), Some(libc::EBADF));
@@ -260,7 +260,7 @@ fn when_a_loop_panics_the_others_drain() {
 }
 
 #[test]
-fn a_turn_accepts_its_number_and_begins_at_another_door_each_time() {
+fn a_turn_accepts_its_maximum_and_rotates_the_listeners() {
     let crowd = || Script::from([Ok(()); 10]);
     let mut server = server(vec![crowd(), crowd()], |limits| limits.accepts_per_turn = 4);
     turns(&mut server, 1);
@@ -277,7 +277,7 @@ fn a_turn_accepts_its_number_and_begins_at_another_door_each_time() {
 }
 
 #[test]
-fn without_room_it_rests_then_turns_away_who_waits() {
+fn without_descriptors_it_pauses_then_sheds_waiting_clients() {
     let retry = Duration::from_millis(100);
     let mut server = server(vec![Script::from([Ok(()); 2])], |limits| {
         limits.connections = 1;
@@ -299,7 +299,7 @@ fn without_room_it_rests_then_turns_away_who_waits() {
 }
 
 #[test]
-fn a_place_that_comes_free_ends_the_rest() {
+fn a_freed_place_ends_the_pause() {
     let (mut config, mut limits) = (Config::new(Keyring::demo()), Limits::for_connections(1));
     config.auth_timeout = Some(Duration::from_secs(1));
     limits.accept_retry = Duration::from_secs(3600);
@@ -314,7 +314,7 @@ fn a_place_that_comes_free_ends_the_rest() {
 }
 
 #[test]
-fn a_stranger_makes_room_when_it_has_had_its_time_and_not_before() {
+fn an_unauthenticated_connection_is_evicted_after_its_minimum_age_only() {
     let age = Duration::from_secs(1);
     let mut server = server(vec![Script::from([Ok(()); 3])], |limits| {
         limits.unauthenticated = 2;
@@ -330,7 +330,7 @@ fn a_stranger_makes_room_when_it_has_had_its_time_and_not_before() {
 }
 
 #[test]
-fn what_is_no_fault_of_a_source_is_not_held_against_it() {
+fn a_failed_setup_casts_no_suspicion_on_the_source() {
     let mut server = server(vec![Script::from([Ok(())])], |limits| limits.unauthenticated = 1);
     server.kernel_mut().peer = Some(([10, 0, 0, 1], 1).into());
     server.kernel_mut().out_of_watches = true;
@@ -344,7 +344,7 @@ fn what_is_no_fault_of_a_source_is_not_held_against_it() {
 }
 
 #[test]
-fn turns_and_events_for_nobody_are_counted() {
+fn turns_and_stale_events_are_counted() {
     let mut server = server(vec![Script::new()], |_| {});
     let nobody = Token(7 << 32 | 5);
     server.kernel_mut().events = vec![(nobody, Ready::READABLE), (nobody, Ready::CLOSED)];

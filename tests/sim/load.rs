@@ -66,7 +66,7 @@ fn assert_about(outcome: &Outcome, series: Series, quantile: f64, expected: Dura
 }
 
 #[test]
-fn what_is_measured_is_what_the_server_takes() {
+fn the_measured_latency_is_the_servers() {
     let outcome = run(Script::default(), &plan(|_| ()));
     let counts = &outcome.record.counts;
     assert_eq!((counts.due, counts.answered, counts.errors.total()), (5000, 5000, 0));
@@ -105,7 +105,7 @@ fn a_stall_is_charged_to_every_message_that_was_due_in_it() {
 }
 
 #[test]
-fn the_closed_model_goes_as_fast_as_it_is_answered() {
+fn the_closed_model_sends_as_fast_as_answers_come() {
     for (in_flight, rate) in [(1, 10_000), (4, 40_000)] {
         let plan = plan(|plan| {
             plan.pace = Pace::Closed;
@@ -122,7 +122,7 @@ fn the_closed_model_goes_as_fast_as_it_is_answered() {
 
 /// The closed model alone: before what is due in the open one the generator does not sleep anyway.
 #[test]
-fn a_spinning_generator_sleeps_once_nothing_has_come_for_its_time() {
+fn a_spinning_generator_sleeps_when_its_spin_time_has_passed_without_an_event() {
     for spin in [0, 100, 700, 5_000].map(Duration::from_micros) {
         let plan = plan(|plan| {
             (plan.connections, plan.active, plan.pace) = (1, 1, Pace::Closed);
@@ -176,7 +176,7 @@ fn spinning_changes_nothing_in_the_open_model() {
 }
 
 #[test]
-fn a_generator_that_is_kept_from_running_knows_it() {
+fn a_delayed_generator_records_its_lateness() {
     let preempted = Some((millis(20), millis(20)));
     for pace in [Pace::Open(NonZeroU64::new(1000).unwrap()), Pace::Closed] {
         let outcome = run(Script { preempted, ..Script::default() }, &plan(|p| p.pace = pace));
@@ -200,7 +200,7 @@ fn messages_longer_than_a_send_are_verified_to_the_last_byte() {
 }
 
 #[test]
-fn each_failure_is_counted_as_what_it_was() {
+fn each_failure_is_counted_by_its_kind() {
     let rate = NonZeroU64::new(200).unwrap();
     for (fate, after, kind) in [
         (Fate::Refused, 0, ErrorKind::Refused),
@@ -232,7 +232,7 @@ fn each_failure_is_counted_as_what_it_was() {
 
 /// Fifty connections to a server that takes 300 ms for an answer get 167 a second at most.
 #[test]
-fn answers_after_the_end_are_in_no_rate() {
+fn answers_after_the_end_do_not_count_in_the_rate() {
     let crowded = |mode: Mode, pace: Pace| {
         let plan = plan(|plan| {
             (plan.mode, plan.pace) = (mode, pace);
@@ -259,7 +259,7 @@ fn answers_after_the_end_are_in_no_rate() {
 }
 
 #[test]
-fn a_plan_that_is_none_is_refused() {
+fn an_invalid_plan_is_refused() {
     let too_much = |field, number, most| PlanError::TooMuch { field, number, most };
     let active = |active| PlanError::Active { active, connections: 10 };
     type Case = (fn(&mut Plan), PlanError);
@@ -306,7 +306,7 @@ fn a_socket_that_cannot_be_registered_is_one_failure() {
 }
 
 #[test]
-fn idle_connections_are_asked_in_the_end_and_the_lost_ones_are_errors() {
+fn idle_connections_are_verified_at_the_end_and_lost_ones_are_errors() {
     let idle = |connections: usize| {
         plan(|plan| {
             (plan.mode, plan.connections) = (Mode::Idle, connections);
@@ -343,7 +343,7 @@ fn idle_connections_are_asked_in_the_end_and_the_lost_ones_are_errors() {
 }
 
 #[test]
-fn a_server_that_is_gone_does_not_make_the_proof_long() {
+fn a_vanished_server_does_not_prolong_the_verification() {
     let script = Script { fate: Some((DIGEST + 64, Fate::FallsSilent)), ..Script::default() };
     for (timeout, longest) in [(Some(1), 8), (None, 400)] {
         let plan = plan(|plan| {
@@ -360,7 +360,7 @@ fn a_server_that_is_gone_does_not_make_the_proof_long() {
 }
 
 #[test]
-fn an_idle_load_that_is_stopped_is_proved_all_the_same() {
+fn a_stopped_idle_load_is_verified_too() {
     let plan = plan(|plan| plan.mode = Mode::Idle);
     let load = Load::new(World::new(Script::default()), plan).unwrap();
     let stopper = load.stopper();
@@ -379,7 +379,7 @@ fn an_idle_load_that_is_stopped_is_proved_all_the_same() {
 }
 
 #[test]
-fn what_is_not_answered_in_the_end_counts_with_the_time_it_waited() {
+fn unanswered_messages_count_with_the_time_they_waited() {
     let begin = Duration::from_secs(5);
     let stall = Some((begin, begin + Duration::from_secs(60)));
     let outcome = run(Script { stall, ..Script::default() }, &plan(|_| ()));
@@ -435,7 +435,7 @@ fn a_ramp_is_even_and_sources_take_turns() {
 }
 
 #[test]
-fn cycles_are_timed_from_when_they_were_due() {
+fn cycles_are_timed_from_their_due_time() {
     // A cycle takes 1.1 ms and its close 0.1: with two at once some 1,600 fit into a second.
     let cycles = |rate: u64| {
         plan(|plan| {
@@ -464,7 +464,7 @@ fn cycles_are_timed_from_when_they_were_due() {
 }
 
 #[test]
-fn a_load_that_is_stopped_reports_what_it_did() {
+fn a_stopped_load_reports_its_partial_result() {
     let load = Load::new(World::new(Script::default()), plan(|_| ())).unwrap();
     let stopper = load.stopper();
     let mut seconds = 0;
@@ -484,7 +484,7 @@ fn a_load_that_is_stopped_reports_what_it_did() {
 
 /// Whatever happens, every message is accounted for: `run` holds the books together.
 #[test]
-fn nothing_is_lost_from_the_books() {
+fn every_message_is_accounted_for() {
     let fates = [
         Fate::Refused,
         Fate::Unreachable,

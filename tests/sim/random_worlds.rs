@@ -124,7 +124,7 @@ fn a_turn_moves_one_share() {
 
 /// A finished peer whose answers were all read must find them complete, however it went.
 #[test]
-fn a_stream_that_ends_in_order_is_complete() {
+fn an_orderly_end_of_stream_means_a_complete_stream() {
     for seed in 0..500 {
         let mut random = SplitMix::new(seed);
         let kernel = SimKernel::new(seed, Faults::none());

@@ -23,7 +23,7 @@ fn connect(place: &str, timeout: Duration) -> Result<Client, ClientError> {
 }
 
 #[test]
-fn answers_of_any_length_come_back_under_either_mac() {
+fn answers_of_any_length_come_back_with_either_mac() {
     for mac in [MacAlgorithm::Md5, MacAlgorithm::Sha256] {
         let keyring = Keyring::single(mac, &Key::demo());
         let server = Server::builder().listen("127.0.0.1:0").keyring(keyring);
@@ -49,7 +49,7 @@ fn answers_of_any_length_come_back_under_either_mac() {
 }
 
 #[test]
-fn nobody_listens() {
+fn connecting_to_a_closed_port_is_refused() {
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     match connect_within(free, PATIENCE) {
         Err(ClientError::Connect(cause)) => {
@@ -60,7 +60,7 @@ fn nobody_listens() {
 }
 
 #[test]
-fn no_challenge_comes() {
+fn a_missing_challenge_times_out() {
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let outcome = connect_within(silent.local_addr().unwrap(), SHORT);
     assert!(matches!(outcome, Err(ClientError::TimedOut(Step::AwaitingChallenge))));
@@ -94,7 +94,7 @@ fn another_services_greeting_is_not_a_challenge() {
 }
 
 #[test]
-fn a_drain_is_no_refusal_even_if_nothing_was_said() {
+fn a_drain_before_any_message_is_not_a_refusal() {
     let server = Server::builder().listen("127.0.0.1:0").spawn().unwrap();
     let client = connect_within(server.addresses()[0], PATIENCE).unwrap();
     // Within two round trips a refusal would be more likely.
@@ -107,7 +107,7 @@ fn a_drain_is_no_refusal_even_if_nothing_was_said() {
 }
 
 #[test]
-fn a_late_refusal_is_one_all_the_same() {
+fn a_late_refusal_is_still_a_refusal() {
     let place = fake_server(|stream| {
         std::thread::sleep(SHORT);
         drop(stream);
@@ -117,7 +117,7 @@ fn a_late_refusal_is_one_all_the_same() {
 }
 
 #[test]
-fn a_refusal_shows_with_whatever_comes_first() {
+fn a_refusal_is_reported_by_the_first_call() {
     let server = Server::builder().listen("127.0.0.1:0").spawn().unwrap();
     let place = server.addresses()[0];
     let wrong = Key::new(&b"not the key that the server has"[..]);
@@ -130,7 +130,7 @@ fn a_refusal_shows_with_whatever_comes_first() {
 }
 
 #[test]
-fn a_part_of_an_answer_is_handed_over() {
+fn a_partial_answer_is_returned() {
     let place = fake_server(|mut stream| {
         stream.read_exact(&mut [0; 5]).unwrap();
         stream.write_all(b"HEL").unwrap();
@@ -151,7 +151,7 @@ fn a_part_of_an_answer_is_handed_over() {
 }
 
 #[test]
-fn looking_for_a_refusal_takes_nothing_and_changes_no_timeout() {
+fn checking_for_a_refusal_reads_no_byte_and_changes_no_timeout() {
     let place = fake_server(|mut stream| stream.write_all(b"unasked").unwrap());
     let client = connect(&place, PATIENCE).unwrap();
     client.look_for_refusal(PATIENCE).unwrap();
@@ -161,7 +161,7 @@ fn looking_for_a_refusal_takes_nothing_and_changes_no_timeout() {
 
 /// Answers with more bytes than came, and at other times with what nobody asked for.
 #[test]
-fn what_is_no_echo_is_not_taken_for_one() {
+fn a_wrong_echo_is_an_error() {
     let answers = |text: &'static [u8]| {
         let place = fake_server(move |mut stream| {
             stream.read_exact(&mut [0; 5]).unwrap();
@@ -194,7 +194,7 @@ fn what_is_no_echo_is_not_taken_for_one() {
 }
 
 #[test]
-fn other_services_are_talked_to_piece_by_piece() {
+fn other_services_can_be_used_piece_by_piece() {
     let place = fake_server(|mut stream| {
         stream.read_exact(&mut [0; 5]).unwrap();
         stream.write_all(b"an answer of its own length\n").unwrap();

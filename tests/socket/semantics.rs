@@ -12,7 +12,7 @@ const TEST_FILES: [(&str, &str); 2] = [
 ];
 
 #[test]
-fn every_row_is_shown_by_something_that_exists() {
+fn every_row_names_an_existing_scenario_or_test() {
     let scenarios = scenario_names();
     let tests = test_names();
     let mut rows = 0;

@@ -129,7 +129,7 @@ fn waitall_with_recvfrom_of_nothing_waits() -> Result<()> {
 }
 
 #[test]
-fn trunc_shows_no_memory_of_ours() -> Result<()> {
+fn trunc_exposes_no_uninitialized_memory() -> Result<()> {
     let (a, b) = tcp_pair(None)?;
     a.sendall(b"secret")?;
     // A stream throws the bytes away and counts them.
@@ -179,7 +179,7 @@ fn a_refused_socket_connects_elsewhere_only_after_a_blocking_attempt() -> Result
 }
 
 #[test]
-fn arguments_are_refused_by_connect_ex_too() -> Result<()> {
+fn connect_ex_rejects_bad_arguments_too() -> Result<()> {
     let socket = Socket::new(Family::Inet, SocketType::Stream)?;
     let error = socket.connect_ex(("127.0.0.1", 70_000)).expect_err("no such port");
     assert_eq!(error.kind(), ErrorKind::OverflowError);
@@ -290,7 +290,7 @@ fn a_reset_during_a_blocking_send_is_left_for_the_next_call() -> Result<()> {
 }
 
 #[test]
-fn a_file_dropped_is_flushed_and_gives_up_its_reference() -> Result<()> {
+fn dropping_a_file_flushes_it_and_releases_its_reference() -> Result<()> {
     for mode in ["wb", "w"] {
         let (a, b) = socketpair()?;
         let mut file = a.makefile(mode, FileOptions::default())?;
@@ -309,7 +309,7 @@ fn a_file_dropped_is_flushed_and_gives_up_its_reference() -> Result<()> {
 }
 
 #[test]
-fn a_socket_dropped_is_closed_once_its_files_are() -> Result<()> {
+fn a_dropped_socket_closes_with_its_last_file() -> Result<()> {
     let (a, b) = socketpair()?;
     let mut file = a.makefile("rb", FileOptions::default())?;
     drop(a);
@@ -321,7 +321,7 @@ fn a_socket_dropped_is_closed_once_its_files_are() -> Result<()> {
 }
 
 #[test]
-fn a_file_whose_flush_fails_is_closed_all_the_same() -> Result<()> {
+fn a_file_whose_flush_fails_is_still_closed() -> Result<()> {
     let (a, b) = socketpair()?;
     let mut file = a.makefile("wb", FileOptions::default())?;
     file.write(b"nobody reads this")?;
@@ -334,7 +334,7 @@ fn a_file_whose_flush_fails_is_closed_all_the_same() -> Result<()> {
 }
 
 #[test]
-fn a_full_writer_says_how_much_it_took() -> Result<()> {
+fn a_full_writer_reports_how_much_it_accepted() -> Result<()> {
     let (a, b) = socketpair()?;
     a.setblocking(false)?;
     let filled = std::iter::from_fn(|| a.send(&[0; 4096]).ok()).sum::<usize>();
@@ -354,7 +354,7 @@ fn a_full_writer_says_how_much_it_took() -> Result<()> {
 }
 
 #[test]
-fn a_detached_descriptor_is_as_python_leaves_it() -> Result<()> {
+fn detach_leaves_the_descriptor_as_python_does() -> Result<()> {
     for (seconds, nonblocking) in [(None, false), (Some(0.0), true), (Some(2.0), true)] {
         let (a, b) = socketpair()?;
         a.settimeout(seconds)?;
@@ -403,7 +403,7 @@ fn a_dualstack_server_takes_ipv4_clients() -> Result<()> {
 }
 
 #[test]
-fn create_connection_goes_on_to_the_next_address() -> Result<()> {
+fn create_connection_tries_the_next_address() -> Result<()> {
     // Nobody listens on the IPv6 side of localhost, if it has one.
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let port = listener.local_addr().expect("it is bound").port();

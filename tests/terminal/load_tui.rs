@@ -24,7 +24,7 @@ fn load(server: &Serving) -> PtySession {
 }
 
 #[test]
-fn ctrl_c_ends_with_the_report_on_a_terminal_that_is_as_it_was() {
+fn ctrl_c_restores_the_terminal_and_prints_the_report() {
     let server = Serving::start(&[]);
     let mut session = load(&server);
     let before = session.read_line().unwrap();
@@ -49,7 +49,7 @@ fn ctrl_c_ends_with_the_report_on_a_terminal_that_is_as_it_was() {
 }
 
 #[test]
-fn a_signal_that_ends_the_program_gives_the_terminal_back_first() {
+fn a_fatal_signal_restores_the_terminal_first() {
     let server = Serving::start(&[]);
     for (signal, code) in [(Signal::HUP, 128 + 1), (Signal::QUIT, 128 + 3)] {
         let mut session = load(&server);

@@ -112,7 +112,7 @@ fn a_long_line_is_answered_whole() {
 }
 
 #[test]
-fn a_refusal_is_told_before_the_first_prompt() {
+fn a_refusal_is_reported_before_the_first_prompt() {
     let server = Serving::start(&[]);
     let (code, said) = exit_code(terminal(&[&server.place(), "--mac", "sha256"]));
     assert_eq!(code, 3, "{said}");
@@ -121,7 +121,7 @@ fn a_refusal_is_told_before_the_first_prompt() {
 }
 
 #[test]
-fn control_characters_of_the_server_are_spelt_out() {
+fn control_characters_from_the_server_are_escaped() {
     let place = fake_server(|mut stream| {
         stream.read_exact(&mut [0; 9]).unwrap();
         stream.write_all(b"\x1b[2J\r\n\x07\xff!").unwrap();
@@ -138,7 +138,7 @@ fn control_characters_of_the_server_are_spelt_out() {
 }
 
 #[test]
-fn a_part_of_an_answer_is_shown_and_does_not_pass_for_the_whole() {
+fn a_partial_answer_is_shown_and_marked_as_partial() {
     for (stays, code, words) in [
         (true, 4, "only 3 of the answer's 5 bytes came from"),
         (false, 1, "before it closed the connection"),
@@ -161,7 +161,7 @@ fn a_part_of_an_answer_is_shown_and_does_not_pass_for_the_whole() {
 }
 
 #[test]
-fn a_server_that_ends_is_noticed_at_once() {
+fn the_end_of_the_server_is_noticed_at_once() {
     for (typed, words) in [
         ("", "error: 127.0.0.1:"),
         ("never sent", "error: the line above was not sent: 127.0.0.1:"),
@@ -251,7 +251,7 @@ fn is_usual(terminal: impl AsFd) -> bool {
 }
 
 #[test]
-fn signals_that_end_it_leave_a_usable_terminal() {
+fn fatal_signals_leave_a_usable_terminal() {
     let server = Serving::start(&[]);
     for signal in [Signal::TERM, Signal::HUP, Signal::INT, Signal::QUIT] {
         let mut session = terminal(&[&server.place()]);
@@ -271,7 +271,7 @@ fn signals_that_end_it_leave_a_usable_terminal() {
 }
 
 #[test]
-fn a_shell_suspends_and_continues_it() {
+fn a_shell_can_suspend_and_continue_it() {
     let server = Serving::start(&[]);
     let mut shell = std::process::Command::new("sh");
     shell.args(["-c", "set -m; \"$0\" connect \"$1\"; echo stopped: $?; fg >&2; echo ended: $?"]);
@@ -297,7 +297,7 @@ fn a_shell_suspends_and_continues_it() {
 }
 
 #[test]
-fn what_takes_long_is_announced_and_ctrl_c_ends_it() {
+fn a_long_wait_is_announced_and_ctrl_c_ends_it() {
     // The kernel accepts for a program that never does.
     let place = fake_server_from_the_start(|_held| {
         loop {
@@ -326,7 +326,7 @@ fn what_takes_long_is_announced_and_ctrl_c_ends_it() {
 }
 
 #[test]
-fn a_terminal_without_escape_sequences_edits_its_lines_itself() {
+fn a_terminal_without_escape_sequences_uses_its_own_line_editing() {
     let server = Serving::start(&[]);
     for kind in ["dumb", ""] {
         let mut command = saltecho(&["connect", &server.place()]);
@@ -400,7 +400,7 @@ fn answers_can_go_to_a_file_while_the_prompt_stays_here() {
 }
 
 #[test]
-fn a_pipe_onto_a_terminal_is_spelt_out_too() {
+fn output_to_a_terminal_from_a_pipe_is_escaped_too() {
     let server = Serving::start(&["--reply", "same"]);
     let mut shell = std::process::Command::new("sh");
     shell.args(["-c", "printf 'one\\033[2J\\ntwo\\n' | \"$0\" connect \"$1\""]);
@@ -411,7 +411,7 @@ fn a_pipe_onto_a_terminal_is_spelt_out_too() {
 }
 
 #[test]
-fn errors_are_coloured_on_a_terminal_unless_no_color_is_set() {
+fn errors_are_colored_on_a_terminal_unless_no_color_is_set() {
     for (no_color, coloured) in [(None, true), (Some("1"), false)] {
         let mut command = saltecho(&["connect", "127.0.0.1:9999", "-k", "/nonexistent"]);
         command.env("TERM", "xterm");

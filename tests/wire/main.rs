@@ -202,7 +202,7 @@ fn every_incomplete_digest_with_every_ending() {
 }
 
 #[test]
-fn the_challenge_may_leave_in_pieces() {
+fn the_challenge_may_be_sent_in_pieces() {
     let config = config();
     let challenge = Challenge::new(CHALLENGE);
     let mut connection = Connection::new(&config, challenge, Upper, Monotonic::ZERO);
@@ -216,7 +216,7 @@ fn the_challenge_may_leave_in_pieces() {
 
 /// A ring that asks for fewer bytes than are here already: no right answer begins like that.
 #[test]
-fn a_keyring_with_a_shorter_digest_may_come_at_any_byte() {
+fn a_keyring_with_a_shorter_digest_may_be_installed_at_any_byte() {
     let [md5, sha256] = [MacAlgorithm::Md5, MacAlgorithm::Sha256];
     let challenge = Challenge::new(CHALLENGE);
     for received in 1..32 {
@@ -235,7 +235,7 @@ fn a_keyring_with_a_shorter_digest_may_come_at_any_byte() {
 }
 
 #[test]
-fn a_keyring_with_a_longer_digest_may_come_at_any_byte() {
+fn a_keyring_with_a_longer_digest_may_be_installed_at_any_byte() {
     let [md5, sha256] = [MacAlgorithm::Md5, MacAlgorithm::Sha256];
     let digest = sha256.digest(&Key::demo(), &Challenge::new(CHALLENGE));
     for received in 1..16 {
@@ -288,7 +288,7 @@ proptest! {
 }
 
 #[test]
-fn the_authentication_deadline_is_one_and_no_byte_extends_it() {
+fn authentication_has_one_deadline_that_no_byte_extends() {
     let mut peer = Peer::new();
     for (i, byte) in digest()[..15].iter().enumerate() {
         peer.now = at(333 * i as u64);
@@ -344,7 +344,7 @@ fn a_whole_sendall_has_one_deadline() {
 }
 
 #[test]
-fn after_a_sendall_the_next_recv_starts_afresh() {
+fn the_recv_after_a_sendall_has_a_fresh_deadline() {
     let mut config = config();
     config.recv_timeout = Some(Duration::from_secs(1));
     let mut peer = Peer::authenticated(config, Upper);
@@ -355,7 +355,7 @@ fn after_a_sendall_the_next_recv_starts_afresh() {
 }
 
 #[test]
-fn without_time_outs_nothing_is_ever_due() {
+fn without_timeouts_there_is_no_deadline() {
     let mut config = config();
     (config.auth_timeout, config.send_timeout) = (None, None);
     let mut peer = Peer::with(config, Upper);
@@ -412,7 +412,7 @@ fn lingering_ends_by_time_by_bytes_and_by_error() {
 }
 
 #[test]
-fn errors_name_who_ended_it() {
+fn errors_name_the_side_that_ended_the_connection() {
     for (kind, reason) in [
         (ErrorKind::ConnectionReset, CloseReason::Reset),
         (ErrorKind::BrokenPipe, CloseReason::Reset),
@@ -429,7 +429,7 @@ fn errors_name_who_ended_it() {
 }
 
 #[test]
-fn the_first_reason_stays() {
+fn the_first_close_reason_is_kept() {
     let mut peer = Peer::authenticated(config(), Upper);
     peer.connection.handle_eof();
     peer.connection.handle_eof();
@@ -443,7 +443,7 @@ fn the_first_reason_stays() {
 }
 
 #[test]
-fn stopping_ends_any_stage_at_once() {
+fn stopping_closes_at_once_in_any_stage() {
     let mut stranger = Peer::new();
     stranger.connection.abort(CloseReason::Stopped);
     assert_eq!(stranger.reason(), Some(CloseReason::Stopped));
@@ -496,7 +496,7 @@ fn a_handler_may_answer_more_less_or_nothing() {
 }
 
 #[test]
-fn a_handler_may_close_after_its_last_words() {
+fn a_handler_may_close_after_a_last_answer() {
     for (input, answer) in [("!", "bye"), (".", "")] {
         for room in [0, 1, usize::MAX] {
             let mut peer = Peer::authenticated(config(), Script);
@@ -513,7 +513,7 @@ fn a_handler_may_close_after_its_last_words() {
 }
 
 #[test]
-fn an_answer_beyond_the_limit_ends_the_connection_before_a_byte_of_it() {
+fn an_answer_beyond_the_limit_closes_before_its_first_byte() {
     let mut config = config();
     config.max_answer = 1000;
     let mut peer = Peer::authenticated(config, Script);
@@ -525,7 +525,7 @@ fn an_answer_beyond_the_limit_ends_the_connection_before_a_byte_of_it() {
 }
 
 #[test]
-fn an_answer_as_long_as_the_limit_is_given() {
+fn an_answer_as_long_as_the_limit_is_sent() {
     let mut config = config();
     config.max_answer = 3;
     let mut peer = Peer::authenticated(config, Upper);
@@ -534,7 +534,7 @@ fn an_answer_as_long_as_the_limit_is_given() {
 }
 
 #[test]
-fn debug_tells_how_far_a_handshake_is_and_no_secret() {
+fn debug_shows_the_progress_of_a_handshake_and_no_secret() {
     let config = config();
     let mut connection = Connection::new(&config, Challenge::new(CHALLENGE), Upper, at(0));
     connection.handle_sent(&config, 32, at(0));
@@ -556,7 +556,7 @@ fn a_reply_that_is_dropped_is_not_lost() {
 }
 
 #[test]
-fn the_echo_is_sent_from_the_buffer_it_was_received_in_and_allocates_nothing() {
+fn an_echo_is_sent_from_its_receive_buffer_without_allocating() {
     let mut peer = Peer::authenticated(config(), Upper);
     let mut identity = Peer::authenticated(config(), Identity);
     let mut data = vec![b'x'; 16 << 10];
@@ -575,7 +575,7 @@ fn the_echo_is_sent_from_the_buffer_it_was_received_in_and_allocates_nothing() {
 }
 
 #[test]
-fn what_authentication_needed_is_freed_when_it_is_over() {
+fn memory_for_authentication_is_freed_afterwards() {
     let config = config();
     let (mut digest, challenge) = (digest(), Challenge::new(CHALLENGE));
     let mut connection = None;
@@ -591,7 +591,7 @@ fn what_authentication_needed_is_freed_when_it_is_over() {
 }
 
 #[test]
-fn a_backlog_is_as_long_as_the_rest_and_gone_with_it() {
+fn a_backlog_holds_only_the_unsent_rest_and_is_freed_with_it() {
     let mut peer = Peer::authenticated(config(), Upper);
     let mut data = vec![b'x'; 16 << 10];
     let connection = &mut peer.connection;
