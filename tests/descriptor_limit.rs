@@ -1,4 +1,5 @@
-//! A process without descriptors. Alone in its file, because the limit is the process's.
+//! A server without free descriptors. A process of its own, because it lowers the limit of its
+//! process.
 
 #![cfg(feature = "server")]
 #![allow(clippy::unwrap_used)] // clippy.toml exempts `#[test]` functions, not their helpers.
@@ -15,7 +16,7 @@ use common::client::{digest, read_challenge, rest};
 use rlimit::Resource;
 use saltecho::server::{Limits, Server};
 
-/// Descriptors that are left for the server's side of connections.
+/// Descriptors left for the server's side of connections.
 const LEFT: u64 = 5;
 
 #[test]
@@ -36,7 +37,7 @@ fn a_server_without_descriptors_neither_spins_nor_stalls() {
     }
     assert_eq!(server.stats().accepted, LEFT);
 
-    // Every turn from here on is a rest of 20 ms that ran out; a spin would be thousands.
+    // From here on each turn is a pause of 20 ms; spinning would take thousands.
     let before = server.stats().turns;
     while server.stats().shed < 4 {
         server.turn().unwrap();
@@ -44,7 +45,7 @@ fn a_server_without_descriptors_neither_spins_nor_stalls() {
     let turns = server.stats().turns - before;
     assert!(turns <= 2 * 4, "{turns} turns to turn four clients away");
 
-    // Those who got in are served meanwhile.
+    // Accepted connections are served meanwhile.
     let mut served: Vec<TcpStream> = clients.drain(..usize::try_from(LEFT).unwrap()).collect();
     for client in &mut served {
         let challenge = read_challenge(client).unwrap();
@@ -60,8 +61,8 @@ fn a_server_without_descriptors_neither_spins_nor_stalls() {
         }
     }
 
-    // A place that comes free is taken by somebody who has waited all the time: the event that
-    // announced them came once, when there was no descriptor.
+    // A freed descriptor goes to a client that has waited since the start: its only event came when
+    // there was none.
     let turned_away = usize::try_from(server.stats().shed).unwrap();
     for client in clients.drain(..turned_away) {
         assert_eq!(rest(&client).unwrap(), b"");

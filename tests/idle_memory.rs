@@ -1,5 +1,5 @@
-//! As many connections as one process can hold both ends of. Alone in its file, because the
-//! descriptors and the memory are the process's.
+//! As many connections as one process can hold both ends of. A process of its own, because it
+//! measures the memory of its process.
 
 #![cfg(feature = "server")]
 #![allow(clippy::unwrap_used)] // clippy.toml exempts `#[test]` functions, not their helpers.
@@ -13,19 +13,19 @@ use std::net::TcpStream;
 use common::client::{authenticated, exchange};
 use saltecho::server::Server;
 
-/// Resident growth for one idle authenticated connection, in bytes. Its slot takes 48 (64 in a
-/// debug build), and a growing slab touches more than it fills.
+/// Limit of the growth in resident memory per idle authenticated connection, in bytes. Its slot
+/// takes 48 (64 in a debug build), and a growing slab touches more than it fills.
 const ALLOWED: usize = 128;
 
 #[test]
 fn thousands_of_connections_echo_at_once_and_use_little_memory() {
     let server = Server::builder().listen("127.0.0.1:0").spawn().unwrap();
     let address = server.addresses()[0];
-    // Both ends of each connection are ours; a few descriptors are for the rest.
+    // Each connection takes two descriptors of this process; a few are for the rest.
     let descriptors = usize::try_from(rlimit::Resource::NOFILE.get_soft().unwrap()).unwrap();
     let size = ((descriptors - 100) / 2).min(10_000);
     let mut crowd: Vec<TcpStream> = Vec::with_capacity(size);
-    // What the first ones touch is there once for all: code, buffers, the allocator's pages.
+    // The first connections touch code, buffers and allocator pages that later ones share.
     crowd.extend((0..size / 100).map(|_| authenticated(address)));
     crowd.iter().for_each(|stream| assert_eq!(exchange(stream, b"x"), b"X"));
     let (few, before) = (crowd.len(), resident());

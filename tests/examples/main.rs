@@ -1,4 +1,4 @@
-//! Every pattern runs, and `docs/PATTERNS.md` quotes what it prints.
+//! The examples run, and `docs/PATTERNS.md` quotes their output.
 #![cfg(all(feature = "server", feature = "socket"))]
 #![allow(clippy::unwrap_used)] // clippy.toml exempts `#[test]` functions, not their helpers.
 
@@ -11,7 +11,7 @@ use std::thread;
 
 use common::pages::{blocks, example, output, read};
 
-/// A command of the page, with the output that it quotes.
+/// A command on the page and its quoted output.
 struct Quoted {
     name: String,
     arguments: Vec<String>,
@@ -34,7 +34,7 @@ fn quoted() -> Vec<Quoted> {
     all
 }
 
-/// The examples that show a pattern: those with a number.
+/// The examples that show a pattern: those with a number in their name.
 fn patterns() -> BTreeSet<String> {
     let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/examples");
     fs::read_dir(directory)
@@ -74,7 +74,7 @@ fn every_pattern_can_be_studied() {
     assert!(read(".cargo/config.toml").contains("--package saltecho-study --example"));
 }
 
-/// README quotes a line of each; what the lines are held against is held against the programs.
+/// README quotes a line of each page section, which in turn is compared with the programs.
 #[test]
 fn the_readme_quotes_a_line_of_each_pattern() {
     let readme = read("README.md");
@@ -107,7 +107,7 @@ fn the_page_shows_every_mistake() {
     assert_eq!(output(&mut example("05_readiness")), shown);
 }
 
-/// The page and the programs send the reader to other files, which must be there.
+/// Files that the page and the programs refer to must exist.
 #[test]
 fn every_file_named_as_further_reading_exists() {
     let mut texts = vec![read("docs/PATTERNS.md"), read("docs/PYTHON_AND_RUST.md")];

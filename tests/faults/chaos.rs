@@ -1,6 +1,6 @@
-//! Clients that do everything but behave, at the built program, with honest ones beside them.
+//! Misbehaving clients of the built program, with well-behaved ones beside them.
 //!
-//! `SALTECHO_FAULTS=all` makes the sizes and times larger.
+//! `SALTECHO_FAULTS=all` raises sizes and times.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -12,15 +12,15 @@ use crate::common::program::*;
 use saltecho::server::Server;
 use socket2::{Domain, SockRef, Socket, Type};
 
-/// The long mode's number instead of the usual one.
+/// The first number by default, the second with `SALTECHO_FAULTS=all`.
 fn sized<T>(usual: T, long: T) -> T {
     if std::env::var("SALTECHO_FAULTS").is_ok_and(|value| value == "all") { long } else { usual }
 }
 
-/// A client with a small receive buffer, which it may never read from.
+/// A client with a small receive buffer.
 fn deaf(address: SocketAddr) -> TcpStream {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-    // Set before connecting, so that the window is never larger.
+    // Set before connecting, so that the window starts small.
     socket.set_recv_buffer_size(4096).unwrap();
     socket.connect(&address.into()).unwrap();
     let stream = TcpStream::from(socket);
@@ -30,7 +30,7 @@ fn deaf(address: SocketAddr) -> TcpStream {
     stream
 }
 
-/// Sends as much as is taken at once, at most `len` bytes; how much that was.
+/// Sends at most `len` bytes without waiting; returns the number of bytes sent.
 fn push(mut stream: &TcpStream, len: usize) -> usize {
     stream.set_nonblocking(true).unwrap();
     let block = vec![b'x'; len];
@@ -46,7 +46,7 @@ fn push(mut stream: &TcpStream, len: usize) -> usize {
     sent
 }
 
-/// A client's life up to its reset, named for the state in which that meets the server.
+/// A client's life up to its reset, named after the server's state at that time.
 type Attack = (&'static str, fn(SocketAddr));
 
 #[test]
@@ -112,7 +112,7 @@ fn a_half_closed_peer_gets_the_whole_answer_then_the_end() {
 
 #[test]
 fn a_thousand_peers_that_never_read_hold_one_recv_each_and_delay_no_other() {
-    // With the kernel's own buffers they would take gigabytes of it, and tell nothing of ours.
+    // With default buffers the kernel would need gigabytes, which says nothing about this server.
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     SockRef::from(&listener).set_send_buffer_size(4096).unwrap();
     let server = Server::builder().listener(listener).spawn().unwrap();
@@ -123,7 +123,8 @@ fn a_thousand_peers_that_never_read_hold_one_recv_each_and_delay_no_other() {
     for stream in &crowd {
         assert!(push(stream, 100 << 10) > 32 << 10, "the kernel takes less than one recv");
     }
-    // Until each has an answer that its kernel does not take; nobody reads, so it stays so.
+    // Until each has an answer that its kernel does not accept; no client reads, so that stays
+    // true.
     let begin = Instant::now();
     let kept = loop {
         assert_eq!(exchange(&bystander, b"still here"), b"STILL HERE");
@@ -161,8 +162,7 @@ fn bytes_sent_one_at_a_time_are_echoed() {
     serving.finish();
 }
 
-/// One urgent byte at a time: where a second one overtakes the first, Linux itself puts the first
-/// into the stream.
+/// One urgent byte at a time: if a second one follows early, Linux puts the first into the stream.
 #[test]
 fn an_urgent_byte_belongs_to_neither_digest_nor_stream() {
     let serving = Serving::start(&[]);
@@ -188,7 +188,7 @@ fn no_byte_extends_the_authentication_deadline() {
     let bystander = authenticated(serving.address);
     let slow: Vec<TcpStream> = (0..sized(200, 2000)).map(|_| connect(serving.address).0).collect();
     let mut sent = vec![0; slow.len()];
-    // The last byte of a digest would come after 15 rounds, three seconds at the least.
+    // The last byte of a digest would come after 15 rounds, at least three seconds.
     for _ in 0..15 {
         let round = Instant::now();
         for (mut stream, sent) in slow.iter().zip(&mut sent) {
@@ -207,7 +207,7 @@ fn no_byte_extends_the_authentication_deadline() {
 
 #[test]
 fn a_digest_that_arrived_in_time_counts_though_the_server_was_stopped() {
-    // All must be in time before the pause, on a busy machine too.
+    // All must authenticate before the pause, on a busy machine too.
     let (clients, pause) = (20, sized(Duration::from_secs(4), Duration::from_secs(10)));
     let mut serving = Serving::start(&["--auth-timeout", "3s", "--idle-timeout", "3s"]);
     let address = serving.address;
@@ -217,7 +217,7 @@ fn a_digest_that_arrived_in_time_counts_though_the_server_was_stopped() {
         assert_eq!(exchange(stream, b"before"), b"BEFORE");
     }
     serving.running.signal(Signal::STOP);
-    // The kernel takes all of this while the server is stopped, and so it has come in time.
+    // The kernel receives all of this while the server is stopped, so it arrives in time.
     let stopped = Instant::now();
     for (mut stream, challenge) in strangers.iter().map(|(stream, challenge)| (stream, challenge)) {
         stream.write_all(&[&digest(challenge)[..], b"during"].concat()).unwrap();

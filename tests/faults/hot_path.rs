@@ -1,8 +1,7 @@
-//! How many system calls the program makes: what a message costs, what a connection costs, and that a
-//! crowd which says nothing costs none, or its keepalive.
+//! System calls per message, per connection, and of idle connections: none, or those of keepalive.
 //!
-//! strace counts. What the program finds waiting when it wakes up is made a matter of this test and
-//! not of the machine's speed: it is stopped (SIGSTOP) while its clients act.
+//! strace counts. The program is stopped (SIGSTOP) while its clients act, so that the test and not
+//! the speed of the machine decides what is ready when it wakes.
 //!
 //! `SALTECHO_FAULTS=all cargo test --test faults hot_path` holds 19,000 connections for a minute.
 
@@ -17,7 +16,7 @@ use crate::common::needs::STRACE;
 use crate::common::program::*;
 use crate::common::strace::*;
 
-/// Everything but reading the clock, which is a system call on few machines.
+/// All calls but reading the clock, which is a system call on few machines.
 const ALL: &[&str] = &["-e", "trace=!clock_gettime"];
 
 #[test]
@@ -66,8 +65,8 @@ fn a_connection_costs_eight_calls_and_a_share_of_a_poll() {
                 stream.write_all(&digest(challenge)).unwrap();
             }
         });
-        // Whether a digest was read cannot be seen from here; together with what follows it, it
-        // would be read at once.
+        // The test cannot see when a digest was read; with input behind it, one recv would read
+        // both.
         wait_until_asleep(&serving);
         while_stopped(&serving, || say(&crowd, b"hello"));
         hear(&crowd, b"HELLO");
@@ -116,8 +115,9 @@ fn keepalive_costs_three_calls_per_period_and_a_share_of_a_poll() {
     let log = tracer.detach();
     let (calls, probes) = (Calls::of(&log), probes(&log));
     println!("{probes} probes: {calls:?}");
-    // One look finds a peer silent, another one sees its answer. At either end of the trace a peer
-    // may have one look more or less; the first looks find some peers that spoke a moment ago.
+    // Each probe takes two looks at a peer: one finds it silent, one sees its answer. At either end
+    // of the trace a peer may have one look more or less; the first looks find some that were just
+    // active.
     assert_eq!(calls.count("setsockopt"), probes);
     let looks = calls.count("getsockopt");
     assert!(looks.abs_diff(2 * probes) <= SIZE, "{looks} looks for {probes} probes");
@@ -145,7 +145,7 @@ fn a_spinning_loop_sleeps_when_its_spin_time_has_passed_without_an_event() {
     serving.finish();
 }
 
-/// What the loop calls once it has answered one of a crowd and then heard nothing for this long.
+/// The system calls after the last answer to one of these clients, over this time.
 fn calls_after_the_last_answer(
     serving: &Serving,
     crowd: &[TcpStream],
@@ -153,7 +153,7 @@ fn calls_after_the_last_answer(
 ) -> Vec<String> {
     let tracer = Tracer::attach(serving, ALL);
     assert_eq!(exchange(&crowd[0], b"hello"), b"HELLO");
-    // Not to wait for anything: it is the time in which nothing must happen.
+    // Not a wait for an event: nothing may happen in this time.
     sleep(silence);
     let log = tracer.detach();
     let lines: Vec<_> = log.lines().filter(|line| !line.starts_with("---")).collect();
@@ -161,12 +161,12 @@ fn calls_after_the_last_answer(
     lines[answer + 1..].iter().map(|&line| line.to_owned()).collect()
 }
 
-/// Whether a call is a poll without a time limit that still lasted when the tracer left.
+/// True for a poll without a timeout that was still waiting when strace detached.
 fn sleeps_on(call: &str) -> bool {
     call.starts_with("epoll_wait(") && call.ends_with("<detached ...>")
 }
 
-/// So many authenticated connections, each of which has been answered once.
+/// This many authenticated connections, each with one message answered.
 fn crowd(serving: &Serving, size: usize) -> Vec<TcpStream> {
     let crowd: Vec<_> = (0..size).map(|_| authenticated(serving.address)).collect();
     say(&crowd, b"hello");
@@ -194,7 +194,7 @@ fn while_stopped(serving: &Serving, act: impl FnOnce()) {
     serving.running.signal(Signal::CONT);
 }
 
-/// Waits until everything that was sent has been received, and the loop polls.
+/// Waits until all that was sent has been received and the loop polls.
 fn wait_until_asleep(serving: &Serving) {
     let unread = || unread_bytes(serving.address.port());
     let begin = std::time::Instant::now();
@@ -204,7 +204,7 @@ fn wait_until_asleep(serving: &Serving) {
     }
 }
 
-/// Bytes that the kernel holds for whoever listens at this port, over all its connections.
+/// Bytes that the kernel holds for the server at this port, over all its connections.
 fn unread_bytes(port: u16) -> u64 {
     let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
     let local = format!(":{port:04X}");
@@ -218,14 +218,14 @@ fn unread_bytes(port: u16) -> u64 {
     queues.sum()
 }
 
-/// How often each call was made.
+/// The number of calls by name.
 #[derive(Debug)]
 struct Calls(BTreeMap<String, usize>);
 
 impl Calls {
     fn of(log: &str) -> Self {
         let mut calls = BTreeMap::new();
-        // In a debug build std looks before it closes a descriptor whether it is open.
+        // In a debug build std checks that a descriptor is open before it closes it.
         let lines = log.lines().filter(|line| !line.contains("F_GETFD"));
         for (call, _) in lines.filter_map(|line| line.split_once('(')) {
             *calls.entry(call.to_owned()).or_default() += 1;

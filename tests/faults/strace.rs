@@ -1,15 +1,15 @@
-//! The built program under injected errors: strace makes its system calls fail while it serves.
+//! Injected errors: strace makes the system calls of the running program fail.
 //!
-//! The cells are the errors that each call is known to give, in four schedules. In each of them
-//! the program must go on, must not spin, must not lose a descriptor, and nobody may read a byte
-//! that is not the answer to what they sent. `cargo test` runs a part;
-//! `SALTECHO_FAULTS=all cargo test --test faults strace -- --nocapture` runs all and prints the table, on
-//! the program as built for tests or on the one that SALTECHO_PROGRAM names.
+//! Each cell is an error that a call is known to give, in one of four schedules. In each the
+//! program must keep running, must not spin, must not leak a descriptor, and clients must receive
+//! only the answers to their own input. `cargo test` runs a part; `SALTECHO_FAULTS=all cargo test
+//! --test faults strace -- --nocapture` runs all and prints the table, for the test build or the
+//! one that SALTECHO_PROGRAM names.
 //!
-//! Three traps: an injected error *skips* the call, so a failed `close` leaks the descriptor by the
-//! injection's own fault; a faked "would block" would strand a healthy socket, so EAGAIN is
-//! injected nowhere but into `getrandom`; and a tracer that leaves in the middle of an injected
-//! call turns its error into ENOSYS, so calls stop failing, or being made, before the tracer goes.
+//! Three traps: an injected error *skips* the call, so a failed `close` leaks the descriptor
+//! because of the injection; a faked "would block" would strand a healthy socket, so EAGAIN is
+//! injected only into `getrandom`; and detaching in the middle of an injected call turns its error
+//! into ENOSYS, so calls stop failing, or being made, before strace detaches.
 
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};
@@ -24,8 +24,8 @@ use crate::common::needs::STRACE;
 use crate::common::program::*;
 use crate::common::strace::*;
 
-/// The calls and the errors that they are known to give (accept(2) and so on, and what servers
-/// were seen to die of).
+/// The calls and the errors they are known to give (from accept(2) and the like, and from failures
+/// of real servers).
 const MATRIX: [(&str, &[&str]); 9] = [
     (
         "accept4",
@@ -56,14 +56,14 @@ const MATRIX: [(&str, &[&str]); 9] = [
     ("close", &["EIO", "EINTR"]),
 ];
 
-/// Which calls fail, counted from the moment of attaching.
+/// Which calls fail, counted from attaching.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Schedule {
     First,
     Third,
-    /// The first and the seventh after it.
+    /// The first call and the seventh after it.
     EverySeventh,
-    /// Each call, for as long as the cell lasts.
+    /// Every call, as long as the cell lasts.
     Always,
 }
 
@@ -86,7 +86,7 @@ impl std::fmt::Display for Cell {
 }
 
 impl Cell {
-    /// The schedule in strace's words.
+    /// The schedule in strace's syntax.
     fn when(&self) -> String {
         match self.schedule {
             Schedule::First => "1".to_owned(),
@@ -97,8 +97,7 @@ impl Cell {
         }
     }
 
-    /// How many failures have to be seen before the cell may end: one that never struck would
-    /// prove nothing.
+    /// The number of failures to wait for: without one the cell proves nothing.
     fn least(&self) -> usize {
         match self.schedule {
             Schedule::First | Schedule::Third => 1,
@@ -110,25 +109,25 @@ impl Cell {
         }
     }
 
-    /// Whether the error may cost a connection: only if it comes from that connection's own call,
-    /// and not if the call was merely interrupted.
+    /// True if the error may end a connection: only errors of the connection's own calls other than
+    /// EINTR.
     fn may_end_connections(&self) -> bool {
         matches!(self.call, "recvfrom" | "sendto") && self.errno != "EINTR"
     }
 
-    /// An interrupted call has to be made again, so a call that is always interrupted is repeated
-    /// for as long as that lasts; what counts then is how it goes on afterwards. Its failures are
-    /// limited in number instead of time.
+    /// True if the call is repeated at once: an interrupted call has to be made again, so a call
+    /// that is always interrupted repeats as long as that lasts. Its failures are limited in number
+    /// instead of time.
     fn repeats(&self) -> bool {
         self.errno == "EINTR" && !matches!(self.call, "accept4" | "close")
     }
 
-    /// The most failures that are no spin, with this many connections made in this time.
+    /// The largest number of failures that is not a spin, for this many connections in this time.
     fn most(&self, connections: usize, time: Duration) -> usize {
         match self.call {
-            // Sixteen in a row and one of shedding, then 100 ms of rest.
+            // Sixteen in a row and one of shedding, then a pause of 100 ms.
             "accept4" => 17 * (2 + usize::try_from(time.as_millis() / 100).unwrap()),
-            // One for each connection, another for what is closed with it, and the spare one.
+            // One for each connection, one for what is closed with it, and the spare one.
             _ => 2 * connections + 8,
         }
     }
@@ -140,8 +139,8 @@ fn cells(everything: bool) -> Vec<Cell> {
     for (call, errnos) in MATRIX {
         for (i, &errno) in errnos.iter().enumerate() {
             for schedule in SCHEDULES {
-                // The part that is always run: two errors of each call where there are two, always
-                // and every seventh time.
+                // The part that always runs: up to two errors of each call, on every and on every
+                // seventh call.
                 let in_part = match schedule {
                     Schedule::Always => i < 2,
                     Schedule::EverySeventh => i == 0,
@@ -164,7 +163,7 @@ fn no_failing_call_ends_the_program_or_harms_other_connections() {
     let everything = std::env::var("SALTECHO_FAULTS").is_ok_and(|value| value == "all");
     let cells: Mutex<VecDeque<Cell>> = Mutex::new(cells(everything).into());
     let rows = Mutex::new(Vec::new());
-    // Most of a cell is waiting, so several run at once.
+    // A cell mostly waits, so several run at once.
     thread::scope(|scope| {
         for _ in 0..4 {
             scope.spawn(|| {
@@ -214,17 +213,17 @@ fn a_poll_that_keeps_failing_ends_the_program_with_an_error() {
     let serving = Serving::start(&[]);
     let options = ["-e", "trace=epoll_wait", "-e", "inject=epoll_wait:error=EBADF"];
     let tracer = Tracer::attach(&serving, &options);
-    // It wakes up for this client, and cannot go back to sleep.
+    // It wakes for this client and cannot sleep again.
     drop(TcpStream::connect(serving.address).unwrap());
     serving.running.wait().expect(1, &["os error 9"]);
     assert_eq!(count_injected(&tracer.wait()), 1);
 }
 
-/// What came of a cell.
+/// The result of a cell.
 struct Row {
     cell: Cell,
     injected: usize,
-    /// Clients that came while calls failed, and how many of them got their whole answer.
+    /// Clients that connected while calls failed, and how many of them got their whole answer.
     came: usize,
     served: usize,
     cut_short: usize,
@@ -249,7 +248,7 @@ fn run_cell(cell: Cell) -> Row {
         assert_eq!(exchange(stream, b"before"), b"BEFORE");
     }
     if cell.call == "getrandom" {
-        // Random bytes are drawn for 128 challenges at once: the next client needs new ones.
+        // The server draws random bytes for 128 challenges at once; these use up the rest.
         for _ in bystanders.len()..128 {
             drop(connect(serving.address));
         }
@@ -292,7 +291,7 @@ fn run_cell(cell: Cell) -> Row {
     });
     let cut_short = whole.iter().filter(|whole| !**whole).count();
     assert!(cell.may_end_connections() || cut_short == 0, "{cell}: a bystander was cut off");
-    // What failed has passed, and everything is as it was.
+    // After the failures everything works as before.
     for (stream, _) in bystanders.iter().zip(&whole).filter(|(_, whole)| **whole) {
         assert_eq!(exchange(stream, b"still here"), b"STILL HERE", "{cell}");
     }
@@ -305,8 +304,8 @@ fn run_cell(cell: Cell) -> Row {
     Row { cell, injected, came, served, cut_short }
 }
 
-/// The loop half-closes only where the end is its own idea, as in a drain: it must end in time,
-/// whatever `shutdown` says.
+/// The loop half-closes only when it ends a connection itself, as in a drain: that must finish in
+/// time even if `shutdown` fails.
 fn drain_cell(cell: Cell, serving: Serving, bystanders: &[TcpStream]) -> Row {
     let more: Vec<TcpStream> = (0..8).map(|_| authenticated(serving.address)).collect();
     for stream in &more {
@@ -324,7 +323,7 @@ fn drain_cell(cell: Cell, serving: Serving, bystanders: &[TcpStream]) -> Row {
     Row { cell, injected, came: more.len(), served: more.len(), cut_short: 0 }
 }
 
-/// Talks until told to stop; false if the connection ended. Panics at a wrong byte.
+/// Exchanges messages until stopped; false if the connection ended. Panics on a wrong byte.
 fn talk(mut stream: &TcpStream, who: usize, stop: &AtomicBool) -> bool {
     let mut round = 0;
     while !stop.load(Ordering::Relaxed) {
@@ -349,11 +348,11 @@ fn talk(mut stream: &TcpStream, who: usize, stop: &AtomicBool) -> bool {
     true
 }
 
-/// A client that comes while calls fail, does one of three things and goes. True if it got all
-/// that it was to get; panics if it got anything else.
+/// A client that connects while calls fail, does one of three things and leaves. True if it got
+/// everything it should; panics if it got anything else.
 fn newcomer(address: SocketAddr, number: usize) -> bool {
     let Ok(mut stream) = TcpStream::connect(address) else { return false };
-    // It may well not be served now; that it is not served wrongly is the point.
+    // It may go unserved, but must never be served wrongly.
     stream.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
     let Ok(challenge) = read_challenge(&stream) else { return false };
     let mut answer = digest(&challenge);
@@ -365,7 +364,7 @@ fn newcomer(address: SocketAddr, number: usize) -> bool {
         return true;
     }
     if number % 3 == 1 {
-        // A peer that is owed megabytes and resets: the server then resets too (setsockopt).
+        // A peer with megabytes pending that resets: the server then resets too (setsockopt).
         stream.set_nonblocking(true).unwrap();
         let _ = stream.write(&answer);
         let begin = Instant::now();

@@ -1,4 +1,4 @@
-//! Replays the fuzz targets' corpora, and inputs drawn from fixed seeds, on any toolchain.
+//! Replays the corpora of the fuzz targets, and random inputs from fixed seeds, on any toolchain.
 //!
 //! `scripts/fuzz` runs the targets themselves.
 #![cfg(feature = "load")]
@@ -11,7 +11,7 @@ use std::path::Path;
 use saltecho::sim::SplitMix;
 
 const DRAWN: u64 = 1000;
-/// What the values of the command line are made of.
+/// The characters of flag values.
 const VALUES: &[u8] = b"0123456789.:[]%+-/kKmMsunhdwy oflcaet";
 
 #[test]

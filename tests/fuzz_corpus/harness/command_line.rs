@@ -1,9 +1,9 @@
-//! The values that flags take, held against what their formats promise.
+//! Parsers of flag values, checked against the promises of their formats.
 
 use std::fmt::{Debug, Display};
 use std::time::Duration;
 
-#[allow(dead_code)] // The program uses more of a value than its text.
+#[allow(dead_code)] // Only parsing and printing are tested.
 #[path = "../../../src/cli/values.rs"]
 mod values;
 
@@ -14,7 +14,7 @@ mod address;
 use address::{ServerAddress, listen_address};
 use values::{Limit, Size, Spin};
 
-/// Every kind of value, with what is to be true of each one that is accepted.
+/// Every kind of value, with a condition that holds for each accepted one.
 const VALUES: [fn(&str); 5] = [
     |text| hold(text, str::parse::<Limit>, |limit| limit.0 != Some(Duration::ZERO)),
     |text| hold(text, str::parse::<Spin>, |_| true),
@@ -25,14 +25,13 @@ const VALUES: [fn(&str); 5] = [
 
 /// Reads the input as each kind of value.
 pub fn command_line_values(input: &[u8]) {
-    // What is not UTF-8 never gets as far as to a value.
+    // Text that is not UTF-8 never reaches a parser.
     if let Ok(text) = str::from_utf8(input) {
         VALUES.iter().for_each(|holds| holds(text));
     }
 }
 
-/// What is refused is refused with a reason, on one line; what is accepted can be shown so that
-/// it is accepted again, as the same, and is shown so again.
+/// A rejected value has a reason on one line; an accepted one survives printing and parsing.
 fn hold<T, E>(text: &str, parse: impl Fn(&str) -> Result<T, E>, is_right: impl Fn(&T) -> bool)
 where
     T: Debug + Display + PartialEq,

@@ -12,8 +12,8 @@ const SEND: u64 = 600;
 const LINGER: u64 = 300;
 const LINGER_BYTES: usize = 64;
 
-/// Reads the input as a script of what may happen to a connection, and compares the connection
-/// after each act with a model that is written as the protocol is told: one stage after another.
+/// Reads the input as a script of events and compares the connection after each with a model
+/// written the way the protocol is described: one stage after another.
 pub fn connection_script(script: &[u8]) {
     let mut config = Config::new(Keyring::demo());
     let millis = |millis| Some(Duration::from_millis(millis));
@@ -29,7 +29,7 @@ pub fn connection_script(script: &[u8]) {
     while let (Some(act), Some(argument)) = (script.next(), script.next()) {
         let (at, argument) = (Monotonic::from_nanos(now * 1_000_000), usize::from(argument));
         match (act % 8, connection.wants(&config)) {
-            // A recv, of the digest as far as it is due if the script is honest; room for a part.
+            // A recv, of the digest if the script is honest and it is incomplete; room for a part.
             (0..=2, Wants::Recv { limit }) => {
                 let mut data: Vec<u8> = model.digest_left(&digest).to_vec();
                 data.extend(script.by_ref().take(argument % 32));
@@ -85,7 +85,7 @@ pub fn connection_script(script: &[u8]) {
     }
 }
 
-/// Where a connection is, and what it holds there. Times are in milliseconds.
+/// The stage of a connection and its data. Times are in milliseconds.
 #[derive(Debug)]
 enum Stage {
     Challenge { left: usize },
@@ -116,7 +116,7 @@ impl Model {
         }
     }
 
-    /// What goes out at once.
+    /// The bytes sent at once.
     fn recv(&mut self, data: &[u8], room: usize, digest: &[u8], now: u64) -> Vec<u8> {
         let mut input = data;
         if let Stage::Digest { got } = &mut self.stage {
@@ -204,7 +204,8 @@ impl Model {
         }
     }
 
-    /// The peer or the server ends it, for one reason before authentication and one after.
+    /// The peer or the server ends the connection, for one reason before authentication and one
+    /// after.
     fn end(&mut self, before: CloseReason, after: CloseReason) {
         let (reason, owed) = match &self.stage {
             Stage::Challenge { .. } | Stage::Digest { .. } => (before, 0),

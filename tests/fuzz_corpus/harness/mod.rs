@@ -1,5 +1,5 @@
-//! What the fuzz targets run, so that an ordinary test can run it too. Each function panics if
-//! something is wrong with what it was given, and with nothing else.
+//! The functions that the fuzz targets call, so that an ordinary test can call them too. Each
+//! panics only if the library handles its input wrongly.
 #![allow(dead_code)] // Each target uses one of them.
 #![allow(unreachable_pub)] // Public towards the target that includes it.
 
@@ -16,7 +16,7 @@ use world::World;
 pub use command_line::command_line_values;
 pub use connection_model::connection_script;
 
-/// What a fuzz target does with an input.
+/// The function of a fuzz target.
 pub type Target = fn(&[u8]);
 
 /// The targets by name.
@@ -28,7 +28,7 @@ pub const TARGETS: [(&str, Target); 5] = [
     ("whole_loop", whole_loop),
 ];
 
-/// Reads the input as a key file, and holds the result against what the format promises.
+/// Parses the input as a key file and checks the result against the format's promises.
 pub fn key_file(text: &[u8]) {
     let (strict, lenient) = (parse_key_file(text, false), parse_key_file(text, true));
     let used = |line: &&[u8]| {
@@ -41,7 +41,7 @@ pub fn key_file(text: &[u8]) {
         Ok(keys) => {
             assert_eq!(keys.len(), lines, "one key a line");
             assert!(keys.iter().all(|key| !key.as_bytes().is_empty()));
-            // Whatever was read can be written so that it is read again.
+            // Parsed keys survive writing and parsing.
             let written: Vec<String> = keys.iter().map(in_hexadecimal).collect();
             let again = parse_key_file(written.join("\n").as_bytes(), true).expect("it is right");
             let bytes =
@@ -63,8 +63,8 @@ fn in_hexadecimal(key: &Key) -> String {
     format!("hex:{digits}")
 }
 
-/// Reads the input as the log of a load, and reports on it in every form. A log that is read once
-/// is no second run, and nothing in it acts on a terminal.
+/// Parses the input as a load log and reports on it in every form. The same log twice is not two
+/// runs, and no text in it controls a terminal.
 pub fn load_log(bytes: &[u8]) {
     let Ok(log) = LoadLog::parse("fuzzed", bytes) else { return };
     let again = LoadLog::parse("again", bytes).expect("it was read before");
@@ -84,8 +84,8 @@ pub fn load_log(bytes: &[u8]) {
     }
 }
 
-/// A simulated world in which the input makes the choices: one half of it the world's and the
-/// clients', the other the kernel's.
+/// A simulated world in which the input makes the choices: its first half those of the world and
+/// the clients, the second half those of the kernel.
 pub fn whole_loop(choices: &[u8]) {
     let (world, kernel) = choices.split_at(choices.len() / 2);
     World::of_choices(SplitMix::from_tape(world), SplitMix::from_tape(kernel)).run();
