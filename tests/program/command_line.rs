@@ -1,4 +1,4 @@
-//! The program as its user meets it: help, errors, exit codes, key files, settings, secrets.
+//! The command line: help, errors, exit codes, key files, settings, secrets.
 
 use std::io::Write;
 use std::net::TcpListener;
@@ -36,11 +36,11 @@ fn the_long_version_names_the_commit_and_the_features() {
     let long = version("--version");
     assert!(long.starts_with(&format!("{short} (")), "{long}");
     assert!(long.contains(", features: cli"), "{long}");
-    // Another build has a commit of its own, and HEAD may have moved since this one.
+    // Another build has its own commit, and HEAD may have moved since this build.
     let commit = option_env!("BUILD_COMMIT").unwrap_or("unknown commit");
     let is_ours = std::env::var_os("SALTECHO_PROGRAM").is_none();
     assert!(!is_ours || long.contains(commit), "{commit} in {long}");
-    // In an archive there is no repository.
+    // A source archive has no repository.
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut git = Command::new("git");
     let kind = git.args(["cat-file", "-t", commit]).current_dir(root).output();
@@ -49,7 +49,7 @@ fn the_long_version_names_the_commit_and_the_features() {
     }
 }
 
-/// The commands under `Examples:`, each as it can be pasted into a shell.
+/// The commands under `Examples:`, ready for a shell.
 fn examples(help: &str) -> Vec<String> {
     let lines = help.lines().skip_while(|line| !line.starts_with("Examples")).skip(1);
     lines.take_while(|line| line.starts_with("  ")).map(|line| line.trim().to_owned()).collect()
@@ -77,7 +77,7 @@ fn the_examples_of_the_help_run() {
     assert_eq!(std::fs::read_to_string(files.path().join("ports")).unwrap().lines().count(), 2);
 }
 
-/// Runs one, with the default addresses replaced by free ones from outside.
+/// Runs a command with its default addresses replaced by free ones through the environment.
 fn run_example(example: &str, files: &Files, server: &Serving) {
     let program = Path::new(env!("CARGO_BIN_EXE_saltecho"));
     let path = std::env::join_paths(
@@ -97,7 +97,7 @@ fn run_example(example: &str, files: &Files, server: &Serving) {
         serving.finish();
     } else {
         let finished = run_command(&mut shell, b"");
-        // A generator on a busy machine says that it was late, and is right to.
+        // On a busy machine the generator rightly reports that it was late.
         let is_late = example.starts_with("saltecho load") && finished.code() == 6;
         finished.expect(if is_late { 6 } else { 0 }, &[]);
         if example.contains("echo hello |") {
@@ -144,7 +144,7 @@ fn an_address_that_cannot_be_bound_is_named_with_a_remedy() {
 
     let files = Files::new();
     let key = files.key("key", SECRET);
-    // TEST-NET-1 (RFC 5737) belongs to nobody.
+    // TEST-NET-1 (RFC 5737) is assigned to no host.
     run(&["serve", "-k", &key, "-l", "192.0.2.1:9999"], b"")
         .expect(1, &["192.0.2.1:9999 is not an address of this machine", "0.0.0.0:9999"]);
     run(&["serve", "-l", "127.0.0.1:0", "--port-file", "/nonexistent/port"], b"")
@@ -244,7 +244,7 @@ fn keys_of_every_form_work_through_a_link_too() {
     server.finish();
 
     let server = Serving::start(&["-k", &weak, "--allow-weak-key"]);
-    // Its id would let anybody who reads the log try short keys until one fits.
+    // Its id would let a reader of the log try short keys until one fits.
     assert!(server.start_line.contains("key (weak)"), "{}", server.start_line);
     let answer = run(&["connect", &server.place(), "-k", &weak, "--allow-weak-key"], b"hello");
     assert_eq!(answer.stdout, b"HELLO");
@@ -446,7 +446,7 @@ fn a_closed_stdout_is_not_reported() {
 fn an_unread_log_does_not_stop_the_server() {
     let (reader, writer) = std::io::pipe().unwrap();
     let mut other_end = writer.try_clone().unwrap();
-    // Fills the pipe and waits, until the reader is gone.
+    // Fills the pipe and blocks until the reader is gone.
     let filler = std::thread::spawn(move || other_end.write_all(&[b'.'; 1 << 20]));
     let files = Files::new();
     let port_file = files.path().join("port");

@@ -1,4 +1,4 @@
-//! `saltecho connect` as a pipe: every byte, both directions, and each way it can end.
+//! `saltecho connect` in a pipe: every byte, both directions, and each way it can end.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -66,7 +66,7 @@ fn a_failed_authentication_exits_with_3_whatever_the_input() {
             assert!(refused.stdout.is_empty());
         }
     }
-    // Nobody has to type before a refusal is told.
+    // A refusal is reported without any input.
     let (stdin, _writer) = std::io::pipe().unwrap();
     let mut command = saltecho(&["connect", &server.place(), "-k", &key]);
     Running::start_with_stdin(command.stdin(stdin)).wait().expect(3, words);
@@ -79,7 +79,7 @@ fn an_unreachable_or_silent_server_exits_with_4() {
     let words = &["cannot connect to", free.as_str(), "Connection refused", "`saltecho serve`"];
     run(&["connect", &free], b"hello").expect(4, words);
 
-    // The kernel accepts for a program that never does.
+    // The kernel completes the connection; the program never accepts it.
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let place = silent.local_addr().unwrap().to_string();
     let words = &["sent no challenge within 200ms", "--timeout"];
@@ -112,7 +112,7 @@ fn another_service_is_recognized_by_its_greeting() {
     ] {
         let place = fake_server_from_the_start(move |mut stream| {
             stream.write_all(greeting).unwrap();
-            // Until the client has seen enough.
+            // Until the client closes.
             let _ = stream.read(&mut [0]);
         });
         run(&["connect", &place, "--timeout", "300ms"], b"hello").expect(4, words);
@@ -122,7 +122,7 @@ fn another_service_is_recognized_by_its_greeting() {
 #[test]
 fn a_mismatched_mac_is_suggested_as_the_cause() {
     let server = Serving::start(&["--mac", "sha256"]);
-    // Six bytes behind the shorter digest do not fill the longer one: the server waits on.
+    // The shorter digest and six bytes do not fill the longer one: the server keeps waiting.
     let (stdin, mut writer) = std::io::pipe().unwrap();
     writer.write_all(b"hello\n").unwrap();
     let mut command = saltecho(&["connect", &server.place(), "--timeout", "300ms"]);
@@ -158,7 +158,7 @@ fn a_drain_before_any_input_is_not_a_refusal() {
     let mut command = saltecho(&["connect", &server.place()]);
     let client = Running::start_with_stdin(command.stdin(stdin));
     server.running.wait_for("#1 authenticated");
-    // Within two round trips a refusal would be more likely.
+    // Within two round trips the cause would more likely be a refusal.
     sleep(Duration::from_secs(1));
     server.running.signal(Signal::TERM);
     client.wait().expect(1, &["closed the connection before anything was sent", "shutting down"]);
@@ -172,7 +172,7 @@ fn connect_ends_after_the_last_answer_even_if_the_server_keeps_the_stream_open()
             let place = fake_server(|mut stream| {
                 let mut back = stream.try_clone().unwrap();
                 std::io::copy(&mut stream, &mut back).unwrap();
-                // Holds the connection for as long as the test runs, as the tutorial's server does.
+                // Keeps the connection open until the test ends, as the tutorial's server does.
                 loop {
                     std::thread::park();
                 }
@@ -208,7 +208,7 @@ fn answers_longer_than_the_input_are_read_to_the_end() {
     let place = fake_server(|mut stream| {
         stream.read_to_end(&mut Vec::new()).unwrap();
         stream.write_all(b"hello, and").unwrap();
-        // Longer than the wait for the end of an echo's stream.
+        // Longer than the wait for the end of the stream after an echo.
         sleep(Duration::from_millis(500));
         stream.write_all(b" more").unwrap();
     });
@@ -222,7 +222,7 @@ fn a_server_that_stops_answering_exits_with_4() {
     for input in [b"hello".to_vec(), pattern(32 << 20)] {
         let place = fake_server(|mut stream| {
             stream.write_all(b"HE").unwrap();
-            // Holds the connection and takes nothing, for as long as the test runs.
+            // Keeps the connection open and reads nothing until the test ends.
             loop {
                 std::thread::park();
             }
@@ -236,7 +236,7 @@ fn a_server_that_stops_answering_exits_with_4() {
 #[test]
 fn a_server_that_ends_too_early_exits_with_1() {
     let place = fake_server(|mut stream| {
-        // To the end, so that the client knows how much it has sent.
+        // To the end, so that the client knows how much it sent.
         stream.read_to_end(&mut Vec::new()).unwrap();
         stream.write_all(b"HEL").unwrap();
     });
@@ -278,13 +278,13 @@ fn a_slow_stdin_or_stdout_does_not_count_as_a_server_timeout() {
         let mut answer = vec![0; line.len()];
         output.read_exact(&mut answer).unwrap();
         assert_eq!(answer, line.to_ascii_uppercase());
-        // Longer than the time-out: the silence is what is tested.
+        // Longer than the timeout: the silence is under test.
         sleep(Duration::from_millis(500));
     }
     let megabytes = pattern(16 << 20);
     let expected = megabytes.to_ascii_uppercase();
     let writer = std::thread::spawn(move || input.write_all(&megabytes));
-    // Nobody reads, everything on the way fills up, and then it flows on.
+    // Without a reader all buffers fill up; then data flows again.
     sleep(Duration::from_millis(700));
     let mut answer = Vec::new();
     output.read_to_end(&mut answer).unwrap();
@@ -340,7 +340,7 @@ fn an_empty_non_blocking_stdin_is_not_at_its_end() {
         output.read_exact(&mut answer).unwrap();
         assert_eq!(answer, *word.to_ascii_uppercase());
     }
-    // The command holds the other end of stdin as well.
+    // The command holds the other end of stdin, too.
     drop((command, writer));
     assert!(child.wait().unwrap().success());
     server.finish();

@@ -1,7 +1,7 @@
-//! `saltecho load` as a user has it: what it says, what it writes, and how it exits.
+//! `saltecho load`: its messages, its files and its exit codes.
 //!
-//! On a busy machine a generator is late, says so and exits with 6 instead of 0: both are right
-//! here, and no figure of time is judged.
+//! On a busy machine the generator is late, says so and exits with 6 instead of 0. Both are
+//! accepted here, and no measured time is checked.
 
 use std::ffi::OsStr;
 use std::net::TcpListener;
@@ -14,7 +14,7 @@ use std::time::{Duration, SystemTime};
 use crate::common::program::*;
 use serde_json::Value;
 
-/// A server of the program's own, and its address.
+/// Starts the program as a server; returns it and its address.
 fn serve(more: &[&str]) -> (Running, String) {
     let mut server =
         Running::start(&mut saltecho(&[&["serve", "-l", "127.0.0.1:0"], more].concat()), vec![]);
@@ -23,7 +23,8 @@ fn serve(more: &[&str]) -> (Running, String) {
     (server, address.to_owned())
 }
 
-/// Makes a load of a second, a hundred messages on five connections, unless told otherwise.
+/// Runs a load of one second with a hundred messages on five connections, unless `more` says
+/// otherwise.
 fn load(address: &str, more: &[&str]) -> Finished {
     let mut command = saltecho(&["load", address, "-d", "1s", "--json"]);
     if !more.contains(&"--closed") && !more.contains(&"idle") {
@@ -104,13 +105,13 @@ fn a_failed_assertion_is_named() {
 #[test]
 fn a_generator_that_was_suspended_reports_itself_unreliable() {
     let (server, address) = serve(&[]);
-    // Of 400 messages the first on each connection is late by the generator's own doing: five
-    // would be just enough for the 99th percentile.
+    // Of 400 messages the first on each connection is late because of the generator: five would
+    // just reach the 99th percentile.
     let command = ["load", &address, "-c", "20", "-r", "200", "-d", "2s"];
     let mut load = Running::start(&mut saltecho(&command), vec![]);
     load.wait_for("ramp");
     load.signal(Signal::STOP);
-    // This is what is tested: half a second in which it does not run.
+    // The subject of the test: half a second in which it does not run.
     thread::sleep(Duration::from_millis(500));
     load.signal(Signal::CONT);
     let finished = load.wait();
@@ -183,7 +184,7 @@ fn a_wrong_answer_is_distinguished_from_a_refusal() {
     server.wait();
 }
 
-/// There is one useful line, and no table of zeros before it.
+/// One useful line, without a table of zeros before it.
 #[test]
 fn a_silent_server_is_reported_in_one_line() {
     let silent = TcpListener::bind("127.0.0.1:0").expect("loopback is there");
@@ -262,7 +263,7 @@ fn arguments_need_not_be_utf_8() {
 #[test]
 fn the_agreed_start_time_is_kept() {
     let (server, address) = serve(&[]);
-    // Less a fraction of a second; a program on a busy machine must have started by then.
+    // Less a fraction of a second; on a busy machine the program must have started by then.
     let start = SystemTime::now() + Duration::from_secs(5);
     let text = humantime::format_rfc3339_seconds(start).to_string();
     let begun = report(&load(&address, &["--start-at", &text]));

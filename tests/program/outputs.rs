@@ -1,4 +1,4 @@
-//! Where results go: what cannot be written is an error, and no two results share a file.
+//! Outputs of `load`: a result that cannot be written is an error, and no two share a file.
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -12,7 +12,7 @@ use crate::common::run::Script;
 use rustix::io::{ioctl_fionbio, ioctl_fionread};
 use saltecho::load::Mode;
 
-/// A load of a tenth of a second.
+/// Runs a load of a tenth of a second.
 const LOAD: [&str; 8] = ["-c", "2", "-r", "100", "-d", "100ms", "--timeout", "10s"];
 
 fn log(files: &Files, name: &str, seconds: u64) -> String {
@@ -56,7 +56,7 @@ fn a_result_that_cannot_be_written_is_an_error() {
         let output = into(File::create("/dev/full").unwrap(), args);
         expect(&output, 1, "saltecho: error: cannot write to stdout: No space left on device");
     }
-    // One that cannot be written keeps no other back.
+    // An unwritable output does not prevent the others.
     let page = files.path().join("page");
     let both = ["report", &log, "--html", page.to_str().unwrap()];
     expect(&into(File::create("/dev/full").unwrap(), &both), 1, "cannot write to stdout");
@@ -78,7 +78,7 @@ fn a_reader_may_close_the_pipe_early() {
         let (reader, writer) = std::io::pipe().unwrap();
         drop(reader);
         let output = into(writer, args);
-        // A generator on a busy machine may be unreliable.
+        // On a busy machine the result may be unreliable.
         let code = output.status.code().unwrap();
         assert!([0, 6].contains(&code), "{code}: {}", String::from_utf8_lossy(&output.stderr));
     }
@@ -96,7 +96,7 @@ fn a_non_blocking_pipe_gets_everything() {
     let mut command = saltecho(&["report", "--json", &log]);
     let mut child = command.stdin(Stdio::null()).stdout(writer).spawn().unwrap();
     drop(command);
-    // Nothing is read until the pipe is full.
+    // The reader waits until the pipe is full.
     let deadline = Instant::now() + PATIENCE;
     while ioctl_fionread(&reader).unwrap() < 1 << 16 && child.try_wait().unwrap().is_none() {
         assert!(Instant::now() < deadline, "the pipe is not filled");
@@ -147,7 +147,7 @@ fn two_results_do_not_share_a_file() {
     assert!(fs::read_to_string(&key).unwrap().starts_with("a key of"), "it is not overwritten");
     assert!(fs::symlink_metadata(&dangling).unwrap().is_symlink(), "what was there stays");
     run(&["report", &log], b"").expect(0, &[]);
-    // Devices keep nothing that could be mixed up.
+    // Devices store nothing that could get mixed up.
     let null = ["report", &log, "--html", "/dev/null"];
     expect(&into(File::create("/dev/null").unwrap(), &null), 0, "");
 }
@@ -158,7 +158,7 @@ fn outputs_are_opened_before_the_run_and_overwritten_only_with_a_result() {
     let old = files.write("old", b"the last page", 0o600);
     let new = files.path().join("new");
     for flag in ["--events", "--hlog", "--html"] {
-        // A load of an hour would not end in time.
+        // A load of an hour would exceed the test's patience.
         let bad = ["load", "127.0.0.1:9", "-d", "1h", flag, "/nonexistent/x", "--html", &old];
         let bad = if flag == "--html" { &bad[..6] } else { &bad };
         run(bad, b"").expect(2, &["cannot write /nonexistent/x: No such file or directory"]);
@@ -209,7 +209,7 @@ fn waiting_for_the_reader_of_a_fifo_can_be_interrupted() {
         .spawn();
     let mut load = load.unwrap();
     let pid = rustix::process::Pid::from_child(&load);
-    // It waits for a reader, and has nothing to say before it has one: the kernel tells.
+    // It waits for a reader and prints nothing before; /proc shows the wait.
     let deadline = Instant::now() + PATIENCE;
     let waits = || {
         let status = fs::read_to_string(format!("/proc/{}/status", load.id())).unwrap();

@@ -1,4 +1,4 @@
-//! `saltecho serve --port-file`: regular files are replaced as a whole, anything else is written to.
+//! `saltecho serve --port-file`: regular files are replaced atomically, other files are written to.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read};
@@ -25,7 +25,7 @@ fn fifo(files: &Files) -> PathBuf {
     path
 }
 
-/// What is in a directory, to see that nothing is left behind.
+/// The names in a directory, to check that no temporary file is left.
 fn names(directory: &Path) -> Vec<String> {
     let names = fs::read_dir(directory).unwrap();
     let mut names: Vec<String> =
@@ -78,7 +78,7 @@ fn links_are_followed_even_to_a_file_that_does_not_exist_yet() {
 fn a_fifo_is_kept_and_its_reader_gets_the_port() {
     let files = Files::new();
     let path = fifo(&files);
-    // The server starts before there is a reader, and serves.
+    // The server starts without a reader, and serves.
     let server = serve(&path);
     assert_eq!(exchange(&authenticated(server.address), b"hello"), b"HELLO");
     let mut text = String::new();
@@ -107,7 +107,7 @@ fn a_descriptor_is_written_to() {
     crate::common::program::clean(&mut shell);
     let text = format!("exec \"$0\" {serve} 2>&1 >out");
     let shell = shell.args(["-c", &text]).arg(program.get_program()).current_dir(files.path());
-    // Its log is on the pipe that was its stdout.
+    // Its log goes to the pipe that was its stdout.
     let mut child = shell.stdout(std::process::Stdio::piped()).spawn().unwrap();
     let mut log = BufReader::new(child.stdout.take().unwrap()).lines();
     let line = log.find(|line| line.as_ref().unwrap().contains("listening")).unwrap().unwrap();

@@ -1,4 +1,4 @@
-//! What `saltecho serve` listens on, and how it fits into few descriptors.
+//! Addresses and descriptors of `saltecho serve`.
 
 use std::net::TcpListener;
 use std::process::Command;
@@ -6,12 +6,13 @@ use std::process::Command;
 use crate::common::client::{authenticated, exchange};
 use crate::common::program::{Files, Serving, clean, run, saltecho};
 
-/// A port that was free a moment ago at this address.
+/// A port that was just free at this address.
 fn free_port(address: &str) -> u16 {
     TcpListener::bind(address).unwrap().local_addr().unwrap().port()
 }
 
-/// The program with so many descriptors. It inherits none: those of the test are closed on exec.
+/// The program with this limit of descriptors. It inherits none: those of the test are closed on
+/// exec.
 fn with_descriptors(number: usize, args: &[&str]) -> Command {
     let mut shell = Command::new("sh");
     clean(&mut shell).args(["-c", &format!("ulimit -n {number} && exec \"$0\" \"$@\"")]);
@@ -86,11 +87,11 @@ fn colliding_listen_addresses_do_not_blame_another_program() {
     }
     for (first, second) in [(&any, &one), (&one, &any)] {
         let refused = run(&["serve", "-k", &key, "-l", first, "-l", second], b"");
-        // The first one is refused if another program has taken the port since.
+        // The first is refused if another program has taken the port since.
         refused.expect(2, &[&format!("-l {first}"), &format!("-l {second}"), " overlap: "]);
         assert!(!refused.stderr.contains("ss -ltnp"), "{}", refused.stderr);
     }
-    // Free ports are different ones.
+    // The two free ports may differ.
     let mut server = saltecho(&["serve", "-l", "127.0.0.1:0", "-l", "127.0.0.1:0"]);
     Serving::start_command(&mut server).finish();
 }

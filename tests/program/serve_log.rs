@@ -1,4 +1,4 @@
-//! The log of `saltecho serve`: nothing is lost in a burst, and what is lost elsewhere is counted.
+//! The log of `saltecho serve`: bursts are logged completely, and losses are counted.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -21,7 +21,7 @@ fn a_burst_of_connections_is_logged_whole() {
             assert_eq!(exchange(connection, b"hello"), b"HELLO");
         }
     }
-    // Those that it has not seen closing are drained, and logged all the same.
+    // Connections not yet closed are drained and logged, too.
     let said = server.finish().stderr;
     for word in [" new, from 127.0.0.1:", " authenticated", " closed: "] {
         let about = said.lines().filter(|line| line.starts_with("saltecho: #"));
@@ -68,7 +68,7 @@ fn a_log_at_its_size_limit_does_not_stop_the_server_and_losses_are_counted() {
         assert!(Instant::now() < deadline, "{}", text());
         std::thread::yield_now();
     }
-    // Room again, as a rotation of logs makes it.
+    // Makes room again, as log rotation does.
     File::options().write(true).open(&path).unwrap().set_len(0).unwrap();
     while !text().contains(" lost") {
         assert!(Instant::now() < deadline, "{}", text());
@@ -81,7 +81,7 @@ fn a_log_at_its_size_limit_does_not_stop_the_server_and_losses_are_counted() {
 fn a_failing_server_does_not_wait_for_the_reader_of_its_log() {
     let (reader, writer) = std::io::pipe().unwrap();
     let mut other_end = writer.try_clone().unwrap();
-    // Fills the pipe and waits, until the reader is gone.
+    // Fills the pipe and blocks until the reader is gone.
     let filler = std::thread::spawn(move || other_end.write_all(&[b'.'; 1 << 20]));
     let files = Files::new();
     let port_file = files.path().join("port");
@@ -89,7 +89,7 @@ fn a_failing_server_does_not_wait_for_the_reader_of_its_log() {
     let mut command = saltecho(&args);
     let server = command.arg(&port_file).stdin(Stdio::null()).stderr(writer).spawn().unwrap();
     let address = wait_for_port(&port_file);
-    // Lines until the pipe is full, and a peer that leaves the server with an answer.
+    // Lines until the pipe is full, and a peer that leaves while its answer is pending.
     for _ in 0..50 {
         assert_eq!(exchange(&authenticated(address), b"hello"), b"HELLO");
     }

@@ -1,4 +1,4 @@
-//! What signals do to a serving program.
+//! Signals to `saltecho serve`.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -9,7 +9,7 @@ use crate::common::program::{Files, Serving, Signal, clean, run, saltecho};
 
 const DRAINING: &str = "draining: no new connections";
 
-/// A peer that has been sent all that fits, and reads nothing.
+/// A peer that reads nothing, with all buffers full.
 fn stuck_peer(server: &Serving) -> (TcpStream, usize) {
     let peer = authenticated(server.address);
     let sent = fill(&peer);
@@ -25,7 +25,7 @@ fn sigterm_finishes_pending_answers_and_exits_with_0() {
         assert_eq!(exchange(&idle, b"hello"), b"HELLO");
         server.running.signal(signal);
         server.running.wait_for(DRAINING);
-        // It owes the answer to what it has received; what lies behind that it never took.
+        // The answer to received input is pending; input behind that was never received.
         let answer = rest(&peer);
         let answer = answer.expect("an orderly end");
         assert!(!answer.is_empty() && answer.len() <= sent, "{} of {sent}", answer.len());
@@ -34,7 +34,7 @@ fn sigterm_finishes_pending_answers_and_exits_with_0() {
         let place = server.address;
         drop((peer, idle));
         let finished = server.running.wait();
-        // Two challenges of 32 bytes, `HELLO`, and not one byte that did not arrive.
+        // Two challenges of 32 bytes, `HELLO`, and only bytes that arrived.
         let sent = format!(", sent {}", answer.len() + 32 + 32 + 5);
         finished.expect(0, &[&sent, "closed: 2 drained"]);
         assert!(!finished.stderr.contains("undelivered"), "{}", finished.stderr);
@@ -51,7 +51,7 @@ fn a_second_signal_stops_at_once_with_exit_code_1() {
     server.running.signal(Signal::INT);
     let finished = server.running.wait();
     finished.expect(1, &[", undelivered ", "closed: 1 stopped", "was delivered: 1 connection"]);
-    // It must not take the part for the whole.
+    // The part must not look complete.
     assert!(rest(&peer).is_err(), "an orderly end after a part of the answer");
 }
 
@@ -73,7 +73,7 @@ fn sighup_reloads_the_keys_and_keeps_connections() {
     let place = server.place();
     let answer = |key: &str| run(&["connect", &place, "-k", key], b"hello");
     answer(&old).expect(0, &[]);
-    // A connection of the old days, whose stdin stays open.
+    // A connection from before the reload, whose stdin stays open.
     let (stdin, mut input) = std::io::pipe().unwrap();
     let mut command = saltecho(&["connect", &place, "-k", &old]);
     let mut veteran = command.stdin(stdin).stdout(Stdio::piped()).spawn().unwrap();
@@ -139,7 +139,7 @@ fn signals_that_were_ignored_from_the_start_stay_ignored() {
     let files = Files::new();
     let key = files.key("key", "the key of yesterday\n");
     let mut shell = Command::new("sh");
-    // What `nohup` does to SIGHUP, and a script's `&` to SIGINT.
+    // As `nohup` does with SIGHUP, and `&` in a script with SIGINT.
     clean(&mut shell).args(["-c", "trap '' HUP INT && exec \"$0\" \"$@\""]);
     shell.arg(saltecho(&[]).get_program());
     shell.args(["serve", "-l", "127.0.0.1:0", "-k", &key]);

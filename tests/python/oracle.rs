@@ -1,8 +1,8 @@
-//! Replays what CPython's own sockets did, scenario by scenario, step by step.
+//! Replays the recorded behavior of CPython's sockets, scenario by scenario, step by step.
 //!
 //! `tests/data/scenarios.json` holds 206 scenarios recorded from CPython 3.11 over loopback, each
-//! step with its outcome and, where it matters, with a window of time. Another file in the same
-//! format can be given with the environment variable SALTECHO_ORACLE.
+//! step with its outcome and, where it matters, a time window. The environment variable
+//! SALTECHO_ORACLE names another file in the same format.
 
 use std::collections::HashSet;
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -16,18 +16,18 @@ use crate::replay::{Played, World, alone, describe_error, play};
 /// Scenarios that cannot be replayed here, each with the reason. There are none.
 const NOT_REPLAYED: [(&str, &str); 0] = [];
 
-/// What upper bounds are multiplied by, so that a busy machine does not fail them. It leaves their
-/// meaning: 150 ms, which stands for "did not wait", stays below every timeout it is told from.
+/// The factor for upper bounds, so that a busy machine does not exceed them. They keep their
+/// meaning: 150 ms, which stands for "did not wait", stays below every timeout it is compared with.
 const STRETCH: f64 = 2.5;
 
-/// Here the upper bound tells one budget for a whole `sendall` from one for each send.
+/// Here the upper bound distinguishes one budget for a whole `sendall` from one per send.
 const NOT_STRETCHED: &str = "sendall/timeout-is-for-the-whole-call";
 
-/// How often a scenario may miss nothing but upper bounds before that counts. A machine that stalls
-/// for seconds passes on the second attempt; an implementation that is too slow never does.
+/// Attempts for a scenario that misses only upper bounds. A machine that stalls for seconds passes
+/// on the second attempt; an implementation that is too slow never does.
 const ATTEMPTS: usize = 4;
 
-/// The longest that a scenario, recorded in under 2 s, may take before it counts as hanging.
+/// The time after which a scenario, recorded in under 2 s, counts as hanging.
 const LIMIT: Duration = Duration::from_secs(90);
 
 #[test]
@@ -88,7 +88,7 @@ fn a_changed_outcome_or_window_is_noticed() {
     assert_eq!((late.len(), late[0].late), (1, true));
 }
 
-/// The complaints about one scenario, which is played again if it was merely late.
+/// The complaints about one scenario, which is repeated if it was merely late.
 fn replay_on_a_busy_machine(name: &str, scenario: &Json) -> Vec<String> {
     for attempt in 1.. {
         let complaints = replay_within_limit(name, scenario);
@@ -102,10 +102,10 @@ fn replay_on_a_busy_machine(name: &str, scenario: &Json) -> Vec<String> {
     unreachable!("the last attempt returns")
 }
 
-/// What is wrong with one step.
+/// A difference in one step.
 struct Complaint {
     text: String,
-    /// Everything is right but that it took too long.
+    /// True if the only fault is that it took too long.
     late: bool,
 }
 
@@ -114,7 +114,7 @@ fn replay_within_limit(name: &str, scenario: &Json) -> Vec<Complaint> {
     let (report, result) = mpsc::channel();
     let scenario = scenario.clone();
     let main_line = std::thread::spawn(move || {
-        // The receiver is gone only if the test has already failed.
+        // The receiver is gone only if the test has failed.
         let _ = report.send(replay(&scenario));
     });
     match result.recv_timeout(LIMIT) {
@@ -172,7 +172,7 @@ fn outcome_matches(want: &Json, played: &Played, world: &World) -> bool {
     }
 }
 
-/// Whether this is what the scenario file wants.
+/// Compares a result with the one in the scenario file.
 fn matches(value: &Value, want: &Json, world: &World) -> bool {
     if let Some(bounds) = want["int_in"].as_array() {
         let bound = |index: usize| bounds[index].as_i64().expect("integer bounds");

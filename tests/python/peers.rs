@@ -1,4 +1,4 @@
-//! Both sides against programs written in Python, byte for byte.
+//! Server and client against Python programs, byte for byte.
 
 use crate::common::client::pattern;
 use crate::common::program::{Files, Running, Serving, run, run_command, saltecho};
@@ -78,8 +78,8 @@ fn macs_equal_those_of_python() {
     }
 }
 
-/// The tutorial's server reads exactly 16 bytes of digest and at most 1024 of a line; ours at its
-/// pacing must not be told apart by what a client reads.
+/// The tutorial's server reads exactly 16 bytes of digest and at most 1024 of a line; with that
+/// pacing ours must send a client the same bytes.
 #[test]
 fn the_pacing_of_the_tutorial_changes_no_byte() {
     let Some(mut client) = python("client.py") else { return };

@@ -1,7 +1,7 @@
-//! Random programs, played on CPython's sockets and on these, must end alike step by step.
+//! Random programs must have the same outcomes on CPython's sockets and on these, step by step.
 //!
-//! SALTECHO_PROGRAMS sets how many are played (1500 unless set) and SALTECHO_SEED where the seeds
-//! begin (from the clock unless set; printed in any case). A difference is shrunk and printed.
+//! SALTECHO_PROGRAMS sets their number (default: 1500) and SALTECHO_SEED the first seed (default:
+//! from the clock; always printed). A difference is shrunk and printed.
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -15,10 +15,10 @@ use crate::common::needs::PYTHON;
 use crate::programs::generate;
 use crate::replay::{Played, alone, describe_error, play};
 
-/// The only timeout with which a program ever waits in vain.
+/// The only timeout that expires in a program.
 const SHORTEST_TIMEOUT: Duration = Duration::from_millis(4);
 
-/// The longest that a program may take on either side before it counts as hanging.
+/// The time after which a program counts as hanging on either side.
 const LIMIT: Duration = Duration::from_secs(20);
 
 #[test]
@@ -38,7 +38,7 @@ fn random_programs_end_as_in_cpython() {
         if python.difference(&program).is_none() {
             continue;
         }
-        // Outcomes are determined, but a machine can stall past a settle step's patience.
+        // Outcomes are deterministic, but a machine can stall past the patience of a `settle` step.
         if python.difference(&program).is_none() && python.difference(&program).is_none() {
             println!("seed {seed}: a difference that did not repeat");
             unrepeated += 1;
@@ -101,8 +101,8 @@ impl Python {
 
     /// A shorter program that still differs.
     ///
-    /// Only steps without which nothing can wait longer are left out: what makes a socket or a
-    /// file, ends a connection, sets a mode or settles stays.
+    /// Only steps whose absence makes no call wait longer are left out: steps that make a socket or
+    /// a file, end a connection, set a mode or wait for arrivals stay.
     fn shrink(&mut self, mut program: Vec<Json>) -> (Vec<Json>, String) {
         let stays = |step: &Json| {
             let what = step["do"].as_str().unwrap_or_default();
@@ -130,7 +130,7 @@ impl Python {
 
 impl Drop for Python {
     fn drop(&mut self) {
-        // The end of its input ends the driver, unless a program made it hang.
+        // The driver ends with its input, unless a program hangs.
         drop(self.programs.take());
         if std::thread::panicking() {
             let _ = self.child.kill();

@@ -1,6 +1,6 @@
-//! The tutorial's client and server, in Python and in Rust: each client talks to each server, and
-//! `docs/PYTHON_AND_RUST.md` shows the very programs that do so. The program takes the place of
-//! either, and the other one cannot tell.
+//! The tutorial's client and server, in Python and in Rust: each client works with each server, and
+//! `docs/PYTHON_AND_RUST.md` shows exactly these programs. The program can replace either without a
+//! visible difference.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -29,7 +29,7 @@ impl Language {
             Python => {
                 let mut python = Command::new("python3");
                 let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/python");
-                // Unbuffered, since the port is read while the server goes on.
+                // Unbuffered, because the port is read while the server runs.
                 python.arg("-u").arg(format!("{directory}/tutorial_{part}.py"));
                 python.env("PYTHONUTF8", "1");
                 python
@@ -37,13 +37,13 @@ impl Language {
         }
     }
 
-    /// Those that are there.
+    /// The languages that are installed.
     fn all() -> Vec<Self> {
         if PYTHON.is_missing() { vec![Rust] } else { vec![Python, Rust] }
     }
 }
 
-/// A server that is running, until it is dropped.
+/// A server that runs until it is dropped.
 struct Server {
     child: Child,
     lines: BufReader<ChildStdout>,
@@ -75,7 +75,7 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // It may have ended by itself, which the test has noticed otherwise.
+        // It may have ended already, which the test notices elsewhere.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -123,7 +123,7 @@ fn a_client_without_the_key_is_refused() {
     }
 }
 
-/// What a program printed and how it ended, without what differs from run to run: the port.
+/// A program's output and exit code, without the port, which differs from run to run.
 fn outcome(finished: &Finished, port: u16) -> (i32, Vec<u8>, String) {
     let said = finished.stderr.replace(&port.to_string(), "PORT");
     (finished.code(), finished.stdout.clone(), said)
@@ -142,7 +142,7 @@ fn the_tutorials_client_cannot_tell_the_program_from_its_own_server() {
         return;
     }
     let (tutorial, program) = (Server::start(Python), Serving::start(&[]));
-    // Few lines: on a busy machine each waits for a processor four times.
+    // Few lines: on a busy machine each waits for a CPU four times.
     let long = format!("{}\n", "long line ".repeat(100)).repeat(10);
     let many: String = (0..30).map(|number| format!("line {number}\n")).collect();
     for (input, code, ends) in [
@@ -152,7 +152,7 @@ fn the_tutorials_client_cannot_tell_the_program_from_its_own_server() {
         ("quit\n", 0, ">>>"),
         (&format!("{many}quit\n"), 0, "LINE 29\n>>>"),
         (&format!("{long}quit\n"), 0, "LONG LINE\n>>>"),
-        // Its input ends without `quit`: an exception, by no fault of the server.
+        // Its input ends without `quit`, which raises an exception in the client.
         ("hello\n", 1, ">>>HELLO\n>>>"),
         ("", 1, ">>>"),
     ] {
@@ -171,7 +171,7 @@ fn the_tutorials_client_is_refused_in_the_same_way() {
     if PYTHON.is_missing() {
         return;
     }
-    // The client has its key in its text; so does the server, and another text has another key.
+    // Client and server have the key in their source; a changed source has another key.
     let files = Files::new();
     let text = read("tests/python/tutorial_server.py");
     let other = text.replace("linhaifeng bang bang bang", "not the key of the client");
@@ -194,7 +194,7 @@ fn the_tutorials_client_is_refused_in_the_same_way() {
     program.finish().expect(0, &["accepted 1, authenticated 0", "1 wrong digest"]);
 }
 
-/// The outcome of a client that types its lines when it has been refused.
+/// The outcome of a client that sends its lines after it has been refused.
 fn refused_client(port: u16, mut wait: impl FnMut()) -> (i32, Vec<u8>, String) {
     let (stdin, mut keyboard) = std::io::pipe().unwrap();
     let client = Running::start_with_stdin(tutorial_client(port).stdin(stdin));
@@ -267,7 +267,7 @@ fn the_page_shows_the_programs_that_ran() {
     let page = read("docs/PYTHON_AND_RUST.md");
     let (server, client) = page.split_once("\n## The client\n").expect("two parts");
     for (part, text) in [("server", server), ("client", client)] {
-        // Two blank lines stand between Python's definitions, one between Rust's.
+        // Definitions are separated by two blank lines in Python, by one in Rust.
         let python = blocks(text, "python").join("\n\n");
         assert_eq!(python, read(&format!("tests/python/tutorial_{part}.py")));
         let rust = blocks(text, "rust").join("\n");

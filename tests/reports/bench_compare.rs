@@ -1,4 +1,4 @@
-//! The comparison of two saved baselines, on made-up ones: it must fail when it should.
+//! Comparison of two saved benchmark baselines, with synthetic data.
 
 use std::fs;
 use std::path::Path;
@@ -15,15 +15,15 @@ fn a_change_is_what_the_intervals_show_and_noise_does_not_explain() {
     for (new, expected) in [
         (estimate(109.0, 110.0, 111.0), Verdict::Slower),
         (estimate(89.0, 90.0, 91.0), Verdict::Faster),
-        // Apart for certain, and by less than the noise.
+        // Certainly different, but by less than the noise.
         (estimate(102.0, 103.0, 104.0), Verdict::Same),
         (estimate(96.5, 97.5, 98.5), Verdict::Same),
-        // Not apart, and not far from it either way.
+        // Overlapping and close.
         (estimate(99.5, 100.5, 101.5), Verdict::Same),
-        // The estimate is far away, but it may be no more than chance.
+        // The estimates differ much, but perhaps by chance.
         (estimate(100.5, 110.0, 125.0), Verdict::Inconclusive),
         (estimate(80.0, 90.0, 99.5), Verdict::Inconclusive),
-        // The estimates agree, and neither is known well.
+        // The estimates agree, but neither is precise.
         (estimate(90.0, 100.0, 110.0), Verdict::Inconclusive),
     ] {
         assert_eq!(judge(old, new, 0.05), expected, "{new:?}");
@@ -31,7 +31,7 @@ fn a_change_is_what_the_intervals_show_and_noise_does_not_explain() {
     assert_eq!(judge(old, estimate(102.0, 103.0, 104.0), 0.02), Verdict::Slower);
 }
 
-/// Lays down estimates as criterion does: `slope` is null for benches of few iterations.
+/// Writes estimates as criterion does: `slope` is null for benches of few iterations.
 fn save(directory: &Path, bench: &str, baseline: &str, [low, point, high]: [f64; 3], slope: bool) {
     let path = directory.join(bench.replace('/', "_")).join(baseline);
     fs::create_dir_all(&path).unwrap();
@@ -46,7 +46,7 @@ fn save(directory: &Path, bench: &str, baseline: &str, [low, point, high]: [f64;
             "standard_error": 1.0,
         })
     };
-    // Where there is a slope the mean must not be looked at.
+    // With a slope the mean must not be used.
     let estimates = if slope {
         serde_json::json!({ "mean": statistic(7.0), "slope": statistic(1.0) })
     } else {
@@ -57,7 +57,7 @@ fn save(directory: &Path, bench: &str, baseline: &str, [low, point, high]: [f64;
     fs::write(path.join("benchmark.json"), benchmark).unwrap();
 }
 
-/// Runs the comparison; its exit code, and what it printed on either stream.
+/// Runs the comparison; returns its exit code and its output on both streams.
 fn compare(directory: &Path, args: &[&str]) -> (Option<i32>, String) {
     let mut command = example("bench_compare");
     let output = command.arg("--directory").arg(directory).args(args).output().unwrap();
@@ -83,10 +83,10 @@ fn a_regression_that_the_intervals_show_is_exit_code_5() {
     assert!(line(&table, "core/echo").ends_with("+10.0 %  SLOWER"), "{table}");
     assert!(line(&table, "loop/turn").ends_with("-50.0 %  faster"), "{table}");
     assert!(table.ends_with("1 slower, 1 faster, 0 the same within the noise, 0 inconclusive\n"));
-    // The other way round something else is slower.
+    // In the other direction another one is slower.
     let (code, table) = compare(path, &["after", "before"]);
     assert_eq!(code, Some(5), "{table}");
-    // What is filtered out is not judged, and more noise explains more.
+    // Filtered benchmarks are not compared, and a larger noise bound explains more.
     assert_eq!(compare(path, &["before", "after", "--filter", "loop"]).0, Some(0));
     assert_eq!(compare(path, &["before", "after", "--noise", "12"]).0, Some(0));
 }

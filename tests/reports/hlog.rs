@@ -1,4 +1,4 @@
-//! Histogram logs: what was written is read, by us and by others, and several make one report.
+//! Histogram logs: read back by this program and by others, and several merged into one report.
 
 use std::fs;
 use std::io::Write;
@@ -51,8 +51,8 @@ fn a_generator_short_of_cpu_is_unreliable_in_its_log_too() {
 #[test]
 fn the_python_reader_finds_the_same() {
     let Some(mut command) = python_by(&PYTHON_WITH_HDRHISTOGRAM, "read_hlog.py") else { return };
-    // Its percentiles round a rank to the nearest, ours up: a thousand messages a second make them
-    // the same.
+    // Its percentiles round a rank to the nearest, ours up: with a thousand messages per second
+    // both agree.
     let (bytes, report) = Script::new(Mode::Echo).log();
     let files = Files::new();
     let path = files.write("run.hlog", &bytes, 0o600);
@@ -139,8 +139,8 @@ fn several_generators_are_named_and_counted() {
 
 #[test]
 fn reliable_generators_do_not_make_a_reliable_sum_of_themselves() {
-    // One is late, but the server's stall is longer; the other has ten times as many messages and
-    // no stall.
+    // One generator is late, but the server's stall is longer; the other has ten times as many
+    // messages and no stall.
     let (mut slow, mut fast) = two();
     slow.plan.pace = Pace::Open(100.try_into().unwrap());
     (slow.seconds, fast.seconds) = (4, 4);
@@ -182,7 +182,7 @@ fn a_truncated_line_is_reported_and_no_whole_line_is_lost() {
     let (bytes, _) = script.log();
     let ends: Vec<usize> =
         bytes.iter().enumerate().filter(|(_, byte)| **byte == b'\n').map(|(at, _)| at).collect();
-    // Behind the header: before it there is nothing to report on.
+    // After the header: without it there is nothing to report.
     for pair in ends[3..].windows(2) {
         let middle = pair[0] + (pair[1] - pair[0]) / 2;
         let log = LoadLog::parse("cut", &bytes[..middle]).unwrap();
@@ -231,7 +231,7 @@ fn a_malformed_log_is_refused_with_its_line_number() {
     }
 }
 
-/// A line with a histogram of a few bytes that says it has 4 GiB.
+/// A line whose histogram of a few bytes claims to have 4 GiB.
 fn claiming_gigabytes() -> String {
     let header = [
         &0x1c84_9313_u32.to_be_bytes()[..],
@@ -301,7 +301,7 @@ fn a_run_is_counted_once_whatever_its_log_is_called() {
     }
     run(&["report", files.path().to_str().unwrap(), &b], b"").expect(2, &["the same run"]);
 
-    // Two generators with the same command may begin in the same millisecond.
+    // Two generators with the same command may start in the same millisecond.
     let twin = Script { salt: 7, ..one.clone() };
     let logs = [("a", &one), ("b", &twin)];
     let logs = logs.map(|(name, script)| LoadLog::parse(name, &script.log().0).unwrap());
@@ -311,10 +311,10 @@ fn a_run_is_counted_once_whatever_its_log_is_called() {
 #[test]
 fn a_long_gap_between_two_logs_costs_nothing() {
     let (one, mut two) = two();
-    // A second for each in these years would be half a terabyte.
+    // An entry per second of these years would take half a terabyte.
     two.began += Duration::from_secs(3600 * 24 * 365 * 30);
     let logs = [("a", &one), ("b", &two)].map(|(name, script)| {
-        // Cut off while it is measured, so that both end with a point in each chart.
+        // Cut off during the measurement, so that both end with a point in each chart.
         let log = String::from_utf8(script.log().0).unwrap();
         let end = log.trim_end().rmatch_indices('\n').nth(1).unwrap().0;
         LoadLog::parse(name, &log.as_bytes()[..=end]).unwrap()

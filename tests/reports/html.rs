@@ -1,4 +1,4 @@
-//! What a load run tells, as a page.
+//! The HTML report.
 
 use std::fs;
 use std::path::Path;
@@ -9,7 +9,7 @@ use crate::common::run::Script;
 use saltecho::load::report::{Comparison, LoadLog, Report, merge};
 use saltecho::load::{ErrorKind, Mode, Record, Standing};
 
-/// Fails unless each element is closed in turn and no attribute is left open.
+/// Fails unless elements nest and every attribute is closed.
 #[track_caller]
 fn assert_well_formed(page: &str) {
     let mut open: Vec<&str> = Vec::new();
@@ -27,20 +27,20 @@ fn assert_well_formed(page: &str) {
     assert!(open.is_empty(), "{open:?}");
 }
 
-/// The page of a report, sound and alone.
+/// The page of a report, checked to be well-formed and self-contained.
 #[track_caller]
 fn page(report: &Report) -> String {
     sound(report.to_html())
 }
 
-/// Fails unless a page is sound and stands alone.
+/// Fails unless a page is well-formed and self-contained.
 #[track_caller]
 fn sound(page: String) -> String {
     assert_well_formed(&page);
     for outside in ["http:", "https:", "src=", "href=", "@import", "url(", "<script", "<link"] {
         assert!(!page.contains(outside), "{outside}");
     }
-    // What is drawn, not what is said: "infinite" may be a word.
+    // In drawings, not in text: "infinite" may be a word.
     for numbers in page.split('"').skip(1).step_by(2) {
         assert!(!numbers.contains("NaN") && !numbers.contains("inf"), "{numbers}");
     }
@@ -85,7 +85,7 @@ fn untrusted_text_is_escaped() {
     assert!(page.contains("Warning: &lt;b&gt; &amp; more."));
 }
 
-/// Two generators of another plan each, added up.
+/// Two generators with different plans, merged.
 fn merged() -> Report {
     let one = Script::new(Mode::Echo);
     let mut two = one.clone();

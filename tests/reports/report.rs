@@ -1,4 +1,4 @@
-//! What a load run tells, as text, JSON and events.
+//! The report as text, JSON and events.
 
 use std::io::{self, Write};
 use std::time::Duration;
@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 const EVENT: &str = include_str!("../../schemas/load-event.schema.json");
 const REPORT: &str = include_str!("../../schemas/load-report.schema.json");
 
-/// The validators of an event and of a report.
+/// The validators of events and reports.
 fn validators() -> [Validator; 2] {
     let [event, report]: [Value; 2] =
         [EVENT, REPORT].map(|text| serde_json::from_str(text).unwrap());
@@ -42,7 +42,7 @@ fn is_whole(value: &Value) -> bool {
     }
 }
 
-/// Fails after so many writes.
+/// A writer that fails after this many writes.
 struct Full(u32);
 
 impl Write for Full {
@@ -129,7 +129,7 @@ fn the_schemas_reject_invalid_values() {
     assert!(!event.is_valid(&second));
 }
 
-/// Reports from before the setting are without it, and did not spin.
+/// Reports from before the setting lack it; those runs did not spin.
 #[test]
 fn the_spin_setting_is_reported() {
     let mut script = Script::new(Mode::Echo);

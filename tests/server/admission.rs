@@ -1,4 +1,4 @@
-//! Who gets in, who waits and who makes room, over real sockets.
+//! Admission over real sockets: which clients are admitted, wait, or are evicted.
 
 use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
@@ -66,7 +66,7 @@ fn the_oldest_unauthenticated_connection_is_evicted() {
     assert_eq!(stats.closed(CloseReason::Evicted), 1);
 }
 
-/// Connects from an address of this machine that is not the usual one.
+/// Connects from another local address.
 fn connect_from(source: [u8; 4], address: SocketAddr) -> TcpStream {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     socket.bind(&SocketAddr::from((source, 0)).into()).unwrap();
@@ -93,7 +93,7 @@ fn only_a_source_beyond_its_share_is_refused() {
     let challenge = read_challenge(&other).expect("another source");
     other.write_all(&digest(&challenge)).unwrap();
     assert_eq!(exchange(&other, b"x"), b"X");
-    // A place that was left is a place again.
+    // A freed place can be taken again.
     drop(silent);
     wait_for(&server, "the end of the silent", |stats| stats.unauthenticated == 0);
     read_challenge(&connect_from([127, 0, 0, 2], address)).expect("the share is free again");
@@ -163,7 +163,7 @@ fn a_trusted_network_is_exempt_from_refusal_but_not_from_the_limit() {
     assert_eq!(stats.closed(CloseReason::Evicted), 2);
 }
 
-/// How many of eight silent clients of one address get a challenge.
+/// The number of challenges for eight silent clients of one address.
 fn let_in(flags: &[&str]) -> usize {
     let usual = ["--max-connections", "100", "--max-unauthenticated", "8", "--judge-loopback"];
     let mut server = Serving::start(&[&usual, flags].concat());

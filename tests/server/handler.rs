@@ -1,5 +1,5 @@
-//! What a handler is told, what its panics cost, and what is pushed between its answers: the
-//! connection without a socket, then the loop over real ones.
+//! Handlers: their callbacks, their panics, and messages pushed between answers. First for a
+//! connection without a socket, then for the loop over real sockets.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::SocketAddr;
@@ -17,11 +17,11 @@ use saltecho::proto::{Answer, CloseReason, Config, Connection, Handler, Peer, St
 use saltecho::python::Monotonic;
 use saltecho::server::{ConnId, Handle, Observer, PushError, Running, Server, Stats};
 
-/// Tells what it is told. It panics where it is told to, without the hook that prints panics.
+/// Reports its calls. It panics on request, without the hook that prints panics.
 #[derive(Clone)]
 struct Talker {
     told: Sender<Told>,
-    /// Panics when it is told that a connection began, or ended.
+    /// The callback in which it panics.
     fragile: Option<&'static str>,
 }
 
@@ -39,7 +39,7 @@ impl Talker {
     }
 
     fn tell(&self, told: Told) {
-        // A test that has heard enough is gone.
+        // The test may have ended.
         let _ = self.told.send(told);
     }
 
@@ -95,7 +95,7 @@ fn authenticated_with(config: &Config, handler: Talker) -> Connection<Talker> {
     connection
 }
 
-/// A recv, and room for so much of the answer; what of it went out.
+/// Receives, with room for this much of the answer; returns the bytes sent.
 fn receive(
     config: &Config,
     connection: &mut Connection<Talker>,
@@ -109,7 +109,7 @@ fn receive(
     sent
 }
 
-/// Sends what is due, at most `room` bytes of each call, as long as anything is.
+/// Sends all pending bytes, at most `room` per call.
 fn send(config: &Config, connection: &mut Connection<Talker>, room: usize) -> Vec<u8> {
     let mut sent = Vec::new();
     while connection.wants(config) == Wants::Send {
@@ -171,7 +171,7 @@ fn a_message_goes_out_between_two_recvs() {
     assert!(connection.push(&config, Bytes::from_static(b"news"), at(0)));
     assert_eq!(connection.wants(&config), Wants::Send, "nothing is read meanwhile");
     assert_eq!(send(&config, &mut connection, 1), b"news");
-    // An answer is never torn: what is pushed while it is unfinished comes behind it, in order.
+    // Answers are not interrupted: messages pushed meanwhile follow in order.
     assert_eq!(receive(&config, &mut connection, b"question", 3), b"que");
     for message in ["one", "two", ""] {
         assert!(connection.push(&config, Bytes::from(message), at(0)), "{message}");
@@ -207,11 +207,11 @@ fn a_peers_backlog_never_exceeds_the_longest_answer() {
     assert!(!connection.push(&config, message(1), at(0)));
     assert_eq!(connection.close_reason(), Some(CloseReason::FellBehind));
     assert_eq!(connection.undelivered(), 1000);
-    // Many small ones cost more than their bytes.
+    // Small messages count for more than their bytes.
     let mut connection = authenticated();
     let taken = (0..100).take_while(|_| connection.push(&config, message(1), at(0))).count();
     assert_eq!(taken, 1 + 999 / 64);
-    // One that is too long by itself says nothing about the peer.
+    // A message that is too long by itself is not the peer's fault.
     let mut connection = authenticated();
     assert!(connection.push(&config, message(1000), at(0)));
     assert!(!connection.push(&config, message(1001), at(0)));
@@ -234,7 +234,7 @@ fn nothing_is_pushed_before_authentication_or_after_the_last_answer() {
     assert_eq!(send(&config, &mut connection, 1), b"YE");
     assert_eq!(connection.state(), State::Finishing);
     assert!(!connection.push(&config, message(), at(0)));
-    // A drain lets go out what was taken before it.
+    // A drain still sends messages accepted before it.
     let mut connection = authenticated_with(&config, Talker::new().0);
     assert!(
         connection.push(&config, message(), at(0)) && connection.push(&config, message(), at(0))
@@ -249,7 +249,7 @@ fn serve(handler: Talker) -> Running {
     Server::builder().listen(any_port()).handler(handler).spawn().unwrap()
 }
 
-/// Connects and authenticates; the peer as its handler knows it.
+/// Connects and authenticates; returns the stream and the peer that its handler sees.
 fn peer(address: SocketAddr, heard: &Receiver<Told>) -> (std::net::TcpStream, Peer) {
     let stream = authenticated(address);
     match heard.recv_timeout(PATIENCE).unwrap() {
@@ -285,7 +285,7 @@ fn a_panicking_handler_ends_no_other_connection_even_in_a_drain() {
     assert_balanced(&stats);
 }
 
-/// Panics in its second clone, and in the destructor of its third: the server has the first.
+/// Panics in the second clone and in the destructor of the third: the server keeps the first.
 struct Odd {
     clones: Arc<AtomicU32>,
     number: u32,
@@ -399,7 +399,7 @@ fn a_peer_that_does_not_read_delays_no_other() {
     let block = Bytes::from(vec![b'x'; 1 << 20]);
     let fell_behind = |stats: &Stats| stats.closed(CloseReason::FellBehind) == 1;
     while !fell_behind(&server.handle().stats().unwrap()) {
-        // It was answered, so the loop has taken what was pushed before.
+        // It was answered, so the loop has accepted the earlier pushes.
         server.handle().push(&slow, block.clone()).unwrap();
     }
     server.handle().push(&quick, "news").unwrap();
@@ -429,13 +429,13 @@ fn a_loop_that_falls_behind_accepts_no_more_pushes() {
     assert_eq!(handle.push(&peer, ""), Err(PushError::Full), "an empty one costs as much");
     server.turn().unwrap();
     assert_eq!(server.stats().pushed, taken as u64);
-    // The first may have any length, or it could never be pushed.
+    // The first message may have any length; otherwise it could never be pushed.
     handle.push(&peer, vec![b'x'; 2 << 20]).unwrap();
     assert_eq!(handle.push(&peer, message), Err(PushError::Full));
     client.join().unwrap();
 }
 
-/// Asks for the counters where there can be no answer: in the loop that would give it.
+/// Asks for the counters in the loop that would have to answer.
 #[derive(Clone, Default)]
 struct Asking(Arc<OnceLock<Handle>>);
 

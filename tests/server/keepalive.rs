@@ -1,8 +1,8 @@
-//! Keepalive over the real kernel: peers that say nothing are asked, answer unnoticed, and stay.
+//! Keepalive over the real kernel: silent peers are probed, answer, and stay connected.
 //!
-//! What happens to those that vanished is simulated (`tests/sim/random_worlds.rs`), and tried with real
-//! partitions by `cargo run --release --example torture -- partition`; a crowd of 19,000 that is
-//! silent for ten minutes by `torture -- idle`.
+//! Vanished peers are simulated (`tests/sim/random_worlds.rs`) and tested over real partitions by
+//! `cargo run --release --example torture -- partition`; 19,000 peers that are silent for ten
+//! minutes by `torture -- idle`.
 
 use std::mem::offset_of;
 use std::net::TcpStream;
@@ -15,12 +15,12 @@ use saltecho::server::{Close, Kernel, ListenOptions, Liveness, MioKernel};
 use saltecho::socket::{OptionValue, Socket};
 use socket2::SockRef;
 
-/// Segments that have come to a client.
+/// The number of segments a client has received.
 fn segments_in(stream: &TcpStream) -> u64 {
     let socket = Socket::from_fd(stream.try_clone().unwrap().into()).unwrap();
     let size = i32::try_from(size_of::<libc::tcp_info>()).unwrap();
     let info = socket.getsockopt_len(libc::IPPROTO_TCP, libc::TCP_INFO, size).unwrap();
-    // Python's socket does not block, and the setting is both descriptors'.
+    // `Socket` makes its descriptor non-blocking, which both descriptors share.
     stream.set_nonblocking(false).unwrap();
     let OptionValue::Bytes(info) = info else { panic!("a structure is bytes: {info:?}") };
     let member = offset_of!(libc::tcp_info, tcpi_segs_in);
@@ -40,7 +40,7 @@ fn a_probe_is_one_packet_and_silent_peers_stay_connected() {
     wait_for(&server, "two probes for each", |stats| stats.probes >= 3 * SIZE);
     let begin = Instant::now();
     loop {
-        // A probe leaves at a tick of the kernel's clock after the loop has asked for it.
+        // The kernel sends a probe at its next clock tick after the loop's request.
         let probes = server.handle().stats().unwrap().probes - probed;
         let came = segments() - received;
         if came >= probes {
@@ -96,7 +96,7 @@ fn the_kernel_reports_the_state_of_a_peer() {
     let mut listener = MioKernel::listen(any_port(), options).unwrap();
     let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     let (mut stream, _) = kernel.accept(&mut listener).unwrap();
-    // The kernel does not probe a peer that it heard of within a second.
+    // The kernel does not probe a peer that was active within the last second.
     until(&mut kernel, &mut stream, "silent", |peer| peer.silent_for > Duration::from_millis(1500));
     until(&mut kernel, &mut stream, "owes nothing", |peer| {
         !peer.owes_acknowledgement && peer.unanswered == 0
@@ -105,7 +105,7 @@ fn the_kernel_reports_the_state_of_a_peer() {
     until(&mut kernel, &mut stream, "answered", |peer| {
         peer.silent_for < Duration::from_millis(1500)
     });
-    // A peer that does not read owes an acknowledgement of what waits for its window.
+    // A peer that does not read leaves data unacknowledged that waits for its window.
     while kernel.send(&mut stream, &[b'x'; 64 << 10]).is_ok() {}
     let peer = kernel.liveness(&mut stream).unwrap();
     assert!(peer.owes_acknowledgement, "{peer:?}");

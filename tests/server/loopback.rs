@@ -1,4 +1,4 @@
-//! The real loop over real sockets.
+//! The loop over real loopback sockets, in this process.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
@@ -117,8 +117,8 @@ fn a_peer_that_never_reads_holds_one_recv_and_delays_no_other() {
     for _ in 0..100 {
         assert_eq!(exchange(&lively, b"still here"), b"STILL HERE");
     }
-    // Two digests came in and two challenges went out; what else was received was answered, but
-    // for the rest of one recv.
+    // Apart from two digests received and two challenges sent, all input was answered but for the
+    // rest of one recv.
     let stats = server.handle().stats().unwrap();
     let kept = (stats.bytes_received - 2 * 16) - (stats.bytes_sent - 2 * 32);
     assert!((1..=10_000).contains(&kept), "{kept} bytes are kept");
@@ -133,7 +133,7 @@ fn a_stalled_sendall_times_out_with_a_reset() {
     let server = spawn_with(|config, _| config.send_timeout = Some(Duration::from_millis(400)));
     let stream = authenticated(server.addresses()[0]);
     let mut block = &[b'x'; 1 << 20][..];
-    // Until the server has given up; how far that is depends on the kernels' buffers.
+    // Until the server stops reading; the amount depends on the kernels' buffers.
     let error = loop {
         match (&stream).write(block) {
             Ok(n) => block = if n < block.len() { &block[n..] } else { &[b'x'; 1 << 20] },
@@ -162,7 +162,7 @@ fn a_partial_answer_ends_with_a_reset() {
     let server = Server::builder().listen(any_port()).handler(Much).spawn().unwrap();
     let mut stream = authenticated(server.addresses()[0]);
     stream.write_all(b"?").unwrap();
-    // All that came was read: with unread bytes a kernel resets by itself.
+    // All input was read: with unread bytes the kernel would reset by itself.
     wait_for(&server, "the question", |stats| stats.bytes_received == 16 + 1);
     let stats = server.stop().unwrap();
     assert!(stats.bytes_undelivered > 0);
@@ -234,7 +234,7 @@ fn resets_at_every_stage_end_one_connection_each() {
         let deaf = authenticated(address);
         (&deaf).write_all(&[b'x'; 64 << 10]).unwrap();
         reset(deaf);
-        // The kernel may drop a connection from the queue whose client is gone before `accept`.
+        // The kernel may drop a queued connection whose client is gone before `accept`.
         wait_for(&server, "the end of all but one", |stats| stats.connections == 1);
         assert_eq!(exchange(&bystander, b"and i?"), b"AND I?", "round {round}");
     }
@@ -261,8 +261,7 @@ fn urgent_data_does_not_strand_what_follows_it() {
 
 #[test]
 fn a_silent_peer_is_closed_at_its_deadline() {
-    // A server for each, since a client on a busy machine may need longer than either deadline to
-    // get past it.
+    // A server for each, because on a busy machine a client may be slower than the other deadline.
     let server = spawn_with(|config, _| config.auth_timeout = Some(Duration::from_millis(50)));
     let (silent, _) = connect(server.addresses()[0]);
     assert_eq!(rest(&silent).unwrap(), b"");
@@ -282,7 +281,7 @@ fn idle_connections_cost_no_turn() {
     let server = spawn_with(|config, _| config.recv_timeout = Some(Duration::from_secs(3600)));
     let crowd: Vec<TcpStream> = (0..100).map(|_| authenticated(server.addresses()[0])).collect();
     wait_for(&server, "a hundred", |stats| stats.authenticated == 100);
-    // Deadlines of strangers that have since authenticated may still come up once.
+    // Authentication deadlines of connections that have since authenticated may still come up once.
     let turns = || server.handle().stats().unwrap().turns;
     let before = turns();
     for asked in 1..=50 {
@@ -323,7 +322,7 @@ fn a_drain_under_load_delivers_all_that_was_read() {
                 ready.send(()).unwrap();
                 let data = pattern(4 << 20);
                 thread::scope(|scope| {
-                    // Fails once the server is gone; how much it took is not its business.
+                    // Fails once the server is gone.
                     scope.spawn(|| (&stream).write_all(&data).is_ok());
                     let answer = read_until_any_end(&stream);
                     assert!(data.to_ascii_uppercase().starts_with(&answer));
@@ -340,14 +339,14 @@ fn a_drain_under_load_delivers_all_that_was_read() {
     assert_balanced(&stats);
     assert_eq!(stats.closed(CloseReason::DrainTimeout), 0);
     assert_eq!(stats.bytes_undelivered, 0);
-    // Challenges and the first exchanges are no part of what the clients counted.
+    // The clients did not count challenges and first exchanges.
     assert_eq!(received, stats.bytes_sent - 50 * (32 + 1));
-    // What was read and not answered, because our stream had ended, is counted.
+    // Input that was read but not answered, because the stream had ended, is counted.
     let read = stats.bytes_received - 50 * 16;
     assert_eq!(read, stats.bytes_sent - 50 * 32 + stats.bytes_discarded);
 }
 
-/// A client that goes on sending to a server that has ended may see a reset after all.
+/// A client that keeps sending after the server's end may see a reset.
 fn read_until_any_end(mut stream: &TcpStream) -> Vec<u8> {
     let mut answer = Vec::new();
     let mut piece = [0; 64 << 10];
@@ -361,7 +360,7 @@ fn read_until_any_end(mut stream: &TcpStream) -> Vec<u8> {
 fn a_drain_ends_in_time_even_if_a_peer_does_not_read() {
     let server = spawn_with(|_, limits| limits.drain_timeout = Some(Duration::from_millis(50)));
     let deaf = authenticated(server.addresses()[0]);
-    // Where the loop is slower than the filling is patient, there is more to fill.
+    // If the loop was slower than `fill` waits, there is more to fill.
     loop {
         fill(&deaf);
         let stats = server.handle().stats().unwrap();
@@ -436,7 +435,7 @@ fn a_server_that_cannot_be_built_says_why() {
     let BuildError::Descriptors { wanted: 1_000_000_000, limit, .. } = error else {
         panic!("{error}")
     };
-    // As many as it says there may be, and not one more.
+    // Exactly as many as the limit.
     let most = limit - Limits::LEAST_RESERVED_DESCRIPTORS;
     for (connections, possible) in [(most - 1, true), (most, true), (most + 1, false)] {
         let limits = Limits::for_connections(connections);

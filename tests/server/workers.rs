@@ -1,4 +1,4 @@
-//! Several loops at one address: they serve, change keys, count, drain and fail together.
+//! Several workers on one address: they serve, replace keys, count, drain and fail together.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -16,7 +16,7 @@ use saltecho::server::{BuildError, ConnId, Limits, Observer, Running, Server};
 use socket2::{Domain, Socket, Type};
 
 const WORKERS: usize = 3;
-/// Enough that each worker has some: that one of three is left out has a chance of 10^-17.
+/// Enough for each worker to get some: the chance that one of three gets none is 10^-17.
 const CROWD: usize = 100;
 
 fn spawn() -> Running {
@@ -169,7 +169,7 @@ fn the_program_ends_when_a_worker_fails() {
     let crowd = crowd(server.address);
     let inject = ["-e", "trace=epoll_wait", "-e", "inject=epoll_wait:error=EBADF:when=1+"];
     let tracer = Tracer::attach_thread(thread_named(&server, "worker 2"), &inject);
-    // Somebody speaks, so that it polls; or attaching made it poll already.
+    // Sends input, so that it polls; attaching may have made it poll already.
     for mut stream in &crowd {
         let _ = stream.write_all(b"x");
     }

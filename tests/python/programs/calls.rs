@@ -89,7 +89,7 @@ impl Calls {
         }
     }
 
-    /// One attempt to connect, in any mode, and what further attempts say once it is decided.
+    /// One attempt to connect, in any mode, and the results of further attempts after it.
     fn connect(&mut self, dice: &mut Dice) {
         if self.kind == Kind::Datagram {
             let addr = Self::place(dice);
@@ -109,7 +109,7 @@ impl Calls {
             self.steps.push(json!({"do": what, "on": "s", "addr": addr}));
             self.steps.push(json!({"do": "settle", "on": "s", "state": state}));
         }
-        // Established or not, from here on nothing waits.
+        // From here on no call waits, whether it is established or not.
         self.steps.push(dice.brief_mode("s"));
     }
 

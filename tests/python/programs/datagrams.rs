@@ -1,4 +1,4 @@
-//! Three UDP sockets that talk to each other, connect, and lose each other.
+//! Three UDP sockets that exchange datagrams, connect and disappear.
 
 use std::collections::VecDeque;
 
@@ -14,7 +14,7 @@ struct Peer {
     connected: Option<usize>,
     /// Lengths of the datagrams that have arrived.
     queue: VecDeque<usize>,
-    /// An ICMP message said that the peer is gone: the next call is refused.
+    /// An ICMP message reported that the peer is gone: the next call is refused.
     refused: bool,
 }
 

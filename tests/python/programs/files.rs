@@ -189,7 +189,7 @@ impl Program {
             let text = if dice.chance(10) { text.repeat(3000) } else { text };
             return json!({ "text": text });
         }
-        // Sizes at which a small send buffer takes a part, so that writers hold the rest.
+        // Sizes of which a small send buffer takes a part, so that writers keep the rest.
         let size = match self.narrow && dice.chance(60) {
             true => *dice.pick(&[1500, 2500, 4000, 6000, 9000]),
             false => dice.size(),
@@ -220,7 +220,7 @@ impl Program {
 
 fn sized(mut step: Json, dice: &mut Dice, percent: u32) -> Json {
     if dice.chance(percent) {
-        // As often as not so little that it ends within what is there.
+        // Half of the time less than there is.
         step["n"] = json!(if dice.chance(50) { dice.below(7) } else { dice.size() });
     }
     step

@@ -1,4 +1,4 @@
-//! Random socket programs whose every outcome is determined.
+//! Random socket programs with deterministic outcomes.
 //!
 //! A program runs on one thread, so what a call finds depends only on the steps before it. Unix
 //! socket pairs deliver before `send` returns; over TCP and UDP a `settle` step waits until what
@@ -13,7 +13,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use serde_json::{Value as Json, json};
 
-/// The steps of the program that this seed stands for.
+/// The steps of the program with this seed.
 pub(crate) fn generate(seed: u64) -> Vec<Json> {
     let mut dice = Dice(StdRng::seed_from_u64(seed));
     match dice.below(10) {
@@ -25,7 +25,7 @@ pub(crate) fn generate(seed: u64) -> Vec<Json> {
     }
 }
 
-/// The one source of randomness of a program.
+/// The source of randomness of a program.
 struct Dice(StdRng);
 
 impl Dice {

@@ -57,7 +57,7 @@ fn send(steps: &mut Vec<Json>, ends: &mut [End; 2], me: usize, dice: &mut Dice) 
             steps.push(json!({"do": "settle", "on": ends[other].name,
                 "peek": ends[other].unread}));
         }
-        // Nobody is there any more: the answer is a reset.
+        // The peer is gone: the answer is a reset.
         CLOSE_WAIT => {
             ends[me].state = CLOSED;
             steps.push(json!({"do": "settle", "on": ends[me].name, "state": CLOSED}));
@@ -76,7 +76,7 @@ fn receive(steps: &mut Vec<Json>, ends: &mut [End; 2], me: usize, dice: &mut Dic
         flags.push("WAITALL");
     }
     let size_wanted = usize::try_from(size).unwrap_or(0);
-    // In blocking mode only what cannot wait: something is there, or nothing more will come.
+    // In blocking mode only calls that cannot wait: data is there, or no more will come.
     let something =
         if flags.contains(&"WAITALL") { end.unread >= size_wanted.max(1) } else { end.unread > 0 };
     if end.blocking && end.open && !something && matches!(end.state, ESTABLISHED | FIN_WAIT) {
@@ -117,7 +117,7 @@ fn close(steps: &mut Vec<Json>, ends: &mut [End; 2], me: usize, dice: &mut Dice)
         return;
     }
     ends[me].open = false;
-    // Unread input turns a close into a reset, and so does lingering for no time.
+    // Unread input turns a close into a reset, as does a linger time of zero.
     if (reset || ends[me].unread > 0) && ends[me].state != CLOSED {
         let other = &mut ends[1 - me];
         ends_in(steps, other, CLOSED);
@@ -127,7 +127,7 @@ fn close(steps: &mut Vec<Json>, ends: &mut [End; 2], me: usize, dice: &mut Dice)
     }
 }
 
-/// One end says that it will send no more.
+/// One end shuts down its sending side.
 fn send_end(steps: &mut Vec<Json>, ends: &mut [End; 2], me: usize) {
     let (mine, others) = match (ends[me].state, ends[1 - me].state) {
         (ESTABLISHED, _) => (FIN_WAIT, CLOSE_WAIT),

@@ -1,7 +1,7 @@
 //! Plays the steps of a scenario or of a random program on `saltecho::socket`.
 //!
-//! The vocabulary is that of `tests/data/scenarios.json`: each step names an operation and the
-//! socket or file it is done to. Comparing outcomes is the business of the tests.
+//! The vocabulary is that of `tests/data/scenarios.json`: each step names an operation and its
+//! socket or file. The tests compare the outcomes.
 
 pub(crate) mod signals;
 pub(crate) mod steps;
@@ -27,7 +27,7 @@ pub(crate) struct World {
     pester: Mutex<Option<Pester>>,
 }
 
-/// How one step ended and how long it took.
+/// The outcome of a step and its duration.
 pub(crate) struct Played {
     pub(crate) outcome: Result<Value>,
     pub(crate) elapsed: Duration,
@@ -39,7 +39,7 @@ pub(crate) fn alone() -> MutexGuard<'static, ()> {
     lock(&PLAYING)
 }
 
-/// Plays all steps in their order; those marked "background" on one helper thread.
+/// Plays all steps in order; those marked "background" on one helper thread.
 pub(crate) fn play(steps: &[Json]) -> (World, Vec<Played>) {
     let world = World::new();
     let payloads = Payloads::build(steps);
@@ -128,7 +128,7 @@ impl World {
         Played { outcome, elapsed }
     }
 
-    /// The port that this name had first.
+    /// The first port of the socket with this name.
     pub(crate) fn port_of(&self, name: &str) -> Option<u16> {
         lock(&self.ports).get(name).copied()
     }
@@ -152,7 +152,7 @@ impl World {
         act(lock(&self.files).get_mut(name).unwrap_or_else(|| panic!("no file named {name}")))
     }
 
-    /// Remembers the local port of a socket the first time that it has one.
+    /// Stores the first local port of a socket.
     fn note_port(&self, name: &str) {
         let port = self.socket(name).getsockname().ok().and_then(|address| address.port());
         if let Some(port) = port.filter(|&port| port != 0) {

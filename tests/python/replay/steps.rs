@@ -1,4 +1,4 @@
-//! What each operation of the vocabulary does.
+//! The operations of the vocabulary.
 
 use std::time::{Duration, Instant};
 
@@ -101,7 +101,7 @@ impl World {
             }
             "getpeername" => socket.getpeername()?.into(),
             "getsockname" => {
-                // A send may have given an unbound socket its port.
+                // A send binds an unbound socket to a port.
                 self.note_port(name);
                 socket.getsockname()?.into()
             }
@@ -390,10 +390,10 @@ fn recv_to_eof(socket: &Socket) -> Result<Vec<u8>> {
     }
 }
 
-/// Waits until what a peer did has arrived: `peek` bytes to receive, or a TCP `state`.
+/// Waits until a peer's act has arrived: `peek` bytes to receive, or a TCP `state`.
 ///
-/// Unlike a sleep this neither takes longer than needed nor too short a time on a busy machine. It
-/// looks without touching: peeking leaves the bytes, and TCP_INFO does not clear a pending error.
+/// Unlike a sleep this is neither longer than needed nor too short on a busy machine. It changes
+/// nothing: peeking leaves the bytes, and TCP_INFO does not clear a pending error.
 fn settle(socket: &Socket, step: &Json) -> Result<()> {
     let arrived = || -> Result<bool> {
         match step["peek"].as_u64() {
