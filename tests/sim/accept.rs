@@ -1,5 +1,5 @@
-//! Accepting, over a kernel whose `accept` follows a script: what each error costs whom, when it
-//! rests, and for how long.
+//! Accepting, over a kernel whose `accept` follows a script: the effect of each error, and when and
+//! for how long accepting pauses.
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
@@ -16,26 +16,26 @@ use saltecho::server::{
     AcceptPause, Close, Kernel, Limits, Liveness, Observer, Ready, Server, Token, Wake, run_workers,
 };
 
-/// What a listener or `shed` says next: nothing but "would block" once this is used up.
+/// The next results of a listener or of `shed`; then only "would block".
 type Script = VecDeque<Result<(), i32>>;
 
-/// A kernel whose clients say nothing and take everything. A poll that may sleep does so to the
-/// end of its time.
+/// A kernel whose clients are silent and accept all data. A poll that may sleep uses its whole
+/// timeout.
 #[derive(Default)]
 struct Doorkeeper {
     clock: Duration,
-    /// By listener.
+    /// The results of `accept`, by listener.
     clients: Vec<Script>,
     shed: Script,
-    /// What the next poll brings.
+    /// The events of the next poll.
     events: Vec<(Token, Ready)>,
-    /// Where clients come from.
+    /// The address of every client.
     peer: Option<SocketAddr>,
-    /// Whether a newcomer can be registered.
+    /// True if no connection can be registered.
     out_of_watches: bool,
-    /// Listeners, in the order in which their clients were accepted.
+    /// The listener of each accepted client, in order.
     accepted: Vec<usize>,
-    /// How long each poll might have slept.
+    /// The timeout of each poll.
     sleeps: Vec<Option<Duration>>,
     woken: Arc<AtomicBool>,
     panics: bool,
@@ -127,7 +127,8 @@ impl Kernel for Doorkeeper {
     }
 }
 
-/// A server without deadlines at these doors: only accepting may keep it from sleeping for ever.
+/// A server with these listeners and no deadlines: only accepting can keep it from sleeping
+/// forever.
 fn server(clients: Vec<Script>, adjust: impl FnOnce(&mut Limits)) -> Server<Doorkeeper, Upper> {
     let (mut config, mut limits) = (Config::new(Keyring::demo()), Limits::for_connections(100));
     (config.auth_timeout, config.keepalive) = (None, None);
@@ -157,10 +158,10 @@ fn errors_of_one_client_are_counted_and_skipped() {
     let stats = server.stats();
     assert_eq!((stats.accepted, stats.accept_errors, stats.accept_pauses), (2, 30, 0));
     turns(&mut server, 1);
-    assert_eq!(server.kernel_mut().sleeps, [Some(Duration::ZERO), None], "then nobody waits");
+    assert_eq!(server.kernel_mut().sleeps, [Some(Duration::ZERO), None], "then no client waits");
 }
 
-/// Keeps why it paused.
+/// Records the reason of each pause.
 struct Pauses(Arc<Mutex<Vec<String>>>);
 
 impl Observer for Pauses {
@@ -193,7 +194,7 @@ fn persistent_errors_pause_accepting() {
     assert_eq!(*told.lock().unwrap(), [why.clone(), why]);
 }
 
-/// There is room, and the clients behind those that failed have done nothing.
+/// There is room, and the clients behind those that failed are not at fault.
 #[test]
 fn a_burst_of_errors_sheds_no_client() {
     let script = errors(libc::ECONNABORTED, 100).chain([Ok(()); 10]).collect();
@@ -202,10 +203,10 @@ fn a_burst_of_errors_sheds_no_client() {
     turns(&mut server, 8);
     let stats = server.stats();
     assert_eq!((stats.accept_errors, stats.accepted, stats.shed), (100, 10, 0));
-    assert_eq!(server.kernel_mut().sleeps.last(), Some(&None), "nobody waits any more");
+    assert_eq!(server.kernel_mut().sleeps.last(), Some(&None), "no client waits any more");
 }
 
-/// The first rest was for another reason, so the want of room has not lasted yet.
+/// The first pause had another reason, so the lack of room has not lasted yet.
 #[test]
 fn clients_are_shed_only_after_a_pause_did_not_help() {
     let script = errors(libc::EPERM, 16).chain(errors(libc::EMFILE, 1)).chain([Ok(())]).collect();
@@ -238,7 +239,7 @@ fn an_unusable_listener_ends_the_loop() {
     assert_eq!(handle.stats(), None, "no thread waits for a loop that cannot go on");
 }
 
-/// Three loops, of which the one in the middle is of no use.
+/// Three loops; the middle one has an unusable listener.
 fn loops(break_it: impl FnOnce(&mut Server<Doorkeeper, Upper>)) -> Vec<Server<Doorkeeper, Upper>> {
     let mut servers: Vec<_> = (0..3).map(|_| server(vec![Script::new()], |_| {})).collect();
     break_it(&mut servers[1]);
@@ -268,11 +269,11 @@ fn a_turn_accepts_its_maximum_and_rotates_the_listeners() {
     turns(&mut server, 1);
     let mut accepted = server.kernel_mut().accepted.clone();
     accepted.sort_unstable();
-    assert_eq!(accepted, [0, 0, 0, 0, 1, 1, 1, 1], "neither door starves");
+    assert_eq!(accepted, [0, 0, 0, 0, 1, 1, 1, 1], "neither listener starves");
     turns(&mut server, 6);
     assert_eq!(server.stats().accepted, 20);
     let sleeps = &server.kernel_mut().sleeps;
-    assert_eq!(sleeps[..5], [Some(Duration::ZERO); 5], "no sleep while somebody waits");
+    assert_eq!(sleeps[..5], [Some(Duration::ZERO); 5], "no sleep while a client waits");
     assert_eq!(sleeps.last(), Some(&None));
 }
 
@@ -283,7 +284,7 @@ fn without_descriptors_it_pauses_then_sheds_waiting_clients() {
         limits.connections = 1;
         limits.accept_retry = retry;
     });
-    // The first try finds no descriptor for it, the second nobody any more.
+    // The first attempt finds no descriptor for it, the second no client any more.
     server.kernel_mut().shed = Script::from([Ok(()), Err(libc::EMFILE), Ok(())]);
     turns(&mut server, 1);
     let stats = server.stats();

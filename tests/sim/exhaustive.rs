@@ -1,14 +1,14 @@
 //! Every short script of up to three clients, over the simulated kernel without faults.
 //!
 //! `SALTECHO_SIM_SCRIPT_LENGTH=7 cargo test --release --test sim exhaustive -- --nocapture` runs
-//! all scripts of that length. Each is run twice: with room for all, and with room for two of
-//! whom one may be a stranger; and if a client vanishes, a third time without time-outs, where five
-//! probes of six are lost and keepalive alone ends what the client left behind. What holds after each turn and at each rest is in `sim_world`.
+//! all scripts of that length. Each runs twice: with room for all, and with room for two, of which
+//! one may be unauthenticated. If a client vanishes it runs a third time without timeouts and with
+//! five of six probes lost, so that only keepalive ends the connection. The checks after each turn
+//! and at each rest are in `world`.
 //!
-//! Clients connect in the order of their numbers; the first and the last of them come from one
-//! source. An act that cannot change anything (a second digest, reading without having stalled) is
-//! left out: the script without it is among the shorter ones, and every script's beginnings are
-//! judged with it.
+//! Clients connect in the order of their numbers; the first and the last have the same source. An
+//! act without effect (a second digest, reading without having stalled) is left out: the script
+//! without it is among the shorter ones, and each prefix of a script is checked with it.
 
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -40,7 +40,7 @@ enum Act {
     TimePasses,
 }
 
-/// As much of a client as decides which acts are open to it.
+/// The part of a client's state that decides its possible acts.
 #[derive(Clone, Copy, Debug, Default)]
 struct Shadow {
     has_given_digest: bool,
@@ -79,7 +79,7 @@ fn every_short_script_keeps_the_invariants() {
     assert!(scripts > beginnings.len() || length <= 3);
 }
 
-/// Calls `run` with each script of this length that begins like this one.
+/// Calls `run` with each script of this length that starts with this one.
 fn extend(
     script: &mut Vec<Act>,
     shadows: &mut Vec<Shadow>,
@@ -112,7 +112,7 @@ fn open_acts(shadows: &[Shadow]) -> Vec<Act> {
             }
             acts.extend([Act::OneByte(i), Act::Finish(i)]);
         }
-        // One that vanishes after it finished is found like one that did before.
+        // A client that vanishes after it finished is detected like one that vanished before.
         if !shadow.has_finished {
             acts.push(Act::Vanish(i));
         }
@@ -224,8 +224,8 @@ fn perform(world: &mut World, stage: Stage, script: &[Act]) {
     world.leave();
 }
 
-/// A minute passes, in which each peer is asked several times: those that vanished are gone after it,
-/// and the others are not.
+/// Lets a minute pass, in which each peer is probed several times: after it vanished peers are
+/// closed and the others are not.
 fn outlast_keepalive(world: &mut World) {
     let served = |world: &mut World| {
         let kernel = world.server.kernel_mut();
@@ -245,7 +245,8 @@ fn outlast_keepalive(world: &mut World) {
     }
 }
 
-/// Goes on without any time passing until nothing moves; whoever does not stall is then content.
+/// Runs without any time passing until nothing moves; then every client that does not stall has all
+/// its data.
 fn come_to_rest(world: &mut World, stalls: [bool; SLOTS]) {
     world.server.kernel_mut().set_patience(Duration::ZERO);
     loop {

@@ -1,5 +1,5 @@
-//! The load generator over a network and a server whose every delay is known: it must measure
-//! what is there, and say what it adds.
+//! The load generator over a network and a server with known delays: it must measure these delays
+//! and report its own.
 
 use std::num::NonZeroU64;
 use std::rc::Rc;
@@ -16,7 +16,7 @@ fn millis(millis: u64) -> Duration {
     Duration::from_millis(millis)
 }
 
-/// Ten connections with a thousand messages a second for five seconds.
+/// Ten connections, a thousand messages per second, five seconds.
 fn plan(adjust: impl FnOnce(&mut Plan)) -> Plan {
     let target = "127.0.0.1:9".parse().unwrap();
     let mut plan = Plan::new(target, Key::demo(), MacAlgorithm::Md5);
@@ -26,7 +26,7 @@ fn plan(adjust: impl FnOnce(&mut Plan)) -> Plan {
     plan
 }
 
-/// Makes a load, and holds its books against each other.
+/// Runs a load and checks its counters against each other.
 fn run(script: Script, plan: &Plan) -> Outcome {
     run_in(World::new(script), plan)
 }
@@ -84,7 +84,7 @@ fn the_measured_latency_is_the_servers() {
     assert!(!outcome.stopped);
 }
 
-/// The point of the open model: one message in twenty is due while the server stalls.
+/// The purpose of the open model: one message in twenty is due while the server stalls.
 #[test]
 fn a_stall_is_charged_to_every_message_that_was_due_in_it() {
     let begin = Duration::from_secs(3);
@@ -92,15 +92,15 @@ fn a_stall_is_charged_to_every_message_that_was_due_in_it() {
     let outcome = run(Script { stall, ..Script::default() }, &plan(|_| ()));
     let counts = &outcome.record.counts;
     assert_eq!((counts.due, counts.answered, counts.errors.total()), (5000, 5000, 0));
-    // Of 5,000 messages 500 are due in it, and wait for 0 to 500 ms; then ten connections have
-    // fifty each to make up for, a millisecond each.
+    // 500 of 5,000 messages are due during the stall and wait 0 to 500 ms; then ten connections
+    // catch up on fifty each, at a millisecond each.
     assert_about(&outcome, Series::Echo, 0.5, millis(1));
     let p95 = outcome.record.series(Series::Echo).value_at_quantile(0.95);
     assert!(p95 > millis(200).as_nanos().try_into().unwrap(), "p95 {p95} ns");
-    // Really sent in it were ten, which a closed model would have called all that was slow.
+    // Only ten were sent during the stall; a closed model would count only these as slow.
     assert_about(&outcome, Series::Service, 0.99, millis(1));
     assert_about(&outcome, Series::Service, 1.0, millis(500));
-    // None of it was the generator's doing.
+    // The generator caused none of it.
     assert_about(&outcome, Series::Lateness, 1.0, Duration::ZERO);
 }
 
@@ -120,7 +120,8 @@ fn the_closed_model_sends_as_fast_as_answers_come() {
     }
 }
 
-/// The closed model alone: before what is due in the open one the generator does not sleep anyway.
+/// The closed model only: in the open model the generator does not sleep before a due message
+/// anyway.
 #[test]
 fn a_spinning_generator_sleeps_when_its_spin_time_has_passed_without_an_event() {
     for spin in [0, 100, 700, 5_000].map(Duration::from_micros) {
@@ -143,14 +144,14 @@ fn a_spinning_generator_sleeps_when_its_spin_time_has_passed_without_an_event() 
                 awake_until = poll.ended + spin;
             }
         }
-        // The turns in which measuring and draining begin have work without an event.
+        // The turns in which measuring and draining start have work without an event.
         assert!(restless <= 2, "{restless} polls after {spin:?} did not sleep");
-        // The spin that is longer than an answer takes leaves no sleep, the others one for each.
+        // A spin longer than the answer time leaves no sleep, the others one per message.
         let slept = polls.iter().filter(|poll| poll.timeout > Some(Duration::ZERO)).count() as u64;
         let answered = outcome.record.counts.answered;
         let expected = if spin > millis(1) { 0 } else { answered };
         assert!(slept.abs_diff(expected) < 10, "{slept} sleeps in {answered} answers, {spin:?}");
-        // And measures the same.
+        // The measurement is the same.
         assert!(answered.abs_diff(1000) < 50, "{answered} answers, {spin:?}");
         assert_about(&outcome, Series::Echo, 0.99, millis(1));
         assert_eq!(outcome.record.counts.errors.total(), 0);
@@ -221,7 +222,7 @@ fn each_failure_is_counted_by_its_kind() {
         let outcome = run(script, &plan);
         let (counts, errors) = (&outcome.record.counts, &outcome.record.counts.errors);
         assert_eq!(errors.of(kind), 2, "{fate:?} after {after}: {counts:?}");
-        // Two of ten connections are lost, and with them what was due on them.
+        // Two of ten connections are lost with the messages due on them.
         let unanswered = errors.of(ErrorKind::Unanswered);
         assert_eq!(errors.total(), 2 + unanswered, "{fate:?} after {after}: {counts:?}");
         let before = ((after.saturating_sub(DIGEST + 64)) / 64) as u64;
@@ -230,7 +231,7 @@ fn each_failure_is_counted_by_its_kind() {
     }
 }
 
-/// Fifty connections to a server that takes 300 ms for an answer get 167 a second at most.
+/// With 300 ms per answer, fifty connections get at most 167 answers per second.
 #[test]
 fn answers_after_the_end_do_not_count_in_the_rate() {
     let crowded = |mode: Mode, pace: Pace| {
@@ -297,7 +298,7 @@ fn a_socket_that_cannot_be_registered_is_one_failure() {
         let outcome = run(script, &plan);
         let errors = &outcome.record.counts.errors;
         assert_eq!(errors.of(ErrorKind::Other), failures, "{mode:?}: {errors:?}");
-        // In the echo mode a fifth of the messages is due on connections that there are not.
+        // In echo mode a fifth of the messages is due on missing connections.
         let unanswered = if mode == Mode::Echo { 1000 } else { 0 };
         assert_eq!(errors.total(), failures + unanswered, "{mode:?}: {errors:?}");
         let error = outcome.first_other.expect("it is kept");
@@ -313,7 +314,7 @@ fn idle_connections_are_verified_at_the_end_and_lost_ones_are_errors() {
             plan.timeout = Some(Duration::from_secs(1));
         })
     };
-    // The probe is answered, what comes behind it is not.
+    // The first message is answered, later ones are not.
     let after = DIGEST + 64;
     for (fate, kind) in [
         (Fate::FallsSilent, ErrorKind::EchoTimeout),
@@ -330,9 +331,9 @@ fn idle_connections_are_verified_at_the_end_and_lost_ones_are_errors() {
         assert_eq!((counts.errors.of(kind), counts.errors.total()), (200, 200), "{fate:?}");
         let claim: Assertion = "errors==0".parse().unwrap();
         assert!(!claim.judge(Mode::Idle, &outcome.record, outcome.measured).holds);
-        // They are asked no faster than they were connected.
+        // They are verified no faster than they were connected.
         assert!(crowd.get() <= Plan::MAX_CONNECTING, "{} at once", crowd.get());
-        // Those that are lost do not hold up the others.
+        // Lost connections do not delay the others.
         assert!(outcome.drain < Duration::from_secs(3), "{fate:?}: {:?}", outcome.drain);
         assert_eq!(outcome.measured.as_millis(), 5000, "the proof is not measured");
         assert_eq!((outcome.standing.quiet, outcome.record.measured.due), (1000, 0), "{fate:?}");
@@ -354,7 +355,7 @@ fn a_vanished_server_does_not_prolong_the_verification() {
         let counts = &outcome.record.counts;
         assert_eq!((counts.due, counts.answered), (2000, 0), "{timeout:?}");
         assert_eq!(counts.errors.of(ErrorKind::EchoTimeout), 2000, "{timeout:?}");
-        // 256 at first, and from then on ever more.
+        // 256 at first, then more and more.
         assert!(outcome.drain < Duration::from_secs(longest), "{timeout:?}: {:?}", outcome.drain);
     }
 }
@@ -385,11 +386,11 @@ fn unanswered_messages_count_with_the_time_they_waited() {
     let outcome = run(Script { stall, ..Script::default() }, &plan(|_| ()));
     let late = outcome.record.counts.errors.of(ErrorKind::Late);
     assert!((1000..1020).contains(&late), "{late} of those due from second 4 to 5");
-    // The oldest waited through that second and the whole grace.
+    // The oldest waited during that second and the whole grace period.
     assert_about(&outcome, Series::Echo, 1.0, Duration::from_secs(2));
 }
 
-/// A message each nanosecond is a billion of them, of which some thousand can be answered.
+/// One message per nanosecond is a billion, of which a few thousand can be answered.
 #[test]
 fn an_impossible_rate_is_given_up_on_time() {
     for mode in [Mode::Echo, Mode::Connect] {
@@ -405,7 +406,7 @@ fn an_impossible_rate_is_given_up_on_time() {
         let late = counts.errors.of(ErrorKind::Late);
         assert_eq!(counts.answered + late, counts.due, "{mode:?}");
         assert!(outcome.measured + outcome.drain < millis(2_100), "{mode:?}: {outcome:?}");
-        // They were due evenly over the second, and waited for another.
+        // They were due evenly over the second and waited for another.
         assert_about(&outcome, mode.main_series().unwrap(), 0.5, millis(1_500));
     }
 }
@@ -436,7 +437,7 @@ fn a_ramp_is_even_and_sources_take_turns() {
 
 #[test]
 fn cycles_are_timed_from_their_due_time() {
-    // A cycle takes 1.1 ms and its close 0.1: with two at once some 1,600 fit into a second.
+    // A cycle takes 1.1 ms and its close 0.1 ms: with two at once about 1,600 fit into a second.
     let cycles = |rate: u64| {
         plan(|plan| {
             plan.mode = Mode::Connect;
@@ -451,7 +452,7 @@ fn cycles_are_timed_from_their_due_time() {
     assert_about(&easy, Series::Service, 0.99, Duration::from_micros(1100));
     let heavy = run(Script::default(), &cycles(3300));
     assert_about(&heavy, Series::Service, 0.99, Duration::from_micros(1100));
-    // Of 6,600 cycles 3,200 can be served in time and 1,600 in the second of grace.
+    // Of 6,600 cycles 3,200 can be served in time and 1,600 in the grace period of a second.
     let late = heavy.record.counts.errors.of(ErrorKind::Late);
     assert!((1600..2000).contains(&late), "{late}");
     assert!(heavy.record.series(Series::Cycle).value_at_quantile(0.5) > 500_000_000);
@@ -482,7 +483,7 @@ fn a_stopped_load_reports_its_partial_result() {
     assert_eq!((counts.due, counts.errors.total()), (counts.answered, 0));
 }
 
-/// Whatever happens, every message is accounted for: `run` holds the books together.
+/// Random plans and failures: `run` checks that every message is accounted for.
 #[test]
 fn every_message_is_accounted_for() {
     let fates = [
@@ -522,7 +523,7 @@ fn every_message_is_accounted_for() {
             plan.pace = if below(2) == 0 { Pace::Closed } else { Pace::Open(rate) };
             plan.spin = Duration::from_micros(300 * below(3) as u64);
         });
-        // A connection that never stands would be waited for without end.
+        // Without a timeout, a connection that is never established would be waited for forever.
         let hangs =
             matches!(script.fate, Some((_, Fate::Unreachable | Fate::Mute | Fate::FallsSilent)));
         let plan = Plan { timeout: plan.timeout.or(hangs.then(|| millis(500))), ..plan };

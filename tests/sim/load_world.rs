@@ -1,5 +1,5 @@
-//! A network with one server for a load generator, under a virtual clock: what the generator
-//! measures of it is known to the nanosecond.
+//! A network with one server for a load generator, under a virtual clock: its latencies are known
+//! to the nanosecond.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -15,43 +15,44 @@ use saltecho::python::{Monotonic, upper};
 use saltecho::server::{Close, Kernel, Liveness, Ready, Token, Wake};
 
 const CHALLENGE: [u8; 32] = [7; 32];
-/// The length of the digest that it is answered with.
+/// The length of the client's digest.
 pub(crate) const DIGEST: usize = 16;
 
-/// What the server does, and what happens to the generator.
+/// The behavior of the server, and delays of the generator.
 #[derive(Clone, Debug)]
 pub(crate) struct Script {
-    /// From `connect()` until the connection stands; the challenge comes with it.
+    /// The time from `connect()` until the connection is established; the challenge arrives with
+    /// it.
     pub(crate) connecting: Duration,
-    /// From a message until its answer.
+    /// The time from a message until its answer.
     pub(crate) service: Duration,
-    /// While this lasts nothing is answered.
+    /// Start and end of a time without answers.
     pub(crate) stall: Option<(Duration, Duration)>,
-    /// Each connection that has sent so many bytes, digest included, meets this.
+    /// The fate of a connection after it has sent this many bytes, digest included.
     pub(crate) fate: Option<(usize, Fate)>,
-    /// Which connections meet it: each of this number, counted from 0.
+    /// The fate strikes every connection whose number is divisible by this.
     pub(crate) every: usize,
-    /// Connections of which each of the number `every` cannot be registered (ENOSPC).
+    /// True if these connections cannot be registered (ENOSPC).
     pub(crate) is_unregistered: bool,
-    /// The generator itself is kept from running for this long, every so often.
+    /// Interval and duration of pauses in which the generator does not run.
     pub(crate) preempted: Option<(Duration, Duration)>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fate {
     Refused,
-    /// Connecting takes for ever.
+    /// Connecting never ends.
     Unreachable,
-    /// Neither a challenge nor anything else.
+    /// The server sends nothing, not even a challenge.
     Mute,
     /// The stream ends.
     Ends,
     Resets,
-    /// Nothing is answered any more.
+    /// No further answers.
     FallsSilent,
-    /// One bit of what follows is wrong.
+    /// One later bit is wrong.
     Lies,
-    /// A byte comes that nobody asked for.
+    /// The server sends an extra byte.
     Chatters,
 }
 
@@ -69,33 +70,33 @@ impl Default for Script {
     }
 }
 
-/// Both ends of a connection, as far as the client can tell.
+/// Both ends of a connection, as the client sees them.
 struct Line {
     token: Option<Token>,
     stands_at: Option<Duration>,
     failure: Option<i32>,
     received: usize,
-    /// What the server will have sent by when.
+    /// Future answers with their times.
     answers: VecDeque<(Duration, Vec<u8>)>,
     ends_at: Option<Duration>,
     fate: Option<(usize, Fate)>,
-    /// Whether the client was told that it stands.
+    /// True once the client knows that it is established.
     stood: bool,
-    /// Whether the client has been told of what is there, and has not read since.
+    /// True if readability was reported and the client has not read since.
     announced: bool,
     closed: bool,
 }
 
-/// When each connection was begun, and from where.
+/// The start time and source of each connection.
 pub(crate) type Dialled = Rc<RefCell<Vec<(Duration, Option<SocketAddr>)>>>;
 
-/// One poll of the generator's.
+/// One poll of the generator.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Poll {
     pub(crate) began: Duration,
     pub(crate) timeout: Option<Duration>,
     pub(crate) ended: Duration,
-    /// Whether it told of anything.
+    /// True if it reported an event.
     pub(crate) told: bool,
 }
 
@@ -105,7 +106,7 @@ pub(crate) struct World {
     pub(crate) dialled: Dialled,
     pub(crate) polls: Rc<RefCell<Vec<Poll>>>,
     lines: Vec<Line>,
-    /// Of how many connections at once an answer has been on its way at most.
+    /// The largest number of connections with a pending answer at the same time.
     pub(crate) crowd: Rc<Cell<usize>>,
     preempted_at: Duration,
     woken: Arc<AtomicBool>,
@@ -127,7 +128,7 @@ impl World {
         }
     }
 
-    /// When an answer that takes the usual time comes.
+    /// The arrival time of an answer without a fate.
     fn answered_at(&self) -> Duration {
         let usual = self.clock + self.script.service;
         match self.script.stall {
@@ -172,8 +173,8 @@ impl Kernel for World {
         let event = self.next_event();
         let until = timeout.map(|timeout| self.clock + timeout);
         let wakes = event.into_iter().chain(until).min().expect("the generator sleeps for ever");
-        // Being awake takes time too; a turn without an event takes longer than a real one, which
-        // spares the test some millions of them.
+        // A turn takes time, too; one without an event takes longer than in reality, which saves
+        // the test some million turns.
         let is_idle = event.is_none_or(|at| at > self.clock);
         let turn = Duration::from_nanos(if is_idle { 40_000 } else { 200 });
         let began = self.clock;

@@ -1,7 +1,7 @@
 //! The real loop over the simulated kernel: random clients, random faults, one seed.
 //!
-//! `SALTECHO_SIM_SEED=7 cargo test --test sim random_worlds` replays one seed and prints its account;
-//! `SALTECHO_SIM_SEEDS=1000000` runs that many fresh ones.
+//! `SALTECHO_SIM_SEED=7 cargo test --test sim random_worlds` replays one seed and prints its trace;
+//! `SALTECHO_SIM_SEEDS=1000000` runs that many new ones.
 
 use std::io::{IsTerminal, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -19,7 +19,7 @@ use saltecho::sim::{Faults, Seen, SimKernel, SplitMix};
 
 const FIXED_SEEDS: u64 = 3000;
 const FRESH_SEEDS: u64 = 12_000;
-/// What a run without further wishes comes to at the least.
+/// The minimum of a run with the default number of seeds.
 const LEAST_STEPS: u64 = 10_000_000;
 
 #[test]
@@ -32,7 +32,7 @@ fn nothing_is_lost_whatever_the_kernel_does() {
         .map_or(FRESH_SEEDS, |count| count.parse().expect("SALTECHO_SIM_SEEDS is a number"));
     let first = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_micros();
     let first = u64::try_from(first).unwrap();
-    println!("{FIXED_SEEDS} fixed seeds, and {fresh} fresh ones from {first}");
+    println!("{FIXED_SEEDS} fixed seeds, and {fresh} new ones from {first}");
     let seed = |number| match number {
         0..FIXED_SEEDS => number,
         _ => first.wrapping_add(number),
@@ -62,7 +62,7 @@ fn nothing_is_lost_whatever_the_kernel_does() {
         }
     });
     if let Some(seed) = failed.into_inner().unwrap() {
-        println!("seed {seed} failed; its account:");
+        println!("seed {seed} failed; its trace:");
         replay(seed);
         unreachable!("a seed fails again");
     }
@@ -71,14 +71,14 @@ fn nothing_is_lost_whatever_the_kernel_does() {
     assert!(fresh < FRESH_SEEDS || steps >= LEAST_STEPS, "the worlds have become small");
 }
 
-/// Runs a seed; how many events and calls that was.
+/// Runs a seed; returns the number of events and calls.
 fn run(seed: u64) -> u64 {
     let mut world = World::draw(SplitMix::new(seed), false);
     world.run();
     world.server.kernel_mut().steps()
 }
 
-/// Runs a seed with an account, and prints it if it fails.
+/// Runs a seed with a trace, and prints it on failure.
 fn replay(seed: u64) {
     let mut world = World::draw(SplitMix::new(seed), true);
     let outcome = catch_unwind(AssertUnwindSafe(|| world.run()));
@@ -90,8 +90,8 @@ fn replay(seed: u64) {
     }
 }
 
-/// What one connection may move in a turn is what is received and sent together, and a call counts
-/// as 4 KiB at least.
+/// The limit per turn and connection covers received and sent bytes together, and a call counts as
+/// at least 4 KiB.
 #[test]
 fn a_turn_moves_one_share() {
     for (recv_size, received) in [(4096, 6 * 4096), (16, 12 * 16)] {
@@ -122,7 +122,7 @@ fn a_turn_moves_one_share() {
     }
 }
 
-/// A finished peer whose answers were all read must find them complete, however it went.
+/// A peer that has finished and reads to the end must get all its answers.
 #[test]
 fn an_orderly_end_of_stream_means_a_complete_stream() {
     for seed in 0..500 {

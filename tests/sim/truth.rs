@@ -1,11 +1,11 @@
-//! Is the simulated kernel true? The same random scripts run over real loopback sockets and over
-//! the simulated kernel, and the clients must observe the same: bytes, ends and resets, at each
-//! rest, and in the end the server must have closed for the same reasons.
+//! The simulated kernel compared with Linux. The same random scripts run over real loopback sockets
+//! and over the simulated kernel. The clients must observe the same bytes, ends and resets at each
+//! rest, and the server must have closed for the same reasons.
 //!
 //! `SALTECHO_TRUTH_SCRIPTS=10000 cargo test --release --test sim truth -- --nocapture` runs more;
-//! `SALTECHO_TRUTH_SEED=7` replays one script. Nothing here fills a buffer, because how much the
-//! kernel's buffers hold is its own affair. The real loop is turned by hand on the test's thread,
-//! until the clients have seen what they should, however long the machine takes for it.
+//! `SALTECHO_TRUTH_SEED=7` replays one script. No script fills a buffer, because the size of the
+//! kernel's buffers is not fixed. The test's thread turns the real loop until the clients have seen
+//! what they should, however long the machine takes.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -23,7 +23,7 @@ use socket2::SockRef;
 
 const FIXED_SCRIPTS: u64 = 1000;
 const FRESH_SCRIPTS: u64 = 1000;
-/// How long the real kernel may take for what the simulated one does at once.
+/// The time limit for the real kernel to do what the simulated one does at once.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 #[derive(Clone, Debug)]
@@ -56,7 +56,7 @@ fn the_simulated_kernel_is_observed_like_the_real_one() {
     println!("{} scripts in {:.1} s", FIXED_SCRIPTS + fresh, begin.elapsed().as_secs_f64());
 }
 
-/// Draws a script of up to three clients. A rest follows each act, or each few.
+/// Draws a script of up to three clients. A rest follows each act or every few acts.
 fn draw(seed: u64) -> Vec<Act> {
     let mut random = SplitMix::new(seed);
     let (mut script, mut clients) = (vec![Act::Connect], 1);
@@ -125,7 +125,7 @@ fn compare(seed: u64) {
     );
 }
 
-/// Does one act; false if this side could not, and then the other one must not.
+/// Does one act; false if this side could not; then the other side must not either.
 fn perform<S: Side>(side: &mut S, views: &mut Vec<View>, act: &Act) -> bool {
     match act {
         Act::Connect => {
@@ -150,7 +150,7 @@ fn perform<S: Side>(side: &mut S, views: &mut Vec<View>, act: &Act) -> bool {
     true
 }
 
-/// What one client has seen so far.
+/// The observations of one client.
 #[derive(Default)]
 struct View {
     bytes: Vec<u8>,
@@ -161,7 +161,7 @@ struct View {
 }
 
 impl PartialEq for View {
-    /// Challenges differ, so of these only the length is compared.
+    /// Challenges differ, so only their length is compared.
     fn eq(&self, other: &Self) -> bool {
         let echo = |view: &Self| view.bytes.get(Challenge::LEN..).map(<[u8]>::to_vec);
         self.bytes.len() == other.bytes.len() && echo(self) == echo(other) && self.end == other.end
@@ -176,8 +176,8 @@ impl std::fmt::Debug for View {
 }
 
 impl View {
-    /// The digest that is due, or sixteen bytes of nonsense if its challenge is not known or was
-    /// answered: an echo of a digest would differ on the two sides, as the challenges do.
+    /// The digest, or sixteen arbitrary bytes if the challenge is not known or was answered: an
+    /// echo of a digest would differ between the two sides, as the challenges do.
     fn digest(&mut self, right: bool) -> Vec<u8> {
         let challenge = self.bytes.get(..Challenge::LEN).filter(|_| !self.has_given_digest);
         let Some(challenge) = challenge else { return vec![0; 16] };
@@ -188,7 +188,7 @@ impl View {
         digest
     }
 
-    /// Reads until there is nothing, by a function that returns as `SimKernel::client_recv` does.
+    /// Reads all that is there, with a function that returns like `SimKernel::client_recv`.
     fn read(&mut self, mut recv: impl FnMut() -> Result<Vec<u8>, Seen>) {
         while !self.stalls && !self.gone && self.end.is_none() {
             match recv() {
@@ -200,7 +200,7 @@ impl View {
     }
 }
 
-/// One of the two kernels, with clients by number.
+/// One of the two kernels; clients have numbers.
 trait Side {
     fn connect(&mut self);
     fn send(&mut self, client: usize, bytes: &[u8]);
@@ -210,7 +210,7 @@ trait Side {
     fn drain(&mut self);
 }
 
-/// Time plays no part in these scripts.
+/// Limits that make time irrelevant.
 fn config() -> Config {
     let mut config = Config::new(Keyring::demo());
     config.recv_size = 100;
@@ -287,7 +287,7 @@ impl Real {
         Self { server: server.unwrap(), address, clients: Vec::new() }
     }
 
-    /// Turns the loop and lets the clients read until they have seen enough, and once more.
+    /// Turns the loop and lets the clients read until they have seen enough, then once more.
     fn rest_until(&mut self, views: &mut [View], enough: impl Fn(&[View]) -> bool) {
         let give_up = Instant::now() + PATIENCE;
         loop {
@@ -332,8 +332,8 @@ impl Side for Real {
 
     fn send(&mut self, client: usize, bytes: &[u8]) {
         if let Some(stream) = &mut self.clients[client] {
-            // It fails if the client has ended its stream or the server has reset it; else it
-            // takes everything, because no script comes near to filling a buffer.
+            // It fails if the client has ended its stream or the server has reset it; otherwise it
+            // accepts everything, because no script comes close to filling a buffer.
             assert_eq!(stream.write(bytes).unwrap_or(bytes.len()), bytes.len());
         }
     }
@@ -362,7 +362,7 @@ impl Side for Real {
     }
 }
 
-/// The real kernel, except that a poll does not sleep and tells whether it would have.
+/// The real kernel, except that a poll does not sleep but reports whether it would have.
 struct Prompt {
     kernel: MioKernel,
     idle: bool,

@@ -1,4 +1,4 @@
-//! The client as a library: what it exchanges, and each way in which it fails.
+//! The client library: exchanges, and each kind of failure.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
@@ -11,7 +11,7 @@ use saltecho::client::{Client, ClientError, Step};
 use saltecho::server::Server;
 use saltecho::socket::{ErrorKind, Shutdown};
 
-/// A time-out that expires, after a handshake that must not: long enough for that on a busy machine.
+/// A timeout that is meant to expire, but not in the handshake before it, even on a busy machine.
 const SHORT: Duration = Duration::from_secs(1);
 
 fn connect_within(place: SocketAddr, timeout: Duration) -> Result<Client, ClientError> {
@@ -82,7 +82,7 @@ fn another_services_greeting_is_not_a_challenge() {
         let place = fake_server_from_the_start(move |mut stream| {
             stream.write_all(greeting).unwrap();
             if stays {
-                // Until the client has seen enough.
+                // Until the client closes.
                 let _ = stream.read(&mut [0]);
             }
         });
@@ -97,7 +97,7 @@ fn another_services_greeting_is_not_a_challenge() {
 fn a_drain_before_any_message_is_not_a_refusal() {
     let server = Server::builder().listen("127.0.0.1:0").spawn().unwrap();
     let client = connect_within(server.addresses()[0], PATIENCE).unwrap();
-    // Within two round trips a refusal would be more likely.
+    // Within two round trips the cause would more likely be a refusal.
     std::thread::sleep(2 * client.round_trip() + Duration::from_millis(20));
     let draining = std::thread::spawn(|| server.drain());
     let outcome = client.look_for_refusal(PATIENCE);
@@ -159,7 +159,7 @@ fn checking_for_a_refusal_reads_no_byte_and_changes_no_timeout() {
     assert_eq!(client.socket().recv(100).unwrap(), b"unasked");
 }
 
-/// Answers with more bytes than came, and at other times with what nobody asked for.
+/// A server that answers with more bytes than it received, or sends unrequested bytes.
 #[test]
 fn a_wrong_echo_is_an_error() {
     let answers = |text: &'static [u8]| {
@@ -176,7 +176,7 @@ fn a_wrong_echo_is_an_error() {
     assert!(matches!(outcome, Err(ClientError::NoEcho)), "{outcome:?}");
     assert!(answer.len() > 5 && b"HELLO, and more".starts_with(&answer), "{answer:?}");
 
-    // What follows later is found before the next message is sent.
+    // Later bytes are found before the next message is sent.
     let place = fake_server(|mut stream| {
         stream.read_exact(&mut [0; 5]).unwrap();
         stream.write_all(b"HELLO").unwrap();

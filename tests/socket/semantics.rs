@@ -1,4 +1,5 @@
-//! Keeps docs/SEMANTICS.md honest: what its last column names exists, and nothing is left out.
+//! Checks docs/SEMANTICS.md: each name in its last column exists, and no scenario or test is left
+//! out.
 
 use std::collections::HashSet;
 
@@ -40,14 +41,14 @@ fn every_scenario_and_every_test_is_named_by_a_row() {
     assert!(missing.is_empty(), "no row names {missing:?}");
 }
 
-/// The lines of all tables that are neither heading nor rule.
+/// The rows of all tables, without headings and rules.
 fn rows_of_the_table() -> impl Iterator<Item = &'static str> {
     TABLE.lines().filter(|line| {
         line.starts_with("| ") && !line.starts_with("| ---") && !line.starts_with("| call |")
     })
 }
 
-/// What stands between backticks in the last column.
+/// The names between backticks in the last column.
 fn names_in(row: &str) -> Vec<&str> {
     let column = row.trim_end_matches([' ', '|']).rsplit(" | ").next().unwrap_or_default();
     column.split('`').skip(1).step_by(2).collect()

@@ -9,7 +9,7 @@ use saltecho::socket::{
     SocketType, create_server, socketpair,
 };
 
-/// Two connected sockets with small buffers, so that sends are partial and have to wait.
+/// Two connected sockets with small buffers, so that sends are partial and wait.
 fn narrow_pair() -> Result<(Socket, Socket)> {
     let listener = Socket::new(Family::Inet, SocketType::Stream)?;
     listener.setsockopt(SOL_SOCKET, SO_RCVBUF, 4096)?;
@@ -29,7 +29,7 @@ fn send_loop(socket: &Socket, data: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// What the peer receives, in pieces of these sizes, while all chunks are sent one after another.
+/// The data that the peer receives, in pieces of these sizes, while all chunks are sent in order.
 fn delivered(
     chunks: &[Vec<u8>],
     pieces: &[usize],
@@ -94,7 +94,7 @@ fn exception_2_sendall_has_one_deadline_and_the_loop_one_for_each_send() -> Resu
         sender.settimeout(Some(TIMEOUT.as_secs_f64()))?;
         receiver.settimeout(Some(0.02))?;
         thread::scope(|scope| {
-            // It reads steadily, so no single send waits long, and stops after three timeouts.
+            // It reads steadily, so that no single send waits long, and stops after three timeouts.
             scope.spawn(move || {
                 let until = Instant::now() + 3 * TIMEOUT;
                 while Instant::now() < until {

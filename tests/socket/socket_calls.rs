@@ -1,5 +1,5 @@
-//! Facts about Python's socket calls that no recorded scenario shows, most of them because they
-//! need two threads, another address family or an option that changes how the kernel waits.
+//! Facts about Python's socket calls that no recorded scenario covers, mostly because they need two
+//! threads, another address family or an option that changes how the kernel waits.
 
 use std::net::TcpListener;
 use std::os::fd::AsRawFd;
@@ -16,7 +16,7 @@ use saltecho::socket::{
 
 const SHORT: Duration = Duration::from_millis(60);
 
-/// Two connected TCP sockets; the first one's send buffer is small if so wished.
+/// Two connected TCP sockets, optionally with a send buffer size for the first.
 fn tcp_pair(sndbuf: Option<i32>) -> Result<(Socket, Socket)> {
     let listener = create_server(("127.0.0.1", 0), ServerOptions::default())?;
     let a = Socket::new(Family::Inet, SocketType::Stream)?;
@@ -47,7 +47,7 @@ fn kind_and_errno<T: std::fmt::Debug>(result: Result<T>) -> (ErrorKind, Option<i
     (error.kind(), error.errno())
 }
 
-/// Whether O_NONBLOCK is set, as the kernel tells.
+/// Reads O_NONBLOCK from /proc.
 fn is_nonblocking(fd: i32) -> bool {
     let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).expect("it is open");
     let flags = info.lines().find_map(|line| line.strip_prefix("flags:")).expect("it has flags");
@@ -172,7 +172,7 @@ fn a_refused_socket_connects_elsewhere_only_after_a_blocking_attempt() -> Result
         let socket = Socket::new(Family::Inet, SocketType::Stream)?;
         socket.settimeout(seconds)?;
         assert_eq!(socket.connect_ex(&nobody)?, 111);
-        // In timeout mode SO_ERROR was read, and the kernel has the attempt still to undo.
+        // In timeout mode SO_ERROR was read, but the kernel has yet to reset the attempt.
         assert_eq!(socket.connect_ex(&somebody)?, next, "{seconds:?}");
     }
     Ok(())
@@ -209,7 +209,7 @@ fn shutting_down_a_listener_ends_accept() -> Result<()> {
     let address = listener.getsockname()?;
     let waiting = thread::scope(|scope| {
         let waiting = scope.spawn(|| listener.accept().map(drop));
-        // Whether the thread waits already makes no difference to the outcome.
+        // The outcome is the same whether or not the thread waits already.
         listener.shutdown(Shutdown::Both).expect("a listener can be shut down");
         waiting.join().expect("accept does not panic")
     });
@@ -243,7 +243,7 @@ fn a_call_in_progress_outlives_close() -> Result<()> {
     a.sendall(b"still ")?;
     let received = thread::scope(|scope| {
         let receiving = scope.spawn(|| b.recv_with_flags(15, MSG_WAITALL));
-        // Once the first bytes are gone the other thread is inside its call.
+        // Once the first bytes have been sent the other thread is inside its call.
         while b.recv_with_flags(1, MSG_PEEK | MSG_DONTWAIT).is_ok() {
             thread::yield_now();
         }
@@ -257,11 +257,11 @@ fn a_call_in_progress_outlives_close() -> Result<()> {
     Ok(())
 }
 
-/// Whether a thread waits in the kernel, by its directory below /proc.
+/// True if a thread waits in the kernel, by its directory in /proc.
 fn is_asleep(thread: &Path) -> bool {
     let stat = std::fs::read_to_string(Path::new("/proc").join(thread).join("stat"));
     let stat = stat.expect("it lives");
-    // Behind the name, which is in parentheses and may hold any character.
+    // After the name, which is in parentheses and may contain any character.
     stat.rsplit(')').next().is_some_and(|fields| fields.trim_start().starts_with('S'))
 }
 
@@ -272,8 +272,8 @@ fn a_reset_during_a_blocking_send_is_left_for_the_next_call() -> Result<()> {
     let sender = std::fs::read_link("/proc/thread-self").expect("this thread has a directory");
     let sent = thread::scope(|scope| {
         scope.spawn(|| {
-            // Some of it has arrived, so the send has begun; it cannot end, since nobody reads on.
-            // The reset must find it asleep.
+            // Some of it has arrived, so the send has started; it cannot end without a reader. The
+            // reset must find it asleep.
             b.recv_with_flags(1, MSG_PEEK).expect("something arrives");
             while !is_asleep(&sender) {
                 thread::yield_now();
@@ -404,7 +404,7 @@ fn a_dualstack_server_takes_ipv4_clients() -> Result<()> {
 
 #[test]
 fn create_connection_tries_the_next_address() -> Result<()> {
-    // Nobody listens on the IPv6 side of localhost, if it has one.
+    // No server listens on the IPv6 side of localhost, if it has one.
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let port = listener.local_addr().expect("it is bound").port();
     let source = ("127.0.0.1", 0).into();

@@ -1,4 +1,4 @@
-//! `saltecho load --tui` on a real pseudo-terminal, as a user has it.
+//! `saltecho load --tui` on a pseudo-terminal.
 
 use std::process::Command;
 
@@ -11,8 +11,8 @@ const ENTER: &str = "\x1b[?1049h";
 const LEAVE: &str = "\x1b[?1049l";
 const SHOW_CURSOR: &str = "\x1b[?25h";
 
-/// A shell that makes a load of an hour on a terminal of 80 by 24, and tells the terminal's
-/// settings before it, the load's process, its exit code, and the settings after it.
+/// A shell that runs a load of an hour on a terminal of 80 by 24 and prints the terminal's settings
+/// before it, the pid, the exit code, and the settings after it.
 fn load(server: &Serving) -> PtySession {
     const SCRIPT: &str = "trap : INT; stty echo sane rows 24 cols 80; stty -g
         sh -c 'echo $$; exec \"$0\" load \"$1\" -c 5 -r 100 -d 1h --tui' \"$0\" \"$1\"
@@ -30,8 +30,8 @@ fn ctrl_c_restores_the_terminal_and_prints_the_report() {
     let before = session.read_line().unwrap();
     session.read_line().unwrap();
     session.exp_string(ENTER).unwrap();
-    // Only cells that change are drawn; behind "the first second" and "ramp: 5 of 5" all of these
-    // do.
+    // Only changed cells are drawn; after "the first second" and "ramp: 5 of 5" all of these
+    // change.
     session.exp_string("measure: ").unwrap();
     session.send("keys that are not shown").unwrap();
     session.send_control('c').unwrap();
@@ -41,7 +41,7 @@ fn ctrl_c_restores_the_terminal_and_prints_the_report() {
     let told = session.exp_eof().unwrap();
     let (report, after) = told.split_once("exit code ").unwrap();
     assert!(report.contains("closed") || report.contains("open model"), "{report:?}");
-    // A generator on a busy machine is late, and says so.
+    // On a busy machine the generator is late and says so.
     assert!(after.starts_with('0') || after.starts_with('6'), "{after:?}");
     assert!(after.contains(&before), "{before:?} became {after:?}");
     assert!(after.contains(" echo "), "{after:?}");

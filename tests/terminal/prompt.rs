@@ -1,4 +1,4 @@
-//! `saltecho connect` on a real pseudo-terminal, as a user types at it.
+//! `saltecho connect` on a pseudo-terminal, as a user types at it.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -62,8 +62,8 @@ fn lines_go_out_and_answers_come_back() {
         session.send_line(line).unwrap();
         session.exp_string(&as_read(answer)).unwrap();
     }
-    // Ctrl-C gives up the line, not the session; arrow-up brings back the last line sent. The
-    // first prompt behind an answer shows that the keys will be read as keys.
+    // Ctrl-C cancels the line, not the session; arrow-up recalls the last line sent. After the
+    // first answer's prompt the terminal is in raw mode.
     session.exp_string(PROMPT).unwrap();
     session.send("never sent").unwrap();
     session.send_control('c').unwrap();
@@ -72,7 +72,7 @@ fn lines_go_out_and_answers_come_back() {
     session.send("\x1b[A\x1b[A").unwrap();
     session.send_line("").unwrap();
     session.exp_string("HELLO\r\n").unwrap();
-    // Blank lines are not sent: the server would have nothing to answer.
+    // Blank lines are not sent: there would be nothing to answer.
     for blank in ["", "   "] {
         session.exp_string(PROMPT).unwrap();
         session.send_line(blank).unwrap();
@@ -99,7 +99,7 @@ fn a_long_line_is_answered_whole() {
     let server = Serving::start(&["--bufsize", "7"]);
     let mut session = terminal(&[&server.place()]);
     session.exp_string(PROMPT).unwrap();
-    // More than the tutorial's single recv(1024) would have shown.
+    // More than the tutorial's single recv(1024) would show.
     let line = "saltecho ".repeat(300);
     session.send_line(&line).unwrap();
     session.exp_string(&format!("{}\r\n", line.to_uppercase())).unwrap();
@@ -125,7 +125,7 @@ fn control_characters_from_the_server_are_escaped() {
     let place = fake_server(|mut stream| {
         stream.read_exact(&mut [0; 9]).unwrap();
         stream.write_all(b"\x1b[2J\r\n\x07\xff!").unwrap();
-        // Until the client ends.
+        // Until the client closes.
         assert_eq!(stream.read(&mut [0]).unwrap(), 0);
     });
     let mut session = terminal(&[&place]);
@@ -187,7 +187,8 @@ fn the_end_of_the_server_is_noticed_at_once() {
 fn lines_typed_ahead_are_all_answered() {
     let server = Serving::start(&[]);
     let mut session = terminal(&[&server.place()]);
-    // Before there is a prompt, all at once, a line given up in between, and the end behind them.
+    // All at once before the first prompt, with a canceled line in between and the end of input
+    // behind them.
     let lines: Vec<String> = (0..50).map(|number| format!("line {number}\r")).collect();
     session.send(&lines[..25].concat()).unwrap();
     session.flush().unwrap();
@@ -235,7 +236,7 @@ fn bytes_that_are_not_utf_8_are_sent_as_they_are() {
     server.finish().expect(0, &["bytes received 27"]);
 }
 
-/// Fails unless this signal ended it; the last line that it said.
+/// Fails unless this signal ended it; returns its last line.
 fn signalled(session: &mut PtySession, signal: Signal) -> String {
     let said = session.exp_eof().unwrap();
     match session.process().wait().unwrap() {
@@ -245,7 +246,7 @@ fn signalled(session: &mut PtySession, signal: Signal) -> String {
     said.rsplit('\n').next().unwrap_or_default().to_owned()
 }
 
-/// Whether a terminal works line by line and has keys for signals, as a shell wants to find it.
+/// True if the terminal is in line mode with signal keys, as a shell expects.
 fn is_usual(terminal: impl AsFd) -> bool {
     tcgetattr(terminal).unwrap().local_modes.contains(LocalModes::ICANON | LocalModes::ISIG)
 }
@@ -262,7 +263,7 @@ fn fatal_signals_leave_a_usable_terminal() {
         session.flush().unwrap();
         session.exp_string("half a line").unwrap();
         assert!(!is_usual(&tty), "the prompt reads keys");
-        // The program leads the only process group that the terminal has.
+        // The program leads the terminal's only process group.
         kill_process(tcgetpgrp(&tty).unwrap(), signal).unwrap();
         assert_eq!(signalled(&mut session, signal), "\x1b[?2004l");
         assert!(is_usual(&tty), "{signal:?}");
@@ -283,7 +284,7 @@ fn a_shell_can_suspend_and_continue_it() {
     session.send_control('z').unwrap();
     session.exp_string("\x1b[?2004l").unwrap();
     session.exp_string("stopped: ").unwrap();
-    // Continued, it goes on with the line.
+    // After SIGCONT it continues with the line.
     session.exp_string(">>> half").unwrap();
     session.send_line(" and half").unwrap();
     session.exp_string("HALF AND HALF\r\n").unwrap();
@@ -298,7 +299,7 @@ fn a_shell_can_suspend_and_continue_it() {
 
 #[test]
 fn a_long_wait_is_announced_and_ctrl_c_ends_it() {
-    // The kernel accepts for a program that never does.
+    // The kernel completes the connection; the program never accepts it.
     let place = fake_server_from_the_start(|_held| {
         loop {
             std::thread::park();
@@ -335,7 +336,7 @@ fn a_terminal_without_escape_sequences_uses_its_own_line_editing() {
         session.exp_string(PROMPT).unwrap();
         session.send_line("one").unwrap();
         session.exp_string("ONE\r\n>>> ").unwrap();
-        // A line whose end is not Enter but the end of the input.
+        // A line that ends with the end of input instead of Enter.
         session.send("two\x04\x04").unwrap();
         session.flush().unwrap();
         let (code, said) = exit_code(session);
@@ -369,7 +370,7 @@ fn a_terminal_may_be_non_blocking_and_not_the_controlling_one() {
     let screen = keyboard.try_clone().unwrap();
     let mut session = spawn_stream(screen, keyboard, Some(20_000));
     session.exp_string(PROMPT).unwrap();
-    // More than a terminal holds.
+    // More than a terminal's buffer holds.
     let line = "saltecho ".repeat(2_000);
     session.send(&(line.clone() + "\r")).unwrap();
     session.flush().unwrap();

@@ -1,5 +1,5 @@
-//! The whole wire protocol without a socket: every segmentation of a digest, every chunking of an
-//! echo, every deadline and every way a connection ends.
+//! The wire protocol without a socket: every segmentation of a digest, every chunking of an echo,
+//! every deadline and every close reason.
 #![allow(clippy::unwrap_used)] // clippy.toml exempts `#[test]` functions, not their helpers.
 
 use std::io::ErrorKind;
@@ -27,7 +27,7 @@ fn at(millis: u64) -> Monotonic {
     Monotonic::from_nanos(millis * 1_000_000)
 }
 
-/// A connection, everything that it ever sent, and the hands of its event loop.
+/// A connection, all that it sent, and the calls that an event loop makes.
 struct Peer<H: Handler = Upper> {
     config: Config,
     connection: Connection<H>,
@@ -59,7 +59,7 @@ impl<H: Handler> Peer<H> {
         peer
     }
 
-    /// A recv that returns `data`, whose answer the kernel takes whole.
+    /// A recv that returns `data`; the kernel accepts the whole answer.
     fn receive(&mut self, data: &[u8]) {
         self.receive_with_room(data, usize::MAX);
     }
@@ -74,7 +74,7 @@ impl<H: Handler> Peer<H> {
         reply.sent(n);
     }
 
-    /// A send that takes at most `room` bytes.
+    /// A send that accepts at most `room` bytes.
     fn take_chunk(&mut self, room: usize) {
         assert_eq!(self.connection.wants(&self.config), Wants::Send);
         let n = room.min(self.connection.chunk().len());
@@ -97,7 +97,7 @@ impl<H: Handler> Peer<H> {
     }
 }
 
-/// The pieces of `bytes` when it is cut behind byte i wherever bit i of `cuts` is set.
+/// Cuts `bytes` after byte i wherever bit i of `cuts` is set.
 fn segments(bytes: &[u8], cuts: u32) -> Vec<&[u8]> {
     let mut ends: Vec<usize> = (1..bytes.len()).filter(|i| cuts >> (i - 1) & 1 == 1).collect();
     ends.push(bytes.len());
@@ -105,7 +105,7 @@ fn segments(bytes: &[u8], cuts: u32) -> Vec<&[u8]> {
     starts.zip(&ends).map(|(start, end)| &bytes[start..*end]).collect()
 }
 
-/// How a connection goes on after (a part of) its digest.
+/// The event after (a part of) the digest.
 #[derive(Clone, Copy, Debug)]
 enum Ending {
     Nothing,
@@ -214,14 +214,14 @@ fn the_challenge_may_be_sent_in_pieces() {
     assert!(matches!(connection.wants(&config), Wants::Recv { .. }));
 }
 
-/// A ring that asks for fewer bytes than are here already: no right answer begins like that.
+/// A ring whose digest is shorter than what has arrived: no right digest starts like that.
 #[test]
 fn a_keyring_with_a_shorter_digest_may_be_installed_at_any_byte() {
     let [md5, sha256] = [MacAlgorithm::Md5, MacAlgorithm::Sha256];
     let challenge = Challenge::new(CHALLENGE);
     for received in 1..32 {
         let mut peer = Peer::with(Config::new(Keyring::single(sha256, &Key::demo())), Upper);
-        // A client that uses MD5, and has sent input behind its digest if that many bytes came.
+        // A client that uses MD5 and, if that many bytes arrived, has sent input after its digest.
         let bytes = [md5.digest(&Key::demo(), &challenge).as_bytes(), &[b'x'; 17]].concat();
         peer.receive(&bytes[..received]);
         peer.config.keyring = Keyring::single(md5, &Key::demo());
@@ -259,8 +259,8 @@ fn sha256_digests_have_32_bytes() {
 }
 
 proptest! {
-    /// However the input is cut and however little the kernel takes, what went out is the
-    /// upper-cased input, in order and complete, and never two answers were in hand at once.
+    /// However the input is cut and however little the kernel accepts, the output is the
+    /// upper-cased input, in order and complete, and there are never two answers at a time.
     #[test]
     fn any_chunking_echoes_everything(
         input in proptest::collection::vec(any::<u8>(), 1..4096),
@@ -273,7 +273,7 @@ proptest! {
         while !rest.is_empty() || !peer.connection.chunk().is_empty() {
             let room = *rooms.next().unwrap();
             if peer.connection.wants(&peer.config) == Wants::Send {
-                // A kernel that never has room would make this test endless.
+                // With a kernel that never has room this test would not end.
                 peer.take_chunk(room + 1);
             } else {
                 let (piece, later) = rest.split_at(rest.len().min(*cuts.next().unwrap()));
@@ -315,7 +315,7 @@ fn each_recv_has_its_own_deadline() {
     peer.time_out_at(at(4_599));
     assert_eq!(peer.connection.state(), State::Echoing);
     peer.time_out_at(at(4_600));
-    // Everything was answered, so the end is orderly.
+    // All input was answered, so the end is orderly.
     assert_eq!(peer.connection.state(), State::Finishing);
     peer.shut_down();
     peer.connection.handle_eof();
@@ -376,7 +376,7 @@ fn a_drained_connection_finishes_its_sendall_first() {
     peer.take_chunk(2);
     assert_eq!(peer.sent, b"ABC");
     peer.shut_down();
-    // What the peer had in flight is read away, so that no reset destroys the answer.
+    // Input in flight is read and discarded, so that no reset destroys the answer.
     peer.receive(b"too late");
     assert_eq!(peer.connection.state(), State::Lingering);
     peer.connection.handle_eof();
@@ -456,10 +456,10 @@ fn stopping_closes_at_once_in_any_stage() {
     assert_eq!(echoing.reason(), Some(CloseReason::DrainTimeout));
     let mut stranger = Peer::new();
     stranger.connection.close(CloseReason::Drained);
-    assert_eq!(stranger.reason(), Some(CloseReason::Drained), "a stranger is owed nothing");
+    assert_eq!(stranger.reason(), Some(CloseReason::Drained), "nothing is pending for it");
 }
 
-/// Answers whatever the first byte says: more than came, less, nothing, or an end.
+/// The first byte selects the answer: longer than the input, shorter, empty, or a close.
 #[derive(Clone)]
 struct Script;
 

@@ -1,5 +1,5 @@
-//! Judges who was let in, who was refused and who made room, by the rules that docs/FAULTS.md
-//! states, written down a second time.
+//! Checks which clients were admitted, refused or evicted, with an independent implementation of
+//! the rules in docs/FAULTS.md.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -8,7 +8,7 @@ use saltecho::proto::CloseReason;
 use saltecho::python::Monotonic;
 use saltecho::server::{ConnId, Limits, Stats};
 
-/// Where a client comes from, as far as senders can be told apart.
+/// The source of a client, as far as senders can be distinguished.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Source {
     Address(Ipv4Addr),
@@ -18,14 +18,14 @@ enum Source {
 
 pub struct Admission {
     limits: Limits,
-    /// Those who are in and have not authenticated, oldest first.
+    /// Unauthenticated connections, oldest first.
     strangers: VecDeque<Stranger>,
-    /// When each source last failed.
+    /// The last failure of each source.
     failed: BTreeMap<Source, Monotonic>,
-    /// Accepted, and neither let in nor refused yet.
+    /// The accepted client that is neither admitted nor refused yet.
     at_the_door: Option<Verdict>,
     accepted: u64,
-    /// Refused in all, and of these who can only have been refused for the one reason.
+    /// All refusals, and those of them with only one possible reason.
     refused: u64,
     certain_suspects: u64,
     certainly_over_share: u64,
@@ -38,13 +38,13 @@ struct Stranger {
     source: Option<Source>,
 }
 
-/// What may be done with a client at the moment at which it is accepted.
+/// The facts that decide about a client at the moment it is accepted.
 #[derive(Clone, Copy, Debug)]
 struct Verdict {
     source: Option<Source>,
-    /// How many places of the strangers' are taken.
+    /// The number of unauthenticated connections.
     taken: usize,
-    /// Whether its source failed lately; a suspicion lasts once to twice as long as it is to.
+    /// The state of suspicion against its source, which lasts between one and two times the limit.
     suspect: Suspicion,
     over_share: bool,
 }
@@ -87,7 +87,7 @@ impl Admission {
         self.at_the_door = Some(Verdict { source, taken, suspect, over_share });
     }
 
-    /// Whoever is at the door has got past the judgement.
+    /// The accepted client was admitted.
     pub fn passed(&mut self) {
         let verdict = self.at_the_door.take().expect("who gets in was accepted");
         let scarce = self.is_scarce(&verdict);
@@ -108,7 +108,7 @@ impl Admission {
         }
     }
 
-    /// Half of the places are taken.
+    /// True if at least half of the places are taken.
     fn is_scarce(&self, verdict: &Verdict) -> bool {
         2 * verdict.taken >= self.limits.unauthenticated
     }
@@ -148,7 +148,7 @@ impl Admission {
         Some((place, self.strangers.remove(place).expect("it was found")))
     }
 
-    /// Holds the server's books against what was seen.
+    /// Compares the server's counters with the observations.
     pub fn audit(&self, stats: &Stats) {
         let (suspects, over_share) = (stats.refused_suspects, stats.refused_over_share);
         assert!(self.at_the_door.is_none(), "somebody was left at the door");

@@ -1,42 +1,42 @@
-//! A simulated client: what it has said, what it may expect, and what it got.
+//! A simulated client: what it sent, what it may expect, and what it received.
 
 use saltecho::auth::{Challenge, Key, MacAlgorithm};
 use saltecho::python::Monotonic;
 use saltecho::sim::{Seen, SimClient, SimKernel, SplitMix};
 
-/// A client and what it knows.
+/// A client and its state.
 pub struct Client {
     pub end: SimClient,
     pub challenge: Vec<u8>,
     pub honest: bool,
-    /// What it still wants to send before its input, digest or a part of it.
+    /// The unsent rest of the digest, which goes before its input.
     pub digest: Vec<u8>,
     pub digest_is_right: bool,
-    /// What was sent behind the digest, as the server's kernel took it.
+    /// Input sent after the digest, as the server's kernel accepted it.
     pub sent: Vec<u8>,
-    /// The answers that came.
+    /// The received answers.
     pub got: Vec<u8>,
-    /// What the server took of the messages that were pushed to it, and when it took the last.
-    /// They consist of lower-case letters, which no answer has: `b`, any number of `c`, `d`.
+    /// The pushed messages that the server accepted, and when it accepted the last. They consist of
+    /// lower-case letters, which no answer has: `b`, any number of `c`, `d`.
     pub pushed: Vec<u8>,
     pub pushed_at: Option<Monotonic>,
-    /// The messages that came.
+    /// The received messages.
     pub news: Vec<u8>,
     pub input_left: usize,
-    /// One `recv` may not get all that it sent: there was an urgent mark, or the window is
+    /// True if one `recv` may not get all that it sent, because of an urgent mark or a window
     /// smaller than a digest.
     pub piecemeal: bool,
     pub fate: Fate,
     pub seen: Option<Seen>,
 }
 
-/// How a client leaves.
+/// The state of a client's connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fate {
     Present,
     Finished,
     Gone,
-    /// Without a word: only a probe finds out.
+    /// Silently: only a probe detects it.
     Vanished,
 }
 
@@ -60,7 +60,7 @@ impl Client {
         }
     }
 
-    /// Sends what is due: the digest once the challenge is there, then input.
+    /// Sends pending data: the digest once the challenge is there, then input.
     pub fn send(&mut self, kernel: &mut SimKernel, random: &mut SplitMix, limit: usize) -> bool {
         if self.fate != Fate::Present || self.challenge.len() < Challenge::LEN {
             return false;
@@ -80,8 +80,8 @@ impl Client {
         n > 0
     }
 
-    /// Sends as much as it may (`input_left`), the bytes of its digest being the first of them. A
-    /// client that is to lie gives a wrong last byte.
+    /// Sends as much as it may (`input_left`), starting with its digest. A dishonest client sends a
+    /// wrong last byte.
     pub fn send_allowed(&mut self, kernel: &mut SimKernel, random: &mut SplitMix) -> bool {
         if self.input_left == 0 {
             return false;
@@ -99,7 +99,7 @@ impl Client {
         sent
     }
 
-    /// Reads, and holds what came against what may come at all.
+    /// Reads, and checks the data against what may arrive.
     pub fn read(&mut self, kernel: &mut SimKernel, limit: usize) -> bool {
         if self.fate == Fate::Vanished {
             return false;
@@ -140,7 +140,7 @@ impl Client {
         true
     }
 
-    /// At rest a client that is still served has all that it is owed.
+    /// Checks at rest that a client that is still served has received everything pending.
     pub fn assert_satisfied(&self, kernel: &SimKernel) {
         if matches!(self.fate, Fate::Gone | Fate::Vanished)
             || self.seen.is_some()
@@ -154,7 +154,7 @@ impl Client {
         self.assert_answered();
     }
 
-    /// The same for a client that may have a part of its digest to send yet.
+    /// The same for a client that may still have a part of its digest to send.
     pub fn assert_at_rest(&self, kernel: &SimKernel) {
         if self.digest.is_empty() || self.input_left > 0 || self.fate == Fate::Finished {
             self.assert_satisfied(kernel);

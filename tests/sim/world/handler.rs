@@ -1,4 +1,4 @@
-//! The handler of a simulated server: the usual answers, and what it is told.
+//! The handler of a simulated server: upper-case answers, and a record of its calls.
 
 use std::panic::resume_unwind;
 use std::sync::{Arc, Mutex};
@@ -6,14 +6,14 @@ use std::sync::{Arc, Mutex};
 use saltecho::proto::{Answer, CloseReason, Handler, Peer};
 use saltecho::python::upper;
 
-/// What all connections' handlers were told.
+/// The calls of all connections' handlers.
 #[derive(Default)]
 pub struct Heard {
     pub opened: Vec<Peer>,
     pub closed: Vec<(Peer, CloseReason)>,
 }
 
-/// Answers in upper case. A fragile one panics now and then, without the hook that prints it.
+/// Answers in upper case. A fragile one panics sometimes, without the hook that prints panics.
 #[derive(Clone)]
 pub struct Teller {
     pub heard: Arc<Mutex<Heard>>,

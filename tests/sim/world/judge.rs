@@ -1,4 +1,4 @@
-//! Judges a server from outside: by what its observer was told and by its kernel's ledgers.
+//! Judges a server from outside: by its observer's reports and its kernel's ledgers.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
@@ -22,11 +22,11 @@ const TICK: u64 = 1 << 20;
 
 pub struct Judge {
     config: Config,
-    /// For how many turns in a row a deadline may have been due: none, if a turn may handle them
-    /// all; else as many as it takes to handle every connection's on every level of the wheel.
+    /// The number of turns a deadline may be overdue: none if a turn may handle all deadlines;
+    /// otherwise enough to handle those of every connection on every level of the wheel.
     grace_turns: u32,
-    /// Whether the last look before an authentication time-out finds a whole digest if it is
-    /// there: the receive buffer holds one, and nothing arrives behind the loop's back.
+    /// True if the last look before an authentication timeout finds a whole digest that is there:
+    /// the receive buffer holds one, and no data arrives late.
     pub last_look_is_whole: bool,
     awake: Awake,
     told: Arc<Mutex<Vec<Told>>>,
@@ -36,7 +36,7 @@ pub struct Judge {
     opened: u64,
     authenticated: u64,
     closes: HashMap<CloseReason, u64>,
-    /// Since when it was to drain, if it is.
+    /// The start of the drain.
     pub draining: Option<Monotonic>,
     drain_timeout: Option<Duration>,
     pub reasons: BTreeMap<SimClient, CloseReason>,
@@ -86,7 +86,7 @@ impl Judge {
         }
     }
 
-    /// Whether a client that vanishes is found out.
+    /// True if vanished clients are detected.
     pub fn finds_who_vanished(&self) -> bool {
         self.config.keepalive.is_some()
     }
@@ -95,13 +95,13 @@ impl Judge {
         Box::new(Ears(Arc::clone(&self.told)))
     }
 
-    /// What the kernel tells, in one order with what the observer is told.
+    /// Records the kernel's events, in one order with the observer's reports.
     pub fn witness(&self) -> impl FnMut(Deed) + Send + 'static {
         let told = Arc::clone(&self.told);
         move |deed| told.lock().unwrap().push(Told::Deed(deed))
     }
 
-    /// Judges what a turn has done.
+    /// Judges the effects of a turn.
     pub fn after_turn(&mut self, kernel: &SimKernel, clients: &[Client], stats: &Stats) {
         let (told, now) = (std::mem::take(&mut *self.told.lock().unwrap()), kernel.last_reading());
         let mut at_the_door = None;
@@ -180,7 +180,7 @@ impl Judge {
             }
             CloseReason::SendTimeout => {
                 assert!(owed > 0, "{id} was owed nothing");
-                // When the `sendall` of a pushed message began is not known from outside.
+                // The start of a pushed message's `sendall` is not known from outside.
                 let since = ledger.received_at.filter(|_| client.pushed.is_empty());
                 let limit = self.config.send_timeout.expect("there is one");
                 since.unwrap_or(accepted).saturating_add(limit)
@@ -219,7 +219,7 @@ impl Judge {
         assert!(due <= now, "{id}: {reason} at {now:?}, and it was due at {due:?}");
     }
 
-    /// When all are gone, each handler has been told of its connection's beginning and of its end.
+    /// Checks at the end that each handler was called for the start and the end of its connection.
     pub fn compare_with_handlers(&self, kernel: &SimKernel, heard: &Heard, stats: &Stats) {
         assert_eq!(heard.opened.len() as u64, stats.authenticated, "handlers that were opened");
         assert_eq!(heard.closed.len(), heard.opened.len(), "handlers that were closed");
@@ -230,8 +230,8 @@ impl Judge {
         }
     }
 
-    /// When all are gone, the counters say what the observer was told. Of a client for whom there
-    /// were no random bytes it is told nothing.
+    /// Checks at the end that the counters equal the observer's reports. It gets no report of a
+    /// client for which there were no random bytes.
     pub fn compare_with(&self, stats: &Stats) {
         let unheard_of = stats.accepted - self.opened;
         for (reason, count) in stats.closes() {
@@ -242,7 +242,7 @@ impl Judge {
         assert_eq!(self.authenticated, stats.authenticated, "told of and counted");
     }
 
-    /// What holds for every open connection between two turns.
+    /// Checks an open connection between two turns.
     fn open(&mut self, client: &Client, ledger: &Ledger, now: Monotonic) {
         let end = client.end;
         let lead = ledger.greatest_lead.unwrap_or(i64::MIN);
@@ -265,16 +265,16 @@ impl Judge {
     }
 }
 
-/// Whether the loop sleeps when it should: not before its spin has passed since the last event,
-/// and then soon, unless there is something to do.
+/// Checks that the loop sleeps when it should: not before its spin time has passed since the last
+/// event, then soon, unless there is work.
 #[derive(Default)]
 struct Awake {
     spin: Duration,
     events: u64,
-    /// The clock as the loop knew it before its last poll, and until when it is to spin.
+    /// The loop's time before its last poll, and the end of its spin.
     reading: Monotonic,
     until: Monotonic,
-    /// Of the kernel's fruitless polls those that belong to the spin.
+    /// The fruitless polls that belong to the spin.
     spun: u32,
 }
 
@@ -303,7 +303,7 @@ fn client_of<'a>(kernel: &SimKernel, clients: &'a [Client], id: ConnId) -> Optio
     clients.iter().find(|client| client.end == end)
 }
 
-/// Bytes of an answer or a message that the kernel has not taken; the answer to `n` bytes has `n`.
+/// Bytes of answers and messages that the kernel has not accepted; the answer to `n` bytes has `n`.
 fn owed(client: &Client, ledger: &Ledger) -> u64 {
     match ledger.received {
         DIGEST.. if client.honest => {
@@ -317,19 +317,19 @@ fn last_moved(ledger: &Ledger) -> Option<Monotonic> {
     ledger.received_at.max(ledger.sent_at)
 }
 
-/// When an open connection's call in progress gives up, by Python's rules.
+/// The deadline of an open connection's current call by Python's rules.
 fn due(config: &Config, client: &Client, ledger: &Ledger, draining: bool) -> Option<Monotonic> {
     let (since, limit) = if ledger.shut_down_at.is_some() {
         (ledger.shut_down_at, config.linger_timeout)
     } else if ledger.received < DIGEST {
         (ledger.accepted_at, config.auth_timeout)
     } else if owed(client, ledger) > 0 {
-        // Of several messages each has its own time, which begins when the one before is sent.
+        // Each of several messages has its own timeout, which starts when the one before is sent.
         let began = ledger.received_at.max(client.pushed_at);
         let again = ledger.sent_at.filter(|_| client.pushed_at.is_some());
         (began.max(again), config.send_timeout)
     } else if draining {
-        (None, None) // It is about to be half-closed, which waits for nothing.
+        (None, None) // It will be half-closed at once.
     } else {
         (last_moved(ledger), config.recv_timeout)
     };

@@ -1,5 +1,5 @@
-//! Judges how peers that are silent are asked, by the rules that docs/FAULTS.md states, written down a
-//! second time.
+//! Checks the probes of silent peers with an independent implementation of the rules in
+//! docs/FAULTS.md.
 
 use std::time::Duration;
 
@@ -10,13 +10,13 @@ use saltecho::sim::SimClient;
 
 /// Unanswered probes after which a peer may be given up.
 const PROBES: u32 = 6;
-/// As much as the clock may jump ahead between an alarm and the turn that sees it.
+/// The longest jump of the clock between an alarm and the turn that handles it.
 const JUMP: Duration = Duration::from_secs(31);
 
 pub struct Keepalive {
     period: Option<Duration>,
     rate: f64,
-    /// For how long a peer that vanished may be here.
+    /// The longest time until a vanished peer is closed.
     most: Duration,
     probes: u64,
 }
@@ -28,7 +28,7 @@ impl Keepalive {
         let period = config.keepalive.unwrap_or_default();
         let first = period.max(round / 2) + round.max(period / 2);
         let patience = (period / 6).max(Duration::from_secs(1)) * 3 / 2;
-        // The rate holds a probe up only if there are more connections than may be asked at once;
+        // The rate delays a probe only if there are more connections than may be probed at once;
         // and each alarm is late if a turn does not handle them all.
         let held_up = if limits.connections as f64 > rate / 8.0 { 60 } else { 1 };
         let late = if limits.deadlines_per_turn < 1000 { 10 * JUMP } else { JUMP };
@@ -36,18 +36,18 @@ impl Keepalive {
         Self { period: config.keepalive, rate, most: first + late + PROBES * step, probes: 0 }
     }
 
-    /// A peer that vanished has a connection yet.
+    /// Checks a vanished peer that is still connected.
     pub fn still_here(&self, client: SimClient, heard_at: Monotonic, now: Monotonic) {
         let silent_for = now.since(heard_at);
         assert!(silent_for <= self.most, "{client:?} has been silent for {silent_for:?}");
     }
 
-    /// The time before which a peer that was last heard of at this one must not be given up.
+    /// The earliest time to give up a peer that was last active at `heard_at`.
     pub fn least(&self, heard_at: Monotonic) -> Monotonic {
         heard_at.saturating_add(2 * self.period.expect("a peer was given up"))
     }
 
-    /// Probes keep to their rate, whatever befalls.
+    /// Checks that probes keep to their rate.
     pub fn audit(&mut self, stats: &Stats, now: Monotonic) {
         // An eighth of a second's probes may come at once.
         let burst = 1.0 + self.rate / 8.0;

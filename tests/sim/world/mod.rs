@@ -1,4 +1,4 @@
-//! A server over a simulated kernel, its clients and its judge: what every simulated test needs.
+//! A server over a simulated kernel, with its clients and its judge.
 #![allow(unreachable_pub)] // Public within the test that includes it.
 
 mod admission;
@@ -18,26 +18,26 @@ use saltecho::proto::{CloseReason, Config};
 use saltecho::server::{Limits, Server};
 use saltecho::sim::{Faults, Seen, SimKernel, SplitMix};
 
-/// A server, its kernel, the clients, and who judges them.
+/// A server, its kernel, its clients and their judge.
 pub struct World {
     pub server: Server<SimKernel, Teller>,
     pub clients: Vec<Client>,
     pub judge: Judge,
     pub random: SplitMix,
-    /// Where in [`PEERS`] clients come from: how many places, from which one on.
+    /// The part of [`PEERS`] that clients come from: its length and its start.
     sources: (usize, usize),
     handler: Teller,
-    /// How often a turn is preceded by a push, in thousandths, and the one that was.
+    /// The chance of a push before a turn, in thousandths, and the current push.
     pushes: u32,
     pushing: Option<(usize, Vec<u8>)>,
 }
 
-/// The longest message that is pushed, in bytes.
+/// The longest pushed message in bytes.
 const MESSAGE: usize = 61;
 
-/// Where clients come from: three IPv4 addresses, one of which also comes to an IPv6 listener; two
-/// addresses of one IPv6 network, and one of another; loopback; and one that nothing is known of,
-/// because it was gone when its address was asked for.
+/// The addresses of clients: three of IPv4, one of them also as seen by an IPv6 listener; two of
+/// one IPv6 network and one of another; loopback; and an unknown one, of a client that was gone
+/// before its address was read.
 const PEERS: [Option<IpAddr>; 10] = [
     Some(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1))),
     Some(IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 1, 0, 0, 0, 1))),
@@ -58,7 +58,7 @@ impl World {
         Self::of_choices(random, kernel).traced(traced)
     }
 
-    /// The same with choices of the kernel's own.
+    /// The same with separate choices for the kernel.
     pub fn of_choices(mut random: SplitMix, kernel: SplitMix) -> Self {
         let faults = Faults::draw(&mut random);
         let mut config = Config::new(Keyring::demo());
@@ -138,7 +138,7 @@ impl World {
         self
     }
 
-    /// Disorder, then rest, then farewell.
+    /// Random turns, then rest, then the end of all connections.
     pub fn run(&mut self) {
         for _ in 0..20 + self.random.below(150) {
             self.disorder();
@@ -160,7 +160,7 @@ impl World {
         self.turn();
     }
 
-    /// Pushes a message to a client that has authenticated, be it gone or not.
+    /// Pushes a message to a client that has authenticated, even if it is gone.
     fn push(&mut self) {
         let heard = self.handler.heard.lock().unwrap();
         if heard.opened.is_empty() {
@@ -176,7 +176,7 @@ impl World {
         self.pushing = Some((index, message));
     }
 
-    /// Whether the loop took what was pushed before this turn.
+    /// Records whether the loop accepted the push before this turn.
     fn note_push(&mut self, pushed_before: u64, dropped_before: u64) {
         let Some((index, message)) = self.pushing.take() else { return };
         let (stats, now) = (self.server.stats(), self.server.kernel_mut().last_reading());
@@ -256,12 +256,12 @@ impl World {
         self.clients.push(client);
     }
 
-    /// The kernel behaves from here on, the clients do what they still have to do, and no time
-    /// passes that would let a deadline make up for a wake-up that was lost.
+    /// Ends all faults and lets the clients finish. No time passes in which a deadline could make
+    /// up for a lost wake-up.
     pub fn settle(&mut self) {
         self.server.kernel_mut().calm();
         self.server.kernel_mut().set_patience(Duration::ZERO);
-        // A rest from accepting is a matter of time, and not a lost wake-up.
+        // A pause of accepting needs time; it is not a lost wake-up.
         loop {
             self.run_until_asleep();
             let mut progress = false;
@@ -289,7 +289,7 @@ impl World {
         panic!("the loop spins: it neither sleeps nor has anything to do");
     }
 
-    /// Everybody leaves, one way or the other; nothing must be left of them.
+    /// Ends all connections, one way or another; none may remain.
     pub fn leave(&mut self) {
         let drained = self.random.chance(300);
         if drained {
@@ -304,7 +304,7 @@ impl World {
                     kernel.client_reset(client.end);
                     client.fate = Fate::Gone;
                 }
-                // A deaf peer under a drain, or else nobody would test that time-out.
+                // A peer that never reads in a drain, so that the drain timeout is tested.
                 1 if drained && self.random.chance(100) => {}
                 _ => {
                     kernel.client_finish(client.end);
