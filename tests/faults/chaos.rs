@@ -197,7 +197,7 @@ fn no_byte_extends_the_authentication_deadline() {
         assert_eq!(exchange(&bystander, b"x"), b"X");
         thread::sleep(Duration::from_millis(200).saturating_sub(round.elapsed()));
     }
-    assert!(sent.iter().all(|sent| *sent < 15), "somebody was given all the time it wanted");
+    assert!(sent.iter().all(|sent| *sent < 15), "a client outlived the deadline");
     let counters = serving.counters();
     let expected = format!("{} authentication timed out", slow.len());
     assert!(counters.contains(&expected), "{counters}");
@@ -211,7 +211,7 @@ fn a_digest_that_arrived_in_time_counts_though_the_server_was_stopped() {
     let (clients, pause) = (20, sized(Duration::from_secs(4), Duration::from_secs(10)));
     let mut serving = Serving::start(&["--auth-timeout", "3s", "--idle-timeout", "3s"]);
     let address = serving.address;
-    let strangers: Vec<_> = (0..clients).map(|_| connect(address)).collect();
+    let unauthenticated: Vec<_> = (0..clients).map(|_| connect(address)).collect();
     let talking: Vec<TcpStream> = (0..clients).map(|_| authenticated(address)).collect();
     for stream in &talking {
         assert_eq!(exchange(stream, b"before"), b"BEFORE");
@@ -219,7 +219,9 @@ fn a_digest_that_arrived_in_time_counts_though_the_server_was_stopped() {
     serving.running.signal(Signal::STOP);
     // The kernel receives all of this while the server is stopped, so it arrives in time.
     let stopped = Instant::now();
-    for (mut stream, challenge) in strangers.iter().map(|(stream, challenge)| (stream, challenge)) {
+    for (mut stream, challenge) in
+        unauthenticated.iter().map(|(stream, challenge)| (stream, challenge))
+    {
         stream.write_all(&[&digest(challenge)[..], b"during"].concat()).unwrap();
     }
     for mut stream in &talking {
@@ -229,7 +231,7 @@ fn a_digest_that_arrived_in_time_counts_though_the_server_was_stopped() {
         (0..clients).map(|_| TcpStream::connect(address).unwrap()).collect();
     thread::sleep(pause.saturating_sub(stopped.elapsed()));
     serving.running.signal(Signal::CONT);
-    for stream in strangers.iter().map(|(stream, _)| stream).chain(&talking) {
+    for stream in unauthenticated.iter().map(|(stream, _)| stream).chain(&talking) {
         let mut answer = [0; 6];
         let mut stream = stream;
         stream.read_exact(&mut answer).expect("it was in time");
@@ -241,6 +243,6 @@ fn a_digest_that_arrived_in_time_counts_though_the_server_was_stopped() {
     }
     let counters = serving.counters();
     assert!(counters.contains(&format!("authenticated {}", 2 * clients)), "{counters}");
-    drop((strangers, talking, newcomers));
+    drop((unauthenticated, talking, newcomers));
     serving.finish();
 }

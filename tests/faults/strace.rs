@@ -360,7 +360,10 @@ fn newcomer(address: SocketAddr, number: usize) -> bool {
         answer[0] ^= 1;
         let _ = stream.write_all(&[&answer[..], b"not for me"].concat());
         let mut byte = [0];
-        assert!(!matches!(stream.read(&mut byte), Ok(1..)), "a stranger was answered");
+        assert!(
+            !matches!(stream.read(&mut byte), Ok(1..)),
+            "an unauthenticated client got an answer"
+        );
         return true;
     }
     if number % 3 == 1 {

@@ -38,7 +38,7 @@ fn sigterm_finishes_pending_answers_and_exits_with_0() {
         let sent = format!(", sent {}", answer.len() + 32 + 32 + 5);
         finished.expect(0, &[&sent, "closed: 2 drained"]);
         assert!(!finished.stderr.contains("undelivered"), "{}", finished.stderr);
-        assert!(TcpStream::connect(place).is_err(), "somebody still listens");
+        assert!(TcpStream::connect(place).is_err(), "a listener is still open");
     }
 }
 
@@ -95,7 +95,7 @@ fn sighup_reloads_the_keys_and_keeps_connections() {
     answer(&old).expect(3, &["refused"]);
 
     for (text, mode, why) in [
-        ("the key of nobody", 0o644, "chmod 600"),
+        ("an exposed key file", 0o644, "chmod 600"),
         ("short", 0o600, "5 bytes"),
         ("", 0o600, "no key"),
     ] {

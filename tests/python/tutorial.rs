@@ -113,11 +113,12 @@ fn each_client_talks_to_each_server() {
 fn a_client_without_the_key_is_refused() {
     for language in Language::all() {
         let mut server = Server::start(language);
-        let mut stranger = TcpStream::connect(("127.0.0.1", server.port)).expect("it listens");
-        stranger.set_read_timeout(Some(LIMIT)).expect("a time-out that is not zero");
-        stranger.read_exact(&mut [0; 32]).expect("the server speaks first");
-        stranger.write_all(&[0; 16]).expect("the server is there");
-        assert_eq!(stranger.read(&mut [0]).expect("an end, not an error"), 0);
+        let mut unauthenticated =
+            TcpStream::connect(("127.0.0.1", server.port)).expect("it listens");
+        unauthenticated.set_read_timeout(Some(LIMIT)).expect("a time-out that is not zero");
+        unauthenticated.read_exact(&mut [0; 32]).expect("the server speaks first");
+        unauthenticated.write_all(&[0; 16]).expect("the server is there");
+        assert_eq!(unauthenticated.read(&mut [0]).expect("an end, not an error"), 0);
         assert_eq!(server.line(), "refused");
         assert_eq!(talk(Rust, server.port, "next\nquit\n"), ">>>NEXT\n>>>");
     }

@@ -173,7 +173,7 @@ fn the_figures_match_the_run() {
     let text = json.to_string() + &report.to_text();
     let secret = Key::demo();
     let secret = str::from_utf8(secret.as_bytes()).unwrap();
-    assert!(!text.contains(secret), "the key is nobody's business");
+    assert!(!text.contains(secret), "the key must not be shown");
 }
 
 #[test]

@@ -60,7 +60,7 @@ fn the_oldest_unauthenticated_connection_is_evicted() {
     assert_eq!(rest(&oldest).unwrap(), b"", "evicted");
     (&younger).write_all(&digest(&challenge)).unwrap();
     assert_eq!(exchange(&younger, b"y"), b"Y");
-    assert_eq!(exchange(&known, b"z"), b"Z", "who has authenticated is never evicted");
+    assert_eq!(exchange(&known, b"z"), b"Z", "an authenticated client is never evicted");
     drop(youngest);
     let stats = server.stop().unwrap();
     assert_eq!(stats.closed(CloseReason::Evicted), 1);
@@ -115,7 +115,7 @@ fn a_source_that_failed_is_refused_only_when_half_the_places_are_taken() {
     (&wrong).write_all(&[0; 16]).unwrap();
     assert_eq!(rest(&wrong).unwrap(), b"");
     let again = failing();
-    read_challenge(&again).expect("nobody else wants the place");
+    read_challenge(&again).expect("most places are free");
     let silent = connect_from([127, 0, 0, 3], address);
     read_challenge(&silent).unwrap();
     assert_eq!(rest(&failing()).unwrap(), b"", "half of the places are taken");
@@ -138,7 +138,7 @@ fn a_client_waits_until_the_oldest_may_be_evicted() {
     assert_eq!(rest(&oldest).unwrap(), b"");
     drop((younger, newcomer));
     let stats = server.stop().unwrap();
-    assert_eq!((stats.shed, stats.closed(CloseReason::Evicted)), (0, 1), "nobody is turned away");
+    assert_eq!((stats.shed, stats.closed(CloseReason::Evicted)), (0, 1), "no client is shed");
 }
 
 #[test]

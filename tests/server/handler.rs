@@ -20,27 +20,27 @@ use saltecho::server::{ConnId, Handle, Observer, PushError, Running, Server, Sta
 /// Reports its calls. It panics on request, without the hook that prints panics.
 #[derive(Clone)]
 struct Talker {
-    told: Sender<Told>,
+    calls: Sender<Call>,
     /// The callback in which it panics.
     fragile: Option<&'static str>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Told {
+enum Call {
     Opened(Peer),
-    Heard(Vec<u8>),
+    Received(Vec<u8>),
     Closed(CloseReason),
 }
 
 impl Talker {
-    fn new() -> (Self, Receiver<Told>) {
-        let (told, heard) = channel();
-        (Self { told, fragile: None }, heard)
+    fn new() -> (Self, Receiver<Call>) {
+        let (calls, received) = channel();
+        (Self { calls, fragile: None }, received)
     }
 
-    fn tell(&self, told: Told) {
+    fn report(&self, call: Call) {
         // The test may have ended.
-        let _ = self.told.send(told);
+        let _ = self.calls.send(call);
     }
 
     fn break_at(&self, place: &str) {
@@ -52,12 +52,12 @@ impl Talker {
 
 impl Handler for Talker {
     fn opened(&mut self, peer: &Peer) {
-        self.tell(Told::Opened(*peer));
+        self.report(Call::Opened(*peer));
         self.break_at("opened");
     }
 
     fn handle(&mut self, data: &mut [u8]) -> Answer {
-        self.tell(Told::Heard(data.to_vec()));
+        self.report(Call::Received(data.to_vec()));
         if data == b"break" {
             resume_unwind(Box::new(()));
         }
@@ -65,7 +65,7 @@ impl Handler for Talker {
     }
 
     fn closed(&mut self, reason: CloseReason) {
-        self.tell(Told::Closed(reason));
+        self.report(Call::Closed(reason));
         self.break_at("closed");
     }
 }
@@ -124,22 +124,25 @@ fn send(config: &Config, connection: &mut Connection<Talker>, room: usize) -> Ve
 #[test]
 fn a_handler_sees_the_start_and_end_of_authenticated_connections_only() {
     let (config, peer) = (config(), Peer::at("192.0.2.1:7".parse().unwrap()));
-    let (talker, heard) = Talker::new();
+    let (talker, calls) = Talker::new();
     let mut connection = asked(&config, talker.clone());
     let digest = digest(&Challenge::new(CHALLENGE));
     receive(&config, &mut connection, &digest[..15], 0);
-    assert!(heard.try_recv().is_err(), "before the digest is whole");
+    assert!(calls.try_recv().is_err(), "before the digest is whole");
     receive(&config, &mut connection, &[&digest[15..], b"hi"].concat(), 2);
     connection.handle_eof();
     connection.abort(CloseReason::Stopped);
-    let expected =
-        [Told::Opened(peer), Told::Heard(b"hi".to_vec()), Told::Closed(CloseReason::PeerFinished)];
-    assert_eq!(heard.try_iter().collect::<Vec<_>>(), expected);
+    let expected = [
+        Call::Opened(peer),
+        Call::Received(b"hi".to_vec()),
+        Call::Closed(CloseReason::PeerFinished),
+    ];
+    assert_eq!(calls.try_iter().collect::<Vec<_>>(), expected);
 
-    let mut stranger = asked(&config, talker);
-    receive(&config, &mut stranger, &[0; 16], 0);
-    assert_eq!(stranger.close_reason(), Some(CloseReason::Rejected));
-    assert!(heard.try_recv().is_err(), "nothing is told of a client that did not authenticate");
+    let mut rejected = asked(&config, talker);
+    receive(&config, &mut rejected, &[0; 16], 0);
+    assert_eq!(rejected.close_reason(), Some(CloseReason::Rejected));
+    assert!(calls.try_recv().is_err(), "no call for a client that did not authenticate");
 }
 
 #[test]
@@ -148,7 +151,7 @@ fn a_panic_in_any_callback_ends_its_connection() {
     for (fragile, said, unanswered) in
         [(Some("opened"), &b""[..], true), (None, b"break", true), (Some("closed"), b"", false)]
     {
-        let (talker, heard) = Talker::new();
+        let (talker, calls) = Talker::new();
         let talker = Talker { fragile, ..talker };
         let mut connection = authenticated_with(&config, talker);
         match said {
@@ -159,14 +162,14 @@ fn a_panic_in_any_callback_ends_its_connection() {
         assert_eq!(connection.close_reason(), reason, "{fragile:?}");
         assert_eq!(connection.wants(&config), Wants::Nothing);
         assert_eq!(connection.is_unanswered(), unanswered, "{fragile:?}");
-        let closes = heard.try_iter().filter(|told| matches!(told, Told::Closed(_)));
+        let closes = calls.try_iter().filter(|call| matches!(call, Call::Closed(_)));
         assert_eq!(closes.count(), 1, "{fragile:?}");
     }
 }
 
 #[test]
 fn a_message_goes_out_between_two_recvs() {
-    let (config, (talker, _heard)) = (config(), Talker::new());
+    let (config, (talker, _calls)) = (config(), Talker::new());
     let mut connection = authenticated_with(&config, talker);
     assert!(connection.push(&config, Bytes::from_static(b"news"), at(0)));
     assert_eq!(connection.wants(&config), Wants::Send, "nothing is read meanwhile");
@@ -185,7 +188,7 @@ fn each_pushed_message_has_a_sendall_deadline_of_its_own() {
     let mut config = config();
     config.send_timeout = Some(Duration::from_secs(1));
     config.recv_timeout = Some(Duration::from_secs(5));
-    let (talker, _heard) = Talker::new();
+    let (talker, _calls) = Talker::new();
     let mut connection = authenticated_with(&config, talker);
     assert_eq!(connection.poll_timeout(), Some(at(5000)));
     connection.push(&config, Bytes::from_static(b"one"), at(100));
@@ -227,7 +230,10 @@ fn nothing_is_pushed_before_authentication_or_after_the_last_answer() {
     let (config, message) = (config(), || Bytes::from_static(b"news"));
     let mut connection = asked(&config, Talker::new().0);
     assert!(!connection.push(&config, message(), at(0)));
-    assert!(matches!(connection.wants(&config), Wants::Recv { .. }), "no byte before the verdict");
+    assert!(
+        matches!(connection.wants(&config), Wants::Recv { .. }),
+        "no byte before authentication"
+    );
     let mut connection = authenticated_with(&config, Talker::new().0);
     assert_eq!(receive(&config, &mut connection, b"bye", 1), b"B");
     assert!(!connection.push(&config, message(), at(0)), "it is about to end");
@@ -250,33 +256,33 @@ fn serve(handler: Talker) -> Running {
 }
 
 /// Connects and authenticates; returns the stream and the peer that its handler sees.
-fn peer(address: SocketAddr, heard: &Receiver<Told>) -> (std::net::TcpStream, Peer) {
+fn peer(address: SocketAddr, calls: &Receiver<Call>) -> (std::net::TcpStream, Peer) {
     let stream = authenticated(address);
-    match heard.recv_timeout(PATIENCE).unwrap() {
-        Told::Opened(peer) => (stream, peer),
+    match calls.recv_timeout(PATIENCE).unwrap() {
+        Call::Opened(peer) => (stream, peer),
         other => panic!("{other:?} came first"),
     }
 }
 
 #[test]
 fn a_panicking_handler_ends_no_other_connection_even_in_a_drain() {
-    let (talker, heard) = Talker::new();
+    let (talker, calls) = Talker::new();
     let server = serve(talker);
-    let (calm, known) = peer(server.addresses()[0], &heard);
-    assert_eq!(known.address(), Some(calm.local_addr().unwrap()));
-    let (mut broken, _) = peer(server.addresses()[0], &heard);
+    let (bystander, known) = peer(server.addresses()[0], &calls);
+    assert_eq!(known.address(), Some(bystander.local_addr().unwrap()));
+    let (mut broken, _) = peer(server.addresses()[0], &calls);
     broken.write_all(b"break").unwrap();
     let end = rest(&broken).unwrap_err();
     assert_eq!(end.kind(), ErrorKind::ConnectionReset, "an answer is missing");
-    assert_eq!(exchange(&calm, b"still here"), b"still here");
-    drop(calm);
+    assert_eq!(exchange(&bystander, b"still here"), b"still here");
+    drop(bystander);
     let stats = server.drain().unwrap();
     assert_eq!(stats.closed(CloseReason::HandlerPanicked), 1);
     assert_balanced(&stats);
 
-    let (talker, heard) = Talker::new();
+    let (talker, calls) = Talker::new();
     let server = serve(Talker { fragile: Some("closed"), ..talker });
-    let crowd: Vec<_> = (0..3).map(|_| peer(server.addresses()[0], &heard).0).collect();
+    let crowd: Vec<_> = (0..3).map(|_| peer(server.addresses()[0], &calls).0).collect();
     server.handle().drain();
     crowd.iter().for_each(|stream| assert_eq!(rest(stream).unwrap(), b"", "drained in order"));
     drop(crowd);
@@ -361,10 +367,10 @@ fn a_panicking_observer_is_counted_and_ends_no_connection() {
 
 #[test]
 fn a_push_reaches_its_peer_on_any_loop() {
-    let (talker, heard) = Talker::new();
+    let (talker, calls) = Talker::new();
     let builder = Server::builder().listen(any_port()).handler(talker);
     let server = builder.spawn_workers(3).unwrap();
-    let peers: Vec<_> = (0..30).map(|_| peer(server.addresses()[0], &heard)).collect();
+    let peers: Vec<_> = (0..30).map(|_| peer(server.addresses()[0], &calls)).collect();
     for round in 0..3 {
         for (number, (_, peer)) in peers.iter().enumerate() {
             server.handle().push(peer, format!("{round} for {number:03}\n")).unwrap();
@@ -392,10 +398,10 @@ fn a_push_reaches_its_peer_on_any_loop() {
 
 #[test]
 fn a_peer_that_does_not_read_delays_no_other() {
-    let (talker, heard) = Talker::new();
+    let (talker, calls) = Talker::new();
     let server = serve(talker);
-    let (deaf, slow) = peer(server.addresses()[0], &heard);
-    let (reader, quick) = peer(server.addresses()[0], &heard);
+    let (deaf, slow) = peer(server.addresses()[0], &calls);
+    let (reader, quick) = peer(server.addresses()[0], &calls);
     let block = Bytes::from(vec![b'x'; 1 << 20]);
     let fell_behind = |stats: &Stats| stats.closed(CloseReason::FellBehind) == 1;
     while !fell_behind(&server.handle().stats().unwrap()) {
@@ -413,13 +419,13 @@ fn a_peer_that_does_not_read_delays_no_other() {
 
 #[test]
 fn a_loop_that_falls_behind_accepts_no_more_pushes() {
-    let (talker, heard) = Talker::new();
+    let (talker, calls) = Talker::new();
     let mut server = Server::builder().listen(any_port()).handler(talker).build().unwrap();
     let (address, handle) = (server.addresses().unwrap()[0], server.handle());
     let client = std::thread::spawn(move || authenticated(address));
     let peer = loop {
         server.turn().unwrap();
-        if let Ok(Told::Opened(peer)) = heard.try_recv() {
+        if let Ok(Call::Opened(peer)) = calls.try_recv() {
             break peer;
         }
     };
@@ -461,13 +467,13 @@ impl Observer for AskingObserver {
 
 #[test]
 fn a_loop_that_asks_for_its_own_counters_does_not_deadlock() {
-    let (asking, (told, heard)) = (Asking::default(), channel());
-    let observer = Box::new(AskingObserver(asking.clone(), told));
+    let (asking, (answers, received)) = (Asking::default(), channel());
+    let observer = Box::new(AskingObserver(asking.clone(), answers));
     let builder = Server::builder().listen(any_port()).handler(asking.clone()).observer(observer);
     let server = builder.spawn().unwrap();
     asking.0.set(server.handle().clone()).unwrap();
     assert_eq!(exchange(&authenticated(server.addresses()[0]), b"None"), b"None");
-    assert_eq!(heard.recv_timeout(PATIENCE), Ok(None));
+    assert_eq!(received.recv_timeout(PATIENCE), Ok(None));
     assert!(server.handle().stats().is_some(), "a thread of its own is answered");
     server.stop().unwrap();
 }

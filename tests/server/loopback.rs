@@ -222,8 +222,8 @@ fn resets_at_every_stage_end_one_connection_each() {
     let address = server.addresses()[0];
     let bystander = authenticated(address);
     for round in 1..=20 {
-        let (stranger, _) = connect(address);
-        reset(stranger);
+        let (unauthenticated, _) = connect(address);
+        reset(unauthenticated);
         let (mut halfway, challenge) = connect(address);
         halfway.write_all(&digest(&challenge)[..7]).unwrap();
         reset(halfway);

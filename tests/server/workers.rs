@@ -47,7 +47,7 @@ fn workers_serve_count_and_drain_together() {
     let stats = running.drain().unwrap();
     assert_eq!((stats.loops, stats.closed(CloseReason::Drained)), (WORKERS, CROWD as u64));
     assert_balanced(&stats);
-    assert!(TcpStream::connect(address).is_err(), "somebody still listens");
+    assert!(TcpStream::connect(address).is_err(), "a listener is still open");
 }
 
 #[test]

@@ -22,7 +22,7 @@ type Script = VecDeque<Result<(), i32>>;
 /// A kernel whose clients are silent and accept all data. A poll that may sleep uses its whole
 /// timeout.
 #[derive(Default)]
-struct Doorkeeper {
+struct ScriptedKernel {
     clock: Duration,
     /// The results of `accept`, by listener.
     clients: Vec<Script>,
@@ -43,10 +43,10 @@ struct Doorkeeper {
 
 fn next(script: &mut Script) -> io::Result<()> {
     let blocked = || Err(ErrorKind::WouldBlock.into());
-    script.pop_front().map_or_else(blocked, |said| said.map_err(io::Error::from_raw_os_error))
+    script.pop_front().map_or_else(blocked, |result| result.map_err(io::Error::from_raw_os_error))
 }
 
-impl Kernel for Doorkeeper {
+impl Kernel for ScriptedKernel {
     type Listener = usize;
     type Stream = ();
 
@@ -59,7 +59,7 @@ impl Kernel for Doorkeeper {
         timeout: Option<Duration>,
         mut on_event: impl FnMut(Token, Ready),
     ) -> io::Result<()> {
-        assert!(!self.panics, "the kernel was told to panic");
+        assert!(!self.panics, "the kernel panics on request");
         self.sleeps.push(timeout);
         if self.woken.swap(false, Ordering::Relaxed) {
             on_event(Token::WAKE, Ready::READABLE);
@@ -129,16 +129,16 @@ impl Kernel for Doorkeeper {
 
 /// A server with these listeners and no deadlines: only accepting can keep it from sleeping
 /// forever.
-fn server(clients: Vec<Script>, adjust: impl FnOnce(&mut Limits)) -> Server<Doorkeeper, Upper> {
+fn server(clients: Vec<Script>, adjust: impl FnOnce(&mut Limits)) -> Server<ScriptedKernel, Upper> {
     let (mut config, mut limits) = (Config::new(Keyring::demo()), Limits::for_connections(100));
     (config.auth_timeout, config.keepalive) = (None, None);
     adjust(&mut limits);
-    let doors = (0..clients.len()).collect();
-    let kernel = Doorkeeper { clients, ..Doorkeeper::default() };
-    Server::with_kernel(kernel, doors, config, limits, Upper).unwrap()
+    let listeners = (0..clients.len()).collect();
+    let kernel = ScriptedKernel { clients, ..ScriptedKernel::default() };
+    Server::with_kernel(kernel, listeners, config, limits, Upper).unwrap()
 }
 
-fn turns(server: &mut Server<Doorkeeper, Upper>, count: usize) {
+fn turns(server: &mut Server<ScriptedKernel, Upper>, count: usize) {
     for _ in 0..count {
         assert!(server.turn().unwrap());
         server.assert_invariants();
@@ -174,16 +174,16 @@ impl Observer for Pauses {
     }
 }
 
-fn observed(server: &mut Server<Doorkeeper, Upper>) -> Arc<Mutex<Vec<String>>> {
-    let told = Arc::new(Mutex::new(Vec::new()));
-    server.set_observer(Box::new(Pauses(Arc::clone(&told))));
-    told
+fn observed(server: &mut Server<ScriptedKernel, Upper>) -> Arc<Mutex<Vec<String>>> {
+    let pauses = Arc::new(Mutex::new(Vec::new()));
+    server.set_observer(Box::new(Pauses(Arc::clone(&pauses))));
+    pauses
 }
 
 #[test]
 fn persistent_errors_pause_accepting() {
     let mut server = server(vec![errors(libc::EPERM, 1000).collect()], |_| {});
-    let told = observed(&mut server);
+    let pauses = observed(&mut server);
     turns(&mut server, 2);
     let stats = server.stats();
     assert_eq!(stats.accept_pauses, 2);
@@ -191,7 +191,7 @@ fn persistent_errors_pause_accepting() {
     let retry = Some(Duration::from_millis(100));
     assert_eq!(server.kernel_mut().sleeps, [Some(Duration::ZERO), retry]);
     let why = format!("errno {}", libc::EPERM);
-    assert_eq!(*told.lock().unwrap(), [why.clone(), why]);
+    assert_eq!(*pauses.lock().unwrap(), [why.clone(), why]);
 }
 
 /// There is room, and the clients behind those that failed are not at fault.
@@ -212,23 +212,23 @@ fn clients_are_shed_only_after_a_pause_did_not_help() {
     let script = errors(libc::EPERM, 16).chain(errors(libc::EMFILE, 1)).chain([Ok(())]).collect();
     let mut server = server(vec![script], |_| {});
     server.kernel_mut().shed = Script::from([Ok(()); 100]);
-    let told = observed(&mut server);
+    let pauses = observed(&mut server);
     turns(&mut server, 3);
     assert_eq!((server.stats().accepted, server.stats().shed), (1, 0));
     let expected = [libc::EPERM, libc::EMFILE].map(|errno| format!("errno {errno}"));
-    assert_eq!(*told.lock().unwrap(), expected);
+    assert_eq!(*pauses.lock().unwrap(), expected);
 }
 
 #[test]
 fn a_pause_reports_which_limit_was_reached() {
     let mut server = server(vec![Script::from([Ok(()); 9])], |limits| limits.unauthenticated = 2);
-    let told = observed(&mut server);
+    let pauses = observed(&mut server);
     turns(&mut server, 1);
-    assert_eq!(*told.lock().unwrap(), ["UnauthenticatedFull"]);
+    assert_eq!(*pauses.lock().unwrap(), ["UnauthenticatedFull"]);
     let mut server = self::server(vec![Script::from([Ok(()); 9])], |limits| limits.connections = 2);
-    let told = observed(&mut server);
+    let pauses = observed(&mut server);
     turns(&mut server, 1);
-    assert_eq!(*told.lock().unwrap(), ["Full"]);
+    assert_eq!(*pauses.lock().unwrap(), ["Full"]);
 }
 
 #[test]
@@ -240,7 +240,9 @@ fn an_unusable_listener_ends_the_loop() {
 }
 
 /// Three loops; the middle one has an unusable listener.
-fn loops(break_it: impl FnOnce(&mut Server<Doorkeeper, Upper>)) -> Vec<Server<Doorkeeper, Upper>> {
+fn loops(
+    break_it: impl FnOnce(&mut Server<ScriptedKernel, Upper>),
+) -> Vec<Server<ScriptedKernel, Upper>> {
     let mut servers: Vec<_> = (0..3).map(|_| server(vec![Script::new()], |_| {})).collect();
     break_it(&mut servers[1]);
     servers
@@ -304,7 +306,8 @@ fn a_freed_place_ends_the_pause() {
     let (mut config, mut limits) = (Config::new(Keyring::demo()), Limits::for_connections(1));
     config.auth_timeout = Some(Duration::from_secs(1));
     limits.accept_retry = Duration::from_secs(3600);
-    let kernel = Doorkeeper { clients: vec![Script::from([Ok(()); 2])], ..Doorkeeper::default() };
+    let kernel =
+        ScriptedKernel { clients: vec![Script::from([Ok(()); 2])], ..ScriptedKernel::default() };
     let mut server = Server::with_kernel(kernel, vec![0], config, limits, Upper).unwrap();
     turns(&mut server, 1);
     assert_eq!((server.stats().accepted, server.stats().accept_pauses), (1, 1));
@@ -347,8 +350,8 @@ fn a_failed_setup_casts_no_suspicion_on_the_source() {
 #[test]
 fn turns_and_stale_events_are_counted() {
     let mut server = server(vec![Script::new()], |_| {});
-    let nobody = Token(7 << 32 | 5);
-    server.kernel_mut().events = vec![(nobody, Ready::READABLE), (nobody, Ready::CLOSED)];
+    let stale = Token(7 << 32 | 5);
+    server.kernel_mut().events = vec![(stale, Ready::READABLE), (stale, Ready::CLOSED)];
     turns(&mut server, 1);
     server.kernel_mut().events = vec![(Token::listener(9), Ready::READABLE)];
     turns(&mut server, 2);

@@ -68,7 +68,7 @@ fn every_short_script_keeps_the_invariants() {
                     }
                     extend(&mut script, &mut shadows, length, &mut |script| {
                         scripts.fetch_add(1, Ordering::Relaxed);
-                        judge(script);
+                        check(script);
                     });
                 }
             });
@@ -136,7 +136,7 @@ fn follow(shadows: &mut Vec<Shadow>, act: Act) {
     }
 }
 
-fn judge(script: &[Act]) {
+fn check(script: &[Act]) {
     let vanishes = script.iter().any(|act| matches!(act, Act::Vanish(_)));
     let patient = vanishes.then_some(Stage::Patient);
     for stage in [Stage::Roomy, Stage::Tight].into_iter().chain(patient) {
@@ -221,7 +221,7 @@ fn perform(world: &mut World, stage: Stage, script: &[Act]) {
     if stage == Stage::Patient {
         outlast_keepalive(world);
     }
-    world.leave();
+    world.end_all();
 }
 
 /// Lets a minute pass, in which each peer is probed several times: after it vanished peers are

@@ -133,14 +133,14 @@ fn a_spinning_generator_sleeps_when_its_spin_time_has_passed_without_an_event() 
         let polls = Rc::clone(&world.polls);
         let outcome = run_in(world, &plan);
         let polls = polls.borrow();
-        let first = polls.iter().position(|poll| poll.told).unwrap();
+        let first = polls.iter().position(|poll| poll.reported).unwrap();
         let (mut awake_until, mut restless) = (Duration::ZERO, 0);
         for poll in &polls[first..] {
             let sleeps = poll.timeout != Some(Duration::ZERO);
             let is_to_spin = poll.began < awake_until;
             assert!(!(sleeps && is_to_spin), "{poll:?}, to spin until {awake_until:?}");
             restless += u32::from(!sleeps && !is_to_spin);
-            if poll.told {
+            if poll.reported {
                 awake_until = poll.ended + spin;
             }
         }
@@ -421,17 +421,17 @@ fn a_ramp_is_even_and_sources_take_turns() {
         plan.mode = Mode::Idle;
     });
     let world = World::new(Script::default());
-    let dialled = Rc::clone(&world.dialled);
+    let dials = Rc::clone(&world.dials);
     let load = Load::new(world, plan).unwrap();
     let mut parts = Vec::new();
     let outcome = load.run(|interval| parts.push(interval.part)).unwrap();
     assert_eq!(parts.iter().filter(|part| **part == Part::Ramp).count(), 2, "{parts:?}");
-    for (i, (at, source)) in dialled.borrow().iter().enumerate() {
+    for (i, (at, source)) in dials.borrow().iter().enumerate() {
         let due = Duration::from_secs(1) + millis(50) * u32::try_from(i).unwrap();
         assert!(at.abs_diff(due) < millis(1), "connection {i} at {at:?}");
         assert_eq!(*source, Some(sources[i % 3]));
     }
-    assert_eq!(dialled.borrow().len(), 40);
+    assert_eq!(dials.borrow().len(), 40);
     assert_eq!((outcome.standing.quiet, outcome.record.counts.due), (40, 40));
 }
 

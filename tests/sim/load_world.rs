@@ -73,7 +73,7 @@ impl Default for Script {
 /// Both ends of a connection, as the client sees them.
 struct Line {
     token: Option<Token>,
-    stands_at: Option<Duration>,
+    established_at: Option<Duration>,
     failure: Option<i32>,
     received: usize,
     /// Future answers with their times.
@@ -81,14 +81,14 @@ struct Line {
     ends_at: Option<Duration>,
     fate: Option<(usize, Fate)>,
     /// True once the client knows that it is established.
-    stood: bool,
+    established: bool,
     /// True if readability was reported and the client has not read since.
     announced: bool,
     closed: bool,
 }
 
 /// The start time and source of each connection.
-pub(crate) type Dialled = Rc<RefCell<Vec<(Duration, Option<SocketAddr>)>>>;
+pub(crate) type Dials = Rc<RefCell<Vec<(Duration, Option<SocketAddr>)>>>;
 
 /// One poll of the generator.
 #[derive(Clone, Copy, Debug)]
@@ -97,13 +97,13 @@ pub(crate) struct Poll {
     pub(crate) timeout: Option<Duration>,
     pub(crate) ended: Duration,
     /// True if it reported an event.
-    pub(crate) told: bool,
+    pub(crate) reported: bool,
 }
 
 pub(crate) struct World {
     clock: Duration,
     script: Script,
-    pub(crate) dialled: Dialled,
+    pub(crate) dials: Dials,
     pub(crate) polls: Rc<RefCell<Vec<Poll>>>,
     lines: Vec<Line>,
     /// The largest number of connections with a pending answer at the same time.
@@ -119,7 +119,7 @@ impl World {
         Self {
             clock: Duration::from_secs(1),
             script,
-            dialled: Rc::default(),
+            dials: Rc::default(),
             polls: Rc::default(),
             lines: Vec::new(),
             crowd: Rc::default(),
@@ -147,12 +147,12 @@ impl Line {
         if self.announced || self.closed {
             return None;
         }
-        let stands = self.stands_at?;
-        if !self.stood {
-            return Some(stands);
+        let established = self.established_at?;
+        if !self.established {
+            return Some(established);
         }
         let data = self.answers.front().map(|(at, _)| *at);
-        data.into_iter().chain(self.ends_at).chain(self.failure.map(|_| stands)).min()
+        data.into_iter().chain(self.ends_at).chain(self.failure.map(|_| established)).min()
     }
 }
 
@@ -180,13 +180,13 @@ impl Kernel for World {
         let began = self.clock;
         self.clock = self.clock.max(wakes) + turn;
         let clock = self.clock;
-        let told = event.is_some_and(|at| at <= clock);
-        self.polls.borrow_mut().push(Poll { began, timeout, ended: clock, told });
+        let reported = event.is_some_and(|at| at <= clock);
+        self.polls.borrow_mut().push(Poll { began, timeout, ended: clock, reported });
         for line in
             self.lines.iter_mut().filter(|line| line.next_event().is_some_and(|at| at <= clock))
         {
-            (line.announced, line.stood) = (true, true);
-            let token = line.token.expect("a line is registered when it is dialled");
+            (line.announced, line.established) = (true, true);
+            let token = line.token.expect("a line is registered when it is dialed");
             on_event(token, Ready::READABLE.union(Ready::WRITABLE));
         }
         Ok(())
@@ -311,24 +311,24 @@ impl Kernel for World {
 impl Dial for World {
     fn dial(&mut self, _target: SocketAddr, source: Option<SocketAddr>) -> io::Result<Stream> {
         let number = self.lines.len();
-        self.dialled.borrow_mut().push((self.clock, source));
+        self.dials.borrow_mut().push((self.clock, source));
         let fate = self.script.fate.filter(|_| number.is_multiple_of(self.script.every));
-        let stands_at = self.clock + self.script.connecting;
+        let established_at = self.clock + self.script.connecting;
         let mut line = Line {
             token: None,
-            stands_at: Some(stands_at),
+            established_at: Some(established_at),
             failure: None,
             received: 0,
-            answers: VecDeque::from([(stands_at, CHALLENGE.to_vec())]),
+            answers: VecDeque::from([(established_at, CHALLENGE.to_vec())]),
             ends_at: None,
             fate,
-            stood: false,
+            established: false,
             announced: false,
             closed: false,
         };
         match fate {
             Some((_, Fate::Refused)) => line.failure = Some(libc::ECONNREFUSED),
-            Some((_, Fate::Unreachable)) => line.stands_at = None,
+            Some((_, Fate::Unreachable)) => line.established_at = None,
             Some((_, Fate::Mute)) => line.answers.clear(),
             _ => {}
         }
@@ -340,7 +340,7 @@ impl Dial for World {
         let (clock, line) = (self.clock, &mut self.lines[stream.0]);
         match line.failure.take() {
             Some(errno) => Err(io::Error::from_raw_os_error(errno)),
-            None => Ok(line.stands_at.is_some_and(|at| at <= clock)),
+            None => Ok(line.established_at.is_some_and(|at| at <= clock)),
         }
     }
 }

@@ -112,7 +112,7 @@ fn exception_2_sendall_has_one_deadline_and_the_loop_one_for_each_send() -> Resu
     assert!(took >= TIMEOUT, "not early: {took:?}");
     let (by_loop, loop_took) = send_to_slow_reader(send_loop)?;
     by_loop.expect_err("the reader goes away");
-    assert!(loop_took >= 3 * TIMEOUT, "the loop went on for as long as somebody read");
+    assert!(loop_took >= 3 * TIMEOUT, "the loop went on as long as the peer read");
     assert!(took < loop_took, "{took:?} against {loop_took:?}");
     Ok(())
 }
@@ -126,8 +126,8 @@ fn exception_3_a_failed_sendall_has_sent_a_prefix_of_unknown_length() -> Result<
         sender.connect(listener.getsockname()?)?;
         let (receiver, _) = listener.accept()?;
         sender.settimeout(Some(timeout))?;
-        let error = sender.sendall(&data).expect_err("nobody reads");
-        assert_eq!(error.characters_written(), None, "the length is not told");
+        let error = sender.sendall(&data).expect_err("the peer does not read");
+        assert_eq!(error.characters_written(), None, "the length is unknown");
         sender.settimeout(None)?;
         sender.close();
         let mut received = Vec::new();
@@ -147,7 +147,7 @@ fn exception_3_a_failed_sendall_has_sent_a_prefix_of_unknown_length() -> Result<
 fn after_a_failed_sendall_later_data_follows_the_prefix() -> Result<()> {
     let (a, b) = socketpair()?;
     a.setblocking(false)?;
-    a.sendall(&[1; 4_000_000]).expect_err("nobody reads");
+    a.sendall(&[1; 4_000_000]).expect_err("the peer does not read");
     b.setblocking(false)?;
     let mut prefix = 0;
     while let Ok(piece) = b.recv(1 << 20) {

@@ -167,13 +167,13 @@ fn a_refused_socket_connects_elsewhere_only_after_a_blocking_attempt() -> Result
     let refusing = Socket::new(Family::Inet, SocketType::Stream)?;
     refusing.bind(("127.0.0.1", 0))?;
     let listener = create_server(("127.0.0.1", 0), ServerOptions::default())?;
-    let (nobody, somebody) = (refusing.getsockname()?, listener.getsockname()?);
+    let (refused, listening) = (refusing.getsockname()?, listener.getsockname()?);
     for (seconds, next) in [(None, 0), (Some(5.0), 103)] {
         let socket = Socket::new(Family::Inet, SocketType::Stream)?;
         socket.settimeout(seconds)?;
-        assert_eq!(socket.connect_ex(&nobody)?, 111);
+        assert_eq!(socket.connect_ex(&refused)?, 111);
         // In timeout mode SO_ERROR was read, but the kernel has yet to reset the attempt.
-        assert_eq!(socket.connect_ex(&somebody)?, next, "{seconds:?}");
+        assert_eq!(socket.connect_ex(&listening)?, next, "{seconds:?}");
     }
     Ok(())
 }

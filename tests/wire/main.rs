@@ -444,9 +444,9 @@ fn the_first_close_reason_is_kept() {
 
 #[test]
 fn stopping_closes_at_once_in_any_stage() {
-    let mut stranger = Peer::new();
-    stranger.connection.abort(CloseReason::Stopped);
-    assert_eq!(stranger.reason(), Some(CloseReason::Stopped));
+    let mut unauthenticated = Peer::new();
+    unauthenticated.connection.abort(CloseReason::Stopped);
+    assert_eq!(unauthenticated.reason(), Some(CloseReason::Stopped));
     let mut finishing = Peer::authenticated(config(), Upper);
     finishing.connection.close(CloseReason::Drained);
     finishing.connection.abort(CloseReason::DrainTimeout);
@@ -454,9 +454,9 @@ fn stopping_closes_at_once_in_any_stage() {
     let mut echoing = Peer::authenticated(config(), Upper);
     echoing.connection.abort(CloseReason::DrainTimeout);
     assert_eq!(echoing.reason(), Some(CloseReason::DrainTimeout));
-    let mut stranger = Peer::new();
-    stranger.connection.close(CloseReason::Drained);
-    assert_eq!(stranger.reason(), Some(CloseReason::Drained), "nothing is pending for it");
+    let mut unauthenticated = Peer::new();
+    unauthenticated.connection.close(CloseReason::Drained);
+    assert_eq!(unauthenticated.reason(), Some(CloseReason::Drained), "nothing is pending for it");
 }
 
 /// The first byte selects the answer: longer than the input, shorter, empty, or a close.

@@ -94,7 +94,7 @@ enum Stage {
     Send { rest: Vec<u8>, drained: bool },
     Finish(CloseReason),
     Linger { reason: CloseReason, bytes_left: usize },
-    Over { reason: CloseReason, owed: usize },
+    Over { reason: CloseReason, undelivered: usize },
 }
 
 #[derive(Debug)]
@@ -128,7 +128,7 @@ impl Model {
                     self.authenticated = true;
                     (self.stage, self.deadline) = (Stage::Recv, now + RECV);
                 } else {
-                    self.stage = Stage::Over { reason: CloseReason::Rejected, owed: 0 };
+                    self.stage = Stage::Over { reason: CloseReason::Rejected, undelivered: 0 };
                 }
             }
         }
@@ -150,7 +150,7 @@ impl Model {
             Stage::Linger { reason, bytes_left } => {
                 *bytes_left = bytes_left.saturating_sub(input.len());
                 if *bytes_left == 0 {
-                    self.stage = Stage::Over { reason: *reason, owed: 0 };
+                    self.stage = Stage::Over { reason: *reason, undelivered: 0 };
                 }
                 Vec::new()
             }
@@ -190,15 +190,15 @@ impl Model {
         }
         match &self.stage {
             Stage::Challenge { .. } | Stage::Digest { .. } => {
-                self.stage = Stage::Over { reason: CloseReason::AuthTimeout, owed: 0 };
+                self.stage = Stage::Over { reason: CloseReason::AuthTimeout, undelivered: 0 };
             }
             Stage::Recv => self.stage = Stage::Finish(CloseReason::IdleTimeout),
             Stage::Send { rest, .. } => {
-                let owed = rest.len();
-                self.stage = Stage::Over { reason: CloseReason::SendTimeout, owed };
+                let undelivered = rest.len();
+                self.stage = Stage::Over { reason: CloseReason::SendTimeout, undelivered };
             }
             Stage::Linger { reason, .. } => {
-                self.stage = Stage::Over { reason: *reason, owed: 0 };
+                self.stage = Stage::Over { reason: *reason, undelivered: 0 };
             }
             Stage::Finish(_) | Stage::Over { .. } => {}
         }
@@ -207,20 +207,20 @@ impl Model {
     /// The peer or the server ends the connection, for one reason before authentication and one
     /// after.
     fn end(&mut self, before: CloseReason, after: CloseReason) {
-        let (reason, owed) = match &self.stage {
+        let (reason, undelivered) = match &self.stage {
             Stage::Challenge { .. } | Stage::Digest { .. } => (before, 0),
             Stage::Recv => (after, 0),
             Stage::Send { rest, .. } => (after, rest.len()),
             Stage::Finish(reason) | Stage::Linger { reason, .. } => (*reason, 0),
-            Stage::Over { reason, owed } => (*reason, *owed),
+            Stage::Over { reason, undelivered } => (*reason, *undelivered),
         };
-        self.stage = Stage::Over { reason, owed };
+        self.stage = Stage::Over { reason, undelivered };
     }
 
     fn drain(&mut self) {
         match &mut self.stage {
             Stage::Challenge { .. } | Stage::Digest { .. } => {
-                self.stage = Stage::Over { reason: CloseReason::Drained, owed: 0 };
+                self.stage = Stage::Over { reason: CloseReason::Drained, undelivered: 0 };
             }
             Stage::Recv => self.stage = Stage::Finish(CloseReason::Drained),
             Stage::Send { drained, .. } => *drained = true,
@@ -242,12 +242,13 @@ impl Model {
             Stage::Over { reason, .. } => (State::Closed(*reason), Wants::Nothing, &[], false),
         };
         let deadline = timed.then(|| Monotonic::from_nanos(self.deadline * 1_000_000));
-        let owed = if let Stage::Over { owed, .. } = self.stage { owed } else { 0 };
+        let undelivered =
+            if let Stage::Over { undelivered, .. } = self.stage { undelivered } else { 0 };
         assert_eq!(connection.state(), state, "{self:?}");
         assert_eq!(connection.wants(config), wants, "{self:?}");
         assert_eq!(connection.chunk(), chunk, "{self:?}");
         assert_eq!(connection.poll_timeout(), deadline, "{self:?}");
-        assert_eq!(connection.undelivered(), owed, "{self:?}");
+        assert_eq!(connection.undelivered(), undelivered, "{self:?}");
         assert_eq!(connection.has_authenticated(), self.authenticated, "{self:?}");
     }
 }

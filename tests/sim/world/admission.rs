@@ -19,11 +19,11 @@ enum Source {
 pub struct Admission {
     limits: Limits,
     /// Unauthenticated connections, oldest first.
-    strangers: VecDeque<Stranger>,
+    unauthenticated: VecDeque<Unauthenticated>,
     /// The last failure of each source.
     failed: BTreeMap<Source, Monotonic>,
     /// The accepted client that is neither admitted nor refused yet.
-    at_the_door: Option<Verdict>,
+    pending: Option<Candidate>,
     accepted: u64,
     /// All refusals, and those of them with only one possible reason.
     refused: u64,
@@ -32,7 +32,7 @@ pub struct Admission {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Stranger {
+struct Unauthenticated {
     id: ConnId,
     since: Monotonic,
     source: Option<Source>,
@@ -40,7 +40,7 @@ struct Stranger {
 
 /// The facts that decide about a client at the moment it is accepted.
 #[derive(Clone, Copy, Debug)]
-struct Verdict {
+struct Candidate {
     source: Option<Source>,
     /// The number of unauthenticated connections.
     taken: usize,
@@ -60,9 +60,9 @@ impl Admission {
     pub fn new(limits: &Limits) -> Self {
         Self {
             limits: *limits,
-            strangers: VecDeque::new(),
+            unauthenticated: VecDeque::new(),
             failed: BTreeMap::new(),
-            at_the_door: None,
+            pending: None,
             accepted: 0,
             refused: 0,
             certain_suspects: 0,
@@ -71,7 +71,7 @@ impl Admission {
     }
 
     pub fn accepted(&mut self, peer: Option<SocketAddr>, now: Monotonic) {
-        assert!(self.at_the_door.is_none(), "two at the door");
+        assert!(self.pending.is_none(), "two clients are accepted at once");
         self.accepted += 1;
         let source = peer.and_then(|peer| source(peer.ip(), self.limits.trust_loopback));
         let failed = source.and_then(|source| self.failed.get(&source));
@@ -80,28 +80,35 @@ impl Admission {
             Some(age) if age < self.limits.suspicion * 2 => Suspicion::Fading,
             Some(_) | None => Suspicion::None,
         };
-        let held = self.strangers.iter().filter(|stranger| stranger.source == source).count();
+        let held =
+            self.unauthenticated.iter().filter(|connection| connection.source == source).count();
         let share = self.limits.unauthenticated_per_source.filter(|_| source.is_some());
         let over_share = share.is_some_and(|share| held >= share);
-        let taken = self.strangers.len();
-        self.at_the_door = Some(Verdict { source, taken, suspect, over_share });
+        let taken = self.unauthenticated.len();
+        self.pending = Some(Candidate { source, taken, suspect, over_share });
     }
 
     /// The accepted client was admitted.
-    pub fn passed(&mut self) {
-        let verdict = self.at_the_door.take().expect("who gets in was accepted");
-        let scarce = self.is_scarce(&verdict);
-        assert!(!scarce || verdict.suspect != Suspicion::Fresh, "a suspect is let in: {verdict:?}");
-        assert!(!scarce || !verdict.over_share, "let in beyond its share: {verdict:?}");
+    pub fn admitted(&mut self) {
+        let candidate = self.pending.take().expect("it was accepted before");
+        let scarce = self.is_scarce(&candidate);
+        assert!(
+            !scarce || candidate.suspect != Suspicion::Fresh,
+            "a suspect is admitted: {candidate:?}"
+        );
+        assert!(!scarce || !candidate.over_share, "admitted beyond its share: {candidate:?}");
     }
 
     pub fn refused(&mut self) {
-        let Some(verdict) = self.at_the_door.take() else { return };
-        assert!(verdict.source.is_some(), "refused for a source that is not judged: {verdict:?}");
-        assert!(self.is_scarce(&verdict), "refused while half of the places are free: {verdict:?}");
+        let Some(candidate) = self.pending.take() else { return };
+        assert!(candidate.source.is_some(), "refused though its source is trusted: {candidate:?}");
+        assert!(
+            self.is_scarce(&candidate),
+            "refused while half of the places are free: {candidate:?}"
+        );
         self.refused += 1;
-        match (verdict.suspect, verdict.over_share) {
-            (Suspicion::None, false) => panic!("refused without a cause: {verdict:?}"),
+        match (candidate.suspect, candidate.over_share) {
+            (Suspicion::None, false) => panic!("refused without a cause: {candidate:?}"),
             (Suspicion::None, true) => self.certainly_over_share += 1,
             (Suspicion::Fresh, _) | (Suspicion::Fading, false) => self.certain_suspects += 1,
             (Suspicion::Fading, true) => {}
@@ -109,26 +116,27 @@ impl Admission {
     }
 
     /// True if at least half of the places are taken.
-    fn is_scarce(&self, verdict: &Verdict) -> bool {
-        2 * verdict.taken >= self.limits.unauthenticated
+    fn is_scarce(&self, candidate: &Candidate) -> bool {
+        2 * candidate.taken >= self.limits.unauthenticated
     }
 
     pub fn opened(&mut self, id: ConnId, peer: Option<SocketAddr>, now: Monotonic) {
-        self.passed();
+        self.admitted();
         let source = peer.and_then(|peer| source(peer.ip(), self.limits.trust_loopback));
-        self.strangers.push_back(Stranger { id, since: now, source });
+        self.unauthenticated.push_back(Unauthenticated { id, since: now, source });
     }
 
     pub fn authenticated(&mut self, id: ConnId) {
-        self.leaves(id).expect("only a stranger authenticates");
+        self.remove(id).expect("it was unauthenticated");
     }
 
     pub fn closed(&mut self, id: ConnId, reason: CloseReason, now: Monotonic) {
-        let stranger = self.leaves(id);
+        let connection = self.remove(id);
         if reason == CloseReason::Evicted {
-            let (place, stranger) = stranger.expect("only a stranger is evicted");
-            assert_eq!(place, 0, "{id} was evicted and {place} strangers are older");
-            let age = now.since(stranger.since);
+            let (place, connection) =
+                connection.expect("only unauthenticated connections are evicted");
+            assert_eq!(place, 0, "{id} was evicted and {place} connections are older");
+            let age = now.since(connection.since);
             assert!(age >= self.limits.eviction_age, "{id} was evicted too young");
         }
         let ours = matches!(
@@ -138,25 +146,27 @@ impl Admission {
                 | CloseReason::Stopped
                 | CloseReason::SetupFailed
         );
-        if let Some((_, Stranger { source: Some(source), .. })) = stranger.filter(|_| !ours) {
+        if let Some((_, Unauthenticated { source: Some(source), .. })) =
+            connection.filter(|_| !ours)
+        {
             self.failed.insert(source, now);
         }
     }
 
-    fn leaves(&mut self, id: ConnId) -> Option<(usize, Stranger)> {
-        let place = self.strangers.iter().position(|stranger| stranger.id == id)?;
-        Some((place, self.strangers.remove(place).expect("it was found")))
+    fn remove(&mut self, id: ConnId) -> Option<(usize, Unauthenticated)> {
+        let place = self.unauthenticated.iter().position(|connection| connection.id == id)?;
+        Some((place, self.unauthenticated.remove(place).expect("it was found")))
     }
 
     /// Compares the server's counters with the observations.
     pub fn audit(&self, stats: &Stats) {
         let (suspects, over_share) = (stats.refused_suspects, stats.refused_over_share);
-        assert!(self.at_the_door.is_none(), "somebody was left at the door");
+        assert!(self.pending.is_none(), "a client was neither admitted nor refused");
         assert_eq!(self.accepted, stats.accepted + suspects + over_share, "accepted");
         assert_eq!(self.refused, suspects + over_share, "refused");
         assert!(self.certain_suspects <= suspects, "suspects");
         assert!(self.certainly_over_share <= over_share, "over their share");
-        assert_eq!(self.strangers.len(), stats.unauthenticated, "strangers");
+        assert_eq!(self.unauthenticated.len(), stats.unauthenticated, "unauthenticated");
     }
 }
 

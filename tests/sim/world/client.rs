@@ -21,7 +21,7 @@ pub struct Client {
     pub pushed: Vec<u8>,
     pub pushed_at: Option<Monotonic>,
     /// The received messages.
-    pub news: Vec<u8>,
+    pub messages: Vec<u8>,
     pub input_left: usize,
     /// True if one `recv` may not get all that it sent, because of an urgent mark or a window
     /// smaller than a digest.
@@ -52,7 +52,7 @@ impl Client {
             got: Vec::new(),
             pushed: Vec::new(),
             pushed_at: None,
-            news: Vec::new(),
+            messages: Vec::new(),
             input_left,
             piecemeal: false,
             fate: Fate::Present,
@@ -112,27 +112,27 @@ impl Client {
                 return false;
             }
         };
-        assert_eq!(self.seen, None, "bytes behind the end");
+        assert_eq!(self.seen, None, "bytes after the end");
         let challenge = bytes.len().min(Challenge::LEN - self.challenge.len());
         self.challenge.extend_from_slice(&bytes[..challenge]);
         let before = self.got.len();
         for &byte in &bytes[challenge..] {
             if byte.is_ascii_lowercase() {
-                self.news.push(byte);
+                self.messages.push(byte);
             } else {
-                let whole = matches!(self.news.last(), None | Some(b'd'));
+                let whole = matches!(self.messages.last(), None | Some(b'd'));
                 assert!(whole, "{:?}: an answer inside of a message", self.end);
                 self.got.push(byte);
             }
         }
-        assert!(self.pushed.starts_with(&self.news), "{:?} got other news", self.end);
+        assert!(self.pushed.starts_with(&self.messages), "{:?} got other messages", self.end);
         if challenge > 0 && self.challenge.len() == Challenge::LEN {
             let challenge = Challenge::new(self.challenge[..].try_into().unwrap());
             self.digest = MacAlgorithm::Md5.digest(&Key::demo(), &challenge).as_bytes().to_vec();
             self.digest_is_right = self.honest;
             self.digest[7] ^= u8::from(!self.honest);
         }
-        let nothing = self.got.is_empty() && self.news.is_empty();
+        let nothing = self.got.is_empty() && self.messages.is_empty();
         assert!(self.honest || nothing, "an answer to a wrong digest");
         let expected = self.sent.get(before..self.got.len()).map(<[u8]>::to_ascii_uppercase);
         let expected = expected.as_deref();
@@ -165,9 +165,9 @@ impl Client {
         assert_eq!(
             self.got.len(),
             self.sent.len(),
-            "{:?} is owed bytes, and nothing moves any more",
+            "{:?} lacks bytes, and nothing moves any more",
             self.end
         );
-        assert_eq!(self.news, self.pushed, "{:?} is owed news", self.end);
+        assert_eq!(self.messages, self.pushed, "{:?} lacks messages", self.end);
     }
 }

@@ -8,33 +8,33 @@ use saltecho::python::upper;
 
 /// The calls of all connections' handlers.
 #[derive(Default)]
-pub struct Heard {
+pub struct Calls {
     pub opened: Vec<Peer>,
     pub closed: Vec<(Peer, CloseReason)>,
 }
 
 /// Answers in upper case. A fragile one panics sometimes, without the hook that prints panics.
 #[derive(Clone)]
-pub struct Teller {
-    pub heard: Arc<Mutex<Heard>>,
+pub struct UpperHandler {
+    pub calls: Arc<Mutex<Calls>>,
     pub fragile: bool,
     peer: Option<Peer>,
 }
 
-impl Teller {
+impl UpperHandler {
     pub fn new() -> Self {
-        Self { heard: Arc::default(), fragile: false, peer: None }
+        Self { calls: Arc::default(), fragile: false, peer: None }
     }
 }
 
-impl Handler for Teller {
+impl Handler for UpperHandler {
     fn opened(&mut self, peer: &Peer) {
         assert!(self.peer.is_none(), "a connection is opened twice");
         self.peer = Some(*peer);
-        let mut heard = self.heard.lock().unwrap();
-        heard.opened.push(*peer);
-        let unlucky = heard.opened.len() % 7 == 3;
-        drop(heard);
+        let mut calls = self.calls.lock().unwrap();
+        calls.opened.push(*peer);
+        let unlucky = calls.opened.len() % 7 == 3;
+        drop(calls);
         if self.fragile && unlucky {
             resume_unwind(Box::new(()));
         }
@@ -51,6 +51,6 @@ impl Handler for Teller {
 
     fn closed(&mut self, reason: CloseReason) {
         let peer = self.peer.take().expect("it is closed once, after it was opened");
-        self.heard.lock().unwrap().closed.push((peer, reason));
+        self.calls.lock().unwrap().closed.push((peer, reason));
     }
 }

@@ -12,7 +12,7 @@ use saltecho::sim::{Deed, Ledger, SimClient, SimKernel};
 
 use super::admission::Admission;
 use super::client::{Client, Fate};
-use super::handler::Heard;
+use super::handler::Calls;
 use super::keepalive::Keepalive;
 
 const CHALLENGE: u64 = 32;
@@ -29,7 +29,7 @@ pub struct Judge {
     /// the receive buffer holds one, and no data arrives late.
     pub last_look_is_whole: bool,
     awake: Awake,
-    told: Arc<Mutex<Vec<Told>>>,
+    reports: Arc<Mutex<Vec<Report>>>,
     admission: Admission,
     keepalive: Keepalive,
     overdue: BTreeMap<SimClient, u32>,
@@ -43,26 +43,26 @@ pub struct Judge {
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Told {
-    Deed(Deed),
+enum Report {
+    Kernel(Deed),
     Opened(ConnId, Option<SocketAddr>),
     Authenticated(ConnId),
     Closed(ConnId, CloseReason),
 }
 
-struct Ears(Arc<Mutex<Vec<Told>>>);
+struct Recorder(Arc<Mutex<Vec<Report>>>);
 
-impl Observer for Ears {
+impl Observer for Recorder {
     fn opened(&mut self, id: ConnId, peer: Option<SocketAddr>) {
-        self.0.lock().unwrap().push(Told::Opened(id, peer));
+        self.0.lock().unwrap().push(Report::Opened(id, peer));
     }
 
     fn authenticated(&mut self, id: ConnId) {
-        self.0.lock().unwrap().push(Told::Authenticated(id));
+        self.0.lock().unwrap().push(Report::Authenticated(id));
     }
 
     fn closed(&mut self, id: ConnId, reason: CloseReason) {
-        self.0.lock().unwrap().push(Told::Closed(id, reason));
+        self.0.lock().unwrap().push(Report::Closed(id, reason));
     }
 }
 
@@ -73,7 +73,7 @@ impl Judge {
             grace_turns: if limits.deadlines_per_turn >= 1000 { 0 } else { 300 },
             last_look_is_whole: config.recv_size as u64 >= DIGEST && !late_arrivals,
             awake: Awake { spin: limits.spin, ..Awake::default() },
-            told: Arc::default(),
+            reports: Arc::default(),
             admission: Admission::new(limits),
             keepalive: Keepalive::new(config, limits),
             overdue: BTreeMap::new(),
@@ -87,52 +87,53 @@ impl Judge {
     }
 
     /// True if vanished clients are detected.
-    pub fn finds_who_vanished(&self) -> bool {
+    pub fn detects_vanished(&self) -> bool {
         self.config.keepalive.is_some()
     }
 
     pub fn observer(&self) -> Box<dyn Observer> {
-        Box::new(Ears(Arc::clone(&self.told)))
+        Box::new(Recorder(Arc::clone(&self.reports)))
     }
 
     /// Records the kernel's events, in one order with the observer's reports.
     pub fn witness(&self) -> impl FnMut(Deed) + Send + 'static {
-        let told = Arc::clone(&self.told);
-        move |deed| told.lock().unwrap().push(Told::Deed(deed))
+        let reports = Arc::clone(&self.reports);
+        move |deed| reports.lock().unwrap().push(Report::Kernel(deed))
     }
 
     /// Judges the effects of a turn.
     pub fn after_turn(&mut self, kernel: &SimKernel, clients: &[Client], stats: &Stats) {
-        let (told, now) = (std::mem::take(&mut *self.told.lock().unwrap()), kernel.last_reading());
-        let mut at_the_door = None;
-        for told in told {
-            match told {
-                Told::Deed(Deed::Accepted(client)) => {
-                    at_the_door = Some(client);
+        let (reports, now) =
+            (std::mem::take(&mut *self.reports.lock().unwrap()), kernel.last_reading());
+        let mut pending = None;
+        for report in reports {
+            match report {
+                Report::Kernel(Deed::Accepted(client)) => {
+                    pending = Some(client);
                     self.admission.accepted(kernel.peer(client), now);
                 }
-                Told::Deed(Deed::FoundNoRandomBytes) => {
-                    at_the_door = None;
-                    self.admission.passed();
+                Report::Kernel(Deed::FoundNoRandomBytes) => {
+                    pending = None;
+                    self.admission.admitted();
                 }
-                Told::Deed(Deed::Closed(client)) => {
-                    if at_the_door == Some(client) {
+                Report::Kernel(Deed::Closed(client)) => {
+                    if pending == Some(client) {
                         self.admission.refused();
                     }
                 }
-                Told::Opened(id, peer) => {
+                Report::Opened(id, peer) => {
                     self.opened += 1;
-                    let client = at_the_door.take().expect("who is let in was accepted");
-                    assert_eq!(peer, kernel.peer(client), "{id} is taken for somebody else");
+                    let client = pending.take().expect("it was accepted before");
+                    assert_eq!(peer, kernel.peer(client), "{id} has the address of another client");
                     self.admission.opened(id, peer, now);
                 }
-                Told::Authenticated(id) => {
+                Report::Authenticated(id) => {
                     self.authenticated += 1;
                     self.admission.authenticated(id);
                     let client = client_of(kernel, clients, id).expect("it is registered");
-                    assert!(client.honest, "a wrong digest was taken for a right one");
+                    assert!(client.honest, "a wrong digest was accepted");
                 }
-                Told::Closed(id, reason) => self.closed(kernel, clients, id, reason),
+                Report::Closed(id, reason) => self.check_closed(kernel, clients, id, reason),
             }
         }
         self.admission.audit(stats);
@@ -141,21 +142,27 @@ impl Judge {
         for client in clients {
             let ledger = kernel.ledger(client.end);
             if kernel.is_served(client.end) {
-                self.open(client, ledger, now);
+                self.check_open(client, ledger, now);
                 if client.fate == Fate::Vanished {
-                    self.keepalive.still_here(client.end, kernel.heard_at(client.end), now);
+                    self.keepalive.check_vanished(client.end, kernel.heard_at(client.end), now);
                 }
             }
             if ledger.shut_down_at == Some(now) && self.draining.is_none() {
                 let idle = last_moved(ledger).zip(self.config.recv_timeout);
                 let due = idle.map(|(moved, limit)| moved.saturating_add(limit));
                 assert!(due <= ledger.shut_down_at, "{:?} was idle until {due:?}", client.end);
-                assert!(due.is_some(), "{:?} was told to go for no reason", client.end);
+                assert!(due.is_some(), "{:?} was half-closed without a reason", client.end);
             }
         }
     }
 
-    fn closed(&mut self, kernel: &SimKernel, clients: &[Client], id: ConnId, reason: CloseReason) {
+    fn check_closed(
+        &mut self,
+        kernel: &SimKernel,
+        clients: &[Client],
+        id: ConnId,
+        reason: CloseReason,
+    ) {
         *self.closes.entry(reason).or_default() += 1;
         let now = kernel.last_reading();
         self.admission.closed(id, reason, now);
@@ -163,9 +170,9 @@ impl Judge {
         self.reasons.insert(client.end, reason);
         let ledger = kernel.ledger(client.end);
         let (_, how) = ledger.closed.expect("a connection that is over is closed");
-        let owed = owed(client, ledger);
-        if owed > 0 {
-            assert_eq!(how, Close::Reset, "a part of an answer passes for the whole");
+        let undelivered = undelivered(client, ledger);
+        if undelivered > 0 {
+            assert_eq!(how, Close::Reset, "a partial answer ends in order");
         }
         let accepted = ledger.accepted_at.expect("it was accepted");
         let due = match reason {
@@ -179,7 +186,7 @@ impl Judge {
                 accepted.saturating_add(self.config.auth_timeout.expect("there is one"))
             }
             CloseReason::SendTimeout => {
-                assert!(owed > 0, "{id} was owed nothing");
+                assert!(undelivered > 0, "{id} had nothing pending");
                 // The start of a pushed message's `sendall` is not known from outside.
                 let since = ledger.received_at.filter(|_| client.pushed.is_empty());
                 let limit = self.config.send_timeout.expect("there is one");
@@ -195,7 +202,7 @@ impl Judge {
                 now
             }
             CloseReason::PeerFinished => {
-                assert_eq!(owed, 0, "{id} ended before it had everything");
+                assert_eq!(undelivered, 0, "{id} ended before it had everything");
                 now
             }
             CloseReason::Reset | CloseReason::TransportError => {
@@ -203,7 +210,7 @@ impl Judge {
                 now
             }
             CloseReason::PeerVanished => {
-                assert_eq!(client.fate, Fate::Vanished, "{id} is there, and was given up");
+                assert_eq!(client.fate, Fate::Vanished, "{id} is present, and was given up");
                 self.keepalive.least(kernel.heard_at(client.end))
             }
             CloseReason::IdleTimeout => {
@@ -220,41 +227,46 @@ impl Judge {
     }
 
     /// Checks at the end that each handler was called for the start and the end of its connection.
-    pub fn compare_with_handlers(&self, kernel: &SimKernel, heard: &Heard, stats: &Stats) {
-        assert_eq!(heard.opened.len() as u64, stats.authenticated, "handlers that were opened");
-        assert_eq!(heard.closed.len(), heard.opened.len(), "handlers that were closed");
-        for (peer, reason) in &heard.closed {
+    pub fn compare_with_handlers(&self, kernel: &SimKernel, calls: &Calls, stats: &Stats) {
+        assert_eq!(calls.opened.len() as u64, stats.authenticated, "opened handlers");
+        assert_eq!(calls.closed.len(), calls.opened.len(), "closed handlers");
+        for (peer, reason) in &calls.closed {
             let client = kernel.client_named(peer.id()).expect("it was registered");
-            assert_eq!(peer.address(), kernel.peer(client), "{client:?} is taken for another");
+            assert_eq!(
+                peer.address(),
+                kernel.peer(client),
+                "{client:?} has the address of another"
+            );
             assert_eq!(self.reasons.get(&client), Some(reason), "{client:?}");
         }
     }
 
     /// Checks at the end that the counters equal the observer's reports. It gets no report of a
     /// client for which there were no random bytes.
-    pub fn compare_with(&self, stats: &Stats) {
-        let unheard_of = stats.accepted - self.opened;
+    pub fn compare_counters(&self, stats: &Stats) {
+        let unreported = stats.accepted - self.opened;
         for (reason, count) in stats.closes() {
-            let told = self.closes.get(&reason).copied().unwrap_or(0);
-            let told = told + if reason == CloseReason::SetupFailed { unheard_of } else { 0 };
-            assert_eq!(told, count, "the observer was told of {told} that ended: {reason}");
+            let reported = self.closes.get(&reason).copied().unwrap_or(0);
+            let reported =
+                reported + if reason == CloseReason::SetupFailed { unreported } else { 0 };
+            assert_eq!(reported, count, "the observer saw {reported} of them close: {reason}");
         }
-        assert_eq!(self.authenticated, stats.authenticated, "told of and counted");
+        assert_eq!(self.authenticated, stats.authenticated, "reported and counted");
     }
 
     /// Checks an open connection between two turns.
-    fn open(&mut self, client: &Client, ledger: &Ledger, now: Monotonic) {
+    fn check_open(&mut self, client: &Client, ledger: &Ledger, now: Monotonic) {
         let end = client.end;
         let lead = ledger.greatest_lead.unwrap_or(i64::MIN);
         assert!(lead <= -16, "{end:?}: the server read before it had answered");
-        let owed = owed(client, ledger);
+        let undelivered = undelivered(client, ledger);
         let most = match client.pushed_at {
             None => self.config.recv_size,
             Some(_) => self.config.max_answer,
         };
-        assert!(owed <= most as u64, "{end:?} is owed more than one answer");
+        assert!(undelivered <= most as u64, "{end:?} has more than one answer pending");
         if !client.honest {
-            assert!(ledger.received < DIGEST, "{end:?} gave a wrong digest and is still here");
+            assert!(ledger.received < DIGEST, "{end:?} gave a wrong digest and is still connected");
         }
         let overdue = self.overdue.entry(end).or_default();
         match due(&self.config, client, ledger, self.draining.is_some()) {
@@ -304,7 +316,7 @@ fn client_of<'a>(kernel: &SimKernel, clients: &'a [Client], id: ConnId) -> Optio
 }
 
 /// Bytes of answers and messages that the kernel has not accepted; the answer to `n` bytes has `n`.
-fn owed(client: &Client, ledger: &Ledger) -> u64 {
+fn undelivered(client: &Client, ledger: &Ledger) -> u64 {
     match ledger.received {
         DIGEST.. if client.honest => {
             ledger.received - DIGEST + CHALLENGE + client.pushed.len() as u64 - ledger.sent
@@ -323,7 +335,7 @@ fn due(config: &Config, client: &Client, ledger: &Ledger, draining: bool) -> Opt
         (ledger.shut_down_at, config.linger_timeout)
     } else if ledger.received < DIGEST {
         (ledger.accepted_at, config.auth_timeout)
-    } else if owed(client, ledger) > 0 {
+    } else if undelivered(client, ledger) > 0 {
         // Each of several messages has its own timeout, which starts when the one before is sent.
         let began = ledger.received_at.max(client.pushed_at);
         let again = ledger.sent_at.filter(|_| client.pushed_at.is_some());

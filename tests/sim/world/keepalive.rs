@@ -37,14 +37,14 @@ impl Keepalive {
     }
 
     /// Checks a vanished peer that is still connected.
-    pub fn still_here(&self, client: SimClient, heard_at: Monotonic, now: Monotonic) {
+    pub fn check_vanished(&self, client: SimClient, heard_at: Monotonic, now: Monotonic) {
         let silent_for = now.since(heard_at);
         assert!(silent_for <= self.most, "{client:?} has been silent for {silent_for:?}");
     }
 
     /// The earliest time to give up a peer that was last active at `heard_at`.
     pub fn least(&self, heard_at: Monotonic) -> Monotonic {
-        heard_at.saturating_add(2 * self.period.expect("a peer was given up"))
+        heard_at.saturating_add(2 * self.period.expect("keepalive is on"))
     }
 
     /// Checks that probes keep to their rate.

@@ -11,7 +11,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use client::{Client, Fate};
-use handler::Teller;
+use handler::UpperHandler;
 use judge::Judge;
 use saltecho::auth::Keyring;
 use saltecho::proto::{CloseReason, Config};
@@ -20,13 +20,13 @@ use saltecho::sim::{Faults, Seen, SimKernel, SplitMix};
 
 /// A server, its kernel, its clients and their judge.
 pub struct World {
-    pub server: Server<SimKernel, Teller>,
+    pub server: Server<SimKernel, UpperHandler>,
     pub clients: Vec<Client>,
     pub judge: Judge,
     pub random: SplitMix,
     /// The part of [`PEERS`] that clients come from: its length and its start.
     sources: (usize, usize),
-    handler: Teller,
+    handler: UpperHandler,
     /// The chance of a push before a turn, in thousandths, and the current push.
     pushes: u32,
     pushing: Option<(usize, Vec<u8>)>,
@@ -92,7 +92,7 @@ impl World {
         if pushes > 0 && random.chance(500) {
             config.max_answer = config.recv_size.max(MESSAGE) + random.below(300);
         }
-        let mut handler = Teller::new();
+        let mut handler = UpperHandler::new();
         handler.fragile = random.chance(150);
         let late = faults.late_arrival > 0;
         let kernel = SimKernel::with_choices(kernel, faults);
@@ -104,7 +104,7 @@ impl World {
     }
 
     pub fn new(kernel: SimKernel, config: Config, limits: Limits, random: SplitMix) -> Self {
-        Self::with_handler(kernel, config, limits, random, Teller::new())
+        Self::with_handler(kernel, config, limits, random, UpperHandler::new())
     }
 
     fn with_handler(
@@ -112,12 +112,12 @@ impl World {
         config: Config,
         limits: Limits,
         random: SplitMix,
-        handler: Teller,
+        handler: UpperHandler,
     ) -> Self {
         let judge = Judge::new(&config, &limits, false);
         kernel.set_witness(judge.witness());
-        let (doors, own) = (vec![()], handler.clone());
-        let mut server = Server::with_kernel(kernel, doors, config, limits, own).unwrap();
+        let (listeners, own) = (vec![()], handler.clone());
+        let mut server = Server::with_kernel(kernel, listeners, config, limits, own).unwrap();
         server.set_observer(judge.observer());
         Self {
             server,
@@ -141,14 +141,14 @@ impl World {
     /// Random turns, then rest, then the end of all connections.
     pub fn run(&mut self) {
         for _ in 0..20 + self.random.below(150) {
-            self.disorder();
+            self.random_turn();
         }
-        self.settle();
-        self.leave();
+        self.quiesce();
+        self.end_all();
     }
 
     /// A few acts of a few clients, and a turn.
-    pub fn disorder(&mut self) {
+    pub fn random_turn(&mut self) {
         for _ in 0..self.random.below(4) {
             self.act();
         }
@@ -162,12 +162,12 @@ impl World {
 
     /// Pushes a message to a client that has authenticated, even if it is gone.
     fn push(&mut self) {
-        let heard = self.handler.heard.lock().unwrap();
-        if heard.opened.is_empty() {
+        let calls = self.handler.calls.lock().unwrap();
+        if calls.opened.is_empty() {
             return;
         }
-        let peer = heard.opened[self.random.below(heard.opened.len())];
-        drop(heard);
+        let peer = calls.opened[self.random.below(calls.opened.len())];
+        drop(calls);
         let client = self.server.kernel_mut().client_named(peer.id()).expect("it was registered");
         let index = self.clients.iter().position(|known| known.end == client).expect("it is ours");
         let message = [&b"b"[..], &vec![b'c'; self.random.below(MESSAGE - 1)], b"d"].concat();
@@ -190,7 +190,7 @@ impl World {
             (0, 1) => {
                 let ledger = self.server.kernel_mut().ledger(client.end);
                 let open = ledger.closed.is_none() && ledger.shut_down_at.is_none();
-                assert!(!open, "{index} could have taken what was pushed to it");
+                assert!(!open, "{index} could have accepted the push");
             }
             other => panic!("one message became {other:?}"),
         }
@@ -225,7 +225,7 @@ impl World {
                 kernel.client_reset(client.end);
                 client.fate = Fate::Gone;
             }
-            1 if client.fate == Fate::Present && self.judge.finds_who_vanished() => {
+            1 if client.fate == Fate::Present && self.judge.detects_vanished() => {
                 kernel.client_vanish(client.end, self.random.chance(300));
                 client.fate = Fate::Vanished;
             }
@@ -258,7 +258,7 @@ impl World {
 
     /// Ends all faults and lets the clients finish. No time passes in which a deadline could make
     /// up for a lost wake-up.
-    pub fn settle(&mut self) {
+    pub fn quiesce(&mut self) {
         self.server.kernel_mut().calm();
         self.server.kernel_mut().set_patience(Duration::ZERO);
         // A pause of accepting needs time; it is not a lost wake-up.
@@ -290,7 +290,7 @@ impl World {
     }
 
     /// Ends all connections, one way or another; none may remain.
-    pub fn leave(&mut self) {
+    pub fn end_all(&mut self) {
         let drained = self.random.chance(300);
         if drained {
             self.judge.draining = Some(self.server.kernel_mut().last_reading());
@@ -320,27 +320,32 @@ impl World {
             }
             let idle = self.server.kernel_mut().queued_clients() == 0;
             if !goes_on || (!drained && idle && self.server.stats().connections == 0) {
-                return self.judge_the_end();
+                return self.check_end();
             }
         }
-        panic!("clients are gone and connections are not: {:?}", self.server.stats());
+        panic!("clients are gone but connections are not: {:?}", self.server.stats());
     }
 
-    fn judge_the_end(&mut self) {
+    fn check_end(&mut self) {
         let stats = self.server.stats();
         assert_eq!(stats.connections, 0, "drained and not empty");
         assert_eq!(stats.accepted, stats.closed_in_all(), "one reason for each connection");
-        self.judge.compare_with(&stats);
-        let heard = self.handler.heard.lock().unwrap();
-        self.judge.compare_with_handlers(self.server.kernel_mut(), &heard, &stats);
-        drop(heard);
+        self.judge.compare_counters(&stats);
+        let calls = self.handler.calls.lock().unwrap();
+        self.judge.compare_with_handlers(self.server.kernel_mut(), &calls, &stats);
+        drop(calls);
         for client in self.clients.iter().filter(|client| client.fate == Fate::Finished) {
             let kernel = self.server.kernel_mut();
             let severed = kernel.ledger(client.end).severed;
             if self.judge.reasons.get(&client.end) == Some(&CloseReason::PeerFinished) && !severed {
-                assert_eq!(client.seen, Some(Seen::End), "{:?} was not let down", client.end);
+                assert_eq!(
+                    client.seen,
+                    Some(Seen::End),
+                    "{:?} did not see the end of the stream",
+                    client.end
+                );
                 assert_eq!(client.got.len(), client.sent.len(), "{:?} lost bytes", client.end);
-                assert_eq!(client.news, client.pushed, "{:?} lost news", client.end);
+                assert_eq!(client.messages, client.pushed, "{:?} lost messages", client.end);
             }
         }
     }
