@@ -49,13 +49,13 @@ fn connect_talks_to_a_python_server() {
             let answer = run(&["connect", &place, "--mac", mac], input);
             answer.expect(0, &[]);
             assert!(answer.stdout == upper(input), "{} bytes came back", answer.stdout.len());
-            assert_eq!(server.wait_for("legal"), "legal");
+            assert_eq!(server.wait_for("authenticated"), "authenticated");
         }
 
         let files = Files::new();
         let other = files.key("other", "not the key that the server has\n");
         run(&["connect", &place, "--mac", mac, "-k", &other], b"hello").expect(3, &["refused"]);
-        assert_eq!(server.wait_for("legal"), "not legal");
+        assert_eq!(server.wait_for("rejected"), "rejected");
         server.wait().expect(0, &[]);
     }
 }
