@@ -38,9 +38,9 @@ pub(crate) fn run(seconds: u64, report: &mut Report) {
     }
 
     let server = Trial::start(&[]);
-    let crowd = come(&server);
+    let crowd = connect_crowd(&server);
     drop(server);
-    told("killed", crowd, Duration::ZERO, report);
+    check_ends("killed", crowd, Duration::ZERO, report);
 }
 
 fn connect_crowd(server: &Trial) -> Vec<TcpStream> {
