@@ -4,9 +4,9 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::address::{ServerAddress, listen_address};
-use super::admission::AdmissionArgs;
 use super::load::LoadArgs;
-use super::logs::ReportArgs;
+use super::report::ReportArgs;
+use super::serve::AdmissionArgs;
 use super::values::{Limit, Size, Spin, keepalive};
 use saltecho::auth::MacAlgorithm;
 

@@ -4,27 +4,18 @@
 //! for a reader that has left.
 
 mod address;
-mod admission;
 mod args;
+mod blocking;
 mod connect;
 mod environment;
-mod escape;
 mod failure;
-mod judge;
 mod keyfile;
 mod keygen;
 mod load;
 mod log;
-mod logs;
 mod output;
-mod patient;
-mod peer;
-mod pipe;
-mod portfile;
-mod prompt;
 mod report;
 mod serve;
-mod signals;
 mod values;
 
 use std::panic::resume_unwind;
@@ -45,7 +36,7 @@ const STACK: usize = 2 << 20;
 
 /// Runs the command that the command line asks for.
 pub(crate) fn main() -> ExitCode {
-    signals::outlive_file_size_limit();
+    serve::signals::outlive_file_size_limit();
     let parse = || {
         environment::warn_of_unknown();
         Cli::try_parse().map_err(environment::name_variable)
@@ -77,7 +68,7 @@ fn execute(command: Command) -> Result<(), Failure> {
         Command::Serve(args) => serve::run(&args),
         Command::Connect(args) => connect::run(&args),
         Command::Load(args) => load::run(&args),
-        Command::Report(args) => on_own_stack(|| logs::run(&args))?,
+        Command::Report(args) => on_own_stack(|| report::run(&args))?,
         Command::Keygen(args) => keygen::run(&args),
     }
 }

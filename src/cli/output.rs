@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use anstream::{AutoStream, ColorChoice};
 use anyhow::{Context, Result, bail};
 
-use super::patient::Patient;
+use super::blocking::Patient;
 
 /// In place of a path it means stdout.
 const STDOUT: &str = "-";

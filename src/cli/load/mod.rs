@@ -1,6 +1,7 @@
 //! `saltecho load`: what the flags ask for, what this machine allows, and what is told of it.
 
 mod args;
+pub(super) mod check;
 mod live;
 mod outcome;
 mod preflight;
@@ -33,7 +34,7 @@ use super::args::Reply;
 use super::failure::{Failure, Kind};
 use super::keyfile::public_name;
 use super::output::{Output, Outputs};
-use super::signals::not_ignored;
+use super::serve::signals::not_ignored;
 
 /// Events taken from one poll at first.
 const EVENTS: usize = 1024;

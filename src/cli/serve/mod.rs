@@ -1,3 +1,8 @@
+mod admission;
+mod journal;
+mod port_file;
+pub(super) mod signals;
+
 use std::io;
 use std::net::SocketAddr;
 
@@ -7,13 +12,14 @@ use saltecho::proto::{Config, Handler, Identity, Upper};
 use saltecho::server::{BuildError, Limits, MioKernel, Server, ServerBuilder, run_workers};
 use signal_hook::consts::SIGHUP;
 
-use super::args::{Reply, ServeArgs};
-use super::failure::{Failure, Kind};
-use super::keyfile::{Keys, is_loopback};
-use super::log::{Level, Log};
-use super::portfile::PortFile;
-use super::report::{self, Reporter};
-use super::signals::{Signals, not_ignored};
+use self::journal::Reporter;
+use self::port_file::PortFile;
+use self::signals::{Signals, not_ignored};
+use crate::cli::args::{Reply, ServeArgs};
+use crate::cli::failure::{Failure, Kind};
+use crate::cli::keyfile::{Keys, is_loopback};
+use crate::cli::log::{Level, Log};
+pub(super) use admission::AdmissionArgs;
 
 pub(super) fn run(args: &ServeArgs) -> Result<(), Failure> {
     let level = match (args.quiet, args.verbose) {
@@ -57,7 +63,7 @@ fn serve<H: Handler + Clone + Send>(
     }
     let (config, limits) = (args.config(keys.keyring), args.admission.apply(args.limits())?);
     let workers = usize::from(args.workers);
-    let terms = report::terms(&config, &limits, &keys.names, workers) + &args.admission.terms();
+    let terms = journal::terms(&config, &limits, &keys.names, workers) + &args.admission.terms();
     let trusted = args.admission.trusted().iter().copied();
     let mut builder = Server::builder().config(config).limits(limits).trust(trusted);
     for address in &args.listen {
@@ -85,8 +91,8 @@ fn serve<H: Handler + Clone + Send>(
     log.say(Level::Normal, format_args!("listening on {}: {terms}", places.join(", ")));
     let stats = run_workers(servers).context("the event loop failed")?;
     drop(watch);
-    log.say(Level::Normal, report::counters(&stats));
-    report::verdict(&stats)
+    log.say(Level::Normal, journal::counters(&stats));
+    journal::verdict(&stats)
 }
 
 impl ServeArgs {

@@ -16,9 +16,9 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd};
 use saltecho::client::Client;
 
 use super::escape::Escaper;
-use super::failure::{Failure, Kind};
-use super::patient::{Patient, poll_until};
 use super::peer::{Peer, bytes};
+use crate::cli::blocking::{Patient, poll_until};
+use crate::cli::failure::{Failure, Kind};
 
 /// What is moved in one go: beyond this a system call costs nothing against the copying.
 const BLOCK: usize = 256 << 10;
@@ -287,8 +287,8 @@ mod tests {
 
     use saltecho::auth::{Key, MacAlgorithm};
 
-    use super::super::values::Limit;
     use super::*;
+    use crate::cli::values::Limit;
 
     const HOUR: Duration = Duration::from_secs(3600);
 

@@ -1,13 +1,17 @@
+mod escape;
+mod peer;
+mod pipe;
+mod prompt;
+
 use std::io::{self, IsTerminal, Write};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
 
 use saltecho::client::Client;
 
-use super::args::ConnectArgs;
-use super::failure::{Failure, Kind};
-use super::peer::Peer;
-use super::{pipe, prompt};
+use crate::cli::args::ConnectArgs;
+use crate::cli::failure::{Failure, Kind};
+use peer::Peer;
 
 /// How long a connection takes before the user is told that it is being waited for.
 const SOON: Duration = Duration::from_millis(500);

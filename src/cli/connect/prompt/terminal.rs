@@ -16,8 +16,8 @@ use signal_hook::iterator::backend::SignalDelivery;
 use signal_hook::iterator::exfiltrator::SignalOnly;
 use signal_hook::low_level::emulate_default_handler;
 
-use super::super::patient::Patient;
-use super::super::signals::not_ignored;
+use crate::cli::blocking::Patient;
+use crate::cli::serve::signals::not_ignored;
 
 /// Bracketed paste (xterm's mode 2004): the terminal marks what is pasted, so that a line end in it
 /// is not taken for Enter.

@@ -7,13 +7,13 @@ use saltecho::server::Handle;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator;
 
-use super::keyfile::Keys;
-use super::log::{Level, Log};
-use super::report;
+use super::journal;
+use crate::cli::keyfile::Keys;
+use crate::cli::log::{Level, Log};
 
 /// Makes a write that would exceed the limit on file sizes (`ulimit -f`) fail with EFBIG. Without a
 /// handler the kernel ends the program with SIGXFSZ.
-pub(super) fn outlive_file_size_limit() {
+pub(in crate::cli) fn outlive_file_size_limit() {
     // If there can be no handler, a limit that is reached ends the program as it ends others.
     let _ = signal_hook::flag::register(libc::SIGXFSZ, Arc::default());
 }
@@ -23,7 +23,7 @@ pub(super) fn outlive_file_size_limit() {
 /// An ignored signal is inherited: `nohup` starts a program without SIGHUP, and a shell without
 /// job control starts one with `&` without SIGINT, because both are meant for other programs.
 /// Without /proc it cannot be known, and none counts as ignored.
-pub(super) fn not_ignored(signals: &[i32]) -> Vec<i32> {
+pub(in crate::cli) fn not_ignored(signals: &[i32]) -> Vec<i32> {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let ignored = ignored_mask(&status).unwrap_or(0);
     signals.iter().copied().filter(|signal| ignored >> (signal - 1) & 1 == 0).collect()
@@ -66,7 +66,7 @@ impl Signals {
                     SIGHUP => replace_keys(&server, &log, &reload),
                     SIGUSR1 => {
                         if let Some(stats) = server.stats() {
-                            log.say(Level::Quiet, report::counters(&stats));
+                            log.say(Level::Quiet, journal::counters(&stats));
                         }
                     }
                     _ if draining => server.stop(),

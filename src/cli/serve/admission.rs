@@ -8,12 +8,12 @@ use std::time::Duration;
 use clap::Args;
 use saltecho::server::{IpNet, Limits};
 
-use super::failure::{Failure, Kind};
-use super::values::Limit;
+use crate::cli::failure::{Failure, Kind};
+use crate::cli::values::Limit;
 
 /// Part of `serve`'s flags.
 #[derive(Args, Debug)]
-pub(super) struct AdmissionArgs {
+pub(in crate::cli) struct AdmissionArgs {
     /// Of the connections, how many may be unauthenticated [default: a quarter, at least 256]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     #[arg(env = "SALTECHO_MAX_UNAUTHENTICATED", hide_env_values = true)]

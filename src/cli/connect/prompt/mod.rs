@@ -22,9 +22,9 @@ use self::keys::{Key, Keys, Motion};
 use self::line::{Line, PROMPT};
 use self::terminal::{Request, Signals, Terminal};
 use super::escape::Escaper;
-use super::failure::{Failure, Kind};
-use super::patient::{Patient, poll_until};
 use super::peer::{Peer, bytes};
+use crate::cli::blocking::{Patient, poll_until};
+use crate::cli::failure::{Failure, Kind};
 
 /// How long an answer takes before the user is told that it is being waited for.
 const SOON: Duration = Duration::from_millis(500);
