@@ -14,8 +14,10 @@ mod keygen;
 mod load;
 mod log;
 mod output;
+mod reply;
 mod report;
 mod serve;
+mod signals;
 mod values;
 
 use std::panic::resume_unwind;
@@ -36,7 +38,7 @@ const STACK: usize = 2 << 20;
 
 /// Runs the command that the command line asks for.
 pub(crate) fn main() -> ExitCode {
-    serve::signals::outlive_file_size_limit();
+    signals::outlive_file_size_limit();
     let parse = || {
         environment::warn_of_unknown();
         Cli::try_parse().map_err(environment::name_variable)

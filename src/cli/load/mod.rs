@@ -30,11 +30,11 @@ use live::{Lines, Live};
 use preflight::{Limits, object_to_sources, object_to_tui};
 use process::{Waits, Watch};
 
-use super::args::Reply;
 use super::failure::{Failure, Kind};
 use super::keyfile::public_name;
 use super::output::{Output, Outputs};
-use super::serve::signals::not_ignored;
+use super::reply::Reply;
+use super::signals::not_ignored;
 
 /// Events taken from one poll at first.
 const EVENTS: usize = 1024;

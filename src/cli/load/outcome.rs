@@ -3,7 +3,7 @@
 use anyhow::Error;
 use saltecho::load::report::{Report, SinkFailure};
 
-use super::LoadArgs;
+use super::args::LoadArgs;
 use super::check::{is_none, judge};
 use crate::cli::failure::Failure;
 use crate::cli::output::{self, Output};

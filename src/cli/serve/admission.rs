@@ -13,7 +13,7 @@ use crate::cli::values::Limit;
 
 /// Part of `serve`'s flags.
 #[derive(Args, Debug)]
-pub(in crate::cli) struct AdmissionArgs {
+pub(super) struct AdmissionArgs {
     /// Of the connections, how many may be unauthenticated [default: a quarter, at least 256]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     #[arg(env = "SALTECHO_MAX_UNAUTHENTICATED", hide_env_values = true)]

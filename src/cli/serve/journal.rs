@@ -110,8 +110,8 @@ impl Reporter {
     }
 
     fn say(&self, text: fmt::Arguments<'_>) {
-        if self.log.wants(Level::Verbose) {
-            self.log.say(Level::Verbose, format_args!("{}{text}", self.worker));
+        if self.log.is_enabled(Level::Verbose) {
+            self.log.print(Level::Verbose, format_args!("{}{text}", self.worker));
         }
     }
 
@@ -126,7 +126,7 @@ impl Reporter {
 
 impl Observer for Reporter {
     fn opened(&mut self, id: ConnId, peer: Option<SocketAddr>) {
-        if let Some(peer) = peer.filter(|_| self.log.wants(Level::Normal)) {
+        if let Some(peer) = peer.filter(|_| self.log.is_enabled(Level::Normal)) {
             self.unauthenticated.insert(id, peer);
         }
         match peer {
@@ -146,11 +146,11 @@ impl Observer for Reporter {
         };
         let worker = &self.worker;
         match reason {
-            CloseReason::Rejected => self.log.say_sparingly(format_args!(
+            CloseReason::Rejected => self.log.print_limited(format_args!(
                 "{worker}{id} closed: authentication failed ({reason}), from {peer}"
             )),
             CloseReason::AuthTimeout => {
-                self.log.say_sparingly(format_args!("{worker}{id} closed: {reason}, from {peer}"));
+                self.log.print_limited(format_args!("{worker}{id} closed: {reason}, from {peer}"));
             }
             _ => self.say(format_args!("{id} closed: {reason}")),
         }

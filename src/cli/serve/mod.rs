@@ -1,7 +1,10 @@
+//! `saltecho serve`: from flags to running event loops.
+
 mod admission;
+mod args;
 mod journal;
 mod port_file;
-pub(super) mod signals;
+mod signals;
 
 use std::io;
 use std::net::SocketAddr;
@@ -14,12 +17,14 @@ use signal_hook::consts::SIGHUP;
 
 use self::journal::Reporter;
 use self::port_file::PortFile;
-use self::signals::{Signals, not_ignored};
-use crate::cli::args::{Reply, ServeArgs};
+use self::signals::Signals;
+
 use crate::cli::failure::{Failure, Kind};
 use crate::cli::keyfile::{Keys, is_loopback};
 use crate::cli::log::{Level, Log};
-pub(super) use admission::AdmissionArgs;
+use crate::cli::reply::Reply;
+use crate::cli::signals::not_ignored;
+pub(super) use args::ServeArgs;
 
 pub(super) fn run(args: &ServeArgs) -> Result<(), Failure> {
     let level = match (args.quiet, args.verbose) {
@@ -56,7 +61,7 @@ fn serve<H: Handler + Clone + Send>(
         .map_err(|error| Failure::new(Kind::Usage, error))?;
     let signals = Signals::catch()?;
     if args.keys.key_file.is_some() && not_ignored(&[SIGHUP]).is_empty() {
-        log.say(
+        log.print(
             Level::Normal,
             "SIGHUP was ignored when the server started (by nohup?), so it does not reload the keys",
         );
@@ -88,10 +93,10 @@ fn serve<H: Handler + Clone + Send>(
         port_file.write(&addresses, log)?;
     }
     let places: Vec<String> = addresses.iter().map(SocketAddr::to_string).collect();
-    log.say(Level::Normal, format_args!("listening on {}: {terms}", places.join(", ")));
+    log.print(Level::Normal, format_args!("listening on {}: {terms}", places.join(", ")));
     let stats = run_workers(servers).context("the event loop failed")?;
     drop(watch);
-    log.say(Level::Normal, journal::counters(&stats));
+    log.print(Level::Normal, journal::counters(&stats));
     journal::verdict(&stats)
 }
 

@@ -1,0 +1,43 @@
+//! Signals as every command meets them.
+
+use std::fs;
+use std::sync::Arc;
+
+/// Makes a write that would exceed the limit on file sizes (`ulimit -f`) fail with EFBIG. Without a
+/// handler the kernel ends the program with SIGXFSZ.
+pub(super) fn outlive_file_size_limit() {
+    // If there can be no handler, a limit that is reached ends the program as it ends others.
+    let _ = signal_hook::flag::register(libc::SIGXFSZ, Arc::default());
+}
+
+/// Those of `signals` that were not ignored when the program started.
+///
+/// An ignored signal is inherited: `nohup` starts a program without SIGHUP, and a shell without
+/// job control starts one with `&` without SIGINT, because both are meant for other programs.
+/// Without /proc it cannot be known, and none counts as ignored.
+pub(super) fn not_ignored(signals: &[i32]) -> Vec<i32> {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = ignored_mask(&status).unwrap_or(0);
+    signals.iter().copied().filter(|signal| ignored >> (signal - 1) & 1 == 0).collect()
+}
+
+/// The field `SigIgn` of proc(5): a bit for each signal, the lowest for signal 1.
+fn ignored_mask(status: &str) -> Option<u64> {
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"))?;
+    u64::from_str_radix(mask.trim(), 16).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use signal_hook::consts::SIGHUP;
+
+    use super::*;
+
+    #[test]
+    fn ignored_signals_are_read_from_proc() {
+        let status = "Name:\tsaltecho\nSigBlk:\t0000000000000000\nSigIgn:\t0000000000001001\n";
+        assert_eq!(ignored_mask(status), Some(1 << (SIGHUP - 1) | 1 << (libc::SIGPIPE - 1)));
+        assert_eq!(ignored_mask(""), None);
+        assert_eq!(ignored_mask("SigIgn:\tnone"), None);
+    }
+}
