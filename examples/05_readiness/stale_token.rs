@@ -4,7 +4,7 @@
 //! same batch can put a newcomer into its place in the table. The next event in the batch still
 //! means the old one, but its token now leads to the newcomer.
 //!
-//! Cured in `src/server/slots.rs`: a token holds a generation beside the index, and the name of a
+//! Cured in `src/reactor/slots.rs`: a token holds a generation beside the index, and the name of a
 //! connection is never used for another.
 
 use std::io::{self, Write};
