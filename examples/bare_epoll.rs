@@ -1,10 +1,10 @@
-//! The cost of the kernel alone: the same protocol on nothing but edge-triggered epoll.
+//! What the kernel alone costs: the same protocol on nothing but edge-triggered epoll.
 //!
-//! It is the baseline for measuring the server (`scripts/compare`), not a server to run: it
+//! It is the reference that the server is measured against (`scripts/compare`), not one to run: it
 //! has no deadlines, no limits, no admission, no counters, no orderly end, and a peer that stops
-//! reading costs it memory for ever. It does have the savings that matter: one buffer for all
-//! connections, no read that would only say "would block", `send` before waiting for room, one
-//! registration per socket. A server with all protections that costs no more has them for free.
+//! reading costs it memory for ever. What it does have are the economies that matter: one buffer
+//! for all, no read that would only say "would block", `send` before waiting for room, nothing
+//! registered twice. A server with all protections that costs no more has protections for nothing.
 //!
 //!     cargo run --release --example bare_epoll -- 127.0.0.1:9999
 
@@ -29,9 +29,9 @@ const LISTENER: u64 = u64::MAX;
 struct Peer {
     fd: OwnedFd,
     handshake: Option<Box<Handshake>>,
-    /// The bytes that the kernel did not take. While there are any, nothing is read.
+    /// What the kernel did not take. While there is any, nothing is read.
     backlog: Option<Box<(Vec<u8>, usize)>>,
-    /// There may be bytes that no further event will announce.
+    /// Whether something may be there that no further event will announce.
     unread: bool,
 }
 
@@ -50,7 +50,7 @@ struct Bare {
     scratch: Box<[u8]>,
 }
 
-/// The connection has ended, for any reason.
+/// The connection is over, in whatever way.
 struct Over;
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -61,7 +61,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     socket.set_tcp_nodelay(true)?;
     socket.bind(&address.into())?;
     socket.listen(4096)?;
-    println!("listening on {}", socket.local_addr()?.as_socket().ok_or("an IP address")?);
+    println!("listening on {}", socket.local_addr()?.as_socket().ok_or("it is one of IP")?);
     let mut bare = Bare {
         epoll: epoll::create(CreateFlags::CLOEXEC)?,
         listener: socket.into(),
@@ -126,7 +126,7 @@ impl Bare {
             SysRng.try_fill_bytes(&mut pool).map_err(io::Error::other)?;
             self.random.extend(pool.as_chunks().0);
         }
-        Ok(self.random.pop().expect("the pool was filled"))
+        Ok(self.random.pop().expect("it was filled"))
     }
 }
 
@@ -165,7 +165,7 @@ impl Peer {
         Ok(())
     }
 
-    /// Takes the bytes of the digest, and returns their number.
+    /// Takes what belongs to the digest, and says how much that was.
     fn authenticate(&mut self, data: &[u8], keyring: &Keyring) -> Result<usize, Over> {
         let Some(handshake) = &mut self.handshake else { return Ok(0) };
         let taken = data.len().min(handshake.digest.len() - handshake.received);

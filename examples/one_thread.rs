@@ -1,12 +1,13 @@
-//! The server as a library, on the calling thread, in a process without any other thread.
+//! The server as a library, on the thread that calls it, in a process without any other.
 //!
 //! ```text
 //! cargo run --release --example one_thread 127.0.0.1:9999
 //! ```
 //!
-//! It has every protection, but not the program's two other threads: one writes the log, one waits
-//! for signals. Each system call on a descriptor is a little cheaper while only one thread can close
-//! it (fdget in the kernel takes no reference then); `scripts/compare` measures by how much.
+//! With every protection on, and without what the program has beside it: a thread that writes the
+//! log and one that waits for signals. Each system call on a descriptor is a little cheaper while
+//! only one thread can close it (fdget in the kernel takes no reference then); `scripts/compare`
+//! shows by how much.
 
 use std::error::Error;
 

@@ -134,8 +134,8 @@ fn a_wrong_question_is_answered_with_what_there_is() {
 
     for (args, complaint) in [
         (&["before"][..], "two baselines, not 1"),
-        (&["before", "base", "--noise", "much"], "\"much\" is not a percentage"),
-        (&["before", "base", "--nois", "1"], "unknown flag --nois"),
+        (&["before", "base", "--noise", "much"], "\"much\" is no percentage"),
+        (&["before", "base", "--nois", "1"], "there is no flag --nois"),
         (&["before", "base", "--filter"], "--filter needs a value"),
         (&["before", "base", "--filter", "nothing"], "no benchmark in common"),
     ] {

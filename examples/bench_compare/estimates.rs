@@ -1,4 +1,4 @@
-//! The files that criterion saves: a directory for each benchmark, in it one for each baseline, with
+//! What criterion has saved: a directory for each benchmark, in it one for each baseline, in that
 //! the estimates and the benchmark's name.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-/// The comparison failed.
+/// Why there is no answer.
 #[derive(Debug)]
 pub(crate) enum Failure {
-    /// A usage error.
+    /// The question was wrong.
     Usage(String),
     /// A file could not be read, or is not what criterion writes.
     File(String),
@@ -24,7 +24,7 @@ impl Failure {
 }
 
 /// The time of one iteration in nanoseconds, and the interval in which it lies with criterion's
-/// confidence (95 % by default).
+/// confidence (95 % unless told otherwise).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Estimate {
     pub(crate) low: f64,
@@ -32,7 +32,7 @@ pub(crate) struct Estimate {
     pub(crate) high: f64,
 }
 
-/// The baselines of all benchmarks.
+/// Every baseline that any benchmark has.
 pub(crate) fn baselines(directory: &Path) -> Result<BTreeSet<String>, Failure> {
     let saved = saved(directory)?;
     if saved.is_empty() {
@@ -44,7 +44,7 @@ pub(crate) fn baselines(directory: &Path) -> Result<BTreeSet<String>, Failure> {
     Ok(saved.iter().map(|path| name_of(path)).collect())
 }
 
-/// The benchmarks with this baseline, by name, each with its estimate.
+/// The benchmarks that have this baseline, by their names, each with its estimate.
 pub(crate) fn read(
     directory: &Path,
     baseline: &str,
@@ -67,7 +67,7 @@ fn name_of(path: &Path) -> String {
     path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
-/// The directories below this one that hold estimates of a benchmark. `change` has some too, of a
+/// Every directory below this one that holds estimates of a benchmark. `change` has some too, of a
 /// difference and without a benchmark's name.
 fn saved(directory: &Path) -> Result<Vec<PathBuf>, Failure> {
     let entries = match fs::read_dir(directory) {
@@ -94,7 +94,7 @@ fn json(path: &Path) -> Result<Value, Failure> {
 }
 
 /// Criterion's own choice: the slope if it measured with growing numbers of iterations, which
-/// removes the cost of a measurement itself, else the mean.
+/// takes out what a measurement costs by itself, else the mean.
 fn estimate(path: &Path) -> Result<Estimate, Failure> {
     let estimates = json(path)?;
     let chosen = match &estimates["slope"] {
@@ -103,7 +103,7 @@ fn estimate(path: &Path) -> Result<Estimate, Failure> {
     };
     let number = |value: &Value| {
         let number = value.as_f64().filter(|number| number.is_finite() && *number > 0.0);
-        number.ok_or_else(|| Failure::at(path, "not an estimate as criterion writes it"))
+        number.ok_or_else(|| Failure::at(path, "there is no estimate as criterion writes it"))
     };
     let interval = &chosen["confidence_interval"];
     Ok(Estimate {

@@ -1,4 +1,4 @@
-//! Compares two baselines that criterion has saved, and fails if a benchmark became slower.
+//! Compares two baselines that criterion has saved, and fails when something became slower.
 //!
 //! ```text
 //! cargo bench -- --save-baseline before
@@ -8,8 +8,8 @@
 //!
 //! Criterion itself never fails. This exits with 5 if any benchmark became slower beyond doubt: the
 //! confidence intervals are apart and the estimates differ by more than the noise. It exits with 0
-//! if none did (inconclusive ones included), with 2 after a usage error, and with 1 if a file cannot
-//! be read.
+//! if none did, which includes those that remain undecided, with 2 if the question was wrong and
+//! with 1 if a file cannot be read.
 
 mod estimates;
 mod verdict;
@@ -24,13 +24,13 @@ const USAGE: &str = "\
 usage: bench_compare [--noise PERCENT] [--filter TEXT] [--directory DIR] OLD NEW
 
 OLD and NEW are baselines that `cargo bench -- --save-baseline NAME` has saved;
-criterion also saves the last run as `new`, and the one before it as `base`.
+criterion also writes the last run as `new`, and the one before it as `base`.
 
   --noise PERCENT   differences up to this are noise [default: 5]
   --filter TEXT     only benchmarks whose names contain this
   --directory DIR   where criterion saves [default: target/criterion]";
 
-struct Args {
+struct Question {
     old: String,
     new: String,
     noise: f64,
@@ -52,27 +52,28 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(words: impl Iterator<Item = String>) -> Result<ExitCode, Failure> {
-    let Some(args) = parse(words)? else {
+fn run(args: impl Iterator<Item = String>) -> Result<ExitCode, Failure> {
+    let Some(question) = parse(args)? else {
         println!("{USAGE}");
         return Ok(ExitCode::SUCCESS);
     };
-    let known = baselines(&args.directory)?;
-    for name in [&args.old, &args.new] {
+    let known = baselines(&question.directory)?;
+    for name in [&question.old, &question.new] {
         if !known.contains(name) {
             let known: Vec<&str> = known.iter().map(String::as_str).collect();
-            let directory = args.directory.display();
+            let directory = question.directory.display();
             return Err(Failure::Usage(format!(
-                "no baseline {name:?} in {directory}; there are: {}",
+                "there is no baseline {name:?} in {directory}; there are: {}",
                 known.join(", ")
             )));
         }
     }
-    let [mut old, mut new] = [read(&args.directory, &args.old)?, read(&args.directory, &args.new)?];
+    let [mut old, mut new] =
+        [read(&question.directory, &question.old)?, read(&question.directory, &question.new)?];
     for all in [&mut old, &mut new] {
-        all.retain(|name, _| name.contains(&args.filter));
+        all.retain(|name, _| name.contains(&question.filter));
     }
-    let rows = compare(&old, &new, args.noise);
+    let rows = compare(&old, &new, question.noise);
     if rows.iter().all(Row::is_one_sided) {
         return Err(Failure::Usage("the two baselines have no benchmark in common".to_owned()));
     }
@@ -81,8 +82,8 @@ fn run(words: impl Iterator<Item = String>) -> Result<ExitCode, Failure> {
     Ok(ExitCode::from(if slower { 5 } else { 0 }))
 }
 
-/// Parses the command line; `None` asks for help.
-fn parse(mut args: impl Iterator<Item = String>) -> Result<Option<Args>, Failure> {
+/// `None`: help is wanted.
+fn parse(mut args: impl Iterator<Item = String>) -> Result<Option<Question>, Failure> {
     let mut names = Vec::new();
     let (mut noise, mut filter) = (0.05, String::new());
     let mut directory = PathBuf::from("target/criterion");
@@ -98,17 +99,17 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Option<Args>, Failure
                 let percent = text.trim_end_matches('%').parse::<f64>().ok();
                 let percent = percent.filter(|percent| (0.0..=1000.0).contains(percent));
                 noise = percent.ok_or_else(|| {
-                    Failure::Usage(format!("{text:?} is not a percentage between 0 and 1000"))
+                    Failure::Usage(format!("{text:?} is no percentage between 0 and 1000"))
                 })? / 100.0;
             }
             _ if arg.starts_with('-') => {
-                return Err(Failure::Usage(format!("unknown flag {arg}\n\n{USAGE}")));
+                return Err(Failure::Usage(format!("there is no flag {arg}\n\n{USAGE}")));
             }
             _ => names.push(arg),
         }
     }
     let [old, new] = <[String; 2]>::try_from(names).map_err(|names| {
-        Failure::Usage(format!("expected two baselines, not {}\n\n{USAGE}", names.len()))
+        Failure::Usage(format!("two baselines, not {}\n\n{USAGE}", names.len()))
     })?;
-    Ok(Some(Args { old, new, noise, filter, directory }))
+    Ok(Some(Question { old, new, noise, filter, directory }))
 }

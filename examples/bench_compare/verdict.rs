@@ -1,24 +1,24 @@
-//! The comparison of two estimates of one benchmark.
+//! What two estimates of one benchmark say about each other.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::estimates::Estimate;
 
-/// The result for one benchmark.
+/// What can be said of a benchmark.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
     /// It became slower: the intervals are apart and the estimates differ by more than the noise.
     Slower,
     /// It became faster, in the same sense.
     Faster,
-    /// The difference is no more than the noise, anywhere within the intervals; or the intervals are
-    /// apart and the estimates differ by no more than the noise.
+    /// Whatever the times are, within their intervals they differ by no more than the noise; or
+    /// they differ for certain, and by no more than that.
     Same,
     /// The intervals overlap and leave room for more than the noise: measure for longer.
     Inconclusive,
-    /// Only in the old baseline.
+    /// One baseline has no such benchmark.
     OnlyOld,
-    /// Only in the new baseline.
+    /// The other has none.
     OnlyNew,
 }
 
@@ -32,7 +32,7 @@ pub(crate) struct Row {
 }
 
 impl Row {
-    /// True if only one baseline has this benchmark.
+    /// Whether only one baseline has it.
     pub(crate) fn is_one_sided(&self) -> bool {
         matches!(self.verdict, Verdict::OnlyOld | Verdict::OnlyNew)
     }
@@ -54,7 +54,7 @@ pub(crate) fn judge(old: Estimate, new: Estimate, noise: f64) -> Verdict {
     }
 }
 
-/// The benchmarks of both baselines, by name.
+/// Every benchmark of either baseline, by name.
 pub(crate) fn compare(
     old: &BTreeMap<String, Estimate>,
     new: &BTreeMap<String, Estimate>,
@@ -75,7 +75,7 @@ pub(crate) fn compare(
         .collect()
 }
 
-/// The table, with a last line that counts.
+/// The table of all, and a last line that counts.
 pub(crate) fn report(rows: &[Row]) -> String {
     let width = rows.iter().map(|row| row.name.chars().count()).max().unwrap_or(0).max(9);
     let mut text = format!(
@@ -121,7 +121,7 @@ fn word(verdict: Verdict) -> &'static str {
     }
 }
 
-/// A time with half the width of its interval, in a suitable unit.
+/// A time with half the width of its interval, in the unit that suits it.
 fn time(estimate: Estimate) -> String {
     let (unit, name) = match estimate.point {
         nanos if nanos < 1e3 => (1.0, "ns"),
