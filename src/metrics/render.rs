@@ -353,5 +353,6 @@ const fn label(reason: CloseReason) -> &'static str {
         CloseReason::Stopped => "stopped",
         CloseReason::Evicted => "evicted",
         CloseReason::SetupFailed => "setup_failed",
+        CloseReason::OutOfMemory => "out_of_memory",
     }
 }

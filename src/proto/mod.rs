@@ -19,6 +19,7 @@
 //! event loop is named here, so every path can be walked by an ordinary test.
 
 mod backlog;
+mod boxed;
 mod close_reason;
 mod config;
 mod connection;
