@@ -37,19 +37,21 @@
 //! saltecho = { version = "0.1", default-features = false, features = ["server", "socket"] }
 //! ```
 //!
-//! Each module uses only those above it in this table. The first three are pure: no socket, no
-//! clock, no random source, and they build without any feature.
+//! Each module uses only those above it in this table. The first four are pure: no socket, no
+//! clock, no source of entropy, and they build without any feature.
 //!
 //! | module | what it is | feature |
 //! | --- | --- | --- |
 //! | [`python`] | Python's rules for timeouts and `bytes.upper()` | |
 //! | [`auth`] | keys, the challenge, its digest and the verification | |
 //! | [`proto`] | one connection's whole life as a state machine without I/O | (`http`, `proxy`) |
+//! | [`random`] | a random sequence determined by its seed | |
 //! | [`metrics`] | a server's metrics in the OpenMetrics format | `metrics` |
 //! | [`socket`] | Python's socket object on descriptors that never block | `socket` |
 //! | [`client`] | the authenticated client | `socket` |
-//! | [`server`] | the event loop, over any [`server::Kernel`] | `server` |
-//! | [`sim`] | a simulated kernel: virtual clock, faults, one seed | `server` |
+//! | [`reactor`] | the parts of any event loop, over any [`reactor::Kernel`] | `server` |
+//! | [`server`] | the server's event loop | `server` |
+//! | [`sim`] | a simulated kernel: virtual clock, faults, one seed | `sim` |
 //! | [`load`] | the load generator, on the same patterns | `load` |
 //!
 //! Only the program prints or exits. The repository's `docs/` has the reasons for the design, and all

@@ -3,7 +3,7 @@
 //! The server is in the middle of an answer, so it does not want to read, and ignores the event
 //! that says it could. When it wants to, no event comes: the socket has been readable all along.
 //!
-//! Fixed in `src/server/ready.rs`: events set bits, whatever the connection wants at that time, and
+//! Fixed in `src/reactor/ready.rs`: events set bits, whatever the connection wants at that time, and
 //! only "would block" clears them.
 
 use std::io::{self, Read, Write};

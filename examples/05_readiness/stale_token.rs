@@ -4,7 +4,7 @@
 //! same batch can put a new connection into its place in the table. The next event in the batch was
 //! for the old one, but its token now leads to the new one.
 //!
-//! Fixed in `src/server/slots.rs`: a token holds a generation beside the index, and the name of a
+//! Fixed in `src/reactor/slots.rs`: a token holds a generation beside the index, and the name of a
 //! connection is never used again.
 
 use std::io::{self, Write};
