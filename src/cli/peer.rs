@@ -2,7 +2,7 @@ use std::io;
 use std::time::Duration;
 
 use saltecho::auth::{Challenge, Key, MacAlgorithm};
-use saltecho::client::{Client, ClientError, Step};
+use saltecho::client::{Client, ClientError, Stage};
 use saltecho::socket::ErrorKind;
 
 use super::address::ServerAddress;
@@ -48,23 +48,21 @@ impl Peer<'_> {
                 };
                 format!("cannot connect to {address}: {}; {remedy}", cause.message())
             }
-            ClientError::TimedOut(Step::Connecting) => format!(
+            ClientError::TimedOut(Stage::Connecting) => format!(
                 "{address} did not answer within {limit}: is the address right, and does a \
                  firewall let us through? --timeout allows more time"
             ),
-            ClientError::TimedOut(Step::AwaitingChallenge) => format!(
+            ClientError::TimedOut(Stage::AwaitingChallenge) => format!(
                 "{address} accepted the connection but sent no challenge within {limit}: is it \
                  a saltecho server, or too busy? --timeout allows more time"
             ),
-            ClientError::Closed(Step::AwaitingChallenge) => format!(
+            ClientError::Closed(Stage::AwaitingChallenge) => format!(
                 "{address} closed the connection without a challenge: it has no room, is \
                  shutting down, or is not a saltecho server"
             ),
             ClientError::NotAChallenge(greeting) => self.other_service(greeting),
-            ClientError::TimedOut(Step::Exchanging) => return self.silent(true),
-            ClientError::NoEcho
-            | ClientError::Closed(Step::Connecting | Step::Exchanging)
-            | ClientError::Socket(_) => {
+            ClientError::TimedOut(Stage::Exchanging) => return self.silent(true),
+            _ => {
                 return Failure::because(Kind::Runtime, format!("{address}: {error}"));
             }
         };
@@ -114,7 +112,7 @@ impl Peer<'_> {
 
     /// The server ended the stream before anything was sent to it but the digest.
     pub(super) fn closed_first(&self, client: &Client) -> Failure {
-        if client.refuses() {
+        if client.was_refused() {
             return self.refused();
         }
         let address = self.address;

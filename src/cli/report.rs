@@ -28,7 +28,7 @@ pub(super) fn terms(config: &Config, limits: &Limits, keys: &str, workers: usize
         limits.backlog,
         Size(config.recv_size),
         Limit(config.auth_timeout),
-        Limit(config.recv_timeout),
+        Limit(config.idle_timeout),
         Limit(config.keepalive),
         Limit(config.send_timeout),
         Limit(limits.drain_timeout),

@@ -91,14 +91,13 @@ fn serve<H: Handler + Clone + Send>(
 
 impl ServeArgs {
     fn config(&self, keyring: Keyring) -> Config {
-        Config {
-            auth_timeout: self.auth_timeout.0,
-            recv_timeout: self.idle_timeout.0,
-            send_timeout: self.send_timeout.0,
-            keepalive: self.keepalive.0,
-            recv_size: self.bufsize.0,
-            ..Config::new(keyring)
-        }
+        let mut config = Config::new(keyring);
+        config.auth_timeout = self.auth_timeout.0;
+        config.idle_timeout = self.idle_timeout.0;
+        config.send_timeout = self.send_timeout.0;
+        config.keepalive = self.keepalive.0;
+        config.recv_size = self.bufsize.0;
+        config
     }
 
     fn limits(&self) -> Limits {

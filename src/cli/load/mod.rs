@@ -17,7 +17,7 @@ use std::thread;
 use std::time::SystemTime;
 
 use anyhow::{Context, Result};
-use saltecho::client::{Client, ClientError, Step};
+use saltecho::client::{Client, ClientError, Stage};
 use saltecho::load::report::{About, Collector, EventLog, Generator, HistogramLog, Machine, Setup};
 use saltecho::load::{Interval, Load, Pace, Plan, Stopper};
 use saltecho::server::MioKernel;
@@ -206,7 +206,7 @@ fn answering(targets: &[SocketAddr], plan: &Plan) -> SocketAddr {
         let place = (host.as_str(), target.port());
         // It authenticates, too, since connections that do not are counted against their source.
         let client = Client::connect(place, &plan.key, plan.algorithm, plan.timeout);
-        !matches!(client, Err(ClientError::Connect(_) | ClientError::TimedOut(Step::Connecting)))
+        !matches!(client, Err(ClientError::Connect(_) | ClientError::TimedOut(Stage::Connecting)))
     };
     match targets {
         [only] => *only,

@@ -30,7 +30,7 @@ use super::peer::{Peer, bytes};
 const SOON: Duration = Duration::from_millis(500);
 
 pub(super) fn run(client: &Client, peer: &Peer<'_>) -> Result<(), Failure> {
-    client.look_for_refusal(peer.grace(client)).map_err(|error| peer.explain(&error))?;
+    client.wait_for_refusal(peer.grace(client)).map_err(|error| peer.explain(&error))?;
     talk(format_args!("connected to {}; `quit` or ctrl-D ends", peer.address));
     let terminal = Terminal::open().context("cannot use the terminal")?;
     let mut session = Session {
