@@ -1,6 +1,7 @@
 //! `saltecho load`: what the flags ask for, what this machine allows, and what is told of it.
 
 mod args;
+pub(super) mod check;
 mod live;
 mod outcome;
 mod preflight;
@@ -29,10 +30,10 @@ use live::{Lines, Live};
 use preflight::{Limits, object_to_sources, object_to_tui};
 use process::{Waits, Watch};
 
-use super::args::Reply;
 use super::failure::{Failure, Kind};
 use super::keyfile::public_name;
 use super::output::{Output, Outputs};
+use super::reply::Reply;
 use super::signals::not_ignored;
 
 /// Events taken from one poll at first.

@@ -5,11 +5,11 @@ use saltecho::auth::{Challenge, Key, MacAlgorithm};
 use saltecho::client::{Client, ClientError, Stage};
 use saltecho::socket::ErrorKind;
 
-use super::address::ServerAddress;
 use super::escape::Escaper;
-use super::failure::{Failure, Kind};
-use super::keyfile::public_name;
-use super::values::Limit;
+use crate::cli::address::ServerAddress;
+use crate::cli::failure::{Failure, Kind};
+use crate::cli::keyfile::public_name;
+use crate::cli::values::Limit;
 
 /// How long to wait, beside the line's own time, for what a server does at once: refuse, or end its
 /// stream after ours has ended. A user does not notice.

@@ -22,9 +22,9 @@ use self::keys::{Key, Keys, Motion};
 use self::line::{Line, PROMPT};
 use self::terminal::{Request, Signals, Terminal};
 use super::escape::Escaper;
-use super::failure::{Failure, Kind};
-use super::patient::{Patient, poll_until};
 use super::peer::{Peer, bytes};
+use crate::cli::blocking::{Blocking, poll_until};
+use crate::cli::failure::{Failure, Kind};
 
 /// How long an answer takes before the user is told that it is being waited for.
 const SOON: Duration = Duration::from_millis(500);
@@ -43,7 +43,7 @@ pub(super) fn run(client: &Client, peer: &Peer<'_>) -> Result<(), Failure> {
         stream: client.stream().context("cannot use the connection")?,
         exchange: None,
         has_answered: false,
-        output: Patient::duplicate(io::stdout()).context("cannot use stdout")?,
+        output: Blocking::duplicate(io::stdout()).context("cannot use stdout")?,
         peer,
     };
     // Without control over the terminal there is nothing to give back: signals do what they do.
@@ -69,7 +69,7 @@ struct Session<'a> {
     exchange: Option<Exchange>,
     /// Whether the server has ever answered, and so accepted us.
     has_answered: bool,
-    output: Patient<File>,
+    output: Blocking<File>,
     peer: &'a Peer<'a>,
 }
 

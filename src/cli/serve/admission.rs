@@ -8,8 +8,8 @@ use std::time::Duration;
 use clap::Args;
 use saltecho::server::{IpNet, Limits};
 
-use super::failure::{Failure, Kind};
-use super::values::Limit;
+use crate::cli::failure::{Failure, Kind};
+use crate::cli::values::Limit;
 
 /// Part of `serve`'s flags.
 #[derive(Args, Debug)]

@@ -12,7 +12,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, ensure};
 
-use super::log::{Log, Patient};
+use crate::cli::blocking::Blocking;
+use crate::cli::log::Log;
 
 /// Symbolic links that are followed, as many as the kernel follows (path_resolution(7)).
 const MAX_LINKS: usize = 40;
@@ -58,7 +59,7 @@ impl PortFile {
         let written = match place {
             Place::Regular(target) => replace(&target, ports.as_bytes()),
             Place::Fixed => append(&path, ports.as_bytes()),
-            Place::Stdout => Patient(io::stdout()).write_all(ports.as_bytes()),
+            Place::Stdout => Blocking(io::stdout()).write_all(ports.as_bytes()),
             Place::Fifo => {
                 let (log, path) = (log.downgrade(), path.clone());
                 let wait = move || {

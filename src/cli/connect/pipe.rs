@@ -16,9 +16,9 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd};
 use saltecho::client::Client;
 
 use super::escape::Escaper;
-use super::failure::{Failure, Kind};
-use super::patient::{Patient, poll_until};
 use super::peer::{Peer, bytes};
+use crate::cli::blocking::{Blocking, poll_until};
+use crate::cli::failure::{Failure, Kind};
 
 /// What is moved in one go: beyond this a system call costs nothing against the copying.
 const BLOCK: usize = 256 << 10;
@@ -123,7 +123,7 @@ pub(super) fn run(client: &Client, peer: &Peer<'_>) -> Result<(), Failure> {
     let stream = client.stream().context("cannot use the connection")?;
     let grace = peer.grace(client);
     let progress = Arc::new(Progress::new().context("cannot make an eventfd")?);
-    let input = Patient::duplicate(io::stdin()).context("cannot use stdin")?;
+    let input = Blocking::duplicate(io::stdin()).context("cannot use stdin")?;
     let mut output = Output::stdout().context("cannot use stdout")?;
     let (receiving, ended) = channel();
     let sender = {
@@ -146,12 +146,12 @@ pub(super) fn run(client: &Client, peer: &Peer<'_>) -> Result<(), Failure> {
 /// side to judge: it sees the same connection end, and knows what came before that.
 fn send(
     stream: TcpStream,
-    mut input: Patient<File>,
+    mut input: Blocking<File>,
     progress: &Progress,
     receiver: &Receiver<()>,
     grace: Duration,
 ) {
-    let mut stream = Patient(stream);
+    let mut stream = Blocking(stream);
     let mut block = vec![0; BLOCK];
     let how = loop {
         let n = match input.read(&mut block) {
@@ -191,7 +191,7 @@ fn receive(
     peer: &Peer<'_>,
     grace: Duration,
 ) -> Result<End, Failure> {
-    let mut stream = Patient(stream);
+    let mut stream = Blocking(stream);
     let mut block = vec![0; BLOCK];
     loop {
         match progress.wait(&stream.0, peer, grace) {
@@ -254,7 +254,7 @@ fn judge(account: &Account, client: &Client, peer: &Peer<'_>) -> Result<(), Fail
 
 /// Stdout without the standard library's line buffer, which would look for line feeds in it.
 struct Output {
-    file: Patient<File>,
+    file: Blocking<File>,
     /// On a terminal a stranger's control characters are not shown as they are.
     escaper: Option<Escaper>,
 }
@@ -263,7 +263,7 @@ impl Output {
     fn stdout() -> io::Result<Self> {
         let stdout = io::stdout();
         let escaper = stdout.is_terminal().then(Escaper::for_text);
-        Ok(Self { file: Patient::duplicate(stdout)?, escaper })
+        Ok(Self { file: Blocking::duplicate(stdout)?, escaper })
     }
 
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
@@ -287,8 +287,8 @@ mod tests {
 
     use saltecho::auth::{Key, MacAlgorithm};
 
-    use super::super::values::Limit;
     use super::*;
+    use crate::cli::values::Limit;
 
     const HOUR: Duration = Duration::from_secs(3600);
 

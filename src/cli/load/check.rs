@@ -5,12 +5,12 @@ use std::fmt::Display;
 use saltecho::load::report::{Report, Verdict};
 use saltecho::load::{Assertion, ErrorKind};
 
-use super::failure::{Failure, Kind};
-use super::values::Limit;
+use crate::cli::failure::{Failure, Kind};
+use crate::cli::values::Limit;
 
 /// From the gravest on: a load that was none, bytes that were wrong, claims that do not hold,
 /// figures that are not to be trusted. `address` is the server's as the user knows it.
-pub(super) fn judge(
+pub(in crate::cli) fn judge(
     report: &Report,
     address: &dyn Display,
     assertions: &[Assertion],

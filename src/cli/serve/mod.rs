@@ -1,3 +1,11 @@
+//! `saltecho serve`: from flags to running event loops.
+
+mod admission;
+mod args;
+mod journal;
+mod port_file;
+mod signals;
+
 use std::io;
 use std::net::SocketAddr;
 
@@ -7,13 +15,16 @@ use saltecho::proto::{Config, Handler, Identity, Upper};
 use saltecho::server::{BuildError, Limits, MioKernel, Server, ServerBuilder, run_workers};
 use signal_hook::consts::SIGHUP;
 
-use super::args::{Reply, ServeArgs};
-use super::failure::{Failure, Kind};
-use super::keyfile::{Keys, is_loopback};
-use super::log::{Level, Log};
-use super::portfile::PortFile;
-use super::report::{self, Reporter};
-use super::signals::{Signals, not_ignored};
+use self::journal::Reporter;
+use self::port_file::PortFile;
+use self::signals::Signals;
+
+use crate::cli::failure::{Failure, Kind};
+use crate::cli::keyfile::{Keys, is_loopback};
+use crate::cli::log::{Level, Log};
+use crate::cli::reply::Reply;
+use crate::cli::signals::not_ignored;
+pub(super) use args::ServeArgs;
 
 pub(super) fn run(args: &ServeArgs) -> Result<(), Failure> {
     let level = match (args.quiet, args.verbose) {
@@ -50,14 +61,14 @@ fn serve<H: Handler + Clone + Send>(
         .map_err(|error| Failure::new(Kind::Usage, error))?;
     let signals = Signals::catch()?;
     if args.keys.key_file.is_some() && not_ignored(&[SIGHUP]).is_empty() {
-        log.say(
+        log.print(
             Level::Normal,
             "SIGHUP was ignored when the server started (by nohup?), so it does not reload the keys",
         );
     }
     let (config, limits) = (args.config(keys.keyring), args.admission.apply(args.limits())?);
     let workers = usize::from(args.workers);
-    let terms = report::terms(&config, &limits, &keys.names, workers) + &args.admission.terms();
+    let terms = journal::terms(&config, &limits, &keys.names, workers) + &args.admission.terms();
     let trusted = args.admission.trusted().iter().copied();
     let mut builder = Server::builder().config(config).limits(limits).trust(trusted);
     for address in &args.listen {
@@ -82,11 +93,11 @@ fn serve<H: Handler + Clone + Send>(
         port_file.write(&addresses, log)?;
     }
     let places: Vec<String> = addresses.iter().map(SocketAddr::to_string).collect();
-    log.say(Level::Normal, format_args!("listening on {}: {terms}", places.join(", ")));
+    log.print(Level::Normal, format_args!("listening on {}: {terms}", places.join(", ")));
     let stats = run_workers(servers).context("the event loop failed")?;
     drop(watch);
-    log.say(Level::Normal, report::counters(&stats));
-    report::verdict(&stats)
+    log.print(Level::Normal, journal::counters(&stats));
+    journal::verdict(&stats)
 }
 
 impl ServeArgs {

@@ -16,8 +16,8 @@ use signal_hook::iterator::backend::SignalDelivery;
 use signal_hook::iterator::exfiltrator::SignalOnly;
 use signal_hook::low_level::emulate_default_handler;
 
-use super::super::patient::Patient;
-use super::super::signals::not_ignored;
+use crate::cli::blocking::Blocking;
+use crate::cli::signals::not_ignored;
 
 /// Bracketed paste (xterm's mode 2004): the terminal marks what is pasted, so that a line end in it
 /// is not taken for Enter.
@@ -26,9 +26,9 @@ const MARK_NO_PASTES: &str = "\x1b[?2004l";
 
 /// Stdin, which is a terminal, and what shows what is typed there.
 pub(super) struct Terminal {
-    input: Patient<File>,
+    input: Blocking<File>,
     /// The terminal behind stdout or stderr. Answers may go elsewhere.
-    output: Option<Patient<File>>,
+    output: Option<Blocking<File>>,
     modes: Option<Modes>,
 }
 
@@ -43,11 +43,11 @@ impl Terminal {
     /// The terminal, which stays as it is until [`enter`](Self::enter). One that knows no escape
     /// sequences always does, and edits its lines itself.
     pub(super) fn open() -> io::Result<Self> {
-        let input = Patient::duplicate(io::stdin())?;
+        let input = Blocking::duplicate(io::stdin())?;
         let output = match (io::stdout().is_terminal(), io::stderr().is_terminal()) {
-            (true, _) => Some(Patient::duplicate(io::stdout())?),
-            (false, true) => Some(Patient::duplicate(io::stderr())?),
-            (false, false) => File::options().write(true).open("/dev/tty").ok().map(Patient),
+            (true, _) => Some(Blocking::duplicate(io::stdout())?),
+            (false, true) => Some(Blocking::duplicate(io::stderr())?),
+            (false, false) => File::options().write(true).open("/dev/tty").ok().map(Blocking),
         };
         let kind = std::env::var_os("TERM").filter(|kind| !kind.is_empty() && kind != "dumb");
         let modes = match (kind, &output) {
