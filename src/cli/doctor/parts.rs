@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use crate::cli::machine::{Machine, Shared};
 
-/// Memory of an idle authenticated connection in the server, in bytes; see docs/BENCHMARKS.md.
+/// Memory of an idle authenticated connection in the server, in bytes; see docs/RESULTS.md.
 const SERVER_BYTES: u64 = 48;
 /// Memory of one end of a connection in the kernel: socket 2,368, inode 832, file and directory
 /// entry 384, epoll entry 192.
