@@ -34,7 +34,7 @@ fn ctrl_c_ends_with_the_report_on_a_terminal_that_is_as_it_was() {
     let before = session.read_line().unwrap();
     session.read_line().unwrap();
     session.exp_string(ENTER).unwrap();
-    // Only cells that change are drawn; behind "the first second" and "ramp: 5 of 5" all of these
+    // Only cells that change are drawn; behind "starting" and "ramp: 5 of 5" all of these
     // do.
     session.exp_string("measure: ").unwrap();
     session.send("keys that are not shown").unwrap();
