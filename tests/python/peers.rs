@@ -84,7 +84,7 @@ fn macs_equal_those_of_python() {
 fn the_pacing_of_the_tutorial_changes_no_byte() {
     let Some(mut client) = python("client.py") else { return };
     let server = Serving::start_command(saltecho(&["serve", "-l", "127.0.0.1:0"]).args([
-        "--bufsize",
+        "--recv-size",
         "1k",
         "--reply",
         "same",

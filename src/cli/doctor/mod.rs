@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use clap::Args;
 use serde::Serialize;
 
-use super::failure::{Failure, Kind};
+use super::failure::{Exit, Failure};
 use super::machine::Machine;
 use super::output;
 use parts::{Advice, Part, advice, parts};
@@ -111,7 +111,7 @@ impl Findings {
         let short: Vec<&str> =
             self.parts.iter().filter(|part| part.remedy.is_some()).map(|part| part.name).collect();
         let text = format!("{wanted} connections do not fit: {}", short.join(", "));
-        Err(Failure::because(Kind::Assertion, text))
+        Err(Failure::with_message(Exit::Assertion, text))
     }
 }
 
