@@ -3,6 +3,8 @@
 use clap::{Parser, Subcommand};
 
 use super::connect::ConnectArgs;
+use super::doctor::DoctorArgs;
+use super::generate::GenerateArgs;
 use super::keygen::KeygenArgs;
 use super::load::LoadArgs;
 use super::report::ReportArgs;
@@ -35,7 +37,7 @@ Exit codes:
   2  wrong usage or configuration
   3  authentication failed
   4  cannot connect, or timed out
-  5  an assertion failed (load)
+  5  an assertion failed (load), or the connections do not fit (doctor)
   6  the result is unreliable, or nothing was measured (load, report)
 
 Many flags can be set by an environment variable too, which the help of the flag names. The flag
@@ -48,6 +50,8 @@ pub(super) enum Command {
     Load(LoadArgs),
     Report(ReportArgs),
     Keygen(KeygenArgs),
+    Doctor(DoctorArgs),
+    Generate(GenerateArgs),
 }
 
 #[cfg(test)]

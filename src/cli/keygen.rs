@@ -1,6 +1,6 @@
 //! `saltecho keygen`: a new random key.
 
-use anyhow::Context;
+use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 use data_encoding::{BASE64, HEXLOWER};
 use rand::TryRng;
@@ -21,7 +21,7 @@ pub(super) struct KeygenArgs {
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
-enum Encoding {
+pub(super) enum Encoding {
     Base64,
     Hex,
 }
@@ -35,11 +35,16 @@ Examples:
 const KEY_LEN: usize = 32;
 
 pub(super) fn run(args: &KeygenArgs) -> Result<(), Failure> {
+    let line = Zeroizing::new(format!("{}\n", *fresh(args.encoding)?));
+    Ok(output::print(&line)?)
+}
+
+/// A new key as a line of a key file, without the line feed.
+pub(super) fn fresh(encoding: Encoding) -> Result<Zeroizing<String>> {
     let mut key = Zeroizing::new([0; KEY_LEN]);
     SysRng.try_fill_bytes(&mut *key).context("cannot get random bytes from the system")?;
-    let line = Zeroizing::new(match args.encoding {
-        Encoding::Base64 => format!("base64:{}\n", BASE64.encode(&*key)),
-        Encoding::Hex => format!("hex:{}\n", HEXLOWER.encode(&*key)),
-    });
-    Ok(output::print(&line)?)
+    Ok(Zeroizing::new(match encoding {
+        Encoding::Base64 => format!("base64:{}", BASE64.encode(&*key)),
+        Encoding::Hex => format!("hex:{}", HEXLOWER.encode(&*key)),
+    }))
 }

@@ -7,12 +7,15 @@ mod address;
 mod args;
 mod blocking;
 mod connect;
+mod doctor;
 mod environment;
 mod failure;
+mod generate;
 mod keyfile;
 mod keygen;
 mod load;
 mod log;
+mod machine;
 mod output;
 mod reply;
 mod report;
@@ -72,6 +75,8 @@ fn execute(command: Command) -> Result<(), Failure> {
         Command::Load(args) => load::run(&args),
         Command::Report(args) => on_own_stack(|| report::run(&args))?,
         Command::Keygen(args) => keygen::run(&args),
+        Command::Doctor(args) => doctor::run(&args),
+        Command::Generate(args) => generate::run(&args),
     }
 }
 

@@ -4,7 +4,7 @@ use std::io;
 use std::time::Duration;
 
 use saltecho::auth::{Challenge, Key, MacAlgorithm};
-use saltecho::client::{Client, ClientError, Step};
+use saltecho::client::{Client, ClientError, Stage};
 use saltecho::socket::ErrorKind;
 
 use super::escape::Escaper;
@@ -50,23 +50,21 @@ impl Peer<'_> {
                 };
                 format!("cannot connect to {address}: {}; {remedy}", cause.message())
             }
-            ClientError::TimedOut(Step::Connecting) => format!(
+            ClientError::TimedOut(Stage::Connecting) => format!(
                 "{address} did not answer within {limit}: check the address and firewalls, or \
                  allow more time with --timeout"
             ),
-            ClientError::TimedOut(Step::AwaitingChallenge) => format!(
+            ClientError::TimedOut(Stage::AwaitingChallenge) => format!(
                 "{address} accepted the connection but sent no challenge within {limit}: it is too \
                  busy or not a saltecho server; --timeout allows more time"
             ),
-            ClientError::Closed(Step::AwaitingChallenge) => format!(
+            ClientError::Closed(Stage::AwaitingChallenge) => format!(
                 "{address} closed the connection without a challenge: it is full, shutting down, \
                  or not a saltecho server"
             ),
             ClientError::NotAChallenge(greeting) => self.other_service(greeting),
-            ClientError::TimedOut(Step::Exchanging) => return self.timed_out(true),
-            ClientError::NoEcho
-            | ClientError::Closed(Step::Connecting | Step::Exchanging)
-            | ClientError::Socket(_) => {
+            ClientError::TimedOut(Stage::Exchanging) => return self.timed_out(true),
+            _ => {
                 return Failure::with_message(Exit::Runtime, format!("{address}: {error}"));
             }
         };
@@ -113,7 +111,7 @@ impl Peer<'_> {
 
     /// The server closed the connection when it had received nothing but the digest.
     pub(super) fn closed_first(&self, client: &Client) -> Failure {
-        if client.refuses() {
+        if client.was_refused() {
             return self.rejected();
         }
         let address = self.address;

@@ -18,12 +18,12 @@ use std::thread;
 use std::time::SystemTime;
 
 use anyhow::{Context, Result};
-use saltecho::client::{Client, ClientError, Step};
+use saltecho::client::{Client, ClientError, Stage};
 use saltecho::load::report::{
     Collector, EventLog, Generator, HistogramLog, Machine, PlanInfo, ProgramInfo,
 };
 use saltecho::load::{Interval, Load, Pace, Plan, Stopper};
-use saltecho::server::MioKernel;
+use saltecho::reactor::MioKernel;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -209,7 +209,7 @@ fn first_answering(targets: &[SocketAddr], plan: &Plan) -> SocketAddr {
         let place = (host.as_str(), target.port());
         // This authenticates, because connections that do not count against their source.
         let client = Client::connect(place, &plan.key, plan.algorithm, plan.timeout);
-        !matches!(client, Err(ClientError::Connect(_) | ClientError::TimedOut(Step::Connecting)))
+        !matches!(client, Err(ClientError::Connect(_) | ClientError::TimedOut(Stage::Connecting)))
     };
     match targets {
         [only] => *only,

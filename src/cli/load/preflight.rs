@@ -1,13 +1,13 @@
 //! Checks before the first connection whether this machine allows the load. If not, the error names
 //! the setting to change, instead of a failure in the middle of the run.
 
-use std::fs;
 use std::io::IsTerminal;
 use std::net::{IpAddr, UdpSocket};
 
 use saltecho::load::{Mode, Pace, Plan};
 
 use super::live::is_dumb;
+use crate::cli::machine::Machine;
 
 /// Limits of this machine, as far as they are known.
 #[derive(Clone, Copy, Debug)]
@@ -30,23 +30,17 @@ const TIME_WAIT: u64 = 60;
 impl MachineLimits {
     /// Reads the limits, and raises the soft limit on descriptors to the hard one.
     pub(super) fn examine(target: IpAddr) -> Self {
-        let range = numbers("/proc/sys/net/ipv4/ip_local_port_range");
-        let ports = match range.as_deref() {
-            Some([low, high]) => high.saturating_sub(*low) + 1,
-            _ => 28_232, // Linux's default, 32768 to 60999.
-        };
-        let reuse = numbers("/proc/sys/net/ipv4/tcp_tw_reuse");
+        let machine = Machine::this();
         Self {
             descriptors: rlimit::increase_nofile_limit(u64::MAX).unwrap_or(1024),
-            ports,
+            ports: machine.ports_per_source(),
             // 2, the default, applies to loopback only.
-            reuses_ports: match reuse.as_deref() {
-                Some([1]) => true,
-                Some([2]) => target.is_loopback(),
+            reuses_ports: match machine.tw_reuse {
+                Some(1) => true,
+                Some(2) => target.is_loopback(),
                 _ => false,
             },
-            tcp_memory: numbers("/proc/sys/net/ipv4/tcp_mem")
-                .and_then(|pages| Some(pages.get(2)? * rustix::param::page_size() as u64)),
+            tcp_memory: machine.tcp_memory,
         }
     }
 
@@ -159,11 +153,6 @@ pub(super) fn check_tui(quiet: bool) -> Option<String> {
     }
     (is_dumb() || !std::io::stderr().is_terminal())
         .then(|| "--tui needs a terminal on stderr, and TERM must not be dumb".to_owned())
-}
-
-fn numbers(path: &str) -> Option<Vec<u64>> {
-    let text = fs::read_to_string(path).ok()?;
-    text.split_whitespace().map(str::parse).collect::<Result<_, _>>().ok()
 }
 
 #[cfg(test)]

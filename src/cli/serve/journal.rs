@@ -35,7 +35,7 @@ pub(super) fn settings(
         limits.backlog,
         Size(config.recv_size),
         Limit(config.auth_timeout),
-        Limit(config.recv_timeout),
+        Limit(config.idle_timeout),
         Limit(config.keepalive),
         Limit(config.send_timeout),
         Limit(limits.drain_timeout),

@@ -12,7 +12,8 @@ use std::net::SocketAddr;
 use anyhow::{Context, anyhow};
 use saltecho::auth::Keyring;
 use saltecho::proto::{Config, Handler, Identity, Upper};
-use saltecho::server::{BuildError, Limits, MioKernel, Server, ServerBuilder, run_workers};
+use saltecho::reactor::MioKernel;
+use saltecho::server::{BuildError, Limits, Server, ServerBuilder, run_workers};
 use signal_hook::consts::SIGHUP;
 
 use self::journal::Reporter;
@@ -103,14 +104,13 @@ fn serve<H: Handler + Clone + Send>(
 
 impl ServeArgs {
     fn config(&self, keyring: Keyring) -> Config {
-        Config {
-            auth_timeout: self.auth_timeout.0,
-            recv_timeout: self.idle_timeout.0,
-            send_timeout: self.send_timeout.0,
-            keepalive: self.keepalive.0,
-            recv_size: self.recv_size.0,
-            ..Config::new(keyring)
-        }
+        let mut config = Config::new(keyring);
+        config.auth_timeout = self.auth_timeout.0;
+        config.idle_timeout = self.idle_timeout.0;
+        config.send_timeout = self.send_timeout.0;
+        config.keepalive = self.keepalive.0;
+        config.recv_size = self.recv_size.0;
+        config
     }
 
     fn limits(&self) -> Limits {
@@ -197,6 +197,9 @@ fn overlapping(addresses: &[SocketAddr], address: SocketAddr) -> Option<SocketAd
 fn cannot_listen(address: SocketAddr, error: &io::Error) -> String {
     let port = address.port();
     match error.kind() {
+        io::ErrorKind::AddrInUse if port == 0 => {
+            format!("no port is free on {}: choose another address with -l", address.ip())
+        }
         io::ErrorKind::AddrInUse => format!(
             "{address} is in use: stop the program that uses it (`ss -ltnp sport = :{port}` shows \
              which), or choose another address with -l (port 0 picks a free one)"

@@ -30,7 +30,7 @@ use crate::cli::failure::{Exit, Failure};
 const SOON: Duration = Duration::from_millis(500);
 
 pub(super) fn run(client: &Client, peer: &Peer<'_>) -> Result<(), Failure> {
-    client.look_for_refusal(peer.grace(client)).map_err(|error| peer.explain(&error))?;
+    client.wait_for_refusal(peer.grace(client)).map_err(|error| peer.explain(&error))?;
     print_notice(format_args!("connected to {}; `quit` or Ctrl-D exits", peer.address));
     let terminal = Terminal::open().context("cannot use the terminal")?;
     let mut session = Session {
