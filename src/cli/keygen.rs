@@ -39,7 +39,7 @@ pub(super) fn run(args: &KeygenArgs) -> Result<(), Failure> {
     Ok(output::print(&line)?)
 }
 
-/// A fresh key as a line of a key file, without its end.
+/// A new key as a line of a key file, without the line feed.
 pub(super) fn fresh(encoding: Encoding) -> Result<Zeroizing<String>> {
     let mut key = Zeroizing::new([0; KEY_LEN]);
     SysRng.try_fill_bytes(&mut *key).context("cannot get random bytes from the system")?;

@@ -166,11 +166,15 @@ fn unsafe_or_malformed_key_files_are_refused() {
         (&large, &["larger than 64 KiB"]),
         (&directory, &["it is a directory, not a regular file"]),
         (&"/dev/null".to_owned(), &["not a regular file"]),
+<<<<<<< HEAD
         (&absent, &["there is no such file", "saltecho keygen"]),
+=======
+        (&absent, &["no such file", "saltecho keygen"]),
+>>>>>>> cliwords
         (&files.key("empty", ""), &["it contains no key", "saltecho keygen"]),
         (&files.key("comments", "# nothing\n\n"), &["it contains no key"]),
         (&files.key("weak", "\nshort"), &["line 2", "5 bytes", "--allow-weak-key"]),
-        (&files.key("hex", "hex:xyz"), &["line 1", "`hex:` is not hex"]),
+        (&files.key("hex", "hex:xyz"), &["line 1", "after `hex:` is not valid hex"]),
         (&files.key("binary", "sixteen bytes \u{1} and\na line feed"), &["line 1", "base64 -w0"]),
         (&files.key("url", "base64url:AAECAwQFBgcICQoLDA0ODw"), &["line 1", "`text:` in front"]),
         (&files.key("many", &format!("{SECRET}\n").repeat(5)), &["line 5: more than 4 keys"]),

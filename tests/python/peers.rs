@@ -54,7 +54,8 @@ fn connect_talks_to_a_python_server() {
 
         let files = Files::new();
         let other = files.key("other", "not the key that the server has\n");
-        run(&["connect", &place, "--mac", mac, "-k", &other], b"hello").expect(3, &["refused"]);
+        run(&["connect", &place, "--mac", mac, "-k", &other], b"hello")
+            .expect(3, &["authentication failed"]);
         assert_eq!(server.wait_for("rejected"), "rejected");
         server.wait().expect(0, &[]);
     }

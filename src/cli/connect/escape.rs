@@ -11,23 +11,23 @@ pub(super) struct Escaper {
     /// Control characters that are left as they are.
     harmless: &'static [char],
     /// The first bytes of an incomplete character.
-    begun: Vec<u8>,
+    incomplete: Vec<u8>,
 }
 
 impl Escaper {
     /// For a single line: a line feed is escaped too.
     pub(super) const fn for_line() -> Self {
-        Self { harmless: &['\t'], begun: Vec::new() }
+        Self { harmless: &['\t'], incomplete: Vec::new() }
     }
 
     /// For any number of lines.
     pub(super) const fn for_text() -> Self {
-        Self { harmless: &['\t', '\n'], begun: Vec::new() }
+        Self { harmless: &['\t', '\n'], incomplete: Vec::new() }
     }
 
     /// Escapes the next bytes.
     pub(super) fn push(&mut self, bytes: &[u8]) -> String {
-        let mut joined = std::mem::take(&mut self.begun);
+        let mut joined = std::mem::take(&mut self.incomplete);
         joined.extend_from_slice(bytes);
         let mut shown = String::with_capacity(joined.len());
         let mut chunks = joined.utf8_chunks().peekable();
@@ -36,8 +36,8 @@ impl Escaper {
                 self.show(character, &mut shown);
             }
             let invalid = chunk.invalid();
-            if chunks.peek().is_none() && is_begun(invalid) {
-                self.begun = invalid.to_vec();
+            if chunks.peek().is_none() && is_incomplete(invalid) {
+                self.incomplete = invalid.to_vec();
             } else {
                 escape(invalid, &mut shown);
             }
@@ -48,7 +48,7 @@ impl Escaper {
     /// Escapes an incomplete character at the end.
     pub(super) fn finish(self) -> String {
         let mut shown = String::new();
-        escape(&self.begun, &mut shown);
+        escape(&self.incomplete, &mut shown);
         shown
     }
 
@@ -62,7 +62,7 @@ impl Escaper {
 }
 
 /// Returns whether these invalid bytes could be the beginning of a character.
-fn is_begun(invalid: &[u8]) -> bool {
+fn is_incomplete(invalid: &[u8]) -> bool {
     std::str::from_utf8(invalid).is_err_and(|error| error.error_len().is_none())
 }
 

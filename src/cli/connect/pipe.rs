@@ -42,7 +42,7 @@ struct Counters {
     since: Instant,
 }
 
-/// What the receiver waits for.
+/// Reasons for the receiver to wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Wait {
     /// Nothing: no answer is pending.

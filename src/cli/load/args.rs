@@ -28,7 +28,7 @@ pub(in crate::cli) struct LoadArgs {
     #[command(flatten)]
     pub(super) keys: KeyArgs,
 
-    /// What each connection does
+    /// Behavior of each connection
     #[arg(long, value_enum, value_name = "MODE", default_value_t = LoadMode::Echo)]
     #[arg(env = "SALTECHO_LOAD_MODE", hide_env_values = true)]
     pub(super) mode: LoadMode,
@@ -62,7 +62,7 @@ pub(in crate::cli) struct LoadArgs {
     #[arg(env = "SALTECHO_LOAD_SIZE", hide_env_values = true)]
     pub(super) size: Size,
 
-    /// How long to measure, starting when all connections are authenticated (30s, 5m)
+    /// Duration of the measurement, which starts when all connections are authenticated (30s, 5m)
     #[arg(short, long, value_name = "TIME", default_value = "30s", value_parser = super::values::time)]
     #[arg(env = "SALTECHO_LOAD_DURATION", hide_env_values = true)]
     pub(super) duration: std::time::Duration,
@@ -83,7 +83,7 @@ pub(in crate::cli) struct LoadArgs {
     #[arg(env = "SALTECHO_TIMEOUT", hide_env_values = true)]
     pub(super) timeout: Limit,
 
-    /// How the server answers messages
+    /// Expected answers of the server
     #[arg(long, value_enum, value_name = "HOW", default_value_t = Reply::Upper)]
     #[arg(env = "SALTECHO_REPLY", hide_env_values = true)]
     pub(super) reply: Reply,

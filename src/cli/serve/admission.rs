@@ -25,7 +25,7 @@ pub(super) struct AdmissionArgs {
     #[arg(hide_env_values = true)]
     max_unauthenticated_per_source: Option<Count>,
 
-    /// How long to refuse a source that failed to authenticate, while half of
+    /// Refuse a source for this long after a failed authentication, while half of
     /// --max-unauthenticated is in use (60s, off)
     #[arg(long, value_name = "TIME", default_value = "60s")]
     #[arg(env = "SALTECHO_SUSPICION", hide_env_values = true)]

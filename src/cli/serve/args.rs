@@ -29,7 +29,7 @@ pub(in crate::cli) struct ServeArgs {
     #[command(flatten)]
     pub(super) keys: KeyArgs,
 
-    /// How to answer messages
+    /// Answer to each message
     #[arg(long, value_enum, value_name = "HOW", default_value_t = Reply::Upper)]
     #[arg(env = "SALTECHO_REPLY", hide_env_values = true)]
     pub(super) reply: Reply,
@@ -58,7 +58,7 @@ pub(in crate::cli) struct ServeArgs {
     #[arg(env = "SALTECHO_AUTH_TIMEOUT", hide_env_values = true)]
     pub(super) auth_timeout: Limit,
 
-    /// Close an authenticated connection that receives nothing for this long (10m, off)
+    /// Close an authenticated connection that sends nothing for this long (10m, off)
     #[arg(long, value_name = "TIME", default_value = "off")]
     #[arg(env = "SALTECHO_IDLE_TIMEOUT", hide_env_values = true)]
     pub(super) idle_timeout: Limit,

@@ -197,6 +197,9 @@ fn overlapping(addresses: &[SocketAddr], address: SocketAddr) -> Option<SocketAd
 fn cannot_listen(address: SocketAddr, error: &io::Error) -> String {
     let port = address.port();
     match error.kind() {
+        io::ErrorKind::AddrInUse if port == 0 => {
+            format!("no port is free on {}: choose another address with -l", address.ip())
+        }
         io::ErrorKind::AddrInUse => format!(
             "{address} is in use: stop the program that uses it (`ss -ltnp sport = :{port}` shows \
              which), or choose another address with -l (port 0 picks a free one)"

@@ -126,7 +126,7 @@ pub struct LogError {
     pub name: String,
     /// The line, counted from 1.
     pub line: usize,
-    /// What is wrong with it.
+    /// Description of the problem.
     pub problem: String,
 }
 
