@@ -66,11 +66,14 @@ pub mod load;
 pub mod metrics;
 pub mod proto;
 pub mod python;
+pub mod random;
 #[cfg(any(feature = "server", feature = "socket"))]
 mod rawopt;
 #[cfg(feature = "server")]
-pub mod server;
+pub mod reactor;
 #[cfg(feature = "server")]
+pub mod server;
+#[cfg(feature = "sim")]
 pub mod sim;
 #[cfg(feature = "socket")]
 pub mod socket;

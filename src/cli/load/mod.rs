@@ -21,7 +21,7 @@ use anyhow::{Context, Result};
 use saltecho::client::{Client, ClientError, Stage};
 use saltecho::load::report::{About, Collector, EventLog, Generator, HistogramLog, Machine, Setup};
 use saltecho::load::{Interval, Load, Pace, Plan, Stopper};
-use saltecho::server::MioKernel;
+use saltecho::reactor::MioKernel;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use signal_hook::iterator::Signals;
 

@@ -12,7 +12,8 @@ use std::net::SocketAddr;
 use anyhow::{Context, anyhow};
 use saltecho::auth::Keyring;
 use saltecho::proto::{Config, Handler, Identity, Upper};
-use saltecho::server::{BuildError, Limits, MioKernel, Server, ServerBuilder, run_workers};
+use saltecho::reactor::MioKernel;
+use saltecho::server::{BuildError, Limits, Server, ServerBuilder, run_workers};
 use signal_hook::consts::SIGHUP;
 
 use self::journal::Reporter;
