@@ -13,7 +13,7 @@ pub(crate) mod slots;
 mod timers;
 pub(crate) mod transfer;
 
-use std::collections::VecDeque;
+use std::collections::{TryReserveError, VecDeque};
 use std::io;
 use std::time::Duration;
 
@@ -95,11 +95,35 @@ impl<K: Kernel, T> Reactor<K, T> {
         if had_events {
             self.awake_until = self.now.saturating_add(self.spin);
         }
-        if self.run_queue.is_empty() {
-            // It may have held a whole crowd.
-            self.run_queue.shrink_to(KEPT_QUEUE);
+        if self.run_queue.is_empty() && self.run_queue.capacity() > 4 * KEPT_QUEUE {
+            self.shrink_run_queue();
         }
         Ok(())
+    }
+
+    /// Gives memory back if the crowd that it was for is gone.
+    #[cold]
+    fn shrink_run_queue(&mut self) {
+        let need = self.queue_needs(KEPT_QUEUE);
+        if self.run_queue.capacity() / 4 > need {
+            self.run_queue.shrink_to(need);
+        }
+    }
+
+    /// The most that the run queue holds with so many new connections: each connection, and of the
+    /// new ones of a turn those that have already made room for another.
+    fn queue_needs(&self, more: usize) -> usize {
+        self.slots.len() + 2 * more
+    }
+
+    /// Makes room for `more` connections.
+    ///
+    /// # Errors
+    /// If there is no memory for them. Existing connections stay.
+    pub(crate) fn make_room(&mut self, more: usize) -> Result<(), TryReserveError> {
+        self.slots.make_room(more)?;
+        let queue = self.queue_needs(more).saturating_sub(self.run_queue.len());
+        self.run_queue.try_reserve(queue)
     }
 
     /// Whether the next poll must not sleep: a connection is queued, or the last event is recent

@@ -1,6 +1,7 @@
 //! Accepting: admission before allocation, a limited number per turn, and a pause instead of a spin
 //! or a stall when there is no room.
 
+use std::collections::TryReserveError;
 use std::io;
 use std::net::SocketAddr;
 
@@ -94,7 +95,7 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
             #[allow(clippy::cast_possible_truncation)] // Only the remainder matters.
             let index =
                 (self.stats.turns as usize).wrapping_add(offset) % self.acceptor.listeners.len();
-            let mut errors_in_a_row = 0;
+            let (mut errors_in_a_row, mut room) = (0, 0);
             while self.acceptor.listeners[index].waiting
                 && left > 0
                 && !self.acceptor.pause.holds(now)
@@ -109,6 +110,15 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
                     self.acceptor.pause = Pause::until(until);
                     continue;
                 }
+                if room == 0 {
+                    room = self.make_room(left + 1);
+                }
+                let Some(room_left) = room.checked_sub(1) else {
+                    let error = io::ErrorKind::OutOfMemory.into();
+                    self.cannot_accept(index, AcceptPause::Error(&error));
+                    continue;
+                };
+                room = room_left;
                 let Listening { listener, purpose, waiting } = &mut self.acceptor.listeners[index];
                 match self.reactor.kernel.accept(listener) {
                     Ok((stream, peer)) => {
@@ -140,6 +150,17 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
             }
         }
         Ok(())
+    }
+
+    /// Makes room for `wanted` connections wherever they are kept, or for one; returns the number.
+    /// So a lack of memory costs new clients their places and not the process its life.
+    fn make_room(&mut self, wanted: usize) -> usize {
+        let reserve = |server: &mut Self, more| -> Result<usize, TryReserveError> {
+            server.reactor.make_room(more)?;
+            server.acceptor.unauthenticated.make_room(more)?;
+            Ok(more)
+        };
+        reserve(self, wanted).or_else(|_| reserve(self, 1)).unwrap_or(0)
     }
 
     /// Sends a client its challenge, unless its source may have no more connections now.
@@ -202,7 +223,7 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         };
         let (id, now) = (self.reactor.next_id(), self.reactor.now());
         let mut connection = Connection::new(&self.config, Challenge::new(random), handler, now);
-        connection.introduce(Peer::of(self.inbox.server(), id, peer));
+        connection.set_peer(Peer::new(self.inbox.server(), id, peer));
         self.acceptor.unauthenticated.add(id, source, now);
         self.stats.accepted += 1;
         let connections = self.reactor.slots.len() + 1;

@@ -273,25 +273,22 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
     }
 
     /// After an event: closes the connection if it is over, else updates its deadline.
+    #[inline]
     fn close_or_settle(&mut self, id: ConnId) {
         let Some(slot) = self.reactor.slots.get(id) else { return };
         if let Some(reason) = slot.connection.close_reason() {
             return self.close(id, reason);
         }
-        let deadline = slot.connection.poll_timeout();
-        match (deadline, slot.is_armed()) {
+        match (slot.connection.poll_timeout(), slot.is_armed()) {
+            // An alarm of a deadline that has been met serves as the first of keepalive's.
+            (None, true) if self.keepalive.is_on() => {}
+            (deadline, true) => self.reactor.settle(id, deadline),
             (deadline, false) => self.arm(id, deadline),
-            (Some(deadline), true) => self.reactor.settle(id, Some(deadline)),
-            // The alarm is the keepalive's, or a deadline's that has been met: then
-            // `check_peer` sees to it.
-            (None, true) => {}
         }
     }
 
     fn authenticated(&mut self, id: ConnId) {
         self.acceptor.unauthenticated.remove(id);
-        // The alarms of a crowd would all fire five seconds from now, each for nothing.
-        self.reactor.settle(id, None);
         self.stats.authenticated += 1;
         self.acceptor.end_pause();
         self.notify(|observer| observer.authenticated(id));
@@ -329,7 +326,7 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
     fn closed(&mut self, id: ConnId, connection: Connection<H>, reason: CloseReason) {
         if !connection.has_authenticated() {
             let unauthenticated = &mut self.acceptor.unauthenticated;
-            if reason.is_ours() {
+            if reason.is_local() {
                 unauthenticated.remove(id);
             } else {
                 unauthenticated.remove_failed(id, &self.limits, self.reactor.now());
@@ -376,11 +373,11 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         let until = until.map(|limit| self.reactor.now().saturating_add(limit));
         self.lifecycle = Lifecycle::Draining { until };
         self.acceptor.close();
-        for id in self.reactor.slots.ids().collect::<Vec<_>>() {
-            let slot = self.reactor.slots.get_mut(id).expect("nothing was closed meanwhile");
+        self.for_each(|server, id| {
+            let slot = server.reactor.slots.get_mut(id).expect("it was found just now");
             slot.connection.close(CloseReason::Drained);
-            self.reactor.requeue(id);
-        }
+            server.reactor.requeue(id);
+        });
     }
 
     fn finish_draining(&mut self) {
@@ -395,8 +392,15 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
     fn end_all(&mut self, reason: CloseReason) {
         self.end();
         self.acceptor.close();
-        for id in self.reactor.slots.ids().collect::<Vec<_>>() {
-            self.abort(id, reason);
+        self.for_each(|server, id| server.abort(id, reason));
+    }
+
+    /// Visits all connections, of which any may end meanwhile. Needs no memory for a list of them.
+    fn for_each(&mut self, mut visit: impl FnMut(&mut Self, ConnId)) {
+        let mut next = self.reactor.slots.id_from(0);
+        while let Some(id) = next {
+            visit(self, id);
+            next = self.reactor.slots.id_from(id.index + 1);
         }
     }
 

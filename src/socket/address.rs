@@ -9,9 +9,9 @@ use rustix::net::{AddressFamily, SocketAddrAny, SocketAddrUnix};
 
 use super::{Error, ErrorKind, Family, Result};
 
-/// An address as the kernel gives it back, for instance from `getsockname`.
+/// An address as returned by the kernel, for example from `getsockname`.
 ///
-/// It is not what a caller must write: the calls take anything that becomes an [`AddressArg`].
+/// As an argument, the calls take anything that converts to an [`AddressArg`].
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Address {
     /// Python's `(host, port)`.
@@ -23,7 +23,7 @@ pub enum Address {
     Unix(Vec<u8>),
 }
 
-/// An address as a caller writes it: a host (which may be a name) and a port, or an [`Address`].
+/// An address argument: a host (which may be a name) and a port, or an [`Address`].
 ///
 /// The host `""` means all interfaces and `"<broadcast>"` 255.255.255.255. Names are resolved by
 /// the system, which blocks and is outside every timeout, as in Python.
@@ -35,7 +35,7 @@ pub enum Address {
 /// ```
 #[derive(Clone, Debug)]
 pub enum AddressArg<'a> {
-    /// Python's `(host, port)`; the port's range is checked by the call, as an OverflowError.
+    /// Python's `(host, port)`; the call checks the range of the port (OverflowError).
     HostPort(Cow<'a, str>, i64),
     /// An address that needs no resolution.
     Exact(Address),

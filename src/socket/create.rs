@@ -1,4 +1,4 @@
-//! The module's functions that make sockets, and the timeout that new sockets begin with.
+//! Functions that create sockets, and the default timeout of new sockets.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -10,11 +10,10 @@ use super::{
 };
 use crate::python::Timeout;
 
-/// The mode of sockets yet to be made, accepted ones included. Process-wide, as in Python.
+/// Mode of new sockets, accepted ones included. Process-wide, as in Python.
 static DEFAULT_TIMEOUT: Mutex<Timeout> = Mutex::new(Timeout::Blocking);
 
-/// `socket.setdefaulttimeout(seconds)`: the mode of sockets made from now on; existing ones keep
-/// theirs.
+/// `socket.setdefaulttimeout(seconds)`: sets the mode of future sockets; existing ones keep theirs.
 ///
 /// # Errors
 /// ValueError or OverflowError, as for [`Socket::settimeout`].
@@ -43,8 +42,8 @@ pub fn socketpair() -> Result<(Socket, Socket)> {
     Ok((whole(a), whole(b)))
 }
 
-/// `socket.create_connection(address, timeout, source_address)`: tries every address that the host
-/// has, IPv6 and IPv4, until one connects.
+/// `socket.create_connection(address, timeout, source_address)`: tries each address of the host,
+/// IPv6 and IPv4, until one connects.
 ///
 /// The timeout is set before the attempt, so each address has it afresh; `None` leaves the default
 /// timeout in force (and `Some(Timeout::Blocking)` is Python's `timeout=None`).
@@ -82,16 +81,16 @@ fn connect_one(
     Ok(socket)
 }
 
-/// What `socket.create_server` takes besides the address.
+/// Arguments of `socket.create_server` after the address. The default is Python's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ServerOptions {
-    /// [`Family::Inet`] unless changed.
+    /// Address family, by default [`Family::Inet`].
     pub family: Family,
-    /// Python's default backlog if `None`.
+    /// Backlog of `listen`; `None` for Python's default.
     pub backlog: Option<i32>,
     /// Sets SO_REUSEPORT.
     pub reuse_port: bool,
-    /// Lets an IPv6 server take IPv4 connections too; a ValueError for another family.
+    /// Accepts IPv4 connections on an IPv6 server too; a ValueError for another family.
     pub dualstack_ipv6: bool,
 }
 
@@ -115,7 +114,7 @@ pub fn create_server<'a>(
     }
     let address = address.into().resolve(family, "bind")?;
     let socket = Socket::new(family, SocketType::Stream)?;
-    // A kernel without one of these options still makes a usable server; Python ignores it too.
+    // Without this option the server is still usable; Python ignores the error too.
     let _ = socket.setsockopt(SOL_SOCKET, SO_REUSEADDR, 1);
     if reuse_port {
         socket.setsockopt(SOL_SOCKET, SO_REUSEPORT, 1)?;

@@ -6,13 +6,13 @@ use rustix::io::Errno;
 
 use crate::python::TimeoutValueError;
 
-/// What a socket or file call returns.
+/// Result of a socket or file call.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// An exception as Python's socket module raises it: a class, perhaps an errno, a text.
+/// An exception of Python's socket module: a class, an errno for some, and a text.
 ///
-/// It is not an [`io::Error`], although it turns into one: that type cannot say that a timeout
-/// carries no errno, nor how much of a write was taken.
+/// It converts to an [`io::Error`], but that type cannot express a timeout without an errno, nor
+/// the number of bytes taken by a partial write.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Error {
     cause: Cause,
@@ -20,9 +20,9 @@ pub struct Error {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Cause {
-    /// The kernel said no; the class follows from the number.
+    /// An error of the kernel; the errno determines the class.
     Os { errno: i32, detail: Option<Box<str>> },
-    /// Python itself objects, without an errno.
+    /// An error raised by Python itself, without an errno.
     Raised { kind: ErrorKind, text: Cow<'static, str> },
     /// A buffered writer on a full non-blocking socket.
     ShortWrite { written: usize },
@@ -48,25 +48,25 @@ pub enum ErrorKind {
     GaiError,
     /// EINTR. Not seen in practice, since interrupted calls are repeated.
     InterruptedError,
-    /// An encoding or error handler that text files here do not have.
+    /// An encoding or error handler that text files do not support.
     LookupError,
-    /// The buffer asked for cannot be allocated.
+    /// A buffer that cannot be allocated.
     MemoryError,
-    /// Every other errno, and a few errors of Python's own that carry none.
+    /// Every other errno, and a few errors of Python itself without one.
     OSError,
     /// A timeout or a port outside its range.
     OverflowError,
     /// EACCES, EPERM.
     PermissionError,
-    /// Python's own timeout has no errno; the kernel's carries ETIMEDOUT.
+    /// A timeout: Python's own without an errno, or the kernel's with ETIMEDOUT.
     TimeoutError,
-    /// An argument of a form that this socket's family or this file does not take.
+    /// An argument of the wrong form for this address family or file.
     TypeError,
     /// Bytes that are not UTF-8, in a text file with strict errors.
     UnicodeDecodeError,
     /// `io.UnsupportedOperation`: reading a writer, writing a reader, a missing facility.
     UnsupportedOperation,
-    /// An argument out of range, or a file that is closed.
+    /// An argument out of range, or a closed file.
     ValueError,
 }
 
@@ -74,7 +74,7 @@ impl Error {
     /// The Python class.
     pub fn kind(&self) -> ErrorKind {
         match &self.cause {
-            Cause::Os { errno, .. } => ErrorKind::of_errno(*errno),
+            Cause::Os { errno, .. } => ErrorKind::from_errno(*errno),
             Cause::Raised { kind, .. } => *kind,
             Cause::ShortWrite { .. } => ErrorKind::BlockingIOError,
         }
@@ -89,7 +89,7 @@ impl Error {
         }
     }
 
-    /// The exception's text without its number: `strerror` for a kernel's error.
+    /// The exception's text without its number: `strerror` for an error of the kernel.
     pub fn message(&self) -> Cow<'_, str> {
         match &self.cause {
             Cause::Os { errno, detail } => {
@@ -103,8 +103,8 @@ impl Error {
         }
     }
 
-    /// How many bytes of the failed call a buffered writer took: `BlockingIOError` from its
-    /// `write` or `flush` only.
+    /// Bytes of the failed call that a buffered writer took; only for `BlockingIOError` from its
+    /// `write` or `flush`.
     pub fn characters_written(&self) -> Option<usize> {
         match &self.cause {
             Cause::ShortWrite { written } => Some(*written),
@@ -128,7 +128,7 @@ impl Error {
         Self::raised(ErrorKind::UnsupportedOperation, text)
     }
 
-    /// Python's own timeout. It carries no errno, and must not be taken for ETIMEDOUT.
+    /// Python's own timeout. Unlike ETIMEDOUT it has no errno.
     pub(super) const fn timed_out() -> Self {
         Self::raised(ErrorKind::TimeoutError, "timed out")
     }
@@ -154,8 +154,8 @@ impl Error {
 }
 
 impl ErrorKind {
-    /// The class that `OSError` picks for this number.
-    pub fn of_errno(errno: i32) -> Self {
+    /// The class that `OSError` picks for this errno.
+    pub fn from_errno(errno: i32) -> Self {
         match errno {
             libc::EAGAIN | libc::EALREADY | libc::EINPROGRESS => Self::BlockingIOError,
             libc::EPIPE | libc::ESHUTDOWN => Self::BrokenPipeError,
@@ -224,8 +224,8 @@ impl From<TimeoutValueError> for Error {
 }
 
 impl From<Error> for io::Error {
-    /// A plain kernel error keeps its number; anything else is wrapped, so that
-    /// [`io::Error::get_ref`] still leads to the [`Error`].
+    /// A plain error of the kernel keeps its errno; any other error is wrapped, and
+    /// [`io::Error::get_ref`] returns the [`Error`].
     fn from(error: Error) -> Self {
         let kind = match (&error.cause, error.kind()) {
             (Cause::Os { errno, detail: None }, _) => return Self::from_raw_os_error(*errno),
@@ -242,7 +242,7 @@ impl From<Error> for io::Error {
     }
 }
 
-/// The kernel's words for an errno, without the number that the standard library appends.
+/// The kernel's text for an errno, without the number that the standard library appends.
 fn strerror(errno: i32) -> String {
     let mut text = io::Error::from_raw_os_error(errno).to_string();
     if let Some(end) = text.rfind(" (os error ") {
@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn display_is_pythons_str() {
+    fn display_matches_pythons_str() {
         let reset = Error::from(Errno::CONNRESET);
         assert_eq!(reset.to_string(), "[Errno 104] Connection reset by peer");
         assert_eq!(Error::timed_out().to_string(), "timed out");
@@ -300,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn io_errors_lead_back_to_their_origin() {
+    fn an_io_error_contains_the_original() {
         let error = Error::short_write(7);
         let io_error = io::Error::from(error.clone());
         assert_eq!(io_error.kind(), io::ErrorKind::WouldBlock);

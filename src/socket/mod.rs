@@ -1,18 +1,17 @@
 //! Python's socket object on descriptors that never block.
 //!
-//! Python switches O_NONBLOCK with the mode. Here it is always on, so that the three modes are
-//! visibly what they are: three ways to wait around the same system call.
+//! Python switches O_NONBLOCK with the mode. Here it is always on, so the code shows the three modes
+//! for what they are: three ways to wait around the same system call.
 //!
 //! | mode | `settimeout` | a call that cannot proceed |
 //! | --- | --- | --- |
 //! | blocking | `None` | attempts, polls without limit, attempts again |
-//! | timeout | `Some(t)`, t > 0 | polls first, attempts, and gives up with `TimeoutError` |
-//! | non-blocking | `Some(0.0)` | attempts once and gives up with `BlockingIOError` |
+//! | timeout | `Some(t)`, t > 0 | polls first, attempts, and fails with `TimeoutError` |
+//! | non-blocking | `Some(0.0)` | attempts once and fails with `BlockingIOError` |
 //!
-//! Everything else is Python's too: the names, which call makes no system call at all, one deadline
-//! for a whole [`sendall`](Socket::sendall), the errors with their class, errno and text, and the
-//! files of [`makefile`](Socket::makefile). `docs/SEMANTICS.md` lists it row by row, each with the
-//! test that shows it.
+//! The rest matches Python too: the names, the calls that make no system call, one deadline for a
+//! whole [`sendall`](Socket::sendall), the class, errno and text of each error, and the files of
+//! [`makefile`](Socket::makefile). `docs/SEMANTICS.md` lists each rule with the test that shows it.
 //!
 //! ```
 //! use saltecho::socket::{ErrorKind, socketpair};
@@ -102,20 +101,35 @@ pub enum Shutdown {
 
 /// Python's `socket.socket`.
 ///
-/// All methods take `&self`, since Python's sockets are shared between threads: one may receive
-/// while another sends. Dropping it closes it, as leaving a `with` block does.
+/// All methods take `&self`, because Python's sockets are shared between threads: one may receive
+/// while another sends. Dropping a socket closes it, like leaving a `with` block.
 ///
-/// It is not a [`std::net::TcpStream`]: its descriptor never blocks, and what it returns and how it
-/// fails is Python's.
+/// Unlike a [`std::net::TcpStream`], its descriptor never blocks, and its results and errors are
+/// Python's.
+///
+/// ```
+/// use saltecho::socket::{ServerOptions, create_connection, create_server};
+///
+/// let listener = create_server(("127.0.0.1", 0), ServerOptions::default())?;
+/// let client = create_connection(listener.getsockname()?, None, None)?;
+/// let (conn, _peer) = listener.accept()?;
+///
+/// conn.settimeout(Some(2.0))?;
+/// client.sendall(b"hello")?;
+/// assert_eq!(conn.recv(1024)?, b"hello");
+/// client.close();
+/// assert_eq!(conn.recv(1024)?, b"", "the end of the stream");
+/// # Ok::<(), saltecho::socket::Error>(())
+/// ```
 pub struct Socket {
     inner: Arc<Inner>,
 }
 
 impl Socket {
-    /// `socket(family, type)`: not inheritable, its mode taken from the default timeout.
+    /// `socket(family, type)`: not inheritable, in the mode of the default timeout.
     ///
     /// # Errors
-    /// What the kernel says, for instance EMFILE.
+    /// The kernel's, for example EMFILE.
     pub fn new(family: Family, kind: SocketType) -> Result<Self> {
         let fd = net::socket_with(family.to_kernel(), kind.to_kernel(), new_flags(), None)?;
         Ok(Self::from_parts(fd, family, kind))
@@ -142,7 +156,7 @@ impl Socket {
         Ok(Self::from_parts(fd, family, kind))
     }
 
-    /// `bind(address)`. Never waits, except for the resolution of a host name.
+    /// `bind(address)`. Never waits, except to resolve a host name.
     ///
     /// # Errors
     /// EINVAL if already bound or connected, EADDRINUSE, EADDRNOTAVAIL; OverflowError for a port
@@ -153,8 +167,8 @@ impl Socket {
         Ok(net::bind(fd, &address)?)
     }
 
-    /// `listen([backlog])`: without a backlog min(SOMAXCONN, 128), and a negative one counts as 0.
-    /// Linux queues one connection more than that. Never waits.
+    /// `listen([backlog])`: by default min(SOMAXCONN, 128); a negative backlog counts as 0. Linux
+    /// queues one more connection than the backlog. Never waits.
     ///
     /// # Errors
     /// EOPNOTSUPP for datagrams, EINVAL for a connected socket.
@@ -163,13 +177,13 @@ impl Socket {
         Ok(net::listen(fd, backlog.unwrap_or(SOMAXCONN.min(128)).max(0))?)
     }
 
-    /// `accept()`: the next connection, with its peer's address.
+    /// `accept()`: the next connection and the address of its peer.
     ///
-    /// The new socket's mode comes from the default timeout, never from the listener.
+    /// The new socket gets the mode of the default timeout, not of the listener.
     ///
     /// # Errors
-    /// As for every waiting call BlockingIOError or TimeoutError by mode; EINVAL at once if not
-    /// listening, EOPNOTSUPP for datagrams.
+    /// As for every waiting call, BlockingIOError or TimeoutError depending on the mode; EINVAL at
+    /// once if not listening, EOPNOTSUPP for datagrams.
     pub fn accept(&self) -> Result<(Self, Address)> {
         let (fd, timeout) = self.inner.begin()?;
         let (accepted, peer) = Waiter::begin(fd.as_fd(), timeout)
@@ -178,11 +192,11 @@ impl Socket {
         Ok((Self::from_parts(accepted, self.inner.family, self.inner.kind), address))
     }
 
-    /// `connect(address)`: blocking until connected, in timeout mode for as long as that allows.
+    /// `connect(address)`: waits for the connection without limit, or up to the timeout.
     ///
-    /// After a timeout, and in non-blocking mode after EINPROGRESS, the attempt goes on in the
-    /// kernel. Asking again is EALREADY while it is pending, except in blocking mode, which waits
-    /// for it; once it is complete the first further call succeeds and the next is EISCONN.
+    /// After a timeout, and in non-blocking mode after EINPROGRESS, the attempt continues in the
+    /// kernel. Another call fails with EALREADY while it is pending, except in blocking mode, which
+    /// waits for it; once connected, the next call succeeds and the one after it fails with EISCONN.
     ///
     /// # Errors
     /// ConnectionRefusedError, TimeoutError without an errno, BlockingIOError (EINPROGRESS,
@@ -191,8 +205,8 @@ impl Socket {
         self.connect_to(&address.into().resolve(self.inner.family, "connect")?)
     }
 
-    /// `connect_ex(address)`: as [`connect`](Self::connect), but the errno is returned. A timeout
-    /// is 11 (EAGAIN), a closed socket 9 (EBADF), success 0.
+    /// `connect_ex(address)`: like [`connect`](Self::connect), but returns the errno: 0 for success,
+    /// 11 (EAGAIN) for a timeout, 9 (EBADF) for a closed socket.
     ///
     /// # Errors
     /// Those of the arguments only: OverflowError for the port, gaierror for the host.
@@ -209,8 +223,8 @@ impl Socket {
         let (fd, timeout) = self.inner.begin()?;
         let mut waiter = Waiter::begin(fd.as_fd(), timeout);
         if timeout == Timeout::Blocking {
-            // Asking again, rather than reading SO_ERROR, leaves the socket as a blocking connect
-            // does: after a refusal it may connect elsewhere, after success it is EISCONN.
+            // Calling connect again, instead of reading SO_ERROR, leaves the socket in the state of
+            // a blocking connect: reusable after a refusal, EISCONN after success.
             loop {
                 match net::connect(&fd, &address) {
                     Err(Errno::INTR) => {}
@@ -233,9 +247,9 @@ impl Socket {
         }
     }
 
-    /// `recv(n)`: at most `n` bytes, as soon as any are there; empty at the end of a stream.
+    /// `recv(n)`: up to `n` bytes, as soon as there are any; empty at the end of a stream.
     ///
-    /// `recv(0)` is empty at once, without a system call, even on a closed socket.
+    /// `recv(0)` returns empty at once, without a system call, even on a closed socket.
     ///
     /// # Errors
     /// ValueError for a negative `n`, before anything else; BlockingIOError or TimeoutError by
@@ -246,7 +260,7 @@ impl Socket {
 
     /// `recv(n, flags)`, with flags like [`MSG_PEEK`].
     ///
-    /// MSG_DONTWAIT and MSG_WAITALL count in blocking mode only, as in Python.
+    /// MSG_DONTWAIT and MSG_WAITALL have an effect in blocking mode only, as in Python.
     ///
     /// # Errors
     /// As [`recv`](Self::recv).
@@ -255,7 +269,7 @@ impl Socket {
         self.inner.recv(limit, flags)
     }
 
-    /// `recv_into(buffer)`: as [`recv`](Self::recv) into the caller's memory; returns the count.
+    /// `recv_into(buffer)`: like [`recv`](Self::recv) into the caller's buffer; returns the count.
     ///
     /// # Errors
     /// As [`recv`](Self::recv).
@@ -273,8 +287,8 @@ impl Socket {
 
     /// `recvfrom(n)`: the data and its sender, `None` on a stream.
     ///
-    /// Unlike `recv`, a limit of 0 makes the system call: it waits like any other read, and takes a
-    /// datagram. A datagram longer than `n` is cut and its rest lost.
+    /// Unlike `recv`, a limit of 0 makes the system call: it waits like any other read and consumes a
+    /// datagram. A datagram longer than `n` is truncated; the rest is lost.
     ///
     /// # Errors
     /// As [`recv`](Self::recv), with its own text for a negative `n`.
@@ -292,19 +306,20 @@ impl Socket {
         self.inner.recvfrom(limit, flags)
     }
 
-    /// `send(data)`: how many bytes were taken.
+    /// `send(data)`: the number of bytes taken.
     ///
-    /// In blocking mode a stream takes everything; in the other modes what fits at once. An empty
-    /// `send` on a full stream is 0 in non-blocking mode, but times out in timeout mode.
+    /// In blocking mode a stream takes everything; in the other modes as much as fits at once. An
+    /// empty `send` on a full stream returns 0 in non-blocking mode but times out in timeout mode.
     ///
     /// # Errors
-    /// BlockingIOError or TimeoutError by mode; BrokenPipeError on an unconnected stream, after
-    /// `shutdown`, or once a reset was reported; EDESTADDRREQ for an unconnected datagram socket.
+    /// BlockingIOError or TimeoutError depending on the mode; BrokenPipeError on an unconnected
+    /// stream, after `shutdown`, or after a reported reset; EDESTADDRREQ for an unconnected datagram
+    /// socket.
     pub fn send(&self, data: &[u8]) -> Result<usize> {
         self.inner.send(data, 0, None)
     }
 
-    /// `send(data, flags)`. MSG_NOSIGNAL is always added: there is no SIGPIPE, as in Python.
+    /// `send(data, flags)`. MSG_NOSIGNAL is always added: no SIGPIPE, as in Python.
     ///
     /// # Errors
     /// As [`send`](Self::send).
@@ -314,9 +329,9 @@ impl Socket {
 
     /// `sendall(data)`: sends until everything is queued in the kernel.
     ///
-    /// It is the loop `while data: data = data[send(data):]` but for three things: it makes at
-    /// least one call, also for empty data; in timeout mode its one deadline covers the whole of
-    /// it; and after a failure some prefix has gone, of a length that nobody reports.
+    /// Like the loop `while data: data = data[send(data):]`, with three differences: it makes at least
+    /// one call, also for empty data; in timeout mode one deadline covers all of it; and a failure
+    /// does not report the length of the part already sent.
     ///
     /// # Errors
     /// As [`send`](Self::send); BlockingIOError in non-blocking mode as soon as the kernel is full.
@@ -358,13 +373,13 @@ impl Socket {
     /// `getpeername()`. Never waits.
     ///
     /// # Errors
-    /// ENOTCONN when unconnected, pending or listening, and after a reset.
+    /// ENOTCONN if unconnected, pending or listening, and after a reset.
     pub fn getpeername(&self) -> Result<Address> {
         let (fd, _) = self.inner.begin()?;
         Address::from_kernel(net::getpeername(fd)?)
     }
 
-    /// `getsockname()`: the zero address when unbound. Never waits.
+    /// `getsockname()`: all zeros if unbound. Never waits.
     ///
     /// # Errors
     /// EBADF on a closed socket.
@@ -375,7 +390,7 @@ impl Socket {
 
     /// `shutdown(how)`. Never waits.
     ///
-    /// After shutting down reading, data that arrives later is still delivered: Linux does that.
+    /// After a shutdown of reading, Linux still delivers data that arrives later.
     ///
     /// # Errors
     /// ENOTCONN when unconnected.
@@ -389,15 +404,15 @@ impl Socket {
         Ok(net::shutdown(fd, how)?)
     }
 
-    /// `close()`. Closing twice is fine; with files open it takes effect when the last of them is
-    /// closed, and until then everything works on.
+    /// `close()`. Closing twice is allowed. With open files it takes effect when the last one is
+    /// closed; until then all calls still work.
     ///
-    /// Unread input makes the kernel send a reset instead of a normal end.
+    /// With unread input the kernel sends a reset instead of a normal end.
     pub fn close(&self) {
         self.inner.close();
     }
 
-    /// `detach()`: closes the object and gives away the descriptor; `None` if it was closed before.
+    /// `detach()`: closes the object and returns its descriptor; `None` if it was already closed.
     ///
     /// As in Python the descriptor blocks if the socket was in blocking mode.
     ///
@@ -413,21 +428,21 @@ impl Socket {
         Ok(Some(fd))
     }
 
-    /// Another descriptor of the same open socket, which is as non-blocking as the socket's own.
+    /// Duplicates the descriptor; the duplicate is as non-blocking as the original.
     pub(crate) fn duplicate(&self) -> Result<OwnedFd> {
         Ok(rustix::io::fcntl_dupfd_cloexec(self.inner.begin()?.0, 0)?)
     }
 
-    /// Waits until the connection has failed or has ended in both directions; false after `limit`.
+    /// Waits until the connection has failed or both directions have ended; false after `limit`.
     pub(crate) fn fails_within(&self, limit: Duration) -> Result<bool> {
         wait::fails_within(self.inner.begin()?.0.as_fd(), limit)
     }
 
-    /// `settimeout(seconds)`: `None` to wait for ever, zero not to wait at all.
+    /// `settimeout(seconds)`: `None` waits without limit, zero does not wait.
     ///
     /// # Errors
     /// ValueError or OverflowError for a bad value, which changes nothing; EBADF on a closed
-    /// socket, whose stored timeout changes nevertheless.
+    /// socket, whose stored timeout still changes.
     pub fn settimeout(&self, seconds: Option<f64>) -> Result<()> {
         self.inner.set_timeout(Timeout::from_secs(seconds)?)
     }
@@ -440,17 +455,17 @@ impl Socket {
     /// `setblocking(flag)`.
     ///
     /// # Errors
-    /// EBADF on a closed socket, whose stored mode changes nevertheless.
+    /// EBADF on a closed socket, whose stored mode still changes.
     pub fn setblocking(&self, flag: bool) -> Result<()> {
         self.inner.set_timeout(Timeout::from_blocking(flag))
     }
 
-    /// `getblocking()`: true also in timeout mode.
+    /// `getblocking()`: also true in timeout mode.
     pub fn getblocking(&self) -> bool {
         self.timeout().is_blocking()
     }
 
-    /// The mode itself, in whole nanoseconds, which Python has only as a float.
+    /// The mode, with the timeout in whole nanoseconds; Python has it only as a float.
     pub fn timeout(&self) -> Timeout {
         self.inner.timeout()
     }
@@ -462,12 +477,12 @@ impl Socket {
         self.inner.begin().map_or(-1, |(fd, _)| fd.as_raw_fd())
     }
 
-    /// The address family it was made with.
+    /// The address family, fixed at creation.
     pub fn family(&self) -> Family {
         self.inner.family
     }
 
-    /// The socket type it was made with; Python's attribute `type`.
+    /// The socket type, fixed at creation; Python's attribute `type`.
     pub fn kind(&self) -> SocketType {
         self.inner.kind
     }
@@ -475,9 +490,9 @@ impl Socket {
     /// `makefile(mode, ...)`: a file on this socket; see [`File`].
     ///
     /// # Errors
-    /// ValueError for a mode of other letters than r, w and b, for unbuffered text, or for an
+    /// ValueError for a mode with letters other than r, w and b, for unbuffered text, or for an
     /// illegal newline; LookupError for an encoding other than UTF-8. A failed call keeps no
-    /// reference on the socket.
+    /// reference to the socket.
     pub fn makefile(&self, mode: &str, options: FileOptions<'_>) -> Result<File> {
         File::open(&self.inner, mode, options)
     }
@@ -523,7 +538,7 @@ impl SocketType {
     }
 }
 
-/// How every descriptor here is born: never blocking, not inherited by child processes.
+/// Flags of every new descriptor: non-blocking, not inherited by child processes.
 fn new_flags() -> SocketFlags {
     SocketFlags::NONBLOCK | SocketFlags::CLOEXEC
 }

@@ -91,7 +91,7 @@ impl Inner {
         waiter.run(Interest::Readable, || attempt(0))
     }
 
-    /// Sends once; in blocking mode a stream takes everything, as a blocking descriptor would.
+    /// Sends once; in blocking mode a stream takes everything, like a blocking descriptor.
     pub(super) fn send(
         &self,
         data: &[u8],
@@ -138,10 +138,10 @@ impl Inner {
     }
 }
 
-/// The timeout that governs a call with these flags.
+/// The timeout of a call with these flags.
 ///
-/// MSG_DONTWAIT makes a single call non-blocking where the descriptor would block; in timeout mode
-/// the poll comes first and EAGAIN means "wait on", so there the flag is without effect. Reading
+/// MSG_DONTWAIT makes a single call non-blocking in blocking mode; in timeout mode the poll comes
+/// first and EAGAIN means "keep waiting", so there the flag has no effect. Reading
 /// the error queue never blocks in the kernel, with or without the flag.
 fn effective(timeout: Timeout, flags: i32) -> Timeout {
     match timeout {
@@ -152,7 +152,7 @@ fn effective(timeout: Timeout, flags: i32) -> Timeout {
     }
 }
 
-/// MSG_NOSIGNAL is added because Python ignores SIGPIPE, which a library must not do on its own.
+/// Adds MSG_NOSIGNAL: Python ignores SIGPIPE for the whole process, which a library must not do.
 fn send_flags(flags: i32) -> SendFlags {
     SendFlags::from_bits_retain(flags.cast_unsigned()) | SendFlags::NOSIGNAL
 }

@@ -10,7 +10,7 @@ use crate::socket::{Error, ErrorKind, Result};
 /// The socket's mode is looked up at each call. Nothing there on a non-blocking socket is `None`,
 /// not an error, and the end of the stream is empty.
 pub struct RawFile {
-    /// `None` once this file is closed, whatever became of the socket.
+    /// `None` once this file is closed, regardless of the socket.
     socket: Option<Arc<Inner>>,
     access: Access,
     /// A read timed out: every later read fails, even in blocking mode (`_timeout_occurred`).
@@ -76,7 +76,7 @@ impl RawFile {
         }
     }
 
-    /// `readline(limit)`, a byte at a time, since nothing can be given back.
+    /// `readline(limit)`, byte by byte, because excess bytes could not be put back.
     ///
     /// # Errors
     /// As [`readinto`](Self::readinto); OSError if nothing is there on a non-blocking socket, and
@@ -93,7 +93,8 @@ impl RawFile {
         Ok(line)
     }
 
-    /// `write(data)`: one send; `None` on a full non-blocking socket. A timeout spoils nothing.
+    /// `write(data)`: one send; `None` on a full non-blocking socket. A timeout does not disable the
+    /// file.
     ///
     /// # Errors
     /// ValueError if closed, UnsupportedOperation for a reader, and the socket's own.
@@ -109,7 +110,7 @@ impl RawFile {
         }
     }
 
-    /// `flush()`: there is nothing to flush.
+    /// `flush()`: does nothing.
     ///
     /// # Errors
     /// ValueError if closed.
@@ -117,7 +118,7 @@ impl RawFile {
         self.socket.as_ref().map(drop).ok_or_else(closed_file)
     }
 
-    /// `close()`: gives up the reference on the socket. Closing twice is fine.
+    /// `close()`: drops the reference to the socket. Closing twice is allowed.
     pub fn close(&mut self) {
         if let Some(socket) = self.socket.take() {
             socket.file_closed();
@@ -163,7 +164,7 @@ impl RawFile {
         Ok(socket.begin().map_or(-1, |(fd, _)| fd.as_raw_fd()))
     }
 
-    /// The attribute `mode`, which always carries the `b`.
+    /// The attribute `mode`, always with `b`.
     pub fn mode(&self) -> &'static str {
         match self.access {
             Access::Read => "rb",
