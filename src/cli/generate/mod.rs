@@ -6,12 +6,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use clap::{Args, Command, CommandFactory, Subcommand};
+use clap::{Args, Command, Subcommand};
 use clap_complete::Shell;
 use clap_mangen::Man;
 use zeroize::Zeroizing;
 
-use super::args::Cli;
 use super::failure::Failure;
 use super::keygen::Encoding;
 use super::{keygen, output};
@@ -73,10 +72,11 @@ const SYSTEMD: [Template; 3] = [
 const HAPROXY: &str = include_str!("haproxy.cfg");
 const KUBERNETES: &str = include_str!("kubernetes.yaml");
 
-pub(super) fn run(args: &GenerateArgs) -> Result<(), Failure> {
+/// `program` is the whole command line, which man pages and completions describe.
+pub(super) fn run(args: &GenerateArgs, program: Command) -> Result<(), Failure> {
     match &args.what {
-        What::Man { directory } => man(directory)?,
-        What::Completions { shell } => output::print(&completions(*shell))?,
+        What::Man { directory } => man(described(program), directory)?,
+        What::Completions { shell } => output::print(&completions(described(program), *shell))?,
         What::Systemd { directory: None } => output::print(&together(&SYSTEMD))?,
         What::Systemd { directory: Some(directory) } => write_all(directory, &SYSTEMD)?,
         What::Haproxy => output::print(HAPROXY)?,
@@ -88,8 +88,8 @@ pub(super) fn run(args: &GenerateArgs) -> Result<(), Failure> {
 
 /// The command line as man pages and completions show it: without `help COMMAND`, which repeats
 /// every command.
-fn command() -> Command {
-    Cli::command()
+fn described(program: Command) -> Command {
+    program
         .disable_help_subcommand(true)
         .mut_subcommand("generate", |generate| generate.disable_help_subcommand(true))
 }
@@ -102,9 +102,8 @@ fn kubernetes() -> Result<Zeroizing<String>> {
 }
 
 /// Writes a page for each command.
-fn man(directory: &Path) -> Result<()> {
+fn man(mut program: Command, directory: &Path) -> Result<()> {
     create(directory)?;
-    let mut program = command();
     // Gives the commands their full names.
     program.build();
     let mut commands = vec![program];
@@ -122,9 +121,9 @@ fn man(directory: &Path) -> Result<()> {
     Ok(())
 }
 
-fn completions(shell: Shell) -> String {
+fn completions(mut program: Command, shell: Shell) -> String {
     let mut script = Vec::new();
-    clap_complete::generate(shell, &mut command(), "saltecho", &mut script);
+    clap_complete::generate(shell, &mut program, "saltecho", &mut script);
     String::from_utf8(script).expect("a script is text")
 }
 
