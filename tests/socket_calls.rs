@@ -185,7 +185,7 @@ fn arguments_are_refused_by_connect_ex_too() -> Result<()> {
     assert_eq!(error.kind(), ErrorKind::OverflowError);
     assert_eq!(error.to_string(), "connect_ex(): port must be 0-65535.");
     let error = socket.connect_ex(("::1", 80)).expect_err("not an IPv4 host");
-    assert_eq!((error.kind().name(), error.errno()), ("gaierror", None));
+    assert_eq!((error.kind().name(), error.errno()), ("gaierror", Some(-9)));
     Ok(())
 }
 
@@ -282,7 +282,7 @@ fn a_reset_during_a_blocking_send_is_left_for_the_next_call() -> Result<()> {
 fn a_file_dropped_is_flushed_and_gives_up_its_reference() -> Result<()> {
     for mode in ["wb", "w"] {
         let (a, b) = socketpair()?;
-        let mut file = a.makefile(mode, FileOptions::default())?;
+        let file = a.makefile(mode, FileOptions::default())?;
         if mode == "wb" {
             file.write(b"tail")?
         } else {
@@ -300,7 +300,7 @@ fn a_file_dropped_is_flushed_and_gives_up_its_reference() -> Result<()> {
 #[test]
 fn a_socket_dropped_is_closed_once_its_files_are() -> Result<()> {
     let (a, b) = socketpair()?;
-    let mut file = a.makefile("rb", FileOptions::default())?;
+    let file = a.makefile("rb", FileOptions::default())?;
     drop(a);
     b.sendall(b"line\n")?;
     assert_eq!(file.readline(None)?.into_bytes(), b"line\n");
@@ -312,7 +312,7 @@ fn a_socket_dropped_is_closed_once_its_files_are() -> Result<()> {
 #[test]
 fn a_file_whose_flush_fails_is_closed_all_the_same() -> Result<()> {
     let (a, b) = socketpair()?;
-    let mut file = a.makefile("wb", FileOptions::default())?;
+    let file = a.makefile("wb", FileOptions::default())?;
     file.write(b"nobody reads this")?;
     b.close();
     assert_eq!(kind_and_errno(file.close()), (ErrorKind::BrokenPipeError, Some(32)));
@@ -328,7 +328,7 @@ fn a_full_writer_says_how_much_it_took() -> Result<()> {
     a.setblocking(false)?;
     let filled = std::iter::from_fn(|| a.send(&[0; 4096]).ok()).sum::<usize>();
     let options = FileOptions { buffering: Some(10), ..FileOptions::default() };
-    let mut file = a.makefile("wb", options)?;
+    let file = a.makefile("wb", options)?;
     assert_eq!(file.write(b"1234")?, Some(4));
     let error = file.write(b"56789abcdef").expect_err("six of these fit");
     assert_eq!((error.errno(), error.characters_written()), (Some(11), Some(6)));
@@ -353,7 +353,7 @@ fn a_detached_descriptor_is_as_python_leaves_it() -> Result<()> {
         assert_eq!(is_nonblocking(number), nonblocking, "{seconds:?}");
         assert!(a.detach()?.is_none(), "it is gone");
         let again = Socket::from_fd(fd)?;
-        assert!(is_nonblocking(number));
+        assert_eq!(is_nonblocking(number), nonblocking, "as it was given");
         assert_eq!((again.family(), again.kind()), (Family::Unix, SocketType::Stream));
         again.sendall(b"on")?;
         assert_eq!(b.recv(2)?, b"on");
@@ -402,18 +402,6 @@ fn create_connection_goes_on_to_the_next_address() -> Result<()> {
     drop((client, listener));
     let refused = kind_and_errno(create_connection(("localhost", port), None, None));
     assert_eq!(refused, (ErrorKind::ConnectionRefusedError, Some(111)));
-    Ok(())
-}
-
-#[test]
-fn create_server_names_the_address_it_could_not_bind() -> Result<()> {
-    let server = create_server(("127.0.0.1", 0), ServerOptions::default())?;
-    let address = server.getsockname()?;
-    let error = create_server(&address, ServerOptions::default()).expect_err("it is taken");
-    let text = format!(
-        "[Errno 98] Address already in use (while attempting to bind on address {address})"
-    );
-    assert_eq!(error.to_string(), text);
     Ok(())
 }
 

@@ -1,0 +1,167 @@
+//! Names and connections: `bind`, `listen`, `accept`, `connect` and their like.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::io::{Errno, ioctl_fionbio};
+use rustix::net::{self, sockopt};
+
+use super::inner::{Inner, Origin};
+use super::wait::{Interest, Waiter};
+use super::{Address, AddressArg, Result, SOMAXCONN, Shutdown, Socket};
+use crate::python::Timeout;
+use crate::rawopt::{self, Name};
+
+impl Socket {
+    /// `bind(address)`. Never waits, except for the resolution of a host name.
+    ///
+    /// # Errors
+    /// EINVAL if already bound or connected, EADDRINUSE, EADDRNOTAVAIL. Before the descriptor is
+    /// looked at: gaierror for the host, OverflowError for a port out of range, OSError without an
+    /// errno for a Unix path that is too long, ValueError for one with a zero byte inside.
+    pub fn bind<'a>(&self, address: impl Into<AddressArg<'a>>) -> Result<()> {
+        let address = address.into().resolve(self.inner.family, "bind")?.to_kernel()?;
+        let (fd, _) = self.inner.begin()?;
+        Ok(rawopt::bind(fd.as_fd(), &address)?)
+    }
+
+    /// `listen([backlog])`: without a backlog min(SOMAXCONN, 128), and a negative one counts as 0.
+    /// Linux queues one connection more than that. Never waits.
+    ///
+    /// # Errors
+    /// EOPNOTSUPP for datagrams, EINVAL for a connected socket.
+    pub fn listen(&self, backlog: Option<i32>) -> Result<()> {
+        let (fd, _) = self.inner.begin()?;
+        Ok(net::listen(fd, backlog.unwrap_or(SOMAXCONN.min(128)).max(0))?)
+    }
+
+    /// `accept()`: the next connection, with its peer's address.
+    ///
+    /// The new socket's mode comes from the default timeout, never from the listener.
+    ///
+    /// # Errors
+    /// As for every waiting call BlockingIOError or TimeoutError by mode; EINVAL at once if not
+    /// listening, EOPNOTSUPP for datagrams.
+    pub fn accept(&self) -> Result<(Self, Address)> {
+        let (fd, timeout) = self.inner.begin()?;
+        let mut waiter = Waiter::begin(&self.inner, fd.as_fd(), timeout);
+        if self.inner.origin == Origin::TakenOver && timeout == Timeout::Blocking {
+            // This descriptor may block, and accept4(2) has no MSG_DONTWAIT.
+            waiter.wait(Interest::Readable, Errno::AGAIN)?;
+        }
+        let flags = libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+        let (accepted, peer) =
+            waiter.run(Interest::Readable, || rawopt::accept(fd.as_fd(), flags))?;
+        let address = Address::from_kernel(&peer)?;
+        let Inner { family, kind, proto, .. } = *self.inner;
+        Ok((Self::from_parts(accepted, (family, kind, proto), Origin::Made), address))
+    }
+
+    /// `connect(address)`: blocking until connected, in timeout mode for as long as that allows.
+    ///
+    /// After a timeout, and in non-blocking mode after EINPROGRESS, the attempt goes on in the
+    /// kernel. Asking again is EALREADY while it is pending, except in blocking mode, which waits
+    /// for it; once it is complete the first further call succeeds and the next is EISCONN.
+    ///
+    /// # Errors
+    /// ConnectionRefusedError, TimeoutError without an errno, BlockingIOError (EINPROGRESS,
+    /// EALREADY), EISCONN, and those of [`bind`](Self::bind) for the address.
+    pub fn connect<'a>(&self, address: impl Into<AddressArg<'a>>) -> Result<()> {
+        self.connect_to(&address.into().resolve(self.inner.family, "connect")?)
+    }
+
+    /// `connect_ex(address)`: as [`connect`](Self::connect), but the errno is returned. A timeout
+    /// is 11 (EAGAIN), a closed socket 9 (EBADF), success 0.
+    ///
+    /// # Errors
+    /// Those of the arguments only: OverflowError for the port, gaierror for the host.
+    pub fn connect_ex<'a>(&self, address: impl Into<AddressArg<'a>>) -> Result<i32> {
+        let address = address.into().resolve(self.inner.family, "connect_ex")?;
+        match self.connect_to(&address) {
+            Ok(()) => Ok(0),
+            Err(error) => Ok(error.errno().unwrap_or(libc::EAGAIN)),
+        }
+    }
+
+    fn connect_to(&self, address: &Address) -> Result<()> {
+        let address = address.to_kernel()?;
+        let (fd, timeout) = self.inner.begin()?;
+        let mut waiter = Waiter::begin(&self.inner, fd.as_fd(), timeout);
+        if timeout == Timeout::Blocking {
+            return self.connect_blocking(&mut waiter, &fd, &address);
+        }
+        match rawopt::connect(fd.as_fd(), &address) {
+            Err(Errno::INPROGRESS | Errno::INTR) if timeout != Timeout::NonBlocking => {
+                waiter.wait(Interest::Writable, Errno::INPROGRESS)?;
+                match sockopt::socket_error(&fd)? {
+                    Ok(()) | Err(Errno::ISCONN) => Ok(()),
+                    Err(errno) => Err(errno.into()),
+                }
+            }
+            outcome => Ok(outcome?),
+        }
+    }
+
+    /// Asking again, rather than reading SO_ERROR, leaves the socket as a blocking connect does:
+    /// after a refusal it may connect elsewhere, after success it is EISCONN.
+    fn connect_blocking(
+        &self,
+        waiter: &mut Waiter<'_>,
+        fd: &OwnedFd,
+        address: &Name,
+    ) -> Result<()> {
+        loop {
+            match rawopt::connect(fd.as_fd(), address) {
+                Err(Errno::INTR) => waiter.interrupted()?,
+                Err(errno @ (Errno::INPROGRESS | Errno::ALREADY)) => {
+                    waiter.wait(Interest::Writable, errno)?;
+                }
+                // A Unix listener's queue is full. poll(2) does not tell when there is room, so for
+                // this once the kernel waits: nothing else can be done with the socket meanwhile.
+                Err(Errno::AGAIN) if self.inner.origin == Origin::Made => {
+                    ioctl_fionbio(fd, false)?;
+                    let outcome = rawopt::connect(fd.as_fd(), address);
+                    ioctl_fionbio(fd, true)?;
+                    match outcome {
+                        Err(Errno::INTR) => waiter.interrupted()?,
+                        outcome => return Ok(outcome?),
+                    }
+                }
+                outcome => return Ok(outcome?),
+            }
+        }
+    }
+
+    /// `getpeername()`. Never waits.
+    ///
+    /// # Errors
+    /// ENOTCONN when unconnected, pending or listening, and after a reset.
+    pub fn getpeername(&self) -> Result<Address> {
+        let (fd, _) = self.inner.begin()?;
+        Address::from_kernel(&rawopt::getpeername(fd.as_fd())?)
+    }
+
+    /// `getsockname()`: the zero address when unbound. Never waits.
+    ///
+    /// # Errors
+    /// EBADF on a closed socket.
+    pub fn getsockname(&self) -> Result<Address> {
+        let (fd, _) = self.inner.begin()?;
+        Address::from_kernel(&rawopt::getsockname(fd.as_fd())?)
+    }
+
+    /// `shutdown(how)`. Never waits.
+    ///
+    /// After shutting down reading, data that arrives later is still delivered: Linux does that.
+    ///
+    /// # Errors
+    /// ENOTCONN when unconnected.
+    pub fn shutdown(&self, how: Shutdown) -> Result<()> {
+        let (fd, _) = self.inner.begin()?;
+        let how = match how {
+            Shutdown::Read => net::Shutdown::Read,
+            Shutdown::Write => net::Shutdown::Write,
+            Shutdown::Both => net::Shutdown::Both,
+        };
+        Ok(net::shutdown(fd, how)?)
+    }
+}
