@@ -22,8 +22,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let key = Key::new(&b"correct horse battery staple"[..]);
     let algorithm = MacAlgorithm::Sha256;
     let server = Server::builder()
-        .listen("127.0.0.1:0".parse()?)
-        .keyring(Keyring::new(algorithm, std::slice::from_ref(&key))?)
+        .listen("127.0.0.1:0")
+        .keyring(Keyring::single(algorithm, &key))
         .spawn()?;
     let address = server.addresses()[0];
     let patience = Some(Duration::from_secs(5));

@@ -66,8 +66,7 @@ impl Adder {
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let server =
-        Server::builder().listen("127.0.0.1:0".parse()?).handler(Adder::default()).spawn()?;
+    let server = Server::builder().listen("127.0.0.1:0").handler(Adder::default()).spawn()?;
     let connect = || {
         let patience = Some(Duration::from_secs(5));
         let address = server.addresses()[0];

@@ -16,7 +16,7 @@ use saltecho::server::Server;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let address = std::env::args().nth(1).ok_or("name an address, like 127.0.0.1:9999")?;
-    let server = Server::builder().listen(address.parse()?).keyring(Keyring::demo());
+    let server = Server::builder().listen(address).keyring(Keyring::demo());
     let mut server = server.build()?;
     println!("listening on {}", server.addresses()?[0]);
     println!("{:?}", server.run()?);

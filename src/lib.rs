@@ -23,7 +23,7 @@ pub mod client;
 pub mod load;
 pub mod proto;
 pub mod python;
-#[cfg(feature = "socket")]
+#[cfg(any(feature = "server", feature = "socket"))]
 mod rawopt;
 #[cfg(feature = "server")]
 pub mod server;

@@ -5,13 +5,17 @@
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
+use std::panic::catch_unwind;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use saltecho::auth::Keyring;
 use saltecho::proto::{CloseReason, Config, Upper};
 use saltecho::python::Monotonic;
-use saltecho::server::{Close, Kernel, Limits, Observer, Ready, Server, Token, Wake};
+use saltecho::server::{
+    AcceptPause, Close, Kernel, Limits, Liveness, Observer, Ready, Server, Token, Wake, run_workers,
+};
 
 /// What a listener or `shed` says next: nothing but "would block" once this is used up.
 type Script = VecDeque<Result<(), i32>>;
@@ -34,6 +38,8 @@ struct Doorkeeper {
     accepted: Vec<usize>,
     /// How long each poll might have slept.
     sleeps: Vec<Option<Duration>>,
+    woken: Arc<AtomicBool>,
+    panics: bool,
 }
 
 fn next(script: &mut Script) -> io::Result<()> {
@@ -54,18 +60,24 @@ impl Kernel for Doorkeeper {
         timeout: Option<Duration>,
         mut on_event: impl FnMut(Token, Ready),
     ) -> io::Result<()> {
+        assert!(!self.panics, "the kernel was told to panic");
         self.sleeps.push(timeout);
+        if self.woken.swap(false, Ordering::Relaxed) {
+            on_event(Token::WAKE, Ready::READABLE);
+        }
         self.clock += timeout.unwrap_or_default();
         self.events.drain(..).for_each(|(token, ready)| on_event(token, ready));
         Ok(())
     }
 
     fn waker(&self) -> Arc<dyn Wake> {
-        struct Nobody;
-        impl Wake for Nobody {
-            fn wake(&self) {}
+        struct Bell(Arc<AtomicBool>);
+        impl Wake for Bell {
+            fn wake(&self) {
+                self.0.store(true, Ordering::Relaxed);
+            }
         }
-        Arc::new(Nobody)
+        Arc::new(Bell(Arc::clone(&self.woken)))
     }
 
     fn register_listener(&mut self, _listener: &mut usize, _token: Token) -> io::Result<()> {
@@ -100,6 +112,16 @@ impl Kernel for Doorkeeper {
 
     fn close(&mut self, _stream: (), _how: Close) {}
 
+    fn liveness(&mut self, _stream: &mut ()) -> io::Result<Liveness> {
+        Ok(Liveness { silent_for: Duration::ZERO, unanswered: 0, owes_acknowledgement: false })
+    }
+
+    fn probe(&mut self, _stream: &mut ()) {}
+
+    fn random_below(&mut self, _limit: u64) -> u64 {
+        0
+    }
+
     fn fill_random(&mut self, bytes: &mut [u8]) -> io::Result<()> {
         bytes.fill(7);
         Ok(())
@@ -109,7 +131,7 @@ impl Kernel for Doorkeeper {
 /// A server without deadlines at these doors: only accepting may keep it from sleeping for ever.
 fn server(clients: Vec<Script>, adjust: impl FnOnce(&mut Limits)) -> Server<Doorkeeper, Upper> {
     let (mut config, mut limits) = (Config::new(Keyring::demo()), Limits::for_connections(100));
-    config.auth_timeout = None;
+    (config.auth_timeout, config.keepalive) = (None, None);
     adjust(&mut limits);
     let doors = (0..clients.len()).collect();
     let kernel = Doorkeeper { clients, ..Doorkeeper::default() };
@@ -139,33 +161,103 @@ fn the_misfortune_of_clients_is_counted_and_passed_over() {
     assert_eq!(server.kernel_mut().sleeps, [Some(Duration::ZERO), None], "then nobody waits");
 }
 
-/// Keeps the errno of each pause, if an error was its cause.
-struct Pauses(Arc<Mutex<Vec<Option<i32>>>>);
+/// Keeps why it paused.
+struct Pauses(Arc<Mutex<Vec<String>>>);
 
 impl Observer for Pauses {
-    fn accept_paused(&mut self, cause: Option<&io::Error>) {
-        self.0.lock().unwrap().push(cause.and_then(io::Error::raw_os_error));
+    fn accept_paused(&mut self, pause: AcceptPause<'_>) {
+        let why = match pause {
+            AcceptPause::Error(error) => format!("errno {}", error.raw_os_error().unwrap()),
+            other => format!("{other:?}"),
+        };
+        self.0.lock().unwrap().push(why);
     }
+}
+
+fn observed(server: &mut Server<Doorkeeper, Upper>) -> Arc<Mutex<Vec<String>>> {
+    let told = Arc::new(Mutex::new(Vec::new()));
+    server.set_observer(Box::new(Pauses(Arc::clone(&told))));
+    told
 }
 
 #[test]
 fn errors_that_do_not_end_make_it_rest() {
-    let told = Arc::new(Mutex::new(Vec::new()));
     let mut server = server(vec![errors(libc::EPERM, 1000).collect()], |_| {});
-    server.set_observer(Box::new(Pauses(Arc::clone(&told))));
+    let told = observed(&mut server);
     turns(&mut server, 2);
     let stats = server.stats();
-    assert_eq!(stats.accept_pauses, 1);
+    assert_eq!(stats.accept_pauses, 2);
     assert!(stats.accept_errors <= 32, "{} errors in two turns", stats.accept_errors);
     let retry = Some(Duration::from_millis(100));
     assert_eq!(server.kernel_mut().sleeps, [Some(Duration::ZERO), retry]);
-    assert_eq!(*told.lock().unwrap(), [Some(libc::EPERM)]);
+    let why = format!("errno {}", libc::EPERM);
+    assert_eq!(*told.lock().unwrap(), [why.clone(), why]);
+}
+
+/// There is room, and the clients behind those that failed have done nothing.
+#[test]
+fn a_burst_of_errors_turns_no_client_away() {
+    let script = errors(libc::ECONNABORTED, 100).chain([Ok(()); 10]).collect();
+    let mut server = server(vec![script], |_| {});
+    server.kernel_mut().shed = Script::from([Ok(()); 100]);
+    turns(&mut server, 8);
+    let stats = server.stats();
+    assert_eq!((stats.accept_errors, stats.accepted, stats.shed), (100, 10, 0));
+    assert_eq!(server.kernel_mut().sleeps.last(), Some(&None), "nobody waits any more");
+}
+
+/// The first rest was for another reason, so the want of room has not lasted yet.
+#[test]
+fn only_a_rest_for_room_that_did_not_help_turns_clients_away() {
+    let script = errors(libc::EPERM, 16).chain(errors(libc::EMFILE, 1)).chain([Ok(())]).collect();
+    let mut server = server(vec![script], |_| {});
+    server.kernel_mut().shed = Script::from([Ok(()); 100]);
+    let told = observed(&mut server);
+    turns(&mut server, 3);
+    assert_eq!((server.stats().accepted, server.stats().shed), (1, 0));
+    let expected = [libc::EPERM, libc::EMFILE].map(|errno| format!("errno {errno}"));
+    assert_eq!(*told.lock().unwrap(), expected);
+}
+
+#[test]
+fn a_pause_says_which_places_are_taken() {
+    let mut server = server(vec![Script::from([Ok(()); 9])], |limits| limits.unauthenticated = 2);
+    let told = observed(&mut server);
+    turns(&mut server, 1);
+    assert_eq!(*told.lock().unwrap(), ["UnauthenticatedFull"]);
+    let mut server = self::server(vec![Script::from([Ok(()); 9])], |limits| limits.connections = 2);
+    let told = observed(&mut server);
+    turns(&mut server, 1);
+    assert_eq!(*told.lock().unwrap(), ["Full"]);
 }
 
 #[test]
 fn a_listener_that_is_of_no_use_ends_the_loop() {
     let mut server = server(vec![Script::from([Err(libc::EBADF)])], |_| {});
+    let handle = server.handle();
     assert_eq!(server.turn().unwrap_err().raw_os_error(), Some(libc::EBADF));
+    assert_eq!(handle.stats(), None, "no thread waits for a loop that cannot go on");
+}
+
+/// Three loops, of which the one in the middle is of no use.
+fn loops(break_it: impl FnOnce(&mut Server<Doorkeeper, Upper>)) -> Vec<Server<Doorkeeper, Upper>> {
+    let mut servers: Vec<_> = (0..3).map(|_| server(vec![Script::new()], |_| {})).collect();
+    break_it(&mut servers[1]);
+    servers
+}
+
+#[test]
+fn when_a_loop_fails_the_others_drain() {
+    let servers = loops(|server| server.kernel_mut().clients[0] = Script::from([Err(libc::EBADF)]));
+    assert_eq!(run_workers(servers).unwrap_err().raw_os_error(), Some(libc::EBADF));
+}
+
+#[test]
+fn when_a_loop_panics_the_others_drain() {
+    let servers = loops(|server| server.kernel_mut().panics = true);
+    let servers = Mutex::new(servers);
+    let panic = catch_unwind(|| run_workers(servers.into_inner().unwrap()));
+    assert!(panic.is_err(), "the panic was swallowed");
 }
 
 #[test]

@@ -8,8 +8,10 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use common::client::*;
+use common::program::{Serving, run};
 use common::server::*;
 use saltecho::proto::CloseReason;
+use saltecho::server::{Limits, Server};
 use socket2::{Domain, Socket, Type};
 
 #[test]
@@ -140,4 +142,67 @@ fn who_finds_no_place_waits_until_the_oldest_had_its_time() {
     drop((younger, newcomer));
     let stats = server.stop().unwrap();
     assert_eq!((stats.shed, stats.closed(CloseReason::Evicted)), (0, 1), "nobody is turned away");
+}
+
+#[test]
+fn a_trusted_network_is_refused_nothing_but_has_no_more_places_than_there_are() {
+    let (mut limits, trusted) = (Limits::for_connections(1000), "127.0.0.0/30".parse().unwrap());
+    limits.unauthenticated = 8;
+    limits.unauthenticated_per_source = Some(1);
+    limits.trust_loopback = false;
+    limits.eviction_age = Duration::ZERO;
+    let builder = Server::builder().listen(any_port()).limits(limits).trust([trusted]);
+    let server = builder.spawn().unwrap();
+    let address = server.addresses()[0];
+    let crowd: Vec<TcpStream> = (0..9).map(|_| connect_from([127, 0, 0, 2], address)).collect();
+    for stream in &crowd {
+        read_challenge(stream).expect("all of them, though their share is one");
+    }
+    assert_eq!(rest(&crowd[0]).unwrap(), b"", "the oldest made room for the ninth");
+    let other = [127, 0, 0, 5];
+    read_challenge(&connect_from(other, address)).expect("its share is one place");
+    let stats = server.stop().unwrap();
+    assert_eq!((stats.refused_over_share, stats.refused_suspects), (0, 0));
+    assert_eq!(stats.closed(CloseReason::Evicted), 2);
+}
+
+/// How many of eight silent clients of one address get a challenge.
+fn let_in(flags: &[&str]) -> usize {
+    let usual = ["--max-connections", "100", "--max-unauthenticated", "8", "--judge-loopback"];
+    let mut server = Serving::start(&[&usual, flags].concat());
+    let crowd: Vec<_> = (0..8).map(|_| connect_from([127, 0, 0, 2], server.address)).collect();
+    let let_in = crowd.iter().filter(|stream| read_challenge(stream).is_ok()).count();
+    let refused = format!("refused over their share {}", 8 - let_in);
+    let said = server.counters();
+    assert_eq!(said.contains(&refused), let_in < 8, "{said}");
+    let_in
+}
+
+#[test]
+fn the_program_has_a_flag_for_each_rule() {
+    assert_eq!(let_in(&[]), 4, "half of the places are for everyone, and an eighth is one");
+    assert_eq!(let_in(&["--max-unauthenticated-per-source", "6"]), 6);
+    assert_eq!(let_in(&["--max-unauthenticated-per-source", "off"]), 8);
+    assert_eq!(let_in(&["--trust", "10.0.0.0/8,127.0.0.2"]), 8);
+    let server = Serving::start(&["--trust", "10.0.0.0/8", "--trust", "192.0.2.1"]);
+    let trusted = "; trust 10.0.0.0/8, 192.0.2.1/32";
+    assert!(server.start_line.ends_with(trusted), "{}", server.start_line);
+}
+
+#[test]
+fn the_program_says_which_rule_makes_no_sense() {
+    for (flags, words) in [
+        (["--max-unauthenticated", "11"], "11 are more than the 10 connections"),
+        (["--max-unauthenticated", "0"], "--max-unauthenticated"),
+        (["--max-unauthenticated-per-source", "0"], "a number from 1 up, or `off`"),
+        (["--suspicion", "5"], "a number with its unit"),
+        (["--trust", "10.1.2.3/8"], "write 10.0.0.0/8, or the address alone"),
+        (["--trust", "balancer"], "an IP address or a network"),
+    ] {
+        let flags = [&["serve", "-l", "127.0.0.1:0", "--max-connections", "10"], &flags[..]];
+        run(&flags.concat(), b"").expect(2, &[words]);
+    }
+    let shared = ["--max-connections", "10", "--max-unauthenticated", "3", "--workers", "4"];
+    run(&[&["serve", "-l", "127.0.0.1:0"], &shared[..]].concat(), b"")
+        .expect(2, &["--max-unauthenticated: each of --workers needs at least one"]);
 }

@@ -7,14 +7,15 @@ mod common;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::net::TcpListener;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::thread::sleep;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use common::client::pattern;
-use common::fake::{fake_server, fake_server_from_the_start};
+use common::client::{PATIENCE, pattern};
+use common::fake::{fake_server, fake_server_from_the_start, slow_line};
 use common::needs::say;
-use common::program::{Files, Running, Serving, run, saltecho};
+use common::program::{Files, Running, Serving, Signal, run, saltecho};
+use rustix::io::{ioctl_fionbio, ioctl_fionread};
 
 #[test]
 fn megabytes_come_back_byte_for_byte() {
@@ -99,8 +100,125 @@ fn bytes_of_the_challenge_do_not_extend_its_deadline() {
             sleep(Duration::from_millis(50));
         }
     });
-    let words = &["sent no challenge within 300ms"];
+    let words = &["sent no challenge within 300ms, but ", "byte", ": `x"];
     run(&["connect", &place, "--timeout", "300ms"], b"hello").expect(4, words);
+}
+
+#[test]
+fn another_service_is_told_by_its_greeting() {
+    for (greeting, words) in [
+        (
+            &b"220 mail.example.org ESMTP Postfix (Debian)\r\n"[..],
+            &["is not a saltecho server", "`220 mail.example.org ESMTP Postfix (Debian)\\r\\n`"][..],
+        ),
+        (b"SSH-2.0-OpenSSH_9.2\r\n", &["21 bytes: `SSH-2.0-OpenSSH_9.2\\r\\n`"]),
+        (&[b'\x1b'; 200], &["is not a saltecho server", "`\\x1b\\x1b", "\\x1b`..."]),
+    ] {
+        let place = fake_server_from_the_start(move |mut stream| {
+            stream.write_all(greeting).unwrap();
+            // Until the client has seen enough.
+            let _ = stream.read(&mut [0]);
+        });
+        run(&["connect", &place, "--timeout", "300ms"], b"hello").expect(4, words);
+    }
+}
+
+#[test]
+fn a_server_with_the_other_mac_is_hinted_at() {
+    let server = Serving::start(&["--mac", "sha256"]);
+    // Six bytes behind the shorter digest do not fill the longer one: the server waits on.
+    let (stdin, mut writer) = std::io::pipe().unwrap();
+    writer.write_all(b"hello\n").unwrap();
+    let mut command = saltecho(&["connect", &server.place(), "--timeout", "300ms"]);
+    Running::start_with_stdin(command.stdin(stdin))
+        .wait()
+        .expect(4, &["did not answer within 300ms", "it may use --mac sha256"]);
+    server.finish();
+}
+
+#[test]
+fn a_refusal_may_take_as_long_as_the_line() {
+    let files = Files::new();
+    let wrong = files.key("key", "not the key that the server has");
+    let server = Serving::start(&[]);
+    for (args, input, code, answer) in [
+        (&[][..], &b"hi"[..], 0, &b"HI"[..]),
+        (&[], b"", 0, b""),
+        (&["-k", &wrong], b"", 3, b""),
+        (&["-k", &wrong], b"hi", 3, b""),
+    ] {
+        let line = slow_line(server.address, Duration::from_millis(150));
+        let finished = run(&[&["connect", &line], args].concat(), input);
+        finished.expect(code, &[]);
+        assert_eq!(finished.stdout, answer, "{args:?}");
+    }
+    server.finish();
+}
+
+#[test]
+fn a_drain_before_anything_was_sent_is_no_refusal() {
+    let mut server = Serving::start(&["-v"]);
+    let (stdin, _writer) = std::io::pipe().unwrap();
+    let mut command = saltecho(&["connect", &server.place()]);
+    let client = Running::start_with_stdin(command.stdin(stdin));
+    server.running.wait_for("#1 authenticated");
+    // Within two round trips a refusal would be more likely.
+    sleep(Duration::from_secs(1));
+    server.running.signal(Signal::TERM);
+    client.wait().expect(1, &["closed the connection before anything was sent", "shutting down"]);
+    server.running.wait().expect(0, &[]);
+}
+
+#[test]
+fn a_server_that_never_ends_the_stream_is_left_when_all_has_come() {
+    for timeout in ["off", "1h"] {
+        for input in [Vec::new(), b"hello".to_vec(), pattern(8 << 20)] {
+            let place = fake_server(|mut stream| {
+                let mut back = stream.try_clone().unwrap();
+                std::io::copy(&mut stream, &mut back).unwrap();
+                // Holds the connection for as long as the test runs, as the tutorial's server does.
+                loop {
+                    std::thread::park();
+                }
+            });
+            let answer = run(&["connect", &place, "--timeout", timeout], &input);
+            answer.expect(0, &[]);
+            assert!(answer.stdout == input, "{} bytes", answer.stdout.len());
+        }
+    }
+}
+
+#[test]
+fn stdin_may_end_when_all_has_come() {
+    let place = fake_server(|mut stream| {
+        let mut back = stream.try_clone().unwrap();
+        std::io::copy(&mut stream, &mut back).unwrap();
+        loop {
+            std::thread::park();
+        }
+    });
+    let mut command = saltecho(&["connect", &place, "--timeout", "off"]);
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let (mut input, mut output) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+    input.write_all(b"hello").unwrap();
+    output.read_exact(&mut [0; 5]).unwrap();
+    drop(input);
+    assert_eq!(output.read(&mut [0]).unwrap(), 0);
+    assert!(child.wait().unwrap().success());
+}
+
+#[test]
+fn answers_longer_than_the_input_are_waited_for() {
+    let place = fake_server(|mut stream| {
+        stream.read_to_end(&mut Vec::new()).unwrap();
+        stream.write_all(b"hello, and").unwrap();
+        // Longer than the wait for the end of an echo's stream.
+        sleep(Duration::from_millis(500));
+        stream.write_all(b" more").unwrap();
+    });
+    let answer = run(&["connect", &place], b"hello");
+    answer.expect(0, &[]);
+    assert_eq!(answer.stdout, b"hello, and more");
 }
 
 #[test]
@@ -129,6 +247,17 @@ fn a_server_that_ends_too_early_ends_with_1() {
     let answer = run(&["connect", &place], b"hello");
     answer.expect(1, &["closed the connection after 3 of 5 bytes"]);
     assert_eq!(answer.stdout, b"HEL");
+
+    let place = fake_server(|mut stream| {
+        stream.read_exact(&mut [0]).unwrap();
+        stream.write_all(b"H").unwrap();
+    });
+    let (stdin, mut writer) = std::io::pipe().unwrap();
+    writer.write_all(b"h").unwrap();
+    let mut command = saltecho(&["connect", &place]);
+    Running::start_with_stdin(command.stdin(stdin))
+        .wait()
+        .expect(1, &["closed the connection after 1 byte, before stdin ended"]);
 
     let place = fake_server(|mut stream| {
         stream.read_exact(&mut [0; 5]).unwrap();
@@ -198,5 +327,71 @@ fn what_stdin_and_stdout_cannot_do_is_said() {
     assert_eq!(output.status.code(), Some(1));
     let said = String::from_utf8(output.stderr).unwrap();
     assert!(said.contains("cannot write to stdout: No space left"), "{said}");
+    server.finish();
+}
+
+#[test]
+fn a_stdin_that_is_non_blocking_has_not_ended() {
+    let server = Serving::start(&[]);
+    let (stdin, mut writer) = std::io::pipe().unwrap();
+    ioctl_fionbio(&stdin, true).unwrap();
+    let mut command = saltecho(&["connect", &server.place()]);
+    let mut child = command.stdin(stdin).stdout(Stdio::piped()).spawn().unwrap();
+    let mut output = child.stdout.take().unwrap();
+    for word in [b"hello", b"world"] {
+        writer.write_all(word).unwrap();
+        let mut answer = [0; 5];
+        output.read_exact(&mut answer).unwrap();
+        assert_eq!(answer, *word.to_ascii_uppercase());
+    }
+    // The command holds the other end of stdin as well.
+    drop((command, writer));
+    assert!(child.wait().unwrap().success());
+    server.finish();
+}
+
+#[test]
+fn a_stdout_that_is_non_blocking_and_full_is_waited_for() {
+    let server = Serving::start(&["--reply", "same"]);
+    let input = pattern(3 << 20);
+    let (mut reader, writer) = std::io::pipe().unwrap();
+    ioctl_fionbio(&writer, true).unwrap();
+    let mut command = saltecho(&["connect", &server.place()]);
+    let mut child = command.stdin(Stdio::piped()).stdout(writer).spawn().unwrap();
+    drop(command);
+    let mut stdin = child.stdin.take().unwrap();
+    let sent = input.clone();
+    let feeding = std::thread::spawn(move || stdin.write_all(&sent).unwrap());
+    let deadline = Instant::now() + PATIENCE;
+    while ioctl_fionread(&reader).unwrap() < 64 << 10 {
+        assert!(Instant::now() < deadline, "the pipe does not fill up");
+        sleep(Duration::from_millis(2));
+    }
+    let mut answer = Vec::new();
+    reader.read_to_end(&mut answer).unwrap();
+    assert!(answer == input, "{} bytes", answer.len());
+    feeding.join().unwrap();
+    assert!(child.wait().unwrap().success());
+    server.finish();
+}
+
+#[test]
+fn an_ignored_interrupt_stays_ignored() {
+    let server = Serving::start(&[]);
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "trap '' INT; exec \"$0\" connect \"$1\""]);
+    shell.arg(saltecho(&[]).get_program()).arg(server.place());
+    let mut child = shell.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let (mut input, mut output) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+    for word in [b"hello", b"world"] {
+        input.write_all(word).unwrap();
+        let mut answer = [0; 5];
+        output.read_exact(&mut answer).unwrap();
+        assert_eq!(answer, *word.to_ascii_uppercase());
+        let pid = rustix::process::Pid::from_child(&child);
+        rustix::process::kill_process(pid, Signal::INT).unwrap();
+    }
+    drop(input);
+    assert!(child.wait().unwrap().success());
     server.finish();
 }

@@ -18,7 +18,7 @@ const ALLOWED: usize = 128;
 
 #[test]
 fn a_full_house_echoes_at_once_and_costs_next_to_nothing() {
-    let server = Server::builder().listen("127.0.0.1:0".parse().unwrap()).spawn().unwrap();
+    let server = Server::builder().listen("127.0.0.1:0").spawn().unwrap();
     let address = server.addresses()[0];
     // Both ends of each connection are ours; a few descriptors are for the rest.
     let descriptors = usize::try_from(rlimit::Resource::NOFILE.get_soft().unwrap()).unwrap();

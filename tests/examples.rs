@@ -21,7 +21,7 @@ fn quoted() -> Vec<Quoted> {
     let mut all: Vec<Quoted> = Vec::new();
     for line in blocks(&read("docs/PATTERNS.md"), "console").concat().lines() {
         if let Some(command) = line.strip_prefix("$ ") {
-            let command = command.strip_prefix("cargo run --example ").expect("runs an example");
+            let command = command.strip_prefix("cargo study ").expect("runs an example");
             let mut words = command.split(' ').filter(|word| *word != "--").map(str::to_owned);
             let name = words.next().expect("names an example");
             all.push(Quoted { name, arguments: words.collect(), output: String::new() });
@@ -60,7 +60,17 @@ fn the_page_quotes_what_the_programs_print() {
 fn the_page_has_every_pattern() {
     let on_the_page: BTreeSet<String> = quoted().into_iter().map(|quoted| quoted.name).collect();
     assert_eq!(on_the_page, patterns());
-    assert_eq!(on_the_page.len(), 11);
+    assert_eq!(on_the_page.len(), 12);
+}
+
+/// `cargo study` builds the same programs, with fewer crates.
+#[test]
+fn every_pattern_can_be_studied() {
+    let manifest = read("study/Cargo.toml");
+    for name in patterns() {
+        assert!(manifest.contains(&format!("name = \"{name}\"\n")), "no {name} in study/");
+    }
+    assert!(read(".cargo/config.toml").contains("--package saltecho-study --example"));
 }
 
 /// README quotes a line of each; what the lines are held against is held against the programs.

@@ -22,8 +22,7 @@ fn out_of_descriptors_it_neither_spins_nor_stalls() {
     let mut limits = Limits::for_connections(100);
     limits.accept_retry = Duration::from_millis(20);
     limits.shed_per_retry = 2;
-    let mut server =
-        Server::builder().listen("127.0.0.1:0".parse().unwrap()).limits(limits).build().unwrap();
+    let mut server = Server::builder().listen("127.0.0.1:0").limits(limits).build().unwrap();
     let address = server.addresses().unwrap()[0];
     let mut clients: Vec<TcpStream> =
         (0..20).map(|_| TcpStream::connect(address).unwrap()).collect();

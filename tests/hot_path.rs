@@ -1,5 +1,5 @@
-//! How many system calls the program makes: what a message costs, what a connection costs, and
-//! that a crowd which says nothing costs none.
+//! How many system calls the program makes: what a message costs, what a connection costs, and that a
+//! crowd which says nothing costs none, or its keepalive.
 //!
 //! strace counts. What the program finds waiting when it wakes up is made a matter of this test and
 //! not of the machine's speed: it is stopped (SIGSTOP) while its clients act.
@@ -94,10 +94,42 @@ fn a_crowd_that_says_nothing_costs_nothing() {
     let everything = std::env::var("SALTECHO_FAULTS").is_ok_and(|value| value == "all");
     let (size, seconds) = if everything { (19_000, 60) } else { (1_000, 2) };
     rlimit::increase_nofile_limit(u64::MAX).unwrap();
-    let serving = Serving::start(&[]);
+    let serving = Serving::start(&["--keepalive", "off"]);
     let crowd = crowd(&serving, size);
     let after = calls_after_the_last_answer(&serving, &crowd, Duration::from_secs(seconds));
     assert!(matches!(&after[..], [sleep] if sleeps_on(sleep)), "{size} connections: {after:?}");
+    serving.finish();
+}
+
+#[test]
+fn a_silent_peer_costs_three_calls_a_period_and_its_part_of_a_poll() {
+    const SIZE: usize = 200;
+    if STRACE.is_missing() {
+        return;
+    }
+    let serving = Serving::start(&["--keepalive", "2s"]);
+    let crowd = crowd(&serving, SIZE);
+    let tracer = Tracer::attach(&serving, ALL);
+    let probes = |log: &str| log.matches("TCP_KEEPIDLE").count();
+    let begin = std::time::Instant::now();
+    while probes(&tracer.log()) < 2 * SIZE {
+        assert!(begin.elapsed() < PATIENCE, "{} probes", probes(&tracer.log()));
+        sleep(Duration::from_millis(20));
+    }
+    let log = tracer.detach();
+    let (calls, probes) = (Calls::of(&log), probes(&log));
+    println!("{probes} probes: {calls:?}");
+    // One look finds a peer silent, another one sees its answer. At either end of the trace a peer
+    // may have one look more or less; the first looks find some peers that spoke a moment ago.
+    assert_eq!(calls.count("setsockopt"), probes);
+    let looks = calls.count("getsockopt");
+    assert!(looks.abs_diff(2 * probes) <= SIZE, "{looks} looks for {probes} probes");
+    let known = ["epoll_wait", "getsockopt", "setsockopt"];
+    assert!(calls.0.keys().all(|call| known.contains(&call.as_str())), "{calls:?}");
+    assert!(calls.count("epoll_wait") <= probes, "each poll finds several: {calls:?}");
+    for stream in &crowd {
+        assert_eq!(exchange(stream, b"hello"), b"HELLO");
+    }
     serving.finish();
 }
 

@@ -11,7 +11,9 @@ use std::time::Duration;
 
 use load_world::{DIGEST, Fate, Script, World};
 use saltecho::auth::{Key, MacAlgorithm};
-use saltecho::load::{ErrorKind, Load, Mode, Outcome, Pace, Part, Plan, Record, Series};
+use saltecho::load::{
+    Assertion, ErrorKind, Load, Mode, Outcome, Pace, Part, Plan, PlanError, Record, Series,
+};
 use saltecho::sim::SplitMix;
 
 fn millis(millis: u64) -> Duration {
@@ -37,6 +39,7 @@ fn run_in(world: World, plan: &Plan) -> Outcome {
     let mut sum = Record::new();
     let mut last = Duration::ZERO;
     let outcome = Load::new(world, plan.clone())
+        .unwrap()
         .run(|interval| {
             assert_eq!(interval.start, last, "intervals follow each other");
             last += interval.length;
@@ -144,8 +147,8 @@ fn a_spinning_generator_sleeps_once_nothing_has_come_for_its_time() {
                 awake_until = poll.ended + spin;
             }
         }
-        // The one turn in which measuring begins has work without an event.
-        assert!(restless <= 1, "{restless} polls after {spin:?} did not sleep");
+        // The turns in which measuring and draining begin have work without an event.
+        assert!(restless <= 2, "{restless} polls after {spin:?} did not sleep");
         // The spin that is longer than an answer takes leaves no sleep, the others one for each.
         let slept = polls.iter().filter(|poll| poll.timeout > Some(Duration::ZERO)).count() as u64;
         let answered = outcome.record.counts.answered;
@@ -231,6 +234,154 @@ fn each_failure_is_counted_as_what_it_was() {
     }
 }
 
+/// Fifty connections to a server that takes 300 ms for an answer get 167 a second at most.
+#[test]
+fn answers_after_the_end_are_in_no_rate() {
+    let crowded = |mode: Mode, pace: Pace| {
+        let plan = plan(|plan| {
+            (plan.mode, plan.pace) = (mode, pace);
+            (plan.connections, plan.active) = (50, 50);
+            plan.duration = Duration::from_secs(2);
+        });
+        run(Script { service: millis(300), ..Script::default() }, &plan)
+    };
+    let open = Pace::Open(NonZeroU64::new(250).unwrap());
+    for (mode, pace) in [
+        (Mode::Echo, open),
+        (Mode::Echo, Pace::Closed),
+        (Mode::Connect, open),
+        (Mode::Connect, Pace::Closed),
+    ] {
+        let outcome = crowded(mode, pace);
+        let Record { counts, measured, .. } = &outcome.record;
+        assert!(counts.answered > measured.answered, "{mode:?} {pace:?}: {counts:?}");
+        assert!((250..=334).contains(&measured.answered), "{mode:?} {pace:?}: {measured:?}");
+        let claim: Assertion = "rate>=200".parse().unwrap();
+        let judgement = claim.judge(mode, &outcome.record, outcome.measured);
+        assert!(!judgement.holds, "{mode:?} {pace:?}: {judgement:?}");
+    }
+}
+
+#[test]
+fn a_plan_that_is_none_is_refused() {
+    let too_much = |field, number, most| PlanError::TooMuch { field, number, most };
+    let active = |active| PlanError::Active { active, connections: 10 };
+    type Case = (fn(&mut Plan), PlanError);
+    let cases: [Case; 12] = [
+        (|plan| plan.connections = 0, PlanError::Zero("connections")),
+        (|plan| plan.in_flight = 0, PlanError::Zero("in_flight")),
+        (|plan| plan.size = 0, PlanError::Zero("size")),
+        (|plan| plan.duration = Duration::ZERO, PlanError::Zero("duration")),
+        (|plan| plan.timeout = Some(Duration::ZERO), PlanError::Zero("timeout")),
+        (|plan| plan.active = 0, active(0)),
+        (|plan| plan.active = 11, active(11)),
+        (|plan| plan.connections = (1 << 24) + 1, too_much("connections", (1 << 24) + 1, 1 << 24)),
+        (|plan| plan.in_flight = 65_537, too_much("in_flight", 65_537, 65_536)),
+        (|plan| plan.size = usize::MAX, too_much("size", u64::MAX, 16 << 20)),
+        (
+            |plan| plan.pace = Pace::Open(NonZeroU64::MAX),
+            too_much("the rate", u64::MAX, 1_000_000_000),
+        ),
+        (
+            |plan| plan.sources = vec!["[::1]:0".parse().unwrap()],
+            PlanError::Family { from: "::1".parse().unwrap(), to: "127.0.0.1:9".parse().unwrap() },
+        ),
+    ];
+    for (adjust, error) in cases {
+        let plan = plan(adjust);
+        assert_eq!(Load::new(World::new(Script::default()), plan).err(), Some(error));
+    }
+}
+
+#[test]
+fn a_socket_that_cannot_be_registered_is_one_failure() {
+    for (mode, failures) in [(Mode::Echo, 2), (Mode::Idle, 2), (Mode::Connect, 1000)] {
+        let plan = plan(|plan| plan.mode = mode);
+        let script = Script { is_unregistered: true, every: 5, ..Script::default() };
+        let outcome = run(script, &plan);
+        let errors = &outcome.record.counts.errors;
+        assert_eq!(errors.of(ErrorKind::Other), failures, "{mode:?}: {errors:?}");
+        // In the echo mode a fifth of the messages is due on connections that there are not.
+        let unanswered = if mode == Mode::Echo { 1000 } else { 0 };
+        assert_eq!(errors.total(), failures + unanswered, "{mode:?}: {errors:?}");
+        let error = outcome.first_other.expect("it is kept");
+        assert_eq!(error.raw_os_error(), Some(libc::ENOSPC));
+    }
+}
+
+#[test]
+fn idle_connections_are_asked_in_the_end_and_the_lost_ones_are_errors() {
+    let idle = |connections: usize| {
+        plan(|plan| {
+            (plan.mode, plan.connections) = (Mode::Idle, connections);
+            plan.timeout = Some(Duration::from_secs(1));
+        })
+    };
+    // The probe is answered, what comes behind it is not.
+    let after = DIGEST + 64;
+    for (fate, kind) in [
+        (Fate::FallsSilent, ErrorKind::EchoTimeout),
+        (Fate::Ends, ErrorKind::Closed),
+        (Fate::Resets, ErrorKind::Reset),
+        (Fate::Lies, ErrorKind::Mismatch),
+    ] {
+        let script = Script { fate: Some((after, fate)), every: 5, ..Script::default() };
+        let world = World::new(script);
+        let crowd = Rc::clone(&world.crowd);
+        let outcome = run_in(world, &idle(1000));
+        let counts = &outcome.record.counts;
+        assert_eq!((counts.due, counts.sent, counts.answered), (1000, 1000, 800), "{fate:?}");
+        assert_eq!((counts.errors.of(kind), counts.errors.total()), (200, 200), "{fate:?}");
+        let claim: Assertion = "errors==0".parse().unwrap();
+        assert!(!claim.judge(Mode::Idle, &outcome.record, outcome.measured).holds);
+        // They are asked no faster than they were connected.
+        assert!(crowd.get() <= Plan::MAX_CONNECTING, "{} at once", crowd.get());
+        // Those that are lost do not hold up the others.
+        assert!(outcome.drain < Duration::from_secs(3), "{fate:?}: {:?}", outcome.drain);
+        assert_eq!(outcome.measured.as_millis(), 5000, "the proof is not measured");
+        assert_eq!((outcome.standing.quiet, outcome.record.measured.due), (1000, 0), "{fate:?}");
+    }
+    let all = run(Script::default(), &idle(1000));
+    assert_eq!((all.record.counts.answered, all.record.counts.errors.total()), (1000, 0));
+    assert_eq!(all.record.series(Series::Echo).len(), 1000);
+}
+
+#[test]
+fn a_server_that_is_gone_does_not_make_the_proof_long() {
+    let script = Script { fate: Some((DIGEST + 64, Fate::FallsSilent)), ..Script::default() };
+    for (timeout, longest) in [(Some(1), 8), (None, 400)] {
+        let plan = plan(|plan| {
+            (plan.mode, plan.connections) = (Mode::Idle, 2000);
+            plan.timeout = timeout.map(Duration::from_secs);
+        });
+        let outcome = run(script.clone(), &plan);
+        let counts = &outcome.record.counts;
+        assert_eq!((counts.due, counts.answered), (2000, 0), "{timeout:?}");
+        assert_eq!(counts.errors.of(ErrorKind::EchoTimeout), 2000, "{timeout:?}");
+        // 256 at first, and from then on ever more.
+        assert!(outcome.drain < Duration::from_secs(longest), "{timeout:?}: {:?}", outcome.drain);
+    }
+}
+
+#[test]
+fn an_idle_load_that_is_stopped_is_proved_all_the_same() {
+    let plan = plan(|plan| plan.mode = Mode::Idle);
+    let load = Load::new(World::new(Script::default()), plan).unwrap();
+    let stopper = load.stopper();
+    let mut parts = Vec::new();
+    let outcome = load
+        .run(|interval| {
+            parts.push(interval.part);
+            if interval.part == Part::Measure {
+                stopper.stop();
+            }
+        })
+        .unwrap();
+    assert!(outcome.stopped);
+    assert!(parts.contains(&Part::Prove), "{parts:?}");
+    assert_eq!((outcome.record.counts.answered, outcome.record.counts.errors.total()), (10, 0));
+}
+
 #[test]
 fn what_is_not_answered_in_the_end_counts_with_the_time_it_waited() {
     let begin = Duration::from_secs(5);
@@ -242,9 +393,30 @@ fn what_is_not_answered_in_the_end_counts_with_the_time_it_waited() {
     assert_about(&outcome, Series::Echo, 1.0, Duration::from_secs(2));
 }
 
+/// A message each nanosecond is a billion of them, of which some thousand can be answered.
+#[test]
+fn an_impossible_rate_is_given_up_on_time() {
+    for mode in [Mode::Echo, Mode::Connect] {
+        let plan = plan(|plan| {
+            plan.mode = mode;
+            plan.pace = Pace::Open(NonZeroU64::new(1_000_000_000).unwrap());
+            plan.duration = Duration::from_secs(1);
+        });
+        let outcome = run(Script::default(), &plan);
+        let counts = &outcome.record.counts;
+        assert!(counts.due >= 1_000_000_000, "{mode:?}: {counts:?}");
+        assert!(counts.answered > 1_000, "{mode:?}: {counts:?}");
+        let late = counts.errors.of(ErrorKind::Late);
+        assert_eq!(counts.answered + late, counts.due, "{mode:?}");
+        assert!(outcome.measured + outcome.drain < millis(2_100), "{mode:?}: {outcome:?}");
+        // They were due evenly over the second, and waited for another.
+        assert_about(&outcome, mode.main_series().unwrap(), 0.5, millis(1_500));
+    }
+}
+
 #[test]
 fn a_ramp_is_even_and_sources_take_turns() {
-    let sources: Vec<_> = (2..5).map(|d| [127, 0, 0, d].into()).collect();
+    let sources: Vec<_> = (2..5).map(|d| ([127, 0, 0, d], 0).into()).collect();
     let plan = plan(|plan| {
         (plan.connections, plan.active) = (40, 4);
         plan.ramp = Duration::from_secs(2);
@@ -253,7 +425,7 @@ fn a_ramp_is_even_and_sources_take_turns() {
     });
     let world = World::new(Script::default());
     let dialled = Rc::clone(&world.dialled);
-    let load = Load::new(world, plan);
+    let load = Load::new(world, plan).unwrap();
     let mut parts = Vec::new();
     let outcome = load.run(|interval| parts.push(interval.part)).unwrap();
     assert_eq!(parts.iter().filter(|part| **part == Part::Ramp).count(), 2, "{parts:?}");
@@ -263,7 +435,7 @@ fn a_ramp_is_even_and_sources_take_turns() {
         assert_eq!(*source, Some(sources[i % 3]));
     }
     assert_eq!(dialled.borrow().len(), 40);
-    assert_eq!((outcome.standing.quiet, outcome.record.counts.due), (40, 0));
+    assert_eq!((outcome.standing.quiet, outcome.record.counts.due), (40, 40));
 }
 
 #[test]
@@ -297,7 +469,7 @@ fn cycles_are_timed_from_when_they_were_due() {
 
 #[test]
 fn a_load_that_is_stopped_reports_what_it_did() {
-    let load = Load::new(World::new(Script::default()), plan(|_| ()));
+    let load = Load::new(World::new(Script::default()), plan(|_| ())).unwrap();
     let stopper = load.stopper();
     let mut seconds = 0;
     let outcome = load
@@ -337,6 +509,7 @@ fn nothing_is_lost_from_the_books() {
             stall: (below(3) == 0).then(|| (millis(1200), millis(1200 + below(2000) as u64))),
             fate: (below(2) == 0).then(|| (below(1000), fates[below(fates.len())])),
             every: 1 + below(5),
+            is_unregistered: below(6) == 0,
             preempted: (below(4) == 0).then(|| (millis(50), millis(below(30) as u64))),
         };
         let plan = plan(|plan| {

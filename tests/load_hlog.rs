@@ -5,6 +5,7 @@
 mod common;
 
 use std::fs;
+use std::io::Write;
 use std::time::Duration;
 
 use common::needs::PYTHON_WITH_HDRHISTOGRAM;
@@ -167,11 +168,7 @@ fn what_was_no_common_load_is_told() {
     let parse = |name, script: &Script| LoadLog::parse(name, &script.log().0).unwrap();
     let apart = merge(vec![parse("a", &one), parse("b", &two)]).unwrap();
     assert_eq!(apart.overlap, Some(Duration::ZERO));
-    assert!(
-        apart.warnings[0].contains("together for only 0.0 s of 75.1 s"),
-        "{:?}",
-        apart.warnings
-    );
+    assert!(apart.warnings[0].contains("never measured at the same time"), "{:?}", apart.warnings);
     let Verdict::Unreliable(reason) = &apart.verdict else { panic!("{:?}", apart.verdict) };
     assert!(reason.starts_with("b: the generator itself was late"), "{reason}");
 
@@ -206,14 +203,26 @@ fn a_line_that_was_cut_is_told_and_no_whole_line_is_lost() {
 fn what_is_no_log_is_refused_with_its_line() {
     let mut script = Script::new(Mode::Echo);
     script.seconds = 1;
-    let (good, _) = script.log();
-    let good = String::from_utf8(good).unwrap();
-    let lines = good.lines().count();
+    let (whole, _) = script.log();
+    let whole = String::from_utf8(whole).unwrap();
+    let end = whole.trim_end().rfind('\n').unwrap() + 1;
+    let (good, end) = whole.split_at(end);
+    let (good, lines) = (good.to_owned(), good.lines().count());
+    let later = whole.replace("load-log/1", "load-log/2");
+    let year = good.replace("#[BaseTime: 1790000000", "#[BaseTime: 253402300800");
+    let last = good.lines().last().unwrap();
     for (bytes, line, words) in [
         (String::new(), 1, "found no `#saltecho run ` line"),
         ("hello\n".to_owned(), 1, "expected a comment, or a line like Tag=echo"),
         ("#[BaseTime: 1.000 (seconds since epoch)]\n".to_owned(), 1, "found no `#saltecho run "),
-        (good.clone() + "Tag=echo,1.0,1.0,1.0,!!!\n", lines + 1, "no base64"),
+        (good.clone() + "Tag=echo,1.0,1.0,1.0,!!!\n", lines + 1, "not base64"),
+        (good.clone() + &claiming_gigabytes() + "\n", lines + 1, "V2 format"),
+        (later, 2, "the log has the form \"saltecho-load-log/2\""),
+        (year, 4, "after the year 9999"),
+        (good.clone() + last + "\n", lines + 1, "the seconds are not in order"),
+        (good.clone() + end + "Tag=echo,1.0,1.0,1.0,AAAA\n", lines + 2, "had ended before"),
+        (good.clone() + end + last + "\n", lines + 2, "had ended before"),
+        (good.clone() + end + end, lines + 2, "had ended before"),
         (good.clone() + "Tag=echo,1.0,1.0,1.0,AAAA\n", lines + 1, "V2 format"),
         (good.clone() + "Tag=other,1.0,1.0,1.0,AAAA\n", lines + 1, "the tag is \"other\""),
         (good.clone() + "1.0,1.0,1.0,AAAA\n", lines + 1, "the tag is \"\""),
@@ -224,6 +233,131 @@ fn what_is_no_log_is_refused_with_its_line() {
         assert!(error.to_string().starts_with(&format!("x, line {line}: ")), "{error}");
         assert!(error.problem.contains(words), "no {words:?} in {error}");
     }
+}
+
+/// A line with a histogram of a few bytes that says it has 4 GiB.
+fn claiming_gigabytes() -> String {
+    let header = [
+        &0x1c84_9313_u32.to_be_bytes()[..],
+        &u32::MAX.to_be_bytes(),
+        &0_u32.to_be_bytes(),
+        &3_u32.to_be_bytes(),
+        &1_u64.to_be_bytes(),
+        &3_600_000_000_000_u64.to_be_bytes(),
+        &1_f64.to_be_bytes(),
+        &[2],
+    ]
+    .concat();
+    let mut deflated = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::new(1));
+    deflated.write_all(&header).unwrap();
+    let deflated = deflated.finish().unwrap();
+    let length = u32::try_from(deflated.len()).unwrap().to_be_bytes();
+    let packed = [&0x1c84_9314_u32.to_be_bytes()[..], &length, &deflated].concat();
+    format!("Tag=echo,1.0,1.0,1.0,{}", data_encoding::BASE64.encode(&packed))
+}
+
+#[test]
+fn joined_logs_are_no_log() {
+    let (one, two) = two();
+    let [one, two] = [one, two].map(|mut script| {
+        script.seconds = 2;
+        String::from_utf8(script.log().0).unwrap()
+    });
+    let line = |text: &str, begins: &str| {
+        text.match_indices('\n').map(|(at, _)| at + 1).find(|at| text[*at..].starts_with(begins))
+    };
+    let end = line(&one, "#saltecho end").unwrap();
+    let body = line(&two, "Tag=").unwrap();
+    for (joined, problem) in [
+        (one.clone() + &two, "another run begins here"),
+        (one.clone() + &one, "another run begins here"),
+        (one[..end].to_owned() + &two, "another run begins here"),
+        (one[..end - 9].to_owned() + &two, "the note is not as expected"),
+        (one.clone() + &two[body..], "the run had ended before this line"),
+        (one[..end].to_owned() + &two[body..], "begins before the last one ended"),
+        (one.replace("Tag=service", "Tag=echo"), "echo is there twice in one second"),
+    ] {
+        let error = LoadLog::parse("joined", joined.as_bytes()).unwrap_err();
+        assert!(error.problem.contains(problem), "no {problem:?} in {error}");
+    }
+}
+
+#[test]
+fn a_run_is_counted_once_however_its_log_is_named() {
+    let (one, two) = two();
+    let bytes = one.log().0;
+    let files = Files::new();
+    let a = files.write("a.hlog", &bytes, 0o600);
+    let b = files.write("b.hlog", &two.log().0, 0o600);
+    let copy = files.write("copy", &bytes, 0o600);
+    let cut = files.write("cut", &bytes[..bytes.len() * 2 / 3], 0o600);
+    let [link, hard] =
+        ["link", "hard"].map(|name| files.path().join(name).to_str().unwrap().to_owned());
+    std::os::unix::fs::symlink(&a, &link).unwrap();
+    fs::hard_link(&a, &hard).unwrap();
+    let around = format!("{}/../{}", files.path().display(), {
+        let name = files.path().file_name().unwrap().to_str().unwrap();
+        format!("{name}/a.hlog")
+    });
+    for again in [&a, &copy, &cut, &link, &hard, &around] {
+        let words = [&a, "and", again, "are logs of the same run: name each run once"].join(" ");
+        run(&["report", &a, &b, again], b"").expect(2, &[&words]);
+    }
+    run(&["report", files.path().to_str().unwrap(), &b], b"").expect(2, &["the same run"]);
+
+    // Two generators with the same command may begin in the same millisecond.
+    let twin = Script { salt: 7, ..one.clone() };
+    let logs = [("a", &one), ("b", &twin)];
+    let logs = logs.map(|(name, script)| LoadLog::parse(name, &script.log().0).unwrap());
+    assert_eq!(merge(logs.into()).unwrap().generators.len(), 2);
+}
+
+#[test]
+fn what_lies_between_two_logs_costs_nothing() {
+    let (one, mut two) = two();
+    // A second for each in these years would be half a terabyte.
+    two.began += Duration::from_secs(3600 * 24 * 365 * 30);
+    let logs = [("a", &one), ("b", &two)].map(|(name, script)| {
+        // Cut off while it is measured, so that both end with a point in each chart.
+        let log = String::from_utf8(script.log().0).unwrap();
+        let end = log.trim_end().rmatch_indices('\n').nth(1).unwrap().0;
+        LoadLog::parse(name, &log.as_bytes()[..=end]).unwrap()
+    });
+    let merged = merge(logs.into()).unwrap();
+    assert_eq!(merged.seconds.len(), 2 * 16);
+    let told = merged.warnings.join("; ");
+    assert!(told.contains("never measured at the same time"), "{told}");
+    let all: u64 = merged.seconds.iter().map(|second| second.percentiles(Series::Echo).n).sum();
+    assert_eq!(all, 30_000);
+    let page = merged.to_html();
+    assert!(page.len() < 100_000, "{} bytes", page.len());
+    let chart = page.split("<h2>Latency over time").nth(1).unwrap();
+    let chart = chart.split("</section>").next().unwrap();
+    assert_eq!(chart.matches("<polyline").count(), 2 * 3, "no line is drawn where nothing was");
+}
+
+#[test]
+fn numbers_that_no_run_has_are_added_without_overflow() {
+    let mut script = Script::new(Mode::Echo);
+    script.seconds = 2;
+    let log = String::from_utf8(script.log().0).unwrap();
+    let most = u64::MAX.to_string();
+    let log = ["\"due\":", "\"busy\":", "\"bytes_sent\":", "\"connections\":", "\"rate_per_s\":"]
+        .iter()
+        .fold(log, |log, name| {
+            let parts: Vec<&str> = log.split(name).collect();
+            let rest =
+                |part: &&str| part.trim_start_matches(|c: char| c.is_ascii_digit()).to_owned();
+            let rest: Vec<String> = parts[1..].iter().map(rest).collect();
+            rest.iter().fold(parts[0].to_owned(), |log, rest| log + name + &most + rest)
+        });
+    let other = log.replace("-r", "-x");
+    let logs = [("a", &log), ("b", &other)];
+    let logs = logs.map(|(name, text)| LoadLog::parse(name, text.as_bytes()).unwrap());
+    let report = merge(logs.into()).unwrap();
+    assert_eq!(report.record.counts.due, u64::MAX);
+    assert!(report.to_html().contains("18,446,744,073,709,551,615"));
+    assert!(report.to_text().contains("18,446,744,073,709,551,615"));
 }
 
 #[test]
@@ -251,7 +385,7 @@ fn the_program_reports_and_compares() {
     compared.expect(0, &[]);
     run(&["report", "--compare", &a, &list, "--html", &page], b"").expect(0, &[]);
     assert!(fs::read_to_string(&page).unwrap().contains("<h1>saltecho load comparison</h1>"));
-    run(&["report", &a, "--html", "/nonexistent/page"], b"").expect(1, &["cannot write /none"]);
+    run(&["report", &a, "--html", "/nonexistent/page"], b"").expect(2, &["cannot write /none"]);
     let text = String::from_utf8(compared.stdout).unwrap();
     for words in
         ["  n              15,000        30,000      2.000", "shows no significance", "new/old"]
@@ -281,9 +415,14 @@ fn a_report_exits_as_the_load_did() {
         .map(|(name, script)| files.write(name, &script.log().0, 0o600));
 
     let unreliable = run(&["report", &late], b"");
-    unreliable.expect(6, &["the result is unreliable: ", "the generator itself was late by"]);
-    assert!(!unreliable.stdout.is_empty(), "it reports all the same");
-    run(&["report", "--json", &good, &late], b"").expect(6, &["late: the generator itself"]);
+    unreliable.expect(6, &["the result is unreliable, as its verdict explains"]);
+    let told = String::from_utf8(unreliable.stdout).unwrap() + &unreliable.stderr;
+    assert_eq!(told.matches("the generator itself was late by").count(), 1, "{told}");
+    let json = run(&["report", "--json", &good, &late], b"");
+    json.expect(6, &["unreliable"]);
+    let json: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
+    let reason = json["judgement"]["reason"].as_str().unwrap();
+    assert!(reason.contains("late: the generator itself"), "{reason}");
     run(&["report", &wrong], b"").expect(1, &["7 connections got bytes that were not the answer"]);
 
     run(&["report", "--compare", &good, &good], b"").expect(0, &[]);

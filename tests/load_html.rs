@@ -80,7 +80,11 @@ fn what_comes_from_outside_is_escaped() {
     let mut report = Script::new(Mode::Echo).report();
     report.generators[0].about.command.push("<script>alert(\"1\")</script>".to_owned());
     report.warnings.push("<b> & more".to_owned());
+    report.generators[0].machine.host = Some("\x1b[2J\u{202e}".to_owned());
+    report.generators[0].about.version = "1\x07".to_owned();
     let page = page(&report);
+    assert!(!page.contains(|c: char| c.is_control() && c != '\n'), "{page}");
+    assert!(page.contains("saltecho 1\\x07, commit"));
     assert!(page.contains("&lt;script&gt;alert(&quot;1&quot;)&lt;/script&gt;"));
     assert!(page.contains("Warning: &lt;b&gt; &amp; more."));
 }

@@ -6,6 +6,10 @@
 
 mod common;
 
+use std::ffi::OsStr;
+use std::net::TcpListener;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, SystemTime};
@@ -24,7 +28,10 @@ fn serve(more: &[&str]) -> (Running, String) {
 
 /// Makes a load of a second, a hundred messages on five connections, unless told otherwise.
 fn load(address: &str, more: &[&str]) -> Finished {
-    let mut command = saltecho(&["load", address, "-r", "100", "-d", "1s", "--json"]);
+    let mut command = saltecho(&["load", address, "-d", "1s", "--json"]);
+    if !more.contains(&"--closed") && !more.contains(&"idle") {
+        command.args(["-r", "100"]);
+    }
     if !more.contains(&"-c") {
         command.args(["-c", "5"]);
     }
@@ -48,7 +55,6 @@ fn messages_are_due_at_the_rate_and_all_are_answered() {
     assert_eq!((&counts["due"], &counts["answered"]), (&100.into(), &100.into()), "{report}");
     assert_eq!(counts["authenticated"], 5);
     assert_eq!(report["phases"]["echo"]["n"], 100);
-    assert!(finished.stderr.contains("measure"), "no live line in {:?}", finished.stderr);
     let quiet = load(&address, &["-q"]);
     assert!(!quiet.stderr.contains("measure"), "{:?}", quiet.stderr);
     server.signal(Signal::TERM);
@@ -71,6 +77,8 @@ fn cycles_and_idle_connections_are_loads_too() {
         (&idle["counts"]["authenticated"], &idle["standing"]["quiet"]),
         (&40.into(), &40.into())
     );
+    assert_eq!((&idle["counts"]["due"], &idle["counts"]["answered"]), (&40.into(), &40.into()));
+    assert_eq!(idle["counts"]["errors"]["total"], 0);
     server.signal(Signal::TERM);
     server.wait();
 }
@@ -130,12 +138,63 @@ fn an_interrupt_ends_it_early_with_a_report() {
 }
 
 #[test]
+fn an_interrupt_that_was_ignored_from_the_start_stays_ignored() {
+    let (server, address) = serve(&[]);
+    let program = env!("CARGO_BIN_EXE_saltecho");
+    let script = format!("trap '' INT; exec {program} load {address} -c 5 -r 100 -d 2s --json");
+    let mut load = Running::start(clean(Command::new("sh").args(["-c", &script])), vec![]);
+    load.wait_for("measure");
+    load.signal(Signal::INT);
+    let report = report(&load.wait());
+    assert_eq!(report["generators"][0]["ran"]["stopped_early"], false);
+    server.signal(Signal::TERM);
+    server.wait();
+}
+
+#[test]
+fn an_interrupt_before_all_connections_stand_says_that_nothing_was_measured() {
+    let (server, address) = serve(&[]);
+    let files = Files::new();
+    let log = files.write("log.hlog", b"", 0o600);
+    for mode in ["echo", "idle"] {
+        let command = ["load", &address, "--ramp", "1h", "--mode", mode, "--hlog", &log];
+        let mut load = Running::start(&mut saltecho(&command), vec![]);
+        load.wait_for("ramp");
+        load.signal(Signal::INT);
+        load.wait().expect(6, &["no load was measured"]);
+        run(&["report", &log], b"").expect(6, &["no load was measured"]);
+    }
+    server.signal(Signal::TERM);
+    server.wait();
+}
+
+#[test]
 fn a_server_that_refuses_or_is_not_there_is_told_from_a_slow_one() {
     let (server, address) = serve(&["--mac", "sha256"]);
     load(&address, &[]).expect(3, &["refused the digest", "--mac"]);
     server.signal(Signal::TERM);
     server.wait();
     load(&address, &[]).expect(4, &["refused", "saltecho serve"]);
+}
+
+#[test]
+fn a_server_that_answers_otherwise_is_told_from_one_that_refuses() {
+    let (server, address) = serve(&["--reply", "same"]);
+    load(&address, &[]).expect(1, &["upper case", "--reply same"]);
+    report(&load(&address, &["--reply", "same"]));
+    server.signal(Signal::TERM);
+    server.wait();
+}
+
+/// There is one useful line, and no table of zeros before it.
+#[test]
+fn a_silent_server_is_told_in_one_line() {
+    let silent = TcpListener::bind("127.0.0.1:0").expect("loopback is there");
+    let address = silent.local_addr().expect("it is bound").to_string();
+    let command = ["load", &address, "-c", "2", "-d", "1s", "--timeout", "100ms", "-q"];
+    let finished = run(&command, b"");
+    finished.expect(4, &["did not answer within 100ms", "--timeout"]);
+    assert_eq!((finished.stdout.len(), finished.stderr.lines().count()), (0, 1), "{finished:?}");
 }
 
 #[test]
@@ -146,20 +205,68 @@ fn what_the_machine_does_not_allow_is_said_before_the_first_connection() {
         Running::start(clean(Command::new("sh").args(["-c", &script])), vec![]).wait()
     };
     load("-c 200").expect(2, &["200 connections need 216 descriptors", "100", "LimitNOFILE"]);
-    load("--source 192.0.2.7").expect(2, &["192.0.2.7 is no address of this machine"]);
+    load("--source 192.0.2.7").expect(2, &["192.0.2.7 is not an address of this machine"]);
     load("--source ::1").expect(2, &["different kinds"]);
     load("--active 51").expect(2, &["--active 51"]);
-    load("--start-at 2020-01-01T00:00:00Z").expect(2, &["--start-at 2020", "ago"]);
+    load("--start-at 2020-01-01T00:00:00Z").expect(2, &["--start-at 2020", "has passed"]);
     load("-r 0").expect(2, &["at least 1"]);
+    for (flags, words) in [
+        ("--closed -r 5", ["--closed", "--rate"]),
+        ("--mode idle -r 5", ["--mode idle", "--rate"]),
+        ("--mode idle --closed", ["--mode idle", "--closed"]),
+        ("--mode idle --active 1", ["--mode idle", "--active"]),
+        ("--mode idle --in-flight 2", ["--mode idle", "--in-flight"]),
+        ("--mode connect --in-flight 2", ["--mode connect", "--in-flight"]),
+        ("--mode connect --active 1", ["--mode connect", "--active"]),
+        ("--mode connect --ramp 1s", ["--mode connect", "--ramp"]),
+    ] {
+        load(flags).expect(2, &[&words[..], &["contradict"]].concat());
+    }
     load("--tui --quiet").expect(2, &["--tui", "--quiet"]);
     let lacking = if cfg!(feature = "tui") { "a terminal on stderr" } else { "--features tui" };
     load("--tui").expect(2, &[lacking]);
 }
 
 #[test]
+fn what_waits_to_begin_can_be_interrupted() {
+    let (server, address) = serve(&[]);
+    let files = Files::new();
+    let fifo = files.path().join("fifo");
+    let made = Command::new("mkfifo").arg(&fifo).status().expect("coreutils");
+    assert!(made.success());
+    let later = humantime::format_rfc3339_seconds(SystemTime::now() + Duration::from_secs(3600));
+    let later = later.to_string();
+    for flag in [["--start-at", &later], ["--hlog", fifo.to_str().expect("it is UTF-8")]] {
+        for signal in [Signal::INT, Signal::TERM] {
+            let load = Running::start(saltecho(&["load", &address]).args(flag), vec![]);
+            load.signal(signal);
+            let status = load.wait().status;
+            assert_eq!(status.signal(), Some(signal.as_raw()), "{flag:?}: {status}");
+        }
+    }
+    server.signal(Signal::TERM);
+    server.wait();
+}
+
+#[test]
+fn words_of_the_command_line_need_not_be_utf_8() {
+    let (server, address) = serve(&[]);
+    let files = Files::new();
+    let path = files.path().join(OsStr::from_bytes(b"x\xff.hlog"));
+    let mut command = saltecho(&["load", &address, "-r", "100", "-d", "100ms", "--json", "--hlog"]);
+    let report = report(&Running::start(command.arg(&path), vec![]).wait());
+    let words = report["generators"][0]["program"]["command"].as_array().expect("it has words");
+    assert!(words.last().is_some_and(|word| word.as_str().is_some()), "{words:?}");
+    assert!(path.metadata().is_ok_and(|log| log.len() > 0));
+    server.signal(Signal::TERM);
+    server.wait();
+}
+
+#[test]
 fn a_beginning_that_was_agreed_on_is_kept() {
     let (server, address) = serve(&[]);
-    let start = SystemTime::now() + Duration::from_secs(2);
+    // Less a fraction of a second; a program on a busy machine must have started by then.
+    let start = SystemTime::now() + Duration::from_secs(5);
     let text = humantime::format_rfc3339_seconds(start).to_string();
     let begun = report(&load(&address, &["--start-at", &text]));
     let began = begun["generators"][0]["program"]["began"].as_str().expect("it is a string");

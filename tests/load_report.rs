@@ -8,9 +8,9 @@ use std::io::{self, Write};
 use std::time::Duration;
 
 use common::run::{Script, Shared};
-use jsonschema::{Registry, Validator};
+use jsonschema::Validator;
 use saltecho::auth::Key;
-use saltecho::load::report::{Collector, EventLog, Generator, Verdict};
+use saltecho::load::report::{Collector, Comparison, EventLog, Generator, Report, Verdict};
 use saltecho::load::{ErrorKind, Mode, Pace, Series};
 use serde_json::{Value, json};
 
@@ -24,11 +24,7 @@ fn validators() -> [Validator; 2] {
     for schema in [&event, &report] {
         assert!(jsonschema::meta::is_valid(schema));
     }
-    let registry =
-        Registry::new().add("urn:saltecho:load-event:1", event.clone()).unwrap().prepare().unwrap();
-    [event, report].map(|schema| {
-        jsonschema::options().with_registry(&registry).build(&schema).expect("the schema is sound")
-    })
+    [event, report].map(|schema| jsonschema::validator_for(&schema).expect("it stands alone"))
 }
 
 #[track_caller]
@@ -86,12 +82,28 @@ fn json_is_as_its_schema_says() {
         validate(&report, &json);
         assert!(is_whole(&json), "{json:#}");
         let text = String::from_utf8(events.0.lock().unwrap().clone()).unwrap();
-        let lines: Vec<Value> =
+        let mut lines: Vec<Value> =
             text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         assert_eq!(lines.len() as u64, script.seconds + 2);
-        lines.iter().for_each(|line| validate(&event, line));
+        for line in &mut lines {
+            validate(&event, line);
+            let schema = line.as_object_mut().unwrap().remove("schema");
+            assert_eq!(schema, Some(json!("saltecho-load-event/1")));
+        }
         assert_eq!(json["seconds"], json!(lines), "the report has the same seconds");
     }
+}
+
+#[test]
+fn both_schemas_mean_the_same_by_a_second() {
+    let [event, report]: [Value; 2] =
+        [EVENT, REPORT].map(|text| serde_json::from_str(text).unwrap());
+    for (name, definition) in event["$defs"].as_object().unwrap() {
+        assert_eq!(&report["$defs"][name], definition, "{name}");
+    }
+    let mut properties = event["properties"].clone();
+    properties.as_object_mut().unwrap().remove("schema");
+    assert_eq!(report["$defs"]["second"]["properties"], properties);
 }
 
 #[test]
@@ -114,6 +126,8 @@ fn schemas_refuse_what_they_do_not_know() {
         assert!(!report.is_valid(&json), "{pointer}: {bad}");
     }
     let mut second = good["seconds"][0].clone();
+    assert!(!event.is_valid(&second), "an event says which form it has");
+    second["schema"] = json!("saltecho-load-event/1");
     assert!(event.is_valid(&second));
     second["more"] = json!(1);
     assert!(!event.is_valid(&second));
@@ -191,7 +205,8 @@ fn the_verdict_follows_from_lateness() {
 
     script.seconds = 0;
     let nothing = script.report();
-    assert_eq!(nothing.verdict, Verdict::Nothing("no echo was completed".to_owned()));
+    let Verdict::Nothing(reason) = &nothing.verdict else { panic!("{:?}", nothing.verdict) };
+    assert!(reason.contains("no load was measured"), "{reason}");
     assert_eq!(nothing.explanation(), None);
 }
 
@@ -239,6 +254,45 @@ fn the_text_is_narrow_and_complete() {
 }
 
 #[test]
+fn what_comes_from_outside_does_not_act_on_a_terminal() {
+    let mut report = Script::new(Mode::Echo).report();
+    let hostile = || "a\x1b]0;b\x07\x1b[2J\u{9b}31m\u{202e}\r\nc\x7f".to_owned();
+    let mut two = report.generators[0].clone();
+    let generator = &mut report.generators[0];
+    generator.name = hostile();
+    generator.about.version = hostile();
+    generator.about.commit = Some(hostile());
+    generator.about.command = vec![hostile()];
+    let machine = &mut generator.machine;
+    for text in
+        [&mut machine.host, &mut machine.kernel, &mut machine.cpu, &mut machine.congestion_control]
+    {
+        *text = Some(hostile());
+    }
+    (generator.setup.key, generator.setup.mac) = (hostile(), hostile());
+    report.warnings.push(hostile());
+    report.verdict = Verdict::Unreliable(hostile());
+    two.name = hostile();
+    let acts = |c: char| (c.is_control() && c != '\n') || c == '\u{202e}';
+    let both = |report: &Report| {
+        let comparison = Comparison { old: report, new: report };
+        [report.to_text(), report.to_json_text(), comparison.to_text(), comparison.to_html()]
+    };
+    for text in both(&report) {
+        assert!(!text.contains(acts), "{text:?}");
+    }
+    let json: Value = serde_json::from_str(&report.to_json_text()).unwrap();
+    assert_eq!(json["warnings"][0], hostile(), "JSON says the same in other words");
+    report.generators.push(two);
+    report.overlap = Some(Duration::from_secs(1));
+    for text in both(&report) {
+        assert!(!text.contains(acts), "{text:?}");
+    }
+    let spelled = r"a\x1b]0;b\x07\x1b[2J\u{9b}31m\u{202e}\r\nc\x7f";
+    assert!(report.to_text().contains(spelled), "{}", report.to_text());
+}
+
+#[test]
 fn a_sink_that_fails_is_left_out_and_told() {
     let script = Script::new(Mode::Echo);
     let good = Shared::default();
@@ -263,4 +317,21 @@ fn a_sink_that_fails_is_left_out_and_told() {
 fn an_hour_is_kept_in_little_memory() {
     let second = std::mem::size_of::<saltecho::load::report::Second>();
     assert!(second * 3600 < 4 << 20, "{second} bytes a second");
+}
+
+#[test]
+fn what_a_load_could_not_send_is_warned_of() {
+    let script = Script::new(Mode::Echo);
+    let report = |sent_of_1000: u64| {
+        let mut collector = Collector::new(script.generator());
+        let mut intervals = script.intervals();
+        for interval in &mut intervals {
+            let counts = &mut interval.record.counts;
+            counts.sent = counts.due * sent_of_1000 / 1000;
+        }
+        intervals.iter().for_each(|interval| collector.take(interval));
+        collector.finish(script.outcome(&intervals), None).0.to_text()
+    };
+    assert!(report(899).contains("1,515 of 15,000 that were due were never sent"));
+    assert!(!report(900).contains("never sent"));
 }

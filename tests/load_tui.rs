@@ -9,16 +9,18 @@ use std::process::Command;
 use common::client::PATIENCE;
 use common::program::{Serving, clean};
 use rexpect::session::{PtySession, spawn_command};
+use rustix::process::{Pid, Signal, kill_process};
 
 const ENTER: &str = "\x1b[?1049h";
 const LEAVE: &str = "\x1b[?1049l";
 const SHOW_CURSOR: &str = "\x1b[?25h";
 
 /// A shell that makes a load of an hour on a terminal of 80 by 24, and tells the terminal's
-/// settings before and after it, and the load's exit code.
+/// settings before it, the load's process, its exit code, and the settings after it.
 fn load(server: &Serving) -> PtySession {
     const SCRIPT: &str = "trap : INT; stty echo sane rows 24 cols 80; stty -g
-        \"$0\" load \"$1\" -c 5 -r 100 -d 1h --tui; echo exit code $?; stty -g; stty -a";
+        sh -c 'echo $$; exec \"$0\" load \"$1\" -c 5 -r 100 -d 1h --tui' \"$0\" \"$1\"
+        echo exit code $?; stty -g; stty -a";
     let mut shell = Command::new("sh");
     shell.args(["-c", SCRIPT, env!("CARGO_BIN_EXE_saltecho"), &server.place()]);
     clean(&mut shell).env("TERM", "xterm");
@@ -30,6 +32,7 @@ fn ctrl_c_ends_with_the_report_on_a_terminal_that_is_as_it_was() {
     let server = Serving::start(&[]);
     let mut session = load(&server);
     let before = session.read_line().unwrap();
+    session.read_line().unwrap();
     session.exp_string(ENTER).unwrap();
     // Only cells that change are drawn; behind "the first second" and "ramp: 5 of 5" all of these
     // do.
@@ -46,5 +49,25 @@ fn ctrl_c_ends_with_the_report_on_a_terminal_that_is_as_it_was() {
     assert!(after.starts_with('0') || after.starts_with('6'), "{after:?}");
     assert!(after.contains(&before), "{before:?} became {after:?}");
     assert!(after.contains(" echo "), "{after:?}");
+    server.finish();
+}
+
+#[test]
+fn a_signal_that_ends_the_program_gives_the_terminal_back_first() {
+    let server = Serving::start(&[]);
+    for (signal, code) in [(Signal::HUP, 128 + 1), (Signal::QUIT, 128 + 3)] {
+        let mut session = load(&server);
+        let before = session.read_line().unwrap();
+        let pid = session.read_line().unwrap().trim().parse().unwrap();
+        session.exp_string(ENTER).unwrap();
+        session.exp_string("measure: ").unwrap();
+        kill_process(Pid::from_raw(pid).unwrap(), signal).unwrap();
+        let shown = session.exp_string(LEAVE).unwrap();
+        assert!(shown.contains(SHOW_CURSOR), "{shown:?}");
+        let told = session.exp_eof().unwrap();
+        let after = told.split_once("exit code ").unwrap().1;
+        assert!(after.starts_with(&code.to_string()), "{after:?}");
+        assert!(after.contains(&before), "{before:?} became {after:?}");
+    }
     server.finish();
 }

@@ -5,14 +5,15 @@
 mod common;
 
 use std::io::Write;
-use std::net::{SocketAddr, TcpListener};
+use std::net::TcpListener;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::Instant;
 
-use common::client::{PATIENCE, authenticated, exchange};
-use common::program::{Files, Running, Serving, Signal, clean, run, run_command, saltecho};
+use common::client::{authenticated, exchange};
+use common::program::{
+    Files, Running, Serving, Signal, clean, run, run_command, saltecho, terminate, wait_for_port,
+};
 
 const SECRET: &str = "a secret that nobody must ever see";
 
@@ -28,6 +29,27 @@ fn short_help_is_short_and_long_help_has_examples() {
         assert!(short.lines().count() < long.lines().count(), "{short}");
         assert!(long.lines().all(|line| line.chars().count() <= 100), "{long}");
         assert!(!examples(&long).is_empty(), "{long}");
+    }
+}
+
+#[test]
+fn the_long_version_names_the_commit_and_the_features() {
+    let version = |flag| String::from_utf8(run(&[flag], b"").stdout).unwrap();
+    let short = format!("saltecho {}", env!("CARGO_PKG_VERSION"));
+    assert_eq!(version("-V"), format!("{short}\n"));
+    let long = version("--version");
+    assert!(long.starts_with(&format!("{short} (")), "{long}");
+    assert!(long.contains(", features: cli"), "{long}");
+    // Another build has a commit of its own, and HEAD may have moved since this one.
+    let commit = option_env!("BUILD_COMMIT").unwrap_or("unknown commit");
+    let is_ours = std::env::var_os("SALTECHO_PROGRAM").is_none();
+    assert!(!is_ours || long.contains(commit), "{commit} in {long}");
+    // In an archive there is no repository.
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut git = Command::new("git");
+    let kind = git.args(["cat-file", "-t", commit]).current_dir(root).output();
+    if let Some(kind) = kind.ok().filter(|_| root.join(".git").exists()) {
+        assert_eq!(String::from_utf8(kind.stdout).unwrap(), "commit\n", "{commit}");
     }
 }
 
@@ -98,7 +120,10 @@ fn wrong_usage_ends_with_2_and_says_what_is_accepted() {
         (&["serve", "--bufsize", "32kb"], &["like 1000, 1k or 32k"]),
         (&["serve", "--max-connections", "0"], &["0 is not in 1.."]),
         (&["serve", "--backlog", "70000"], &["1..=65535"]),
-        (&["serve", "-l", "localhost:1"], &["an IP address and a port"]),
+        (&["serve", "-l", "example.org:1"], &["not an IP address", "like 127.0.0.1:1"]),
+        (&["serve", "-l", ":9999"], &["the address is missing", "0.0.0.0:9999"]),
+        (&["serve", "-l", "127.0.0.1:x"], &["like 127.0.0.1:9999"]),
+        (&["serve", "--spin", "50"], &["--spin", "like 50us"]),
         (&["serve", "--mac", "sha1"], &["possible values: md5, sha256"]),
         (&["serve", "--reply", "lower"], &["possible values: upper, same"]),
         (&["serve", "--max-connections", "4000000000"], &["--max-connections", "descriptors"]),
@@ -125,7 +150,7 @@ fn what_cannot_be_listened_on_is_named_with_a_remedy() {
     let key = files.key("key", SECRET);
     // TEST-NET-1 (RFC 5737) belongs to nobody.
     run(&["serve", "-k", &key, "-l", "192.0.2.1:9999"], b"")
-        .expect(1, &["192.0.2.1:9999 is no address of this machine", "0.0.0.0:9999"]);
+        .expect(1, &["192.0.2.1:9999 is not an address of this machine", "0.0.0.0:9999"]);
     run(&["serve", "-l", "127.0.0.1:0", "--port-file", "/nonexistent/port"], b"")
         .expect(1, &["cannot write the port file /nonexistent/port"]);
 }
@@ -140,7 +165,7 @@ fn key_files_that_are_not_safe_or_not_keys_are_refused() {
     let absent = format!("{directory}/absent");
     let remedy = format!("`chmod 600 {readable}`");
     for (path, words) in [
-        (&readable, &["(mode 0644)", remedy.as_str()][..]),
+        (&readable, &["(mode 0644)", remedy.as_str(), "--allow-exposed-key"][..]),
         (&writable, &["(mode 0602)", "chmod 600"]),
         (&large, &["larger than 64 KiB"]),
         (&directory, &["it is a directory, not a regular file"]),
@@ -150,6 +175,8 @@ fn key_files_that_are_not_safe_or_not_keys_are_refused() {
         (&files.key("comments", "# nothing\n\n"), &["there is no key in it"]),
         (&files.key("weak", "\nshort"), &["line 2", "5 bytes", "--allow-weak-key"]),
         (&files.key("hex", "hex:xyz"), &["line 1", "`hex:` is not hex"]),
+        (&files.key("binary", "sixteen bytes \u{1} and\na line feed"), &["line 1", "base64 -w0"]),
+        (&files.key("url", "base64url:AAECAwQFBgcICQoLDA0ODw"), &["line 1", "`text:` in front"]),
         (&files.key("many", &format!("{SECRET}\n").repeat(5)), &["line 5: more than 4 keys"]),
     ] {
         let name = format!("key file {path}: ");
@@ -167,6 +194,39 @@ fn a_pipe_in_place_of_a_key_file_does_not_hang() {
     assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
     let path = pipe.to_str().unwrap();
     run(&["connect", "127.0.0.1:1", "-k", path], b"").expect(2, &["it is a pipe"]);
+}
+
+#[test]
+fn a_secret_as_containers_mount_it_can_be_used_by_a_flag_that_names_the_risk() {
+    let files = Files::new();
+    for mode in [0o444, 0o644] {
+        let key = files.write(&format!("{mode:o}"), SECRET.as_bytes(), mode);
+        let server = Serving::start(&["-k", &key, "--allow-exposed-key"]);
+        let mut client = saltecho(&["connect", &server.place(), "-k", &key]);
+        let answer = run_command(client.env("SALTECHO_ALLOW_EXPOSED_KEY", "1"), b"hello");
+        answer.expect(0, &[]);
+        assert_eq!(answer.stdout, b"HELLO");
+        server.finish();
+    }
+    let directory = files.path().to_str().unwrap();
+    let args = ["connect", "127.0.0.1:1", "-k", directory, "--allow-exposed-key"];
+    run(&args, b"").expect(2, &["not a regular file"]);
+}
+
+#[test]
+fn a_descriptor_stands_for_the_file_behind_it() {
+    let files = Files::new();
+    let key = files.key("key", SECRET);
+    let server = Serving::start(&["-k", &key]);
+    let connect = |behind: &str| {
+        let program = saltecho(&[]).get_program().to_str().unwrap().to_owned();
+        let script = format!("{behind} exec {program} connect {} -k /dev/fd/3", server.place());
+        run_command(clean(Command::new("sh").args(["-c", &script])), b"hello")
+    };
+    assert_eq!(connect(&format!("exec 3<{key};")).stdout, b"HELLO");
+    let pipe = format!("mkfifo {key}.fifo; cat {key} >{key}.fifo & exec 3<{key}.fifo;");
+    connect(&pipe).expect(2, &["it is a pipe, not a regular file"]);
+    server.finish();
 }
 
 #[test]
@@ -227,7 +287,7 @@ fn the_start_line_and_the_summary_tell_the_whole_story() {
     for part in [
         "HMAC-MD5 with key ",
         "at most 300 connections, 256 unauthenticated, backlog 4096, recv 32k",
-        "timeouts auth 5s, idle 10m, send 1m, drain 25s",
+        "timeouts auth 5s, idle 10m, keepalive 1m, send 1m, drain 25s",
     ] {
         assert!(server.start_line.contains(part), "{}", server.start_line);
     }
@@ -252,6 +312,7 @@ fn every_flag_has_a_variable_that_it_overrides() {
         ("SALTECHO_MAX_CONNECTIONS", "99"),
         ("SALTECHO_AUTH_TIMEOUT", "1s"),
         ("SALTECHO_IDLE_TIMEOUT", "2s"),
+        ("SALTECHO_KEEPALIVE", "90s"),
         ("SALTECHO_SEND_TIMEOUT", "3s"),
         ("SALTECHO_DRAIN_TIMEOUT", "4s"),
         ("SALTECHO_SPIN", "50us"),
@@ -268,7 +329,7 @@ fn every_flag_has_a_variable_that_it_overrides() {
         "127.0.0.2:",
         "at most 99",
         "backlog 17, recv 2k",
-        "auth 1s, idle 2s, send 3s, drain 4s; spin 50us; 2 workers",
+        "auth 1s, idle 2s, keepalive 1m 30s, send 3s, drain 4s; spin 50us; 2 workers",
     ] {
         assert!(server.start_line.contains(part), "{}", server.start_line);
     }
@@ -278,7 +339,28 @@ fn every_flag_has_a_variable_that_it_overrides() {
     let answer = run_command(client.args(["--mac", "sha256"]), b"same");
     answer.expect(0, &[]);
     assert_eq!(answer.stdout, b"same");
-    server.finish().expect(0, &["#1 legal"]);
+    server.finish().expect(0, &["#1 authenticated"]);
+}
+
+#[test]
+fn a_wrong_variable_is_named() {
+    for (command, variable, value) in [
+        ("serve", "SALTECHO_LISTEN", ""),
+        ("serve", "SALTECHO_LISTEN", "127.0.0.1:0,here:x"),
+        ("serve", "SALTECHO_BACKLOG", ""),
+        ("serve", "SALTECHO_KEY_FILE", ""),
+        ("serve", "SALTECHO_IDLE_TIMEOUT", "soon"),
+        ("serve", "SALTECHO_REPLY", ""),
+        ("connect", "SALTECHO_ADDRESS", ""),
+        ("connect", "SALTECHO_TIMEOUT", "5"),
+        ("connect", "SALTECHO_MAC", "sha1"),
+        ("keygen", "SALTECHO_ENCODING", ""),
+    ] {
+        run_command(saltecho(&[command]).env(variable, value), b"").expect(2, &[variable]);
+    }
+    let mut misspelt = saltecho(&["keygen"]);
+    let key = run_command(misspelt.env("SALTECHO_ENCODNG", "hex"), b"");
+    key.expect(0, &["SALTECHO_ENCODNG is not a setting; did you mean SALTECHO_ENCODING?"]);
 }
 
 #[test]
@@ -286,10 +368,10 @@ fn verbose_tells_each_connections_story() {
     let mut server = Serving::start(&["-v"]);
     run(&["connect", &server.place()], b"hello").expect(0, &[]);
     server.running.wait_for("#1 new, from 127.0.0.1:");
-    server.running.wait_for("#1 legal");
+    server.running.wait_for("#1 authenticated");
     server.running.wait_for("#1 closed: peer finished");
     run(&["connect", &server.place(), "--mac", "sha256"], b"hello").expect(3, &[]);
-    server.running.wait_for("#2 not legal, closed: wrong digest");
+    server.running.wait_for("#2 closed: authentication failed (wrong digest), from 127.0.0.1:");
     server.finish();
 }
 
@@ -315,7 +397,7 @@ fn secrets_and_settings_are_never_shown() {
     run(&["connect", &server.place(), "-k", &key], b"hello").expect(0, &[]);
     let refused = run(&["connect", &server.place(), "-k", &key, "--mac", "sha256"], b"hello");
     server.running.signal(Signal::HUP);
-    server.running.wait_for("new connections need");
+    server.running.wait_for("keys reloaded");
     server.running.signal(Signal::USR1);
     server.running.wait_for("accepted 2");
     let mut shown = server.finish().stderr + &refused.stderr;
@@ -373,40 +455,12 @@ fn a_log_that_nobody_reads_stops_nobody() {
     let files = Files::new();
     let port_file = files.path().join("port");
     let mut command = saltecho(&["serve", "-v", "-l", "127.0.0.1:0", "--port-file"]);
-    let mut server = command.arg(&port_file).stdin(Stdio::null()).stderr(writer).spawn().unwrap();
+    let server = command.arg(&port_file).stdin(Stdio::null()).stderr(writer).spawn().unwrap();
     let address = wait_for_port(&port_file);
     for _ in 0..500 {
         assert_eq!(exchange(&authenticated(address), b"hello"), b"HELLO");
     }
-    let pid = rustix::process::Pid::from_child(&server);
-    rustix::process::kill_process(pid, Signal::TERM).unwrap();
-    assert_eq!(server.wait().unwrap().code(), Some(0));
+    assert_eq!(terminate(server), Some(0));
     drop((reader, command));
     assert!(filler.join().unwrap().is_err(), "the pipe was never full");
-}
-
-#[test]
-fn a_flood_of_lines_is_cut_and_what_is_missing_counted() {
-    const CONNECTIONS: usize = 1000;
-    let server = Serving::start(&["-v"]);
-    for _ in 0..CONNECTIONS {
-        assert_eq!(exchange(&authenticated(server.address), b"hello"), b"HELLO");
-    }
-    let said = server.finish().stderr;
-    let written = said.lines().filter(|line| line.starts_with("saltecho: #")).count();
-    let lost = said.lines().filter_map(|line| {
-        line.strip_prefix("saltecho: ")?.strip_suffix(" lines lost")?.parse::<usize>().ok()
-    });
-    // New, legal and closed, each with or without its line.
-    assert_eq!(written + lost.sum::<usize>(), 3 * CONNECTIONS, "{said}");
-}
-
-fn wait_for_port(file: &Path) -> SocketAddr {
-    let deadline = Instant::now() + PATIENCE;
-    while !file.exists() {
-        assert!(Instant::now() < deadline, "no port file");
-        std::thread::yield_now();
-    }
-    let port = std::fs::read_to_string(file).unwrap();
-    format!("127.0.0.1:{}", port.trim()).parse().unwrap()
 }

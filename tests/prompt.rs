@@ -4,13 +4,21 @@
 
 mod common;
 
+use std::fs::File;
 use std::io::{Read, Write};
+use std::os::fd::AsFd;
 
 use common::client::PATIENCE;
-use common::fake::fake_server;
-use common::program::{Files, Serving, saltecho};
+use common::fake::{fake_server, fake_server_from_the_start};
+use common::needs::say;
+use common::program::{Files, Serving, Signal, saltecho};
 use rexpect::process::WaitStatus;
-use rexpect::session::{PtySession, spawn_command};
+use rexpect::session::{PtySession, spawn_command, spawn_stream};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::ioctl_fionbio;
+use rustix::process::kill_process;
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use rustix::termios::{LocalModes, tcgetattr, tcgetpgrp};
 
 const PROMPT: &str = ">>> ";
 
@@ -24,6 +32,18 @@ fn terminal(args: &[&str]) -> PtySession {
 /// A text as rexpect reads it: each byte as a character.
 fn as_read(text: &str) -> String {
     text.bytes().map(char::from).collect()
+}
+
+/// The text without the sequences that color an error's first word.
+fn without_colors(text: &str) -> String {
+    let mut parts = text.split('\x1b');
+    let first = parts.next().unwrap_or_default().to_owned();
+    parts.fold(first, |text, part| {
+        text + part
+            .split_once('m')
+            .filter(|(code, _)| code.len() < 8)
+            .map_or(part, |(_, rest)| rest)
+    })
 }
 
 /// The exit code, once the terminal has been read to its end.
@@ -145,18 +165,224 @@ fn a_part_of_an_answer_is_shown_and_does_not_pass_for_the_whole() {
 }
 
 #[test]
-fn a_server_that_ends_is_noticed_with_the_next_line() {
+fn a_server_that_ends_is_noticed_at_once() {
+    for (typed, words) in [
+        ("", "error: 127.0.0.1:"),
+        ("never sent", "error: the line above was not sent: 127.0.0.1:"),
+    ] {
+        let server = Serving::start(&[]);
+        let mut session = terminal(&[&server.place()]);
+        session.exp_string(PROMPT).unwrap();
+        session.send_line("hello").unwrap();
+        session.exp_string("HELLO\r\n").unwrap();
+        session.exp_string(PROMPT).unwrap();
+        session.send(typed).unwrap();
+        session.flush().unwrap();
+        session.exp_string(typed).unwrap();
+        server.finish();
+        let (code, said) = exit_code(session);
+        assert_eq!(code, 1, "{said}");
+        let said = without_colors(&said);
+        assert!(said.contains(words) && said.contains("closed the connection"), "{said}");
+    }
+}
+
+#[test]
+fn lines_typed_ahead_are_all_answered() {
+    let server = Serving::start(&[]);
+    let mut session = terminal(&[&server.place()]);
+    // Before there is a prompt, all at once, a line given up in between, and the end behind them.
+    let lines: Vec<String> = (0..50).map(|number| format!("line {number}\r")).collect();
+    session.send(&lines[..25].concat()).unwrap();
+    session.flush().unwrap();
+    session.exp_string("LINE 24\r\n").unwrap();
+    session.exp_string(PROMPT).unwrap();
+    session.send(&(lines[25..].concat() + "given up\x03last\r\x04")).unwrap();
+    session.flush().unwrap();
+    let (code, said) = exit_code(session);
+    assert_eq!(code, 0, "{said}");
+    for number in 25..50 {
+        assert!(said.contains(&format!("LINE {number}\r\n")), "{number}: {said}");
+    }
+    assert!(said.contains("LAST\r\n") && !said.contains("GIVEN UP"), "{said}");
+    server.finish().expect(0, &["1 peer finished"]);
+}
+
+#[test]
+fn a_paste_of_several_lines_is_one_message() {
+    let server = Serving::start(&[]);
+    let mut session = terminal(&[&server.place()]);
+    session.exp_string("\x1b[?2004h").unwrap();
+    session.exp_string(PROMPT).unwrap();
+    session.send("<\x1b[200~one\rtwo\r\nquit\x1b[201~>\r").unwrap();
+    session.flush().unwrap();
+    session.exp_string("<ONE\\nTWO\\nQUIT>\r\n").unwrap();
+    session.exp_string(PROMPT).unwrap();
+    session.send_control('d').unwrap();
+    assert_eq!(exit_code(session).0, 0);
+    // The digest, and the message.
+    server.finish().expect(0, &["bytes received 30"]);
+}
+
+#[test]
+fn bytes_that_are_not_utf_8_are_sent_as_they_are() {
     let server = Serving::start(&[]);
     let mut session = terminal(&[&server.place()]);
     session.exp_string(PROMPT).unwrap();
-    session.send_line("hello").unwrap();
-    session.exp_string("HELLO\r\n").unwrap();
+    let mut keyboard = session.process().get_file_handle().unwrap();
+    keyboard.write_all(b"caf\xe9 one\rtwo\r").unwrap();
+    session.exp_string("CAF\\xe9 ONE\r\n").unwrap();
+    session.exp_string("TWO\r\n").unwrap();
     session.exp_string(PROMPT).unwrap();
+    session.send_line("quit").unwrap();
+    assert_eq!(exit_code(session).0, 0);
+    server.finish().expect(0, &["bytes received 27"]);
+}
+
+/// Fails unless this signal ended it; the last line that it said.
+fn signalled(session: &mut PtySession, signal: Signal) -> String {
+    let said = session.exp_eof().unwrap();
+    match session.process().wait().unwrap() {
+        WaitStatus::Signaled(_, by, _) => assert_eq!(by as i32, signal.as_raw(), "{said:?}"),
+        other => panic!("{other:?} after {said:?}"),
+    }
+    said.rsplit('\n').next().unwrap_or_default().to_owned()
+}
+
+/// Whether a terminal works line by line and has keys for signals, as a shell wants to find it.
+fn is_usual(terminal: impl AsFd) -> bool {
+    tcgetattr(terminal).unwrap().local_modes.contains(LocalModes::ICANON | LocalModes::ISIG)
+}
+
+#[test]
+fn signals_that_end_it_leave_a_usable_terminal() {
+    let server = Serving::start(&[]);
+    for signal in [Signal::TERM, Signal::HUP, Signal::INT, Signal::QUIT] {
+        let mut session = terminal(&[&server.place()]);
+        let tty = session.process().get_file_handle().unwrap();
+        assert!(is_usual(&tty));
+        session.exp_string(PROMPT).unwrap();
+        session.send("half a line").unwrap();
+        session.flush().unwrap();
+        session.exp_string("half a line").unwrap();
+        assert!(!is_usual(&tty), "the prompt reads keys");
+        // The program leads the only process group that the terminal has.
+        kill_process(tcgetpgrp(&tty).unwrap(), signal).unwrap();
+        assert_eq!(signalled(&mut session, signal), "\x1b[?2004l");
+        assert!(is_usual(&tty), "{signal:?}");
+    }
     server.finish();
-    session.send_line("anybody there?").unwrap();
-    let (code, said) = exit_code(session);
-    assert_eq!(code, 1, "{said}");
-    assert!(said.contains("closed the connection"), "{said}");
+}
+
+#[test]
+fn a_shell_suspends_and_continues_it() {
+    let server = Serving::start(&[]);
+    let mut shell = std::process::Command::new("sh");
+    shell.args(["-c", "set -m; \"$0\" connect \"$1\"; echo stopped: $?; fg >&2; echo ended: $?"]);
+    shell.arg(saltecho(&[]).get_program()).arg(server.place()).env("TERM", "xterm");
+    let mut session = spawn_command(shell, Some(20_000)).unwrap();
+    let tty = session.process().get_file_handle().unwrap();
+    session.exp_string(PROMPT).unwrap();
+    session.send("half").unwrap();
+    session.send_control('z').unwrap();
+    session.exp_string("\x1b[?2004l").unwrap();
+    session.exp_string("stopped: ").unwrap();
+    // Continued, it goes on with the line.
+    session.exp_string(">>> half").unwrap();
+    session.send_line(" and half").unwrap();
+    session.exp_string("HALF AND HALF\r\n").unwrap();
+    session.exp_string(PROMPT).unwrap();
+    assert!(!is_usual(&tty));
+    session.send_line("quit").unwrap();
+    session.exp_string("ended: 0").unwrap();
+    assert!(is_usual(&tty));
+    session.exp_eof().unwrap();
+    server.finish();
+}
+
+#[test]
+fn what_takes_long_is_announced_and_ctrl_c_ends_it() {
+    // The kernel accepts for a program that never does.
+    let place = fake_server_from_the_start(|_held| {
+        loop {
+            std::thread::park();
+        }
+    });
+    let mut session = terminal(&[&place, "--timeout", "off"]);
+    session.exp_string(&format!("waiting for {place}")).unwrap();
+    session.send_control('c').unwrap();
+    signalled(&mut session, Signal::INT);
+
+    let place = fake_server(|_held| {
+        loop {
+            std::thread::park();
+        }
+    });
+    let mut session = terminal(&[&place, "--timeout", "off"]);
+    let tty = session.process().get_file_handle().unwrap();
+    session.exp_string(PROMPT).unwrap();
+    session.send_line("hello").unwrap();
+    session.exp_string(&format!("waiting for {place}; ctrl-C ends")).unwrap();
+    session.send("typed ahead\x03").unwrap();
+    session.flush().unwrap();
+    signalled(&mut session, Signal::INT);
+    assert!(is_usual(&tty));
+}
+
+#[test]
+fn a_terminal_without_escape_sequences_edits_its_lines_itself() {
+    let server = Serving::start(&[]);
+    for kind in ["dumb", ""] {
+        let mut command = saltecho(&["connect", &server.place()]);
+        command.env("TERM", kind);
+        let mut session = spawn_command(command, Some(20_000)).unwrap();
+        session.exp_string(PROMPT).unwrap();
+        session.send_line("one").unwrap();
+        session.exp_string("ONE\r\n>>> ").unwrap();
+        // A line whose end is not Enter but the end of the input.
+        session.send("two\x04\x04").unwrap();
+        session.flush().unwrap();
+        let (code, said) = exit_code(session);
+        assert_eq!(code, 0, "{said}");
+        assert!(said.contains("TWO\r\n") && !said.contains('\x1b'), "{said:?}");
+    }
+    server.finish();
+}
+
+#[test]
+fn a_terminal_may_be_non_blocking_and_not_the_controlling_one() {
+    let server = Serving::start(&[]);
+    let Ok(ours) = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY) else {
+        say("NOT TESTED without /dev/ptmx: a terminal that does not control the process");
+        return;
+    };
+    grantpt(&ours).unwrap();
+    unlockpt(&ours).unwrap();
+    let name = ptsname(&ours, Vec::new()).unwrap();
+    let open = || {
+        let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let theirs = rustix::fs::open(&name, flags, Mode::empty()).unwrap();
+        ioctl_fionbio(&theirs, true).unwrap();
+        theirs
+    };
+    let mut command = saltecho(&["connect", &server.place()]);
+    command.env("TERM", "xterm").stdin(open()).stdout(open()).stderr(open());
+    let mut child = command.spawn().unwrap();
+    drop(command);
+    let keyboard = File::from(ours);
+    let screen = keyboard.try_clone().unwrap();
+    let mut session = spawn_stream(screen, keyboard, Some(20_000));
+    session.exp_string(PROMPT).unwrap();
+    // More than a terminal holds.
+    let line = "saltecho ".repeat(2_000);
+    session.send(&(line.clone() + "\r")).unwrap();
+    session.flush().unwrap();
+    session.exp_string(&(line.to_uppercase() + "\r\n")).unwrap();
+    session.exp_string(PROMPT).unwrap();
+    session.send("quit\r").unwrap();
+    session.flush().unwrap();
+    assert!(child.wait().unwrap().success());
+    server.finish();
 }
 
 #[test]

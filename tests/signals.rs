@@ -6,12 +6,12 @@ mod common;
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use common::client::{authenticated, exchange, fill, finish_sending, rest};
-use common::program::{Files, Serving, Signal, run, saltecho};
+use common::program::{Files, Serving, Signal, clean, run, saltecho};
 
-const DRAINING: &str = "draining: nobody else is accepted";
+const DRAINING: &str = "draining: no new connections";
 
 /// A peer that has been sent all that fits, and reads nothing.
 fn stuck_peer(server: &Serving) -> (TcpStream, usize) {
@@ -54,7 +54,7 @@ fn a_second_signal_ends_at_once_and_with_1() {
     server.running.wait_for(DRAINING);
     server.running.signal(Signal::INT);
     let finished = server.running.wait();
-    finished.expect(1, &[", undelivered ", "closed: 1 stopped", "had finished: 1"]);
+    finished.expect(1, &[", undelivered ", "closed: 1 stopped", "was delivered: 1 connection"]);
     // It must not take the part for the whole.
     assert!(rest(&peer).is_err(), "an orderly end after a part of the answer");
 }
@@ -93,7 +93,7 @@ fn hup_exchanges_the_keys_and_leaves_connections_alone() {
 
     files.key("key", "the key of tomorrow\n");
     server.running.signal(Signal::HUP);
-    let said = server.running.wait_for("new connections need key ");
+    let said = server.running.wait_for("keys reloaded: key ");
     assert!(!server.start_line.contains(said.split(' ').next_back().unwrap()), "{said}");
     answer(&new).expect(0, &[]);
     answer(&old).expect(3, &["refused"]);
@@ -136,4 +136,24 @@ fn usr1_prints_the_counters() {
     finish_sending(&peer);
     assert_eq!(rest(&peer).unwrap(), b"");
     server.finish();
+}
+
+#[test]
+fn signals_that_were_ignored_from_the_start_stay_ignored() {
+    let files = Files::new();
+    let key = files.key("key", "the key of yesterday\n");
+    let mut shell = Command::new("sh");
+    // What `nohup` does to SIGHUP, and a script's `&` to SIGINT.
+    clean(&mut shell).args(["-c", "trap '' HUP INT && exec \"$0\" \"$@\""]);
+    shell.arg(saltecho(&[]).get_program());
+    shell.args(["serve", "-l", "127.0.0.1:0", "-k", &key]);
+    let mut server = Serving::start_command(&mut shell);
+    server.running.signal(Signal::HUP);
+    server.running.signal(Signal::INT);
+    server.counters();
+    let finished = server.finish();
+    finished.expect(0, &["SIGHUP was ignored when the server started"]);
+    let (before, after) = finished.stderr.split_once("accepted 0").expect("the counters");
+    assert!(!before.contains("reloaded") && !before.contains("draining"), "{before}");
+    assert!(after.contains("draining"), "SIGTERM was not ignored: {after}");
 }

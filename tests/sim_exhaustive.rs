@@ -2,7 +2,8 @@
 //!
 //! `SALTECHO_SIM_SCRIPT_LENGTH=7 cargo test --release --test sim_exhaustive -- --nocapture` runs
 //! all scripts of that length. Each is run twice: with room for all, and with room for two of
-//! whom one may be a stranger. What holds after each turn and at each rest is in `sim_world`.
+//! whom one may be a stranger; and if a client vanishes, a third time without time-outs, where five
+//! probes of six are lost and keepalive alone ends what the client left behind. What holds after each turn and at each rest is in `sim_world`.
 //!
 //! Clients connect in the order of their numbers; the first and the last of them come from one
 //! source. An act that cannot change anything (a second digest, reading without having stalled) is
@@ -37,6 +38,7 @@ enum Act {
     MoreThanAWindow(usize),
     Finish(usize),
     Reset(usize),
+    Vanish(usize),
     Read(usize),
     Stall(usize),
     TimePasses,
@@ -77,7 +79,7 @@ fn every_short_script_keeps_the_invariants() {
         }
     });
     let (scripts, seconds) = (scripts.into_inner(), begin.elapsed().as_secs_f64());
-    println!("{scripts} scripts of length {length}, each twice, in {seconds:.1} s");
+    println!("{scripts} scripts of length {length}, each twice at least, in {seconds:.1} s");
     assert!(scripts > beginnings.len() || length <= 3);
 }
 
@@ -114,6 +116,10 @@ fn open_acts(shadows: &[Shadow]) -> Vec<Act> {
             }
             acts.extend([Act::OneByte(i), Act::Finish(i)]);
         }
+        // One that vanishes after it finished is found like one that did before.
+        if !shadow.has_finished {
+            acts.push(Act::Vanish(i));
+        }
         acts.extend([Act::Reset(i), if shadow.stalls { Act::Read(i) } else { Act::Stall(i) }]);
     }
     if !shadows.is_empty() {
@@ -127,7 +133,7 @@ fn follow(shadows: &mut Vec<Shadow>, act: Act) {
         Act::Connect => shadows.push(Shadow::default()),
         Act::RightDigest(i) | Act::WrongDigest(i) => shadows[i].has_given_digest = true,
         Act::Finish(i) => shadows[i].has_finished = true,
-        Act::Reset(i) => shadows[i].has_left = true,
+        Act::Reset(i) | Act::Vanish(i) => shadows[i].has_left = true,
         Act::Read(i) => shadows[i].stalls = false,
         Act::Stall(i) => shadows[i].stalls = true,
         Act::OneByte(_) | Act::MoreThanAWindow(_) | Act::TimePasses => {}
@@ -135,15 +141,14 @@ fn follow(shadows: &mut Vec<Shadow>, act: Act) {
 }
 
 fn judge(script: &[Act]) {
-    for tight in [false, true] {
-        if let Err(panic) = catch_unwind(|| perform(&mut stage(tight), script)) {
-            println!(
-                "{script:?} failed with {} room; its account:",
-                if tight { "too little" } else { "enough" }
-            );
-            let mut world = stage(tight);
+    let vanishes = script.iter().any(|act| matches!(act, Act::Vanish(_)));
+    let patient = vanishes.then_some(Stage::Patient);
+    for stage in [Stage::Roomy, Stage::Tight].into_iter().chain(patient) {
+        if let Err(panic) = catch_unwind(|| perform(&mut stage.set(), stage, script)) {
+            println!("{script:?} failed on a stage that is {stage:?}; its account:");
+            let mut world = stage.set();
             world.server.kernel_mut().start_trace();
-            let _ = catch_unwind(AssertUnwindSafe(|| perform(&mut world, script)));
+            let _ = catch_unwind(AssertUnwindSafe(|| perform(&mut world, stage, script)));
             for line in world.server.kernel_mut().trace() {
                 println!("{line}");
             }
@@ -152,21 +157,35 @@ fn judge(script: &[Act]) {
     }
 }
 
-fn stage(tight: bool) -> World {
-    let mut config = Config::new(Keyring::demo());
-    config.auth_timeout = Some(Duration::from_millis(500));
-    config.recv_timeout = Some(Duration::from_millis(700));
-    config.send_timeout = Some(Duration::from_millis(600));
-    config.linger_timeout = Some(Duration::from_millis(300));
-    config.recv_size = 24;
-    let mut limits = Limits::for_connections(if tight { 2 } else { SLOTS });
-    limits.unauthenticated = if tight { 1 } else { SLOTS };
-    limits.eviction_age = Duration::from_millis(300);
-    limits.suspicion = Duration::from_millis(700);
-    World::new(SimKernel::new(7, Faults::none()), config, limits, SplitMix::new(7))
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Roomy,
+    Tight,
+    Patient,
 }
 
-fn perform(world: &mut World, script: &[Act]) {
+impl Stage {
+    fn set(self) -> World {
+        let tight = self == Self::Tight;
+        let time_out = |millis| (self != Self::Patient).then(|| Duration::from_millis(millis));
+        let mut config = Config::new(Keyring::demo());
+        config.auth_timeout = time_out(500);
+        config.recv_timeout = time_out(700);
+        config.send_timeout = time_out(600);
+        config.linger_timeout = Some(Duration::from_millis(300));
+        config.keepalive = Some(Duration::from_secs(1));
+        config.recv_size = 24;
+        let mut limits = Limits::for_connections(if tight { 2 } else { SLOTS });
+        limits.unauthenticated = if tight { 1 } else { SLOTS };
+        limits.eviction_age = Duration::from_millis(300);
+        limits.suspicion = Duration::from_millis(700);
+        let lost_probe = if self == Self::Patient { Faults::ALWAYS } else { 0 };
+        let faults = Faults { lost_probe, ..Faults::none() };
+        World::new(SimKernel::new(7, faults), config, limits, SplitMix::new(7))
+    }
+}
+
+fn perform(world: &mut World, stage: Stage, script: &[Act]) {
     let mut stalls = [false; SLOTS];
     for act in script {
         let kernel = world.server.kernel_mut();
@@ -195,11 +214,39 @@ fn perform(world: &mut World, script: &[Act]) {
                 kernel.client_reset(world.clients[i].end);
                 world.clients[i].fate = Fate::Gone;
             }
+            Act::Vanish(i) => {
+                kernel.client_vanish(world.clients[i].end, false);
+                world.clients[i].fate = Fate::Vanished;
+            }
         }
         come_to_rest(world, stalls);
     }
     come_to_rest(world, [false; SLOTS]);
+    if stage == Stage::Patient {
+        outlast_keepalive(world);
+    }
     world.leave();
+}
+
+/// A minute passes, in which each peer is asked several times: those that vanished are gone after it,
+/// and the others are not.
+fn outlast_keepalive(world: &mut World) {
+    let served = |world: &mut World| {
+        let kernel = world.server.kernel_mut();
+        world.clients.iter().map(|client| kernel.is_served(client.end)).collect::<Vec<_>>()
+    };
+    let before = served(world);
+    let kernel = world.server.kernel_mut();
+    let until = kernel.last_reading().saturating_add(Duration::from_secs(60));
+    kernel.set_patience(Duration::from_secs(60));
+    while world.server.kernel_mut().last_reading() < until {
+        world.turn();
+    }
+    let after = served(world);
+    for ((client, before), after) in world.clients.iter().zip(before).zip(after) {
+        let expected = before && client.fate != Fate::Vanished;
+        assert_eq!(after, expected, "{:?} after a minute", client.end);
+    }
 }
 
 /// Goes on without any time passing until nothing moves; whoever does not stall is then content.

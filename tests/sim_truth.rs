@@ -18,7 +18,7 @@ use saltecho::auth::{Challenge, Key, Keyring, MacAlgorithm};
 use saltecho::proto::{CloseReason, Config, Upper};
 use saltecho::python::Monotonic;
 use saltecho::server::{
-    Close, Kernel, Limits, ListenOptions, MioKernel, Ready, Server, Token, Wake,
+    Close, Kernel, Limits, ListenOptions, Liveness, MioKernel, Ready, Server, Token, Wake,
 };
 use saltecho::sim::{Faults, Seen, SimClient, SimKernel, SplitMix};
 use socket2::SockRef;
@@ -217,6 +217,7 @@ fn config() -> Config {
     let mut config = Config::new(Keyring::demo());
     config.recv_size = 100;
     (config.auth_timeout, config.send_timeout, config.linger_timeout) = (None, None, None);
+    config.keepalive = None;
     config
 }
 
@@ -280,7 +281,7 @@ struct Real {
 
 impl Real {
     fn new() -> Self {
-        let options = ListenOptions { backlog: 16, send_timeout: None };
+        let options = ListenOptions { backlog: 16, keepalive: false };
         let listener = MioKernel::listen("127.0.0.1:0".parse().unwrap(), options).unwrap();
         let address = listener.local_addr().unwrap();
         let kernel = Prompt { kernel: MioKernel::new(16).unwrap(), idle: false };
@@ -428,6 +429,18 @@ impl Kernel for Prompt {
 
     fn close(&mut self, stream: Self::Stream, how: Close) {
         self.kernel.close(stream, how);
+    }
+
+    fn liveness(&mut self, stream: &mut Self::Stream) -> io::Result<Liveness> {
+        self.kernel.liveness(stream)
+    }
+
+    fn probe(&mut self, stream: &mut Self::Stream) {
+        self.kernel.probe(stream);
+    }
+
+    fn random_below(&mut self, limit: u64) -> u64 {
+        self.kernel.random_below(limit)
     }
 
     fn fill_random(&mut self, bytes: &mut [u8]) -> io::Result<()> {

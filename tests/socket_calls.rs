@@ -4,6 +4,7 @@
 
 use std::net::TcpListener;
 use std::os::fd::AsRawFd;
+use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -257,16 +258,27 @@ fn a_call_in_progress_outlives_close() -> Result<()> {
     Ok(())
 }
 
+/// Whether a thread waits in the kernel, by its directory below /proc.
+fn is_asleep(thread: &Path) -> bool {
+    let stat = std::fs::read_to_string(Path::new("/proc").join(thread).join("stat"));
+    let stat = stat.expect("it lives");
+    // Behind the name, which is in parentheses and may hold any character.
+    stat.rsplit(')').next().is_some_and(|fields| fields.trim_start().starts_with('S'))
+}
+
 #[test]
 fn a_reset_during_a_blocking_send_is_left_for_the_next_call() -> Result<()> {
     let (a, b) = tcp_pair(Some(32_768))?;
     let data = vec![0; 16_000_000];
+    let sender = std::fs::read_link("/proc/thread-self").expect("this thread has a directory");
     let sent = thread::scope(|scope| {
         scope.spawn(|| {
             // Some of it has arrived, so the send has begun; it cannot end, since nobody reads on.
-            // A little later it sleeps, which it must for the reset to find it there.
+            // The reset must find it asleep.
             b.recv_with_flags(1, MSG_PEEK).expect("something arrives");
-            thread::sleep(SHORT);
+            while !is_asleep(&sender) {
+                thread::yield_now();
+            }
             b.setsockopt(SOL_SOCKET, SO_LINGER, &[1, 0, 0, 0, 0, 0, 0, 0]).expect("an option");
             b.close();
         });

@@ -1,9 +1,10 @@
 //! The tutorial's client and server, in Python and in Rust: each client talks to each server, and
-//! `docs/PYTHON_AND_RUST.md` shows the very programs that do so.
-#![cfg(feature = "socket")]
+//! `docs/PYTHON_AND_RUST.md` shows the very programs that do so. The program takes the place of
+//! either, and the other one cannot tell.
 
-#[path = "common/needs.rs"]
-mod needs;
+#![allow(clippy::unwrap_used)] // clippy knows tests by their attribute, and not their helpers.
+
+mod common;
 #[path = "common/pages.rs"]
 mod pages;
 
@@ -11,8 +12,13 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::process::{Child, ChildStdout, Command, Stdio};
 
-use needs::PYTHON;
+use common::client::pattern;
+use common::needs::PYTHON;
+use common::program::{Files, Finished, Running, Serving, run, run_command, saltecho};
+use common::python::python;
 use pages::{LIMIT, blocks, example, finish, read};
+use rexpect::process::WaitStatus;
+use rexpect::session::spawn_command;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Language {
@@ -52,12 +58,12 @@ struct Server {
 
 impl Server {
     fn start(language: Language) -> Self {
-        let mut child = language
-            .program("server")
-            .arg("0")
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("the server can be started");
+        Self::start_command(&mut language.program("server"))
+    }
+
+    fn start_command(command: &mut Command) -> Self {
+        let mut child =
+            command.arg("0").stdout(Stdio::piped()).spawn().expect("the server can be started");
         let lines = BufReader::new(child.stdout.take().expect("its output was asked for"));
         let mut server = Self { child, lines, port: 0 };
         let line = server.line();
@@ -121,6 +127,145 @@ fn who_does_not_have_the_key_is_refused() {
         assert_eq!(server.line(), "refused");
         assert_eq!(talk(Rust, server.port, "next\nquit\n"), ">>>NEXT\n>>>");
     }
+}
+
+/// What a program printed and how it ended, without what differs from run to run: the port.
+fn outcome(finished: &Finished, port: u16) -> (i32, Vec<u8>, String) {
+    let said = finished.stderr.replace(&port.to_string(), "PORT");
+    (finished.code(), finished.stdout.clone(), said)
+}
+
+/// Runs the tutorial's unmodified client against a server at this port.
+fn tutorial_client(port: u16) -> Command {
+    let mut client = python("tutorial_client.py").unwrap();
+    client.arg(port.to_string()).env("PYTHONUTF8", "1");
+    client
+}
+
+#[test]
+fn the_tutorials_client_cannot_tell_the_program_from_its_own_server() {
+    if PYTHON.is_missing() {
+        return;
+    }
+    let (tutorial, program) = (Server::start(Python), Serving::start(&[]));
+    // Few lines: on a busy machine each waits for a processor four times.
+    let long = format!("{}\n", "long line ".repeat(100)).repeat(10);
+    let many: String = (0..30).map(|number| format!("line {number}\n")).collect();
+    for (input, code, ends) in [
+        ("hello\nquit\n", 0, ">>>HELLO\n>>>"),
+        ("\n   \n\t\n  Grüße, 世界  \nquit\n", 0, ">>>>>>>>>>>>GRüßE, 世界\n>>>"),
+        ("{}[]`~@ az AZ 09\nquit\nnever sent\n", 0, ">>>{}[]`~@ AZ AZ 09\n>>>"),
+        ("quit\n", 0, ">>>"),
+        (&format!("{many}quit\n"), 0, "LINE 29\n>>>"),
+        (&format!("{long}quit\n"), 0, "LONG LINE\n>>>"),
+        // Its input ends without `quit`: an exception, by no fault of the server.
+        ("hello\n", 1, ">>>HELLO\n>>>"),
+        ("", 1, ">>>"),
+    ] {
+        let [from_tutorial, from_program] = [tutorial.port, program.address.port()]
+            .map(|port| outcome(&run_command(&mut tutorial_client(port), input.as_bytes()), port));
+        assert_eq!(from_program, from_tutorial, "{:?}", &input[..input.len().min(40)]);
+        let (ended, printed, _) = from_program;
+        assert_eq!(ended, code);
+        assert!(str::from_utf8(&printed).unwrap().ends_with(ends), "{input:?}: {printed:?}");
+    }
+    program.finish().expect(0, &["accepted 8, authenticated 8", "8 peer finished"]);
+}
+
+#[test]
+fn the_tutorials_client_is_refused_in_the_same_way() {
+    if PYTHON.is_missing() {
+        return;
+    }
+    // The client has its key in its text; so does the server, and another text has another key.
+    let files = Files::new();
+    let text = read("tests/python/tutorial_server.py");
+    let other = text.replace("linhaifeng bang bang bang", "not the key of the client");
+    assert_ne!(text, other);
+    let other = files.write("server.py", other.as_bytes(), 0o600);
+    let key = files.key("key", "not the key of the client");
+    let mut command = Command::new("python3");
+    let tutorial = Server::start_command(command.args(["-u", &other]));
+    let mut program = Serving::start(&["-v", "-k", &key]);
+    let port = program.address.port();
+    let from_program =
+        refused_client(port, || drop(program.running.wait_for("authentication failed")));
+    let mut running = tutorial;
+    let port = running.port;
+    let from_tutorial = refused_client(port, || assert_eq!(running.line(), "refused"));
+    assert_eq!(from_program, from_tutorial);
+    let (code, printed, said) = from_program;
+    assert_eq!((code, printed.as_slice()), (1, &b">>>\n>>>"[..]));
+    assert!(said.ends_with("BrokenPipeError: [Errno 32] Broken pipe\n"), "{said}");
+    program.finish().expect(0, &["accepted 1, authenticated 0", "1 wrong digest"]);
+}
+
+/// The outcome of a client that types its lines when it has been refused.
+fn refused_client(port: u16, mut wait: impl FnMut()) -> (i32, Vec<u8>, String) {
+    let (stdin, mut keyboard) = std::io::pipe().unwrap();
+    let client = Running::start_with_stdin(tutorial_client(port).stdin(stdin));
+    wait();
+    keyboard.write_all(b"hello\nagain\nquit\n").unwrap();
+    outcome(&client.wait(), port)
+}
+
+#[test]
+fn connect_cannot_tell_the_tutorials_server_from_the_programs() {
+    if PYTHON.is_missing() {
+        return;
+    }
+    let files = Files::new();
+    let wrong = files.key("key", "not the key that the server has");
+    let mut tutorial = Server::start(Python);
+    let program = Serving::start(&[]);
+    let large = pattern(5 << 20);
+    for (args, input, code, verdict) in [
+        (&[][..], &b"hello\n"[..], 0, "accepted"),
+        (&[], b"", 0, "accepted"),
+        (&[], b"\n\n", 0, "accepted"),
+        (&[], b"quit\n", 0, "accepted"),
+        (&[], b"no line feed, and \xff\x00 bytes", 0, "accepted"),
+        (&[], &large, 0, "accepted"),
+        (&["-k", &wrong], b"hello\n", 3, "refused"),
+        (&["-k", &wrong], b"", 3, "refused"),
+        (&["--mac", "sha256"], b"hello\n", 3, "refused"),
+    ] {
+        let [from_tutorial, from_program] = [tutorial.port, program.address.port()].map(|port| {
+            let place = format!("127.0.0.1:{port}");
+            outcome(&run(&[&["connect", &place], args].concat(), input), port)
+        });
+        assert!(from_program == from_tutorial, "{args:?}, {} bytes", input.len());
+        assert_eq!(from_program.0, code, "{args:?}: {}", from_program.2);
+        let answer = if code == 0 { input.to_ascii_uppercase() } else { Vec::new() };
+        assert!(from_program.1 == answer, "{args:?}: {} bytes came back", from_program.1.len());
+        assert_eq!(tutorial.line(), verdict);
+    }
+    program.finish().expect(0, &["accepted 9, authenticated 6"]);
+}
+
+#[test]
+fn the_prompt_cannot_tell_the_tutorials_server_from_the_programs() {
+    if PYTHON.is_missing() {
+        return;
+    }
+    let (tutorial, program) = (Server::start(Python), Serving::start(&[]));
+    for port in [tutorial.port, program.address.port()] {
+        let mut command = saltecho(&["connect", &format!("127.0.0.1:{port}")]);
+        command.env("TERM", "dumb");
+        let patience = u64::try_from(LIMIT.as_millis()).unwrap();
+        let mut session = spawn_command(command, Some(patience)).unwrap();
+        let long = "long line ".repeat(300);
+        for (line, answer) in [("hello", "HELLO"), ("", ""), (&long, &long.to_uppercase())] {
+            session.exp_string(">>> ").unwrap();
+            session.send_line(line).unwrap();
+            session.exp_string(answer).unwrap();
+        }
+        session.exp_string(">>> ").unwrap();
+        session.send_line("quit").unwrap();
+        session.exp_eof().unwrap();
+        assert!(matches!(session.process().wait().unwrap(), WaitStatus::Exited(_, 0)));
+    }
+    program.finish().expect(0, &["accepted 1, authenticated 1", "1 peer finished"]);
 }
 
 #[test]

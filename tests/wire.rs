@@ -214,9 +214,42 @@ fn the_challenge_may_leave_in_pieces() {
     assert!(matches!(connection.wants(&config), Wants::Recv { .. }));
 }
 
+/// A ring that asks for fewer bytes than are here already: no right answer begins like that.
+#[test]
+fn a_keyring_with_a_shorter_digest_may_come_at_any_byte() {
+    let [md5, sha256] = [MacAlgorithm::Md5, MacAlgorithm::Sha256];
+    let challenge = Challenge::new(CHALLENGE);
+    for received in 1..32 {
+        let mut peer = Peer::with(Config::new(Keyring::single(sha256, &Key::demo())), Upper);
+        // A client that uses MD5, and has sent input behind its digest if that many bytes came.
+        let bytes = [md5.digest(&Key::demo(), &challenge).as_bytes(), &[b'x'; 17]].concat();
+        peer.receive(&bytes[..received]);
+        peer.config.keyring = Keyring::single(md5, &Key::demo());
+        assert_eq!(peer.reason(), None, "{received} bytes: judged before the next byte");
+        peer.receive(&bytes[received..]);
+        match received {
+            ..=16 => assert_eq!(peer.sent, [b'X'; 17], "after {received} bytes"),
+            _ => assert_eq!(peer.reason(), Some(CloseReason::Rejected), "after {received} bytes"),
+        }
+    }
+}
+
+#[test]
+fn a_keyring_with_a_longer_digest_may_come_at_any_byte() {
+    let [md5, sha256] = [MacAlgorithm::Md5, MacAlgorithm::Sha256];
+    let digest = sha256.digest(&Key::demo(), &Challenge::new(CHALLENGE));
+    for received in 1..16 {
+        let mut peer = Peer::with(Config::new(Keyring::single(md5, &Key::demo())), Upper);
+        peer.receive(&digest.as_bytes()[..received]);
+        peer.config.keyring = Keyring::single(sha256, &Key::demo());
+        peer.receive(&digest.as_bytes()[received..]);
+        assert_eq!(peer.connection.state(), State::Echoing, "after {received} bytes");
+    }
+}
+
 #[test]
 fn sha256_digests_have_32_bytes() {
-    let keyring = Keyring::new(MacAlgorithm::Sha256, &[Key::demo()]).unwrap();
+    let keyring = Keyring::single(MacAlgorithm::Sha256, &Key::demo());
     let mut peer = Peer::with(Config::new(keyring), Upper);
     let digest = MacAlgorithm::Sha256.digest(&Key::demo(), &Challenge::new(CHALLENGE));
     peer.receive(&digest.as_bytes()[..16]);

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use saltecho::proto::Upper;
 use saltecho::python::Monotonic;
-use saltecho::server::{Close, Kernel, Limits, Ready, Server, Token, Wake};
+use saltecho::server::{Close, Kernel, Limits, Liveness, Ready, Server, Token, Wake};
 
 use super::{CHALLENGE, config, digest};
 
@@ -137,6 +137,16 @@ impl Kernel for LeanKernel {
 
     fn close(&mut self, _stream: LeanStream, _how: Close) {
         self.closed += 1;
+    }
+
+    fn liveness(&mut self, _stream: &mut LeanStream) -> io::Result<Liveness> {
+        Ok(Liveness { silent_for: Duration::ZERO, unanswered: 0, owes_acknowledgement: false })
+    }
+
+    fn probe(&mut self, _stream: &mut LeanStream) {}
+
+    fn random_below(&mut self, _limit: u64) -> u64 {
+        0
     }
 
     fn fill_random(&mut self, bytes: &mut [u8]) -> io::Result<()> {

@@ -7,7 +7,7 @@
 //! **What goes wrong:** each module here is one way to misread that, failing and then cured. All
 //! of them pass every test with one client and short messages.
 //!
-//! `cargo run --example 05_readiness -- read-once` (or `write-all`, `lost-wakeup`, `stale-token`)
+//! `cargo study 05_readiness -- read-once` (or `write-all`, `lost-wakeup`, `stale-token`)
 //! shows one of them, without an argument all.
 //!
 //! **Read next:** `07_back_pressure.rs`, which reads and writes as it should.

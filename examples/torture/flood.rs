@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use socket2::{Domain, Socket, Type};
 
 use crate::Report;
-use crate::client::{authenticated, digest, read_challenge};
+use crate::client::{authenticated, digest, read_challenge, try_exchange};
 use crate::server::Trial;
 
 /// Sources of the flood, 127.0.0.100 and on.
@@ -85,7 +85,7 @@ fn flood(seconds: u64, option: &str, kinds: &str, report: &mut Report) {
                 for (i, stream) in
                     established.iter().enumerate().filter(|(i, _)| !gone[*i]).collect::<Vec<_>>()
                 {
-                    if !alive(stream) {
+                    if !try_exchange(stream, b"alive") {
                         gone[i] = true;
                         lost.fetch_add(1, Ordering::Relaxed);
                     }
@@ -146,12 +146,6 @@ fn flood(seconds: u64, option: &str, kinds: &str, report: &mut Report) {
         "+ 64 MiB",
         peak.1 < resident_before + (64 << 10),
     );
-}
-
-fn alive(mut stream: &TcpStream) -> bool {
-    let mut answer = [0; 5];
-    stream.write_all(b"alive").and_then(|()| stream.read_exact(&mut answer)).is_ok()
-        && &answer == b"ALIVE"
 }
 
 /// One honest life.

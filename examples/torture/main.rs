@@ -12,8 +12,10 @@
 
 mod closing;
 mod drain;
+mod endings;
 mod famine;
 mod flood;
+mod idle;
 mod memory;
 mod partition;
 mod server;
@@ -46,12 +48,14 @@ impl Report {
 /// A trial's name, its default size, and what holds it.
 type Trial = (&'static str, u64, fn(u64, &mut Report));
 
-const TRIALS: [Trial; 9] = [
+const TRIALS: [Trial; 11] = [
     ("flood", 60, flood::run),
     ("flood-silent", 60, flood::silent),
     ("flood-unjudged", 10, flood::unjudged),
     ("famine", 10, famine::run),
     ("drain", 5_000, drain::run),
+    ("endings", 20, endings::run),
+    ("idle", 600, idle::run),
     ("closing", 10_000, closing::run),
     ("memory", 10, memory::run),
     ("partition", 60, partition::run),
@@ -63,6 +67,9 @@ fn main() {
     match args.first().map(String::as_str) {
         Some("serve") => return server::serve(&args[1..]),
         Some("flooder") => return flood::flooder(&args[1..]),
+        Some("idle-crowd") => {
+            return inside(&args[1], |seconds, report| idle::inside(seconds, &args[2], report));
+        }
         Some("lossy-closing") => inside(&args[1], closing::inside),
         Some("partitioned") => inside(&args[1], partition::inside),
         _ => {}
@@ -86,7 +93,7 @@ fn main() {
 }
 
 /// A trial that goes on in a process of its own.
-fn inside(size: &str, trial: fn(u64, &mut Report)) {
+fn inside(size: &str, trial: impl Fn(u64, &mut Report)) {
     let mut report = Report::default();
     trial(size.parse().unwrap(), &mut report);
     std::process::exit(i32::from(report.failed));

@@ -3,8 +3,10 @@
 //! The server has a network namespace of its own, joined to the clients' by a pair of veth
 //! devices. A blackhole route towards one of the clients' addresses, and a rule from it, parts
 //! them; a socket that is closed in TCP_REPAIR mode sends neither FIN nor RST. What ends a
-//! connection is then the kernel's patience (TCP_USER_TIMEOUT, keepalive) or one `sendall`'s time.
+//! connection is then keepalive or one `sendall`'s time. Each kind of connection comes from an address
+//! of its own, by which the server's ends are told apart.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::ops::Range;
@@ -15,22 +17,27 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use saltecho::socket;
-use socket2::{Domain, Socket, Type};
 
 use crate::Report;
-use crate::client::{PATIENCE, digest, exchange, fill, read_challenge};
-use crate::server::{Counters, Trial};
+use crate::client::{PATIENCE, authenticated_from, exchange, fill};
+use crate::server::Trial;
 
 /// Connections of each kind.
 const EACH: usize = 50;
 const SERVER: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 1);
-const PARTED: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 2);
-const VANISHING: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 3);
-const BYSTANDING: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 4);
-/// What the listener's sockets are told: see `MioKernel::adopt`.
-const KEEPALIVE: Duration = Duration::from_secs(120);
-const PROBES: Duration = Duration::from_secs(20);
-const USER_MARGIN: Duration = Duration::from_secs(115);
+const IDLE: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 2);
+const UNANSWERED: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 3);
+const DEAF: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 4);
+const VANISHING: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 5);
+const VANISHING_DEAF: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 6);
+const BYSTANDING: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 7);
+/// Those that the network parts from the server.
+const PARTED: [Ipv4Addr; 3] = [IDLE, UNANSWERED, DEAF];
+/// Those that end one way or the other.
+const ENDING: [Ipv4Addr; 5] = [IDLE, UNANSWERED, DEAF, VANISHING, VANISHING_DEAF];
+/// The default period of keepalive, from which all its times follow: a silent peer is asked after one
+/// to one and a half of it, and then has a sixth to a quarter of it for each of six answers.
+const KEEPALIVE: Duration = Duration::from_secs(60);
 /// How late a bound may be kept on a busy machine.
 const SLACK: Duration = Duration::from_secs(5);
 
@@ -53,7 +60,8 @@ pub(crate) fn inside(send_timeout: u64, report: &mut Report) {
     command.args(["serve", "listen=0.0.0.0:0", &format!("send_timeout={send_timeout}")]);
     let mut server = Trial::start_command(command);
     let pid = server.pid();
-    let near = [PARTED, VANISHING, BYSTANDING].map(|ip| format!("ip address add {ip}/24 dev near"));
+    let near = ENDING.into_iter().chain([BYSTANDING]);
+    let near: Vec<String> = near.map(|ip| format!("ip address add {ip}/24 dev near")).collect();
     sh(&format!(
         "ip link add near type veth peer name far netns {pid} && {} && ip link set near up",
         near.join(" && ")
@@ -63,9 +71,8 @@ pub(crate) fn inside(send_timeout: u64, report: &mut Report) {
     let address = SocketAddr::from((SERVER, server.address.port()));
     let descriptors = server.descriptors();
 
-    let connect = |from| (0..EACH).map(|_| authenticated(from, address)).collect::<Vec<_>>();
-    let (idle, unanswered, deaf) = (connect(PARTED), connect(PARTED), connect(PARTED));
-    let (vanishing, vanishing_deaf) = (connect(VANISHING), connect(VANISHING));
+    let connect = |from| (0..EACH).map(|_| authenticated_from(from, address)).collect::<Vec<_>>();
+    let [idle, unanswered, deaf, vanishing, vanishing_deaf] = ENDING.map(connect);
     let bystanders = connect(BYSTANDING);
     let all = [&idle, &unanswered, &deaf, &vanishing, &vanishing_deaf, &bystanders];
     let begin = Instant::now();
@@ -81,41 +88,45 @@ pub(crate) fn inside(send_timeout: u64, report: &mut Report) {
     let filled = begin.elapsed();
     // First one way: what is said arrives, and its answer does not.
     let received = server.counters().of("received");
-    sh(&format!("{there} ip route add blackhole {PARTED}/32"));
+    PARTED.iter().for_each(|ip| sh(&format!("{there} ip route add blackhole {ip}/32")));
     for mut stream in &unanswered {
         stream.write_all(b"is anybody there?").unwrap();
     }
     while server.counters().of("received") < received + 17 * EACH as u64 {
         assert!(begin.elapsed() < 2 * PATIENCE, "what was said does not arrive");
     }
-    sh(&format!("ip rule add from {PARTED} blackhole"));
+    PARTED.iter().for_each(|ip| sh(&format!("ip rule add from {ip} blackhole")));
     let parted = begin.elapsed();
     vanishing.into_iter().chain(vanishing_deaf).for_each(vanish);
     let vanished = begin.elapsed();
 
     let ends = watch(&mut server, &bystanders, begin, report);
-    let send_timeout = Duration::from_secs(send_timeout);
-    let user_timeout = send_timeout + USER_MARGIN;
-    let mut keepalive = KEEPALIVE + PROBES;
-    while keepalive < user_timeout {
-        keepalive += PROBES;
-    }
-    let (transport, answered) = (&ends.transport_errors, EACH.min(ends.transport_errors.len()));
-    for (what, times, after, since) in [
-        ("parted, a sendall unfinished", &ends.send_timeouts[..], send_timeout, filling..filled),
-        ("parted, an answer under way", &transport[..answered], user_timeout, filled..parted),
-        ("parted, idle", &transport[answered..], keepalive, Duration::ZERO..filling),
+    let (zero, send_timeout) = (Duration::ZERO, Duration::from_secs(send_timeout));
+    let patience = KEEPALIVE / 4;
+    for (what, source, after, since) in [
+        ("parted, a sendall unfinished", DEAF, send_timeout..send_timeout, filling..filled),
         (
-            "vanished, idle",
-            &ends.resets[EACH.min(ends.resets.len())..],
-            KEEPALIVE,
-            Duration::ZERO..filling,
+            "parted, an answer under way",
+            UNANSWERED,
+            2 * KEEPALIVE..2 * KEEPALIVE + patience,
+            filled..parted,
         ),
+        ("parted, idle", IDLE, 2 * KEEPALIVE..3 * KEEPALIVE, zero..filling),
+        ("vanished, idle", VANISHING, KEEPALIVE..KEEPALIVE * 3 / 2, zero..filling),
+        ("vanished, an answer unfinished", VANISHING_DEAF, zero..zero, filling..vanished),
     ] {
-        check(report, what, times, after, since);
+        check(
+            report,
+            what,
+            &ends[&source],
+            since.start + after.start..since.end + after.end + SLACK,
+        );
     }
-    let probed = &ends.resets[..EACH.min(ends.resets.len())];
-    check(report, "vanished, an answer unfinished", probed, Duration::ZERO, filling..vanished);
+    let counters = server.counters();
+    for (reason, kinds) in [("SendTimeout", 1), ("PeerVanished", 2), ("Reset", 2)] {
+        let (count, due) = (counters.of(reason), kinds * EACH as u64);
+        report.check(&format!("ended: {reason}"), count, &due.to_string(), count == due);
+    }
     drop((idle, unanswered, deaf, bystanders));
     let gone = Instant::now();
     while server.descriptors() > descriptors && gone.elapsed() < PATIENCE {
@@ -125,25 +136,8 @@ pub(crate) fn inside(send_timeout: u64, report: &mut Report) {
     report.check("descriptors that did not come back", left, "none", left == 0);
 }
 
-/// When connections ended for each reason, since the beginning.
-#[derive(Default)]
-struct Ends {
-    send_timeouts: Vec<Duration>,
-    transport_errors: Vec<Duration>,
-    resets: Vec<Duration>,
-}
-
-impl Ends {
-    fn note(&mut self, counters: &Counters, now: Duration) {
-        for (times, reason) in [
-            (&mut self.send_timeouts, "SendTimeout"),
-            (&mut self.transport_errors, "TransportError"),
-            (&mut self.resets, "Reset"),
-        ] {
-            times.resize(usize::try_from(counters.of(reason)).unwrap(), now);
-        }
-    }
-}
+/// When connections from each source ended, since the beginning.
+type Ends = BTreeMap<Ipv4Addr, Vec<Duration>>;
 
 /// Waits until none but the bystanders is left, who talk all the time.
 fn watch(
@@ -153,7 +147,7 @@ fn watch(
     report: &mut Report,
 ) -> Ends {
     let (over, exchanges) = (AtomicBool::new(false), AtomicU64::new(0));
-    let mut ends = Ends::default();
+    let mut ends: Ends = ENDING.iter().map(|source| (*source, Vec::new())).collect();
     thread::scope(|scope| {
         scope.spawn(|| {
             while !over.load(Ordering::Relaxed) {
@@ -166,7 +160,10 @@ fn watch(
         });
         loop {
             let counters = server.counters();
-            ends.note(&counters, begin.elapsed());
+            for (source, times) in &mut ends {
+                let ended = usize::try_from(counters.of(&source.to_string())).unwrap();
+                times.resize(ended, begin.elapsed());
+            }
             let left = counters.of("connections") - bystanders.len() as u64;
             if left == 0 || begin.elapsed() > Duration::from_secs(240) {
                 report.check("left of the others", left, "none", left == 0);
@@ -181,15 +178,8 @@ fn watch(
     ends
 }
 
-/// `after` counts from some moment within `since`.
-fn check(
-    report: &mut Report,
-    what: &str,
-    times: &[Duration],
-    after: Duration,
-    since: Range<Duration>,
-) {
-    let within = since.start + after..since.end + after + SLACK;
+/// All of one kind must be gone within this time.
+fn check(report: &mut Report, what: &str, times: &[Duration], within: Range<Duration>) {
     let (first, last) = (times.first().copied(), times.last().copied());
     let kept = times.len() == EACH && times.iter().all(|time| within.contains(time));
     report.check(
@@ -203,17 +193,6 @@ fn check(
         &format!("{:.1?} to {:.1?}", within.start, within.end),
         kept,
     );
-}
-
-fn authenticated(from: Ipv4Addr, address: SocketAddr) -> TcpStream {
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-    socket.bind(&SocketAddr::from((from, 0)).into()).unwrap();
-    socket.connect(&address.into()).unwrap();
-    let mut stream = TcpStream::from(socket);
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    let challenge = read_challenge(&stream).unwrap();
-    stream.write_all(&digest(&challenge)).unwrap();
-    stream
 }
 
 /// Closes a connection without a packet.

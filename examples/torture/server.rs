@@ -1,15 +1,16 @@
 //! The server under trial: a process of its own, asked for its counters over a pipe.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::io::{BufRead, BufReader, Write, stdin};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use saltecho::auth::Keyring;
 use saltecho::proto::{CloseReason, Config};
-use saltecho::server::{Limits, Server, Stats};
+use saltecho::server::{ConnId, Limits, Observer, Server, Stats};
 
 /// Serves until its stdin ends. `stats` is answered with the counters, `drain` with the last ones
 /// and exit code 0 if nobody was cut off.
@@ -25,22 +26,66 @@ pub(crate) fn serve(args: &[String]) {
     if option("no_auth_timeout").is_some() {
         config.auth_timeout = None;
     }
-    if let Some(seconds) = option("send_timeout") {
-        config.send_timeout = Some(Duration::from_secs(seconds));
+    for (name, timeout) in [
+        ("auth_timeout", &mut config.auth_timeout),
+        ("idle_timeout", &mut config.recv_timeout),
+        ("send_timeout", &mut config.send_timeout),
+    ] {
+        *timeout = option(name).map(Duration::from_secs).or(*timeout);
+    }
+    if let Some(number) = option("unauthenticated") {
+        limits.unauthenticated = usize::try_from(number).unwrap();
     }
     let address = args.iter().find_map(|arg| arg.strip_prefix("listen=")).unwrap_or("127.0.0.1:0");
-    let server = Server::builder().listen(address.parse().unwrap()).limits(limits).config(config);
-    let running = server.spawn().unwrap();
+    let server = Server::builder().listen(address).limits(limits).config(config);
+    let ends = Ends::default();
+    let running = server.observer(Box::new(ends.clone())).spawn().unwrap();
     println!("{}", running.addresses()[0]);
     for line in stdin().lines() {
         match line.unwrap().as_str() {
-            "stats" => println!("{}", in_one_line(&running.handle().stats().unwrap())),
+            "stats" => {
+                let stats = in_one_line(&running.handle().stats().unwrap());
+                println!("{stats}{}", ends.by_source());
+            }
             "drain" => {
                 let stats = running.drain().unwrap();
                 println!("{}", in_one_line(&stats));
                 std::process::exit(i32::from(stats.closed(CloseReason::DrainTimeout) > 0));
             }
+            "stop" => return println!("{}", in_one_line(&running.stop().unwrap())),
             other => panic!("no such command: {other:?}"),
+        }
+    }
+}
+
+/// How many connections from each address have ended.
+#[derive(Clone, Default)]
+struct Ends(Arc<Mutex<Sources>>);
+
+#[derive(Default)]
+struct Sources {
+    open: HashMap<ConnId, IpAddr>,
+    ended: BTreeMap<IpAddr, u64>,
+}
+
+impl Ends {
+    fn by_source(&self) -> String {
+        let sources = self.0.lock().unwrap();
+        sources.ended.iter().map(|(source, count)| format!(" {source}={count}")).collect()
+    }
+}
+
+impl Observer for Ends {
+    fn opened(&mut self, id: ConnId, peer: Option<SocketAddr>) {
+        if let Some(peer) = peer {
+            self.0.lock().unwrap().open.insert(id, peer.ip());
+        }
+    }
+
+    fn closed(&mut self, id: ConnId, _reason: CloseReason) {
+        let sources = &mut *self.0.lock().unwrap();
+        if let Some(source) = sources.open.remove(&id) {
+            *sources.ended.entry(source).or_default() += 1;
         }
     }
 }
@@ -48,7 +93,7 @@ pub(crate) fn serve(args: &[String]) {
 fn in_one_line(stats: &Stats) -> String {
     let mut line = format!(
         "accepted={} authenticated={} connections={} unauthenticated={} received={} sent={} \
-         undelivered={} discarded={} shed={} suspects={} over_share={} pauses={} turns={}",
+         undelivered={} discarded={} shed={} suspects={} over_share={} pauses={} probes={} turns={}",
         stats.accepted,
         stats.authenticated,
         stats.connections,
@@ -61,6 +106,7 @@ fn in_one_line(stats: &Stats) -> String {
         stats.refused_suspects,
         stats.refused_over_share,
         stats.accept_pauses,
+        stats.probes,
         stats.turns
     );
     for (reason, count) in stats.closes() {
@@ -125,8 +171,13 @@ impl Trial {
         (counters, code)
     }
 
-    fn ask(&mut self, command: &str) -> Counters {
+    /// Gives a command whose answer is not waited for.
+    pub(crate) fn order(&mut self, command: &str) {
         writeln!(self.commands, "{command}").unwrap();
+    }
+
+    fn ask(&mut self, command: &str) -> Counters {
+        self.order(command);
         let mut line = String::new();
         self.answers.read_line(&mut line).unwrap();
         Counters::parse(&line)

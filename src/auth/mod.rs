@@ -136,9 +136,14 @@ impl Keyring {
         })
     }
 
+    /// A ring of one key.
+    pub fn single(algorithm: MacAlgorithm, key: &Key) -> Self {
+        Self { algorithm, keys: vec![Keyed::new(algorithm, key)], ids: vec![key.id()] }
+    }
+
     /// A ring of the tutorial's key alone, which everybody knows: for loopback and for tests.
     pub fn demo() -> Self {
-        Self::new(MacAlgorithm::Md5, &[Key::demo()]).expect("one key is within the bounds")
+        Self::single(MacAlgorithm::Md5, &Key::demo())
     }
 
     /// The hash that all the keys are used with.
@@ -340,6 +345,17 @@ mod tests {
         assert_eq!(Keyring::new(MacAlgorithm::Md5, &[]).unwrap_err(), KeyCountError(0));
         assert_eq!(Keyring::new(MacAlgorithm::Md5, &keys).unwrap_err(), KeyCountError(5));
         assert!(Keyring::new(MacAlgorithm::Md5, &keys[..4]).is_ok());
+    }
+
+    #[test]
+    fn a_ring_of_a_single_key_is_that_of_a_list_of_one() {
+        for algorithm in [MacAlgorithm::Md5, MacAlgorithm::Sha256] {
+            let single = Keyring::single(algorithm, &Key::demo());
+            let listed = Keyring::new(algorithm, &[Key::demo()]).unwrap();
+            assert_eq!(format!("{single:?}"), format!("{listed:?}"));
+            let digest = algorithm.digest(&Key::demo(), &challenge());
+            assert!(single.verify(&challenge(), digest.as_bytes()));
+        }
     }
 
     /// What both sides' logs show, to be compared by eye. The first four bytes of

@@ -1,3 +1,5 @@
+use saltecho::load::report::Visible;
+
 /// Makes bytes of a stranger safe to show on a terminal: control characters, which could move the
 /// cursor, change titles or fake other output, and bytes that are no UTF-8 are spelt out.
 ///
@@ -51,14 +53,8 @@ impl Escaper {
     fn show(&self, character: char, shown: &mut String) {
         if !character.is_control() || self.harmless.contains(&character) {
             shown.push(character);
-        } else if character.is_ascii() {
-            // `\n` and the like; `\x1b` for those without a name.
-            match character {
-                '\n' | '\r' | '\t' => shown.extend(character.escape_default()),
-                _ => spell(&[character as u8], shown),
-            }
         } else {
-            shown.extend(character.escape_unicode());
+            shown.push_str(&Visible(character).to_string());
         }
     }
 }

@@ -1,7 +1,9 @@
-use std::io::Write;
 use std::process::ExitCode;
 
+use saltecho::load::report::Visible;
+
 use super::log::{ERROR, RESET};
+use super::output;
 
 /// Why the program ends without having done what it was asked: a text that names the thing and
 /// the remedy, and an exit code.
@@ -44,9 +46,15 @@ impl Failure {
         Self { error: self.error.context(what), ..self }
     }
 
+    /// Ends the program without a word, where stderr would block for ever.
+    pub(super) fn exit_silently(&self) -> ! {
+        std::process::exit(self.kind as i32)
+    }
+
     /// Prints the failure; its exit code.
     pub(super) fn report(&self) -> ExitCode {
-        let _ = writeln!(anstream::stderr(), "saltecho: {ERROR}error:{RESET} {:#}", self.error);
+        let text = Visible(format!("{:#}", self.error));
+        output::say(&format!("saltecho: {ERROR}error:{RESET} {text}\n"));
         ExitCode::from(self.kind as u8)
     }
 }

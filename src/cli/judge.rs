@@ -17,8 +17,8 @@ pub(super) fn judge(
 ) -> Result<(), Failure> {
     let counts = &report.record.counts;
     let errors = &counts.errors;
-    if counts.authenticated == 0 && errors.total() > 0 {
-        return Err(nobody_authenticated(report, address));
+    if is_none(report) {
+        return Err(none_authenticated(report, address));
     }
     if errors.of(ErrorKind::Mismatch) > 0 {
         let text = format!(
@@ -40,17 +40,30 @@ pub(super) fn judge(
         return Err(Failure::because(Kind::Assertion, text));
     }
     match &report.verdict {
-        Verdict::Unreliable(reason) => {
-            Err(Failure::because(Kind::Unreliable, format!("the result is unreliable: {reason}")))
-        }
-        Verdict::Reliable | Verdict::Nothing(_) => Ok(()),
+        // The reason stands in the report, text or JSON.
+        Verdict::Unreliable(_) => Err(Failure::because(
+            Kind::Unreliable,
+            "the result is unreliable, as its verdict explains".to_owned(),
+        )),
+        Verdict::Nothing(reason) => Err(Failure::because(Kind::Unreliable, reason.clone())),
+        Verdict::Reliable => Ok(()),
     }
 }
 
+/// Whether no connection came about as it should, so that there is nothing but errors to tell.
+pub(super) fn is_none(report: &Report) -> bool {
+    let counts = &report.record.counts;
+    counts.authenticated == 0 && counts.errors.total() > 0
+}
+
 /// The most frequent of the reasons stands for all.
-fn nobody_authenticated(report: &Report, address: &dyn Display) -> Failure {
+fn none_authenticated(report: &Report, address: &dyn Display) -> Failure {
     let errors = &report.record.counts.errors;
-    let reason = errors.occurred().max_by_key(|(_, number)| *number).map(|(kind, _)| kind);
+    // What was due on them besides is not why.
+    let of_connections = errors
+        .occurred()
+        .filter(|(kind, _)| !matches!(kind, ErrorKind::Unanswered | ErrorKind::Late));
+    let reason = of_connections.max_by_key(|(_, number)| *number).map(|(kind, _)| kind);
     let (kind, text) = match reason {
         Some(ErrorKind::Rejected) => (
             Kind::Refused,
@@ -74,7 +87,32 @@ fn nobody_authenticated(report: &Report, address: &dyn Display) -> Failure {
                 Limit(report.generators[0].setup.timeout)
             ),
         ),
-        _ => (Kind::Unreachable, format!("no connection to {address} was authenticated")),
+        Some(ErrorKind::Mismatch) => (Kind::Runtime, other_answers(report, address)),
+        Some(ErrorKind::Closed) => (
+            Kind::Unreachable,
+            format!(
+                "{address} closed every connection without a challenge: it has no room, is ending, \
+                 or is not a saltecho server"
+            ),
+        ),
+        _ => {
+            let first =
+                report.warnings.iter().find(|warning| warning.starts_with("the first error"));
+            let first = first.map(|warning| format!(": {warning}")).unwrap_or_default();
+            let text = format!("no connection to {address} was authenticated{first}");
+            (Kind::Unreachable, text)
+        }
     };
     Failure::because(kind, text)
+}
+
+fn other_answers(report: &Report, address: &dyn Display) -> String {
+    let (expected, flag) = match report.generators[0].setup.upper {
+        true => ("what was sent in upper case", "with --reply same it may answer what was sent"),
+        false => ("what was sent", "without --reply same it is expected in upper case"),
+    };
+    format!(
+        "{address} does not answer with {expected}: give `load` the --reply that the server has \
+         ({flag}); or is it not a saltecho server?"
+    )
 }

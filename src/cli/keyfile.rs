@@ -20,9 +20,35 @@ impl KeyArgs {
     pub(super) fn load(&self) -> Result<Vec<Key>> {
         match &self.key_file {
             None => Ok(vec![Key::demo()]),
-            Some(path) => read(path, self.allow_weak_key)
-                .with_context(|| format!("key file {}", path.display())),
+            Some(path) => self.read(path).with_context(|| format!("key file {}", path.display())),
         }
+    }
+
+    fn read(&self, path: &Path) -> Result<Vec<Key>> {
+        // Opening a FIFO would wait for its writer without O_NONBLOCK. Symbolic links are followed,
+        // since secrets are often mounted as links: what is judged is the file that was opened.
+        let opened = OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
+            .open(path);
+        let file = match opened {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => bail!(
+                "there is no such file; `(umask 077; saltecho keygen > {})` makes one",
+                path.display()
+            ),
+            result => result.context("cannot open it")?,
+        };
+        check_kind(&file)?;
+        if !self.allow_exposed_key {
+            check_access(&file, path)?;
+        }
+        let mut text = Zeroizing::new(Vec::new());
+        // One byte more than is allowed shows that there is too much, and no reallocation on the way
+        // leaves a copy of a secret behind.
+        text.reserve_exact(usize::try_from(MAX_LEN + 1).expect("it is 64 KiB"));
+        file.take(MAX_LEN + 1).read_to_end(&mut text).context("cannot read it")?;
+        ensure!(text.len() as u64 <= MAX_LEN, "it is larger than 64 KiB, which no key file is");
+        Ok(parse_key_file(&text, self.allow_weak_key)?)
     }
 }
 
@@ -70,36 +96,9 @@ pub(super) fn public_name(key: &Key) -> String {
     }
 }
 
-fn read(path: &Path, allow_weak: bool) -> Result<Vec<Key>> {
-    // Opening a FIFO would wait for its writer without O_NONBLOCK. Symbolic links are followed,
-    // since secrets are often mounted as links: what is judged is the file that was opened.
-    let opened =
-        OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path);
-    let file = match opened {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => bail!(
-            "there is no such file; `(umask 077; saltecho keygen > {})` makes one",
-            path.display()
-        ),
-        result => result.context("cannot open it")?,
-    };
-    check_access(&file, path)?;
-    let mut text = Zeroizing::new(Vec::new());
-    // One byte more than is allowed shows that there is too much, and no reallocation on the way
-    // leaves a copy of a secret behind.
-    text.reserve_exact(usize::try_from(MAX_LEN + 1).expect("it is 64 KiB"));
-    file.take(MAX_LEN + 1).read_to_end(&mut text).context("cannot read it")?;
-    ensure!(text.len() as u64 <= MAX_LEN, "it is larger than 64 KiB, which no key file is");
-    Ok(parse_key_file(&text, allow_weak)?)
-}
-
-/// Whoever can read the file can talk to the server, and whoever owns it can choose its keys.
-///
-/// The rule is PostgreSQL's for its private key: no access for others; none for the group either,
-/// unless root owns the file, as where a service reads it through its group.
-fn check_access(file: &File, path: &Path) -> Result<()> {
-    let metadata = file.metadata().context("cannot examine it")?;
-    let (kind, mode) = (metadata.file_type(), metadata.mode() & 0o7777);
-    let path = path.display();
+/// A pipe would have to be waited for, and could not be read again on SIGHUP.
+fn check_kind(file: &File) -> Result<()> {
+    let kind = file.metadata().context("cannot examine it")?.file_type();
     ensure!(
         kind.is_file(),
         "it is {}, not a regular file",
@@ -109,16 +108,28 @@ fn check_access(file: &File, path: &Path) -> Result<()> {
             () => "a device or a socket",
         }
     );
+    Ok(())
+}
+
+/// Who can read the file can talk to the server, and who owns it can choose its keys.
+///
+/// The rule is PostgreSQL's for its private key: no access for others; none for the group either,
+/// unless root owns the file, as where a service reads it through its group.
+fn check_access(file: &File, path: &Path) -> Result<()> {
+    const MOUNTED: &str = "--allow-exposed-key accepts it where it is mounted so";
+    let metadata = file.metadata().context("cannot examine it")?;
+    let mode = metadata.mode() & 0o7777;
+    let path = path.display();
     let (owner, own) = (metadata.uid(), rustix::process::geteuid().as_raw());
     ensure!(
         owner == own || owner == 0,
         "it belongs to user {owner}, who could exchange the key: `chown {own} {path}` if it is \
-         yours"
+         yours; {MOUNTED}"
     );
     let forbidden = if owner == 0 { 0o037 } else { 0o077 };
     ensure!(
         mode & forbidden == 0,
-        "others have access to it (mode {mode:04o}): `chmod 600 {path}`"
+        "others have access to it (mode {mode:04o}): `chmod 600 {path}`; {MOUNTED}"
     );
     Ok(())
 }

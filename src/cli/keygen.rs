@@ -1,5 +1,3 @@
-use std::io::{self, Write};
-
 use anyhow::Context;
 use data_encoding::{BASE64, HEXLOWER};
 use rand::TryRng;
@@ -8,6 +6,7 @@ use zeroize::Zeroizing;
 
 use super::args::{Encoding, KeygenArgs};
 use super::failure::Failure;
+use super::output;
 
 /// RFC 2104 asks for a key as long as the hash; this is SHA-256's length.
 const KEY_LEN: usize = 32;
@@ -19,10 +18,5 @@ pub(super) fn run(args: &KeygenArgs) -> Result<(), Failure> {
         Encoding::Base64 => format!("base64:{}\n", BASE64.encode(&*key)),
         Encoding::Hex => format!("hex:{}\n", HEXLOWER.encode(&*key)),
     });
-    match io::stdout().write_all(line.as_bytes()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(error).context("cannot write the key to stdout")?
-        }
-        _ => Ok(()),
-    }
+    Ok(output::print(&line)?)
 }

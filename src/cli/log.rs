@@ -1,29 +1,44 @@
-//! What the program says while it runs: lines on stderr, from a thread of their own.
+//! The server's log: lines on stderr, written by a thread of their own.
 //!
-//! Whoever has something to say never waits for whoever reads it: lines go into a bounded queue,
-//! and what does not fit is counted instead of written.
+//! The loop never waits for the reader of stderr. Lines go into a bounded buffer; a line that does
+//! not fit, or that cannot be written (a full disk, a reader that has left), is counted, and the
+//! count is written as soon as writing works again.
 
-use std::io::{self, BufWriter, Write};
-use std::sync::Arc;
+use std::fmt::{Display, Write as _};
+use std::io::{self, Write};
+use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, channel, sync_channel};
-use std::time::Duration;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
 
 use clap::builder::styling::{AnsiColor, Reset, Style};
+use rustix::event::{PollFd, PollFlags, poll};
 
 /// Precedes `error:`.
-pub(super) const ERROR: Style = AnsiColor::Red.on_default().bold();
+pub(super) const ERROR: Style = AnsiColor::BrightRed.on_default().bold();
 /// Precedes `warning:`.
 pub(super) const WARNING: Style = AnsiColor::Yellow.on_default().bold();
 /// Ends either.
 pub(super) const RESET: Reset = Reset;
 
-/// Lines that may wait to be written: 1024 of 100 bytes are 100 KiB, and more than a reader that
-/// is merely slow falls behind by.
-const QUEUE: usize = 1024;
+/// Bytes of lines that may wait to be written: 8 MiB hold the three lines each of 40,000
+/// connections that come and go at once, twice what one port range allows.
+const BUFFER: usize = 8 << 20;
 
-/// How long the end of the program waits for a reader that is slow or gone.
+/// Bytes of one write, whole lines as far as possible. A pipe takes so many at once or none
+/// (PIPE_BUF), so that no other writer's text comes between.
+const BLOCK: usize = 4096;
+
+/// How long the end of the program waits for a reader that takes nothing.
 const PATIENCE: Duration = Duration::from_secs(1);
+
+/// How long it waits for a reader that is merely slow.
+const MAX_PATIENCE: Duration = Duration::from_secs(3);
+
+/// Lines of [`Log::say_sparingly`] in one [`PERIOD`].
+const SPARING: u64 = 20;
+const PERIOD: Duration = Duration::from_secs(10);
 
 /// Which lines are wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -36,122 +51,370 @@ pub(super) enum Level {
 /// Takes lines and never blocks. Clones write to the same log.
 #[derive(Clone)]
 pub(super) struct Log {
-    lines: SyncSender<String>,
-    lost: Arc<AtomicU64>,
+    inlet: Arc<Inlet>,
     level: Level,
+    colors: bool,
+}
+
+/// A [`Log`] for a thread that may outlive the others: it does not keep the log from ending.
+pub(super) struct WeakLog {
+    inlet: Weak<Inlet>,
+    level: Level,
+    colors: bool,
 }
 
 /// The thread behind a [`Log`].
 pub(super) struct Writer {
+    buffer: Arc<Buffer>,
     ended: Receiver<()>,
+}
+
+/// What all clones of a log share; dropped with the last of them.
+struct Inlet(Arc<Buffer>);
+
+#[derive(Default)]
+struct Buffer {
+    state: Mutex<State>,
+    changed: Condvar,
+    /// Bytes written, to tell a slow reader from one that has stopped.
+    written: AtomicU64,
+}
+
+#[derive(Default)]
+struct State {
+    text: String,
+    /// Lines that did not fit after `text`.
+    lost: u64,
+    sparing: Sparing,
+    closed: bool,
+}
+
+/// The lines of [`Log::say_sparingly`] in the current period.
+#[derive(Default)]
+struct Sparing {
+    began: Option<Instant>,
+    said: u64,
+    hidden: u64,
 }
 
 impl Log {
     /// A log at stderr.
     ///
     /// # Errors
-    /// If there can be no more threads.
+    /// If no thread can be started.
     pub(super) fn start(level: Level) -> io::Result<(Self, Writer)> {
-        Self::start_with(level, anstream::stderr())
+        let stderr = io::stderr();
+        let colors = anstream::AutoStream::choice(&stderr) != anstream::ColorChoice::Never;
+        Self::start_with(level, colors, Patient(stderr))
     }
 
-    fn start_with(level: Level, out: impl Write + Send + 'static) -> io::Result<(Self, Writer)> {
-        let (lines, queue) = sync_channel(QUEUE);
+    fn start_with(
+        level: Level,
+        colors: bool,
+        out: impl Write + Send + 'static,
+    ) -> io::Result<(Self, Writer)> {
+        let buffer = Arc::new(Buffer::default());
         let (end, ended) = channel();
-        let lost = Arc::new(AtomicU64::new(0));
-        let counter = Arc::clone(&lost);
+        let source = Arc::clone(&buffer);
         std::thread::Builder::new().name("log".to_owned()).spawn(move || {
-            write_lines(&queue, &counter, out);
+            Outlet { out, unfinished: Vec::new(), lost: 0 }.drain(&source);
             // Nobody waits any more if it took too long.
             let _ = end.send(());
         })?;
-        Ok((Self { lines, lost, level }, Writer { ended }))
+        let inlet = Arc::new(Inlet(Arc::clone(&buffer)));
+        Ok((Self { inlet, level, colors }, Writer { buffer, ended }))
     }
 
-    /// Whether lines of this level are wanted; saves whoever asks from making one.
+    pub(super) fn downgrade(&self) -> WeakLog {
+        let Self { level, colors, .. } = *self;
+        WeakLog { inlet: Arc::downgrade(&self.inlet), level, colors }
+    }
+
+    /// Whether lines of this level are wanted; saves the caller from making one.
     pub(super) fn wants(&self, level: Level) -> bool {
         self.level >= level
     }
 
     /// Says something if its level is wanted.
-    pub(super) fn say(&self, level: Level, text: impl std::fmt::Display) {
-        if self.wants(level) && self.lines.try_send(format!("saltecho: {text}\n")).is_err() {
-            self.leave_out();
+    pub(super) fn say(&self, level: Level, text: impl Display) {
+        if self.wants(level) {
+            self.inlet.0.lock().push(&text);
+            self.inlet.0.changed.notify_one();
         }
     }
 
-    pub(super) fn warn(&self, text: impl std::fmt::Display) {
-        self.say(Level::Normal, format_args!("{WARNING}warning:{RESET} {text}"));
+    /// Says something that comes in floods when the server is attacked: with [`Level::Verbose`]
+    /// all of it, else a few lines in each period and the number of the others.
+    pub(super) fn say_sparingly(&self, text: impl Display) {
+        if self.wants(Level::Verbose) {
+            return self.say(Level::Verbose, text);
+        }
+        if self.wants(Level::Normal) {
+            let mut state = self.inlet.0.lock();
+            state.end_period(Instant::now());
+            if state.may_say_sparingly() {
+                state.push(&text);
+            }
+            self.inlet.0.changed.notify_one();
+        }
     }
 
-    /// Counts a line that is not going to be written.
-    pub(super) fn leave_out(&self) {
-        self.lost.fetch_add(1, Ordering::Relaxed);
+    /// Warns, unless the log is quiet.
+    pub(super) fn warn(&self, text: impl Display) {
+        self.warn_at(Level::Normal, text);
+    }
+
+    /// Warns if `level` is wanted.
+    pub(super) fn warn_at(&self, level: Level, text: impl Display) {
+        match self.colors {
+            true => self.say(level, format_args!("{WARNING}warning:{RESET} {text}")),
+            false => self.say(level, format_args!("warning: {text}")),
+        }
+    }
+}
+
+impl WeakLog {
+    /// The log, unless it has ended.
+    pub(super) fn upgrade(&self) -> Option<Log> {
+        let Self { level, colors, .. } = *self;
+        self.inlet.upgrade().map(|inlet| Log { inlet, level, colors })
+    }
+}
+
+impl Drop for Inlet {
+    fn drop(&mut self) {
+        self.0.lock().closed = true;
+        self.0.changed.notify_one();
     }
 }
 
 impl Writer {
-    /// Waits until everything is written, though not for ever. All logs must be gone.
-    pub(super) fn finish(self) {
-        let _ = self.ended.recv_timeout(PATIENCE);
-    }
-}
-
-fn write_lines(queue: &Receiver<String>, lost: &AtomicU64, out: impl Write) {
-    let mut out = BufWriter::new(out);
-    // Nowhere below is there a place to report that stderr does not work.
-    loop {
-        let line = match queue.try_recv() {
-            Ok(line) => Ok(line),
-            Err(TryRecvError::Disconnected) => break,
-            Err(TryRecvError::Empty) => {
-                report_losses(lost, &mut out);
-                let _ = out.flush();
-                queue.recv()
+    /// Waits until everything is written, as long as the reader takes some of it and not for ever;
+    /// whether it was. All logs must be gone.
+    pub(super) fn finish(self) -> bool {
+        let deadline = Instant::now() + MAX_PATIENCE;
+        let mut seen = self.buffer.written.load(Ordering::Relaxed);
+        while let Err(RecvTimeoutError::Timeout) = self.ended.recv_timeout(PATIENCE) {
+            let written = self.buffer.written.load(Ordering::Relaxed);
+            if written == seen || Instant::now() >= deadline {
+                return false;
             }
-        };
-        let Ok(line) = line else { break };
-        let _ = out.write_all(line.as_bytes());
+            seen = written;
+        }
+        true
     }
-    report_losses(lost, &mut out);
-    let _ = out.flush();
 }
 
-fn report_losses(lost: &AtomicU64, out: &mut impl Write) {
-    match lost.swap(0, Ordering::Relaxed) {
-        0 => {}
-        n => drop(writeln!(out, "saltecho: {n} lines lost")),
+impl Buffer {
+    /// A thread that panicked while it held the lock has added its line or a part of it.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for lines; they, and how many were lost after them. `None` once the log has ended.
+    fn take(&self) -> Option<(String, u64)> {
+        let mut state = self.lock();
+        loop {
+            state.end_period(Instant::now());
+            if !state.text.is_empty() || state.lost > 0 {
+                return Some((std::mem::take(&mut state.text), std::mem::take(&mut state.lost)));
+            }
+            if state.closed {
+                return None;
+            }
+            state = match state.sparing.period_left(Instant::now()) {
+                None => self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
+                Some(left) => {
+                    let waited = self.changed.wait_timeout(state, left);
+                    waited.unwrap_or_else(PoisonError::into_inner).0
+                }
+            };
+        }
+    }
+}
+
+impl State {
+    fn push(&mut self, line: &dyn Display) {
+        if self.text.len() >= BUFFER {
+            self.lost += 1;
+        } else {
+            writeln!(self.text, "saltecho: {line}").expect("a string takes all text");
+        }
+    }
+
+    fn may_say_sparingly(&mut self) -> bool {
+        let sparing = &mut self.sparing;
+        sparing.began.get_or_insert_with(Instant::now);
+        sparing.said += 1;
+        sparing.hidden += u64::from(sparing.said > SPARING);
+        sparing.said <= SPARING
+    }
+
+    /// Says how many lines were hidden, once the period is over or the log has ended.
+    fn end_period(&mut self, now: Instant) {
+        let left = self.sparing.period_left(now);
+        if left.is_none_or(|left| left.is_zero()) || self.closed {
+            match std::mem::take(&mut self.sparing).hidden {
+                0 => {}
+                hidden => self.push(&format_args!("{hidden} more like that in {PERIOD:?}")),
+            }
+        }
+    }
+}
+
+impl Sparing {
+    /// How much of the period is left; `None` between two periods.
+    fn period_left(&self, now: Instant) -> Option<Duration> {
+        self.began.map(|began| (began + PERIOD).saturating_duration_since(now))
+    }
+}
+
+/// The writing end of a log.
+struct Outlet<W> {
+    out: W,
+    /// The rest of a line of which a part has been written.
+    unfinished: Vec<u8>,
+    /// Lines that could not be written since that was last said.
+    lost: u64,
+}
+
+impl<W: Write> Outlet<W> {
+    fn drain(&mut self, buffer: &Buffer) {
+        while let Some((text, lost)) = buffer.take() {
+            self.say_losses(buffer);
+            self.write_lines(text.as_bytes(), buffer);
+            self.lost += lost;
+            self.say_losses(buffer);
+        }
+    }
+
+    fn say_losses(&mut self, buffer: &Buffer) {
+        // Cleared first: this line is lost like any other if it cannot be written.
+        match std::mem::take(&mut self.lost) {
+            0 => {}
+            lost => {
+                let line =
+                    format!("saltecho: {lost} line{} lost\n", if lost == 1 { "" } else { "s" });
+                self.write_lines(line.as_bytes(), buffer);
+                if self.lost > 0 {
+                    self.lost = lost;
+                }
+            }
+        }
+    }
+
+    /// Writes whole lines. The first error loses all that are not begun: what it says of one
+    /// (no space left, no reader) holds for the next.
+    fn write_lines(&mut self, mut text: &[u8], buffer: &Buffer) {
+        let unfinished = std::mem::take(&mut self.unfinished);
+        let written = self.write(&unfinished, buffer);
+        self.unfinished = unfinished[written..].to_vec();
+        while !text.is_empty() && self.unfinished.is_empty() {
+            let block = &text[..block_len(text)];
+            let written = self.write(block, buffer);
+            text = &text[written..];
+            if written < block.len() {
+                if written > 0 && block[written - 1] != b'\n' {
+                    let rest = line_len(text);
+                    self.unfinished = text[..rest].to_vec();
+                    text = &text[rest..];
+                }
+                break;
+            }
+        }
+        self.lost += text.iter().filter(|byte| **byte == b'\n').count() as u64;
+    }
+
+    /// Writes as much as it can; how much that was. There is no place to report the error.
+    fn write(&mut self, bytes: &[u8], buffer: &Buffer) -> usize {
+        let mut written = 0;
+        while written < bytes.len() {
+            match self.out.write(&bytes[written..]) {
+                Ok(0) => break,
+                Ok(n) => {
+                    written += n;
+                    buffer.written.fetch_add(n as u64, Ordering::Relaxed);
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => break,
+            }
+        }
+        written
+    }
+}
+
+/// The lines that fit into one block, or the first line if that is longer.
+fn block_len(text: &[u8]) -> usize {
+    let fits = text[..text.len().min(BLOCK)].iter().rposition(|byte| *byte == b'\n');
+    fits.map_or_else(|| line_len(text), |end| end + 1)
+}
+
+fn line_len(text: &[u8]) -> usize {
+    text.iter().position(|byte| *byte == b'\n').map_or(text.len(), |end| end + 1)
+}
+
+/// A stream that may have been left non-blocking by another program that shares it: waits for room
+/// as a blocking one does.
+pub(super) struct Patient<W>(pub(super) W);
+
+impl<W: Write + AsFd> Write for Patient<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        loop {
+            match self.0.write(bytes) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    poll(&mut [PollFd::new(&self.0, PollFlags::OUT)], None)?;
+                }
+                result => return result,
+            }
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::{Condvar, Mutex};
 
-    /// A reader that takes nothing until it is told to.
+    /// A reader that takes nothing until it is told to, or a disk with so much room.
     #[derive(Clone, Default)]
-    struct Gate {
-        open: Arc<(Mutex<bool>, Condvar)>,
-        text: Arc<Mutex<Vec<u8>>>,
+    struct Gate(Arc<(Mutex<Held>, Condvar)>);
+
+    #[derive(Default)]
+    struct Held {
+        open: bool,
+        room: usize,
+        text: Vec<u8>,
     }
 
     impl Gate {
-        fn open(&self) {
-            *self.open.0.lock().unwrap() = true;
-            self.open.1.notify_all();
+        /// One that takes this many bytes and then has no space left.
+        fn with_room(room: usize) -> Self {
+            let gate = Self::default();
+            gate.set(|held| (held.open, held.room) = (true, room));
+            gate
+        }
+
+        fn set(&self, change: impl FnOnce(&mut Held)) {
+            change(&mut self.0.0.lock().unwrap());
+            self.0.1.notify_all();
         }
 
         fn text(&self) -> String {
-            String::from_utf8(self.text.lock().unwrap().clone()).unwrap()
+            String::from_utf8(self.0.0.lock().unwrap().text.clone()).unwrap()
         }
     }
 
     impl Write for Gate {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            drop(self.open.1.wait_while(self.open.0.lock().unwrap(), |open| !*open).unwrap());
-            self.text.lock().unwrap().extend_from_slice(bytes);
-            Ok(bytes.len())
+            let held = self.0.0.lock().unwrap();
+            let mut held = self.0.1.wait_while(held, |held| !held.open).unwrap();
+            let taken = bytes.len().min(held.room);
+            held.room -= taken;
+            held.text.extend_from_slice(&bytes[..taken]);
+            if taken == 0 { Err(io::ErrorKind::StorageFull.into()) } else { Ok(taken) }
         }
 
         fn flush(&mut self) -> io::Result<()> {
@@ -159,36 +422,130 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_reader_that_does_not_read_blocks_nobody_and_losses_are_counted() {
-        let gate = Gate::default();
-        let (log, writer) = Log::start_with(Level::Normal, gate.clone()).unwrap();
-        for number in 0..10 * QUEUE {
-            log.say(Level::Normal, format_args!("{number:0>200}"));
-        }
-        gate.open();
-        drop(log);
-        writer.finish();
-        let text = gate.text();
-        let lost = text.lines().filter_map(|line| {
-            line.strip_prefix("saltecho: ")?.strip_suffix(" lines lost")?.parse::<usize>().ok()
+    fn start(level: Level, gate: &Gate) -> (Log, Writer) {
+        Log::start_with(level, false, gate.clone()).unwrap()
+    }
+
+    /// The lines that were written, and how many are said to be lost.
+    fn written_and_lost(text: &str) -> (Vec<&str>, u64) {
+        let (lost, written): (Vec<&str>, _) =
+            text.lines().partition(|line| line.ends_with(" lost"));
+        let lost = lost.into_iter().map(|line| {
+            let number = line.strip_prefix("saltecho: ").unwrap().split(' ').next().unwrap();
+            number.parse::<u64>().unwrap()
         });
-        let lost: usize = lost.sum();
-        let written = text.lines().filter(|line| !line.ends_with("lost")).count();
+        (written, lost.sum())
+    }
+
+    #[test]
+    fn a_reader_that_does_not_read_blocks_no_one_and_losses_are_counted() {
+        let gate = Gate::default();
+        let (log, writer) = start(Level::Normal, &gate);
+        let lines = 2 * BUFFER as u64 / 1000;
+        for number in 0..lines {
+            log.say(Level::Normal, format_args!("{number:0>1000}"));
+        }
+        gate.set(|held| (held.open, held.room) = (true, usize::MAX));
+        drop(log);
+        assert!(writer.finish());
+        let text = gate.text();
+        let (written, lost) = written_and_lost(&text);
         assert!(lost > 0, "nothing was lost");
-        assert_eq!(written + lost, 10 * QUEUE);
+        assert_eq!(written.len() as u64 + lost, lines);
+    }
+
+    #[test]
+    fn a_burst_is_written_whole() {
+        let gate = Gate::default();
+        let (log, writer) = start(Level::Verbose, &gate);
+        for number in 0..60_000 {
+            log.say(Level::Verbose, format_args!("#{number} closed: left before authenticating"));
+        }
+        gate.set(|held| (held.open, held.room) = (true, usize::MAX));
+        drop(log);
+        assert!(writer.finish());
+        let text = gate.text();
+        assert_eq!((written_and_lost(&text).0.len(), written_and_lost(&text).1), (60_000, 0));
     }
 
     #[test]
     fn lines_come_in_order_and_only_those_that_are_wanted() {
-        let gate = Gate::default();
-        gate.open();
-        let (log, writer) = Log::start_with(Level::Normal, gate.clone()).unwrap();
+        let gate = Gate::with_room(usize::MAX);
+        let (log, writer) = start(Level::Normal, &gate);
         log.say(Level::Quiet, "one");
         log.say(Level::Verbose, "two");
         log.say(Level::Normal, "three");
+        log.warn("four");
         drop(log);
-        writer.finish();
-        assert_eq!(gate.text(), "saltecho: one\nsaltecho: three\n");
+        assert!(writer.finish());
+        assert_eq!(gate.text(), "saltecho: one\nsaltecho: three\nsaltecho: warning: four\n");
+    }
+
+    #[test]
+    fn a_full_disk_loses_whole_lines_and_their_number_is_said_when_there_is_room() {
+        let buffer = Buffer::default();
+        let gate = Gate::with_room(5 + 2);
+        let mut outlet = Outlet { out: gate.clone(), unfinished: Vec::new(), lost: 0 };
+        outlet.write_lines(b"1234\n1234\n1234\n", &buffer);
+        assert_eq!((gate.text().as_str(), outlet.lost), ("1234\n12", 1));
+        outlet.write_lines(b"lost\n", &buffer);
+        outlet.say_losses(&buffer);
+        assert_eq!((gate.text().as_str(), outlet.lost), ("1234\n12", 2));
+        gate.set(|held| held.room = usize::MAX);
+        outlet.say_losses(&buffer);
+        outlet.write_lines(b"after\n", &buffer);
+        assert_eq!(gate.text(), "1234\n1234\nsaltecho: 2 lines lost\nafter\n");
+        assert_eq!(outlet.lost, 0);
+    }
+
+    #[test]
+    fn blocks_end_with_a_line_and_hold_a_long_line_whole() {
+        let long = [vec![b'x'; 2 * BLOCK], b"\nshort\n".to_vec()].concat();
+        assert_eq!(block_len(&long), 2 * BLOCK + 1);
+        let many = b"0123456\n".repeat(BLOCK / 4);
+        assert_eq!(block_len(&many), BLOCK);
+        assert_eq!(block_len(b"one\ntwo\n"), 8);
+    }
+
+    #[test]
+    fn a_flood_is_said_sparingly_and_its_rest_counted() {
+        for (level, said) in [(Level::Normal, SPARING + 1), (Level::Verbose, 3 * SPARING)] {
+            let gate = Gate::with_room(usize::MAX);
+            let (log, writer) = start(level, &gate);
+            for number in 0..3 * SPARING {
+                log.say_sparingly(format_args!("failure {number}"));
+            }
+            drop(log);
+            assert!(writer.finish());
+            let text = gate.text();
+            let hidden = format!("saltecho: {} more like that in 10s", 2 * SPARING);
+            assert_eq!(text.lines().count() as u64, said, "{text}");
+            assert_eq!(text.lines().any(|line| line == hidden), level == Level::Normal, "{text}");
+        }
+        let mut state = State::default();
+        let began = Instant::now();
+        assert!((0..=SPARING).filter(|_| state.may_say_sparingly()).count() as u64 == SPARING);
+        state.end_period(began);
+        assert_eq!(state.text, "", "the period has not ended");
+        state.end_period(began + 2 * PERIOD);
+        assert_eq!(state.text, "saltecho: 1 more like that in 10s\n");
+        assert!(state.may_say_sparingly(), "a new period");
+    }
+
+    #[test]
+    fn a_stream_that_is_not_blocking_is_waited_for() {
+        let (mut reader, writer) = io::pipe().unwrap();
+        rustix::io::ioctl_fionbio(&writer, true).unwrap();
+        let (log, writer) = Log::start_with(Level::Normal, false, Patient(writer)).unwrap();
+        let lines: Vec<String> = (0..20_000).map(|number| format!("line {number}")).collect();
+        for line in &lines {
+            log.say(Level::Normal, line);
+        }
+        let expected: String = lines.iter().map(|line| format!("saltecho: {line}\n")).collect();
+        let mut text = vec![0; expected.len()];
+        io::Read::read_exact(&mut reader, &mut text).unwrap();
+        assert!(text == expected.as_bytes(), "torn or lost");
+        drop(log);
+        assert!(writer.finish());
     }
 }

@@ -1,7 +1,8 @@
 //! `saltecho report`: what the histogram logs of load runs tell.
 
+use std::ffi::OsStr;
 use std::fs;
-use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -10,6 +11,7 @@ use saltecho::load::report::{Comparison, LoadLog, Report, merge};
 
 use super::failure::{Failure, Kind};
 use super::judge::judge;
+use super::output::{self, Outputs};
 
 /// Report on logs that `saltecho load --hlog` wrote: several as one load, or two side by side.
 ///
@@ -21,7 +23,7 @@ pub(super) struct ReportArgs {
     /// The logs; with --compare the old one and the new one, each perhaps a directory or a list
     /// with commas between its files
     #[arg(value_name = "FILE", required = true)]
-    files: Vec<String>,
+    files: Vec<PathBuf>,
 
     /// Put two loads side by side
     #[arg(long, conflicts_with = "json")]
@@ -32,6 +34,8 @@ pub(super) struct ReportArgs {
     json: bool,
 
     /// Write the report, or the comparison, as a page to this file
+    ///
+    /// `-` is stdout; the text then goes to stderr.
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
 }
@@ -48,32 +52,37 @@ Exit codes are those of `saltecho load`: 6 if a load is unreliable, with --compa
 pub(super) fn run(args: &ReportArgs) -> Result<(), Failure> {
     let usage = |error| Failure::new(Kind::Usage, error);
     if args.compare {
-        let [old, new] = two_loads(&args.files).map_err(usage)?;
+        let files = two_loads(&args.files).map_err(usage)?;
+        let [old, new] = [read(&files[0]), read(&files[1])];
+        let (old, new) = (old.map_err(usage)?, new.map_err(usage)?);
         let comparison = Comparison { old: &old, new: &new };
-        print(&comparison.to_text());
-        args.write_page(|| comparison.to_html())?;
+        args.write(&files.concat(), &comparison.to_text(), || comparison.to_html())?;
         judge_log(&old).map_err(|failure| failure.of("the old load"))?;
         return judge_log(&new).map_err(|failure| failure.of("the new load"));
     }
-    let report = read(&args.files).map_err(usage)?;
-    match args.json {
-        true => print(&format!("{:#}\n", report.to_json())),
-        false => print(&report.to_text()),
-    }
-    args.write_page(|| report.to_html())?;
+    let files = all_files(&args.files).map_err(usage)?;
+    let report = read(&files).map_err(usage)?;
+    let text = if args.json { report.to_json_text() } else { report.to_text() };
+    args.write(&files, &text, || report.to_html())?;
     judge_log(&report)
 }
 
 impl ReportArgs {
-    fn write_page(&self, page: impl FnOnce() -> String) -> Result<()> {
-        let Some(path) = &self.html else { return Ok(()) };
-        fs::write(path, page()).with_context(|| format!("cannot write {}", path.display()))
+    /// Writes the text and the page, which may overwrite none of the logs.
+    fn write(
+        &self,
+        logs: &[PathBuf],
+        text: &str,
+        page: impl FnOnce() -> String,
+    ) -> Result<(), Failure> {
+        let logs: Vec<&Path> = logs.iter().map(PathBuf::as_path).collect();
+        let outputs = Outputs::open([("--html", self.html.as_ref())], &logs, self.json);
+        let mut outputs = outputs.map_err(|error| Failure::new(Kind::Usage, error))?;
+        let report = outputs.report.put(text);
+        let [html] = outputs.named;
+        let html = html.map_or(Ok(()), |mut html| html.put(&page()));
+        Ok(output::all([report, html])?)
     }
-}
-
-fn print(text: &str) {
-    // A reader that has left has read enough.
-    let _ = anstream::stdout().write_all(text.as_bytes());
 }
 
 /// What the exit code of the load was, its claims aside, which are in no log.
@@ -81,29 +90,36 @@ fn judge_log(report: &Report) -> Result<(), Failure> {
     judge(report, &report.generators[0].setup.target, &[])
 }
 
-/// The old one and the new one.
-fn two_loads(groups: &[String]) -> Result<[Report; 2]> {
+/// The files of the old one and of the new one.
+fn two_loads(groups: &[PathBuf]) -> Result<[Vec<PathBuf>; 2]> {
     let [old, new] = groups else {
         bail!("--compare takes two loads, the old one and the new one");
     };
-    let read_group = |group: &String| match Path::new(group).exists() {
-        true => read(std::slice::from_ref(group)),
-        false => read(&group.split(',').map(str::to_owned).collect::<Vec<_>>()),
+    let files = |group: &PathBuf| match group.exists() {
+        true => all_files(std::slice::from_ref(group)),
+        false => {
+            let parts = group.as_os_str().as_bytes().split(|byte| *byte == b',');
+            all_files(&parts.map(|part| OsStr::from_bytes(part).into()).collect::<Vec<_>>())
+        }
     };
-    Ok([read_group(old)?, read_group(new)?])
+    Ok([files(old)?, files(new)?])
 }
 
-/// The files and directories as one report.
-fn read(places: &[String]) -> Result<Report> {
+/// The logs as one report.
+fn read(files: &[PathBuf]) -> Result<Report> {
     let mut logs = Vec::new();
-    for place in places {
-        for path in files(Path::new(place))? {
-            let name = path.display().to_string();
-            let bytes = fs::read(&path).with_context(|| format!("cannot read {name}"))?;
-            logs.push(LoadLog::parse(&name, &bytes)?);
-        }
+    for path in files {
+        let name = path.display().to_string();
+        let bytes = fs::read(path).with_context(|| format!("cannot read {name}"))?;
+        logs.push(LoadLog::parse(&name, &bytes)?);
     }
     Ok(merge(logs)?)
+}
+
+/// The files, and those in the directories.
+fn all_files(places: &[PathBuf]) -> Result<Vec<PathBuf>> {
+    let files: Result<Vec<_>> = places.iter().map(|place| files(place)).collect();
+    Ok(files?.concat())
 }
 
 fn files(place: &Path) -> Result<Vec<PathBuf>> {

@@ -1,9 +1,13 @@
 //! The program: flags, printing, exit codes. The only place of the crate that prints or exits.
 //!
-//! Results go to stdout, talk goes to stderr. Whoever closes either of them early is not told so.
+//! Results go to stdout, everything else to stderr. A result that cannot be written is an error, but
+//! for a reader that has left.
 
+mod address;
+mod admission;
 mod args;
 mod connect;
+mod environment;
 mod escape;
 mod failure;
 mod judge;
@@ -12,34 +16,45 @@ mod keygen;
 mod load;
 mod log;
 mod logs;
+mod output;
+mod patient;
 mod peer;
 mod pipe;
+mod portfile;
 mod prompt;
 mod report;
 mod serve;
 mod signals;
 mod values;
 
-use std::io::Write;
+use std::panic::resume_unwind;
 use std::process::ExitCode;
+use std::thread;
 
+use anyhow::Context;
 use clap::Parser;
 use clap::error::ErrorKind;
+use saltecho::load::report::Visible;
 
 use args::{Cli, Command};
+use failure::Failure;
 
-/// Runs the program that the command line asks for.
+/// The stack for what needs one of known size: parsing a command line takes over 64 KiB in an
+/// unoptimized build, and unpacking a histogram as much in any.
+const STACK: usize = 2 << 20;
+
+/// Runs the command that the command line asks for.
 pub(crate) fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
-        Ok(cli) => cli,
-        Err(error) => return explain(&error),
+    signals::outlive_file_size_limit();
+    let parse = || {
+        environment::warn_of_unknown();
+        Cli::try_parse().map_err(environment::name_variable)
     };
-    let outcome = match cli.command {
-        Command::Serve(args) => serve::run(&args),
-        Command::Connect(args) => connect::run(&args),
-        Command::Load(args) => load::run(&args),
-        Command::Report(args) => logs::run(&args),
-        Command::Keygen(args) => keygen::run(&args),
+    let outcome = match on_own_stack(parse) {
+        Ok(Ok(cli)) => execute(cli.command),
+        Ok(Err(answer)) if answer.use_stderr() => return object(&answer),
+        Ok(Err(answer)) => print_help(&answer),
+        Err(failure) => Err(failure),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -47,16 +62,79 @@ pub(crate) fn main() -> ExitCode {
     }
 }
 
-/// Prints clap's answer: help and version are results, anything else is an error.
-fn explain(answer: &clap::Error) -> ExitCode {
+/// Does something on a stack that does not depend on `ulimit -s`. Loops stay on the main thread,
+/// where a tracer looks for them.
+fn on_own_stack<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T, Failure> {
+    thread::scope(|scope| {
+        let thread = thread::Builder::new().stack_size(STACK).spawn_scoped(scope, work);
+        let thread = thread.context("cannot start a thread")?;
+        Ok(thread.join().unwrap_or_else(|panic| resume_unwind(panic)))
+    })
+}
+
+fn execute(command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Serve(args) => serve::run(&args),
+        Command::Connect(args) => connect::run(&args),
+        Command::Load(args) => load::run(&args),
+        Command::Report(args) => on_own_stack(|| logs::run(&args))?,
+        Command::Keygen(args) => keygen::run(&args),
+    }
+}
+
+/// Prints help or the version.
+fn print_help(answer: &clap::Error) -> Result<(), Failure> {
     let text = answer.render();
-    // A reader that has left has read enough.
-    let _ = match (answer.use_stderr(), answer.kind()) {
-        (false, _) => write!(anstream::stdout(), "{}", text.ansi()),
-        (true, ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand) => {
-            write!(anstream::stderr(), "{}", text.ansi())
-        }
-        (true, _) => write!(anstream::stderr(), "saltecho: {}", text.ansi()),
+    let text = if output::has_colors() { text.ansi().to_string() } else { text.to_string() };
+    Ok(output::print(&text)?)
+}
+
+/// Prints what is wrong with the command line.
+fn object(answer: &clap::Error) -> ExitCode {
+    let before = match answer.kind() {
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => "",
+        _ => "saltecho: ",
     };
+    output::say(&format!("{before}{}", visible_but_styles(&answer.render().ansi().to_string())));
     u8::try_from(answer.exit_code()).map_or(ExitCode::FAILURE, ExitCode::from)
+}
+
+/// Spells out the control characters that come from arguments, but not the styles around them.
+fn visible_but_styles(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for line in text.split_inclusive('\n') {
+        for (number, part) in line.split("\x1b[").enumerate() {
+            let style = part.find('m').filter(|end| {
+                part[..*end].bytes().all(|byte| byte.is_ascii_digit() || byte == b';')
+            });
+            let rest = match (number, style) {
+                (0, _) => part,
+                (_, Some(end)) => {
+                    shown.push_str("\x1b[");
+                    shown.push_str(&part[..=end]);
+                    &part[end + 1..]
+                }
+                (_, None) => {
+                    shown.push_str("\\x1b[");
+                    part
+                }
+            };
+            let line = rest.strip_suffix('\n');
+            shown.push_str(&Visible(line.unwrap_or(rest)).to_string());
+            shown.push_str(if line.is_some() { "\n" } else { "" });
+        }
+    }
+    shown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::visible_but_styles;
+
+    #[test]
+    fn styles_pass_and_other_control_characters_do_not() {
+        let text = "\x1b[1m\x1b[31merror:\x1b[0m '\x1b[2J\x07\x1b'\n  tip\n";
+        let shown = "\x1b[1m\x1b[31merror:\x1b[0m '\\x1b[2J\\x07\\x1b'\n  tip\n";
+        assert_eq!(visible_but_styles(text), shown);
+    }
 }

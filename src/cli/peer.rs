@@ -1,17 +1,22 @@
+use std::io;
 use std::time::Duration;
 
-use anyhow::anyhow;
-use saltecho::auth::{Key, MacAlgorithm};
-use saltecho::client::{ClientError, Step};
+use saltecho::auth::{Challenge, Key, MacAlgorithm};
+use saltecho::client::{Client, ClientError, Step};
 use saltecho::socket::ErrorKind;
 
+use super::address::ServerAddress;
+use super::escape::Escaper;
 use super::failure::{Failure, Kind};
 use super::keyfile::public_name;
-use super::values::{Limit, ServerAddress};
+use super::values::Limit;
 
-/// How long to wait for a refusal where nothing else would show one: an honest server needs a
-/// round trip for it, and a user does not notice.
-pub(super) const GRACE: Duration = Duration::from_millis(100);
+/// How long to wait, beside the line's own time, for what a server does at once: refuse, or end its
+/// stream after ours has ended. A user does not notice.
+const GRACE: Duration = Duration::from_millis(100);
+
+/// The longest part of a greeting that a message shows.
+const SHOWN: usize = 80;
 
 /// The other side, and what we told it: everything that a message about it may have to name.
 pub(super) struct Peer<'a> {
@@ -22,10 +27,16 @@ pub(super) struct Peer<'a> {
 }
 
 impl Peer<'_> {
-    /// What went wrong and what can be done about it.
+    /// How long to wait for what this server does at once.
+    pub(super) fn grace(&self, client: &Client) -> Duration {
+        let grace = GRACE + 2 * client.round_trip();
+        self.limit.0.map_or(grace, |limit| grace.min(limit.max(GRACE)))
+    }
+
+    /// Why there is no connection with an answered challenge, and what can be done about it.
     pub(super) fn explain(&self, error: &ClientError) -> Failure {
         let (address, limit) = (self.address, self.limit);
-        let (kind, text) = match error {
+        let text = match error {
             ClientError::Refused => return self.refused(),
             ClientError::Connect(cause) => {
                 let remedy = match cause.kind() {
@@ -35,40 +46,58 @@ impl Peer<'_> {
                     ErrorKind::GaiError => "is the name right? An IP address works too",
                     _ => "is the address right?",
                 };
-                let text = format!("cannot connect to {address}: {}; {remedy}", cause.message());
-                (Kind::Unreachable, text)
+                format!("cannot connect to {address}: {}; {remedy}", cause.message())
             }
-            ClientError::TimedOut(Step::Connecting) => (
-                Kind::Unreachable,
-                format!(
-                    "{address} did not answer within {limit}: is the address right, and does a \
-                     firewall let us through? --timeout allows more time"
-                ),
+            ClientError::TimedOut(Step::Connecting) => format!(
+                "{address} did not answer within {limit}: is the address right, and does a \
+                 firewall let us through? --timeout allows more time"
             ),
-            ClientError::TimedOut(Step::AwaitingChallenge) => (
-                Kind::Unreachable,
-                format!(
-                    "{address} accepted the connection but sent no challenge within {limit}: is it \
-                     a saltecho server, or too busy? --timeout allows more time"
-                ),
+            ClientError::TimedOut(Step::AwaitingChallenge) => format!(
+                "{address} accepted the connection but sent no challenge within {limit}: is it \
+                 a saltecho server, or too busy? --timeout allows more time"
             ),
-            ClientError::TimedOut(Step::Exchanging) => (
-                Kind::Unreachable,
-                format!("{address} did not answer within {limit}; --timeout allows more time"),
+            ClientError::Closed(Step::AwaitingChallenge) => format!(
+                "{address} closed the connection without a challenge: it has no room, is \
+                 shutting down, or is not a saltecho server"
             ),
-            ClientError::Closed(Step::AwaitingChallenge) => (
-                Kind::Unreachable,
-                format!(
-                    "{address} closed the connection without a challenge: it has no room, is \
-                     ending, or is no saltecho server"
-                ),
-            ),
-            ClientError::Closed(Step::Connecting | Step::Exchanging) => {
-                (Kind::Runtime, format!("{address} closed the connection"))
+            ClientError::NotAChallenge(greeting) => self.other_service(greeting),
+            ClientError::TimedOut(Step::Exchanging) => return self.silent(true),
+            ClientError::NoEcho
+            | ClientError::Closed(Step::Connecting | Step::Exchanging)
+            | ClientError::Socket(_) => {
+                return Failure::because(Kind::Runtime, format!("{address}: {error}"));
             }
-            ClientError::Socket(_) => (Kind::Runtime, format!("{address}: {error}")),
         };
-        Failure::new(kind, anyhow!(text))
+        Failure::because(Kind::Unreachable, text)
+    }
+
+    fn other_service(&self, greeting: &[u8]) -> String {
+        let (address, limit) = (self.address, self.limit);
+        let shown = show(greeting);
+        if greeting.len() > Challenge::LEN {
+            format!("{address} is not a saltecho server: it began with {shown}")
+        } else {
+            let came = bytes(greeting.len() as u64);
+            format!(
+                "{address} sent no challenge within {limit}, but {came}: {shown}; is it a saltecho \
+                 server?"
+            )
+        }
+    }
+
+    /// The server let the time-out pass with an answer due, after it `has_answered` or before.
+    pub(super) fn silent(&self, has_answered: bool) -> Failure {
+        let (address, limit) = (self.address, self.limit);
+        let mut text =
+            format!("{address} did not answer within {limit}; --timeout allows more time");
+        // The shorter digest leaves a server that expects the longer one waiting for the rest.
+        if !has_answered && self.mac == MacAlgorithm::Md5 {
+            text.push_str(
+                "; if it never answers, it may use --mac sha256 and still wait for the rest of a \
+                 longer digest",
+            );
+        }
+        Failure::because(Kind::Unreachable, text)
     }
 
     pub(super) fn refused(&self) -> Failure {
@@ -77,9 +106,46 @@ impl Peer<'_> {
         Failure::because(
             Kind::Refused,
             format!(
-                "{address} refused us: we have the key {key} and use {mac}, and the server must \
-                 have the same key (-k FILE) and use the same --mac"
+                "{address} refused us: authentication with key {key} and {mac} failed; the \
+                 server must have the same key (-k FILE) and use the same --mac"
             ),
         )
     }
+
+    /// The server ended the stream before anything was sent to it but the digest.
+    pub(super) fn closed_first(&self, client: &Client) -> Failure {
+        if client.refuses() {
+            return self.refused();
+        }
+        let address = self.address;
+        let text = format!(
+            "{address} closed the connection before anything was sent: it is shutting down, or its \
+             idle time-out has passed"
+        );
+        Failure::because(Kind::Runtime, text)
+    }
+
+    /// The connection failed. The kernel's own time-outs come with minutes of patience.
+    pub(super) fn failed(&self, error: &io::Error) -> Failure {
+        let kind = match error.kind() {
+            io::ErrorKind::TimedOut => Kind::Unreachable,
+            _ => Kind::Runtime,
+        };
+        let address = self.address;
+        Failure::because(kind, format!("{address}: the connection failed: {error}"))
+    }
+}
+
+/// A number of bytes, in words.
+pub(super) fn bytes(number: u64) -> String {
+    format!("{number} {}", if number == 1 { "byte" } else { "bytes" })
+}
+
+/// The beginning of a greeting, safe to print.
+fn show(greeting: &[u8]) -> String {
+    let cut = &greeting[..greeting.len().min(SHOWN)];
+    let mut escaper = Escaper::for_line();
+    let shown = escaper.push(cut) + &escaper.finish();
+    let more = if cut.len() < greeting.len() { "..." } else { "" };
+    format!("`{shown}`{more}")
 }

@@ -1,34 +1,40 @@
-//! What a server says about itself: its terms, its counters, its connections.
+//! The text of the server's log: its terms, its counters, its connections.
 
+use std::collections::HashMap;
 use std::fmt;
-use std::io;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use saltecho::proto::{CloseReason, Config};
-use saltecho::server::{ConnId, Limits, Observer, Stats};
+use saltecho::server::{AcceptPause, ConnId, Limits, Observer, Stats};
 
 use super::failure::{Failure, Kind};
 use super::log::{Level, Log};
-use super::values::{Limit, Size};
+use super::values::{Limit, Size, Spin};
+
+/// `1 connection`, `2 connections`.
+fn connections(number: u64) -> String {
+    format!("{number} connection{}", if number == 1 { "" } else { "s" })
+}
 
 /// What the server demands and allows, in one line.
 pub(super) fn terms(config: &Config, limits: &Limits, keys: &str, workers: usize) -> String {
     let mut line = format!(
-        "{} with {keys}; at most {} connections, {} unauthenticated, backlog {}, recv {}; timeouts \
-         auth {}, idle {}, send {}, drain {}",
+        "{} with {keys}; at most {}, {} unauthenticated, backlog {}, recv {}; timeouts auth {}, \
+         idle {}, keepalive {}, send {}, drain {}",
         config.keyring.algorithm(),
-        limits.connections,
+        connections(limits.connections as u64),
         limits.unauthenticated,
         limits.backlog,
         Size(config.recv_size),
         Limit(config.auth_timeout),
         Limit(config.recv_timeout),
+        Limit(config.keepalive),
         Limit(config.send_timeout),
         Limit(limits.drain_timeout),
     );
     if !limits.spin.is_zero() {
-        line.push_str(&format!("; spin {}", Limit(Some(limits.spin))));
+        line.push_str(&format!("; spin {}", Spin(limits.spin)));
     }
     if workers > 1 {
         line.push_str(&format!("; {workers} workers"));
@@ -69,59 +75,60 @@ pub(super) fn counters(stats: &Stats) -> String {
     line
 }
 
-/// Whether everybody got what they were owed. A peer that leaves early on its own is no failure.
+/// Fails if connections were cut off. A peer that leaves early on its own is no failure.
 pub(super) fn verdict(stats: &Stats) -> Result<(), Failure> {
     match stats.closed(CloseReason::DrainTimeout) + stats.closed(CloseReason::Stopped) {
         0 => Ok(()),
         number => Err(Failure::because(
             Kind::Runtime,
-            format!("connections cut off before they had finished: {number}"),
+            format!("cut off before the last answer was delivered: {}", connections(number)),
         )),
     }
 }
 
-/// Says what happens to connections. It is called from the loop, and a [`Log`] never blocks.
+/// Logs what happens to connections. It is called from the loop, and a [`Log`] never blocks.
 pub(super) struct Reporter {
     log: Log,
-    /// Which worker's connections they are, for each counts its own from 1; empty if it is alone.
+    /// The worker whose connections they are, since each counts its own from 1; empty for one.
     worker: String,
-    /// The second that is being counted, and the lines said in it.
-    second: Instant,
-    lines: u32,
+    /// The addresses of connections that have not authenticated: a failure names them, and the
+    /// socket may be gone by then.
+    unauthenticated: HashMap<ConnId, SocketAddr>,
     /// When accepting last rested and it was said.
     paused: Option<Instant>,
 }
 
 impl Reporter {
-    /// Lines in one second; 300 is what journald lets pass by default (10,000 in 30 s).
-    const LINES: u32 = 300;
     /// Accepting may rest ten times a second; it is worth a line once in this time.
     const PAUSE: Duration = Duration::from_secs(10);
+    /// Addresses for which memory is kept once a crowd has authenticated or left.
+    const KEPT: usize = 1024;
 
     pub(super) fn new(log: Log, worker: Option<usize>) -> Self {
         let worker = worker.map_or_else(String::new, |number| format!("worker {number}: "));
-        Self { log, worker, second: Instant::now(), lines: 0, paused: None }
+        Self { log, worker, unauthenticated: HashMap::new(), paused: None }
     }
 
-    fn say(&mut self, text: fmt::Arguments<'_>) {
-        if !self.log.wants(Level::Verbose) {
-            return;
-        }
-        let now = Instant::now();
-        if now.duration_since(self.second) >= Duration::from_secs(1) {
-            (self.second, self.lines) = (now, 0);
-        }
-        self.lines += 1;
-        if self.lines > Self::LINES {
-            self.log.leave_out();
-        } else {
+    fn say(&self, text: fmt::Arguments<'_>) {
+        if self.log.wants(Level::Verbose) {
             self.log.say(Level::Verbose, format_args!("{}{text}", self.worker));
         }
+    }
+
+    fn forget(&mut self, id: ConnId) -> Option<SocketAddr> {
+        let peer = self.unauthenticated.remove(&id);
+        if self.unauthenticated.is_empty() && self.unauthenticated.capacity() > 2 * Self::KEPT {
+            self.unauthenticated.shrink_to(Self::KEPT);
+        }
+        peer
     }
 }
 
 impl Observer for Reporter {
     fn opened(&mut self, id: ConnId, peer: Option<SocketAddr>) {
+        if let Some(peer) = peer.filter(|_| self.log.wants(Level::Normal)) {
+            self.unauthenticated.insert(id, peer);
+        }
         match peer {
             Some(peer) => self.say(format_args!("{id} new, from {peer}")),
             None => self.say(format_args!("{id} new, already gone")),
@@ -129,27 +136,43 @@ impl Observer for Reporter {
     }
 
     fn authenticated(&mut self, id: ConnId) {
-        self.say(format_args!("{id} legal"));
+        self.forget(id);
+        self.say(format_args!("{id} authenticated"));
     }
 
     fn closed(&mut self, id: ConnId, reason: CloseReason) {
+        let Some(peer) = self.forget(id) else {
+            return self.say(format_args!("{id} closed: {reason}"));
+        };
+        let worker = &self.worker;
         match reason {
-            CloseReason::Rejected => self.say(format_args!("{id} not legal, closed: {reason}")),
+            CloseReason::Rejected => self.log.say_sparingly(format_args!(
+                "{worker}{id} closed: authentication failed ({reason}), from {peer}"
+            )),
+            CloseReason::AuthTimeout => {
+                self.log.say_sparingly(format_args!("{worker}{id} closed: {reason}, from {peer}"));
+            }
             _ => self.say(format_args!("{id} closed: {reason}")),
         }
     }
 
-    fn accept_paused(&mut self, cause: Option<&io::Error>) {
+    fn accept_paused(&mut self, pause: AcceptPause<'_>) {
         if self.paused.is_some_and(|said| said.elapsed() < Self::PAUSE) {
             return;
         }
         self.paused = Some(Instant::now());
         let worker = &self.worker;
-        match cause {
-            Some(error) => self.log.warn(format_args!("{worker}accepting rests: {error}")),
-            None => self.log.warn(format_args!(
+        match pause {
+            AcceptPause::Error(error) => {
+                self.log.warn(format_args!("{worker}accepting rests: {error}"));
+            }
+            AcceptPause::Full => self.log.warn(format_args!(
                 "{worker}accepting rests: all places are taken; --max-connections and `ulimit -n` \
                  set how many there are"
+            )),
+            AcceptPause::UnauthenticatedFull => self.log.warn(format_args!(
+                "{worker}accepting rests: all places for unauthenticated clients are taken; \
+                 --max-unauthenticated sets how many there are"
             )),
         }
     }

@@ -1,19 +1,19 @@
-use std::fs;
 use std::io;
 use std::net::SocketAddr;
-use std::path::Path;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, anyhow};
 use saltecho::auth::Keyring;
 use saltecho::proto::{Config, Handler, Identity, Upper};
 use saltecho::server::{BuildError, Limits, MioKernel, Server, ServerBuilder, run_workers};
+use signal_hook::consts::SIGHUP;
 
 use super::args::{Reply, ServeArgs};
 use super::failure::{Failure, Kind};
 use super::keyfile::{Keys, is_loopback};
 use super::log::{Level, Log};
+use super::portfile::PortFile;
 use super::report::{self, Reporter};
-use super::signals::Signals;
+use super::signals::{Signals, not_ignored};
 
 pub(super) fn run(args: &ServeArgs) -> Result<(), Failure> {
     let level = match (args.quiet, args.verbose) {
@@ -26,10 +26,12 @@ pub(super) fn run(args: &ServeArgs) -> Result<(), Failure> {
         Reply::Upper => serve(args, &log, Upper),
         Reply::Same => serve(args, &log, Identity),
     };
-    // An error is the last thing to be said.
+    // An error is the last thing to be said, if stderr takes anything at all.
     drop(log);
-    writer.finish();
-    result
+    match (writer.finish(), result) {
+        (false, Err(failure)) => failure.exit_silently(),
+        (_, result) => result,
+    }
 }
 
 fn serve<H: Handler + Clone + Send>(
@@ -37,21 +39,31 @@ fn serve<H: Handler + Clone + Send>(
     log: &Log,
     handler: H,
 ) -> Result<(), Failure> {
+    refuse_repeated(&args.listen)?;
     let keys = Keys::for_server(&args.keys, &args.listen)
         .map_err(|error| Failure::new(Kind::Usage, error))?;
     warn_of_exposure(args, log);
-    if let Some(path) = &args.port_file {
-        remove_stale(path)?;
-    }
+    let port_file = args.port_file.as_deref();
+    let port_file = port_file
+        .map(|path| PortFile::prepare(path, args.keys.key_file.as_deref()))
+        .transpose()
+        .map_err(|error| Failure::new(Kind::Usage, error))?;
     let signals = Signals::catch()?;
-    let (config, limits) = (args.config(keys.keyring), args.limits());
+    if args.keys.key_file.is_some() && not_ignored(&[SIGHUP]).is_empty() {
+        log.say(
+            Level::Normal,
+            "SIGHUP was ignored when the server started (by nohup?), so it does not reload the keys",
+        );
+    }
+    let (config, limits) = (args.config(keys.keyring), args.admission.apply(args.limits())?);
     let workers = usize::from(args.workers);
-    let terms = report::terms(&config, &limits, &keys.names, workers);
-    let mut builder = Server::builder().config(config).limits(limits).handler(handler);
+    let terms = report::terms(&config, &limits, &keys.names, workers) + &args.admission.terms();
+    let trusted = args.admission.trusted().iter().copied();
+    let mut builder = Server::builder().config(config).limits(limits).trust(trusted);
     for address in &args.listen {
         builder = builder.listen(*address);
     }
-    let mut servers = build(builder, workers)?;
+    let mut servers = build(builder.handler(handler), args)?;
     for (server, number) in servers.iter_mut().zip(1..) {
         let worker = (workers > 1).then_some(number);
         server.set_observer(Box::new(Reporter::new(log.clone(), worker)));
@@ -66,8 +78,8 @@ fn serve<H: Handler + Clone + Send>(
         }
     };
     let watch = signals.watch(handle, log.clone(), reload)?;
-    if let Some(path) = &args.port_file {
-        write_ports(path, &addresses)?;
+    if let Some(port_file) = port_file {
+        port_file.write(&addresses, log)?;
     }
     let places: Vec<String> = addresses.iter().map(SocketAddr::to_string).collect();
     log.say(Level::Normal, format_args!("listening on {}: {terms}", places.join(", ")));
@@ -83,6 +95,7 @@ impl ServeArgs {
             auth_timeout: self.auth_timeout.0,
             recv_timeout: self.idle_timeout.0,
             send_timeout: self.send_timeout.0,
+            keepalive: self.keepalive.0,
             recv_size: self.bufsize.0,
             ..Config::new(keyring)
         }
@@ -91,12 +104,12 @@ impl ServeArgs {
     fn limits(&self) -> Limits {
         let limits = match self.max_connections {
             Some(number) => Limits::for_connections(number as usize),
-            None => Limits::for_workers(self.workers.into()),
+            None => Limits::for_workers(self.workers.into(), self.listen.len()),
         };
         Limits {
             backlog: self.backlog,
             drain_timeout: self.drain_timeout.0,
-            spin: self.spin.0.unwrap_or_default(),
+            spin: self.spin.0,
             ..limits
         }
     }
@@ -114,26 +127,59 @@ fn warn_of_exposure(args: &ServeArgs, log: &Log) {
     }
 }
 
+/// Two listeners cannot share an address; one on a free port is another each time.
+fn refuse_repeated(addresses: &[SocketAddr]) -> Result<(), Failure> {
+    let repeated = addresses
+        .iter()
+        .enumerate()
+        .find(|(index, address)| address.port() != 0 && addresses[..*index].contains(address));
+    match repeated {
+        None => Ok(()),
+        Some((_, address)) => {
+            let text = format!("-l {address} is given twice: leave one of them out");
+            Err(Failure::because(Kind::Usage, text))
+        }
+    }
+}
+
 fn build<H: Handler + Clone>(
     builder: ServerBuilder<H>,
-    workers: usize,
+    args: &ServeArgs,
 ) -> Result<Vec<Server<MioKernel, H>>, Failure> {
-    builder.build_workers(workers).map_err(|error| match error {
-        BuildError::Listen { address, source } => {
-            Failure::because(Kind::Runtime, cannot_listen(address, &source))
-        }
+    builder.build_workers(args.workers.into()).map_err(|error| match error {
+        BuildError::Listen { address, source } => match overlapping(&args.listen, address) {
+            Some(other) if source.kind() == io::ErrorKind::AddrInUse => {
+                let text = format!("-l {address} and -l {other} overlap: leave one of them out");
+                Failure::because(Kind::Usage, text)
+            }
+            _ => Failure::because(Kind::Runtime, cannot_listen(address, &source)),
+        },
         BuildError::Descriptors { .. } => {
             Failure::because(Kind::Usage, format!("--max-connections: {error}"))
         }
-        BuildError::Zero("connections") => {
-            let text = "--max-connections: each of --workers needs at least one";
-            Failure::because(Kind::Usage, text.to_owned())
+        BuildError::Zero(what @ ("connections" | "unauthenticated")) => {
+            let text = format!("--max-{what}: each of --workers needs at least one");
+            Failure::because(Kind::Usage, text)
         }
-        BuildError::NoAddress | BuildError::Zero(_) | BuildError::NotShared(_) => {
-            Failure::new(Kind::Usage, error)
-        }
+        BuildError::NoAddress
+        | BuildError::NoDescriptors { .. }
+        | BuildError::Address(_)
+        | BuildError::Zero(_)
+        | BuildError::NotShared(_) => Failure::new(Kind::Usage, error),
         BuildError::Loop(_) => Failure::new(Kind::Runtime, error),
     })
+}
+
+/// Another of our own addresses that leaves no room for this one: one of the two means every
+/// address of the machine.
+fn overlapping(addresses: &[SocketAddr], address: SocketAddr) -> Option<SocketAddr> {
+    let overlaps = |other: &&SocketAddr| {
+        **other != address
+            && other.port() == address.port()
+            && other.is_ipv4() == address.is_ipv4()
+            && (other.ip().is_unspecified() || address.ip().is_unspecified())
+    };
+    addresses.iter().find(overlaps).copied()
 }
 
 fn cannot_listen(address: SocketAddr, error: &io::Error) -> String {
@@ -144,36 +190,26 @@ fn cannot_listen(address: SocketAddr, error: &io::Error) -> String {
              which), or choose another address with -l (port 0 takes a free one)"
         ),
         io::ErrorKind::AddrNotAvailable => format!(
-            "{address} is no address of this machine (`ip address` lists them): choose another \
+            "{address} is not an address of this machine (`ip address` lists them): choose another \
              with -l, like 127.0.0.1:{port} or 0.0.0.0:{port}"
         ),
         io::ErrorKind::PermissionDenied => format!(
             "{address} is not allowed to this user: choose a port from 1024 up with -l, or grant \
              CAP_NET_BIND_SERVICE"
         ),
+        io::ErrorKind::InvalidInput if lacks_zone(address) => format!(
+            "{address} is link-local and needs the name of its interface, like \
+             [{}%eth0]:{port}",
+            address.ip()
+        ),
         _ => format!("cannot listen on {address}: {error}"),
     }
 }
 
-/// Whoever waits for the file must not be told the ports of an earlier run.
-fn remove_stale(path: &Path) -> Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("cannot replace the port file {}", path.display()))
-        }
-        _ => Ok(()),
+/// A link-local address is one of several with the same name, one for each interface.
+fn lacks_zone(address: SocketAddr) -> bool {
+    match address {
+        SocketAddr::V4(_) => false,
+        SocketAddr::V6(address) => address.ip().is_unicast_link_local() && address.scope_id() == 0,
     }
-}
-
-/// Writes one port a line, all at once: whoever sees the file sees all of it.
-fn write_ports(path: &Path, addresses: &[SocketAddr]) -> Result<()> {
-    let text: String = addresses.iter().map(|address| format!("{}\n", address.port())).collect();
-    let mut unfinished = path.as_os_str().to_owned();
-    unfinished.push(format!(".{}.tmp", std::process::id()));
-    let result = fs::write(&unfinished, text).and_then(|()| fs::rename(&unfinished, path));
-    result.map_err(|error| {
-        // It may not even exist.
-        let _ = fs::remove_file(&unfinished);
-        anyhow::Error::new(error).context(format!("cannot write the port file {}", path.display()))
-    })
 }

@@ -1,9 +1,10 @@
 //! The values that flags take, each with what is accepted when it refuses one.
 
 use std::fmt;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 use std::time::Duration;
+
+use saltecho::load::parse_with_unit;
 
 /// How long something may take: `5s`, `500ms`, `1m 30s`, or `off` for as long as it likes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,9 +29,57 @@ impl FromStr for Limit {
 impl fmt::Display for Limit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
-            Some(time) => humantime::format_duration(time).fmt(f),
+            // humantime has no space in `2days`.
+            Some(time) => write_words(f, &humantime::format_duration(time).to_string()),
             None => f.write_str("off"),
         }
+    }
+}
+
+/// Sets the units that are words apart from their numbers: `2 days 3h`.
+fn write_words(f: &mut fmt::Formatter<'_>, time: &str) -> fmt::Result {
+    for (index, part) in time.split(' ').enumerate() {
+        let space = if index == 0 { "" } else { " " };
+        let unit = part.find(|c: char| !c.is_ascii_digit()).unwrap_or(part.len());
+        match part.split_at(unit) {
+            (number, word) if word.len() > 2 => write!(f, "{space}{number} {word}")?,
+            _ => write!(f, "{space}{part}")?,
+        }
+    }
+    Ok(())
+}
+
+/// How long to poll without sleeping: `50us`, or `off` or `0` to sleep at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Spin(pub(super) Duration);
+
+impl FromStr for Spin {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "off" | "0" => Ok(Self(Duration::ZERO)),
+            _ => humantime::parse_duration(text).map(Self).map_err(
+                |_| "expected a number with its unit, like 50us or 1ms, or `off` to sleep at once",
+            ),
+        }
+    }
+}
+
+impl fmt::Display for Spin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Limit(Some(self.0).filter(|time| !time.is_zero())).fmt(f)
+    }
+}
+
+/// A period of keepalive probes: what the kernel can count, and a loop can pace.
+pub(super) fn keepalive(text: &str) -> Result<Limit, &'static str> {
+    const EXPECTED: &str = "expected a time from 1s to 3h, like 60s or 5m, or `off`";
+    let limit: Limit = text.parse().map_err(|_| EXPECTED)?;
+    let possible = Duration::from_secs(1)..=Duration::from_secs(3 * 3600);
+    match limit.0.is_none_or(|period| possible.contains(&period)) {
+        true => Ok(limit),
+        false => Err(EXPECTED),
     }
 }
 
@@ -49,20 +98,8 @@ impl FromStr for Size {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         const EXPECTED: &str = "expected a number of bytes from 1 to 16m, like 1000, 1k or 32k";
-        let (digits, unit) = match text.as_bytes().last() {
-            Some(b'k' | b'K') => (&text[..text.len() - 1], 1 << 10),
-            Some(b'm' | b'M') => (&text[..text.len() - 1], 1 << 20),
-            _ => (text, 1),
-        };
-        // A sign is none of the digits, though `parse` takes one.
-        let number: usize = match digits.bytes().all(|byte| byte.is_ascii_digit()) {
-            true => digits.parse().map_err(|_| EXPECTED)?,
-            false => return Err(EXPECTED),
-        };
-        match number.checked_mul(unit) {
-            Some(size @ 1..=Self::MAX) => Ok(Self(size)),
-            _ => Err(EXPECTED),
-        }
+        let size = parse_with_unit(text, 1024).and_then(|size| usize::try_from(size).ok());
+        size.filter(|size| (1..=Self::MAX).contains(size)).map(Self).ok_or(EXPECTED)
     }
 }
 
@@ -73,63 +110,6 @@ impl fmt::Display for Size {
             size if size % (1 << 10) == 0 => write!(f, "{}k", size >> 10),
             size => write!(f, "{size}"),
         }
-    }
-}
-
-/// An address to listen on. Not a name: a server must not depend on what a name means today.
-/// A number alone is a port on this machine, not the IPv4 address that it may also spell.
-pub(super) fn listen_address(text: &str) -> Result<SocketAddr, &'static str> {
-    if let Some(port) = port(text) {
-        return Ok(SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
-    }
-    text.parse().map_err(|_| "expected an IP address and a port, like 127.0.0.1:9999 or [::1]:0")
-}
-
-fn port(text: &str) -> Option<u16> {
-    // A sign is none of the digits, though `parse` takes one.
-    text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()
-}
-
-/// Where a server is: an IP address or a name, and a port.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct ServerAddress {
-    pub(super) host: String,
-    pub(super) port: u16,
-}
-
-impl ServerAddress {
-    const DEFAULT_PORT: u16 = 9999;
-}
-
-impl FromStr for ServerAddress {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        const EXPECTED: &str =
-            "expected a host and a port, like 127.0.0.1:9999, [::1]:9999 or localhost:9999";
-        if let Some(port) = port(text) {
-            return Ok(Self { host: Ipv4Addr::LOCALHOST.to_string(), port });
-        }
-        let bracketed = text.strip_prefix('[').and_then(|rest| rest.split_once("]:"));
-        let (host, port) = match (bracketed, text.split_once(':')) {
-            (Some((host, port)), _) => (host, Some(port)),
-            (None, Some(_)) if text.parse::<Ipv6Addr>().is_ok() => (text, None),
-            (None, Some((host, port))) => (host, Some(port)),
-            (None, None) => (text, None),
-        };
-        let port = port.map_or(Some(Self::DEFAULT_PORT), self::port).ok_or(EXPECTED)?;
-        let number = host.bytes().all(|byte| byte.is_ascii_digit());
-        if number || host.contains(['[', ']', '/', ' ', '+']) {
-            return Err(EXPECTED);
-        }
-        Ok(Self { host: host.to_owned(), port })
-    }
-}
-
-impl fmt::Display for ServerAddress {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { host, port } = self;
-        if host.contains(':') { write!(f, "[{host}]:{port}") } else { write!(f, "{host}:{port}") }
     }
 }
 
@@ -145,6 +125,8 @@ mod tests {
             ("500ms", Some(500), "500ms"),
             ("1.5s", Some(1_500), "1s 500ms"),
             ("1m 30s", Some(90_000), "1m 30s"),
+            ("25h", Some(90_000_000), "1 day 1h"),
+            ("100years", Some(3_155_760_000_000), "100 years"),
         ] {
             let parsed: Limit = text.parse().unwrap();
             assert_eq!(parsed, Limit(limit.map(Duration::from_millis)));
@@ -152,6 +134,32 @@ mod tests {
         }
         for text in ["", "5", "0s", "-1s", "5 parsecs", "OFF", "99999999999999999999s"] {
             assert!(text.parse::<Limit>().is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_spin_may_be_zero() {
+        for (text, micros, shown) in
+            [("off", 0, "off"), ("0", 0, "off"), ("0s", 0, "off"), ("50us", 50, "50us")]
+        {
+            let parsed: Spin = text.parse().unwrap();
+            assert_eq!(parsed, Spin(Duration::from_micros(micros)));
+            assert_eq!(parsed.to_string(), shown);
+        }
+        for text in ["", "50", "-1us", "on"] {
+            assert!(text.parse::<Spin>().is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_keepalive_period_is_one_that_can_be_kept() {
+        for (text, seconds) in
+            [("off", None), ("1s", Some(1)), ("60s", Some(60)), ("3h", Some(10_800))]
+        {
+            assert_eq!(keepalive(text), Ok(Limit(seconds.map(Duration::from_secs))), "{text:?}");
+        }
+        for text in ["", "0s", "999ms", "10801s", "60", "never"] {
+            assert!(keepalive(text).unwrap_err().contains("from 1s to 3h"), "{text:?}");
         }
     }
 
@@ -172,49 +180,5 @@ mod tests {
             assert!(text.parse::<Size>().is_err(), "{text:?}");
         }
         assert!(format!("{}k", usize::MAX).parse::<Size>().is_err());
-    }
-
-    #[test]
-    fn listeners_have_an_ip_address_and_a_port() {
-        for (text, shown) in
-            [("127.0.0.1:80", "127.0.0.1:80"), ("[::1]:0", "[::1]:0"), ("80", "127.0.0.1:80")]
-        {
-            assert_eq!(listen_address(text).unwrap().to_string(), shown);
-        }
-        for text in ["", "localhost:80", "127.0.0.1", "65536", "+80", ":80", "::1"] {
-            assert!(listen_address(text).is_err(), "{text:?}");
-        }
-    }
-
-    #[test]
-    fn servers_have_a_host_and_perhaps_a_port() {
-        for (text, host, port, shown) in [
-            ("127.0.0.1:80", "127.0.0.1", 80, "127.0.0.1:80"),
-            ("[::1]:80", "::1", 80, "[::1]:80"),
-            ("[fe80::1%2]:80", "fe80::1%2", 80, "[fe80::1%2]:80"),
-            ("::1", "::1", 9999, "[::1]:9999"),
-            ("localhost", "localhost", 9999, "localhost:9999"),
-            ("8080", "127.0.0.1", 8080, "127.0.0.1:8080"),
-            ("example.org:1", "example.org", 1, "example.org:1"),
-        ] {
-            let parsed: ServerAddress = text.parse().unwrap();
-            assert_eq!((parsed.host.as_str(), parsed.port), (host, port));
-            assert_eq!(parsed.to_string(), shown);
-        }
-        for text in [
-            "",
-            ":80",
-            "host:",
-            "host:port",
-            "host:65536",
-            "[::1]",
-            "a:b:80",
-            "http://a",
-            "65536",
-            "+80",
-            "a:+80",
-        ] {
-            assert!(text.parse::<ServerAddress>().is_err(), "{text:?}");
-        }
     }
 }

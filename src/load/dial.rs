@@ -1,5 +1,5 @@
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::fd::AsFd;
 
 use mio::net::TcpStream;
@@ -16,7 +16,7 @@ pub trait Dial: Kernel {
     /// # Errors
     /// Those of socket(2), bind(2) and connect(2): EADDRNOTAVAIL when the source has no more
     /// ports towards the target.
-    fn dial(&mut self, target: SocketAddr, source: Option<IpAddr>) -> io::Result<Self::Stream>;
+    fn dial(&mut self, target: SocketAddr, source: Option<SocketAddr>) -> io::Result<Self::Stream>;
 
     /// Whether the connection stands by now.
     ///
@@ -26,7 +26,7 @@ pub trait Dial: Kernel {
 }
 
 impl Dial for MioKernel {
-    fn dial(&mut self, target: SocketAddr, source: Option<IpAddr>) -> io::Result<TcpStream> {
+    fn dial(&mut self, target: SocketAddr, source: Option<SocketAddr>) -> io::Result<TcpStream> {
         let kind = Type::STREAM.nonblocking().cloexec();
         let socket = Socket::new(Domain::for_address(target), kind, Some(Protocol::TCP))?;
         // Without it messages that are due together wait for acknowledgements. Worth no failure.
@@ -40,7 +40,7 @@ impl Dial for MioKernel {
                 libc::IP_BIND_ADDRESS_NO_PORT,
                 &1i32.to_ne_bytes(),
             );
-            socket.bind(&SocketAddr::new(source, 0).into())?;
+            socket.bind(&source.into())?;
         }
         match socket.connect(&target.into()) {
             Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => Err(error),

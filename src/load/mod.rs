@@ -16,11 +16,13 @@ mod assertion;
 mod dial;
 mod pattern;
 mod plan;
+mod proof;
 mod pump;
 mod record;
 pub mod report;
 mod schedule;
 mod session;
+mod unit;
 
 use std::collections::VecDeque;
 use std::io;
@@ -29,6 +31,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use pattern::Pattern;
+use proof::Proof;
 use pump::{Ended, Pacing};
 use schedule::Schedule;
 use session::{Session, Terms};
@@ -41,10 +44,11 @@ use crate::server::{
 
 pub use assertion::{Assertion, AssertionError, Judgement};
 pub use dial::Dial;
-pub use plan::{Mode, Pace, Plan};
+pub use plan::{Mode, Pace, Plan, PlanError};
 pub use record::{
     Counts, ErrorKind, Errors, Interval, Outcome, Part, Record, Series, Standing, empty_histogram,
 };
+pub use unit::parse_with_unit;
 
 /// A load that is being made. Not a thread: [`run`](Self::run) works on the thread that calls it.
 pub struct Load<K: Kernel = MioKernel> {
@@ -53,8 +57,10 @@ pub struct Load<K: Kernel = MioKernel> {
     slots: Slots<K::Stream, Session>,
     timers: Wheel,
     run_queue: VecDeque<ConnId>,
-    /// The active connections, by their number; empty places are those that have ended.
+    /// The connections that are to exchange messages, by their number; empty places are those that
+    /// have ended.
     roster: Vec<Option<ConnId>>,
+    proof: Proof,
     /// Connections or cycles that have been begun.
     dialled: u64,
     /// Connections whose probe is not answered yet.
@@ -71,6 +77,7 @@ pub struct Load<K: Kernel = MioKernel> {
     part_began: Monotonic,
     measured: Duration,
     ramp: Duration,
+    proving: Duration,
     standing: Standing,
     stopper: Stopper,
     stopped: bool,
@@ -117,7 +124,11 @@ const RECV: usize = 64 << 10;
 
 impl<K: Dial> Load<K> {
     /// A load over any kernel.
-    pub fn new(mut kernel: K, plan: Plan) -> Self {
+    ///
+    /// # Errors
+    /// When the plan is none; see [`Plan::check`].
+    pub fn new(mut kernel: K, plan: Plan) -> Result<Self, PlanError> {
+        plan.check()?;
         let now = kernel.now();
         let stopper = Stopper { flag: Arc::default(), waker: kernel.waker() };
         let part = if plan.mode == Mode::Connect { Part::Measure } else { Part::Ramp };
@@ -127,7 +138,8 @@ impl<K: Dial> Load<K> {
             slots: Slots::new(),
             timers: Wheel::new(),
             run_queue: VecDeque::new(),
-            roster: vec![None; plan.active],
+            roster: Vec::new(),
+            proof: Proof::new(),
             dialled: 0,
             opening: 0,
             pacing: Pacing::new(plan.mode, plan.active),
@@ -139,6 +151,7 @@ impl<K: Dial> Load<K> {
             part_began: now,
             measured: Duration::ZERO,
             ramp: Duration::ZERO,
+            proving: Duration::ZERO,
             standing: Standing::default(),
             stopper,
             stopped: false,
@@ -155,7 +168,7 @@ impl<K: Dial> Load<K> {
         if part == Part::Measure {
             load.begin_measuring(now);
         }
-        load
+        Ok(load)
     }
 
     /// What ends it before its time.
@@ -176,7 +189,7 @@ impl<K: Dial> Load<K> {
             record: self.total,
             ramp: self.ramp,
             measured: self.measured,
-            drain: self.polled.since(self.part_began),
+            drain: self.proving + self.polled.since(self.part_began),
             stopped: self.stopped,
             standing: self.standing,
             first_other: self.first_other,
@@ -210,7 +223,9 @@ impl<K: Dial> Load<K> {
         });
         self.pump_queue();
         self.handle_deadlines();
-        let (part, ends) = (self.part, self.part_ends());
+        let part = self.part;
+        // The proof is over when all have answered, which is long before it is given up.
+        let ends = self.part_ends().filter(|_| part != Part::Prove);
         let goes_on = self.advance();
         // An interval belongs to one part.
         let is_over = !goes_on || self.part != part;
@@ -221,10 +236,11 @@ impl<K: Dial> Load<K> {
     }
 
     /// How long the next poll may sleep: until the next message, connection, deadline, report or
-    /// part of the run, but not at all when that is too near to be met by sleeping, or the last
-    /// event recent enough to spin.
+    /// part of the run, but not at all when that is too near to be met by sleeping, the last event
+    /// recent enough to spin, or a part has just begun, which may have something to do.
     fn wait(&self) -> Option<Duration> {
-        if !self.run_queue.is_empty() || self.polled < self.awake_until {
+        let has_begun = self.polled <= self.part_began;
+        if has_begun || !self.run_queue.is_empty() || self.polled < self.awake_until {
             return Some(Duration::ZERO);
         }
         let exact = [self.pacing.schedule.as_ref().and_then(Schedule::next_due), self.next_dial()];
@@ -241,11 +257,12 @@ impl<K: Dial> Load<K> {
         exact.into_iter().chain(rough).min()
     }
 
-    /// When the present part of the run ends, if that is a matter of time.
+    /// When the present part of the run ends at the latest, if that is a matter of time.
     fn part_ends(&self) -> Option<Monotonic> {
         match self.part {
             Part::Ramp => None,
             Part::Measure => Some(self.part_began.saturating_add(self.terms.plan.duration)),
+            Part::Prove => Some(self.proof_ends()),
             Part::Drain => Some(self.part_began.saturating_add(Plan::GRACE)),
         }
     }
@@ -253,9 +270,8 @@ impl<K: Dial> Load<K> {
     /// Does what has become due, and says whether anything is still to come.
     fn advance(&mut self) -> bool {
         let now = self.kernel.now();
-        if self.stopper.flag.load(Ordering::Relaxed) && self.part != Part::Drain {
-            self.stopped = true;
-            self.begin_draining(now);
+        if self.stopper.flag.load(Ordering::Relaxed) && !self.stopped && self.part != Part::Drain {
+            self.stop(now);
         }
         let is_cycling = self.terms.plan.mode == Mode::Connect;
         match self.part {
@@ -268,10 +284,19 @@ impl<K: Dial> Load<K> {
             }
             Part::Measure => {
                 let deserted = !is_cycling && self.slots.is_empty();
-                if deserted || self.part_ends().is_some_and(|end| end <= now) {
+                let is_over = self.part_ends().is_some_and(|end| end <= now);
+                if is_over && self.terms.plan.mode == Mode::Idle {
+                    self.begin_proving(now);
+                } else if deserted || is_over {
                     self.begin_draining(now);
                 } else {
                     self.hand_out(now);
+                }
+            }
+            Part::Prove => {
+                let goes_on = self.prove(now);
+                if !goes_on || self.part_ends().is_some_and(|end| end <= now) {
+                    self.begin_draining(now);
                 }
             }
             Part::Drain => {
@@ -297,6 +322,9 @@ impl<K: Dial> Load<K> {
             }
             _ => {}
         }
+        if plan.pace != Pace::Closed || plan.mode != Mode::Echo {
+            return;
+        }
         // In the closed model all of them may go on from here.
         for id in self.roster.iter().flatten() {
             let slot = self.slots.get_mut(*id).expect("the roster names those who are here");
@@ -304,12 +332,33 @@ impl<K: Dial> Load<K> {
         }
     }
 
-    fn begin_draining(&mut self, now: Monotonic) {
-        if self.part == Part::Measure {
-            self.hand_out(now);
-            self.measured = now.since(self.part_began);
+    /// Ends the load before its time. An idle one is proved to be there all the same.
+    fn stop(&mut self, now: Monotonic) {
+        self.stopped = true;
+        match (self.part, self.terms.plan.mode) {
+            (Part::Measure, Mode::Idle) => self.begin_proving(now),
+            _ => self.begin_draining(now),
         }
+    }
+
+    fn end_measuring(&mut self, now: Monotonic) {
+        self.hand_out(now);
+        self.measured = now.since(self.part_began);
         self.standing = self.count_standing();
+    }
+
+    fn begin_proving(&mut self, now: Monotonic) {
+        self.end_measuring(now);
+        self.begin_proof(now);
+        (self.part, self.part_began) = (Part::Prove, now);
+    }
+
+    fn begin_draining(&mut self, now: Monotonic) {
+        match self.part {
+            Part::Measure => self.end_measuring(now),
+            Part::Prove => self.proving = now.since(self.part_began),
+            Part::Ramp | Part::Drain => self.standing = self.count_standing(),
+        }
         if let Some(schedule) = &mut self.pacing.schedule {
             schedule.stop(now);
         }
@@ -319,22 +368,27 @@ impl<K: Dial> Load<K> {
     /// Gives connections the messages that have become due, in turn.
     fn hand_out(&mut self, now: Monotonic) {
         let Some(schedule) = &mut self.pacing.schedule else { return };
-        while let Some(number) = schedule.take_due(now) {
-            self.record.counts.due += 1;
-            if self.terms.plan.mode == Mode::Connect {
-                self.cycles_due += 1;
-                self.owed += 1;
-                continue;
-            }
-            let place = usize::try_from(number % self.roster.len() as u64).expect("it is a place");
+        let numbers = schedule.take_due(now);
+        let count = numbers.end - numbers.start;
+        self.record.counts.due += count;
+        if self.terms.plan.mode == Mode::Connect {
+            self.cycles_due += count;
+            self.owed += count;
+            return;
+        }
+        // At a rate that is beyond all means each of them has many at once.
+        let places = self.roster.len() as u64;
+        for i in 0..count.min(places) {
+            let share = count / places + u64::from(i < count % places);
+            let place = usize::try_from((numbers.start + i) % places).expect("it is a place");
             match self.roster[place] {
                 Some(id) => {
                     let slot = self.slots.get_mut(id).expect("the roster names those who are here");
-                    slot.connection.due += 1;
-                    self.owed += 1;
+                    slot.connection.due += share;
+                    self.owed += share;
                     enqueue(&mut self.run_queue, slot, id);
                 }
-                None => self.record.counts.errors.add(ErrorKind::Unanswered, 1),
+                None => self.record.counts.errors.add(ErrorKind::Unanswered, share),
             }
         }
     }
@@ -393,6 +447,14 @@ impl<K: Dial> Load<K> {
             0 => None,
             len => Some(plan.sources[usize::try_from(number % len).expect("it is a place")]),
         };
+        let partners = match plan.mode {
+            Mode::Echo => plan.active,
+            Mode::Idle => plan.connections,
+            Mode::Connect => 0,
+        };
+        if self.roster.len() < partners {
+            self.roster.push(None);
+        }
         let now = self.kernel.now();
         let mut session = Session::new(number, plan.seed, now);
         if plan.mode == Mode::Connect
@@ -409,19 +471,19 @@ impl<K: Dial> Load<K> {
         };
         let id = self.slots.insert(stream, session, Ready::NONE);
         self.opening += 1;
-        if self.terms.plan.mode == Mode::Echo
-            && let Some(place) = self.roster.get_mut(usize::try_from(number).unwrap_or(usize::MAX))
-        {
+        if let Some(place) = self.place(number) {
             *place = Some(id);
         }
         let slot = self.slots.get_mut(id).expect("it was inserted just now");
         match self.kernel.register(&mut slot.stream, Token::connection(id)) {
             Ok(()) => self.settle(id),
-            Err(error) => {
-                self.note_error(error);
-                self.close(id);
-            }
+            Err(error) => self.end(id, Ended::Error(error)),
         }
+    }
+
+    /// The place in the roster of the connection of this number, if it has one.
+    pub(super) fn place(&mut self, number: u64) -> Option<&mut Option<ConnId>> {
+        self.roster.get_mut(usize::try_from(number).ok()?)
     }
 
     fn handle_deadlines(&mut self) {

@@ -13,8 +13,9 @@ pub struct Plan {
     /// The server.
     pub target: SocketAddr,
     /// Addresses of this machine to connect from, in turn; none leaves it to the system. Each has
-    /// some 28,000 ports towards one server.
-    pub sources: Vec<IpAddr>,
+    /// some 28,000 ports towards one server, one of which is chosen where the port here is 0. A
+    /// link-local IPv6 address needs its scope.
+    pub sources: Vec<SocketAddr>,
     /// The key that challenges are answered with.
     pub key: Key,
     /// The hash under the HMAC.
@@ -56,7 +57,8 @@ pub enum Mode {
     Echo,
     /// Connect, authenticate, one message, close; again and again.
     Connect,
-    /// Authenticate, one message, then stay.
+    /// Authenticate, one message, then stay; at the end one more message each, which shows that the
+    /// connection is still there.
     Idle,
 }
 
@@ -96,6 +98,15 @@ impl Plan {
     /// Connections that are being made at once while no ramp is asked for: fewer than queues of
     /// listeners hold, so that none of them overflows.
     pub const MAX_CONNECTING: usize = 256;
+    /// Connections at most: more than any machine has descriptors and ports for.
+    pub const MAX_CONNECTIONS: usize = 1 << 24;
+    /// Messages under way on one connection at most.
+    pub const MAX_IN_FLIGHT: usize = 1 << 16;
+    /// The length of a message at most, in bytes: 16 MiB, which is also the longest answer that a
+    /// server keeps for one connection.
+    pub const MAX_SIZE: usize = 16 << 20;
+    /// Messages a second at most: one each nanosecond, which is what a clock tells apart.
+    pub const MAX_RATE: u64 = 1_000_000_000;
     /// How long answers are waited for after the last message was due.
     pub const GRACE: Duration = Duration::from_secs(1);
 
@@ -120,4 +131,80 @@ impl Plan {
             spin: Duration::ZERO,
         }
     }
+    /// Whether a load can be made of it. Not whether this machine allows it.
+    ///
+    /// # Errors
+    /// The first of its fields that allows none.
+    pub fn check(&self) -> Result<(), PlanError> {
+        let at_least_one = [
+            ("connections", self.connections as u64),
+            ("in_flight", self.in_flight as u64),
+            ("size", self.size as u64),
+            ("duration", nanos(self.duration)),
+            ("timeout", self.timeout.map_or(1, nanos)),
+        ];
+        if let Some((field, _)) = at_least_one.into_iter().find(|(_, number)| *number == 0) {
+            return Err(PlanError::Zero(field));
+        }
+        let rate = match self.pace {
+            Pace::Open(rate) => rate.get(),
+            Pace::Closed => 1,
+        };
+        for (field, number, most) in [
+            ("connections", self.connections as u64, Self::MAX_CONNECTIONS as u64),
+            ("in_flight", self.in_flight as u64, Self::MAX_IN_FLIGHT as u64),
+            ("size", self.size as u64, Self::MAX_SIZE as u64),
+            ("the rate", rate, Self::MAX_RATE),
+        ] {
+            if number > most {
+                return Err(PlanError::TooMuch { field, number, most });
+            }
+        }
+        if self.mode == Mode::Echo && !(1..=self.connections).contains(&self.active) {
+            return Err(PlanError::Active { active: self.active, connections: self.connections });
+        }
+        match self.sources.iter().find(|source| source.is_ipv4() != self.target.is_ipv4()) {
+            Some(&source) => Err(PlanError::Family { from: source.ip(), to: self.target }),
+            None => Ok(()),
+        }
+    }
+}
+
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// Why a [`Plan`] is none.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PlanError {
+    /// With nothing of this there is no load.
+    #[error("{0} must not be zero")]
+    Zero(&'static str),
+    /// More of something than there can be.
+    #[error("{field} must be at most {most}, not {number}")]
+    TooMuch {
+        /// What it is.
+        field: &'static str,
+        /// How much it is.
+        number: u64,
+        /// How much it may be.
+        most: u64,
+    },
+    /// No connection sends messages, or more of them than there are.
+    #[error("active must be from 1 to the {connections} connections, not {active}")]
+    Active {
+        /// How many connections were to send messages.
+        active: usize,
+        /// How many there are.
+        connections: usize,
+    },
+    /// An IPv4 address cannot connect to an IPv6 one, nor the other way round.
+    #[error("{from} and {to} are of different address families")]
+    Family {
+        /// Where connections were to come from.
+        from: IpAddr,
+        /// Where they were to go.
+        to: SocketAddr,
+    },
 }

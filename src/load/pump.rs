@@ -1,6 +1,8 @@
 use std::io;
+use std::ops::Range;
 use std::time::Duration;
 
+use super::proof::Proof;
 use super::{Dial, ErrorKind, Load, Mode, Pace, Part, Record, Schedule, Series};
 use crate::load::session::{Begun, Session};
 use crate::python::Monotonic;
@@ -31,11 +33,25 @@ impl Pacing {
         match self.mode {
             Mode::Connect => Some(schedule.due_at(session)),
             Mode::Echo if message > 0 => {
-                Some(schedule.due_at((message - 1) * self.active + session))
+                Some(schedule.due_at(self.numbers(session, message..message).first))
             }
             Mode::Echo | Mode::Idle => None,
         }
     }
+
+    /// The numbers in the schedule of a session's messages, which are not the probe.
+    pub(super) const fn numbers(&self, session: u64, messages: Range<u64>) -> Numbers {
+        let first = (messages.start - 1) * self.active + session;
+        Numbers { first, step: self.active, count: messages.end - messages.start }
+    }
+}
+
+/// Numbers in a schedule at even distances.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Numbers {
+    pub(super) first: u64,
+    pub(super) step: u64,
+    pub(super) count: u64,
 }
 
 /// The only place where sockets are read, written and closed.
@@ -103,6 +119,7 @@ impl<K: Dial> Load<K> {
             record: &mut self.record,
             owed: &mut self.owed,
             opening: &mut self.opening,
+            proof: &mut self.proof,
             pacing: &self.pacing,
             waited: now.since(self.polled) + self.overslept,
             now,
@@ -152,7 +169,7 @@ impl<K: Dial> Load<K> {
         let begun = connection.handle_sent(&self.terms, n, offered, now, due_at);
         // The first of all is the probe, which is not measured.
         let messages = begun - u64::from(begun > 0 && !had_begun);
-        if self.pacing.mode == Mode::Echo {
+        if self.pacing.mode != Mode::Connect {
             self.record.counts.sent += messages;
         }
         if is_unpaced {
@@ -188,14 +205,21 @@ impl<K: Dial> Load<K> {
             // The cycle's failure has been counted.
             Mode::Connect => self.owed -= u64::from(!session.has_authenticated()),
             Mode::Echo => {
-                let owed = session.owed().count() as u64;
+                let owed = session.owed();
+                let owed = owed.end - owed.start;
                 self.owed -= owed;
                 self.record.counts.errors.add(ErrorKind::Unanswered, owed);
             }
-            Mode::Idle => {}
+            // So has the connection's, which owes at most its proof.
+            Mode::Idle => {
+                let owed = session.owed();
+                self.owed -= owed.end - owed.start;
+                if self.part == Part::Prove {
+                    self.proof.handle_loss(session.number, self.polled);
+                }
+            }
         }
-        let place = usize::try_from(session.number).unwrap_or(usize::MAX);
-        if let Some(place) = self.roster.get_mut(place) {
+        if let Some(place) = self.place(session.number) {
             *place = None;
         }
     }
@@ -246,6 +270,7 @@ struct Answers<'a> {
     record: &'a mut Record,
     owed: &'a mut u64,
     opening: &'a mut usize,
+    proof: &'a mut Proof,
     pacing: &'a Pacing,
     /// How long the answers had been there before they were looked at, as far as is known.
     waited: Duration,
@@ -267,6 +292,13 @@ impl Answers<'_> {
                     return;
                 }
                 (Series::Cycle, self.dialled, self.late)
+            }
+            (_, Mode::Idle) => {
+                self.proof.handle_answer(self.number, self.now);
+                self.record.note(Series::Echo, self.now.since(begun.at));
+                self.record.counts.answered += 1;
+                *self.owed -= 1;
+                return;
             }
             _ => (Series::Echo, begun.at, begun.late),
         };

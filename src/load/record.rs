@@ -4,6 +4,8 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
+use crate::python::saturating_nanos;
+
 /// What is timed: one histogram each, in nanoseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
@@ -125,7 +127,7 @@ impl Errors {
 
     /// How many there were.
     pub fn total(&self) -> u64 {
-        self.0.iter().sum()
+        self.0.iter().fold(0, |total, number| total.saturating_add(*number))
     }
 
     /// The kinds that occurred, each with its number.
@@ -140,7 +142,7 @@ impl Errors {
 
     fn merge(&mut self, other: &Self) {
         for (mine, theirs) in self.0.iter_mut().zip(&other.0) {
-            *mine += theirs;
+            *mine = mine.saturating_add(*theirs);
         }
     }
 }
@@ -153,7 +155,8 @@ pub struct Counts {
     pub connected: u64,
     /// Connections whose probe was answered.
     pub authenticated: u64,
-    /// Messages that were due. In the closed model a message is due when it is sent.
+    /// Messages that were due. In the closed model a message is due when it is sent; of idle
+    /// connections each that is left in the end owes one.
     pub due: u64,
     /// Messages sent, or cycles begun.
     pub sent: u64,
@@ -171,13 +174,17 @@ pub struct Counts {
 impl Counts {
     /// Adds those of another part of the same run, or of another generator.
     pub fn merge(&mut self, other: &Self) {
-        self.connected += other.connected;
-        self.authenticated += other.authenticated;
-        self.due += other.due;
-        self.sent += other.sent;
-        self.answered += other.answered;
-        self.bytes_sent += other.bytes_sent;
-        self.bytes_received += other.bytes_received;
+        for (sum, more) in [
+            (&mut self.connected, other.connected),
+            (&mut self.authenticated, other.authenticated),
+            (&mut self.due, other.due),
+            (&mut self.sent, other.sent),
+            (&mut self.answered, other.answered),
+            (&mut self.bytes_sent, other.bytes_sent),
+            (&mut self.bytes_received, other.bytes_received),
+        ] {
+            *sum = sum.saturating_add(more);
+        }
         self.errors.merge(&other.errors);
     }
 }
@@ -219,6 +226,9 @@ pub struct Record {
     series: [Histogram<u64>; Series::ALL.len()],
     /// What was done.
     pub counts: Counts,
+    /// Of that, what was done while the load was measured. Rates are of this: what is answered
+    /// after the end would make a slow server look fast.
+    pub measured: Counts,
 }
 
 impl Record {
@@ -227,7 +237,11 @@ impl Record {
 
     /// An empty record.
     pub fn new() -> Self {
-        Self { series: std::array::from_fn(|_| empty_histogram()), counts: Counts::default() }
+        Self {
+            series: std::array::from_fn(|_| empty_histogram()),
+            counts: Counts::default(),
+            measured: Counts::default(),
+        }
     }
 
     /// The histogram of one series, in nanoseconds to three digits.
@@ -242,8 +256,21 @@ impl Record {
 
     /// Counts one time. More than [`Record::LONGEST`] counts as that.
     pub fn note(&mut self, series: Series, time: Duration) {
+        self.series[series as usize].saturating_record(saturating_nanos(time).max(1));
+    }
+
+    /// Counts so many messages that were not answered when the run ended, and how long they had
+    /// waited by then.
+    pub(super) fn note_late(&mut self, series: Series, time: Duration, number: u64) {
         let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
-        self.series[series as usize].saturating_record(nanos.max(1));
+        self.series[series as usize].saturating_record_n(nanos.max(1), number);
+        self.counts.errors.add(ErrorKind::Late, number);
+    }
+
+    /// The shortest time in nanoseconds that is recorded as this one is.
+    pub(super) fn least_like(&self, series: Series, time: Duration) -> u64 {
+        let nanos = u64::try_from(time.min(Self::LONGEST).as_nanos()).unwrap_or(u64::MAX);
+        self.series[series as usize].lowest_equivalent(nanos)
     }
 
     /// Adds another record: histograms are added up, which is the only right way to merge
@@ -253,6 +280,7 @@ impl Record {
             mine.add(theirs).expect("all have the same bounds");
         }
         self.counts.merge(&other.counts);
+        self.measured.merge(&other.measured);
     }
 }
 
@@ -264,8 +292,8 @@ impl Default for Record {
 
 /// A histogram with the bounds that all of them have: 1 ns to an hour, three digits.
 pub fn empty_histogram() -> Histogram<u64> {
-    let longest = u64::try_from(Record::LONGEST.as_nanos()).expect("an hour");
-    Histogram::new_with_bounds(1, longest, 3).expect("the bounds are sound")
+    Histogram::new_with_bounds(1, saturating_nanos(Record::LONGEST), 3)
+        .expect("the bounds are sound")
 }
 
 /// Which part of a run it is in.
@@ -276,6 +304,8 @@ pub enum Part {
     Ramp,
     /// The load that is measured.
     Measure,
+    /// Idle connections show that they are there, by one echo each.
+    Prove,
     /// Nothing new is due; what is owed is waited for.
     Drain,
 }
@@ -286,6 +316,7 @@ impl Part {
         match self {
             Self::Ramp => "ramp",
             Self::Measure => "measure",
+            Self::Prove => "prove",
             Self::Drain => "drain",
         }
     }
@@ -317,7 +348,7 @@ pub struct Outcome {
     pub ramp: Duration,
     /// How long the load was measured.
     pub measured: Duration,
-    /// How long what was owed was waited for.
+    /// How long what was owed was waited for, the proof of idle connections included.
     pub drain: Duration,
     /// Whether somebody ended it before its time.
     pub stopped: bool,

@@ -1,8 +1,10 @@
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::time::Duration;
 
 use super::pattern::{Pattern, Start};
-use super::{ErrorKind, Plan};
+use super::proof::Proof;
+use super::{ErrorKind, Mode, Plan};
 use crate::proto::Responder;
 use crate::python::Monotonic;
 
@@ -13,6 +15,12 @@ pub(super) struct Terms {
 }
 
 impl Terms {
+    /// How long an echo may take. Idle connections are not waited for without end: it is what shows
+    /// that they are lost.
+    pub(super) fn echo_timeout(&self) -> Option<Duration> {
+        self.plan.timeout.or((self.plan.mode == Mode::Idle).then_some(Proof::PATIENCE))
+    }
+
     fn size(&self) -> u64 {
         self.plan.size as u64
     }
@@ -27,7 +35,7 @@ impl Terms {
 pub(super) struct Session {
     stage: Stage,
     start: Start,
-    /// The number of an active connection, or of a cycle.
+    /// The number of a connection, which is its place in the roster, or of a cycle.
     pub(super) number: u64,
     /// When `connect()` was called.
     pub(super) dialled: Monotonic,
@@ -114,13 +122,17 @@ impl Session {
         self.sent > 0
     }
 
-    /// The messages that are due and not answered, by number, and when they were sent, if they
-    /// were. The probe is none of them.
-    pub(super) fn owed(&self) -> impl Iterator<Item = (u64, Option<Monotonic>)> + '_ {
-        (self.answered.max(1)..self.due).map(|number| {
-            let place = usize::try_from(number - self.answered).ok();
-            (number, place.and_then(|place| self.begun.get(place)).map(|begun| begun.at))
-        })
+    /// The numbers of the messages that are due and not answered. The probe is none of them.
+    pub(super) fn owed(&self) -> Range<u64> {
+        let first = self.answered.max(1);
+        first..self.due.max(first)
+    }
+
+    /// When each of the messages was sent that are sent and not answered.
+    pub(super) fn under_way(&self) -> impl Iterator<Item = Monotonic> + '_ {
+        // Before the first answer the oldest is the probe.
+        let probes = usize::from(!self.has_authenticated());
+        self.begun.iter().skip(probes).map(|begun| begun.at)
     }
 
     pub(super) fn handle_connected(&mut self, now: Monotonic) {
@@ -250,7 +262,10 @@ impl Session {
                 (self.since, ErrorKind::AuthTimeout)
             }
             Stage::Talking if self.answered == 0 => (self.since, ErrorKind::AuthTimeout),
-            Stage::Talking => (self.begun.front()?.at, ErrorKind::EchoTimeout),
+            Stage::Talking => {
+                let since = self.begun.front()?.at;
+                return Some((since.saturating_add(terms.echo_timeout()?), ErrorKind::EchoTimeout));
+            }
             Stage::Ending => (self.since, ErrorKind::EchoTimeout),
         };
         Some((since.saturating_add(terms.plan.timeout?), kind))

@@ -18,10 +18,17 @@ pub enum CloseReason {
     Reset,
     /// The kernel gave the connection up for another reason (ETIMEDOUT, EHOSTUNREACH, ...).
     TransportError,
+    /// The peer answered neither what was sent to it nor six keepalive probes in a row.
+    PeerVanished,
     /// The handler asked for it.
     HandlerClosed,
     /// The handler's answer was longer than [`Config::max_answer`](super::Config::max_answer).
     AnswerTooLong,
+    /// The handler panicked. The socket is reset, since an answer is missing.
+    HandlerPanicked,
+    /// The peer did not read, and more was pushed to it than
+    /// [`Config::max_answer`](super::Config::max_answer) allows to wait.
+    FellBehind,
     /// The server was drained, and the connection had been given all that it was owed.
     Drained,
     /// The server was drained, and the connection was not finished when the time was up.
@@ -36,7 +43,7 @@ pub enum CloseReason {
 
 impl CloseReason {
     /// Every reason, in the order in which they are reported.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 18] = [
         Self::PeerFinished,
         Self::Rejected,
         Self::AuthAbandoned,
@@ -45,8 +52,11 @@ impl CloseReason {
         Self::SendTimeout,
         Self::Reset,
         Self::TransportError,
+        Self::PeerVanished,
         Self::HandlerClosed,
         Self::AnswerTooLong,
+        Self::HandlerPanicked,
+        Self::FellBehind,
         Self::Drained,
         Self::DrainTimeout,
         Self::Stopped,
@@ -57,7 +67,11 @@ impl CloseReason {
     /// Whether it was the server's own affair and says nothing about the peer.
     pub const fn is_ours(self) -> bool {
         match self {
-            Self::Drained | Self::DrainTimeout | Self::Stopped | Self::SetupFailed => true,
+            Self::HandlerPanicked
+            | Self::Drained
+            | Self::DrainTimeout
+            | Self::Stopped
+            | Self::SetupFailed => true,
             Self::PeerFinished
             | Self::Rejected
             | Self::AuthAbandoned
@@ -66,8 +80,10 @@ impl CloseReason {
             | Self::SendTimeout
             | Self::Reset
             | Self::TransportError
+            | Self::PeerVanished
             | Self::HandlerClosed
             | Self::AnswerTooLong
+            | Self::FellBehind
             | Self::Evicted => false,
         }
     }
@@ -83,8 +99,11 @@ impl CloseReason {
             Self::SendTimeout => "stopped reading",
             Self::Reset => "reset by peer",
             Self::TransportError => "network error",
+            Self::PeerVanished => "peer vanished",
             Self::HandlerClosed => "closed by the handler",
             Self::AnswerTooLong => "answer too long",
+            Self::HandlerPanicked => "the handler panicked",
+            Self::FellBehind => "too far behind with reading",
             Self::Drained => "drained",
             Self::DrainTimeout => "cut off by the drain timeout",
             Self::Stopped => "stopped",

@@ -8,7 +8,8 @@ use crate::python::Timeout;
 #[derive(Clone, Debug)]
 pub struct Config {
     /// The keys that are accepted. May be exchanged between two inputs; a digest is judged by
-    /// the ring in force when its last byte arrives.
+    /// the ring in force when its last byte arrives. A client that has sent more bytes than the
+    /// new ring's digest has is refused.
     pub keyring: Keyring,
     /// One deadline from the first byte of the challenge to the last byte of the digest; no byte
     /// extends it. 5 s: survives four lost segments in a row at TCP's 200 ms floor.
@@ -18,6 +19,11 @@ pub struct Config {
     pub recv_timeout: Option<Duration>,
     /// How long one whole `sendall` may take (CPython's rule since 3.5). 60 s, nginx's default.
     pub send_timeout: Option<Duration>,
+    /// How long a peer may be silent before it is asked for a sign of life, between 1 s and 3 h. 60 s
+    /// by default: a peer that vanished is gone within three times as long. One that is there answers
+    /// without noticing; a silent connection costs two packets and three system calls each time.
+    /// `None` asks no peer, and then a connection whose peer vanished stays for ever.
+    pub keepalive: Option<Duration>,
     /// How long a half-closed connection waits for the peer's end of stream. 2 s.
     pub linger_timeout: Option<Duration>,
     /// How many bytes a half-closed connection reads away before it closes regardless. 64 MiB:
@@ -27,8 +33,9 @@ pub struct Config {
     /// What one `recv` may return, in bytes; at least 1. 32 KiB: beyond that a message costs no
     /// less. The tutorial's pacing is 1024.
     pub recv_size: usize,
-    /// The longest answer, in bytes, that a handler may give to one `recv`. 16 MiB: as long as it
-    /// is unsent it occupies memory, once for each connection.
+    /// The longest answer, in bytes, that a handler may give to one `recv`, and the most that may
+    /// wait for one peer if messages are pushed as well. 16 MiB: as long as it is unsent it
+    /// occupies memory, once for each connection.
     pub max_answer: usize,
 }
 
@@ -40,6 +47,7 @@ impl Config {
             auth_timeout: Some(Duration::from_secs(5)),
             recv_timeout: None,
             send_timeout: Some(Duration::from_secs(60)),
+            keepalive: Some(Duration::from_secs(60)),
             linger_timeout: Some(Duration::from_secs(2)),
             linger_bytes: 64 << 20,
             recv_size: 32 << 10,

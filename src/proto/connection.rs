@@ -5,7 +5,8 @@ use zeroize::Zeroizing;
 
 use super::backlog::Backlog;
 use super::config::waits;
-use super::{Answer, CloseReason, Config, Handler, Upper};
+use super::guard::guarded;
+use super::{Answer, CloseReason, Config, Handler, Peer, Upper};
 use crate::auth::{Challenge, Digest};
 use crate::python::{Call, Monotonic};
 
@@ -76,14 +77,16 @@ enum Stage {
     Echoing(Option<Box<Backlog>>),
     Finishing(CloseReason),
     Lingering { reason: CloseReason, bytes_left: u32 },
-    Closed { reason: CloseReason, authenticated: bool, owed: u32 },
+    Closed { reason: CloseReason, authenticated: bool, unanswered: bool, owed: u32 },
 }
 
+/// At most 120 bytes: glibc keeps blocks of that size at hand, and longer ones cost twice as much.
 struct Handshake {
     challenge: Challenge,
-    sent: usize,
     digest: Zeroizing<[u8; Digest::MAX_LEN]>,
-    received: usize,
+    peer: Peer,
+    sent: u32,
+    received: u32,
 }
 
 impl<H: Handler> Connection<H> {
@@ -91,14 +94,22 @@ impl<H: Handler> Connection<H> {
     pub fn new(config: &Config, challenge: Challenge, handler: H, now: Monotonic) -> Self {
         let handshake = Handshake {
             challenge,
-            sent: 0,
             digest: Zeroizing::new([0; Digest::MAX_LEN]),
+            peer: Peer::default(),
+            sent: 0,
             received: 0,
         };
         Self {
             stage: Stage::AwaitDigest(Box::new(handshake)),
             call: Call::begin(waits(config.auth_timeout), now),
             handler,
+        }
+    }
+
+    /// Says who the client is, which its handler is told once the digest was right.
+    pub const fn introduce(&mut self, peer: Peer) {
+        if let Stage::AwaitDigest(handshake) = &mut self.stage {
+            handshake.peer = peer;
         }
     }
 
@@ -120,7 +131,7 @@ impl<H: Handler> Connection<H> {
     pub fn wants(&self, config: &Config) -> Wants {
         let recv = Wants::Recv { limit: config.recv_size };
         match &self.stage {
-            Stage::AwaitDigest(handshake) if handshake.sent < Challenge::LEN => Wants::Send,
+            Stage::AwaitDigest(handshake) if !handshake.unsent().is_empty() => Wants::Send,
             Stage::AwaitDigest(_) | Stage::Echoing(None) | Stage::Lingering { .. } => recv,
             Stage::Echoing(Some(_)) => Wants::Send,
             Stage::Finishing(_) => Wants::Shutdown,
@@ -131,7 +142,7 @@ impl<H: Handler> Connection<H> {
     /// The bytes that the call in progress has yet to send; empty unless it is a `sendall`.
     pub fn chunk(&self) -> &[u8] {
         match &self.stage {
-            Stage::AwaitDigest(handshake) => &handshake.challenge.as_bytes()[handshake.sent..],
+            Stage::AwaitDigest(handshake) => handshake.unsent(),
             Stage::Echoing(Some(backlog)) => backlog.chunk(),
             Stage::Echoing(None)
             | Stage::Finishing(_)
@@ -151,6 +162,13 @@ impl<H: Handler> Connection<H> {
         }
     }
 
+    /// Whether the connection ended by a panic of its handler, so that an answer is missing. Then,
+    /// or if bytes are [undelivered](Self::undelivered), its socket should be reset: an orderly
+    /// end would pass off a part as the whole.
+    pub const fn is_unanswered(&self) -> bool {
+        matches!(self.stage, Stage::Closed { unanswered: true, .. })
+    }
+
     /// Whether the digest was right, also after the end.
     pub const fn has_authenticated(&self) -> bool {
         match &self.stage {
@@ -160,8 +178,8 @@ impl<H: Handler> Connection<H> {
         }
     }
 
-    /// How many bytes of an answer the kernel had not taken when the connection ended. If there
-    /// are any, the socket should be reset: an orderly end would pass off a part as the whole.
+    /// How many bytes of an answer, or of pushed messages, the kernel had not taken when the
+    /// connection ended.
     pub fn undelivered(&self) -> usize {
         match &self.stage {
             Stage::Closed { owed, .. } => *owed as usize,
@@ -198,19 +216,30 @@ impl<H: Handler> Connection<H> {
         debug_assert!(!data.is_empty(), "an empty recv is the end of the stream");
         let mut input = data;
         if let Stage::AwaitDigest(handshake) = &mut self.stage {
-            assert_eq!(handshake.sent, Challenge::LEN, "received before the challenge was sent");
+            assert!(handshake.unsent().is_empty(), "received before the challenge was sent");
             let taken = handshake.take(input, config.keyring.algorithm().digest_len());
             input = &mut input[taken..];
             match handshake.verdict(config) {
                 None => {}
                 Some(false) => self.end(CloseReason::Rejected),
-                Some(true) => self.recv_again(config, now),
+                Some(true) => {
+                    let peer = handshake.peer;
+                    self.recv_again(config, now);
+                    if guarded(|| self.handler.opened(&peer)).is_none() {
+                        self.end_unanswered();
+                    }
+                }
             }
         }
         match &mut self.stage {
             Stage::Echoing(None) if !input.is_empty() => {
-                let answer = self.handler.handle(input);
-                self.reply(config, now, input, answer)
+                match guarded(|| self.handler.handle(input)) {
+                    Some(answer) => self.reply(config, now, input, answer),
+                    None => {
+                        self.end_unanswered();
+                        self.no_reply(config, now)
+                    }
+                }
             }
             Stage::Echoing(Some(_)) => panic!("received while a sendall is unfinished"),
             Stage::Lingering { reason, bytes_left } => {
@@ -232,17 +261,55 @@ impl<H: Handler> Connection<H> {
     pub fn handle_sent(&mut self, config: &Config, n: usize, now: Monotonic) {
         debug_assert!(n <= self.chunk().len(), "more sent than there was");
         match &mut self.stage {
-            Stage::AwaitDigest(handshake) => handshake.sent += n,
+            Stage::AwaitDigest(handshake) => handshake.sent += saturating_u32(n),
             Stage::Echoing(Some(backlog)) => {
                 if backlog.advance(n) {
                     let then_close = backlog.then_close;
-                    self.sendall_done(config, then_close, now);
+                    match backlog.next() {
+                        true => self.call = Call::begin(waits(config.send_timeout), now),
+                        false => self.sendall_done(config, then_close, now),
+                    }
                 }
             }
             Stage::Echoing(None)
             | Stage::Finishing(_)
             | Stage::Lingering { .. }
             | Stage::Closed { .. } => {}
+        }
+    }
+
+    /// Sends `message` unasked, in a `sendall` between two `recv`: after whatever is unsent, and
+    /// nothing is read before it is handed over. The next `recv` then has its whole time.
+    ///
+    /// False, and the message is dropped, if the connection has not authenticated, is about to end
+    /// or over. It also ends for a message longer than [`Config::max_answer`], in an orderly way,
+    /// and with [`CloseReason::FellBehind`] if that many bytes would wait: so a peer that stays
+    /// has been sent everything that was taken, in order.
+    pub fn push(&mut self, config: &Config, message: Bytes, now: Monotonic) -> bool {
+        let limit = config.max_answer;
+        match &mut self.stage {
+            Stage::Echoing(_) if message.is_empty() => true,
+            Stage::Echoing(_) if message.len() > limit => {
+                self.close(CloseReason::AnswerTooLong);
+                false
+            }
+            Stage::Echoing(None) => {
+                self.call = Call::begin(waits(config.send_timeout), now);
+                self.stage = Stage::Echoing(Some(Backlog::new(message, None)));
+                true
+            }
+            Stage::Echoing(Some(backlog)) if backlog.then_close.is_none() => {
+                let taken = backlog.push(message, limit);
+                if !taken {
+                    self.end(CloseReason::FellBehind);
+                }
+                taken
+            }
+            Stage::AwaitDigest(_)
+            | Stage::Echoing(Some(_))
+            | Stage::Finishing(_)
+            | Stage::Lingering { .. }
+            | Stage::Closed { .. } => false,
         }
     }
 
@@ -297,7 +364,8 @@ impl<H: Handler> Connection<H> {
         }
     }
 
-    /// Ends the connection in an orderly way: an unfinished `sendall` is finished first. One that
+    /// Ends the connection in an orderly way: an unfinished `sendall` is finished first, and those
+    /// of messages that were pushed before. One that
     /// has not authenticated is owed nothing and ends at once.
     pub fn close(&mut self, reason: CloseReason) {
         match &mut self.stage {
@@ -323,15 +391,36 @@ impl<H: Handler> Connection<H> {
 
     /// The only way into `Closed`, and there is none out.
     fn end(&mut self, reason: CloseReason) {
-        let owed = match &self.stage {
-            Stage::Echoing(Some(backlog)) => saturating_u32(backlog.chunk().len()),
+        let (authenticated, owed) = match &self.stage {
+            Stage::AwaitDigest(_) => (false, 0),
+            Stage::Echoing(Some(backlog)) => (true, saturating_u32(backlog.len())),
+            Stage::Echoing(None) | Stage::Finishing(_) | Stage::Lingering { .. } => (true, 0),
+            Stage::Closed { .. } => return,
+        };
+        let told = !authenticated || guarded(|| self.handler.closed(reason)).is_some();
+        let reason = if told { reason } else { CloseReason::HandlerPanicked };
+        self.stage = Stage::Closed { reason, authenticated, unanswered: false, owed };
+    }
+
+    /// The handler panicked, and the answer to what was received will never be known.
+    fn end_unanswered(&mut self) {
+        self.end(CloseReason::HandlerPanicked);
+        if let Stage::Closed { unanswered, .. } = &mut self.stage {
+            *unanswered = true;
+        }
+    }
+
+    /// Bytes of answers and pushed messages that the kernel has not taken.
+    #[cfg(feature = "server")]
+    pub(crate) fn unsent(&self) -> usize {
+        match &self.stage {
+            Stage::Echoing(Some(backlog)) => backlog.len(),
             Stage::AwaitDigest(_)
             | Stage::Echoing(None)
             | Stage::Finishing(_)
-            | Stage::Lingering { .. } => 0,
-            Stage::Closed { .. } => return,
-        };
-        self.stage = Stage::Closed { reason, authenticated: self.has_authenticated(), owed };
+            | Stage::Lingering { .. }
+            | Stage::Closed { .. } => 0,
+        }
     }
 
     fn recv_again(&mut self, config: &Config, now: Monotonic) {
@@ -374,19 +463,28 @@ impl<H: Handler> Connection<H> {
 }
 
 impl Handshake {
-    /// Copies what belongs to the digest and says how much that was.
+    /// The part of the challenge that has yet to be sent.
+    fn unsent(&self) -> &[u8] {
+        &self.challenge.as_bytes()[self.sent as usize..]
+    }
+
+    /// Copies the part of `input` that belongs to the digest; returns its length.
+    ///
+    /// A keyring that came in the meantime may ask for fewer bytes than are here already.
     fn take(&mut self, input: &[u8], digest_len: usize) -> usize {
-        let taken = input.len().min(digest_len - self.received);
-        self.digest[self.received..self.received + taken].copy_from_slice(&input[..taken]);
-        self.received += taken;
+        let received = self.received as usize;
+        let taken = input.len().min(digest_len.saturating_sub(received));
+        self.digest[received..received + taken].copy_from_slice(&input[..taken]);
+        self.received += saturating_u32(taken);
         taken
     }
 
     /// Whether the digest is right; `None` until its last byte is there, because only then may
     /// the work of a MAC be spent on a stranger.
     fn verdict(&self, config: &Config) -> Option<bool> {
-        let complete = self.received == config.keyring.algorithm().digest_len();
-        complete.then(|| config.keyring.verify(&self.challenge, &self.digest[..self.received]))
+        let received = self.received as usize;
+        let complete = received >= config.keyring.algorithm().digest_len();
+        complete.then(|| config.keyring.verify(&self.challenge, &self.digest[..received]))
     }
 }
 
@@ -472,3 +570,4 @@ fn saturating_u32(n: usize) -> u32 {
 
 /// Every connection of a crowd carries one of these: two words beside its handler's state.
 const _: () = assert!(size_of::<Connection<Upper>>() <= 24);
+const _: () = assert!(size_of::<Handshake>() <= 120);

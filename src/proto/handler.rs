@@ -1,16 +1,28 @@
 use bytes::Bytes;
 
+use super::{CloseReason, Peer};
 use crate::python::upper;
 
-/// What an authenticated connection answers to the bytes of one `recv`.
+/// The conversation with one authenticated client.
 ///
 /// A handler sees a stream, not messages: where one call's bytes end says nothing about where the
 /// peer's message does. Each connection has a handler of its own, so it may keep state.
+///
+/// All three calls come from the loop, which serves nobody else meanwhile: none may block. A panic
+/// in any of them ends this connection alone, with [`CloseReason::HandlerPanicked`].
+#[allow(unused_variables)] // The defaults do nothing.
 pub trait Handler {
+    /// The client has authenticated. Called once, before the first byte is [handled](Self::handle).
+    fn opened(&mut self, peer: &Peer) {}
+
     /// Answers `data`, the bytes of one `recv` (never empty), which may be changed in place.
     ///
     /// Nothing more is read from this peer until the answer has been handed to the kernel.
     fn handle(&mut self, data: &mut [u8]) -> Answer;
+
+    /// The connection is over. Called once if [`opened`](Self::opened) was, also after a panic;
+    /// not if the loop itself ends by an error, which drops the handler unasked.
+    fn closed(&mut self, reason: CloseReason) {}
 }
 
 /// A handler's decision.

@@ -9,7 +9,8 @@
 //!
 //! So it is always either receiving or sending, never both, and everything else follows: nothing
 //! is read while an answer is unfinished, so TCP slows the peer down; what is kept for a peer is
-//! at most one answer; and there is one deadline, that of the call in progress.
+//! at most as long as one answer may be; and there is one deadline, that of the call in progress.
+//! A message that is [pushed](Connection::push) is one more `sendall`, between two `recv`.
 //!
 //! Bytes, the time and the shared [`Config`] are arguments. No socket, clock, random source or
 //! event loop is named here, so every path can be walked by an ordinary test.
@@ -18,11 +19,16 @@ mod backlog;
 mod close_reason;
 mod config;
 mod connection;
+mod guard;
 mod handler;
+mod peer;
 mod responder;
 
 pub use close_reason::CloseReason;
 pub use config::Config;
 pub use connection::{Connection, Reply, State, Wants};
+#[cfg(feature = "server")]
+pub(crate) use guard::{guarded, in_user_code};
 pub use handler::{Answer, Handler, Identity, Upper};
+pub use peer::{ConnId, Peer};
 pub use responder::Responder;

@@ -10,6 +10,6 @@ mod timeout;
 mod upper;
 
 pub use call::{Call, Verdict};
-pub use monotonic::Monotonic;
+pub use monotonic::{Monotonic, saturating_nanos};
 pub use timeout::{Timeout, TimeoutValueError};
 pub use upper::upper;

@@ -29,8 +29,13 @@ impl Monotonic {
 
     /// The reading `wait` later. Stops at the end of the clock's range, 584 years after its zero.
     pub fn saturating_add(self, wait: Duration) -> Self {
-        Self(self.0.saturating_add(u64::try_from(wait.as_nanos()).unwrap_or(u64::MAX)))
+        Self(self.0.saturating_add(saturating_nanos(wait)))
     }
+}
+
+/// A duration as whole nanoseconds; more than 584 years count as that.
+pub fn saturating_nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -2,9 +2,9 @@ use std::io;
 use std::net::SocketAddr;
 
 use super::admission::{Refusal, Source};
-use super::{Close, Kernel, Ready, Server, Token};
+use super::{AcceptPause, Close, Kernel, Ready, Server, Token};
 use crate::auth::Challenge;
-use crate::proto::{CloseReason, Connection, Handler};
+use crate::proto::{CloseReason, Connection, Handler, Peer, guarded};
 use crate::python::Monotonic;
 
 /// Accepting: admission before allocation, a limited number a turn, and a rest instead of a spin
@@ -25,11 +25,11 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
             while self.doors[index].waiting && left > 0 && !self.rest.holds(self.now) {
                 left -= 1;
                 if self.slots.len() >= self.limits.connections {
-                    self.cannot_accept(index, None);
+                    self.cannot_accept(index, AcceptPause::Full);
                     continue;
                 }
                 if let Some(until) = self.strangers_need_until() {
-                    self.pause(None);
+                    self.pause(AcceptPause::UnauthenticatedFull);
                     self.rest.begin_until(until);
                     continue;
                 }
@@ -45,11 +45,18 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
                             self.stats.accept_errors += 1;
                             errors_in_a_row += 1;
                             if errors_in_a_row == ERRORS_IN_A_ROW {
-                                self.cannot_accept(index, Some(&error));
+                                // There is room, so the clients behind these are not turned away.
+                                self.pause(AcceptPause::Error(&error));
+                                self.rest.begin_until(self.retry_at());
                             }
                         }
-                        AcceptError::Exhausted => self.cannot_accept(index, Some(&error)),
-                        AcceptError::Fatal => return Err(error),
+                        AcceptError::Exhausted => {
+                            self.cannot_accept(index, AcceptPause::Error(&error));
+                        }
+                        AcceptError::Fatal => {
+                            self.inbox.close();
+                            return Err(error);
+                        }
                     },
                 }
             }
@@ -70,7 +77,7 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
 
     /// Gives a client a challenge, unless its source is to have no more of them now.
     fn admit(&mut self, stream: K::Stream, peer: Option<SocketAddr>) {
-        let source = Source::of(peer, &self.limits);
+        let source = self.strangers.source_of(peer, &self.limits);
         if let Err(refusal) = self.strangers.judge(source, &self.limits, self.now) {
             match refusal {
                 Refusal::Suspect => self.stats.refused_suspects += 1,
@@ -86,10 +93,10 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         self.open(stream, peer, source);
     }
 
-    /// Rests; and if the last rest did not help, turns a few clients away, who would otherwise
-    /// wait in silence for a challenge.
-    fn cannot_accept(&mut self, index: usize, error: Option<&io::Error>) {
-        if self.rest.is_over(self.now) {
+    /// Rests for want of room; and if the last rest for that did not help, turns a few clients
+    /// away, which would otherwise wait in silence for a challenge.
+    fn cannot_accept(&mut self, index: usize, pause: AcceptPause<'_>) {
+        if self.rest.found_no_room(self.now) {
             for _ in 0..self.limits.shed_per_retry {
                 match self.kernel.shed(&mut self.doors[index].listener) {
                     Ok(()) => self.stats.shed += 1,
@@ -100,40 +107,48 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
                 }
             }
         } else {
-            self.pause(error);
+            self.pause(pause);
         }
-        self.rest.begin_until(self.now.saturating_add(self.limits.accept_retry));
+        self.rest.begin_for_room(self.retry_at());
     }
 
-    fn pause(&mut self, cause: Option<&io::Error>) {
+    fn retry_at(&self) -> Monotonic {
+        self.now.saturating_add(self.limits.accept_retry)
+    }
+
+    fn pause(&mut self, pause: AcceptPause<'_>) {
         self.stats.accept_pauses += 1;
-        if let Some(observer) = &mut self.observer {
-            observer.accept_paused(cause);
-        }
+        self.tell(|observer| observer.accept_paused(pause));
     }
 
     fn open(&mut self, stream: K::Stream, peer: Option<SocketAddr>, source: Option<Source>) {
         let mut random = [0; Challenge::LEN];
         if self.kernel.fill_random(&mut random).is_err() {
-            self.stats.accepted += 1;
-            self.stats.count_close(CloseReason::SetupFailed);
-            return self.kernel.close(stream, Close::Orderly);
+            return self.cannot_open(stream, CloseReason::SetupFailed);
         }
+        let Some(handler) = guarded(|| self.handler.clone()) else {
+            return self.cannot_open(stream, CloseReason::HandlerPanicked);
+        };
         let challenge = Challenge::new(random);
-        let connection = Connection::new(&self.config, challenge, self.handler.clone(), self.now);
+        let connection = Connection::new(&self.config, challenge, handler, self.now);
         // A new socket has room for a challenge; whether anything came is for an event to say.
         let id = self.slots.insert(stream, connection, Ready::WRITABLE);
         self.strangers.add(id, source, self.now);
         self.stats.accepted += 1;
         self.stats.peak_connections = self.stats.peak_connections.max(self.slots.len());
-        if let Some(observer) = &mut self.observer {
-            observer.opened(id, peer);
-        }
+        self.tell(|observer| observer.opened(id, peer));
         let slot = self.slots.get_mut(id).expect("it was inserted just now");
+        slot.connection.introduce(Peer::of(self.inbox.server(), id, peer));
         match self.kernel.register(&mut slot.stream, Token::connection(id)) {
             Ok(()) => self.pump(id),
             Err(_) => self.abort(id, CloseReason::SetupFailed),
         }
+    }
+
+    fn cannot_open(&mut self, stream: K::Stream, reason: CloseReason) {
+        self.stats.accepted += 1;
+        self.stats.count_close(reason);
+        self.kernel.close(stream, Close::Orderly);
     }
 }
 
@@ -176,6 +191,8 @@ fn classify(error: &io::Error) -> AcceptError {
 #[derive(Debug, Default)]
 pub(super) struct Rest {
     until: Option<Monotonic>,
+    /// It rests because there is no place or no descriptor.
+    for_room: bool,
 }
 
 impl Rest {
@@ -184,13 +201,18 @@ impl Rest {
         self.until.is_some_and(|until| now < until)
     }
 
-    /// Whether a rest has just run out, so that the reason for it has lasted all that time.
-    pub(super) fn is_over(&self, now: Monotonic) -> bool {
-        self.until.is_some_and(|until| now >= until)
+    /// Whether a rest for want of room has just run out, so that the want has lasted all that
+    /// time.
+    fn found_no_room(&self, now: Monotonic) -> bool {
+        self.for_room && self.until.is_some_and(|until| now >= until)
     }
 
-    pub(super) fn begin_until(&mut self, until: Monotonic) {
-        self.until = Some(until);
+    fn begin_until(&mut self, until: Monotonic) {
+        *self = Self { until: Some(until), for_room: false };
+    }
+
+    fn begin_for_room(&mut self, until: Monotonic) {
+        *self = Self { until: Some(until), for_room: true };
     }
 
     /// A place or a descriptor came free: no reason to wait any longer.

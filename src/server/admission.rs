@@ -17,6 +17,8 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 
+use ipnet::{IpNet, Ipv4Net};
+
 use super::{ConnId, Limits};
 use crate::python::Monotonic;
 
@@ -26,20 +28,23 @@ use crate::python::Monotonic;
 pub(super) struct Source(u64);
 
 impl Source {
-    /// The source of a peer, unless it is unknown or is not to be judged.
-    pub(super) fn of(peer: Option<SocketAddr>, limits: &Limits) -> Option<Self> {
-        // An IPv4 client of an IPv6 listener is an IPv4 client.
-        let ip = peer?.ip().to_canonical();
-        if ip.is_loopback() && limits.trust_loopback {
-            return None;
-        }
-        Some(match ip {
+    fn of(ip: IpAddr) -> Self {
+        match ip {
             // All of ::/8 is reserved, so no IPv6 source can be taken for one of these.
             IpAddr::V4(ip) => Self(u64::from(ip.to_bits())),
             #[allow(clippy::cast_possible_truncation)] // Shifted by half of it.
             IpAddr::V6(ip) => Self((ip.to_bits() >> 64) as u64),
-        })
+        }
     }
+}
+
+/// A network whose IPv6 addresses stand for IPv4 ones (::ffff:a.b.c.d) as the network of these:
+/// that is how addresses are compared.
+fn canonical(network: IpNet) -> IpNet {
+    let IpNet::V6(mapped) = network else { return network };
+    let address = mapped.addr().to_ipv4_mapped().filter(|_| mapped.prefix_len() >= 96);
+    let shorter = address.and_then(|address| Ipv4Net::new(address, mapped.prefix_len() - 96).ok());
+    shorter.map_or(network, IpNet::V4)
 }
 
 /// Why a client was closed before it was given a challenge.
@@ -61,6 +66,8 @@ pub(super) struct Strangers {
     /// Strangers of each source that has any.
     by_source: HashMap<Source, usize>,
     suspects: Suspects,
+    /// Networks that are not judged.
+    trusted: Vec<IpNet>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -75,6 +82,20 @@ struct Stranger {
 impl Strangers {
     pub(super) fn len(&self) -> usize {
         self.present
+    }
+
+    /// Judges clients from these networks no more, and from others again.
+    pub(super) fn trust(&mut self, networks: &[IpNet]) {
+        self.trusted = networks.iter().copied().map(canonical).collect();
+    }
+
+    /// The source of a peer, unless it is unknown or is not to be judged.
+    pub(super) fn source_of(&self, peer: Option<SocketAddr>, limits: &Limits) -> Option<Source> {
+        // An IPv4 client of an IPv6 listener is an IPv4 client.
+        let ip = peer?.ip().to_canonical();
+        let trusted = ip.is_loopback() && limits.trust_loopback
+            || self.trusted.iter().any(|network| network.contains(&ip));
+        (!trusted).then(|| Source::of(ip))
     }
 
     /// Whether one more from this source may come in, if need be in another's place.
@@ -243,7 +264,8 @@ mod tests {
     }
 
     fn source(address: &str) -> Option<Source> {
-        Source::of(Some(SocketAddr::new(address.parse().unwrap(), 1)), &limits())
+        let peer = SocketAddr::new(address.parse().unwrap(), 1);
+        Strangers::default().source_of(Some(peer), &limits())
     }
 
     fn at(seconds: u64) -> Monotonic {
@@ -259,9 +281,35 @@ mod tests {
         let trusting = Limits { trust_loopback: true, ..limits() };
         for (address, judged) in [("127.9.9.9", false), ("::1", false), ("10.0.0.1", true)] {
             let peer = SocketAddr::new(address.parse().unwrap(), 1);
-            assert_eq!(Source::of(Some(peer), &trusting).is_some(), judged, "{address}");
+            let source = Strangers::default().source_of(Some(peer), &trusting);
+            assert_eq!(source.is_some(), judged, "{address}");
         }
-        assert_eq!(Source::of(None, &limits()), None, "a peer that is already gone");
+        let gone = Strangers::default().source_of(None, &limits());
+        assert_eq!(gone, None, "a peer that is already gone");
+    }
+
+    #[test]
+    fn clients_of_trusted_networks_are_not_judged() {
+        let mut strangers = Strangers::default();
+        let networks = ["10.1.0.0/16", "2001:db8::/32", "::ffff:192.0.2.0/120", "::/128"];
+        strangers.trust(&networks.map(|network| network.parse().unwrap()));
+        for (address, judged) in [
+            ("10.1.2.3", false),
+            ("::ffff:10.1.2.3", false),
+            ("10.2.0.1", true),
+            ("2001:db8:ffff::1", false),
+            ("2001:db9::1", true),
+            ("192.0.2.255", false),
+            ("192.0.3.0", true),
+            ("::2", true),
+        ] {
+            let peer = SocketAddr::new(address.parse().unwrap(), 1);
+            let source = strangers.source_of(Some(peer), &limits());
+            assert_eq!(source.is_some(), judged, "{address}");
+        }
+        strangers.trust(&[]);
+        let peer = Some(SocketAddr::from(([10, 1, 2, 3], 1)));
+        assert!(strangers.source_of(peer, &limits()).is_some(), "trusted no more");
     }
 
     #[test]

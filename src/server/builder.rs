@@ -1,10 +1,10 @@
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::thread::JoinHandle;
 
 use super::limits::descriptor_limit;
 use super::mio_kernel::ListenOptions;
-use super::{Handle, Limits, MioKernel, Observer, Server, Stats, run_workers};
+use super::{Handle, IpNet, Limits, MioKernel, Observer, Server, Stats, run_workers};
 use crate::auth::Keyring;
 use crate::proto::{Config, Handler, Upper};
 
@@ -14,7 +14,7 @@ use crate::proto::{Config, Handler, Upper};
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// use saltecho::{auth::Keyring, server::Server};
 ///
-/// let server = Server::builder().listen("127.0.0.1:0".parse()?).keyring(Keyring::demo());
+/// let server = Server::builder().listen("127.0.0.1:0").keyring(Keyring::demo());
 /// let running = server.spawn()?;
 /// println!("{}", running.addresses()[0]);
 /// # Ok(()) }
@@ -23,9 +23,12 @@ use crate::proto::{Config, Handler, Upper};
 /// Without a key it accepts the demo key, which everybody knows.
 pub struct ServerBuilder<H = Upper> {
     addresses: Vec<SocketAddr>,
+    /// Why an address was none.
+    unresolved: Option<io::Error>,
     listeners: Vec<TcpListener>,
     config: Config,
     limits: Option<Limits>,
+    trusted: Vec<IpNet>,
     handler: H,
     observer: Option<Box<dyn Observer>>,
 }
@@ -36,6 +39,9 @@ pub enum BuildError {
     /// Neither an address nor a listener was given.
     #[error("there is no address to listen on")]
     NoAddress,
+    /// What was given as an address is none, or a name that means none.
+    #[error("not an address to listen on: {0}; give an IP address and a port, like 127.0.0.1:9999")]
+    Address(#[source] io::Error),
     /// The address cannot be had.
     #[error("cannot listen on {address}: {source}")]
     Listen {
@@ -50,10 +56,22 @@ pub enum BuildError {
     /// Something that was handed over is one loop's, and there are to be several.
     #[error("{0} that was handed over is for one loop, and there are to be several")]
     NotShared(&'static str),
+    /// Not even one connection of each loop fits into the descriptors of the process.
+    #[error(
+        "one connection per worker needs {needed} descriptors in all, and this process may have \
+         {limit}; raise the hard limit (`ulimit -Hn`, LimitNOFILE=) or use fewer workers and \
+         addresses"
+    )]
+    NoDescriptors {
+        /// Descriptors that the loops, their listeners and one connection of each take.
+        needed: usize,
+        /// Descriptors to be had.
+        limit: usize,
+    },
     /// More connections were asked for than the process may have descriptors.
     #[error(
-        "{wanted} connections need {needed} descriptors, and this process may have {limit}; \
-         raise the hard limit (`ulimit -Hn`, LimitNOFILE=) or ask for fewer connections"
+        "room for {wanted} takes {needed} descriptors, and this process may have {limit}; raise \
+         the hard limit (`ulimit -Hn`, LimitNOFILE=) or ask for fewer connections"
     )]
     Descriptors {
         /// Connections asked for.
@@ -72,9 +90,11 @@ impl ServerBuilder {
     pub(super) fn new() -> Self {
         Self {
             addresses: Vec::new(),
+            unresolved: None,
             listeners: Vec::new(),
             config: Config::new(Keyring::demo()),
             limits: None,
+            trusted: Vec::new(),
             handler: Upper,
             observer: None,
         }
@@ -82,10 +102,17 @@ impl ServerBuilder {
 }
 
 impl<H: Handler + Clone> ServerBuilder<H> {
-    /// Listens on this address too. Port 0 picks a free one.
+    /// Listens on this address too: `"127.0.0.1:9999"`, `"[::1]:0"`, `(ip, port)`, a
+    /// [`SocketAddr`]. Port 0 picks a free one.
+    ///
+    /// A name is looked up here and now, which may block, and each address that it has is listened
+    /// on. What is no address makes [`build`](Self::build) fail.
     #[must_use]
-    pub fn listen(mut self, address: SocketAddr) -> Self {
-        self.addresses.push(address);
+    pub fn listen(mut self, address: impl ToSocketAddrs) -> Self {
+        match address.to_socket_addrs() {
+            Ok(addresses) => self.addresses.extend(addresses),
+            Err(error) => self.unresolved = self.unresolved.or(Some(error)),
+        }
         self
     }
 
@@ -118,14 +145,31 @@ impl<H: Handler + Clone> ServerBuilder<H> {
         self
     }
 
+    /// Never refuses clients from these networks for where they come from; see
+    /// [`Server::trust`].
+    #[must_use]
+    pub fn trust(mut self, networks: impl IntoIterator<Item = IpNet>) -> Self {
+        self.trusted.extend(networks);
+        self
+    }
+
     /// What authenticated connections answer; each gets a clone.
     #[must_use]
     pub fn handler<N: Handler + Clone>(self, handler: N) -> ServerBuilder<N> {
-        let Self { addresses, listeners, config, limits, observer, .. } = self;
-        ServerBuilder { addresses, listeners, config, limits, handler, observer }
+        let Self { addresses, unresolved, listeners, config, limits, trusted, observer, .. } = self;
+        ServerBuilder {
+            addresses,
+            unresolved,
+            listeners,
+            config,
+            limits,
+            trusted,
+            handler,
+            observer,
+        }
     }
 
-    /// Who is told of connections.
+    /// Hears what happens to connections.
     #[must_use]
     pub fn observer(mut self, observer: Box<dyn Observer>) -> Self {
         self.observer = Some(observer);
@@ -148,11 +192,18 @@ impl<H: Handler + Clone> ServerBuilder<H> {
     /// # Errors
     /// [`BuildError`], also if there are to be several and a listener or an observer was handed
     /// over: give each server its own observer with [`Server::set_observer`].
-    pub fn build_workers(self, workers: usize) -> Result<Vec<Server<MioKernel, H>>, BuildError> {
-        let limits = allowed_limits(self.limits, workers)?;
+    pub fn build_workers(
+        mut self,
+        workers: usize,
+    ) -> Result<Vec<Server<MioKernel, H>>, BuildError> {
+        if let Some(error) = self.unresolved.take() {
+            return Err(BuildError::Address(error));
+        }
+        let addresses = self.addresses.len() + self.listeners.len();
+        let limits = allowed_limits(self.limits, workers, addresses)?;
         self.check(workers, &limits.part(0, workers.max(1)))?;
         let options =
-            ListenOptions { backlog: limits.backlog, send_timeout: self.config.send_timeout };
+            ListenOptions { backlog: limits.backlog, keepalive: self.config.keepalive.is_some() };
         let mut listeners: Vec<_> = std::iter::repeat_with(Vec::new).take(workers).collect();
         for &address in &self.addresses {
             let shared = match workers {
@@ -173,6 +224,7 @@ impl<H: Handler + Clone> ServerBuilder<H> {
             Server::with_kernel(kernel, listeners, config, limits, self.handler.clone())
         });
         let mut servers = servers.collect::<io::Result<Vec<_>>>()?;
+        servers.iter_mut().for_each(|server| server.trust(&self.trusted));
         if let Some(observer) = self.observer {
             servers[0].set_observer(observer);
         }
@@ -218,6 +270,7 @@ impl<H: Handler + Clone> ServerBuilder<H> {
             ("unauthenticated", least.unauthenticated),
             ("accepts_per_turn", least.accepts_per_turn),
             ("bytes_per_turn", least.bytes_per_turn),
+            ("probes_per_second", least.probes_per_second),
             ("deadlines_per_turn", least.deadlines_per_turn),
             ("events_per_poll", least.events_per_poll),
         ];
@@ -229,12 +282,19 @@ impl<H: Handler + Clone> ServerBuilder<H> {
 }
 
 /// The limits asked for, if the process may have that many descriptors; else its own defaults.
-fn allowed_limits(asked: Option<Limits>, workers: usize) -> Result<Limits, BuildError> {
-    let Some(asked) = asked else { return Ok(Limits::for_workers(workers)) };
+fn allowed_limits(
+    asked: Option<Limits>,
+    workers: usize,
+    addresses: usize,
+) -> Result<Limits, BuildError> {
     let limit = descriptor_limit();
-    // Down to the least that the loops themselves need; what is in reserve by default is comfort.
-    let others = workers.saturating_sub(1).saturating_mul(Limits::DESCRIPTORS_OF_A_WORKER);
-    let own = Limits::LEAST_RESERVED_DESCRIPTORS.saturating_add(others);
+    // Down to the minimum that the loops themselves need; the default reserve is comfort.
+    let own = Limits::least_reserved(workers, addresses);
+    let needed = own.saturating_add(workers);
+    if needed > limit {
+        return Err(BuildError::NoDescriptors { needed, limit });
+    }
+    let Some(asked) = asked else { return Ok(Limits::for_workers(workers, addresses)) };
     let needed = asked.connections.saturating_add(own);
     if needed > limit {
         return Err(BuildError::Descriptors { wanted: asked.connections, needed, limit });

@@ -1,8 +1,11 @@
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use bytes::Bytes;
+
 use super::{Stats, Wake};
 use crate::auth::Keyring;
+use crate::proto::{ConnId, Peer, in_user_code};
 
 /// Reaches into a running loop, or into several at once, from another thread. Clones reach the
 /// same; handles [collected](FromIterator) into one reach all the loops of each.
@@ -21,22 +24,61 @@ pub(super) enum Command {
     Drain,
     Stop,
     ReplaceKeyring(Box<Keyring>),
+    Push(ConnId, Bytes),
     Stats(mpsc::Sender<Stats>),
 }
 
-/// The loop's end of what handles post to. Once it is gone commands are dropped unread, so that
-/// nobody waits for an answer from a loop that has ended.
+/// Why a message was not [pushed](Handle::push). It was dropped, and nothing else happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PushError {
+    /// The peer's loop has ended, or the handle does not reach it.
+    #[error("the connection's loop has ended, or this handle is another server's")]
+    Ended,
+    /// The loop has not yet taken what was pushed before, to whichever peers:
+    /// [`Limits::mailbox_bytes`](super::Limits::mailbox_bytes) wait for it.
+    #[error("too much is waiting for the loop; push again later")]
+    Full,
+}
+
+/// The loop's end of what handles post to. Once it is closed commands are dropped unread, so that
+/// no thread waits for an answer from a loop that has ended.
 pub(super) struct Inbox(Arc<Mailbox>);
 
-struct Mailbox(Mutex<Option<Vec<Command>>>);
+struct Mailbox {
+    /// The number of the server, as its peers have it.
+    server: u32,
+    /// Bytes of pushed messages that may wait here.
+    limit: usize,
+    /// `None` once the loop has ended.
+    waiting: Mutex<Option<Waiting>>,
+}
+
+#[derive(Default)]
+struct Waiting {
+    commands: Vec<Command>,
+    pushed_bytes: usize,
+}
+
+/// What a pushed message counts for at least, in bytes: about what it costs the loop to take it.
+const LEAST_MESSAGE: usize = 64;
 
 impl Inbox {
-    pub(super) fn new() -> Self {
-        Self(Arc::new(Mailbox(Mutex::new(Some(Vec::new())))))
+    pub(super) fn new(server: u32, limit: usize) -> Self {
+        let waiting = Mutex::new(Some(Waiting::default()));
+        Self(Arc::new(Mailbox { server, limit, waiting }))
+    }
+
+    pub(super) fn server(&self) -> u32 {
+        self.0.server
     }
 
     pub(super) fn take(&self) -> Vec<Command> {
-        self.0.lock().as_mut().map(std::mem::take).unwrap_or_default()
+        self.0.lock().as_mut().map(std::mem::take).unwrap_or_default().commands
+    }
+
+    /// Nothing is taken any more: the loop has ended, though its server may still be there.
+    pub(super) fn close(&self) {
+        *self.0.lock() = None;
     }
 
     pub(super) fn handle(&self, waker: Arc<dyn Wake>) -> Handle {
@@ -46,14 +88,36 @@ impl Inbox {
 
 impl Drop for Inbox {
     fn drop(&mut self) {
-        *self.0.lock() = None;
+        self.close();
     }
 }
 
 impl Mailbox {
     /// A thread that panicked while it posted has pushed its command or has not.
-    fn lock(&self) -> MutexGuard<'_, Option<Vec<Command>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Option<Waiting>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Entrance {
+    /// Leaves a command for the loop. `cost` is what it counts for of the bytes that may wait; one
+    /// command may always, whatever it costs.
+    fn post(&self, command: Command, cost: usize) -> Result<(), PushError> {
+        let mut lock = self.mailbox.lock();
+        let waiting = lock.as_mut().ok_or(PushError::Ended)?;
+        if cost > 0 && waiting.pushed_bytes > 0 && waiting.pushed_bytes + cost > self.mailbox.limit
+        {
+            return Err(PushError::Full);
+        }
+        waiting.pushed_bytes = waiting.pushed_bytes.saturating_add(cost);
+        let first = waiting.commands.is_empty();
+        waiting.commands.push(command);
+        drop(lock);
+        if first {
+            // With others before it, their wake-up is on its way and has not been answered.
+            self.waker.wake();
+        }
+        Ok(())
     }
 }
 
@@ -74,22 +138,48 @@ impl Handle {
         self.post(&Command::ReplaceKeyring(Box::new(keyring)));
     }
 
+    /// Sends `message` to a peer unasked, once it has been sent all that comes before, and before
+    /// anything more is read from it: one more `sendall` between two `recv`.
+    ///
+    /// It returns at once, also in a [`Handler`](crate::proto::Handler) or an observer. What was
+    /// pushed to one peer arrives in the order in which it was pushed, or the connection ends: a
+    /// peer that does not read keeps at most [`Config::max_answer`](crate::proto::Config) bytes
+    /// waiting, and is then reset ([`CloseReason::FellBehind`](crate::proto::CloseReason)). A
+    /// message for a connection that is gone, or about to end, is dropped and counted
+    /// ([`Stats::pushes_dropped`]); its handler has been told, or will be.
+    ///
+    /// # Errors
+    /// [`PushError`]: the message was not taken. [`stats`](Self::stats) is answered after the loop
+    /// has taken what was pushed before, so a thread that finds it full may wait by asking.
+    pub fn push(&self, peer: &Peer, message: impl Into<Bytes>) -> Result<(), PushError> {
+        let message = message.into();
+        let cost = message.len().max(LEAST_MESSAGE);
+        let mut entrances = self.0.iter();
+        let entrance = entrances.find(|entrance| entrance.mailbox.server == peer.server);
+        entrance.ok_or(PushError::Ended)?.post(Command::Push(peer.id(), message), cost)
+    }
+
     /// The counters as they stand, those of several loops as their sum. A loop that has ended is
     /// not in it; `None` if all have.
+    ///
+    /// It waits for the loops, also for one that has yet to run. From a handler or an observer it
+    /// is always `None`: those are called by a loop, which cannot wait for itself, nor for another
+    /// that may be waiting in turn.
     pub fn stats(&self) -> Option<Stats> {
+        if in_user_code() {
+            return None;
+        }
         let (reply, stats) = mpsc::channel();
         self.post(&Command::Stats(reply));
-        // Whoever will not answer has dropped the question.
+        // A loop that does not answer has dropped the question.
         let stats: Vec<Stats> = stats.iter().collect();
         (!stats.is_empty()).then(|| stats.into_iter().sum())
     }
 
     fn post(&self, command: &Command) {
-        for door in &self.0 {
-            if let Some(commands) = door.mailbox.lock().as_mut() {
-                commands.push(command.clone());
-            }
-            door.waker.wake();
+        for entrance in &self.0 {
+            // A loop that has ended has nothing left to obey.
+            let _ = entrance.post(command.clone(), 0);
         }
     }
 }

@@ -87,11 +87,35 @@ pub trait Kernel {
     /// `close()`.
     fn close(&mut self, stream: Self::Stream, how: Close);
 
+    /// What the system knows of a stream's peer.
+    ///
+    /// # Errors
+    /// Those of getsockopt(2).
+    fn liveness(&mut self, stream: &mut Self::Stream) -> io::Result<Liveness>;
+
+    /// Asks the peer of a stream for a sign of life: one keepalive probe (RFC 9293, section 3.8.4),
+    /// which a peer that is there acknowledges. One that was started again answers with a reset.
+    fn probe(&mut self, stream: &mut Self::Stream);
+
+    /// A number below `limit`, which is not zero, to spread work over time. Not for secrets.
+    fn random_below(&mut self, limit: u64) -> u64;
+
     /// Fills `bytes` from the system's cryptographic random source.
     ///
     /// # Errors
     /// When there is none to be had; there is no weaker substitute.
     fn fill_random(&mut self, bytes: &mut [u8]) -> io::Result<()>;
+}
+
+/// What the system knows of a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Liveness {
+    /// How long ago anything came from it, be it an acknowledgement.
+    pub silent_for: Duration,
+    /// Probes and repetitions since then that it has not answered.
+    pub unanswered: u32,
+    /// Whether something was sent that it has not acknowledged: the system repeats that by itself.
+    pub owes_acknowledgement: bool,
 }
 
 /// How a socket is closed.

@@ -24,7 +24,8 @@ pub struct Limits {
     /// that a client with a wrong key, or a probe, is not punished on a quiet day.
     pub suspicion: Duration,
     /// Whether clients on this machine are never refused for where they come from. True by
-    /// default: all of them would be one source.
+    /// default: all of them would be one source. [`Server::trust`](super::Server::trust) names
+    /// others of which that is true, like a balancer.
     pub trust_loopback: bool,
     /// Connections accepted in one turn: 64, so that a storm of them delays an echo by less than
     /// a millisecond.
@@ -38,9 +39,18 @@ pub struct Limits {
     /// that a greedy peer costs a quiet one a fifth of a millisecond. With 64 KiB long streams
     /// cost a fifth more CPU: each waits for all others before it goes on.
     pub bytes_per_turn: usize,
+    /// Bytes of pushed messages that may wait for the loop to take them, each message counting as
+    /// 64 at least: 1 MiB, which is about a millisecond of its time. Beyond it
+    /// [`Handle::push`](super::Handle::push) fails.
+    pub mailbox_bytes: usize,
     /// How long a drained loop waits for its last connections, if not for ever: 25 s, just under
     /// the 30 s that service managers grant.
     pub drain_timeout: Option<Duration>,
+    /// Peers asked for a sign of life in one second (see
+    /// [`Config::keepalive`](crate::proto::Config::keepalive)): 2,000, which is 8 in a tick of the
+    /// kernel's clock, and a queue between two interfaces holds 1,000 packets. A crowd of more than
+    /// 120,000 is therefore asked less often than each 60 s.
+    pub probes_per_second: usize,
     /// Deadlines handled in one turn: 1024.
     pub deadlines_per_turn: usize,
     /// Events taken from one poll at first; doubled up to 4,096 whenever they were not enough.
@@ -55,30 +65,41 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// Descriptors that are not for connections: listeners, the poll itself, logs, the spare one.
+    /// Descriptors that are not for connections where there are many: listeners, the poll itself,
+    /// logs, the spare one.
     pub const RESERVED_DESCRIPTORS: usize = 64;
-    /// The least of them that the loop cannot do without: the standard streams, epoll, its waker,
-    /// a listener, the spare one, and a few for whatever the program does beside it.
+    /// The minimum of them for one loop at one address: the standard streams, epoll, its waker, a
+    /// listener, the spare one, and a few for the rest of the program.
     pub const LEAST_RESERVED_DESCRIPTORS: usize = 16;
-    /// What each further loop of the same process takes of them: epoll, its waker, the spare one,
-    /// and a listener or a few.
-    pub const DESCRIPTORS_OF_A_WORKER: usize = 8;
+    /// Descriptors of each further loop of the same process, beside its listeners: epoll, its
+    /// waker, the spare one.
+    pub const DESCRIPTORS_OF_A_WORKER: usize = 3;
 
     /// The defaults for this process, whose soft limit on descriptors is raised to the hard one.
     pub fn for_process() -> Self {
-        Self::for_workers(1)
+        Self::for_workers(1, 1)
     }
 
-    /// The defaults for all the loops of this process together.
-    pub fn for_workers(workers: usize) -> Self {
-        let others = workers.saturating_sub(1).saturating_mul(Self::DESCRIPTORS_OF_A_WORKER);
+    /// The defaults for all the loops of this process together, each with a listener at each of
+    /// so many addresses.
+    pub fn for_workers(workers: usize, addresses: usize) -> Self {
+        let others = Self::least_reserved(workers, addresses) - Self::LEAST_RESERVED_DESCRIPTORS;
         Self::for_descriptors(descriptor_limit().saturating_sub(others))
     }
 
-    /// The defaults for a process that may have this many descriptors.
+    /// The defaults for a process that may have this many descriptors. With too few for one
+    /// connection there are none.
     pub fn for_descriptors(descriptors: usize) -> Self {
-        let connections = descriptors - Self::RESERVED_DESCRIPTORS.min(descriptors / 4);
-        Self::for_connections(connections)
+        let reserved =
+            (descriptors / 4).clamp(Self::LEAST_RESERVED_DESCRIPTORS, Self::RESERVED_DESCRIPTORS);
+        Self::for_connections(descriptors.saturating_sub(reserved))
+    }
+
+    /// The descriptors that so many loops at so many addresses cannot do without.
+    pub(super) const fn least_reserved(workers: usize, addresses: usize) -> usize {
+        let listeners = workers.saturating_mul(addresses).saturating_sub(1);
+        let others = workers.saturating_sub(1).saturating_mul(Self::DESCRIPTORS_OF_A_WORKER);
+        Self::LEAST_RESERVED_DESCRIPTORS.saturating_add(listeners).saturating_add(others)
     }
 
     /// What one of several loops may take if these limits are for all of them: its part of the
@@ -92,8 +113,14 @@ impl Limits {
                 Some(share) => Some(share.div_ceil(of)),
                 None => None,
             },
+            probes_per_second: self.probes_per_second.div_ceil(of),
             ..self
         }
+    }
+
+    /// The default share of one source in so many unauthenticated connections.
+    pub const fn share_of(unauthenticated: usize) -> usize {
+        unauthenticated.div_ceil(8)
     }
 
     /// The defaults for at most this many connections.
@@ -103,14 +130,16 @@ impl Limits {
             connections,
             unauthenticated,
             eviction_age: Duration::from_secs(1),
-            unauthenticated_per_source: Some(unauthenticated.div_ceil(8)),
+            unauthenticated_per_source: Some(Self::share_of(unauthenticated)),
             suspicion: Duration::from_secs(60),
             trust_loopback: true,
             accepts_per_turn: 64,
             accept_retry: Duration::from_millis(100),
             shed_per_retry: 5,
             bytes_per_turn: 1 << 20,
+            mailbox_bytes: 1 << 20,
             drain_timeout: Some(Duration::from_secs(25)),
+            probes_per_second: 2000,
             deadlines_per_turn: 1024,
             events_per_poll: 1024,
             spin: Duration::ZERO,
@@ -133,13 +162,27 @@ mod tests {
     #[test]
     fn connections_follow_from_descriptors() {
         for (descriptors, connections, unauthenticated) in
-            [(20_000, 19_936, 4_984), (1_024, 960, 256), (100, 75, 75)]
+            [(20_000, 19_936, 4_984), (1_024, 960, 256), (100, 75, 75), (48, 32, 32), (17, 1, 1)]
         {
             let limits = Limits::for_descriptors(descriptors);
             assert_eq!(
                 (limits.connections, limits.unauthenticated),
                 (connections, unauthenticated)
             );
+        }
+    }
+
+    #[test]
+    fn too_few_descriptors_are_no_connections() {
+        for descriptors in [0, 1, Limits::LEAST_RESERVED_DESCRIPTORS] {
+            assert_eq!(Limits::for_descriptors(descriptors).connections, 0);
+        }
+    }
+
+    #[test]
+    fn each_listener_and_each_further_loop_takes_its_descriptors() {
+        for (workers, addresses, needed) in [(1, 1, 16), (1, 3, 18), (2, 1, 20), (4, 5, 44)] {
+            assert_eq!(Limits::least_reserved(workers, addresses), needed);
         }
     }
 

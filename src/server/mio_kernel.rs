@@ -1,21 +1,23 @@
-use std::fs::File;
 use std::io;
+use std::mem::offset_of;
 use std::net::{Shutdown, SocketAddr};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mio::event::Event;
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll};
-use rand::TryRng;
-use rand::rngs::SysRng;
+use rand::rngs::{SmallRng, SysRng};
+use rand::{RngExt, SeedableRng, TryRng};
 use rustix::net::{self, RecvFlags, SendFlags};
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
 use super::slots::Token;
-use super::{Close, Kernel, Ready, Wake};
+use super::{Close, Kernel, Liveness, Ready, Wake};
 use crate::auth::Challenge;
 use crate::python::Monotonic;
+use crate::rawopt;
 
 /// The real kernel, reached through mio: epoll, edge-triggered.
 pub struct MioKernel {
@@ -25,8 +27,10 @@ pub struct MioKernel {
     waker: Arc<mio::Waker>,
     clock_zero: Instant,
     random: RandomPool,
+    /// Spreads work over time.
+    scatter: SmallRng,
     /// Given up for a moment to turn a client away when there is no other descriptor.
-    spare: Option<File>,
+    spare: Option<Poll>,
 }
 
 /// Events taken from one poll at the most; a wait that fills fewer has taken them all. They are
@@ -48,6 +52,7 @@ impl MioKernel {
             waker: Arc::new(waker),
             clock_zero: Instant::now(),
             random: RandomPool::new(),
+            scatter: SmallRng::try_from_rng(&mut SysRng).map_err(io::Error::other)?,
             spare: Some(spare_descriptor()?),
         })
     }
@@ -113,12 +118,14 @@ impl MioKernel {
         // On Linux an accepted socket inherits these, which saves calls for each. None of them is
         // worth refusing service for.
         let _ = socket.set_tcp_nodelay(true);
-        let keepalive = TcpKeepalive::new()
-            .with_time(Duration::from_secs(120))
-            .with_interval(Duration::from_secs(20))
-            .with_retries(3);
-        let _ = socket.set_tcp_keepalive(&keepalive);
-        let _ = socket.set_tcp_user_timeout(options.send_timeout.map(|limit| limit + USER_MARGIN));
+        if options.keepalive {
+            // On, but so that the kernel never asks, nor gives up, before the loop does.
+            let keepalive = TcpKeepalive::new()
+                .with_time(NINE_HOURS)
+                .with_interval(NINE_HOURS)
+                .with_retries(127);
+            let _ = socket.set_tcp_keepalive(&keepalive);
+        }
         socket.listen(i32::try_from(options.backlog).unwrap_or(i32::MAX))?;
         Ok(TcpListener::from_std(listener))
     }
@@ -136,14 +143,12 @@ enum Port {
 pub struct ListenOptions {
     /// `listen(backlog)`, cut to `net.core.somaxconn` by the kernel.
     pub backlog: u32,
-    /// How long one `sendall` may take. The kernel's own patience with a peer that acknowledges
-    /// nothing (TCP_USER_TIMEOUT) is set to more, since it also ends a peer that is alive and
-    /// merely does not read, and our own time-out should be the one that tells.
-    pub send_timeout: Option<Duration>,
+    /// Whether peers can be [asked](Kernel::probe) for a sign of life.
+    pub keepalive: bool,
 }
 
-/// 60 s of `sendall` and this make 175 s, just under the 180 s after which keepalive gives up.
-const USER_MARGIN: Duration = Duration::from_secs(115);
+/// The most that TCP_KEEPIDLE and TCP_KEEPINTVL take, in whole seconds.
+const NINE_HOURS: Duration = Duration::from_secs(32_767);
 
 impl Kernel for MioKernel {
     type Listener = TcpListener;
@@ -227,6 +232,41 @@ impl Kernel for MioKernel {
         drop(stream);
     }
 
+    /// Reads TCP_INFO up to the last member of interest; the kernel shortens its answer.
+    fn liveness(&mut self, stream: &mut TcpStream) -> io::Result<Liveness> {
+        let mut info = [0; size_of::<libc::tcp_info>()];
+        let len = rawopt::get(stream.as_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, &mut info)?;
+        let byte = |offset: usize| u32::from(info[offset]);
+        let word = |offset: usize| {
+            let bytes = info[offset..].first_chunk().expect("a member of the structure");
+            u32::from_ne_bytes(*bytes)
+        };
+        if len < offset_of!(libc::tcp_info, tcpi_pmtu) {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        let heard = word(offset_of!(libc::tcp_info, tcpi_last_ack_recv))
+            .min(word(offset_of!(libc::tcp_info, tcpi_last_data_recv)));
+        Ok(Liveness {
+            silent_for: Duration::from_millis(heard.into()),
+            unanswered: byte(offset_of!(libc::tcp_info, tcpi_probes))
+                .max(byte(offset_of!(libc::tcp_info, tcpi_retransmits))),
+            owes_acknowledgement: word(offset_of!(libc::tcp_info, tcpi_unacked)) > 0
+                || word(offset_of!(libc::tcp_info, tcpi_notsent_bytes)) > 0,
+        })
+    }
+
+    /// A keepalive time that has already passed makes the kernel's timer fire at the next tick, and
+    /// it then sends one probe (`tcp_sock_set_keepidle_locked`); the next would follow after
+    /// TCP_KEEPINTVL, nine hours later.
+    fn probe(&mut self, stream: &mut TcpStream) {
+        // If it fails the connection is over, of which an event tells.
+        let _ = net::sockopt::set_tcp_keepidle(stream, Duration::from_secs(1));
+    }
+
+    fn random_below(&mut self, limit: u64) -> u64 {
+        self.scatter.random_range(0..limit)
+    }
+
     fn fill_random(&mut self, bytes: &mut [u8]) -> io::Result<()> {
         self.random.fill(bytes)
     }
@@ -252,8 +292,9 @@ fn readiness(event: &Event) -> Ready {
     ready
 }
 
-fn spare_descriptor() -> io::Result<File> {
-    File::open("/dev/null")
+/// An epoll instance, since it needs no file: a bare root directory has no /dev/null.
+fn spare_descriptor() -> io::Result<Poll> {
+    Poll::new()
 }
 
 struct MioWaker(Arc<mio::Waker>);
@@ -280,6 +321,9 @@ impl RandomPool {
     }
 
     fn fill(&mut self, out: &mut [u8]) -> io::Result<()> {
+        if out.len() > Self::LEN {
+            return SysRng.try_fill_bytes(out).map_err(io::Error::other);
+        }
         if out.len() > Self::LEN - self.used {
             self.used = Self::LEN;
             SysRng.try_fill_bytes(&mut self.bytes[..]).map_err(io::Error::other)?;
@@ -359,5 +403,9 @@ mod tests {
             assert!(seen.insert(bytes), "the same challenge twice");
             assert!(pool.bytes[..pool.used].iter().all(|byte| *byte == 0));
         }
+        // More than the pool holds comes past it.
+        let mut many = vec![0; 3 * RandomPool::LEN];
+        pool.fill(&mut many).unwrap();
+        assert!(many.chunks(Challenge::LEN).all(|bytes| bytes.iter().any(|byte| *byte != 0)));
     }
 }

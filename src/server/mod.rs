@@ -12,6 +12,7 @@ mod admission;
 mod builder;
 mod check;
 mod handle;
+mod keepalive;
 mod kernel;
 mod limits;
 mod mio_kernel;
@@ -27,25 +28,31 @@ mod workers;
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
+
+use bytes::Bytes;
 
 use accept::{Door, Rest};
 use admission::Strangers;
 use handle::{Command, Inbox};
+use keepalive::Keepalive;
 use slots::{Slot, Slots};
 use timers::Step;
 
-use crate::proto::{CloseReason, Config, Connection, Handler, Upper};
+use crate::proto::{CloseReason, Config, Connection, Handler, Upper, guarded};
 use crate::python::Monotonic;
 
+pub use crate::proto::ConnId;
 pub use builder::{BuildError, Running, ServerBuilder};
-pub use handle::Handle;
-pub use kernel::{Close, Kernel, Wake};
+pub use handle::{Handle, PushError};
+pub use ipnet::IpNet;
+pub use kernel::{Close, Kernel, Liveness, Wake};
 pub use limits::Limits;
 pub use mio_kernel::{ListenOptions, MioKernel};
-pub use observer::Observer;
+pub use observer::{AcceptPause, Observer};
 pub use ready::Ready;
-pub use slots::{ConnId, Target, Token};
+pub use slots::{Target, Token};
 pub use stats::Stats;
 pub use timers::{Link, Links, Step as TimerStep, Wheel};
 pub use workers::run_workers;
@@ -63,6 +70,7 @@ pub struct Server<K: Kernel = MioKernel, H = Upper> {
     slots: Slots<K::Stream, Connection<H>>,
     strangers: Strangers,
     timers: Wheel,
+    keepalive: Keepalive,
     /// Connections that may be able to go on, each at most once, in the order of their turns.
     run_queue: VecDeque<ConnId>,
     doors: Vec<Door<K::Listener>>,
@@ -124,10 +132,14 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
             // Clients may have queued before the registration: look once without an event.
             doors.push(Door { listener, waiting: true });
         }
+        // Peers of several servers in one process are told apart by it; 0 is no server's.
+        static NUMBER: AtomicU32 = AtomicU32::new(1);
+        let inbox = Inbox::new(NUMBER.fetch_add(1, Ordering::Relaxed), limits.mailbox_bytes);
         Ok(Self {
             now: kernel.now(),
             kernel,
             scratch: vec![0; config.recv_size].into_boxed_slice(),
+            keepalive: Keepalive::new(&config, &limits),
             config,
             limits,
             handler,
@@ -141,13 +153,20 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
             awake_until: Monotonic::ZERO,
             stats: Stats::default(),
             observer: None,
-            inbox: Inbox::new(),
+            inbox,
         })
     }
 
     /// Tells `observer` of connections from now on.
     pub fn set_observer(&mut self, observer: Box<dyn Observer>) {
         self.observer = Some(observer);
+    }
+
+    /// Never refuses clients from these networks for where they come from, and so replaces the
+    /// list so far. For balancers and NATs, whose many clients would be one source; a trusted
+    /// client still needs a free place, and can be the oldest that makes room.
+    pub fn trust(&mut self, networks: &[IpNet]) {
+        self.strangers.trust(networks);
     }
 
     /// What other threads reach the loop through.
@@ -185,11 +204,11 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
     ///
     /// # Errors
     /// When polling fails or a listener became unusable: the loop cannot go on. What befalls a
-    /// single connection never ends it.
+    /// single connection never ends it, nor does a panic of its handler or of the observer.
     pub fn turn(&mut self) -> io::Result<bool> {
         let (mut woken, mut spoken_to) = (false, false);
         let wait = self.wait();
-        self.kernel.poll(wait, |token, ready| {
+        let polled = self.kernel.poll(wait, |token, ready| {
             spoken_to = true;
             match token.target() {
                 Target::Wake => woken = true,
@@ -206,7 +225,8 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
                     None => self.stats.stale_events += 1,
                 },
             }
-        })?;
+        });
+        polled.inspect_err(|_| self.inbox.close())?;
         self.now = self.kernel.now();
         if spoken_to {
             self.awake_until = self.now.saturating_add(self.limits.spin);
@@ -248,9 +268,21 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
                 Command::Drain => self.drain(),
                 Command::Stop => self.end_all(CloseReason::Stopped),
                 Command::ReplaceKeyring(keyring) => self.config.keyring = *keyring,
-                // Whoever asked may have gone away.
+                Command::Push(id, message) => self.push(id, message),
+                // The thread that asked may have gone away.
                 Command::Stats(reply) => drop(reply.send(self.stats())),
             }
+        }
+    }
+
+    fn push(&mut self, id: ConnId, message: Bytes) {
+        let taken = self.slots.get_mut(id).is_some_and(|slot| {
+            enqueue(&mut self.run_queue, slot, id);
+            slot.connection.push(&self.config, message, self.now)
+        });
+        match taken {
+            true => self.stats.pushed += 1,
+            false => self.stats.pushes_dropped += 1,
         }
     }
 
@@ -298,18 +330,30 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         if let Some(reason) = slot.connection.close_reason() {
             return self.close(id, reason);
         }
-        match slot.connection.poll_timeout() {
-            Some(deadline) => self.timers.arm_by(&mut self.slots, id.index, deadline),
-            None => self.timers.disarm(&mut self.slots, id.index),
+        let deadline = slot.connection.poll_timeout();
+        match (deadline, slot.is_armed()) {
+            (deadline, false) => self.arm(id, deadline),
+            (Some(deadline), true) => self.timers.arm_by(&mut self.slots, id.index, deadline),
+            // The alarm is the keepalive's, or a deadline's that has been met: it asks then.
+            (None, true) => {}
         }
     }
 
     fn authenticated(&mut self, id: ConnId) {
         self.strangers.remove(id);
+        // A crowd's alarms would come five seconds from now, and each for nothing.
+        self.timers.disarm(&mut self.slots, id.index);
         self.stats.authenticated += 1;
         self.rest.end();
-        if let Some(observer) = &mut self.observer {
-            observer.authenticated(id);
+        self.tell(|observer| observer.authenticated(id));
+    }
+
+    /// Calls the observer, which must not be able to take the loop down.
+    fn tell(&mut self, tell: impl FnOnce(&mut dyn Observer)) {
+        if let Some(observer) = &mut self.observer
+            && guarded(|| tell(&mut **observer)).is_none()
+        {
+            self.stats.observer_panics += 1;
         }
     }
 
@@ -331,15 +375,20 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
             }
         }
         let undelivered = slot.connection.undelivered();
-        let how = if undelivered > 0 { Close::Reset } else { Close::Orderly };
+        let incomplete = undelivered > 0 || slot.connection.is_unanswered();
+        // To a peer that is gone the kernel would repeat an end of the stream for minutes.
+        let how = match incomplete || reason == CloseReason::PeerVanished {
+            true => Close::Reset,
+            false => Close::Orderly,
+        };
         self.kernel.close(slot.stream, how);
         self.stats.bytes_undelivered += undelivered as u64;
+        // The handler goes with it, and its destructor is not the loop's code either.
+        guarded(|| drop(slot.connection));
         self.stats.count_close(reason);
         self.rest.end();
         self.slots.shrink_if_empty();
-        if let Some(observer) = &mut self.observer {
-            observer.closed(id, reason);
-        }
+        self.tell(|observer| observer.closed(id, reason));
     }
 
     /// Handles the deadlines that have come, a limited number a turn; the rest makes the next
@@ -365,7 +414,7 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
             // An idle connection has a half-close to do now; a pump also closes what is over.
             self.pump(id);
         } else {
-            self.settle(id);
+            self.check_peer(id);
         }
     }
 
@@ -386,18 +435,23 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
     fn finish_draining(&mut self) {
         let Lifecycle::Draining { until } = self.lifecycle else { return };
         if self.slots.is_empty() {
-            self.lifecycle = Lifecycle::Stopped;
+            self.end();
         } else if until.is_some_and(|until| until <= self.now) {
             self.end_all(CloseReason::DrainTimeout);
         }
     }
 
     fn end_all(&mut self, reason: CloseReason) {
-        self.lifecycle = Lifecycle::Stopped;
+        self.end();
         self.doors.clear();
         for id in self.slots.ids().collect::<Vec<_>>() {
             self.abort(id, reason);
         }
+    }
+
+    fn end(&mut self) {
+        self.lifecycle = Lifecycle::Stopped;
+        self.inbox.close();
     }
 }
 

@@ -4,9 +4,10 @@ use std::net::SocketAddr;
 use super::ConnId;
 use crate::proto::CloseReason;
 
-/// Is told of what happens to connections, never of single messages.
+/// Hears what happens to connections, never of single messages.
 ///
-/// It is called from the loop, so it must not block: everybody waits for it.
+/// It is called from the loop, so it must not block: all connections wait for it. If it panics,
+/// that is counted ([`Stats::observer_panics`](super::Stats)), and it is called again next time.
 #[allow(unused_variables)] // What is not overridden does nothing.
 pub trait Observer: Send {
     /// A connection was accepted. The address is missing if the peer is already gone.
@@ -18,6 +19,19 @@ pub trait Observer: Send {
     /// It ended.
     fn closed(&mut self, id: ConnId, reason: CloseReason) {}
 
-    /// Accepting rests for a moment: because of this error, or because all places are taken.
-    fn accept_paused(&mut self, cause: Option<&io::Error>) {}
+    /// Accepting rests for a moment.
+    fn accept_paused(&mut self, pause: AcceptPause<'_>) {}
+}
+
+/// Why accepting rests. Clients wait in the kernel's queue meanwhile.
+#[derive(Clone, Copy, Debug)]
+pub enum AcceptPause<'a> {
+    /// There are as many connections as [`Limits::connections`](super::Limits) allows. If the rest
+    /// does not help, a few clients are turned away.
+    Full,
+    /// There are as many that have not authenticated as
+    /// [`Limits::unauthenticated`](super::Limits) allows, and the oldest is too young to make room.
+    UnauthenticatedFull,
+    /// This error of `accept`.
+    Error(&'a io::Error),
 }

@@ -2,26 +2,13 @@ use slab::Slab;
 
 use super::Ready;
 use super::timers::{Link, Links};
-
-/// The name of one connection, never used for another: a slot's index, and a generation because
-/// slots are used again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct ConnId {
-    pub(crate) index: u32,
-    generation: u32,
-}
+use crate::proto::ConnId;
 
 impl ConnId {
     /// How many connections came after `other` up to this one, which is not older. Numbers begin
     /// again after four billion, hence not an order of names as such.
     pub(super) const fn age_after(self, other: Self) -> u32 {
         self.generation.wrapping_sub(other.generation)
-    }
-}
-
-impl std::fmt::Display for ConnId {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "#{}", self.generation)
     }
 }
 
@@ -90,6 +77,13 @@ pub(crate) struct Slot<S, C> {
     pub(crate) ready: Ready,
     /// Whether the run queue holds this connection, so that it never does so twice.
     pub(crate) queued: bool,
+}
+
+impl<S, C> Slot<S, C> {
+    /// Whether an alarm is set.
+    pub(crate) fn is_armed(&self) -> bool {
+        self.timer.is_armed()
+    }
 }
 
 /// The connections of one loop.

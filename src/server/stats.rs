@@ -42,6 +42,15 @@ pub struct Stats {
     pub accept_errors: u64,
     /// How often accepting had to rest: out of room or out of descriptors.
     pub accept_pauses: u64,
+    /// Pushed messages that a connection took; see [`Handle::push`](super::Handle::push).
+    pub pushed: u64,
+    /// Pushed messages whose connection was gone, about to end, or too far behind.
+    pub pushes_dropped: u64,
+    /// Panics of the observer. Those of handlers are counted as
+    /// [`CloseReason::HandlerPanicked`].
+    pub observer_panics: u64,
+    /// Peers asked for a sign of life.
+    pub probes: u64,
     /// Turns of the loop.
     pub turns: u64,
     /// Events that came for a connection that was gone.
@@ -95,6 +104,10 @@ impl Stats {
             refused_over_share,
             accept_errors,
             accept_pauses,
+            pushed,
+            pushes_dropped,
+            observer_panics,
+            probes,
             turns,
             stale_events,
             closed,
@@ -115,6 +128,10 @@ impl Stats {
         self.refused_over_share += refused_over_share;
         self.accept_errors += accept_errors;
         self.accept_pauses += accept_pauses;
+        self.pushed += pushed;
+        self.pushes_dropped += pushes_dropped;
+        self.observer_panics += observer_panics;
+        self.probes += probes;
         self.turns += turns;
         self.stale_events += stale_events;
         for (sum, count) in self.closed.iter_mut().zip(closed) {
@@ -181,9 +198,13 @@ mod tests {
                 refused_over_share: counter(14),
                 accept_errors: counter(15),
                 accept_pauses: counter(16),
+                probes: counter(23),
                 turns: counter(17),
                 stale_events: counter(18),
-                closed: [counter(19); CloseReason::ALL.len()],
+                pushed: counter(19),
+                pushes_dropped: counter(20),
+                observer_panics: counter(21),
+                closed: [counter(22); CloseReason::ALL.len()],
             }
         };
         assert_eq!([counted(1), counted(1), counted(1)].into_iter().sum::<Stats>(), counted(3));

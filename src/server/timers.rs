@@ -40,6 +40,13 @@ impl Default for Link {
     }
 }
 
+impl Link {
+    /// Whether a deadline is armed.
+    pub fn is_armed(&self) -> bool {
+        self.prev != END
+    }
+}
+
 /// Whoever keeps the links, by index.
 pub trait Links {
     /// The link with this index, which must exist.
@@ -88,7 +95,7 @@ impl Wheel {
     pub fn arm_by(&mut self, links: &mut impl Links, index: u32, deadline: Monotonic) {
         let tick = ceil_tick(deadline).clamp(self.position, self.position + HORIZON);
         let link = *links.link(index);
-        if link.prev != END {
+        if link.is_armed() {
             if self.full_tick(link.tick) <= tick {
                 return;
             }
@@ -100,7 +107,7 @@ impl Wheel {
     /// Forgets the deadline of `index`, if it has one.
     pub fn disarm(&mut self, links: &mut impl Links, index: u32) {
         let link = *links.link(index);
-        if link.prev == END {
+        if !link.is_armed() {
             return;
         }
         if link.next != END {
@@ -121,7 +128,7 @@ impl Wheel {
 
     /// When a link's deadline fires, if it is armed.
     pub fn alarm(&self, link: &Link) -> Option<Monotonic> {
-        (link.prev != END).then(|| Monotonic::from_nanos(self.full_tick(link.tick) << TICK_BITS))
+        link.is_armed().then(|| Monotonic::from_nanos(self.full_tick(link.tick) << TICK_BITS))
     }
 
     /// A time before which [`step`](Self::step) has nothing to do, if there is any deadline.

@@ -15,8 +15,11 @@ use crate::proto::Handler;
 /// Runs servers side by side until all have ended: the first on the thread that calls, each other
 /// on one of its own. What they did together.
 ///
-/// They end together. When one of them ends, however that comes, the others are drained: a service
-/// of which a part is missing would go on to lose the clients that the kernel picks for that part.
+/// They end together. When one of them ends, even by a panic, the others are drained. They could go
+/// on: the listeners of a loop close with it (the clients in their queues are reset), and the
+/// kernel gives new ones to the rest. But fewer places and fewer cores would then be all that is
+/// left of an error that no supervisor sees, and what broke one loop, a bug or a system call that
+/// fails, may well break the next. A process that ends is started again, whole.
 ///
 /// # Errors
 /// The first error that one of them ended with, once all have ended.

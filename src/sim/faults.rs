@@ -31,6 +31,8 @@ pub struct Faults {
     pub random_error: u32,
     /// A clock that jumps ahead: the process was stopped, the machine slept.
     pub clock_jump: u32,
+    /// A keepalive probe that is lost on its way, or whose answer is. Never more than five in a row.
+    pub lost_probe: u32,
     /// How many connections there are descriptors for.
     pub descriptors: usize,
 }
@@ -57,6 +59,7 @@ impl Faults {
             register_error: 0,
             random_error: 0,
             clock_jump: 0,
+            lost_probe: 0,
             descriptors: usize::MAX,
         }
     }
@@ -84,6 +87,7 @@ impl Faults {
             register_error: often(100),
             random_error: often(100),
             clock_jump: often(20),
+            lost_probe: often(999),
             descriptors: match often(2) {
                 0 => usize::MAX,
                 _ => 1 + often(8) as usize,

@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use super::socket::End;
+use super::socket::{Answer, End};
 use super::{Deed, Faults, SimClient, SimKernel};
 use crate::python::Monotonic;
-use crate::server::{Close, Kernel, Ready, Token, Wake};
+use crate::server::{Close, Kernel, Liveness, Ready, Token, Wake};
 
 /// A server's end of a simulated connection.
 #[derive(Debug)]
@@ -82,6 +82,7 @@ impl Kernel for SimKernel {
         let index = self.queue.pop_front().expect("somebody waits");
         let socket = &mut self.sockets[index];
         socket.server_end = End::Open;
+        socket.heard_at = self.clock;
         socket.ledger.accepted_at = Some(self.last_reading);
         let peer = socket.peer;
         self.open += 1;
@@ -144,7 +145,7 @@ impl Kernel for SimKernel {
             Err(ErrorKind::BrokenPipe.into())
         } else {
             let n = socket.to_client.push(&data[..part]);
-            socket.to_client.arrive(usize::MAX);
+            socket.deliver(self.clock);
             socket.no_space |= n < part;
             if n == 0 { Err(ErrorKind::WouldBlock.into()) } else { Ok(n) }
         };
@@ -166,7 +167,7 @@ impl Kernel for SimKernel {
             return Err(ErrorKind::NotConnected.into());
         }
         socket.to_client.end();
-        socket.to_client.arrive(usize::MAX);
+        socket.deliver(self.clock);
         self.note(|| format!("server ends its stream to {}", stream.0));
         Ok(())
     }
@@ -183,7 +184,7 @@ impl Kernel for SimKernel {
             socket.reset_client();
         } else if socket.failure.is_none() {
             socket.to_client.end();
-            socket.to_client.arrive(usize::MAX);
+            socket.deliver(self.clock);
         }
         if let Some(token) = socket.token.take() {
             self.stale.push_front(token);
@@ -191,6 +192,29 @@ impl Kernel for SimKernel {
         }
         self.note(|| format!("server closes {}: {how:?}", stream.0));
         self.bear_witness(Deed::Closed(SimClient(stream.0)));
+    }
+
+    fn liveness(&mut self, stream: &mut SimStream) -> io::Result<Liveness> {
+        self.calls += 1;
+        let peer = self.sockets[stream.0].liveness_at(self.clock);
+        self.note(|| format!("server asks for the state of {}: {peer:?}", stream.0));
+        Ok(peer)
+    }
+
+    fn probe(&mut self, stream: &mut SimStream) {
+        self.calls += 1;
+        let lost = self.random.chance(self.faults.lost_probe);
+        let (clock, socket) = (self.clock, &mut self.sockets[stream.0]);
+        socket.ledger.probes += 1;
+        let answer = socket.be_probed(lost, clock);
+        self.note(|| format!("server probes {}: {answer:?}", stream.0));
+        if answer == Answer::Reset {
+            self.raise(stream.0);
+        }
+    }
+
+    fn random_below(&mut self, limit: u64) -> u64 {
+        self.scatter.next_u64() % limit
     }
 
     fn fill_random(&mut self, bytes: &mut [u8]) -> io::Result<()> {

@@ -35,7 +35,7 @@ pub use faults::{Faults, SplitMix};
 pub use kernel::SimStream;
 use pipe::Direction;
 pub use socket::Ledger;
-use socket::{End, Socket};
+use socket::{Answer, End, Socket};
 
 use crate::python::Monotonic;
 use crate::server::{ConnId, Token};
@@ -46,6 +46,9 @@ pub struct SimKernel {
     /// What the loop last read from the clock.
     last_reading: Monotonic,
     random: SplitMix,
+    /// What spreads the loop's work over time. It has its own sequence, so that a run's other choices
+    /// do not depend on how often the loop spreads something.
+    scatter: SplitMix,
     faults: Faults,
     /// How long the next sleep may last before somebody else in the simulation wants to act.
     patience: Duration,
@@ -110,6 +113,7 @@ impl SimKernel {
         Self {
             clock: Duration::ZERO,
             last_reading: Monotonic::ZERO,
+            scatter: SplitMix::new(random.clone().next_u64()),
             random,
             descriptors: faults.descriptors,
             faults,
@@ -213,6 +217,11 @@ impl SimKernel {
         &self.sockets[client.0].ledger
     }
 
+    /// When anything last came from a client, as far as the server's kernel knows.
+    pub fn heard_at(&self, client: SimClient) -> Monotonic {
+        Monotonic::ZERO.saturating_add(self.sockets[client.0].heard_at)
+    }
+
     /// How many bytes have arrived at the server's end of a connection that it has not received.
     pub fn unread(&self, client: SimClient) -> usize {
         self.sockets[client.0].to_server.unread()
@@ -308,7 +317,7 @@ impl SimKernel {
                 None => Seen::Nothing,
             });
         }
-        socket.to_client.arrive(usize::MAX);
+        socket.deliver(self.clock);
         if socket.no_space && socket.to_client.has_room_again() {
             socket.no_space = false;
             self.raise(client.0);
@@ -329,6 +338,16 @@ impl SimKernel {
         self.note(|| format!("client {} resets", client.0));
         self.sockets[client.0].fail(libc::ECONNRESET);
         self.raise(client.0);
+    }
+
+    /// A client vanishes: neither an end nor a reset comes, what is sent to it is not acknowledged,
+    /// and a probe is answered only if its machine has started again meanwhile, by a reset.
+    pub fn client_vanish(&mut self, client: SimClient, starts_again: bool) {
+        self.note(|| {
+            format!("client {} vanishes, its machine starts again: {starts_again}", client.0)
+        });
+        self.sockets[client.0].vanished =
+            Some(if starts_again { Answer::Reset } else { Answer::None });
     }
 
     /// The network ends a connection, which both ends learn: the server as this error.
@@ -355,6 +374,7 @@ impl SimKernel {
                 self.under_way.push_back(index);
             }
         } else if self.sockets[index].to_server.arrive(usize::MAX) {
+            self.sockets[index].heard(self.clock);
             self.raise(index);
         }
     }
@@ -369,6 +389,7 @@ impl SimKernel {
             false => usize::MAX,
         };
         if socket.to_server.arrive(limit) {
+            socket.heard(self.clock);
             let left = socket.to_server.unread();
             self.note(|| format!("{left} bytes from client {index} have arrived"));
             self.raise(index);

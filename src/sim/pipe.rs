@@ -73,6 +73,11 @@ impl Direction {
         self.arrived < self.may_have_arrived() || self.end_is_next()
     }
 
+    /// Bytes wait for the window to open: the sender asks from time to time whether it has.
+    pub(super) fn has_no_window(&self) -> bool {
+        self.bytes.len() > self.arrived && self.arrived >= self.window
+    }
+
     /// Receives as recv(2) does: a read stops at the urgent mark, and the next goes past it.
     pub(super) fn read(&mut self, data: &mut [u8]) -> usize {
         let before_mark = match self.urgent_at {

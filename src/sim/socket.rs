@@ -1,8 +1,9 @@
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use super::pipe::Direction;
 use crate::python::Monotonic;
-use crate::server::{Close, Ready, Token};
+use crate::server::{Close, Liveness, Ready, Token};
 
 /// One connection: two directions, and what epoll knows of the server's end.
 #[derive(Debug)]
@@ -22,7 +23,20 @@ pub(super) struct Socket {
     pub(super) failure: Option<Failure>,
     /// A reset has arrived at the client's end, and whether a call has yet to report it.
     pub(super) client_reset: Option<bool>,
+    /// What answers to a probe since the client vanished, if it has.
+    pub(super) vanished: Option<Answer>,
+    /// When anything last came from the client, and the probes since then that it did not answer.
+    pub(super) heard_at: Duration,
+    unanswered: u32,
     pub(super) ledger: Ledger,
+}
+
+/// What comes back when a client is probed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Answer {
+    Acknowledgement,
+    Reset,
+    None,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,6 +75,8 @@ pub struct Ledger {
     pub closed: Option<(Monotonic, Close)>,
     /// Whether a call of the server's failed for good.
     pub failed: bool,
+    /// Keepalive probes that the server sent.
+    pub probes: u32,
     /// Whether the network ended it.
     pub severed: bool,
     /// The greatest lead of bytes received over bytes sent with which it asked for more, before
@@ -102,6 +118,9 @@ impl Socket {
             no_space: false,
             failure: None,
             client_reset: None,
+            vanished: None,
+            heard_at: Duration::ZERO,
+            unanswered: 0,
             ledger: Ledger::default(),
         }
     }
@@ -124,6 +143,47 @@ impl Socket {
             ready.insert(Ready::PRIORITY);
         }
         ready
+    }
+
+    /// Something came from the client.
+    pub(super) fn heard(&mut self, clock: Duration) {
+        (self.heard_at, self.unanswered) = (clock, 0);
+    }
+
+    /// What was sent arrives at a client that is there, which acknowledges it.
+    pub(super) fn deliver(&mut self, clock: Duration) {
+        if self.vanished.is_none() && self.to_client.arrive(usize::MAX) {
+            self.heard(clock);
+        }
+    }
+
+    /// What the server's kernel knows of the client. What is not acknowledged was repeated after
+    /// 200 ms, and then each time after twice as long.
+    pub(super) fn liveness_at(&self, clock: Duration) -> Liveness {
+        let silent_for = clock.saturating_sub(self.heard_at);
+        let owes = self.to_client.is_under_way() || self.to_client.has_no_window();
+        let repetitions = match self.vanished.is_some() && owes {
+            true => (silent_for.as_millis() / 200 + 1).ilog2(),
+            false => 0,
+        };
+        let unanswered = self.unanswered.max(repetitions);
+        Liveness { silent_for, unanswered, owes_acknowledgement: owes }
+    }
+
+    pub(super) fn be_probed(&mut self, lost: bool, clock: Duration) -> Answer {
+        const MOST_LOST: u32 = 5;
+        let lost = lost && self.unanswered < MOST_LOST;
+        let answer = match self.vanished {
+            _ if self.failure.is_some() || lost => Answer::None,
+            Some(answer) => answer,
+            None => Answer::Acknowledgement,
+        };
+        match answer {
+            Answer::None => self.unanswered += 1,
+            Answer::Acknowledgement => self.heard(clock),
+            Answer::Reset => self.fail(libc::ECONNRESET),
+        }
+        answer
     }
 
     /// Whether what a client sends now reaches nobody: then the server's kernel answers it with a

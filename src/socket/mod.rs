@@ -45,6 +45,7 @@ mod wait;
 use std::fmt;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 pub use libc::{
     IP_TTL, IPPROTO_IP, IPPROTO_IPV6, IPPROTO_TCP, IPV6_HOPLIMIT, IPV6_RECVHOPLIMIT,
@@ -224,6 +225,16 @@ impl Socket {
             ioctl_fionbio(&fd, self.inner.timeout() != Timeout::Blocking)?;
         }
         Ok(Some(fd))
+    }
+
+    /// Another descriptor of the same open socket, which is as non-blocking as the socket's own.
+    pub(crate) fn duplicate(&self) -> Result<OwnedFd> {
+        Ok(fcntl_dupfd_cloexec(self.inner.begin()?.0, 0)?)
+    }
+
+    /// Waits until the connection has failed or has ended in both directions; false after `limit`.
+    pub(crate) fn fails_within(&self, limit: Duration) -> Result<bool> {
+        wait::fails_within(self.inner.begin()?.0.as_fd(), limit)
     }
 
     /// `settimeout(seconds)`: `None` to wait for ever, zero not to wait at all.

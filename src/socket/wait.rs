@@ -247,6 +247,20 @@ pub(super) enum Readiness {
     Interrupted,
 }
 
+/// Waits for an error or a hang-up alone, whatever there is to read; false after `limit`.
+pub(super) fn fails_within(fd: BorrowedFd<'_>, limit: Duration) -> Result<bool> {
+    let began = Instant::now();
+    loop {
+        let left = limit.saturating_sub(began.elapsed());
+        let mut fds = [PollFd::from_borrowed_fd(fd, PollFlags::empty())];
+        match poll(&mut fds, Some(&poll_timeout(left))) {
+            Err(Errno::INTR) => {}
+            Ok(ready) => return Ok(ready > 0),
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+}
+
 /// One poll(2); `None` if the limit passed.
 fn poll_once(
     fd: BorrowedFd<'_>,

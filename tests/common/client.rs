@@ -1,12 +1,12 @@
 //! A client on std's blocking sockets, written apart from the library so that it can judge it.
 
 use std::io::{self, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream};
 use std::thread;
 use std::time::Duration;
 
 use saltecho::auth::{Challenge, Key, MacAlgorithm};
-use socket2::SockRef;
+use socket2::{Domain, SockRef, Socket, Type};
 
 /// No test waits longer than this for anything; reaching it is a failure, not a result.
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -35,6 +35,31 @@ pub fn authenticated(address: SocketAddr) -> TcpStream {
     let (mut stream, challenge) = connect(address);
     stream.write_all(&digest(&challenge)).unwrap();
     stream
+}
+
+/// Connects from this address of the machine, and reads the challenge.
+pub fn connect_from(from: Ipv4Addr, address: SocketAddr) -> (TcpStream, Challenge) {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.bind(&SocketAddr::from((from, 0)).into()).unwrap();
+    socket.connect(&address.into()).expect("the server listens");
+    let stream = TcpStream::from(socket);
+    (&stream).set_patience();
+    let challenge = read_challenge(&stream).expect("the server speaks first");
+    (stream, challenge)
+}
+
+/// Connects from this address and authenticates with the demo key.
+pub fn authenticated_from(from: Ipv4Addr, address: SocketAddr) -> TcpStream {
+    let (mut stream, challenge) = connect_from(from, address);
+    stream.write_all(&digest(&challenge)).unwrap();
+    stream
+}
+
+/// Whether a message in small letters is answered rightly; false if the connection is gone.
+pub fn try_exchange(mut stream: &TcpStream, message: &[u8]) -> bool {
+    let mut answer = vec![0; message.len()];
+    let done = stream.write_all(message).and_then(|()| stream.read_exact(&mut answer));
+    done.is_ok() && answer == message.to_ascii_uppercase()
 }
 
 /// Sends `message` and reads an answer of the same length.

@@ -1,7 +1,9 @@
 //! Servers that misbehave on purpose.
 
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::mpsc::channel;
+use std::time::{Duration, Instant};
 
 /// A server for one client that does this with it; its address.
 pub fn fake_server_from_the_start(behave: impl FnOnce(TcpStream) + Send + 'static) -> String {
@@ -18,4 +20,39 @@ pub fn fake_server(behave: impl FnOnce(TcpStream) + Send + 'static) -> String {
         stream.read_exact(&mut [0; 16]).unwrap();
         behave(stream);
     })
+}
+
+/// A line to `server` for one client, on which everything takes this time each way, the connection
+/// itself included.
+pub fn slow_line(server: SocketAddr, delay: Duration) -> String {
+    fake_server_from_the_start(move |client| {
+        std::thread::sleep(2 * delay);
+        let server = TcpStream::connect(server).unwrap();
+        let back = (server.try_clone().unwrap(), client.try_clone().unwrap());
+        std::thread::spawn(move || carry(back.0, back.1, delay));
+        carry(client, server, delay);
+    })
+}
+
+/// Passes on what comes, and the end of the stream, each when it has been on its way long enough.
+fn carry(mut from: TcpStream, mut to: TcpStream, delay: Duration) {
+    let (sender, line) = channel::<(Instant, Vec<u8>)>();
+    std::thread::spawn(move || {
+        for (due, bytes) in line {
+            std::thread::sleep(due.saturating_duration_since(Instant::now()));
+            // An end that nothing is read from any more can be told nothing.
+            let _ = match bytes.is_empty() {
+                true => to.shutdown(Shutdown::Write),
+                false => to.write_all(&bytes),
+            };
+        }
+    });
+    let mut block = [0; 4096];
+    loop {
+        let n = from.read(&mut block).unwrap_or(0);
+        sender.send((Instant::now() + delay, block[..n].to_vec())).unwrap();
+        if n == 0 {
+            return;
+        }
+    }
 }

@@ -261,3 +261,39 @@ impl Files {
         self.write(name, text.as_bytes(), 0o600)
     }
 }
+
+/// Ends a program whose stderr is not ours with SIGTERM; its exit code.
+#[track_caller]
+pub fn terminate(child: Child) -> Option<i32> {
+    kill_process(Pid::from_child(&child), Signal::TERM).expect("it was not waited for yet");
+    wait_for_end(child)
+}
+
+/// Waits for a program to end by itself; its exit code.
+#[track_caller]
+pub fn wait_for_end(mut child: Child) -> Option<i32> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match child.try_wait().expect("it is our child") {
+            Some(status) => return status.code(),
+            None if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(2)),
+            None => {
+                let _ = child.kill();
+                panic!("it did not end for {PATIENCE:?}");
+            }
+        }
+    }
+}
+
+/// Waits for a port file, which appears whole; the address of its first port.
+#[track_caller]
+pub fn wait_for_port(file: &Path) -> SocketAddr {
+    let deadline = Instant::now() + PATIENCE;
+    while !file.exists() {
+        assert!(Instant::now() < deadline, "no port file");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    let ports = fs::read_to_string(file).unwrap();
+    let port = ports.lines().next().expect("it has a line for each address");
+    format!("127.0.0.1:{port}").parse().unwrap()
+}

@@ -134,6 +134,7 @@ impl Script {
             counts.bytes_sent = rate * self.plan.size as u64;
             counts.bytes_received = counts.bytes_sent;
         }
+        record.measured = record.counts.clone();
         Interval {
             start: Duration::from_secs(1 + second),
             length: Duration::from_secs(1),

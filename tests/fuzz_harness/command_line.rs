@@ -7,11 +7,17 @@ use std::time::Duration;
 #[path = "../../src/cli/values.rs"]
 mod values;
 
-use values::{Limit, ServerAddress, Size, listen_address};
+#[allow(dead_code)] // As above.
+#[path = "../../src/cli/address.rs"]
+mod address;
+
+use address::{ServerAddress, listen_address};
+use values::{Limit, Size, Spin};
 
 /// Every kind of value, with what is to be true of each one that is accepted.
-const VALUES: [fn(&str); 4] = [
+const VALUES: [fn(&str); 5] = [
     |text| hold(text, str::parse::<Limit>, |limit| limit.0 != Some(Duration::ZERO)),
+    |text| hold(text, str::parse::<Spin>, |_| true),
     |text| hold(text, str::parse::<Size>, |size| (1..=16 << 20).contains(&size.0)),
     |text| hold(text, listen_address, |_| true),
     |text| hold(text, str::parse::<ServerAddress>, |server| !server.host.is_empty()),

@@ -9,6 +9,7 @@ mod connection_model;
 mod sim_world;
 
 use saltecho::auth::{Key, KeyFileError, parse_key_file};
+use saltecho::load::report::{Comparison, LoadLog, MergeError, merge};
 use saltecho::sim::SplitMix;
 use sim_world::World;
 
@@ -19,17 +20,22 @@ pub use connection_model::connection_script;
 pub type Target = fn(&[u8]);
 
 /// The targets by name.
-pub const TARGETS: [(&str, Target); 4] = [
+pub const TARGETS: [(&str, Target); 5] = [
     ("command_line_values", command_line_values),
     ("connection_script", connection_script),
     ("key_file", key_file),
+    ("load_log", load_log),
     ("whole_loop", whole_loop),
 ];
 
 /// Reads the input as a key file, and holds the result against what the format promises.
 pub fn key_file(text: &[u8]) {
     let (strict, lenient) = (parse_key_file(text, false), parse_key_file(text, true));
-    let used = |line: &&[u8]| !line.trim_ascii().is_empty() && !line.trim_ascii().starts_with(b"#");
+    let used = |line: &&[u8]| {
+        let line = line.trim_ascii();
+        let line = line.strip_prefix("\u{feff}".as_bytes()).unwrap_or(line).trim_ascii();
+        !line.is_empty() && !line.starts_with(b"#")
+    };
     let lines = text.split(|byte| *byte == b'\n').filter(used).count();
     match &lenient {
         Ok(keys) => {
@@ -55,6 +61,27 @@ pub fn key_file(text: &[u8]) {
 fn in_hexadecimal(key: &Key) -> String {
     let digits: String = key.as_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
     format!("hex:{digits}")
+}
+
+/// Reads the input as the log of a load, and reports on it in every form. A log that is read once
+/// is no second run, and nothing in it acts on a terminal.
+pub fn load_log(bytes: &[u8]) {
+    let Ok(log) = LoadLog::parse("fuzzed", bytes) else { return };
+    let again = LoadLog::parse("again", bytes).expect("it was read before");
+    let other = merge(vec![log, again]);
+    assert!(matches!(other, Err(MergeError::Same(..))), "{other:?}");
+    let log = LoadLog::parse("fuzzed", bytes).expect("it was read before");
+    let report = merge(vec![log]).expect("one log is no contradiction");
+    let comparison = Comparison { old: &report, new: &report };
+    for text in [
+        report.to_text(),
+        report.to_html(),
+        report.to_json_text(),
+        comparison.to_text(),
+        comparison.to_html(),
+    ] {
+        assert!(!text.contains(|c: char| c.is_control() && c != '\n'), "{text:?}");
+    }
 }
 
 /// A simulated world in which the input makes the choices: one half of it the world's and the

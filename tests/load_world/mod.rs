@@ -1,10 +1,10 @@
 //! A network with one server for a load generator, under a virtual clock: what the generator
 //! measures of it is known to the nanosecond.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use saltecho::load::Dial;
 use saltecho::python::{Monotonic, upper};
-use saltecho::server::{Close, Kernel, Ready, Token, Wake};
+use saltecho::server::{Close, Kernel, Liveness, Ready, Token, Wake};
 
 const CHALLENGE: [u8; 32] = [7; 32];
 /// The length of the digest that it is answered with.
@@ -31,6 +31,8 @@ pub(crate) struct Script {
     pub(crate) fate: Option<(usize, Fate)>,
     /// Which connections meet it: each of this number, counted from 0.
     pub(crate) every: usize,
+    /// Connections of which each of the number `every` cannot be registered (ENOSPC).
+    pub(crate) is_unregistered: bool,
     /// The generator itself is kept from running for this long, every so often.
     pub(crate) preempted: Option<(Duration, Duration)>,
 }
@@ -61,6 +63,7 @@ impl Default for Script {
             stall: None,
             fate: None,
             every: 1,
+            is_unregistered: false,
             preempted: None,
         }
     }
@@ -84,7 +87,7 @@ struct Line {
 }
 
 /// When each connection was begun, and from where.
-pub(crate) type Dialled = Rc<RefCell<Vec<(Duration, Option<IpAddr>)>>>;
+pub(crate) type Dialled = Rc<RefCell<Vec<(Duration, Option<SocketAddr>)>>>;
 
 /// One poll of the generator's.
 #[derive(Clone, Copy, Debug)]
@@ -102,6 +105,8 @@ pub(crate) struct World {
     pub(crate) dialled: Dialled,
     pub(crate) polls: Rc<RefCell<Vec<Poll>>>,
     lines: Vec<Line>,
+    /// Of how many connections at once an answer has been on its way at most.
+    pub(crate) crowd: Rc<Cell<usize>>,
     preempted_at: Duration,
     woken: Arc<AtomicBool>,
 }
@@ -116,6 +121,7 @@ impl World {
             dialled: Rc::default(),
             polls: Rc::default(),
             lines: Vec::new(),
+            crowd: Rc::default(),
             preempted_at: Duration::from_secs(1),
             woken: Arc::default(),
         }
@@ -200,6 +206,9 @@ impl Kernel for World {
     }
 
     fn register(&mut self, stream: &mut Stream, token: Token) -> io::Result<()> {
+        if self.script.is_unregistered && stream.0.is_multiple_of(self.script.every) {
+            return Err(io::Error::from_raw_os_error(libc::ENOSPC));
+        }
         self.lines[stream.0].token = Some(token);
         Ok(())
     }
@@ -267,6 +276,8 @@ impl Kernel for World {
             _ if answer.is_empty() => {}
             _ => line.answers.push_back((at, answer)),
         }
+        let crowd = lines.iter().filter(|line| !line.answers.is_empty()).count();
+        self.crowd.set(self.crowd.get().max(crowd));
         Ok(data.len())
     }
 
@@ -279,13 +290,25 @@ impl Kernel for World {
         self.lines[stream.0].closed = true;
     }
 
+    fn liveness(&mut self, _stream: &mut Stream) -> io::Result<Liveness> {
+        unreachable!("a load generator asks no peer")
+    }
+
+    fn probe(&mut self, _stream: &mut Stream) {
+        unreachable!("a load generator asks no peer")
+    }
+
+    fn random_below(&mut self, _limit: u64) -> u64 {
+        0
+    }
+
     fn fill_random(&mut self, _bytes: &mut [u8]) -> io::Result<()> {
         unreachable!("a load generator draws its bytes from its seed")
     }
 }
 
 impl Dial for World {
-    fn dial(&mut self, _target: SocketAddr, source: Option<IpAddr>) -> io::Result<Stream> {
+    fn dial(&mut self, _target: SocketAddr, source: Option<SocketAddr>) -> io::Result<Stream> {
         let number = self.lines.len();
         self.dialled.borrow_mut().push((self.clock, source));
         let fate = self.script.fate.filter(|_| number.is_multiple_of(self.script.every));

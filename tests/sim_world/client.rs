@@ -1,6 +1,7 @@
 //! A simulated client: what it has said, what it may expect, and what it got.
 
 use saltecho::auth::{Challenge, Key, MacAlgorithm};
+use saltecho::python::Monotonic;
 use saltecho::sim::{Seen, SimClient, SimKernel, SplitMix};
 
 /// A client and what it knows.
@@ -13,7 +14,14 @@ pub struct Client {
     pub digest_is_right: bool,
     /// What was sent behind the digest, as the server's kernel took it.
     pub sent: Vec<u8>,
+    /// The answers that came.
     pub got: Vec<u8>,
+    /// What the server took of the messages that were pushed to it, and when it took the last.
+    /// They consist of lower-case letters, which no answer has: `b`, any number of `c`, `d`.
+    pub pushed: Vec<u8>,
+    pub pushed_at: Option<Monotonic>,
+    /// The messages that came.
+    pub news: Vec<u8>,
     pub input_left: usize,
     /// One `recv` may not get all that it sent: there was an urgent mark, or the window is
     /// smaller than a digest.
@@ -28,6 +36,8 @@ pub enum Fate {
     Present,
     Finished,
     Gone,
+    /// Without a word: only a probe finds out.
+    Vanished,
 }
 
 impl Client {
@@ -40,6 +50,9 @@ impl Client {
             digest_is_right: false,
             sent: Vec::new(),
             got: Vec::new(),
+            pushed: Vec::new(),
+            pushed_at: None,
+            news: Vec::new(),
             input_left,
             piecemeal: false,
             fate: Fate::Present,
@@ -88,6 +101,9 @@ impl Client {
 
     /// Reads, and holds what came against what may come at all.
     pub fn read(&mut self, kernel: &mut SimKernel, limit: usize) -> bool {
+        if self.fate == Fate::Vanished {
+            return false;
+        }
         let bytes = match kernel.client_recv(self.end, limit) {
             Ok(bytes) => bytes,
             Err(Seen::Nothing) => return false,
@@ -100,14 +116,24 @@ impl Client {
         let challenge = bytes.len().min(Challenge::LEN - self.challenge.len());
         self.challenge.extend_from_slice(&bytes[..challenge]);
         let before = self.got.len();
-        self.got.extend_from_slice(&bytes[challenge..]);
+        for &byte in &bytes[challenge..] {
+            if byte.is_ascii_lowercase() {
+                self.news.push(byte);
+            } else {
+                let whole = matches!(self.news.last(), None | Some(b'd'));
+                assert!(whole, "{:?}: an answer inside of a message", self.end);
+                self.got.push(byte);
+            }
+        }
+        assert!(self.pushed.starts_with(&self.news), "{:?} got other news", self.end);
         if challenge > 0 && self.challenge.len() == Challenge::LEN {
             let challenge = Challenge::new(self.challenge[..].try_into().unwrap());
             self.digest = MacAlgorithm::Md5.digest(&Key::demo(), &challenge).as_bytes().to_vec();
             self.digest_is_right = self.honest;
             self.digest[7] ^= u8::from(!self.honest);
         }
-        assert!(self.honest || self.got.is_empty(), "an answer to a wrong digest");
+        let nothing = self.got.is_empty() && self.news.is_empty();
+        assert!(self.honest || nothing, "an answer to a wrong digest");
         let expected = self.sent.get(before..self.got.len()).map(<[u8]>::to_ascii_uppercase);
         let expected = expected.as_deref();
         assert_eq!(expected, Some(&self.got[before..]), "{:?} got what it did not send", self.end);
@@ -116,7 +142,10 @@ impl Client {
 
     /// At rest a client that is still served has all that it is owed.
     pub fn assert_satisfied(&self, kernel: &SimKernel) {
-        if self.fate == Fate::Gone || self.seen.is_some() || !kernel.is_served(self.end) {
+        if matches!(self.fate, Fate::Gone | Fate::Vanished)
+            || self.seen.is_some()
+            || !kernel.is_served(self.end)
+        {
             return;
         }
         assert_eq!(self.challenge.len(), Challenge::LEN, "{:?} waits for its challenge", self.end);
@@ -139,5 +168,6 @@ impl Client {
             "{:?} is owed bytes, and nothing moves any more",
             self.end
         );
+        assert_eq!(self.news, self.pushed, "{:?} is owed news", self.end);
     }
 }

@@ -11,7 +11,9 @@ use saltecho::server::{Close, ConnId, Limits, Observer, Stats};
 use saltecho::sim::{Deed, Ledger, SimClient, SimKernel};
 
 use super::admission::Admission;
-use super::client::Client;
+use super::client::{Client, Fate};
+use super::handler::Heard;
+use super::keepalive::Keepalive;
 
 const CHALLENGE: u64 = 32;
 const DIGEST: u64 = 16;
@@ -29,6 +31,7 @@ pub struct Judge {
     awake: Awake,
     told: Arc<Mutex<Vec<Told>>>,
     admission: Admission,
+    keepalive: Keepalive,
     overdue: BTreeMap<SimClient, u32>,
     opened: u64,
     authenticated: u64,
@@ -72,6 +75,7 @@ impl Judge {
             awake: Awake { spin: limits.spin, ..Awake::default() },
             told: Arc::default(),
             admission: Admission::new(limits),
+            keepalive: Keepalive::new(config, limits),
             overdue: BTreeMap::new(),
             opened: 0,
             authenticated: 0,
@@ -80,6 +84,11 @@ impl Judge {
             drain_timeout: limits.drain_timeout,
             reasons: BTreeMap::new(),
         }
+    }
+
+    /// Whether a client that vanishes is found out.
+    pub fn finds_who_vanished(&self) -> bool {
+        self.config.keepalive.is_some()
     }
 
     pub fn observer(&self) -> Box<dyn Observer> {
@@ -128,10 +137,14 @@ impl Judge {
         }
         self.admission.audit(stats);
         self.awake.judge(kernel);
+        self.keepalive.audit(stats, now);
         for client in clients {
             let ledger = kernel.ledger(client.end);
             if kernel.is_served(client.end) {
                 self.open(client, ledger, now);
+                if client.fate == Fate::Vanished {
+                    self.keepalive.still_here(client.end, kernel.heard_at(client.end), now);
+                }
             }
             if ledger.shut_down_at == Some(now) && self.draining.is_none() {
                 let idle = last_moved(ledger).zip(self.config.recv_timeout);
@@ -167,8 +180,10 @@ impl Judge {
             }
             CloseReason::SendTimeout => {
                 assert!(owed > 0, "{id} was owed nothing");
-                let since = ledger.received_at.expect("it said something");
-                since.saturating_add(self.config.send_timeout.expect("there is one"))
+                // When the `sendall` of a pushed message began is not known from outside.
+                let since = ledger.received_at.filter(|_| client.pushed.is_empty());
+                let limit = self.config.send_timeout.expect("there is one");
+                since.unwrap_or(accepted).saturating_add(limit)
             }
             CloseReason::Rejected => {
                 assert!(!client.honest, "{id} gave the right digest");
@@ -187,6 +202,10 @@ impl Judge {
                 assert!(ledger.failed, "{id}: {reason}, and no call failed");
                 now
             }
+            CloseReason::PeerVanished => {
+                assert_eq!(client.fate, Fate::Vanished, "{id} is there, and was given up");
+                self.keepalive.least(kernel.heard_at(client.end))
+            }
             CloseReason::IdleTimeout => {
                 assert!(ledger.shut_down_at.is_some(), "{id} was not half-closed");
                 now
@@ -198,6 +217,17 @@ impl Judge {
             _ => now,
         };
         assert!(due <= now, "{id}: {reason} at {now:?}, and it was due at {due:?}");
+    }
+
+    /// When all are gone, each handler has been told of its connection's beginning and of its end.
+    pub fn compare_with_handlers(&self, kernel: &SimKernel, heard: &Heard, stats: &Stats) {
+        assert_eq!(heard.opened.len() as u64, stats.authenticated, "handlers that were opened");
+        assert_eq!(heard.closed.len(), heard.opened.len(), "handlers that were closed");
+        for (peer, reason) in &heard.closed {
+            let client = kernel.client_named(peer.id()).expect("it was registered");
+            assert_eq!(peer.address(), kernel.peer(client), "{client:?} is taken for another");
+            assert_eq!(self.reasons.get(&client), Some(reason), "{client:?}");
+        }
     }
 
     /// When all are gone, the counters say what the observer was told. Of a client for whom there
@@ -218,7 +248,11 @@ impl Judge {
         let lead = ledger.greatest_lead.unwrap_or(i64::MIN);
         assert!(lead <= -16, "{end:?}: the server read before it had answered");
         let owed = owed(client, ledger);
-        assert!(owed <= self.config.recv_size as u64, "{end:?} is owed more than one answer");
+        let most = match client.pushed_at {
+            None => self.config.recv_size,
+            Some(_) => self.config.max_answer,
+        };
+        assert!(owed <= most as u64, "{end:?} is owed more than one answer");
         if !client.honest {
             assert!(ledger.received < DIGEST, "{end:?} gave a wrong digest and is still here");
         }
@@ -269,10 +303,12 @@ fn client_of<'a>(kernel: &SimKernel, clients: &'a [Client], id: ConnId) -> Optio
     clients.iter().find(|client| client.end == end)
 }
 
-/// Bytes of an answer that the kernel has not taken; the answer to `n` bytes has `n`.
+/// Bytes of an answer or a message that the kernel has not taken; the answer to `n` bytes has `n`.
 fn owed(client: &Client, ledger: &Ledger) -> u64 {
     match ledger.received {
-        DIGEST.. if client.honest => ledger.received - DIGEST + CHALLENGE - ledger.sent,
+        DIGEST.. if client.honest => {
+            ledger.received - DIGEST + CHALLENGE + client.pushed.len() as u64 - ledger.sent
+        }
         _ => 0,
     }
 }
@@ -288,7 +324,10 @@ fn due(config: &Config, client: &Client, ledger: &Ledger, draining: bool) -> Opt
     } else if ledger.received < DIGEST {
         (ledger.accepted_at, config.auth_timeout)
     } else if owed(client, ledger) > 0 {
-        (ledger.received_at, config.send_timeout)
+        // Of several messages each has its own time, which begins when the one before is sent.
+        let began = ledger.received_at.max(client.pushed_at);
+        let again = ledger.sent_at.filter(|_| client.pushed_at.is_some());
+        (began.max(again), config.send_timeout)
     } else if draining {
         (None, None) // It is about to be half-closed, which waits for nothing.
     } else {

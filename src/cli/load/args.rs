@@ -4,8 +4,9 @@ use clap::{Args, ValueEnum};
 use saltecho::load::{Assertion, Mode};
 
 use super::values::{Active, Rate, Sources, StartAt};
+use crate::cli::address::ServerAddress;
 use crate::cli::args::{KeyArgs, Reply};
-use crate::cli::values::{Limit, ServerAddress, Size};
+use crate::cli::values::{Limit, Size, Spin};
 
 /// Make load, verify every byte of the answers, and measure.
 ///
@@ -41,21 +42,19 @@ pub(in crate::cli) struct LoadArgs {
     #[arg(long, value_name = "N|P%", env = "SALTECHO_LOAD_ACTIVE", hide_env_values = true)]
     pub(super) active: Option<Active>,
 
-    /// Messages (or cycles) a second over all connections: 500, 50k, 1m
-    #[arg(short, long, value_name = "RATE", default_value = "1000")]
-    #[arg(env = "SALTECHO_LOAD_RATE", hide_env_values = true)]
-    pub(super) rate: Rate,
+    /// Messages (or cycles) a second over all connections: 500, 50k, 1m [default: 1000]
+    #[arg(short, long, value_name = "RATE", env = "SALTECHO_LOAD_RATE", hide_env_values = true)]
+    pub(super) rate: Option<Rate>,
 
     /// Send the next message when there is room for it, instead of at a rate
     #[arg(long, env = "SALTECHO_LOAD_CLOSED", hide_env_values = true)]
     #[arg(value_parser = clap::builder::FalseyValueParser::new())]
     pub(super) closed: bool,
 
-    /// Messages that may be under way on one connection
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    #[arg(value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    /// Maximum unanswered messages per connection [default: 1]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65_536))]
     #[arg(env = "SALTECHO_LOAD_IN_FLIGHT", hide_env_values = true)]
-    pub(super) in_flight: u32,
+    pub(super) in_flight: Option<u32>,
 
     /// The length of a message in bytes (64, 16k, 1m)
     #[arg(short, long, value_name = "SIZE", default_value = "64")]
@@ -97,7 +96,7 @@ pub(in crate::cli) struct LoadArgs {
     /// the generator's own wake-ups, and a core is busy for as long as anything is answered
     #[arg(long, value_name = "TIME", default_value = "off")]
     #[arg(env = "SALTECHO_LOAD_SPIN", hide_env_values = true)]
-    pub(super) spin: Limit,
+    pub(super) spin: Spin,
 
     /// Begin at this time, so that several machines begin together (2026-11-25T12:00:00Z)
     #[arg(long, value_name = "TIME", env = "SALTECHO_LOAD_START_AT", hide_env_values = true)]
@@ -115,6 +114,8 @@ pub(in crate::cli) struct LoadArgs {
     pub(super) json: bool,
 
     /// Write a line of JSON for each second to this file
+    ///
+    /// `-` is stdout, here and below; the text of the report then goes to stderr.
     #[arg(long, value_name = "FILE")]
     pub(super) events: Option<PathBuf>,
 
@@ -151,7 +152,7 @@ Examples:
   saltecho load --mode connect -c 64 -r 5k --html report.html
 
 Exit codes beyond those of `saltecho --help`: 5 an assertion does not hold, 6 the result is
-unreliable.";
+unreliable or nothing was measured.";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(in crate::cli) enum Kind {
@@ -159,8 +160,40 @@ pub(in crate::cli) enum Kind {
     Echo,
     /// Connect, authenticate, one message, close; again and again
     Connect,
-    /// Authenticate, one message, then stay
+    /// Authenticate, one message, stay silent, and show at the end that each still answers
     Idle,
+}
+
+impl LoadArgs {
+    /// Why two of the flags cannot both be meant, wherever they were given.
+    pub(super) fn object_to_contradictions(&self) -> Option<String> {
+        let rate = ("--rate", "SALTECHO_LOAD_RATE", self.rate.is_some());
+        let closed = ("--closed", "SALTECHO_LOAD_CLOSED", self.closed);
+        let in_flight = ("--in-flight", "SALTECHO_LOAD_IN_FLIGHT", self.in_flight.is_some());
+        let active = ("--active", "SALTECHO_LOAD_ACTIVE", self.active.is_some());
+        let ramp = ("--ramp", "SALTECHO_LOAD_RAMP", self.ramp.is_some());
+        let (mode, why, useless) = match self.mode {
+            Kind::Idle => (
+                "--mode idle",
+                "its connections are silent while they are measured",
+                vec![rate, closed, in_flight, active],
+            ),
+            Kind::Connect => (
+                "--mode connect",
+                "each of its connections is begun when a cycle is due, and sends one message",
+                vec![in_flight, active, ramp],
+            ),
+            Kind::Echo => ("", "", vec![]),
+        };
+        let closed = match self.closed {
+            true => Some(("--closed", "the next message is sent when one is answered", rate)),
+            false => None,
+        };
+        let of_mode = useless.into_iter().map(|flag| (mode, why, flag));
+        let (one, why, (other, variable, _)) =
+            of_mode.chain(closed).find(|(_, _, (_, _, is_given))| *is_given)?;
+        Some(format!("{one} and {other} ({variable}) contradict each other: {why}"))
+    }
 }
 
 impl From<Kind> for Mode {

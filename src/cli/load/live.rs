@@ -1,9 +1,9 @@
 //! What is said while a load is made: a line a second, unless it is a whole screen.
 
-use std::fmt::Write as _;
 use std::io::{IsTerminal, Write};
-use std::time::Duration;
 
+use rustix::termios::tcgetwinsize;
+use saltecho::load::report::Nanos;
 use saltecho::load::{Interval, Mode, Part};
 
 /// Shows how a load goes, and gives the terminal back when it is dropped.
@@ -18,19 +18,34 @@ pub(super) struct Lines {
     is_terminal: bool,
 }
 
+/// What rewrites a line. It is no color, so NO_COLOR does not forbid it.
+const ERASE: &str = "\r\x1b[K";
+/// The width of a terminal that does not know its own.
+const WIDTH: usize = 80;
+
 impl Lines {
-    pub(super) fn new(mode: Mode) -> Self {
-        Self { mode, is_terminal: std::io::stderr().is_terminal() }
+    /// `None` on a terminal that cannot rewrite a line: what it would show could not be erased.
+    pub(super) fn new(mode: Mode) -> Option<Self> {
+        let is_terminal = std::io::stderr().is_terminal();
+        (!is_terminal || !is_dumb()).then_some(Self { mode, is_terminal })
     }
+}
+
+/// Whether the terminal understands no control sequences.
+pub(super) fn is_dumb() -> bool {
+    std::env::var_os("TERM").is_some_and(|term| term == "dumb")
 }
 
 impl Live for Lines {
     fn show(&mut self, interval: &Interval) {
-        let text = line(self.mode, interval);
-        // Whoever closed stderr does not want to know.
+        // A reader of stderr that has left needs no line.
         let _ = match self.is_terminal {
-            true => write!(anstream::stderr(), "\r\x1b[K{text}"),
-            false => writeln!(anstream::stderr(), "{text}"),
+            // The last column stays free: some terminals go to the next line behind it.
+            true => {
+                let text = line(self.mode, interval, width() - 1);
+                write!(std::io::stderr(), "{ERASE}{text}")
+            }
+            false => writeln!(std::io::stderr(), "{}", line(self.mode, interval, usize::MAX)),
         };
     }
 }
@@ -38,98 +53,107 @@ impl Live for Lines {
 impl Drop for Lines {
     fn drop(&mut self) {
         if self.is_terminal {
-            let _ = write!(anstream::stderr(), "\r\x1b[K");
+            let _ = write!(std::io::stderr(), "{ERASE}");
         }
     }
 }
 
-/// Within 100 columns unless the numbers are extraordinary.
-fn line(mode: Mode, interval: &Interval) -> String {
+/// Asked for each line, since windows change their size.
+fn width() -> usize {
+    match tcgetwinsize(std::io::stderr()) {
+        Ok(size) if size.ws_col > 0 => usize::from(size.ws_col),
+        _ => WIDTH,
+    }
+}
+
+/// How an interval went, in at most so many columns. Where not all has room, what is left out is
+/// the part with the largest number; 0 is always there.
+fn line(mode: Mode, interval: &Interval, width: usize) -> String {
     let (counts, standing) = (&interval.record.counts, interval.standing);
     let end = (interval.start + interval.length).as_secs_f64();
-    let mut line = format!("{end:6.1}s {:<7}", interval.part.as_str());
+    let mut parts = vec![(0, format!("{end:6.1}s {:<7}", interval.part.as_str()))];
     let seconds = interval.length.as_secs_f64().max(1e-9);
     let main = mode.main_series().map(|series| interval.record.series(series));
     if let Some(times) = main.filter(|_| interval.part != Part::Ramp) {
         #[allow(clippy::cast_precision_loss)] // A count of one second.
         let rate = counts.answered as f64 / seconds;
-        let _ = write!(line, " {rate:>9.0}/s");
+        parts.push((1, format!(" {rate:>9.0}/s")));
         if !times.is_empty() {
-            let [p50, p99, max] =
-                [times.value_at_quantile(0.5), times.value_at_quantile(0.99), times.max()]
-                    .map(|nanos| short(Duration::from_nanos(nanos)));
-            let _ = write!(line, "  p50 {p50}  p99 {p99}  max {max}");
+            for (rank, name, nanos) in [
+                (5, "p50", times.value_at_quantile(0.5)),
+                (3, "p99", times.value_at_quantile(0.99)),
+                (6, "max", times.max()),
+            ] {
+                parts.push((rank, format!("  {name} {}", Nanos(nanos))));
+            }
         }
     }
-    let _ = write!(line, "  errors {}  connections", counts.errors.total());
+    parts.push((2, format!("  errors {}", counts.errors.total())));
+    let mut connections = "  connections".to_owned();
     for (name, number) in standing.by_name().into_iter().filter(|(_, number)| *number > 0) {
-        let _ = write!(line, " {number} {name}");
+        connections.push_str(&format!(" {number} {name}"));
     }
+    parts.push((if interval.part == Part::Ramp { 1 } else { 7 }, connections));
     if let Some(left) = interval.left {
-        let _ = write!(line, "  {:.0}s left", left.as_secs_f64());
+        parts.push((4, format!("  {:.0}s left", left.as_secs_f64())));
     }
-    line
-}
-
-/// A time to three digits.
-pub(super) fn short(time: Duration) -> String {
-    let nanos = time.as_secs_f64() * 1e9;
-    let (value, unit) = match nanos {
-        n if n < 1e3 => return format!("{n:.0}ns"),
-        n if n < 1e6 => (n / 1e3, "us"),
-        n if n < 1e9 => (n / 1e6, "ms"),
-        n => (n / 1e9, "s"),
+    let length = |parts: &[(u8, String)]| -> usize {
+        parts.iter().map(|(_, text)| text.chars().count()).sum()
     };
-    match value {
-        value if value < 10.0 => format!("{value:.2}{unit}"),
-        value if value < 100.0 => format!("{value:.1}{unit}"),
-        value => format!("{value:.0}{unit}"),
+    while length(&parts) > width && parts.len() > 1 {
+        let last = (0..parts.len()).max_by_key(|index| parts[*index].0);
+        parts.remove(last.expect("there are two"));
     }
+    let line: String = parts.into_iter().map(|(_, text)| text).collect();
+    line.chars().take(width).collect()
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use saltecho::load::{ErrorKind, Record, Series, Standing};
 
     use super::*;
 
-    #[test]
-    fn a_line_says_how_it_goes() {
+    fn interval() -> Interval {
         let mut record = Record::new();
         record.note(Series::Echo, Duration::from_micros(1500));
         record.counts.answered = 2000;
         record.counts.errors.add(ErrorKind::Reset, 3);
-        let interval = Interval {
+        Interval {
             start: Duration::from_secs(4),
             length: Duration::from_secs(2),
             part: Part::Measure,
             record,
             standing: Standing { busy: 7, ended: 3, ..Standing::default() },
             left: Some(Duration::from_secs(9)),
-        };
+        }
+    }
+
+    #[test]
+    fn a_line_says_how_it_goes() {
         assert_eq!(
-            line(Mode::Echo, &interval),
-            "   6.0s measure      1000/s  p50 1.50ms  p99 1.50ms  max 1.50ms  errors 3  \
+            line(Mode::Echo, &interval(), usize::MAX),
+            "   6.0s measure      1000/s  p50 1.50 ms  p99 1.50 ms  max 1.50 ms  errors 3  \
              connections 7 busy 3 ended  9s left"
         );
         assert_eq!(
-            line(Mode::Idle, &interval),
+            line(Mode::Idle, &interval(), usize::MAX),
             "   6.0s measure  errors 3  connections 7 busy 3 ended  9s left"
         );
     }
 
     #[test]
-    fn times_have_three_digits_and_a_unit() {
-        for (nanos, shown) in [
-            (0, "0ns"),
-            (999, "999ns"),
-            (1_234, "1.23us"),
-            (56_789, "56.8us"),
-            (789_012, "789us"),
-            (3_456_000, "3.46ms"),
-            (3_600_000_000_000, "3600s"),
+    fn a_narrow_terminal_has_the_most_important_parts() {
+        for (width, shown) in [
+            (79, "   6.0s measure      1000/s  p50 1.50 ms  p99 1.50 ms  errors 3  9s left"),
+            (60, "   6.0s measure      1000/s  p99 1.50 ms  errors 3  9s left"),
+            (39, "   6.0s measure      1000/s  errors 3"),
+            (10, "   6.0s me"),
+            (0, ""),
         ] {
-            assert_eq!(short(Duration::from_nanos(nanos)), shown);
+            assert_eq!(line(Mode::Echo, &interval(), width), shown, "{width} columns");
         }
     }
 }

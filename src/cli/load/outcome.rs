@@ -1,13 +1,12 @@
 //! What is told of a load that is over.
 
-use std::io::Write;
-
-use anyhow::Context;
+use anyhow::Error;
 use saltecho::load::report::{Report, SinkFailure};
 
 use super::LoadArgs;
 use crate::cli::failure::Failure;
-use crate::cli::judge::judge;
+use crate::cli::judge::{is_none, judge};
+use crate::cli::output::{self, Output};
 
 /// Writes the report to where it was asked for. The figures were made, so they are told first;
 /// whatever is wrong with them is the exit code's affair.
@@ -15,19 +14,19 @@ pub(super) fn tell(
     args: &LoadArgs,
     report: &Report,
     failures: Vec<SinkFailure>,
+    mut stdout: Output,
+    html: Option<Output>,
 ) -> Result<(), Failure> {
     let text = match args.json {
-        true => format!("{:#}\n", report.to_json()),
-        false => report.to_text(),
+        true => Some(report.to_json_text()),
+        // A table of zeros would hide the line that says why.
+        false => (!is_none(report)).then(|| report.to_text()),
     };
-    // A reader that has left has read enough.
-    let _ = anstream::stdout().write_all(text.as_bytes());
-    if let Some(path) = &args.html {
-        let written = std::fs::write(path, report.to_html());
-        written.with_context(|| format!("cannot write {}", path.display()))?;
-    }
-    if let Some(SinkFailure { name, error }) = failures.into_iter().next() {
-        return Err(anyhow::Error::new(error).context(format!("cannot write {name}")).into());
-    }
+    let text = text.map(|text| stdout.put(&text));
+    let html = html.map(|mut html| html.put(&report.to_html()));
+    let sinks = failures.into_iter().map(|SinkFailure { name, error }| {
+        Err(Error::new(error).context(format!("cannot write {name}")))
+    });
+    output::all(text.into_iter().chain(html).chain(sinks))?;
     judge(report, &args.address, &args.assertions)
 }

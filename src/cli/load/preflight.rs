@@ -7,6 +7,8 @@ use std::net::{IpAddr, UdpSocket};
 
 use saltecho::load::{Mode, Pace, Plan};
 
+use super::live::is_dumb;
+
 /// What the machine allows, as far as it says.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
@@ -126,12 +128,14 @@ impl Limits {
 /// Why one of the sources cannot be connected from.
 pub(super) fn object_to_sources(plan: &Plan) -> Option<String> {
     plan.sources.iter().find_map(|source| {
+        let address = source.ip();
         if source.is_ipv4() != plan.target.is_ipv4() {
-            return Some(format!("--source {source} and {} are of different kinds", plan.target));
+            return Some(format!("--source {address} and {} are of different kinds", plan.target));
         }
-        let error = UdpSocket::bind((*source, 0)).err()?;
+        let error = UdpSocket::bind(source).err()?;
         Some(format!(
-            "--source {source} is no address of this machine ({error}); `ip address` lists them"
+            "--source {address} is not an address of this machine ({error}); `ip address` lists \
+             them, and a link-local one needs its interface: fe80::1%eth0"
         ))
     })
 }
@@ -149,8 +153,7 @@ pub(super) fn object_to_tui(quiet: bool) -> Option<String> {
             "this saltecho was built without --tui; `{build}` builds one with it"
         ));
     }
-    let is_dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
-    (is_dumb || !std::io::stderr().is_terminal())
+    (is_dumb() || !std::io::stderr().is_terminal())
         .then(|| "--tui needs a terminal on stderr that can be drawn on".to_owned())
 }
 
@@ -161,6 +164,7 @@ fn numbers(path: &str) -> Option<Vec<u64>> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
     use std::num::NonZeroU64;
     use std::time::Duration;
 
@@ -195,7 +199,7 @@ mod tests {
         let here = Limits::examine(IpAddr::from([127, 0, 0, 1]));
         assert_eq!(here.object_to(&plan(|_| ())), None, "{here:?}");
         assert_eq!(MACHINE.object_to(&plan(|plan| plan.connections = 19_984)), None);
-        let local = plan(|plan| plan.sources = vec![IpAddr::from([127, 0, 0, 2])]);
+        let local = plan(|plan| plan.sources = vec![SocketAddr::from(([127, 0, 0, 2], 0))]);
         assert_eq!(object_to_sources(&local), None);
     }
 
@@ -229,9 +233,9 @@ mod tests {
 
     #[test]
     fn foreign_sources_are_named() {
-        let foreign = plan(|plan| plan.sources = vec![IpAddr::from([192, 0, 2, 77])]);
-        assert!(object_to_sources(&foreign).unwrap().contains("192.0.2.77 is no address"));
-        let mixed = plan(|plan| plan.sources = vec!["::1".parse().unwrap()]);
+        let foreign = plan(|plan| plan.sources = vec![SocketAddr::from(([192, 0, 2, 77], 0))]);
+        assert!(object_to_sources(&foreign).unwrap().contains("192.0.2.77 is not an address"));
+        let mixed = plan(|plan| plan.sources = vec!["[::1]:0".parse().unwrap()]);
         assert!(object_to_sources(&mixed).unwrap().contains("different kinds"));
     }
 }

@@ -85,7 +85,7 @@ impl Watch {
         match (part, Usage::of(self.pid)) {
             (Part::Ramp, Ok(usage)) => (self.begin, self.end) = (usage, usage),
             (Part::Measure, Ok(usage)) => self.end = usage,
-            (Part::Drain, _) | (_, Err(_)) => {}
+            (Part::Prove | Part::Drain, _) | (_, Err(_)) => {}
         }
     }
 
@@ -104,11 +104,38 @@ impl Watch {
     }
 }
 
-/// How long this thread could have run so far and had no processor; `None` where the kernel does
-/// not count it.
-pub(super) fn waited_for_a_processor() -> Option<Duration> {
-    let text: io::Result<String> = fs::read_to_string("/proc/thread-self/schedstat");
-    schedstat(&text.ok()?).map(|[_, waited]| Duration::from_nanos(waited))
+/// For how long the calling thread could have run and had no processor while the load was
+/// measured; nothing where the kernel does not count it.
+pub(super) struct Waits {
+    begin: Option<Duration>,
+    end: Option<Duration>,
+}
+
+impl Waits {
+    /// Looks for the first time.
+    pub(super) fn begin() -> Self {
+        let waited = Self::so_far();
+        Self { begin: waited, end: waited }
+    }
+
+    /// Looks at the end of an interval of this part of the run, on the thread that began.
+    pub(super) fn look(&mut self, part: Part) {
+        match part {
+            Part::Ramp => *self = Self::begin(),
+            Part::Measure => self.end = Self::so_far(),
+            Part::Prove | Part::Drain => {}
+        }
+    }
+
+    /// The time from the end of the ramp to the end of the measurement.
+    pub(super) fn finish(self) -> Option<Duration> {
+        Some(self.end?.saturating_sub(self.begin?))
+    }
+
+    fn so_far() -> Option<Duration> {
+        let text: io::Result<String> = fs::read_to_string("/proc/thread-self/schedstat");
+        schedstat(&text.ok()?).map(|[_, waited]| Duration::from_nanos(waited))
+    }
 }
 
 /// Nanoseconds on a processor and waiting for one.
@@ -137,9 +164,23 @@ mod tests {
         let after = Usage::of(own).unwrap();
         assert!(after.resident >= before.resident + (16 << 20), "{before:?} {after:?}");
         assert!(after.since(&before).cpu > Duration::ZERO, "{spun} {}", block.len());
-        assert!(waited_for_a_processor().is_some());
         let nobody = Usage::of(u32::MAX).unwrap_err();
         assert!(format!("{nobody:#}").contains("/proc/4294967295"), "{nobody:#}");
+    }
+
+    #[test]
+    fn waiting_counts_from_the_end_of_the_ramp_to_the_end_of_measuring() {
+        assert!(Waits::begin().finish().is_some(), "the kernel counts it");
+        let at = |millis| Some(Duration::from_millis(millis));
+        let mut waits = Waits { begin: at(0), end: at(0) };
+        waits.look(Part::Measure);
+        let measured = waits.end;
+        waits.look(Part::Drain);
+        assert_eq!(waits.end, measured, "the drain is not measured");
+        waits = Waits { begin: at(0), end: at(1) };
+        waits.look(Part::Ramp);
+        assert_eq!(waits.finish(), Some(Duration::ZERO), "nor is the ramp");
+        assert_eq!(Waits { begin: None, end: at(1) }.finish(), None);
     }
 
     #[test]

@@ -1,9 +1,13 @@
 //! The values that the flags of `saltecho load` take.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZeroU64;
 use std::str::FromStr;
 use std::time::{Duration, SystemTime};
+
+use saltecho::load::parse_with_unit;
+
+use crate::cli::address::source_address;
 
 /// A time that is not zero.
 pub(super) fn time(text: &str) -> Result<Duration, &'static str> {
@@ -23,14 +27,7 @@ impl FromStr for Rate {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         const EXPECTED: &str =
             "expected messages a second, at least 1 and at most 1000m, like 500, 50k or 1m";
-        let (digits, unit) = match text.as_bytes().last() {
-            Some(b'k' | b'K') => (&text[..text.len() - 1], 1_000),
-            Some(b'm' | b'M') => (&text[..text.len() - 1], 1_000_000),
-            _ => (text, 1),
-        };
-        let digits = Some(digits).filter(|digits| digits.bytes().all(|b| b.is_ascii_digit()));
-        let number: u64 = digits.ok_or(EXPECTED)?.parse().map_err(|_| EXPECTED)?;
-        let rate = number.checked_mul(unit).filter(|rate| *rate <= 1_000_000_000);
+        let rate = parse_with_unit(text, 1000).filter(|rate| *rate <= 1_000_000_000);
         rate.and_then(NonZeroU64::new).map(Self).ok_or(EXPECTED)
     }
 }
@@ -82,29 +79,27 @@ impl FromStr for Active {
 
 /// Addresses to connect from.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Sources(pub(super) Vec<IpAddr>);
+pub(super) struct Sources(pub(super) Vec<SocketAddr>);
 
 impl FromStr for Sources {
-    type Err = &'static str;
+    type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let parts = text.split(',').map(|part| match part.split_once('-') {
-            None => part.parse().map(|address| vec![address]).map_err(|_| EXPECTED_SOURCES),
-            Some((first, last)) => range(first, last).ok_or(EXPECTED_SOURCES),
+        let parts = text.split(',').map(|part| {
+            let range = part.split_once('-').and_then(|(first, last)| range(first, last));
+            // An interface's name may have a hyphen, too.
+            range.map_or_else(|| source_address(part).map(|address| vec![address]), Ok)
         });
         parts.collect::<Result<Vec<_>, _>>().map(|parts| Self(parts.concat()))
     }
 }
 
-const EXPECTED_SOURCES: &str = "expected addresses of this machine: 127.0.0.2, a range like \
-                                127.0.0.2-20, or several with commas between them";
-
-fn range(first: &str, last: &str) -> Option<Vec<IpAddr>> {
+fn range(first: &str, last: &str) -> Option<Vec<SocketAddr>> {
     let first: Ipv4Addr = first.parse().ok()?;
     let [a, b, c, begin] = first.octets();
     let plain = last.bytes().all(|byte| byte.is_ascii_digit());
     let end: u8 = last.parse().ok().filter(|end| plain && *end >= begin)?;
-    Some((begin..=end).map(|d| IpAddr::from([a, b, c, d])).collect())
+    Some((begin..=end).map(|d| SocketAddr::from(([a, b, c, d], 0))).collect())
 }
 
 /// When to begin.
@@ -154,11 +149,14 @@ mod tests {
     fn sources_are_addresses_and_ranges_of_the_last_number() {
         let parse = |text: &str| {
             text.parse::<Sources>()
-                .map(|Sources(all)| all.iter().map(IpAddr::to_string).collect::<Vec<_>>().join(" "))
+                .map(|Sources(all)| all.iter().map(|one| one.ip().to_string()).collect::<Vec<_>>())
+                .map(|all| all.join(" "))
         };
         assert_eq!(parse("127.0.0.2").unwrap(), "127.0.0.2");
         assert_eq!(parse("127.0.0.2-4").unwrap(), "127.0.0.2 127.0.0.3 127.0.0.4");
         assert_eq!(parse("10.0.0.1,::1,10.0.0.5-5").unwrap(), "10.0.0.1 ::1 10.0.0.5");
+        let Sources(zoned) = "fe80::1%lo".parse().unwrap();
+        assert_eq!(zoned[0].to_string(), "[fe80::1%1]:0");
         for text in ["", "localhost", "127.0.0.2-1", "127.0.0.2-256", "127.0.0.2-", "::1-3", ","] {
             assert!(parse(text).is_err(), "{text:?}");
         }

@@ -49,7 +49,7 @@ impl About {
     pub fn now(command: Vec<String>) -> Self {
         Self {
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            commit: option_env!("SALTECHO_COMMIT").map(str::to_owned),
+            commit: option_env!("BUILD_COMMIT").map(str::to_owned),
             debug_build: cfg!(debug_assertions),
             command,
             began: SystemTime::now(),
@@ -179,7 +179,7 @@ impl Setup {
     pub fn of(plan: &Plan, key: String) -> Self {
         Self {
             target: plan.target,
-            sources: plan.sources.clone(),
+            sources: plan.sources.iter().map(SocketAddr::ip).collect(),
             key,
             mac: plan.algorithm.to_string(),
             mode: plan.mode,
@@ -212,7 +212,8 @@ pub struct Ran {
     pub drain: Duration,
     /// Whether somebody ended it before its time.
     pub stopped_early: bool,
-    /// How long the generator could have run and had no processor, if the system counts it.
+    /// How long the generator could have run and had no processor while it measured, if the system
+    /// counts it.
     #[serde(default, rename = "waited_ns", with = "nanos_or_null")]
     pub waited: Option<Duration>,
 }
@@ -232,10 +233,11 @@ impl From<&Outcome> for Ran {
 /// A duration as whole nanoseconds, up to 584 years.
 pub(super) mod nanos {
     use super::{Deserialize, Duration};
+    use crate::python::saturating_nanos;
     use serde::{Deserializer, Serializer};
 
     pub(crate) fn serialize<S: Serializer>(time: &Duration, to: S) -> Result<S::Ok, S::Error> {
-        to.serialize_u64(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX))
+        to.serialize_u64(saturating_nanos(*time))
     }
 
     pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {

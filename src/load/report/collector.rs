@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::about::nanos;
 use super::figures::Percentiles;
-use super::verdict::Verdict;
+use super::verdict::{Verdict, shortfall};
 use super::{Generator, Ran, Report};
 use crate::load::{Counts, ErrorKind, Interval, Outcome, Part, Record, Series, Standing};
 
@@ -165,6 +165,7 @@ impl Collector {
         if outcome.stopped {
             warnings.push("the run was ended before its time".to_owned());
         }
+        warnings.extend(shortfall(&outcome.record));
         if let Some(error) = outcome.first_other {
             let kind = ErrorKind::Other.as_str();
             warnings.push(format!("the first error of the kind \"{kind}\" was: {error}"));

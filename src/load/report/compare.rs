@@ -101,7 +101,7 @@ impl Comparison<'_> {
             }
             groups.push((series.as_str(), rows));
         }
-        let rate = |report: &Report| report.per_second(report.record.counts.answered);
+        let rate = |report: &Report| report.per_second(report.record.measured.answered);
         let errors = |report: &Report| report.record.counts.errors.total();
         let together = vec![
             Row::of("answers/s", rate(self.old), rate(self.new), number),

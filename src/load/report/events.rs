@@ -1,11 +1,21 @@
 use std::io::{self, Write};
 
+use serde::Serialize;
+
 use super::{Ran, Second, Sink};
 use crate::load::Interval;
 
 /// Writes each second as one line of JSON (NDJSON), as `schemas/load-event.schema.json` has it, and
 /// flushes it so that others can follow.
 pub struct EventLog<W>(W);
+
+/// A second with the form of the line, for those who read it years later.
+#[derive(Serialize)]
+struct Event<'a> {
+    schema: &'static str,
+    #[serde(flatten)]
+    second: &'a Second,
+}
 
 impl<W: Write + Send> EventLog<W> {
     /// A log that writes to `to`, a whole line at a time.
@@ -16,7 +26,7 @@ impl<W: Write + Send> EventLog<W> {
 
 impl<W: Write + Send> Sink for EventLog<W> {
     fn second(&mut self, _: &Interval, second: &Second) -> io::Result<()> {
-        let mut line = serde_json::to_vec(second)?;
+        let mut line = serde_json::to_vec(&Event { schema: "saltecho-load-event/1", second })?;
         line.push(b'\n');
         self.0.write_all(&line)?;
         self.0.flush()

@@ -1,9 +1,12 @@
 //! Figures, and how they are written.
 
 use std::fmt;
+use std::time::Duration;
 
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
+
+use crate::python::saturating_nanos;
 
 /// The quantiles that are reported, by name.
 pub const QUANTILES: [(&str, f64); 5] =
@@ -64,6 +67,12 @@ impl Percentiles {
 /// Nanoseconds, written in three digits with the unit that suits them: `87.3 µs`, `1.20 s`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Nanos(pub u64);
+
+impl From<Duration> for Nanos {
+    fn from(time: Duration) -> Self {
+        Self(saturating_nanos(time))
+    }
+}
 
 impl fmt::Display for Nanos {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -4,25 +4,35 @@
 //! with deflate, which every reader knows. What the format has no place for stands in comments that
 //! other readers pass over: `#saltecho run`, `#saltecho second`, `#saltecho end`, each with JSON.
 
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::time::{Duration, SystemTime};
 
 use data_encoding::BASE64;
+use flate2::read::ZlibDecoder;
 use hdrhistogram::Histogram;
 use hdrhistogram::serialization::interval_log::{
     IntervalLogHistogram, IntervalLogIterator, IntervalLogWriterBuilder, IntervalLogWriterError,
     LogEntry, Tag,
 };
 use hdrhistogram::serialization::{Deserializer, V2DeflateSerializer};
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
 use super::{Generator, Ran, Second, Sink};
-use crate::load::{Interval, Record, Series};
+use crate::load::{Interval, Part, Record, Series};
 
 const RUN: &str = "saltecho run ";
 const SECOND: &str = "saltecho second ";
 const END: &str = "saltecho end ";
+
+/// The form of the notes. Logs that are older than the field have the first.
+const SCHEMA: &str = "saltecho-load-log/1";
+
+/// The last second that has a date in RFC 3339: the end of the year 9999.
+const LAST: Duration = Duration::from_secs(253_402_300_799);
+
+/// A histogram of a second has some kilobytes. What claims to have more is not unpacked.
+const LONGEST: usize = 1 << 20;
 
 /// Writes the histograms of each second as an HdrHistogram interval log.
 pub struct HistogramLog<W> {
@@ -42,12 +52,25 @@ impl<W: Write + Send> HistogramLog<W> {
         // the other.
         IntervalLogWriterBuilder::new()
             .add_comment("saltecho load: times in nanoseconds, one tag for each series")
-            .add_comment(&note(RUN, generator))
+            .add_comment(&note(RUN, &Header { schema: SCHEMA.into(), generator }))
             .with_start_time(began)
             .with_base_time(began)
             .begin_log_with(&mut to, &mut serializer)?;
         Ok(Self { to, serializer })
     }
+}
+
+/// A generator with the form of the notes about its run.
+#[derive(Serialize, Deserialize)]
+struct Header<G> {
+    #[serde(default = "first_schema")]
+    schema: String,
+    #[serde(flatten)]
+    generator: G,
+}
+
+fn first_schema() -> String {
+    SCHEMA.to_owned()
 }
 
 fn note(kind: &str, content: &impl Serialize) -> String {
@@ -153,6 +176,8 @@ struct Reader {
     generator: Option<Generator>,
     base: Option<Duration>,
     seconds: Vec<Second>,
+    /// The series that the second which is being read has had already.
+    had: [bool; Series::ALL.len()],
     packed: Vec<(Duration, Series, Vec<u8>)>,
     record: Record,
     ran: Option<Ran>,
@@ -162,28 +187,65 @@ impl Reader {
     /// Takes one whole line, its end included.
     fn line(&mut self, line: &[u8]) -> Result<(), String> {
         let comment = line.strip_prefix(b"#").map(<[u8]>::trim_ascii);
-        if let Some(json) = comment.and_then(|text| text.strip_prefix(RUN.as_bytes())) {
-            self.generator = Some(parse_note(json)?);
-        } else if let Some(json) = comment.and_then(|text| text.strip_prefix(SECOND.as_bytes())) {
-            let second: Second = parse_note(json)?;
-            self.record.counts.merge(&second.counts);
-            self.seconds.push(second);
-        } else if let Some(json) = comment.and_then(|text| text.strip_prefix(END.as_bytes())) {
+        let note = |kind: &str| comment.and_then(|text| text.strip_prefix(kind.as_bytes()));
+        if let Some(json) = note(RUN) {
+            return self.run(json);
+        }
+        if self.ran.is_some() && (comment.is_none() || note(SECOND).or(note(END)).is_some()) {
+            return Err("the run had ended before this line; is it of another log?".to_owned());
+        }
+        if let Some(json) = note(SECOND) {
+            return self.second(parse_note(json)?);
+        }
+        if let Some(json) = note(END) {
             self.ran = Some(parse_note(json)?);
-        } else {
-            for entry in IntervalLogIterator::new(line) {
-                match entry {
-                    Ok(LogEntry::StartTime(_)) => {}
-                    Ok(LogEntry::BaseTime(time)) => self.base = Some(time),
-                    Ok(LogEntry::Interval(interval)) => self.interval(&interval)?,
-                    Err(_) => {
-                        return Err("expected a comment, or a line like \
-                                    Tag=echo,START,LENGTH,MAX,HISTOGRAM"
-                            .to_owned());
-                    }
+            return Ok(());
+        }
+        for entry in IntervalLogIterator::new(line) {
+            match entry {
+                Ok(LogEntry::StartTime(_)) => {}
+                Ok(LogEntry::BaseTime(time)) if time > LAST => {
+                    return Err("it begins after the year 9999".to_owned());
+                }
+                Ok(LogEntry::BaseTime(time)) => self.base = Some(time),
+                Ok(LogEntry::Interval(interval)) => self.interval(&interval)?,
+                Err(_) => {
+                    return Err("expected a comment, or a line like \
+                                Tag=echo,START,LENGTH,MAX,HISTOGRAM"
+                        .to_owned());
                 }
             }
         }
+        Ok(())
+    }
+
+    fn run(&mut self, json: &[u8]) -> Result<(), String> {
+        if self.generator.is_some() {
+            return Err("another run begins here: each needs a file of its own, and `saltecho \
+                        report` takes several"
+                .to_owned());
+        }
+        let Header { schema, generator } = parse_note(json)?;
+        if schema != SCHEMA {
+            return Err(format!("the log has the form {schema:?}, expected {SCHEMA:?}"));
+        }
+        self.generator = Some(generator);
+        Ok(())
+    }
+
+    fn second(&mut self, second: Second) -> Result<(), String> {
+        if let Some(last) = self.seconds.last()
+            && second.start < last.start.saturating_add(last.length)
+        {
+            return Err("the seconds are not in order: this one begins before the last one ended"
+                .to_owned());
+        }
+        self.record.counts.merge(&second.counts);
+        if second.part == Part::Measure {
+            self.record.measured.merge(&second.counts);
+        }
+        self.seconds.push(second);
+        self.had = Default::default();
         Ok(())
     }
 
@@ -193,13 +255,16 @@ impl Reader {
             let known = Series::ALL.map(Series::as_str).join(", ");
             format!("the tag is {tag:?}, expected one of {known}")
         })?;
+        if std::mem::replace(&mut self.had[series as usize], true) {
+            return Err(format!("{tag} is there twice in one second"));
+        }
         let packed = BASE64
             .decode(interval.encoded_histogram().as_bytes())
-            .map_err(|error| format!("the histogram is no base64: {error}"))?;
+            .map_err(|error| format!("the histogram is not base64: {error}"))?;
         let histogram = unpack(&packed)?;
         let sum = self.record.series_mut(series).add(&histogram);
         sum.map_err(|_| "the histogram has times of more than an hour".to_owned())?;
-        self.packed.push((interval.start_timestamp(), series, packed));
+        self.packed.push((interval.start_timestamp().min(LAST), series, packed));
         Ok(())
     }
 }
@@ -208,7 +273,24 @@ fn parse_note<T: DeserializeOwned>(json: &[u8]) -> Result<T, String> {
     serde_json::from_slice(json).map_err(|error| format!("the note is not as expected: {error}"))
 }
 
+/// Unpacks a histogram in V2 format with deflate. How long it says that it is, is not relied on:
+/// the deserializer would reserve that much.
 pub(super) fn unpack(packed: &[u8]) -> Result<Histogram<u64>, String> {
-    let histogram = Deserializer::new().deserialize(&mut &packed[..]);
-    histogram.map_err(|error| format!("expected a histogram in V2 format: {error}"))
+    const HEADER: usize = 40;
+    let expected = || "expected a histogram in V2 format with deflate".to_owned();
+    let deflated = packed.get(8..).ok_or_else(expected)?;
+    let mut plain = Vec::new();
+    let limit = LONGEST as u64;
+    let inflated = ZlibDecoder::new(deflated).take(limit).read_to_end(&mut plain);
+    inflated.map_err(|error| format!("{}: {error}", expected()))?;
+    let length = plain.get(4..8).and_then(|bytes| bytes.try_into().ok()).map(u32::from_be_bytes);
+    let length = length.and_then(|length| usize::try_from(length).ok());
+    let digits = plain.get(12..16);
+    if length.is_none_or(|length| length > plain.len().saturating_sub(HEADER))
+        || digits != Some(&3_u32.to_be_bytes())
+    {
+        return Err(expected());
+    }
+    let histogram = Deserializer::new().deserialize(&mut &plain[..]);
+    histogram.map_err(|error| format!("{}: {error}", expected()))
 }

@@ -1,19 +1,38 @@
 //! A report as JSON, as `schemas/load-report.schema.json` has it.
 
-use std::time::Duration;
+use std::fmt::Write;
 
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
+use super::visible::misleads;
 use super::{Report, Verdict};
+use crate::python::saturating_nanos;
 
 impl Report {
+    /// The same as indented text that ends with a line feed. JSON leaves some characters as they
+    /// are that act on a terminal; here they are escaped.
+    pub fn to_json_text(&self) -> String {
+        let json = format!("{:#}\n", self.to_json());
+        let mut text = String::with_capacity(json.len());
+        for character in json.chars() {
+            match character {
+                '\n' => text.push('\n'),
+                _ if misleads(character) => {
+                    let _ = write!(text, "\\u{:04x}", u32::from(character));
+                }
+                _ => text.push(character),
+            }
+        }
+        text
+    }
+
     /// The report as one JSON object: whole numbers in base units, with the unit in the name.
     pub fn to_json(&self) -> Value {
         let phases: Map<String, Value> =
             self.phases().map(|(series, n)| (series.as_str().to_owned(), value(&n))).collect();
         let (bytes_sent, bytes_received) = self.byte_rates();
-        let counts = &self.record.counts;
+        let (counts, measured) = (&self.record.counts, &self.record.measured);
         let mut verdict = json!({
             "verdict": self.verdict.as_str(),
             "reliable": self.verdict == Verdict::Reliable,
@@ -33,16 +52,16 @@ impl Report {
             "generators": value(&self.generators),
             "mode": value(&self.mode()),
             "model": if self.is_open() { "open" } else { "closed" },
-            "measured_ns": nanos(self.measured),
-            "overlap_ns": self.overlap.map(nanos),
+            "measured_ns": saturating_nanos(self.measured),
+            "overlap_ns": self.overlap.map(saturating_nanos),
             "judgement": verdict,
             "warnings": self.warnings,
             "phases": phases,
             "counts": value(counts),
             "rates": {
-                "due_per_s": self.per_second(counts.due),
-                "sent_per_s": self.per_second(counts.sent),
-                "answered_per_s": self.per_second(counts.answered),
+                "due_per_s": self.per_second(measured.due),
+                "sent_per_s": self.per_second(measured.sent),
+                "answered_per_s": self.per_second(measured.answered),
                 "bytes_sent_per_s": bytes_sent,
                 "bytes_received_per_s": bytes_received,
             },
@@ -54,10 +73,6 @@ impl Report {
         }
         report
     }
-}
-
-fn nanos(time: Duration) -> u64 {
-    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 fn value(of: &impl Serialize) -> Value {

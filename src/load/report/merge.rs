@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
+use super::figures::Nanos;
 use super::hlog::{LoadLog, unpack};
+use super::verdict::shortfall;
 use super::{Generator, Report, Second, Verdict};
 use crate::load::{Counts, Pace, Part, Record, Standing};
 
@@ -15,13 +17,16 @@ pub enum MergeError {
     /// Their times do not mean the same.
     #[error("{0} and {1} cannot be added up: their mode or model is not the same")]
     Different(String, String),
+    /// One run would be counted twice.
+    #[error("{0} and {1} are logs of the same run: name each run once")]
+    Same(String, String),
 }
 
 /// Adds up what several generators recorded. Histograms are added, percentiles never averaged; what
 /// was recorded in the same second of the wall clock makes one second.
 ///
 /// # Errors
-/// When there is no log, or when the times of two do not mean the same.
+/// When there is no log, when the times of two do not mean the same, or when two are of one run.
 pub fn merge(mut logs: Vec<LoadLog>) -> Result<Report, MergeError> {
     let first = logs.first().ok_or(MergeError::None)?;
     let kind = |generator: &Generator| {
@@ -31,6 +36,12 @@ pub fn merge(mut logs: Vec<LoadLog>) -> Result<Report, MergeError> {
         let names = [first, other].map(|log| log.generator.name.clone());
         let [one, two] = names;
         return Err(MergeError::Different(one, two));
+    }
+    for (number, one) in logs.iter().enumerate() {
+        if let Some(other) = logs[..number].iter().find(|other| is_same_run(one, other)) {
+            let [other, one] = [other, one].map(|log| log.generator.name.clone());
+            return Err(MergeError::Same(other, one));
+        }
     }
     let mode = first.generator.setup.mode;
     let mut warnings: Vec<String> =
@@ -50,20 +61,26 @@ pub fn merge(mut logs: Vec<LoadLog>) -> Result<Report, MergeError> {
         if log.generator.about.debug_build {
             warnings.push(format!("{name}: a debug build made this load: it is many times slower"));
         }
+        warnings.extend(shortfall(&log.record).map(|text| format!("{name}: {text}")));
         if log.generator.ran.is_some_and(|ran| ran.stopped_early) {
             warnings.push(format!("{name}: the run was ended before its time"));
         }
     }
     let (measured, together) = spans(&logs);
-    if logs.len() > 1 && together < measured.mul_f64(0.9) {
+    if logs.len() > 1 && together.is_zero() {
+        warnings.push(
+            "the generators never measured at the same time: what is added up is not one load"
+                .to_owned(),
+        );
+    } else if logs.len() > 1 && together < measured.mul_f64(0.9) {
         warnings.push(format!(
-            "the generators measured together for only {:.1} s of {:.1} s: what is added up is not \
-             one load",
-            together.as_secs_f64(),
-            measured.as_secs_f64()
+            "the generators measured together for only {} of {}: what is added up is not one load",
+            Nanos::from(together),
+            Nanos::from(measured)
         ));
     }
     let verdict = match &distrust[..] {
+        [] if measured.is_zero() => Verdict::ended_in_the_ramp(),
         [] => Verdict::of_sum(&record, mode),
         [(_, reason)] if logs.len() == 1 => Verdict::Unreliable(reason.clone()),
         [(name, reason)] => Verdict::Unreliable(format!("{name}: {reason}")),
@@ -90,6 +107,19 @@ pub fn merge(mut logs: Vec<LoadLog>) -> Result<Report, MergeError> {
         server: None,
         warnings,
     })
+}
+
+/// Whether two logs are of one run, though one of them may have been cut off: two generators that
+/// were given the same command may begin in the same millisecond, but never measure the same times.
+fn is_same_run(one: &LoadLog, other: &LoadLog) -> bool {
+    let told = |log: &LoadLog| {
+        let Generator { about, machine, setup, .. } = &log.generator;
+        (about.clone(), machine.clone(), setup.clone())
+    };
+    let seconds = one.seconds.len().min(other.seconds.len());
+    one.base == other.base
+        && told(one) == told(other)
+        && one.seconds[..seconds] == other.seconds[..seconds]
 }
 
 /// From when the first began to measure until the last ended, and for how long all did.
@@ -125,34 +155,37 @@ fn standing_at_the_end(seconds: &[Second]) -> Standing {
 }
 
 fn add(sum: &mut Standing, other: &Standing) {
-    sum.waiting += other.waiting;
-    sum.connecting += other.connecting;
-    sum.authenticating += other.authenticating;
-    sum.quiet += other.quiet;
-    sum.busy += other.busy;
-    sum.ended += other.ended;
+    for (sum, more) in [
+        (&mut sum.waiting, other.waiting),
+        (&mut sum.connecting, other.connecting),
+        (&mut sum.authenticating, other.authenticating),
+        (&mut sum.quiet, other.quiet),
+        (&mut sum.busy, other.busy),
+        (&mut sum.ended, other.ended),
+    ] {
+        *sum = sum.saturating_add(more);
+    }
 }
 
-/// One second for each of the wall clock's, counted from the first beginning. One histogram at a
-/// time is unpacked: all of an hour would not fit.
+/// One second for each of the wall clock's in which any log has one, counted from the first
+/// beginning: logs may lie a year apart. One histogram at a time is unpacked: all of an hour would
+/// not fit.
 fn merged_seconds(logs: &[LoadLog]) -> Vec<Second> {
     let begin = logs.iter().map(|log| log.base).min().unwrap_or_default();
     // An interval belongs to the second in which it begins; half of one forgives a clock that
     // drifts.
-    let place = |at: Duration| {
-        let at = at.saturating_sub(begin) + Duration::from_millis(500);
-        usize::try_from(at.as_secs()).unwrap_or(usize::MAX)
-    };
+    let place = |at: Duration| (at.saturating_sub(begin) + Duration::from_millis(500)).as_secs();
     let mut packed: Vec<_> = logs.iter().flat_map(|log| &log.packed).collect();
     packed.sort_by_key(|(start, _, _)| *start);
     let mut packed = packed.into_iter().peekable();
     let mut rest: Vec<_> =
         logs.iter().map(|log| (log.base, log.seconds.as_slice(), None)).collect();
     let mut seconds = Vec::new();
-    for number in 0.. {
-        if rest.iter().all(|(_, seconds, _)| seconds.is_empty()) {
-            break;
-        }
+    let next = |rest: &[(Duration, &[Second], Option<Standing>)]| {
+        let firsts = rest.iter().filter_map(|(base, left, _)| Some(*base + left.first()?.start));
+        firsts.min().map(place)
+    };
+    while let Some(number) = next(&rest) {
         let mut counts = Counts::default();
         let mut standing = Standing::default();
         let mut parts = Vec::new();
@@ -177,9 +210,9 @@ fn merged_seconds(logs: &[LoadLog]) -> Vec<Second> {
             record.series_mut(*series).add(&histogram).expect("it was added when it was read");
         }
         record.counts = counts;
-        let part = [Part::Measure, Part::Ramp, Part::Drain].into_iter();
+        let part = [Part::Measure, Part::Ramp, Part::Prove, Part::Drain].into_iter();
         let part = part.into_iter().find(|part| parts.contains(part)).unwrap_or(Part::Measure);
-        let start = Duration::from_secs(number as u64);
+        let start = Duration::from_secs(number);
         seconds.push(Second::new(start, Duration::from_secs(1), part, standing, &record));
     }
     seconds

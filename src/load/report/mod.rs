@@ -19,6 +19,7 @@ mod merge;
 mod server;
 mod text;
 mod verdict;
+mod visible;
 
 use std::time::Duration;
 
@@ -31,8 +32,9 @@ pub use hlog::{HistogramLog, LoadLog, LogError};
 pub use merge::{MergeError, merge};
 pub use server::ServerUse;
 pub use verdict::Verdict;
+pub use visible::Visible;
 
-use super::{Mode, Pace, Part, Record, Series, Standing};
+use super::{Counts, Mode, Pace, Record, Series, Standing};
 
 /// All that is told of a run, or of several that were added up.
 #[derive(Debug)]
@@ -92,11 +94,8 @@ impl Report {
 
     /// Bytes a second while the load was measured: sent, received.
     pub fn byte_rates(&self) -> (u64, u64) {
-        let measured = self.seconds.iter().filter(|second| second.part == Part::Measure);
-        let (sent, received) = measured.fold((0, 0), |(sent, received), second| {
-            (sent + second.counts.bytes_sent, received + second.counts.bytes_received)
-        });
-        (self.per_second(sent), self.per_second(received))
+        let Counts { bytes_sent, bytes_received, .. } = self.record.measured;
+        (self.per_second(bytes_sent), self.per_second(bytes_received))
     }
 
     /// Whether several generators were added up.

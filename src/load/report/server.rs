@@ -5,6 +5,7 @@ use serde::Serialize;
 use super::Report;
 use super::about::nanos;
 use super::figures::{Bytes, Nanos};
+use crate::python::saturating_nanos;
 
 /// What the server's process used while the load was measured, if it could be looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -36,12 +37,13 @@ impl Report {
     pub(super) fn server_line(&self) -> Option<String> {
         let server = self.server?;
         let counts = &self.record.counts;
-        let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
-        let per_message = match nanos(server.cpu).checked_div(counts.answered) {
+        let cpu = saturating_nanos(server.cpu);
+        let per_message = match cpu.checked_div(self.record.measured.answered) {
             Some(cpu) => format!("{} of processor time a message, ", Nanos(cpu)),
             None => String::new(),
         };
-        let busy = (nanos(server.cpu) * 100).checked_div(nanos(self.measured)).unwrap_or(0);
+        let measured = saturating_nanos(self.measured);
+        let busy = cpu.saturating_mul(100).checked_div(measured).unwrap_or(0);
         let growth = server.resident.saturating_sub(server.resident_before);
         let each = match growth.checked_div(counts.authenticated) {
             Some(each) => format!(", {each} B a connection"),

@@ -1,10 +1,9 @@
 //! A report for the terminal.
 
 use std::fmt::{self, Write};
-use std::time::Duration;
 
 use super::figures::{Bytes, Grouped, Nanos, Percentiles, QUANTILES};
-use super::{Generator, Report, Setup};
+use super::{Generator, Report, Setup, Visible};
 use crate::load::{Mode, Pace, Series};
 
 /// No line is longer.
@@ -52,20 +51,38 @@ impl Report {
     }
 
     fn write_rates(&self, to: &mut String) -> fmt::Result {
-        let counts = &self.record.counts;
+        let (counts, measured) = (&self.record.counts, &self.record.measured);
         let (sent, received) = self.byte_rates();
         let noun = if self.mode() == Mode::Connect { "cycles" } else { "messages" };
         if self.mode() != Mode::Idle {
-            for (what, number) in
-                [("due", counts.due), ("sent", counts.sent), ("answered", counts.answered)]
-            {
+            for (what, number, in_time) in [
+                ("due", counts.due, measured.due),
+                ("sent", counts.sent, measured.sent),
+                ("answered", counts.answered, measured.answered),
+            ] {
                 writeln!(
                     to,
                     "{what:<9}{:>13} {noun}{:>13}/s",
                     Grouped(number),
-                    Grouped(self.per_second(number))
+                    Grouped(self.per_second(in_time))
                 )?;
             }
+            let afterwards = counts.answered - measured.answered;
+            if afterwards > 0 {
+                let text = format!(
+                    "{} of the answers came after the measurement had ended and are in no rate",
+                    Grouped(afterwards)
+                );
+                paragraph(to, "", &text);
+            }
+        }
+        if self.mode() == Mode::Idle && counts.due > 0 {
+            writeln!(
+                to,
+                "proof    {} of {} connections answered at the end",
+                Grouped(counts.answered),
+                Grouped(counts.authenticated)
+            )?;
         }
         writeln!(to, "bytes    {}/s sent, {}/s received", Bytes(sent), Bytes(received))?;
         let standing = self.standing.by_name().into_iter().filter(|(_, number)| *number > 0);
@@ -110,7 +127,7 @@ impl Generator {
         };
         let spin = match setup.spin.is_zero() {
             true => String::new(),
-            false => format!("; without sleep for {} after each event", length(setup.spin)),
+            false => format!("; without sleep for {} after each event", Nanos::from(setup.spin)),
         };
         let plan = plan_in_words(&[setup]);
         format!("{plan}; to {}{sources}, {} with key {}{spin}", setup.target, setup.mac, setup.key)
@@ -123,9 +140,9 @@ impl Generator {
             None => format!("{began}; its log was cut off"),
             Some(ran) => format!(
                 "{began}; measured {}{} after a ramp of {}",
-                length(ran.measured),
+                Nanos::from(ran.measured),
                 if ran.stopped_early { ", stopped early," } else { "" },
-                length(ran.ramp)
+                Nanos::from(ran.ramp)
             ),
         }
     }
@@ -149,8 +166,8 @@ impl Report {
             self.generators.len(),
             self.plan_in_words(),
             targets.join(" and "),
-            length(overlap),
-            length(self.measured),
+            Nanos::from(overlap),
+            Nanos::from(self.measured),
         ))
     }
 
@@ -164,14 +181,16 @@ impl Report {
 /// same mode and model.
 fn plan_in_words(setups: &[&Setup]) -> String {
     let sum = |part: fn(&Setup) -> usize| {
-        Grouped(setups.iter().map(|setup| part(setup) as u64).sum::<u64>())
+        let parts = setups.iter().map(|setup| part(setup) as u64);
+        Grouped(parts.fold(0, u64::saturating_add))
     };
     let range = |part: fn(&Setup) -> usize| Range::of(setups.iter().map(|setup| part(setup)));
     let rates = setups.iter().map(|setup| match setup.pace {
         Pace::Open(rate) => Some(rate.get()),
         Pace::Closed => None,
     });
-    let rate: Option<u64> = rates.sum();
+    let rates: Option<Vec<u64>> = rates.collect();
+    let rate = rates.map(|rates| rates.into_iter().fold(0, u64::saturating_add));
     let (connections, active) = (sum(|setup| setup.connections), sum(|setup| setup.active));
     let (size, in_flight) = (range(|setup| setup.size), range(|setup| setup.in_flight));
     let cycle = format!("cycles (connect, authenticate, one echo of {size} bytes, close)");
@@ -189,7 +208,9 @@ fn plan_in_words(setups: &[&Setup]) -> String {
         }
         (Mode::Connect, None) => format!("closed model: {cycle}, {connections} at once"),
         (Mode::Idle, _) => {
-            format!("{connections} connections that authenticate and then are silent")
+            format!(
+                "{connections} connections that authenticate, are silent, and echo once more at the end"
+            )
         }
     }
 }
@@ -216,10 +237,6 @@ impl fmt::Display for Range {
     }
 }
 
-pub(super) fn length(time: Duration) -> Nanos {
-    Nanos(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX))
-}
-
 /// One line for each phase: how many, and the percentiles.
 pub(super) fn table(
     to: &mut String,
@@ -241,8 +258,9 @@ pub(super) fn table(
 }
 
 /// A text broken into lines at its spaces, with `indent` before each and two spaces more before
-/// all but the first.
+/// all but the first. Whatever came from outside is made visible.
 pub(super) fn paragraph(to: &mut String, indent: &str, text: &str) {
+    let text = Visible(text).to_string();
     let mut column = 0;
     for word in text.split(' ') {
         let width = word.chars().count();

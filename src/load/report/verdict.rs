@@ -1,9 +1,9 @@
 //! Whether the figures are the server's, and what the two latencies say.
 
-use super::figures::{Nanos, Percentiles};
-use super::text::{Range, length};
+use super::figures::{Grouped, Nanos, Percentiles};
+use super::text::Range;
 use super::{Ran, Report, headline};
-use crate::load::{Mode, Record, Series};
+use crate::load::{Counts, Mode, Record, Series};
 
 /// Whether the figures of a run can be believed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,6 +21,9 @@ impl Verdict {
     /// that it reports. If it is known how its run went, it may not have waited for a processor for
     /// more than a twentieth of the time that it measured.
     pub fn of(record: &Record, mode: Mode, ran: Option<&Ran>) -> Self {
+        if ran.is_some_and(|ran| ran.measured.is_zero()) {
+            return Self::ended_in_the_ramp();
+        }
         let verdict = Self::by_lateness(record, mode, "the generator itself was");
         if verdict == Self::Reliable
             && let Some(ran) = ran
@@ -29,11 +32,16 @@ impl Verdict {
             return Self::Unreliable(format!(
                 "the generator had to wait for a processor for {} of {}: what it measured is \
                  partly that. Give it a processor of its own (taskset), or ask less of it",
-                length(waited),
-                length(ran.measured),
+                Nanos::from(waited),
+                Nanos::from(ran.measured),
             ));
         }
         verdict
+    }
+
+    pub(super) fn ended_in_the_ramp() -> Self {
+        let reason = "the run ended before all connections were made, so no load was measured";
+        Self::Nothing(reason.to_owned())
     }
 
     /// Judges the sum of what several generators recorded, each of which is reliable: a late one
@@ -78,6 +86,19 @@ impl Verdict {
             Self::Unreliable(reason) | Self::Nothing(reason) => Some(reason),
         }
     }
+}
+
+/// What a load could not do, if it sent less than nine tenths of what was due.
+pub(super) fn shortfall(record: &Record) -> Option<String> {
+    let Counts { due, sent, .. } = record.counts;
+    (sent < due - due / 10).then(|| {
+        format!(
+            "{} of {} that were due were never sent: the server, or the generator, cannot do the \
+             rate that was asked for",
+            Grouped(due.saturating_sub(sent)),
+            Grouped(due),
+        )
+    })
 }
 
 /// From this factor on two percentiles are said to differ; histograms tell them to 0.1 %.

@@ -92,7 +92,7 @@ impl View {
         self.counts.merge(counts);
         self.last = Some(Last { part, left: interval.left, standing: interval.standing });
         // What is still answered after the end says nothing of the load.
-        if part == Part::Drain {
+        if matches!(part, Part::Prove | Part::Drain) {
             return;
         }
         let main = self.mode.main_series().filter(|_| part == Part::Measure);
@@ -159,6 +159,11 @@ impl View {
         };
         let name = part.as_str();
         match left {
+            _ if *part == Part::Prove => {
+                let (done, all) = (self.counts.answered, self.counts.authenticated);
+                let text = format!("{name}: {} of {} answered", Grouped(done), Grouped(all));
+                (text, done as f64 / all.max(1) as f64)
+            }
             None => {
                 let done = standing.quiet + standing.busy + standing.ended;
                 let all = Grouped(self.connections as u64);

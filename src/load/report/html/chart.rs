@@ -51,7 +51,7 @@ impl Axis {
                 more => format!("99.{} %", "9".repeat(more - 2)),
             };
             ticks.push((one_in as f64, label));
-            one_in *= 10;
+            one_in = one_in.saturating_mul(10);
         }
         Self { low: 2.0, high, is_log: true, ticks }
     }
@@ -60,9 +60,12 @@ impl Axis {
     pub(super) fn from_zero(high: u64, unit: &str) -> Self {
         let step = round_step(high);
         let steps = high.div_ceil(step).max(1);
-        let tick = |number| (number * step, format!("{}{unit}", Grouped(number * step)));
+        let tick = |number: u64| {
+            let value = number.saturating_mul(step);
+            (value, format!("{}{unit}", Grouped(value)))
+        };
         let ticks = (0..=steps).map(tick).map(|(value, label)| (value as f64, label)).collect();
-        Self { low: 0.0, high: (steps * step) as f64, is_log: false, ticks }
+        Self { low: 0.0, high: steps.saturating_mul(step) as f64, is_log: false, ticks }
     }
 
     /// Seconds of a run, to its very end.

@@ -5,11 +5,12 @@ mod chart;
 mod compare;
 
 use std::fmt::Write;
+use std::time::Duration;
 
 use chart::{Axis, Chart, Line};
 
 use super::figures::{Grouped, Nanos, Percentiles, QUANTILES};
-use super::{Generator, Report, Second, Verdict, rate};
+use super::{Generator, Report, Second, Verdict, Visible, rate};
 use crate::load::{Mode, Part, Series};
 
 const STYLE: &str = include_str!("style.css");
@@ -80,9 +81,10 @@ impl Report {
         let counts = &self.record.counts;
         let first = match self.mode() {
             Mode::Idle => ("authenticated".to_owned(), Grouped(counts.authenticated).to_string()),
-            _ => {
-                ("answered".to_owned(), format!("{}/s", Grouped(self.per_second(counts.answered))))
-            }
+            _ => (
+                "answered".to_owned(),
+                format!("{}/s", Grouped(self.per_second(self.record.measured.answered))),
+            ),
         };
         let mut text = String::from("<dl class=\"figures\">\n");
         for (what, figure) in [
@@ -163,8 +165,21 @@ impl Report {
 
     /// One of those percentiles over time.
     fn latency_points(&self, time: fn(&Percentiles) -> u64) -> Vec<Option<(f64, f64)>> {
-        let point = |second| Some((middle(second), time(self.timed(second)?) as f64));
-        self.seconds.iter().map(point).collect()
+        self.points(|second| Some(time(self.timed(second)?) as f64))
+    }
+
+    /// One point for each second. Where seconds are missing between two logs, so is the line.
+    fn points(&self, value: impl Fn(&Second) -> Option<f64>) -> Vec<Option<(f64, f64)>> {
+        let mut points = Vec::with_capacity(self.seconds.len());
+        let mut end = Duration::ZERO;
+        for second in &self.seconds {
+            if second.start > end {
+                points.push(None);
+            }
+            end = second.start + second.length;
+            points.push(value(second).map(|value| (middle(second), value)));
+        }
+        points
     }
 
     fn rate_over_time(&self) -> String {
@@ -190,8 +205,7 @@ impl Report {
     }
 
     fn rate_points(&self) -> Vec<Option<(f64, f64)>> {
-        let point = |second| Some((middle(second), self.rate_in(second)? as f64));
-        self.seconds.iter().map(point).collect()
+        self.points(|second| self.rate_in(second).map(|rate| rate as f64))
     }
 
     fn highest_rate(&self) -> Option<u64> {
@@ -211,24 +225,26 @@ impl Report {
         let title = "Connections by state";
         let standing: Vec<_> =
             self.seconds.iter().map(|second| second.standing.by_name()).collect();
-        let total = |states: &[(&str, usize); 6]| states.iter().map(|state| state.1).sum::<usize>();
-        let most = standing.iter().map(total).max().unwrap_or(0);
+        let total = |states: &[(&str, usize)]| {
+            states.iter().fold(0, |total: usize, state| total.saturating_add(state.1))
+        };
+        let most = standing.iter().map(|states| total(states)).max().unwrap_or(0);
         if most == 0 {
             return absent(title, "How the connections stood is not known.");
         }
         let mut chart = Chart::new(Axis::seconds(self.end()), Axis::from_zero(most as u64, ""));
         for state in 0..6 {
-            let steps: Vec<_> = self
-                .seconds
-                .iter()
-                .zip(&standing)
-                .map(|(second, states)| {
-                    let below: usize = states[..state].iter().map(|state| state.1).sum();
-                    let from = second.start.as_secs_f64();
-                    let to = from + second.length.as_secs_f64();
-                    (from, to, below as f64, (below + states[state].1) as f64)
-                })
-                .collect();
+            let mut steps = Vec::with_capacity(self.seconds.len());
+            let mut end = Duration::ZERO;
+            for (second, states) in self.seconds.iter().zip(&standing) {
+                let from = second.start.as_secs_f64();
+                if second.start > end {
+                    steps.push((end.as_secs_f64(), from, 0.0, 0.0));
+                }
+                end = second.start + second.length;
+                let (below, above) = (total(&states[..state]), total(&states[..=state]));
+                steps.push((from, end.as_secs_f64(), below as f64, above as f64));
+            }
             if standing.iter().any(|states| states[state].1 > 0) {
                 chart.area(standing[0][state].0, STATE_COLOURS[state], &steps);
             }
@@ -354,7 +370,7 @@ fn paragraph(to: &mut String, class: &str, text: &str) {
 /// A text that no browser takes for anything but text, between tags and in attributes.
 fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
-    for char in text.chars() {
+    for char in Visible(text).to_string().chars() {
         match char {
             '&' => escaped.push_str("&amp;"),
             '<' => escaped.push_str("&lt;"),

@@ -1,0 +1,93 @@
+//! Crowds that say nothing: none of them may be lost, and at the end each must still answer.
+//!
+//! Three at a time, each with a server and a client process of its own: one that comes all at once,
+//! one that comes evenly over a minute, and one that leaves and comes again all at once. Their
+//! keepalive shares one machine, and loopback's queue of 1,000 packets for each processor.
+
+use std::net::{Ipv4Addr, TcpStream};
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::Report;
+use crate::client::{authenticated_from, try_exchange};
+use crate::server::Trial;
+
+/// Connections of each crowd: as many as a process may have descriptors for.
+pub(crate) const CROWD: u32 = 19_000;
+/// How long a crowd takes that comes evenly.
+const EVENLY: Duration = Duration::from_secs(60);
+const KINDS: [&str; 3] = ["at-once", "evenly", "again"];
+
+/// Starts this program for each crowd, as `idle-crowd`.
+pub(crate) fn run(seconds: u64, report: &mut Report) {
+    let dropped = dropped_packets();
+    let children = KINDS.map(|kind| {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["idle-crowd", &seconds.to_string(), kind]).stdout(Stdio::piped());
+        command.spawn().unwrap()
+    });
+    for (kind, child) in KINDS.into_iter().zip(children) {
+        let output = child.wait_with_output().unwrap();
+        print!("{}", String::from_utf8_lossy(&output.stdout));
+        let held = output.status.success();
+        report.check(&format!("{kind}: silent for {seconds} s"), held, "true", held);
+    }
+    report.tell("packets dropped on this machine meanwhile", dropped_packets() - dropped);
+}
+
+/// One crowd.
+pub(crate) fn inside(seconds: u64, kind: &str, report: &mut Report) {
+    let mut server = Trial::start(&[]);
+    let (address, begin) = (server.address, Instant::now());
+    let come = |number: u32| {
+        if kind == "evenly" {
+            let due = EVENLY * number / CROWD;
+            thread::sleep(due.saturating_sub(begin.elapsed()));
+        }
+        authenticated_from(source(number), address)
+    };
+    let mut crowd: Vec<TcpStream> = (0..CROWD).map(come).collect();
+    let mut left = 0;
+    if kind == "again" {
+        crowd.clear();
+        while server.counters().of("connections") > 0 {
+            thread::yield_now();
+        }
+        left = u64::from(CROWD);
+        crowd.extend((0..CROWD).map(come));
+    }
+    while server.counters().of("authenticated") < left + u64::from(CROWD) {
+        thread::yield_now();
+    }
+    let came = begin.elapsed();
+    let busy = server.processor_time();
+    thread::sleep(Duration::from_secs(seconds));
+    let (busy, counters) = (server.processor_time() - busy, server.counters());
+    let lost = counters.of("accepted") - left - counters.of("connections");
+    let answered = crowd.iter().filter(|stream| try_exchange(stream, b"still here")).count();
+    report.tell(&format!("{kind}: connections, came within"), format!("{CROWD}, {came:.1?}"));
+    let probes = counters.of("probes");
+    let each = probes as f64 / f64::from(CROWD);
+    report.tell("peers asked for a sign of life", format!("{probes} times, {each:.1} each"));
+    let share = 100.0 * busy.as_secs_f64() / seconds as f64;
+    report.tell("the server's processor time", format!("{share:.2} %"));
+    report.check("closed by the server", lost, "none", lost == 0);
+    let all = answered == crowd.len();
+    report.check("answered at the end", answered, &format!("{CROWD}"), all);
+}
+
+/// Four sources, since each has ports for a crowd of its own and Linux looks for a free one longer
+/// when most are taken.
+pub(crate) fn source(number: u32) -> Ipv4Addr {
+    Ipv4Addr::from(u32::from(Ipv4Addr::new(127, 0, 64, 1)) + number % 4)
+}
+
+/// Packets that a processor's queue had no room for, since the machine started.
+pub(crate) fn dropped_packets() -> u64 {
+    let statistics = std::fs::read_to_string("/proc/net/softnet_stat").unwrap();
+    let dropped = |line: &str| {
+        u64::from_str_radix(line.split_ascii_whitespace().nth(1).expect("the second column"), 16)
+    };
+    statistics.lines().map(|line| dropped(line).expect("it is hexadecimal")).sum()
+}

@@ -1,0 +1,248 @@
+//! The addresses that flags take: to listen on, to connect to, to connect from.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
+use std::str::FromStr;
+
+/// An address to listen on; port 9999 if there is none. Not a name, `localhost` aside: a server must
+/// not depend on what a name means today.
+/// A number alone is a port on this machine, not the IPv4 address that it may also spell.
+pub(super) fn listen_address(text: &str) -> Result<SocketAddr, String> {
+    if let Some(port) = port(text) {
+        return Ok(SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+    }
+    let expected =
+        || "expected an IP address and a port, like 127.0.0.1:9999 or [::1]:0".to_owned();
+    let (host, port) = match listen_host(unbracketed(text)) {
+        Some(_) => (unbracketed(text), ServerAddress::DEFAULT_PORT),
+        None => {
+            let (host, digits) = split(text).unwrap_or((text, "9999"));
+            (host, port(digits).ok_or_else(expected)?)
+        }
+    };
+    if host.is_empty() && text.starts_with(':') {
+        return Err(format!(
+            "the address is missing: {port} alone is a port of this machine, 0.0.0.0:{port} and \
+             [::]:{port} can be reached from outside"
+        ));
+    }
+    match listen_host(host) {
+        // An IPv4 address may be written as IPv6 (::ffff:127.0.0.1); IPv6 sockets refuse it.
+        Some(address) => address.map(|address| match address.ip().to_canonical() {
+            IpAddr::V4(ip) => SocketAddr::from((ip, port)),
+            IpAddr::V6(_) => with_port(address, port),
+        }),
+        None if host.is_empty() || host.contains(is_in_no_name) => Err(expected()),
+        None if host.bytes().all(|byte| byte.is_ascii_digit()) => Err(expected()),
+        None => Err(format!(
+            "{host} is not an IP address, and a server must not depend on what a name means \
+             today: give the address, like 127.0.0.1:{port}"
+        )),
+    }
+}
+
+fn listen_host(host: &str) -> Option<Result<SocketAddr, String>> {
+    match host {
+        "localhost" => Some(Ok(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))),
+        _ => ip_address(host),
+    }
+}
+
+/// An address of this machine to connect from, with port 0.
+pub(super) fn source_address(text: &str) -> Result<SocketAddr, String> {
+    ip_address(text).unwrap_or_else(|| {
+        Err("expected addresses of this machine: 127.0.0.2, a range like 127.0.0.2-20, an address \
+             with its interface like fe80::1%eth0, or several with commas between them"
+            .to_owned())
+    })
+}
+
+/// A server: an IP address or a name, and a port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct ServerAddress {
+    /// The name or the IP address without brackets, with its zone if it has one: what
+    /// getaddrinfo(3) takes.
+    pub(super) host: String,
+    pub(super) port: u16,
+}
+
+impl ServerAddress {
+    const DEFAULT_PORT: u16 = 9999;
+}
+
+impl FromStr for ServerAddress {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let expected = || {
+            "expected a host and a port, like 127.0.0.1:9999, [::1]:9999 or localhost:9999"
+                .to_owned()
+        };
+        if let Some(port) = port(text) {
+            return Ok(Self { host: Ipv4Addr::LOCALHOST.to_string(), port });
+        }
+        let is_alone = ip_address(text).is_some() || !text.contains(':');
+        let (host, port) = match is_alone {
+            true => (text, Self::DEFAULT_PORT),
+            false => {
+                let (host, digits) = split(text).ok_or_else(expected)?;
+                (host, port(digits).ok_or_else(expected)?)
+            }
+        };
+        match ip_address(host) {
+            Some(Err(unknown)) => return Err(unknown),
+            Some(Ok(_)) => {}
+            None => {
+                let is_number = host.bytes().all(|byte| byte.is_ascii_digit());
+                if is_number || host.contains(is_in_no_name) {
+                    return Err(expected());
+                }
+            }
+        }
+        Ok(Self { host: host.to_owned(), port })
+    }
+}
+
+impl fmt::Display for ServerAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { host, port } = self;
+        if host.contains(':') { write!(f, "[{host}]:{port}") } else { write!(f, "{host}:{port}") }
+    }
+}
+
+/// An IP address, with the zone that a link-local one needs (RFC 4007, section 11): the name or
+/// the number of an interface. `None` if the text is no IP address.
+fn ip_address(text: &str) -> Option<Result<SocketAddr, String>> {
+    let Some((address, zone)) = text.split_once('%') else {
+        return text.parse::<IpAddr>().ok().map(|address| Ok(SocketAddr::new(address, 0)));
+    };
+    address.parse::<Ipv6Addr>().ok()?;
+    // getaddrinfo(3) knows interfaces by name, and asks no name server about an IP address.
+    let found = Some(zone)
+        .filter(|zone| !zone.is_empty())
+        .and_then(|_| (text, 0).to_socket_addrs().ok()?.next());
+    Some(found.ok_or_else(|| {
+        format!(
+            "there is no interface {zone:?} for {address} on this machine (`ip link` lists them; \
+             only link-local addresses, fe80::, have one)"
+        )
+    }))
+}
+
+fn is_in_no_name(c: char) -> bool {
+    c.is_control() || c.is_whitespace() || "[]/+%:".contains(c)
+}
+
+/// Host and port of `host:port` or `[address]:port`.
+fn split(text: &str) -> Option<(&str, &str)> {
+    match text.strip_prefix('[') {
+        Some(rest) => rest.split_once("]:").filter(|(host, _)| host.contains(':')),
+        None => text.split_once(':'),
+    }
+}
+
+fn unbracketed(text: &str) -> &str {
+    text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text)
+}
+
+fn with_port(mut address: SocketAddr, port: u16) -> SocketAddr {
+    address.set_port(port);
+    address
+}
+
+fn port(text: &str) -> Option<u16> {
+    // A sign is none of the digits, though `parse` takes one.
+    text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn listeners_have_an_ip_address_and_a_port() {
+        for (text, shown) in [
+            ("127.0.0.1:80", "127.0.0.1:80"),
+            ("[::1]:0", "[::1]:0"),
+            ("80", "127.0.0.1:80"),
+            ("localhost", "127.0.0.1:9999"),
+            ("localhost:80", "127.0.0.1:80"),
+            ("127.0.0.2", "127.0.0.2:9999"),
+            ("::1", "[::1]:9999"),
+            ("[::1]", "[::1]:9999"),
+            ("[::ffff:127.0.0.1]:80", "127.0.0.1:80"),
+            ("fe80::1%lo", "[fe80::1%1]:9999"),
+            // The loopback interface is the first of every network namespace.
+            ("[fe80::1%1]:80", "[fe80::1%1]:80"),
+            ("[fe80::1%lo]:80", "[fe80::1%1]:80"),
+        ] {
+            assert_eq!(listen_address(text).unwrap().to_string(), shown);
+        }
+        for text in
+            ["", "65536", "+80", "::1:80:x", "[::1]:", "[127.0.0.1]:80", "a b:80", "a:+80", "a\nb"]
+        {
+            let error = listen_address(text).unwrap_err();
+            assert!(error.contains("like 127.0.0.1:9999"), "{text:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_refused_listener_names_the_remedy() {
+        for (text, remedy) in [
+            ("example.org:9000", "127.0.0.1:9000"),
+            ("example.org", "127.0.0.1:9999"),
+            (":9000", "0.0.0.0:9000"),
+            ("[fe80::1%nowhere]:80", "`ip link`"),
+            ("[fe80::1%]:80", "`ip link`"),
+        ] {
+            let error = listen_address(text).unwrap_err();
+            assert!(error.contains(remedy), "{text:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn servers_have_a_host_and_perhaps_a_port() {
+        for (text, host, port, shown) in [
+            ("127.0.0.1:80", "127.0.0.1", 80, "127.0.0.1:80"),
+            ("[::1]:80", "::1", 80, "[::1]:80"),
+            ("[fe80::1%1]:80", "fe80::1%1", 80, "[fe80::1%1]:80"),
+            ("[fe80::1%lo]:80", "fe80::1%lo", 80, "[fe80::1%lo]:80"),
+            ("fe80::1%lo", "fe80::1%lo", 9999, "[fe80::1%lo]:9999"),
+            ("::1", "::1", 9999, "[::1]:9999"),
+            ("localhost", "localhost", 9999, "localhost:9999"),
+            ("8080", "127.0.0.1", 8080, "127.0.0.1:8080"),
+            ("example.org:1", "example.org", 1, "example.org:1"),
+        ] {
+            let parsed: ServerAddress = text.parse().unwrap();
+            assert_eq!((parsed.host.as_str(), parsed.port), (host, port));
+            assert_eq!(parsed.to_string(), shown);
+        }
+        for text in [
+            "",
+            ":80",
+            "host:",
+            "host:port",
+            "host:65536",
+            "[::1]",
+            "a:b:80",
+            "http://a",
+            "65536",
+            "+80",
+            "a:+80",
+            "fe80::1%nowhere",
+            "a%lo:80",
+        ] {
+            assert!(text.parse::<ServerAddress>().is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn sources_have_no_port() {
+        for (text, shown) in [("127.0.0.2", "127.0.0.2:0"), ("fe80::1%lo", "[fe80::1%1]:0")] {
+            assert_eq!(source_address(text).unwrap().to_string(), shown);
+        }
+        for text in ["", "localhost", "127.0.0.1:80", "[::1]", "fe80::1%nowhere"] {
+            assert!(source_address(text).is_err(), "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,285 @@
+//! Keepalive: peers that vanished without a word are found by asking, at a pace that the loop sets.
+//!
+//! The kernel could ask by itself, but it has no notion of a crowd. Its keepalive timers round to
+//! seconds, so those of a crowd fire together; loopback and veth drop all packets beyond a backlog
+//! of 1,000 without telling the sender, the repetitions fire together again, and living peers are
+//! declared dead by the thousand. Here each connection is armed in the loop's own wheel at a random
+//! time, and a kernel timer fires only when it is told to ([`Kernel::probe`]).
+//!
+//! A connection carries nothing for this. When its alarm comes, the kernel tells when the peer was
+//! last heard of and how many probes it has left unanswered since ([`Kernel::liveness`]), and from that
+//! follows what to do. What a silent peer costs is thus one probe, two readings and one setting of
+//! socket options for each period; one that talks costs a reading, and a message costs nothing.
+
+use std::time::Duration;
+
+use super::{ConnId, Kernel, Limits, Liveness, Server};
+use crate::proto::{CloseReason, Config, Handler};
+use crate::python::Monotonic;
+
+/// Unanswered in a row, after which a peer is gone. Five losses in a row are no proof: a queue that
+/// overflows loses in bursts, and a probe costs little.
+const PROBES: u32 = 6;
+
+/// Alarms are set at multiples of 2^25 ns, 34 ms. A crowd that is silent wakes the loop at most 30
+/// times a second, and a few dozen probes that leave together disturb no queue.
+const GRID_BITS: u32 = 25;
+
+const SECOND: Nanos = 1_000_000_000;
+
+/// How far probes may run ahead of their rate, so that a few alarms which coincide are not put off.
+const BURST: Nanos = SECOND / 8;
+
+/// A time in nanoseconds: each new connection computes one, and `Duration` divides for that.
+type Nanos = u64;
+
+/// When peers are asked. The period is in [`Config::keepalive`], the rate in
+/// [`Limits::probes_per_second`](super::Limits::probes_per_second).
+#[derive(Debug)]
+pub(super) struct Keepalive {
+    /// How long a peer may be silent before it is asked.
+    period: Option<Nanos>,
+    /// Between two probes at the highest rate.
+    gap: Nanos,
+    /// When the next probe would leave if all kept to the rate.
+    next: Nanos,
+}
+
+/// What follows from what the kernel knows of a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Finding {
+    /// It was heard of within the period, so long ago.
+    Heard(Nanos),
+    /// It was not, and is to be asked.
+    Silent,
+    /// The same, and the kernel asks already: it repeats what was not acknowledged.
+    Unacknowledged,
+    /// It has answered nothing for two periods, however often it was asked.
+    Gone,
+}
+
+impl Keepalive {
+    /// A shorter period would ask peers that are heard of, because the kernel counts in seconds.
+    const SHORTEST: Nanos = SECOND;
+    /// With a longer one the kernel's own timer, of nine hours, would come first.
+    const LONGEST: Nanos = 3 * 3600 * SECOND;
+
+    pub(super) fn new(config: &Config, limits: &Limits) -> Self {
+        let period = config.keepalive.map(|p| nanos(p).clamp(Self::SHORTEST, Self::LONGEST));
+        let gap = SECOND.div_ceil(limits.probes_per_second.max(1) as u64);
+        Self { period, gap, next: 0 }
+    }
+
+    /// How long it takes to ask all of a crowd at the highest rate.
+    fn round(&self, connections: usize) -> Nanos {
+        self.gap.saturating_mul(connections as u64)
+    }
+
+    /// The silence after which a peer is asked: at least so long, and shorter than that by no more
+    /// than the second. On average it is a round or more, and it is spread over one, so a crowd that
+    /// came or spoke all at once keeps to the rate as well.
+    fn silences(&self, period: Nanos, connections: usize) -> (Nanos, Nanos) {
+        let round = self.round(connections);
+        (period.max(round / 2), round.max(period / 2))
+    }
+
+    fn silence<K: Kernel>(&self, period: Nanos, kernel: &mut K, connections: usize) -> Nanos {
+        let (least, spread) = self.silences(period, connections);
+        least.saturating_add(kernel.random_below(spread))
+    }
+
+    /// The time that a peer has for its answer: 10 to 15 s if the period is 60 s.
+    fn patience<K: Kernel>(period: Nanos, kernel: &mut K) -> Nanos {
+        let least = (period / 6).max(Self::SHORTEST);
+        least + kernel.random_below(least / 2)
+    }
+
+    fn judge(liveness: &Liveness, period: Nanos) -> Finding {
+        let silent_for = nanos(liveness.silent_for);
+        if silent_for < period {
+            Finding::Heard(silent_for)
+        } else if silent_for >= 2 * period && liveness.unanswered >= PROBES {
+            Finding::Gone
+        } else if liveness.owes_acknowledgement {
+            Finding::Unacknowledged
+        } else {
+            Finding::Silent
+        }
+    }
+
+    /// Whether a probe may leave now, which is then counted. More than the rate come when alarms
+    /// have piled up: after the process was stopped, or when a whole network is gone.
+    fn may_probe(&mut self, now: Monotonic) -> bool {
+        let now = now.as_nanos();
+        let may = self.next <= now + BURST;
+        if may {
+            self.next = self.next.max(now) + self.gap;
+        }
+        may
+    }
+}
+
+impl<K: Kernel, H: Handler + Clone> Server<K, H> {
+    /// Arms a connection that is not armed: at its deadline, and if that is far off or there is
+    /// none, when its peer may have to be asked.
+    pub(super) fn arm(&mut self, id: ConnId, deadline: Option<Monotonic>) {
+        match self.watched(deadline) {
+            Some(period) => {
+                let connections = self.slots.len();
+                let silence = self.keepalive.silence(period, &mut self.kernel, connections);
+                self.arm_after(id, deadline, silence);
+            }
+            None => {
+                if let Some(deadline) = deadline {
+                    self.timers.arm_by(&mut self.slots, id.index, deadline);
+                }
+            }
+        }
+    }
+
+    /// The period of keepalive, unless there is none or a deadline comes first: that one finds out
+    /// by itself whether the peer is there.
+    fn watched(&self, deadline: Option<Monotonic>) -> Option<Nanos> {
+        let left =
+            deadline.map_or(Nanos::MAX, |at| at.as_nanos().saturating_sub(self.now.as_nanos()));
+        self.keepalive.period.filter(|period| left > *period)
+    }
+
+    fn arm_after(&mut self, id: ConnId, deadline: Option<Monotonic>, wait: Nanos) {
+        let check = on_grid(self.now, wait);
+        let alarm = deadline.map_or(check, |deadline| deadline.min(check));
+        self.timers.arm_by(&mut self.slots, id.index, alarm);
+    }
+
+    /// An alarm came and no deadline has: is the peer still there?
+    pub(super) fn check_peer(&mut self, id: ConnId) {
+        let Some(slot) = self.slots.get(id) else { return };
+        let deadline = slot.connection.poll_timeout();
+        let Some(period) = self.watched(deadline) else { return self.settle(id) };
+        let connections = self.slots.len();
+        let slot = self.slots.get_mut(id).expect("it was found above");
+        // A socket that cannot tell will say why at its next call.
+        let peer = self.kernel.liveness(&mut slot.stream);
+        let finding = peer.map_or(Finding::Heard(0), |peer| Keepalive::judge(&peer, period));
+        let wait = match finding {
+            Finding::Heard(ago) => {
+                let silence = self.keepalive.silence(period, &mut self.kernel, connections);
+                silence.saturating_sub(ago)
+            }
+            Finding::Silent if self.keepalive.may_probe(self.now) => {
+                self.kernel.probe(&mut slot.stream);
+                self.stats.probes += 1;
+                Keepalive::patience(period, &mut self.kernel)
+            }
+            // Somewhere within the next round there is room for it.
+            Finding::Silent => {
+                let round = self.keepalive.round(connections).max(SECOND);
+                self.kernel.random_below(round)
+            }
+            Finding::Unacknowledged => Keepalive::patience(period, &mut self.kernel),
+            Finding::Gone => return self.abort(id, CloseReason::PeerVanished),
+        };
+        self.arm_after(id, deadline, wait);
+    }
+
+    /// When a connection's peer is asked at the latest, if nothing is heard of it until then.
+    pub(super) fn latest_alarm(&self) -> Option<Monotonic> {
+        let period = self.keepalive.period?;
+        let (least, spread) = self.keepalive.silences(period, self.limits.connections);
+        Some(on_grid(self.now, least.saturating_add(spread)))
+    }
+}
+
+/// The end of the part of the grid that lies this long after `now`.
+fn on_grid(now: Monotonic, wait: Nanos) -> Monotonic {
+    let within = (1 << GRID_BITS) - 1;
+    Monotonic::from_nanos(now.as_nanos().saturating_add(wait) | within)
+}
+
+fn nanos(time: Duration) -> Nanos {
+    Nanos::try_from(time.as_nanos()).unwrap_or(Nanos::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::auth::Keyring;
+    use crate::sim::{Faults, SimKernel};
+
+    const PERIOD: Nanos = 60 * SECOND;
+
+    fn keepalive() -> Keepalive {
+        Keepalive::new(&Config::new(Keyring::demo()), &Limits::for_connections(1))
+    }
+
+    #[test]
+    fn a_crowd_is_asked_within_its_time_and_at_its_rate() {
+        let (mut kernel, keepalive) = (SimKernel::new(1, Faults::none()), keepalive());
+        for (connections, least, most) in
+            [(1, 60, 90), (19_000, 60, 90), (100_000, 60, 110), (1_000_000, 250, 750)]
+        {
+            let draws: Vec<Nanos> =
+                (0..10_000).map(|_| keepalive.silence(PERIOD, &mut kernel, connections)).collect();
+            let bounds = least * SECOND..most * SECOND;
+            assert!(draws.iter().all(|draw| bounds.contains(draw)), "{connections}");
+            // Evenly over that time: each tenth of it has its share of a crowd that came at once.
+            let tenth = (bounds.end - bounds.start) / 10;
+            for part in 0..10 {
+                let begin = bounds.start + part * tenth;
+                let share = draws.iter().filter(|d| (begin..begin + tenth).contains(d)).count();
+                assert!((800..1200).contains(&share), "{connections}: {share} of 10,000");
+            }
+        }
+    }
+
+    #[test]
+    fn probes_that_pile_up_leave_at_the_rate() {
+        let mut keepalive = keepalive();
+        let mut now = Monotonic::ZERO;
+        for _ in 0..3 {
+            now = now.saturating_add(Duration::from_secs(300));
+            let at_once = (0..19_000).filter(|_| keepalive.may_probe(now)).count();
+            assert_eq!(at_once, 251, "an eighth of a second's, and one");
+        }
+        let mut within_a_second = 0;
+        for _ in 0..1000 {
+            now = now.saturating_add(Duration::from_millis(1));
+            within_a_second += (0..100).filter(|_| keepalive.may_probe(now)).count();
+        }
+        assert_eq!(within_a_second, 2000);
+    }
+
+    #[test]
+    fn a_peer_is_gone_when_it_left_six_probes_unanswered_for_two_periods() {
+        use Finding::{Gone, Heard, Silent, Unacknowledged};
+        for (seconds, unanswered, owes, finding) in [
+            (0, 0, false, Heard(0)),
+            (59, 200, true, Heard(59 * SECOND)),
+            (60, 0, false, Silent),
+            (119, 6, false, Silent),
+            (120, 6, false, Gone),
+            (100_000, 5, false, Silent),
+            (60, 0, true, Unacknowledged),
+            (119, 9, true, Unacknowledged),
+            (120, 6, true, Gone),
+            // A peer whose window is closed answers each question about it.
+            (125, 1, true, Unacknowledged),
+        ] {
+            let silent_for = Duration::from_secs(seconds);
+            let liveness = Liveness { silent_for, unanswered, owes_acknowledgement: owes };
+            assert_eq!(Keepalive::judge(&liveness, PERIOD), finding, "{liveness:?}");
+        }
+    }
+
+    #[test]
+    fn a_period_that_cannot_be_kept_is_not_tried() {
+        let mut config = Config::new(Keyring::demo());
+        for (asked, kept) in
+            [(None, None), (Some(0), Some(1)), (Some(60), Some(60)), (Some(99_999), Some(10_800))]
+        {
+            config.keepalive = asked.map(Duration::from_secs);
+            let keepalive = Keepalive::new(&config, &Limits::for_connections(1));
+            assert_eq!(keepalive.period, kept.map(|seconds: Nanos| seconds * SECOND));
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! Nothing: the programs are in `../examples`, their pages in `../docs/PATTERNS.md`.

@@ -1,0 +1,118 @@
+//! Keepalive over the real kernel: peers that say nothing are asked, answer unnoticed, and stay.
+//!
+//! What happens to those that vanished is simulated (`tests/simulation.rs`), and tried with real
+//! partitions by `cargo run --release --example torture -- partition`; a crowd of 19,000 that is
+//! silent for ten minutes by `torture -- idle`.
+#![allow(clippy::unwrap_used)] // clippy knows tests by their attribute, and these have hands.
+#![cfg(feature = "socket")]
+
+mod common;
+
+use std::mem::offset_of;
+use std::net::TcpStream;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use common::client::*;
+use common::server::*;
+use saltecho::server::{Close, Kernel, ListenOptions, Liveness, MioKernel};
+use saltecho::socket::{OptionValue, Socket};
+use socket2::SockRef;
+
+/// Segments that have come to a client.
+fn segments_in(stream: &TcpStream) -> u64 {
+    let socket = Socket::from_fd(stream.try_clone().unwrap().into()).unwrap();
+    let size = i32::try_from(size_of::<libc::tcp_info>()).unwrap();
+    let info = socket.getsockopt_len(libc::IPPROTO_TCP, libc::TCP_INFO, size).unwrap();
+    // Python's socket does not block, and the setting is both descriptors'.
+    stream.set_nonblocking(false).unwrap();
+    let OptionValue::Bytes(info) = info else { panic!("a structure is bytes: {info:?}") };
+    let member = offset_of!(libc::tcp_info, tcpi_segs_in);
+    u32::from_ne_bytes(*info[member..].first_chunk().unwrap()).into()
+}
+
+#[test]
+fn a_silent_crowd_is_asked_one_packet_at_a_time_and_stays() {
+    const SIZE: u64 = 100;
+    let server = spawn_with(|config, _| config.keepalive = Some(Duration::from_secs(1)));
+    let crowd: Vec<TcpStream> = (0..SIZE).map(|_| authenticated(server.addresses()[0])).collect();
+    for stream in &crowd {
+        assert_eq!(exchange(stream, b"hello"), b"HELLO");
+    }
+    let segments = || crowd.iter().map(segments_in).sum::<u64>();
+    let (probed, received) = (server.handle().stats().unwrap().probes, segments());
+    wait_for(&server, "two probes for each", |stats| stats.probes >= 3 * SIZE);
+    let begin = Instant::now();
+    loop {
+        // A probe leaves at a tick of the kernel's clock after the loop has asked for it.
+        let probes = server.handle().stats().unwrap().probes - probed;
+        let came = segments() - received;
+        if came >= probes {
+            let probes_by_now = server.handle().stats().unwrap().probes - probed;
+            assert!(came <= probes_by_now, "{came} segments for {probes_by_now} probes");
+            break;
+        }
+        assert!(begin.elapsed() < PATIENCE, "{probes} probes, and {came} segments came");
+    }
+    for stream in &crowd {
+        assert_eq!(exchange(stream, b"still here"), b"STILL HERE");
+    }
+    assert_eq!(server.stop().unwrap().connections, 0);
+}
+
+#[test]
+fn an_accepted_socket_is_never_probed_by_the_kernel_alone() {
+    for keepalive in [true, false] {
+        let mut kernel = MioKernel::new(16).unwrap();
+        let options = ListenOptions { backlog: 16, keepalive };
+        let mut listener = MioKernel::listen(any_port(), options).unwrap();
+        let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (stream, _) = kernel.accept(&mut listener).unwrap();
+        let socket = SockRef::from(&stream);
+        assert_eq!(socket.keepalive().unwrap(), keepalive);
+        assert_eq!(socket.tcp_user_timeout().unwrap(), None);
+        if keepalive {
+            let nine_hours = Duration::from_secs(32_767);
+            let times = (socket.tcp_keepalive_time(), socket.tcp_keepalive_interval());
+            assert_eq!((times.0.unwrap(), times.1.unwrap()), (nine_hours, nine_hours));
+            assert_eq!(socket.tcp_keepalive_retries().unwrap(), 127);
+        }
+    }
+}
+
+fn until(
+    kernel: &mut MioKernel,
+    stream: &mut <MioKernel as Kernel>::Stream,
+    what: &str,
+    reached: impl Fn(Liveness) -> bool,
+) {
+    let begin = Instant::now();
+    while !reached(kernel.liveness(stream).unwrap()) {
+        assert!(begin.elapsed() < PATIENCE, "{what}: {:?}", kernel.liveness(stream));
+        thread::yield_now();
+    }
+}
+
+#[test]
+fn the_kernel_tells_how_a_peer_is() {
+    let mut kernel = MioKernel::new(16).unwrap();
+    let options = ListenOptions { backlog: 16, keepalive: true };
+    let mut listener = MioKernel::listen(any_port(), options).unwrap();
+    let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (mut stream, _) = kernel.accept(&mut listener).unwrap();
+    // The kernel does not probe a peer that it heard of within a second.
+    until(&mut kernel, &mut stream, "silent", |peer| peer.silent_for > Duration::from_millis(1500));
+    until(&mut kernel, &mut stream, "owes nothing", |peer| {
+        !peer.owes_acknowledgement && peer.unanswered == 0
+    });
+    kernel.probe(&mut stream);
+    until(&mut kernel, &mut stream, "answered", |peer| {
+        peer.silent_for < Duration::from_millis(1500)
+    });
+    // A peer that does not read owes an acknowledgement of what waits for its window.
+    while kernel.send(&mut stream, &[b'x'; 64 << 10]).is_ok() {}
+    let peer = kernel.liveness(&mut stream).unwrap();
+    assert!(peer.owes_acknowledgement, "{peer:?}");
+    kernel.close(stream, Close::Reset);
+    drop(client);
+}
