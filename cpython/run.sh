@@ -23,6 +23,8 @@ target=$here/../target/cpython
 PYO3_PYTHON=$(command -v "$python") CARGO_TARGET_DIR=$target \
     cargo build --quiet --locked --manifest-path "$here/Cargo.toml"
 mkdir -p "$target/modules"
+# A new file, since another run may have the old one mapped.
+rm -f "$target/modules/_saltsock.so"
 cp "$target/debug/lib_saltsock.so" "$target/modules/_saltsock.so"
 export PYTHONPATH="$target/modules"
 "$python" "$here/run.py" real "$out/real.json" "$@"

@@ -95,6 +95,12 @@ def _address_in(family, address, caller):
     return host, port, flow, scope
 
 
+def _control(item):
+    if not isinstance(item, tuple) or len(item) != 3:
+        raise TypeError("[sendmsg() ancillary data items] must be sequence of length 3")
+    return *item[:2], _bytes(item[2])
+
+
 def _address_out(address):
     if isinstance(address, bytes):
         return address if address[:1] == b"\0" else os.fsdecode(address)
@@ -201,22 +207,26 @@ class socket(_saltsock.Core):
 
     def sendmsg(self, buffers, ancdata=(), flags=0, address=None, /):
         buffers = [_bytes(buffer) for buffer in buffers]
-        ancdata = [(level, kind, _bytes(data)) for level, kind, data in ancdata]
+        ancdata = [_control(item) for item in ancdata]
         if address is not None:
             address = _address_in(self.family, address, "sendmsg")
         return self._sendmsg(buffers, ancdata, flags, address)
 
     def sendfile(self, file, offset=0, count=None):
         try:
-            file.fileno()
-        except (AttributeError, io.UnsupportedOperation):
+            return self._sendfile_use_sendfile(file, offset, count)
+        except real._GiveupOnSendfile:
             return self._sendfile_use_send(file, offset, count)
-        return self._sendfile_use_sendfile(file, offset, count)
 
     # The two by their names in CPython, whose tests call them.
     def _sendfile_use_sendfile(self, file, offset=0, count=None):
         self._check_sendfile_params(file, offset, count)
-        return self._sendfile(file.fileno(), offset, count)
+        try:
+            fd = file.fileno()
+            os.fstat(fd)
+        except (AttributeError, io.UnsupportedOperation, OSError) as error:
+            raise real._GiveupOnSendfile(error)  # the file has no descriptor that is open
+        return self._sendfile(fd, offset, count)
 
     def _sendfile_use_send(self, file, offset=0, count=None):
         self._check_sendfile_params(file, offset, count)

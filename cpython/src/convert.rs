@@ -39,9 +39,14 @@ pub(crate) fn set_hook() {
     }));
 }
 
+/// What a signal handler raised during this thread's last call.
+pub(crate) fn take_raised() -> Option<PyErr> {
+    RAISED.take()
+}
+
 fn raise(error: &s::Error) -> PyErr {
     if error.kind() == s::ErrorKind::InterruptedError
-        && let Some(raised) = RAISED.take()
+        && let Some(raised) = take_raised()
     {
         return raised;
     }
@@ -116,9 +121,9 @@ pub(crate) fn address_out<'py>(
 ) -> PyResult<Bound<'py, PyAny>> {
     Ok(match address {
         s::Address::V4(a) => (a.ip().to_string(), a.port()).into_pyobject(py)?.into_any(),
-        s::Address::V6(a) => (a.ip().to_string(), a.port(), a.flowinfo(), a.scope_id())
-            .into_pyobject(py)?
-            .into_any(),
+        s::Address::V6(a) => {
+            (a.ip().to_string(), a.port(), a.flowinfo(), a.scope_id()).into_pyobject(py)?.into_any()
+        }
         s::Address::Unix(path) => PyBytes::new(py, path).into_any(),
     })
 }

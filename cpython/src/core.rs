@@ -9,11 +9,12 @@ use std::sync::OnceLock;
 use pyo3::buffer::PyBuffer;
 use pyo3::exceptions::{PyLookupError, PyTypeError};
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict, PyInt, PyTuple};
+use pyo3::types::{PyBytes, PyDict, PyTuple};
 use saltecho::socket as s;
 
 use crate::convert::{
-    Raise, address_arg, address_out, family_of, gather, kind_of, memory, os_error, writable,
+    Raise, address_arg, address_out, family_of, gather, kind_of, memory, os_error, take_raised,
+    writable,
 };
 use crate::file::File;
 use crate::{Loose, MessageOut, message_out};
@@ -80,7 +81,9 @@ impl Core {
 
     fn _connect_ex(&self, py: Python<'_>, address: &Bound<'_, PyAny>) -> PyResult<i32> {
         let (socket, address) = (self.get()?, address_arg(address)?);
-        py.detach(|| socket.connect_ex(address)).py()
+        let errno = py.detach(|| socket.connect_ex(address)).py()?;
+        // What a signal handler raised is raised by this call too.
+        take_raised().map_or(Ok(errno), Err)
     }
 
     #[pyo3(signature = (backlog=None))]
@@ -333,8 +336,8 @@ impl Core {
             let length = optlen.ok_or_else(|| PyTypeError::new_err("optlen is missing"))?;
             return socket.setsockopt(level, option, s::OptionArg::Null(length)).py();
         }
-        if value.is_instance_of::<PyInt>() {
-            return socket.setsockopt(level, option, value.extract::<i32>()?).py();
+        if let Ok(value) = value.extract::<i32>() {
+            return socket.setsockopt(level, option, value).py();
         }
         let buffer = PyBuffer::<u8>::get(value)?;
         socket.setsockopt(level, option, &*memory(&buffer)).py()

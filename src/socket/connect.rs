@@ -66,30 +66,30 @@ impl Socket {
     /// ConnectionRefusedError, TimeoutError without an errno, BlockingIOError (EINPROGRESS,
     /// EALREADY), EISCONN, and those of [`bind`](Self::bind) for the address.
     pub fn connect<'a>(&self, address: impl Into<AddressArg<'a>>) -> Result<()> {
-        self.connect_to(&address.into().resolve(self.inner.family, "connect")?)
+        self.connect_to(&address.into().resolve(self.inner.family, "connect")?.to_kernel()?)
     }
 
     /// `connect_ex(address)`: as [`connect`](Self::connect), but the errno is returned. A timeout
     /// is 11 (EAGAIN), a closed socket 9 (EBADF), success 0.
     ///
     /// # Errors
-    /// Those of the arguments only: OverflowError for the port, gaierror for the host.
+    /// Those of the arguments only: OverflowError for the port, gaierror for the host, OSError
+    /// without an errno for a Unix path that is too long, ValueError for one with a zero byte inside.
     pub fn connect_ex<'a>(&self, address: impl Into<AddressArg<'a>>) -> Result<i32> {
-        let address = address.into().resolve(self.inner.family, "connect_ex")?;
+        let address = address.into().resolve(self.inner.family, "connect_ex")?.to_kernel()?;
         match self.connect_to(&address) {
             Ok(()) => Ok(0),
             Err(error) => Ok(error.errno().unwrap_or(libc::EAGAIN)),
         }
     }
 
-    fn connect_to(&self, address: &Address) -> Result<()> {
-        let address = address.to_kernel()?;
+    fn connect_to(&self, address: &Name) -> Result<()> {
         let (fd, timeout) = self.inner.begin()?;
         let mut waiter = Waiter::begin(&self.inner, fd.as_fd(), timeout);
         if timeout == Timeout::Blocking {
-            return self.connect_blocking(&mut waiter, &fd, &address);
+            return self.connect_blocking(&mut waiter, &fd, address);
         }
-        match rawopt::connect(fd.as_fd(), &address) {
+        match rawopt::connect(fd.as_fd(), address) {
             Err(Errno::INPROGRESS | Errno::INTR) if timeout != Timeout::NonBlocking => {
                 waiter.wait(Interest::Writable, Errno::INPROGRESS)?;
                 match sockopt::socket_error(&fd)? {

@@ -76,8 +76,9 @@ impl RawFile {
             Ok(count) => Ok(Some(count)),
             Err(error) if error.is_would_block() => Ok(None),
             Err(error) => {
-                let timed_out = error.kind() == ErrorKind::TimeoutError;
-                self.spoiled.store(timed_out, Ordering::Relaxed);
+                if error.kind() == ErrorKind::TimeoutError {
+                    self.spoiled.store(true, Ordering::Relaxed);
+                }
                 Err(error)
             }
         }
