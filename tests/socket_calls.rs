@@ -2,9 +2,10 @@
 //! need two threads, another address family or an option that changes how the kernel waits.
 #![cfg(all(feature = "socket", target_os = "linux"))]
 
+mod proc_self;
+
 use std::net::TcpListener;
 use std::os::fd::AsRawFd;
-use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -14,6 +15,8 @@ use saltecho::socket::{
     Result, SO_LINGER, SO_RCVTIMEO, SO_SNDBUF, SOL_SOCKET, ServerOptions, Shutdown, Socket,
     SocketType, create_connection, create_server, socketpair,
 };
+
+use self::proc_self::{is_nonblocking, this_thread, wait_until_asleep};
 
 const SHORT: Duration = Duration::from_millis(60);
 
@@ -46,13 +49,6 @@ fn timeval(millis: i64) -> [u8; 16] {
 fn kind_and_errno<T: std::fmt::Debug>(result: Result<T>) -> (ErrorKind, Option<i32>) {
     let error = result.expect_err("this call fails");
     (error.kind(), error.errno())
-}
-
-/// Whether O_NONBLOCK is set, as the kernel tells.
-fn is_nonblocking(fd: i32) -> bool {
-    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).expect("it is open");
-    let flags = info.lines().find_map(|line| line.strip_prefix("flags:")).expect("it has flags");
-    u32::from_str_radix(flags.trim(), 8).expect("an octal number") & 0o4000 != 0
 }
 
 #[test]
@@ -258,27 +254,17 @@ fn a_call_in_progress_outlives_close() -> Result<()> {
     Ok(())
 }
 
-/// Whether a thread waits in the kernel, by its directory below /proc.
-fn is_asleep(thread: &Path) -> bool {
-    let stat = std::fs::read_to_string(Path::new("/proc").join(thread).join("stat"));
-    let stat = stat.expect("it lives");
-    // Behind the name, which is in parentheses and may hold any character.
-    stat.rsplit(')').next().is_some_and(|fields| fields.trim_start().starts_with('S'))
-}
-
 #[test]
 fn a_reset_during_a_blocking_send_is_left_for_the_next_call() -> Result<()> {
     let (a, b) = tcp_pair(Some(32_768))?;
     let data = vec![0; 16_000_000];
-    let sender = std::fs::read_link("/proc/thread-self").expect("this thread has a directory");
+    let sender = this_thread();
     let sent = thread::scope(|scope| {
         scope.spawn(|| {
             // Some of it has arrived, so the send has begun; it cannot end, since nobody reads on.
             // The reset must find it asleep.
             b.recv_with_flags(1, MSG_PEEK).expect("something arrives");
-            while !is_asleep(&sender) {
-                thread::yield_now();
-            }
+            wait_until_asleep(&sender);
             b.setsockopt(SOL_SOCKET, SO_LINGER, &[1, 0, 0, 0, 0, 0, 0, 0]).expect("an option");
             b.close();
         });
