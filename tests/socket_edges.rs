@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use saltecho::python::Timeout;
 use saltecho::socket::{
-    Address, AddressArg, Error, ErrorKind, Family, FileOptions, MSG_DONTWAIT, MSG_FASTOPEN,
+    Address, AddressArg, Data, Error, ErrorKind, Family, FileOptions, MSG_DONTWAIT, MSG_FASTOPEN,
     MSG_PEEK, Result, ServerOptions, Socket, SocketOptions, SocketType, create_connection,
     create_connection_all_errors, create_server, getdefaulttimeout, set_interrupt_hook, socketpair,
 };
@@ -139,6 +139,31 @@ fn errors_of_paths_have_their_classes() -> Result<()> {
     assert_eq!((refused.0, refused.1), ("ConnectionRefusedError", Some(111)));
     let taken = said(socket.bind(plain.as_path()));
     assert_eq!((taken.0, taken.1), ("OSError", Some(98)));
+    Ok(())
+}
+
+#[test]
+fn a_blocking_connect_waits_for_room_in_a_unix_listeners_queue() -> Result<()> {
+    let dir = tempfile::tempdir().expect("a directory");
+    let server = unix(SocketType::Stream)?;
+    server.bind(dir.path().join("s").as_path())?;
+    server.listen(Some(0))?;
+    let name = server.getsockname()?;
+    let first = unix(SocketType::Stream)?;
+    first.connect(&name)?;
+    let second = unix(SocketType::Stream)?;
+    second.setblocking(false)?;
+    assert_eq!(said(second.connect(&name)).1, Some(11), "EAGAIN, as the queue is full");
+    second.setblocking(true)?;
+    let connecting = this_thread();
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            wait_until_asleep(&connecting);
+            server.accept().expect("the first one waits");
+        });
+        second.connect(&name)
+    })?;
+    assert!(is_nonblocking(second.fileno()), "again");
     Ok(())
 }
 
@@ -369,7 +394,7 @@ fn one_thread_writes_to_a_file_that_another_reads() -> Result<()> {
             assert_eq!(b.recv(9)?, b"ping", "written while the other thread waits");
             b.sendall(b"pong")?;
             let read = reading.join().expect("read does not panic")?;
-            assert_eq!(read.map(|data| data.into_bytes()), Some(b"pong".to_vec()));
+            assert_eq!(read.map(Data::into_bytes), Some(b"pong".to_vec()));
             Ok::<_, Error>(())
         })?;
     }
