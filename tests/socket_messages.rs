@@ -207,10 +207,8 @@ fn an_ipv6_datagram_has_its_hop_limit_and_class() -> Result<()> {
     let (hops, class) = (7i32.to_ne_bytes(), 0x28i32.to_ne_bytes());
     let items = [(IPV6_HOPLIMIT, &hops), (IPV6_TCLASS, &class)]
         .map(|(kind, data)| AncillaryArg::Raw { level: IPPROTO_IPV6, kind, data });
-    let expected = vec![
-        (IPPROTO_IPV6, IPV6_HOPLIMIT, hops.to_vec()),
-        (IPPROTO_IPV6, IPV6_TCLASS, class.to_vec()),
-    ];
+    let expected =
+        [(IPPROTO_IPV6, IPV6_HOPLIMIT, hops.to_vec()), (IPPROTO_IPV6, IPV6_TCLASS, class.to_vec())];
     let room = 2 * cmsg_space(4);
     for (room, kept, cut) in
         [(room, 2, false), (cmsg_space(4), 1, true), (cmsg_space(4) + cmsg_len(2), 2, true)]

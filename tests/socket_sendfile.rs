@@ -13,7 +13,7 @@ use saltecho::socket::{
 const LENGTH: usize = 1_500_000;
 
 fn content() -> Vec<u8> {
-    (0..LENGTH).map(|i| (i % 251) as u8).collect()
+    (0..=250).cycle().take(LENGTH).collect()
 }
 
 fn file_of(content: &[u8]) -> File {
