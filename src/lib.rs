@@ -7,7 +7,8 @@
 //! | --- | --- | --- |
 //! | [`python`] | what Python says about time-outs and `bytes.upper()` | |
 //! | [`auth`] | keys, the challenge, its digest and the verification | |
-//! | [`proto`] | one connection's whole life as a state machine without I/O | |
+//! | [`proto`] | one connection's whole life as a state machine without I/O | (`http`, `proxy`) |
+//! | [`metrics`] | a server's metrics in the OpenMetrics format | `metrics` |
 //! | [`socket`] | Python's socket object on descriptors that never block | `socket` |
 //! | [`client`] | the authenticated client | `socket` |
 //! | [`server`] | the event loop, over any [`server::Kernel`] | `server` |
@@ -21,6 +22,8 @@ pub mod auth;
 pub mod client;
 #[cfg(feature = "load")]
 pub mod load;
+#[cfg(feature = "metrics")]
+pub mod metrics;
 pub mod proto;
 pub mod python;
 #[cfg(any(feature = "server", feature = "socket"))]

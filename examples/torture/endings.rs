@@ -13,7 +13,7 @@ use crate::server::Trial;
 /// How long clients wait to be told, from the moment at which it is due.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A crowd each for the time-outs, a drain and a stop. `seconds` is the time-out of both kinds.
+/// A crowd each for the time-outs, a drain, a stop and a kill. `seconds` is the time-out of both kinds.
 pub(crate) fn run(seconds: u64, report: &mut Report) {
     let unauthenticated = format!("unauthenticated={CROWD}");
     let (auth, idle) = (format!("auth_timeout={seconds}"), format!("idle_timeout={seconds}"));
@@ -21,11 +21,10 @@ pub(crate) fn run(seconds: u64, report: &mut Report) {
 
     let server = Trial::start(&[&unauthenticated, &auth]);
     let newcomer = |number| connect_from(source(number), server.address).0;
-    let crowd: Vec<TcpStream> = (0..CROWD).map(newcomer).collect();
-    told("the time for a digest is over", &crowd, due, report);
+    told("the time for a digest is over", (0..CROWD).map(newcomer).collect(), due, report);
 
     let server = Trial::start(&[&idle]);
-    told("silent for too long", &come(&server), due, report);
+    told("silent for too long", come(&server), due, report);
 
     for (command, what) in [("drain", "drained"), ("stop", "stopped")] {
         let mut server = Trial::start(&[]);
@@ -34,8 +33,13 @@ pub(crate) fn run(seconds: u64, report: &mut Report) {
             thread::yield_now();
         }
         server.order(command);
-        told(what, &crowd, Duration::ZERO, report);
+        told(what, crowd, Duration::ZERO, report);
     }
+
+    let server = Trial::start(&[]);
+    let crowd = come(&server);
+    drop(server);
+    told("killed", crowd, Duration::ZERO, report);
 }
 
 fn come(server: &Trial) -> Vec<TcpStream> {
@@ -43,10 +47,9 @@ fn come(server: &Trial) -> Vec<TcpStream> {
 }
 
 /// Waits until each of a crowd has seen the end of its stream, or a reset.
-fn told(what: &str, crowd: &[TcpStream], due: Duration, report: &mut Report) {
+fn told(what: &str, mut waiting: Vec<TcpStream>, due: Duration, report: &mut Report) {
     let (begin, dropped) = (Instant::now(), dropped_packets());
-    crowd.iter().for_each(|stream| stream.set_nonblocking(true).unwrap());
-    let mut waiting: Vec<&TcpStream> = crowd.iter().collect();
+    waiting.iter().for_each(|stream| stream.set_nonblocking(true).unwrap());
     while !waiting.is_empty() && begin.elapsed() < due + PATIENCE {
         thread::sleep(Duration::from_millis(10));
         waiting.retain(|stream| match stream.peek(&mut [0]) {

@@ -5,6 +5,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::address::{ServerAddress, listen_address};
 use super::admission::AdmissionArgs;
+use super::doctor::DoctorArgs;
+use super::generate::GenerateArgs;
 use super::load::LoadArgs;
 use super::logs::ReportArgs;
 use super::values::{Limit, Size, Spin, keepalive};
@@ -33,7 +35,8 @@ Examples (those of a command: saltecho COMMAND --help):
 
 Exit codes: 0 done, 1 failed while running, 2 wrong usage or configuration,
 3 authentication refused, 4 cannot connect or timed out; of `load` also 5 an assertion does not
-hold, and of `load` and `report` 6 the result is unreliable or nothing was measured.
+hold, of `doctor` 5 the connections do not fit, and of `load` and `report` 6 the result is
+unreliable or nothing was measured.
 
 Where the help of a flag names an environment variable, as for all of `serve`, `connect` and
 `keygen`, the flag overrides it.";
@@ -45,6 +48,8 @@ pub(super) enum Command {
     Load(LoadArgs),
     Report(ReportArgs),
     Keygen(KeygenArgs),
+    Doctor(DoctorArgs),
+    Generate(GenerateArgs),
 }
 
 /// Accept connections, authenticate them, and answer their messages.

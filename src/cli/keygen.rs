@@ -1,4 +1,4 @@
-use anyhow::Context;
+use anyhow::{Context, Result};
 use data_encoding::{BASE64, HEXLOWER};
 use rand::TryRng;
 use rand::rngs::SysRng;
@@ -12,11 +12,16 @@ use super::output;
 const KEY_LEN: usize = 32;
 
 pub(super) fn run(args: &KeygenArgs) -> Result<(), Failure> {
+    let line = Zeroizing::new(format!("{}\n", *fresh(args.encoding)?));
+    Ok(output::print(&line)?)
+}
+
+/// A fresh key as a line of a key file, without its end.
+pub(super) fn fresh(encoding: Encoding) -> Result<Zeroizing<String>> {
     let mut key = Zeroizing::new([0; KEY_LEN]);
     SysRng.try_fill_bytes(&mut *key).context("the system has no random bytes")?;
-    let line = Zeroizing::new(match args.encoding {
-        Encoding::Base64 => format!("base64:{}\n", BASE64.encode(&*key)),
-        Encoding::Hex => format!("hex:{}\n", HEXLOWER.encode(&*key)),
-    });
-    Ok(output::print(&line)?)
+    Ok(Zeroizing::new(match encoding {
+        Encoding::Base64 => format!("base64:{}", BASE64.encode(&*key)),
+        Encoding::Hex => format!("hex:{}", HEXLOWER.encode(&*key)),
+    }))
 }

@@ -7,15 +7,18 @@ mod address;
 mod admission;
 mod args;
 mod connect;
+mod doctor;
 mod environment;
 mod escape;
 mod failure;
+mod generate;
 mod judge;
 mod keyfile;
 mod keygen;
 mod load;
 mod log;
 mod logs;
+mod machine;
 mod output;
 mod patient;
 mod peer;
@@ -79,6 +82,8 @@ fn execute(command: Command) -> Result<(), Failure> {
         Command::Load(args) => load::run(&args),
         Command::Report(args) => on_own_stack(|| logs::run(&args))?,
         Command::Keygen(args) => keygen::run(&args),
+        Command::Doctor(args) => doctor::run(&args),
+        Command::Generate(args) => generate::run(&args),
     }
 }
 

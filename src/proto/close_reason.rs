@@ -37,13 +37,16 @@ pub enum CloseReason {
     Stopped,
     /// The oldest of too many unauthenticated connections, given up for a new one.
     Evicted,
-    /// The connection was accepted but could not be set up (no random bytes, no registration).
+    /// The connection was accepted but could not be set up (no random bytes, no registration, no
+    /// memory).
     SetupFailed,
+    /// There was no memory for what the peer did not take at once of an answer.
+    OutOfMemory,
 }
 
 impl CloseReason {
     /// Every reason, in the order in which they are reported.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::PeerFinished,
         Self::Rejected,
         Self::AuthAbandoned,
@@ -62,6 +65,7 @@ impl CloseReason {
         Self::Stopped,
         Self::Evicted,
         Self::SetupFailed,
+        Self::OutOfMemory,
     ];
 
     /// Whether it was the server's own affair and says nothing about the peer.
@@ -71,7 +75,8 @@ impl CloseReason {
             | Self::Drained
             | Self::DrainTimeout
             | Self::Stopped
-            | Self::SetupFailed => true,
+            | Self::SetupFailed
+            | Self::OutOfMemory => true,
             Self::PeerFinished
             | Self::Rejected
             | Self::AuthAbandoned
@@ -109,6 +114,7 @@ impl CloseReason {
             Self::Stopped => "stopped",
             Self::Evicted => "evicted unauthenticated",
             Self::SetupFailed => "could not be set up",
+            Self::OutOfMemory => "out of memory",
         }
     }
 }

@@ -1,9 +1,11 @@
+use std::collections::TryReserveError;
 use std::io;
 
 use bytes::Bytes;
 use zeroize::Zeroizing;
 
 use super::backlog::Backlog;
+use super::boxed::Boxed;
 use super::config::waits;
 use super::guard::guarded;
 use super::{Answer, CloseReason, Config, Handler, Peer, Upper};
@@ -74,7 +76,7 @@ pub enum Wants {
 #[derive(Debug)]
 enum Stage {
     AwaitDigest(Box<Handshake>),
-    Echoing(Option<Box<Backlog>>),
+    Echoing(Option<Boxed<Backlog>>),
     Finishing(CloseReason),
     Lingering { reason: CloseReason, bytes_left: u32 },
     Closed { reason: CloseReason, authenticated: bool, unanswered: bool, owed: u32 },
@@ -294,8 +296,12 @@ impl<H: Handler> Connection<H> {
                 false
             }
             Stage::Echoing(None) => {
+                let Ok(backlog) = Backlog::new(message, None) else {
+                    self.end(CloseReason::OutOfMemory);
+                    return false;
+                };
                 self.call = Call::begin(waits(config.send_timeout), now);
-                self.stage = Stage::Echoing(Some(Backlog::new(message, None)));
+                self.stage = Stage::Echoing(Some(backlog));
                 true
             }
             Stage::Echoing(Some(backlog)) if backlog.then_close.is_none() => {
@@ -522,10 +528,15 @@ impl ReplyBytes<'_> {
     }
 
     /// What is left after the first `n` bytes; copied only if it lies in the caller's buffer.
-    fn split_off(&mut self, n: usize) -> Bytes {
+    fn split_off(&mut self, n: usize) -> Result<Bytes, TryReserveError> {
         match std::mem::replace(self, Self::InPlace(&[])) {
-            Self::InPlace(data) => Bytes::copy_from_slice(&data[n..]),
-            Self::Owned(mut bytes) => bytes.split_off(n),
+            Self::InPlace(data) => {
+                let mut rest = Vec::new();
+                rest.try_reserve_exact(data.len() - n)?;
+                rest.extend_from_slice(&data[n..]);
+                Ok(rest.into())
+            }
+            Self::Owned(mut bytes) => Ok(bytes.split_off(n)),
         }
     }
 }
@@ -552,8 +563,17 @@ impl<H: Handler> Reply<'_, H> {
             self.connection.sendall_done(self.config, self.then_close, self.now);
         } else {
             let rest = self.bytes.split_off(n);
+            let backlog = rest.and_then(|rest| Backlog::new(rest, self.then_close));
             self.connection.call = Call::begin(waits(self.config.send_timeout), self.now);
-            self.connection.stage = Stage::Echoing(Some(Backlog::new(rest, self.then_close)));
+            self.connection.stage = match backlog {
+                Ok(backlog) => Stage::Echoing(Some(backlog)),
+                Err(_) => Stage::Closed {
+                    reason: CloseReason::OutOfMemory,
+                    authenticated: true,
+                    unanswered: true,
+                    owed: saturating_u32(len - n),
+                },
+            };
         }
     }
 }

@@ -12,16 +12,24 @@
 //! at most as long as one answer may be; and there is one deadline, that of the call in progress.
 //! A message that is [pushed](Connection::push) is one more `sendall`, between two `recv`.
 //!
+//! The modules `http` and `proxy` (features of the same names) are written the same way: HTTP for
+//! the admin endpoint, and the header that a balancer sends in front of a connection.
+//!
 //! Bytes, the time and the shared [`Config`] are arguments. No socket, clock, random source or
 //! event loop is named here, so every path can be walked by an ordinary test.
 
 mod backlog;
+mod boxed;
 mod close_reason;
 mod config;
 mod connection;
 mod guard;
 mod handler;
+#[cfg(feature = "http")]
+pub mod http;
 mod peer;
+#[cfg(feature = "proxy")]
+pub mod proxy;
 mod responder;
 
 pub use close_reason::CloseReason;

@@ -1,3 +1,4 @@
+use std::collections::TryReserveError;
 use std::io;
 use std::net::SocketAddr;
 
@@ -21,7 +22,7 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
             // Each turn begins at another door, so that a busy address cannot starve the others.
             #[allow(clippy::cast_possible_truncation)] // Only the remainder matters.
             let index = (self.stats.turns as usize).wrapping_add(offset) % self.doors.len();
-            let mut errors_in_a_row = 0;
+            let (mut errors_in_a_row, mut room) = (0, 0);
             while self.doors[index].waiting && left > 0 && !self.rest.holds(self.now) {
                 left -= 1;
                 if self.slots.len() >= self.limits.connections {
@@ -33,6 +34,15 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
                     self.rest.begin_until(until);
                     continue;
                 }
+                if room == 0 {
+                    room = self.make_room(left + 1);
+                }
+                let Some(room_left) = room.checked_sub(1) else {
+                    let error = io::ErrorKind::OutOfMemory.into();
+                    self.cannot_accept(index, AcceptPause::Error(&error));
+                    continue;
+                };
+                room = room_left;
                 match self.kernel.accept(&mut self.doors[index].listener) {
                     Ok((stream, peer)) => {
                         errors_in_a_row = 0;
@@ -62,6 +72,19 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
             }
         }
         Ok(())
+    }
+
+    /// Makes room for so many connections wherever they will be kept, or for one; for how many it
+    /// did. A lack of memory thus costs newcomers their places and not the process its life.
+    fn make_room(&mut self, wanted: usize) -> usize {
+        let reserve = |server: &mut Self, more| -> Result<usize, TryReserveError> {
+            server.slots.make_room(more)?;
+            let queue = server.queue_needs(more).saturating_sub(server.run_queue.len());
+            server.run_queue.try_reserve(queue)?;
+            server.strangers.make_room(more)?;
+            Ok(more)
+        };
+        reserve(self, wanted).or_else(|_| reserve(self, 1)).unwrap_or(0)
     }
 
     /// When the oldest stranger has had its time, if there is no room for another until then.

@@ -14,7 +14,7 @@
 //! Whatever a connection costs here is O(1), amortised, or a binary search for it among the
 //! strangers; and all of it is bounded by their number and a fixed number of remembered sources.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, TryReserveError, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 
 use ipnet::{IpNet, Ipv4Net};
@@ -115,6 +115,12 @@ impl Strangers {
             return Err(Refusal::Share);
         }
         Ok(())
+    }
+
+    /// Makes room for so many more.
+    pub(super) fn make_room(&mut self, more: usize) -> Result<(), TryReserveError> {
+        self.by_age.try_reserve(more)?;
+        self.by_source.try_reserve(more)
     }
 
     /// One more has come. Names are given in order, so it is newer than all who are here.
@@ -221,7 +227,10 @@ impl Suspects {
         if self.newer.len() == SUSPECTS {
             self.turn_over(now);
         }
-        self.newer.insert(source);
+        // Without memory a source is not remembered, which harms none that is honest.
+        if self.newer.try_reserve(1).is_ok() {
+            self.newer.insert(source);
+        }
     }
 
     fn forget(&mut self, limits: &Limits, now: Monotonic) {

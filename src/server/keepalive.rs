@@ -9,7 +9,8 @@
 //! A connection carries nothing for this. When its alarm comes, the kernel tells when the peer was
 //! last heard of and how many probes it has left unanswered since ([`Kernel::liveness`]), and from that
 //! follows what to do. What a silent peer costs is thus one probe, two readings and one setting of
-//! socket options for each period; one that talks costs a reading, and a message costs nothing.
+//! socket options for each period; one that talks costs a reading, and a message costs nothing. A
+//! connection that is over before its first alarm, which is its deadline for the digest, costs nothing.
 
 use std::time::Duration;
 
@@ -70,6 +71,10 @@ impl Keepalive {
         Self { period, gap, next: 0 }
     }
 
+    pub(super) fn is_on(&self) -> bool {
+        self.period.is_some()
+    }
+
     /// How long it takes to ask all of a crowd at the highest rate.
     fn round(&self, connections: usize) -> Nanos {
         self.gap.saturating_mul(connections as u64)
@@ -121,7 +126,8 @@ impl Keepalive {
 
 impl<K: Kernel, H: Handler + Clone> Server<K, H> {
     /// Arms a connection that is not armed: at its deadline, and if that is far off or there is
-    /// none, when its peer may have to be asked.
+    /// none, when its peer may have to be asked. Few inputs come to this, so it stays out of their way.
+    #[inline(never)]
     pub(super) fn arm(&mut self, id: ConnId, deadline: Option<Monotonic>) {
         match self.watched(deadline) {
             Some(period) => {

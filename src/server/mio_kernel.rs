@@ -174,9 +174,10 @@ impl Kernel for MioKernel {
             count += 1;
             on_event(Token(event.token().0), readiness(event));
         }
-        if count == self.capacity && self.capacity < MAX_EVENTS {
-            self.capacity *= 2;
-            self.events = Events::with_capacity(self.capacity);
+        let more = 2 * self.capacity;
+        if count == self.capacity && self.capacity < MAX_EVENTS && is_there_room_for(more) {
+            self.capacity = more;
+            self.events = Events::with_capacity(more);
         }
         Ok(())
     }
@@ -290,6 +291,11 @@ fn readiness(event: &Event) -> Ready {
         ready.insert(Ready::PRIORITY);
     }
     ready
+}
+
+/// Whether there is memory for so many events; without it the present number must do.
+fn is_there_room_for(events: usize) -> bool {
+    Vec::<libc::epoll_event>::new().try_reserve_exact(events).is_ok()
 }
 
 /// An epoll instance, since it needs no file: a bare root directory has no /dev/null.

@@ -289,9 +289,8 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
     /// Gives each connection in the queue one turn. Who could go on queues up again behind the
     /// others, and is served after the next look at events, deadlines and new clients.
     fn pump_queue(&mut self) {
-        if self.run_queue.is_empty() {
-            // Once the whole crowd was in it.
-            self.run_queue.shrink_to(1024);
+        if self.run_queue.is_empty() && self.run_queue.capacity() > 4096 {
+            self.shrink_run_queue();
         }
         for _ in 0..self.run_queue.len() {
             let id = self.run_queue.pop_front().expect("the queue only grows meanwhile");
@@ -299,6 +298,21 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
                 slot.queued = false;
                 self.pump(id);
             }
+        }
+    }
+
+    /// How many can be in the run queue at once, with so many newcomers: each connection, and of a
+    /// turn's newcomers those that have already made room for another one.
+    fn queue_needs(&self, newcomers: usize) -> usize {
+        self.slots.len() + 2 * newcomers
+    }
+
+    /// Gives memory back if the crowd that it is for is gone.
+    #[cold]
+    fn shrink_run_queue(&mut self) {
+        let need = self.queue_needs(1024);
+        if self.run_queue.capacity() / 4 > need {
+            self.run_queue.shrink_to(need);
         }
     }
 
@@ -325,24 +339,23 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
 
     /// Draws the consequences of whatever just happened to a connection: closes it if it is over,
     /// else sees to its deadline.
+    #[inline]
     fn settle(&mut self, id: ConnId) {
         let Some(slot) = self.slots.get(id) else { return };
         if let Some(reason) = slot.connection.close_reason() {
             return self.close(id, reason);
         }
-        let deadline = slot.connection.poll_timeout();
-        match (deadline, slot.is_armed()) {
-            (deadline, false) => self.arm(id, deadline),
+        match (slot.connection.poll_timeout(), slot.is_armed()) {
+            // An alarm of a deadline that has been met serves as the first of keepalive's.
+            (None, true) if self.keepalive.is_on() => {}
+            (None, true) => self.timers.disarm(&mut self.slots, id.index),
             (Some(deadline), true) => self.timers.arm_by(&mut self.slots, id.index, deadline),
-            // The alarm is the keepalive's, or a deadline's that has been met: it asks then.
-            (None, true) => {}
+            (deadline, false) => self.arm(id, deadline),
         }
     }
 
     fn authenticated(&mut self, id: ConnId) {
         self.strangers.remove(id);
-        // A crowd's alarms would come five seconds from now, and each for nothing.
-        self.timers.disarm(&mut self.slots, id.index);
         self.stats.authenticated += 1;
         self.rest.end();
         self.tell(|observer| observer.authenticated(id));
@@ -425,11 +438,11 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         let until = self.limits.drain_timeout.map(|limit| self.now.saturating_add(limit));
         self.lifecycle = Lifecycle::Draining { until };
         self.doors.clear();
-        for id in self.slots.ids().collect::<Vec<_>>() {
-            let slot = self.slots.get_mut(id).expect("nothing was closed meanwhile");
+        self.for_each(|server, id| {
+            let slot = server.slots.get_mut(id).expect("it was found just now");
             slot.connection.close(CloseReason::Drained);
-            enqueue(&mut self.run_queue, slot, id);
-        }
+            enqueue(&mut server.run_queue, slot, id);
+        });
     }
 
     fn finish_draining(&mut self) {
@@ -444,8 +457,15 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
     fn end_all(&mut self, reason: CloseReason) {
         self.end();
         self.doors.clear();
-        for id in self.slots.ids().collect::<Vec<_>>() {
-            self.abort(id, reason);
+        self.for_each(|server, id| server.abort(id, reason));
+    }
+
+    /// Visits all connections, of which any may end meanwhile. Needs no memory for a list of them.
+    fn for_each(&mut self, mut visit: impl FnMut(&mut Self, ConnId)) {
+        let mut next = self.slots.id_from(0);
+        while let Some(id) = next {
+            visit(self, id);
+            next = self.slots.id_from(id.index + 1);
         }
     }
 

@@ -1,3 +1,5 @@
+use std::collections::TryReserveError;
+
 use slab::Slab;
 
 use super::Ready;
@@ -89,7 +91,7 @@ impl<S, C> Slot<S, C> {
 /// The connections of one loop.
 pub(crate) struct Slots<S, C> {
     slab: Slab<Slot<S, C>>,
-    /// How many slots were ever in use since the slab was made: the memory that it holds.
+    /// Slots that were ever in use since the slab was made: the memory that it holds.
     touched: usize,
     next_generation: u32,
 }
@@ -104,7 +106,7 @@ impl<S, C> Slots<S, C> {
 
     pub(crate) fn new() -> Self {
         // Counting from 1 makes the generation a connection's number in logs.
-        Self { slab: Slab::with_capacity(Self::RESERVED), touched: 0, next_generation: 1 }
+        Self { slab: Slab::new(), touched: 0, next_generation: 1 }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -115,6 +117,33 @@ impl<S, C> Slots<S, C> {
         self.slab.is_empty()
     }
 
+    /// Makes room for `more` connections.
+    ///
+    /// # Errors
+    /// If there is no memory for them. Existing connections stay.
+    pub(crate) fn make_room(&mut self, more: usize) -> Result<(), TryReserveError> {
+        let len = self.slab.len();
+        if self.slab.capacity() - len >= more {
+            return Ok(());
+        }
+        // Doubling costs least, but needs the old block beside the new one until it is filled.
+        let wishes = [len.max(Self::RESERVED), len / 4].into_iter().filter(|wish| *wish > more);
+        let mut wishes = wishes.filter(|wish| self.try_reserve(*wish).is_ok());
+        let wish = match wishes.next() {
+            Some(wish) => wish,
+            None => self.try_reserve(more).map(|()| more)?,
+        };
+        self.slab.reserve_exact(wish);
+        Ok(())
+    }
+
+    /// Asks for the block that the slab would need. The slab itself ends the process where there is
+    /// no memory.
+    fn try_reserve(&self, more: usize) -> Result<(), TryReserveError> {
+        Vec::<Slot<S, C>>::new().try_reserve_exact(self.slab.capacity() + more)
+    }
+
+    /// Unless [`make_room`](Self::make_room) was called before, the process ends if there is no memory.
     pub(crate) fn insert(&mut self, stream: S, connection: C, ready: Ready) -> ConnId {
         let generation = self.next_generation;
         self.next_generation = match generation + 1 {
@@ -123,6 +152,8 @@ impl<S, C> Slots<S, C> {
         };
         let slot =
             Slot { stream, connection, timer: Link::default(), generation, ready, queued: false };
+        // Where this fails, the insertion makes the attempt that counts.
+        let _ = self.make_room(1);
         let index = u32::try_from(self.slab.insert(slot)).expect("fewer than 2^31 descriptors");
         self.touched = self.touched.max(index as usize + 1);
         ConnId { index, generation }
@@ -139,7 +170,11 @@ impl<S, C> Slots<S, C> {
 
     /// The name of the connection that occupies a slot.
     pub(crate) fn id_at(&self, index: u32) -> ConnId {
-        ConnId { index, generation: self.slab[index as usize].generation }
+        self.id_in(index).expect("the slot is occupied")
+    }
+
+    fn id_in(&self, index: u32) -> Option<ConnId> {
+        self.slab.get(index as usize).map(|slot| ConnId { index, generation: slot.generation })
     }
 
     pub(crate) fn remove(&mut self, id: ConnId) -> Slot<S, C> {
@@ -148,17 +183,23 @@ impl<S, C> Slots<S, C> {
     }
 
     pub(crate) fn ids(&self) -> impl Iterator<Item = ConnId> + '_ {
-        self.slab.iter().map(|(index, slot)| ConnId {
-            index: u32::try_from(index).expect("checked when it was inserted"),
-            generation: slot.generation,
-        })
+        (0..self.bound()).filter_map(|index| self.id_in(index))
     }
 
-    /// Gives memory back once nothing is left of a crowd; a slab never does so by itself, and
-    /// cannot while slots near its end are occupied.
+    /// The next connection from this index on, for a walk in which connections may end.
+    pub(crate) fn id_from(&self, index: u32) -> Option<ConnId> {
+        (index..self.bound()).find_map(|index| self.id_in(index))
+    }
+
+    fn bound(&self) -> u32 {
+        u32::try_from(self.touched).expect("checked at each insertion")
+    }
+
+    /// Gives memory back once nothing is left of a crowd; that is not possible while slots near the
+    /// end are occupied. A new block is asked for when there is need of it: now it would be one more.
     pub(crate) fn shrink_if_empty(&mut self) {
         if self.slab.is_empty() && self.touched > 1024 {
-            self.slab = Slab::with_capacity(Self::RESERVED);
+            self.slab = Slab::new();
             self.touched = 0;
         }
     }

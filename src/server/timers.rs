@@ -92,6 +92,7 @@ impl Wheel {
 
     /// Makes sure that `index` fires at `deadline` or before. One that fires before is armed
     /// again by whoever is told, which is cheaper than moving it at each activity.
+    #[inline]
     pub fn arm_by(&mut self, links: &mut impl Links, index: u32, deadline: Monotonic) {
         let tick = ceil_tick(deadline).clamp(self.position, self.position + HORIZON);
         let link = *links.link(index);

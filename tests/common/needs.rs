@@ -20,6 +20,18 @@ pub const CHROMIUM: Tool = Tool {
     probes: &[&["chromium", "--version"], &["chromium-browser", "--version"]],
 };
 
+pub const HAPROXY: Tool =
+    Tool { name: "haproxy", remedy: "apt-get install haproxy", probes: &[&["haproxy", "-v"]] };
+
+pub const KUBERNETES_VALIDATE: Tool = Tool {
+    name: "kubernetes-validate",
+    remedy: "pip install kubernetes-validate",
+    probes: &[&["kubernetes-validate", "--help"]],
+};
+
+pub const MAN: Tool =
+    Tool { name: "man", remedy: "apt-get install man-db", probes: &[&["man", "--version"]] };
+
 pub const PYTHON: Tool = Tool {
     name: "python3",
     remedy: "apt-get install python3",
@@ -32,8 +44,26 @@ pub const PYTHON_WITH_HDRHISTOGRAM: Tool = Tool {
     probes: &[&["python3", "-c", "import hdrh"]],
 };
 
+pub const PYTHON_WITH_PROMETHEUS: Tool = Tool {
+    name: "python3 with prometheus-client",
+    remedy: "pip install prometheus-client",
+    probes: &[&["python3", "-c", "import prometheus_client"]],
+};
+
+pub const PROMTOOL: Tool = Tool {
+    name: "promtool",
+    remedy: "apt-get install prometheus",
+    probes: &[&["promtool", "--version"]],
+};
+
 pub const STRACE: Tool =
     Tool { name: "strace", remedy: "apt-get install strace", probes: &[&["strace", "-V"]] };
+
+pub const SYSTEMD_ANALYZE: Tool = Tool {
+    name: "systemd-analyze",
+    remedy: "apt-get install systemd",
+    probes: &[&["systemd-analyze", "--version"]],
+};
 
 pub const VALGRIND: Tool = Tool {
     name: "valgrind",

@@ -7,6 +7,7 @@ mod command_line;
 mod connection_model;
 #[path = "../sim_world/mod.rs"]
 mod sim_world;
+mod wire_formats;
 
 use saltecho::auth::{Key, KeyFileError, parse_key_file};
 use saltecho::load::report::{Comparison, LoadLog, MergeError, merge};
@@ -15,16 +16,19 @@ use sim_world::World;
 
 pub use command_line::command_line_values;
 pub use connection_model::connection_script;
+pub use wire_formats::{http_exchange, proxy_header};
 
 /// What a fuzz target does with an input.
 pub type Target = fn(&[u8]);
 
 /// The targets by name.
-pub const TARGETS: [(&str, Target); 5] = [
+pub const TARGETS: [(&str, Target); 7] = [
     ("command_line_values", command_line_values),
     ("connection_script", connection_script),
+    ("http_exchange", http_exchange),
     ("key_file", key_file),
     ("load_log", load_log),
+    ("proxy_header", proxy_header),
     ("whole_loop", whole_loop),
 ];
 

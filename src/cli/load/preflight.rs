@@ -1,13 +1,13 @@
 //! What this machine allows, looked at before the first connection, so that a load that cannot be
 //! made is refused with the line to change instead of failing in its middle.
 
-use std::fs;
 use std::io::IsTerminal;
 use std::net::{IpAddr, UdpSocket};
 
 use saltecho::load::{Mode, Pace, Plan};
 
 use super::live::is_dumb;
+use crate::cli::machine::Machine;
 
 /// What the machine allows, as far as it says.
 #[derive(Clone, Copy, Debug)]
@@ -30,23 +30,17 @@ const TIME_WAIT: u64 = 60;
 impl Limits {
     /// Looks, and raises the soft limit on descriptors to the hard one.
     pub(super) fn examine(target: IpAddr) -> Self {
-        let range = numbers("/proc/sys/net/ipv4/ip_local_port_range");
-        let ports = match range.as_deref() {
-            Some([low, high]) => high.saturating_sub(*low) + 1,
-            _ => 28_232, // Linux's default, 32768 to 60999.
-        };
-        let reuse = numbers("/proc/sys/net/ipv4/tcp_tw_reuse");
+        let machine = Machine::this();
         Self {
             descriptors: rlimit::increase_nofile_limit(u64::MAX).unwrap_or(1024),
-            ports,
+            ports: machine.ports_per_source(),
             // 2 is for loopback alone, and the default.
-            reuses_ports: match reuse.as_deref() {
-                Some([1]) => true,
-                Some([2]) => target.is_loopback(),
+            reuses_ports: match machine.tw_reuse {
+                Some(1) => true,
+                Some(2) => target.is_loopback(),
                 _ => false,
             },
-            tcp_memory: numbers("/proc/sys/net/ipv4/tcp_mem")
-                .and_then(|pages| Some(pages.get(2)? * rustix::param::page_size() as u64)),
+            tcp_memory: machine.tcp_memory,
         }
     }
 
@@ -155,11 +149,6 @@ pub(super) fn object_to_tui(quiet: bool) -> Option<String> {
     }
     (is_dumb() || !std::io::stderr().is_terminal())
         .then(|| "--tui needs a terminal on stderr that can be drawn on".to_owned())
-}
-
-fn numbers(path: &str) -> Option<Vec<u64>> {
-    let text = fs::read_to_string(path).ok()?;
-    text.split_whitespace().map(str::parse).collect::<Result<_, _>>().ok()
 }
 
 #[cfg(test)]
