@@ -27,7 +27,7 @@ impl Socket {
         self.recv_with_flags(n, 0)
     }
 
-    /// `recv(n, flags)`, with flags like [`MSG_PEEK`].
+    /// `recv(n, flags)`, with flags like [`MSG_PEEK`](super::MSG_PEEK).
     ///
     /// MSG_DONTWAIT and MSG_WAITALL count in blocking mode only, as in Python.
     ///
