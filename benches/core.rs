@@ -1,9 +1,9 @@
-//! What the protocol costs without any system call: MACs, verification, a handshake and an echo
-//! through the state machine, upper-casing, the backlog.
+//! Cost of the protocol without system calls: MACs, verification, a handshake and an echo through the
+//! state machine, upper-casing, the backlog.
 //!
-//! No socket, no loop and no clock is in these figures; what they leave of an echo's cost is shown
-//! by `loop` and `loopback`. Everything lies in the caches, except in the 16 MiB cases of `upper`,
-//! which are there to be bounded by the memory.
+//! The figures contain no socket, loop or clock; `loop` and `loopback` show the rest of an echo's
+//! cost. All data is in the CPU caches, except in the 16 MiB cases of `upper`, which are meant to be
+//! limited by memory bandwidth.
 
 #[path = "support/mod.rs"]
 mod support;
@@ -19,12 +19,12 @@ use support::{CHALLENGE, NOW, authenticated, challenge, config, digest};
 const MACS: [MacAlgorithm; 2] = [MacAlgorithm::Md5, MacAlgorithm::Sha256];
 const LENGTHS: [usize; 3] = [64, 1 << 10, 64 << 10];
 
-/// A MAC is prepared from its key, then taken of the challenge. The client does both for its one
-/// digest; the server prepares each key once and clones the state for each verification, whose
-/// comparison in constant time is in the figure too.
+/// A MAC state is prepared from the key, then applied to the challenge. The client does both for each
+/// digest. The server prepares each key once and clones the state for each verification, which also
+/// includes the comparison in constant time.
 fn authentication(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("core/authentication");
-    // Not the drawing of its bytes, which is a system call; wiping them at its end is included.
+    // Without reading random bytes, which is a system call; with wiping them at the end.
     group.bench_function("challenge", |bencher| {
         bencher.iter(|| drop(black_box(Challenge::new(black_box(CHALLENGE)))));
     });
@@ -72,15 +72,15 @@ fn connection(criterion: &mut Criterion) {
                         connection.handle_sent(&config, piece, NOW);
                     }
                 });
-                assert!(connection.chunk().is_empty(), "all is sent");
+                assert!(connection.chunk().is_empty(), "everything was sent");
             });
         }
     }
     group.finish();
 }
 
-/// The slice form, which the compiler vectorises, against the loop that a first draft would have;
-/// and against a copy, which reads and writes as much and does nothing with it.
+/// The slice form, which the compiler vectorizes, against a simple loop and against a copy of the same
+/// length.
 fn upper_casing(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("core/upper");
     for len in LENGTHS.into_iter().chain([16 << 20]) {
@@ -108,7 +108,7 @@ fn upper_casing(criterion: &mut Criterion) {
 
 criterion_group! {
     name = benches;
-    // Short measurements: `cargo bench` has many.
+    // Short, because `cargo bench` runs many measurements.
     config = Criterion::default()
         .sample_size(50)
         .nresamples(10_000)

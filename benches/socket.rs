@@ -1,10 +1,10 @@
-//! What Python's semantics cost: round trips over loopback in the three modes, beside the standard
+//! Cost of Python's semantics: round trips over loopback in the three modes, compared with the standard
 //! library's blocking sockets in the same run.
 //!
-//! Every case sends to a thread that returns what it receives through a plain blocking
-//! `TcpStream`, so that only this side differs. The ratio to `std` is the cost: one poll(2) more in
-//! timeout mode, one refused recv(2) and a poll(2) in blocking mode, and in non-blocking mode the
-//! refusals of a caller who asks again and again.
+//! In every case the peer is a thread that echoes through a plain blocking `TcpStream`, so that only
+//! this side differs. The ratio to `std` is the cost: one more poll(2) in timeout mode, one recv(2)
+//! with EAGAIN and a poll(2) in blocking mode, and the failed attempts of a polling caller in
+//! non-blocking mode.
 
 use std::hint::black_box;
 use std::io::{Read, Write};
@@ -16,7 +16,7 @@ use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main};
 use saltecho::socket::{ErrorKind, IPPROTO_TCP, Socket, TCP_NODELAY, create_connection};
 
-/// An address where every connection is served by a thread that returns what it receives.
+/// Starts an echo server with a thread per connection; returns its address.
 fn echo_server() -> std::net::SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = listener.local_addr().expect("it is bound");
@@ -45,8 +45,8 @@ fn connect(address: std::net::SocketAddr, seconds: Option<f64>) -> Socket {
     socket
 }
 
-/// Repeats a call on a non-blocking socket until it has an answer, letting others run meanwhile.
-fn insist<T>(mut call: impl FnMut() -> saltecho::socket::Result<T>) -> T {
+/// Repeats a call on a non-blocking socket until it succeeds; yields the CPU in between.
+fn retry<T>(mut call: impl FnMut() -> saltecho::socket::Result<T>) -> T {
     loop {
         match call() {
             Ok(value) => return value,
@@ -56,7 +56,7 @@ fn insist<T>(mut call: impl FnMut() -> saltecho::socket::Result<T>) -> T {
     }
 }
 
-/// `send` or `sendall` of a message, and `recv_into` until it is back.
+/// Sends a message and receives until all of it is back.
 fn round_trips(c: &mut Criterion) {
     let address = echo_server();
     for size in [16, 1024, 16 * 1024] {
@@ -90,7 +90,7 @@ fn round_trips(c: &mut Criterion) {
                 socket.sendall(&message).expect("it fits");
                 let mut done = 0;
                 while done < size {
-                    done += insist(|| socket.recv_into(&mut buffer[done..]));
+                    done += retry(|| socket.recv_into(&mut buffer[done..]));
                 }
             });
         });
@@ -98,7 +98,7 @@ fn round_trips(c: &mut Criterion) {
     }
 }
 
-/// The calls alone, with the answer always at hand: no waiting, no second thread.
+/// The calls alone, with the answer already there: no waiting, no second thread.
 fn calls(c: &mut Criterion) {
     const SIZE: usize = 64;
     let mut group = c.benchmark_group("socket/send-and-recv-at-hand");
@@ -107,7 +107,7 @@ fn calls(c: &mut Criterion) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = listener.local_addr().expect("it is bound");
 
-    let mut one = TcpStream::connect(address).expect("somebody listens");
+    let mut one = TcpStream::connect(address).expect("the listener is bound");
     let (mut other, _) = listener.accept().expect("the connection just made");
     group.bench_function("std", |b| {
         b.iter(|| {
@@ -126,7 +126,7 @@ fn calls(c: &mut Criterion) {
             b.iter(|| {
                 one.sendall(&message).expect("sent");
                 let received = match seconds {
-                    Some(0.0) => insist(|| other.recv_into(&mut buffer)),
+                    Some(0.0) => retry(|| other.recv_into(&mut buffer)),
                     _ => other.recv_into(&mut buffer).expect("received"),
                 };
                 assert_eq!(received, SIZE);
@@ -144,8 +144,8 @@ fn calls(c: &mut Criterion) {
     group.finish();
 }
 
-/// One `sendall` of more than the kernel's buffers hold, so that it waits while the peer returns
-/// it, and a second thread receives.
+/// One `sendall` larger than the kernel's buffers, so that it waits while the peer echoes and a second
+/// thread receives.
 fn bulk(c: &mut Criterion) {
     const SIZE: usize = 4 << 20;
     let address = echo_server();
@@ -184,7 +184,7 @@ fn bulk(c: &mut Criterion) {
     group.finish();
 }
 
-/// Short measurements: the whole file stays under a minute.
+/// Short measurements: the whole file takes less than a minute.
 fn settings(group: &mut BenchmarkGroup<'_, WallTime>, size: usize) {
     group
         .throughput(Throughput::Bytes(size as u64))
@@ -194,7 +194,7 @@ fn settings(group: &mut BenchmarkGroup<'_, WallTime>, size: usize) {
 
 criterion_group! {
     name = benches;
-    // Fewer resamples and no plots: the analysis would take longer than the measurement.
+    // Fewer resamples and no plots, or the analysis would take longer than the measurement.
     config = Criterion::default().without_plots().nresamples(10_000).sample_size(50);
     targets = calls, round_trips, bulk
 }

@@ -39,7 +39,7 @@ async fn serve(
     let mut random = [0; Challenge::LEN];
     SysRng.try_fill_bytes(&mut random).map_err(io::Error::other)?;
     let mut connection = Connection::new(config, Challenge::new(random), Upper, now());
-    connection.introduce(Peer::at(peer));
+    connection.set_peer(Peer::at(peer));
     let mut buffer = vec![0; config.recv_size];
     loop {
         let limit = connection.poll_timeout().map_or(FOREVER, |at| at.since(Monotonic::ZERO));

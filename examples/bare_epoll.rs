@@ -1,10 +1,10 @@
-//! What the kernel alone costs: the same protocol on nothing but edge-triggered epoll.
+//! Cost of the kernel alone: the same protocol on bare edge-triggered epoll.
 //!
-//! It is the reference that the server is measured against (`scripts/compare`), not one to run: it
-//! has no deadlines, no limits, no admission, no counters, no orderly end, and a peer that stops
-//! reading costs it memory for ever. What it does have are the economies that matter: one buffer
-//! for all, no read that would only say "would block", `send` before waiting for room, nothing
-//! registered twice. A server with all protections that costs no more has protections for nothing.
+//! This is the reference for measurements of the server (`scripts/compare`), not a server to run: it
+//! has no deadlines, limits, admission, counters or orderly close, and a peer that stops reading
+//! occupies memory for ever. It does have the optimizations that matter: one buffer for all
+//! connections, no read that would only return "would block", `send` before waiting for room, one
+//! registration per connection. If the full server costs no more, its protections are free.
 //!
 //!     cargo run --release --example bare_epoll -- 127.0.0.1:9999
 
@@ -29,9 +29,9 @@ const LISTENER: u64 = u64::MAX;
 struct Peer {
     fd: OwnedFd,
     handshake: Option<Box<Handshake>>,
-    /// What the kernel did not take. While there is any, nothing is read.
+    /// Unsent bytes and the number already sent of them. While there are any, nothing is read.
     backlog: Option<Box<(Vec<u8>, usize)>>,
-    /// Whether something may be there that no further event will announce.
+    /// True while there may be input that no further event will report.
     unread: bool,
 }
 
@@ -50,18 +50,19 @@ struct Bare {
     scratch: Box<[u8]>,
 }
 
-/// The connection is over, in whatever way.
-struct Over;
+/// The connection has ended, for any reason.
+struct Closed;
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let address: SocketAddr = std::env::args().nth(1).ok_or("name an address")?.parse()?;
+    let address: SocketAddr =
+        std::env::args().nth(1).ok_or("give an address, like 127.0.0.1:9999")?.parse()?;
     rlimit::increase_nofile_limit(u64::MAX)?;
     let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), None)?;
     socket.set_reuse_address(true)?;
     socket.set_tcp_nodelay(true)?;
     socket.bind(&address.into())?;
     socket.listen(4096)?;
-    println!("listening on {}", socket.local_addr()?.as_socket().ok_or("it is one of IP")?);
+    println!("listening on {}", socket.local_addr()?.as_socket().ok_or("not an IP address")?);
     let mut bare = Bare {
         epoll: epoll::create(CreateFlags::CLOEXEC)?,
         listener: socket.into(),
@@ -114,8 +115,8 @@ impl Bare {
 
     fn serve(&mut self, index: usize, flags: EventFlags) {
         let Some(Some(peer)) = self.peers.get_mut(index) else { return };
-        let is_over = peer.serve(flags, &self.keyring, &mut self.scratch).is_err();
-        if is_over {
+        let is_closed = peer.serve(flags, &self.keyring, &mut self.scratch).is_err();
+        if is_closed {
             self.peers[index] = None;
         }
     }
@@ -126,7 +127,7 @@ impl Bare {
             SysRng.try_fill_bytes(&mut pool).map_err(io::Error::other)?;
             self.random.extend(pool.as_chunks().0);
         }
-        Ok(self.random.pop().expect("it was filled"))
+        Ok(self.random.pop().expect("the pool was filled"))
     }
 }
 
@@ -136,37 +137,37 @@ impl Peer {
         flags: EventFlags,
         keyring: &Keyring,
         scratch: &mut [u8],
-    ) -> Result<(), Over> {
-        const TO_THE_END: EventFlags =
+    ) -> Result<(), Closed> {
+        const UNTIL_EMPTY: EventFlags =
             EventFlags::RDHUP.union(EventFlags::HUP).union(EventFlags::ERR).union(EventFlags::PRI);
-        self.unread |= flags.intersects(EventFlags::IN | TO_THE_END);
+        self.unread |= flags.intersects(EventFlags::IN | UNTIL_EMPTY);
         if flags.contains(EventFlags::OUT) {
             self.flush()?;
         }
         while self.unread && self.backlog.is_none() {
             let n = match recv(&self.fd, &mut *scratch, RecvFlags::empty()) {
-                Ok((0, _)) => return Err(Over),
+                Ok((0, _)) => return Err(Closed),
                 Ok((n, _)) => n,
                 Err(Errno::AGAIN) => {
                     self.unread = false;
                     return Ok(());
                 }
-                Err(_) => return Err(Over),
+                Err(_) => return Err(Closed),
             };
-            // A short read has emptied the queue, unless the end or an urgent mark cut it short.
-            self.unread = n == scratch.len() || flags.intersects(TO_THE_END);
+            // A short read has emptied the queue, unless an end or an urgent mark stopped it.
+            self.unread = n == scratch.len() || flags.intersects(UNTIL_EMPTY);
             let taken = self.authenticate(&scratch[..n], keyring)?;
             let answer = &mut scratch[taken..n];
             if !answer.is_empty() {
                 upper(answer);
-                self.emit(answer)?;
+                self.send(answer)?;
             }
         }
         Ok(())
     }
 
-    /// Takes what belongs to the digest, and says how much that was.
-    fn authenticate(&mut self, data: &[u8], keyring: &Keyring) -> Result<usize, Over> {
+    /// Takes the bytes that belong to the digest; returns their number.
+    fn authenticate(&mut self, data: &[u8], keyring: &Keyring) -> Result<usize, Closed> {
         let Some(handshake) = &mut self.handshake else { return Ok(0) };
         let taken = data.len().min(handshake.digest.len() - handshake.received);
         let place = &mut handshake.digest[handshake.received..][..taken];
@@ -174,18 +175,18 @@ impl Peer {
         handshake.received += taken;
         if handshake.received == handshake.digest.len() {
             if !keyring.verify(&handshake.challenge, &handshake.digest) {
-                return Err(Over);
+                return Err(Closed);
             }
             self.handshake = None;
         }
         Ok(taken)
     }
 
-    fn emit(&mut self, data: &[u8]) -> Result<(), Over> {
+    fn send(&mut self, data: &[u8]) -> Result<(), Closed> {
         let sent = match send(&self.fd, data, SendFlags::NOSIGNAL) {
             Ok(n) => n,
             Err(Errno::AGAIN) => 0,
-            Err(_) => return Err(Over),
+            Err(_) => return Err(Closed),
         };
         if sent < data.len() {
             self.backlog = Some(Box::new((data[sent..].to_vec(), 0)));
@@ -193,14 +194,14 @@ impl Peer {
         Ok(())
     }
 
-    fn flush(&mut self) -> Result<(), Over> {
+    fn flush(&mut self) -> Result<(), Closed> {
         while let Some(backlog) = &mut self.backlog {
             let (bytes, sent) = &mut **backlog;
             match send(&self.fd, &bytes[*sent..], SendFlags::NOSIGNAL) {
                 Ok(n) if *sent + n == bytes.len() => self.backlog = None,
                 Ok(n) => *sent += n,
                 Err(Errno::AGAIN) => return Ok(()),
-                Err(_) => return Err(Over),
+                Err(_) => return Err(Closed),
             }
         }
         Ok(())

@@ -1,13 +1,12 @@
-//! The server as a library, on the thread that calls it, in a process without any other.
+//! The server as a library, on the calling thread, in a process with no other thread.
 //!
 //! ```text
 //! cargo run --release --example one_thread 127.0.0.1:9999
 //! ```
 //!
-//! With every protection on, and without what the program has beside it: a thread that writes the
-//! log and one that waits for signals. Each system call on a descriptor is a little cheaper while
-//! only one thread can close it (fdget in the kernel takes no reference then); `scripts/compare`
-//! shows by how much.
+//! It has every protection, but not the two other threads of the program, which write the log and
+//! wait for signals. With a single thread each system call on a descriptor is slightly cheaper
+//! (fdget in the kernel takes no reference); `scripts/compare` measures the difference.
 
 use std::error::Error;
 
@@ -15,7 +14,7 @@ use saltecho::auth::Keyring;
 use saltecho::server::Server;
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let address = std::env::args().nth(1).ok_or("name an address, like 127.0.0.1:9999")?;
+    let address = std::env::args().nth(1).ok_or("give an address, like 127.0.0.1:9999")?;
     let server = Server::builder().listen(address).keyring(Keyring::demo());
     let mut server = server.build()?;
     println!("listening on {}", server.addresses()?[0]);

@@ -1,33 +1,44 @@
 //! The authenticated client: connects, answers the challenge, exchanges bytes.
 //!
-//! Only the client proves that it holds the key. It cannot tell a server from an impostor that
-//! passes challenges on, and nothing that is said is encrypted or protected against changes.
+//! Only the client proves that it holds the key. It cannot detect an impostor that relays
+//! challenges, and the connection is neither encrypted nor protected against changes.
 //!
-//! The protocol has no word for "accepted": a server that accepts a digest says nothing until it
-//! has something to answer, and one that refuses closes. [`Client::connect`] therefore returns
-//! before the verdict is known, and [`ClientError::Refused`] comes with whatever is tried next.
+//! The protocol has no message for "accepted": a server that accepts the digest sends nothing until
+//! it has an answer, and a server that rejects it closes. [`Client::connect`] therefore returns
+//! before the result is known, and [`ClientError::Refused`] comes from a later call.
 
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use crate::auth::{Challenge, Key, MacAlgorithm};
-use crate::proto::Responder;
 use crate::python::Timeout;
 use crate::socket::{
     AddressArg, Error, ErrorKind, IPPROTO_TCP, MSG_PEEK, Result as SocketResult, Socket,
     TCP_NODELAY, create_connection,
 };
 
-/// A connection on which the challenge has been answered.
+/// A connection whose challenge has been answered.
 ///
-/// ```no_run
+/// ```
 /// use std::time::Duration;
+///
 /// use saltecho::auth::{Key, MacAlgorithm};
 /// use saltecho::client::Client;
 ///
-/// let patience = Some(Duration::from_secs(5));
-/// let mut client =
-///     Client::connect(("127.0.0.1", 9999u16), &Key::demo(), MacAlgorithm::Md5, patience)?;
+/// # // A server of the same protocol, so that the example needs no other feature.
+/// # let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+/// # let address = listener.local_addr().unwrap();
+/// # std::thread::spawn(move || {
+/// #     use std::io::{Read, Write};
+/// #     let (mut stream, _) = listener.accept().unwrap();
+/// #     stream.write_all(&[7; 32]).unwrap();
+/// #     stream.read_exact(&mut [0; 16]).unwrap();
+/// #     let mut data = [0; 5];
+/// #     stream.read_exact(&mut data).unwrap();
+/// #     stream.write_all(&data.to_ascii_uppercase()).unwrap();
+/// # });
+/// let timeout = Some(Duration::from_secs(5));
+/// let mut client = Client::connect(address, &Key::demo(), MacAlgorithm::Md5, timeout)?;
 /// let mut answer = Vec::new();
 /// client.exchange(b"hello", &mut answer)?;
 /// assert_eq!(answer, b"HELLO");
@@ -36,25 +47,26 @@ use crate::socket::{
 #[derive(Debug)]
 pub struct Client {
     socket: Socket,
-    standing: Standing,
+    acceptance: Acceptance,
     /// See [`Client::round_trip`].
     round_trip: Duration,
-    /// When the challenge had been answered.
-    proved: Instant,
+    /// Time at which the digest was sent.
+    digest_sent: Instant,
 }
 
-/// What is known of the server's verdict.
+/// Knowledge about the server's decision on the digest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Standing {
-    /// Nothing yet: an end of the stream means a refusal.
-    Presumed,
-    /// It has answered something: an end of the stream is just that.
-    Accepted,
+enum Acceptance {
+    /// No answer yet: an end of the stream means a refusal.
+    Assumed,
+    /// The server has answered: an end of the stream means no more than that.
+    Confirmed,
 }
 
-/// What a client was doing when it failed.
+/// Stage of the connection at which a client failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Step {
+#[non_exhaustive]
+pub enum Stage {
     /// Waiting for the connection.
     Connecting,
     /// Waiting for the 32 bytes of the challenge.
@@ -63,36 +75,37 @@ pub enum Step {
     Exchanging,
 }
 
-/// Why a client failed.
+/// Error of a client.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum ClientError {
-    /// There is no connection: nobody listens, the name is unknown, the network has no way there.
+    /// No connection: nothing listens there, the name is unknown, there is no route.
     #[error("cannot connect: {}", .0.message())]
     Connect(#[source] Error),
-    /// The time-out passed, or the kernel's own patience ended.
+    /// The timeout passed, or a time limit of the kernel (ETIMEDOUT).
     #[error("timed out while {0}")]
-    TimedOut(Step),
+    TimedOut(Stage),
     /// The stream ended after the digest and before the first answer: the server closes without a
-    /// word if the key or the MAC is another. A server that ends just then looks the same.
+    /// message if its key or MAC differs. A server that shuts down at that moment looks the same.
     #[error("the server refused the digest")]
     Refused,
-    /// The stream ended before a challenge came, or after an answer had shown that the digest was
+    /// The stream ended before the challenge, or after an answer had shown that the digest was
     /// right.
     #[error("the server closed the connection while {0}")]
-    Closed(Step),
-    /// The first bytes that came are not a challenge: more than 32, or fewer before the time-out
-    /// passed or the stream ended. Services that greet in text, such as SSH or SMTP, end here.
+    Closed(Stage),
+    /// The first bytes, kept here, are not a challenge: more than 32, or fewer before the timeout or
+    /// the end of the stream. The usual cause is a service that greets in text, like SSH or SMTP.
     #[error("the server's first bytes are not a challenge: {}", .0.escape_ascii())]
     NotAChallenge(Vec<u8>),
-    /// More came than bytes were sent: the server is no echo. What came is the start of its answer.
-    #[error("the server is no echo: it answered more bytes than were sent, or spoke unasked")]
-    NoEcho,
+    /// More bytes came than were sent: the server does not echo.
+    #[error("not an echo server: it sent more bytes than it received, or sent without a request")]
+    NotAnEcho,
     /// Another error of the connection.
     #[error("the connection failed: {}", .0.message())]
     Socket(#[source] Error),
 }
 
-impl std::fmt::Display for Step {
+impl std::fmt::Display for Stage {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Connecting => "connecting",
@@ -105,11 +118,11 @@ impl std::fmt::Display for Step {
 impl Client {
     /// Connects, waits for the challenge and answers it.
     ///
-    /// `timeout` is the limit for each address that a host name has, then once for the whole
-    /// challenge, and afterwards the socket's; `None` waits for ever.
+    /// `timeout` limits the attempt at each address of a host name, then the whole challenge, and
+    /// afterwards each call on the socket. `None` waits for ever.
     ///
     /// # Errors
-    /// [`ClientError`], though never [`ClientError::Refused`]: that cannot be known yet.
+    /// [`ClientError`], but never [`ClientError::Refused`]: the server's decision comes later.
     pub fn connect<'a>(
         address: impl Into<AddressArg<'a>>,
         key: &Key,
@@ -119,127 +132,127 @@ impl Client {
         let mode = timeout.map_or(Timeout::Blocking, Timeout::after);
         let socket =
             create_connection(address, Some(mode), None).map_err(|error| match error.kind() {
-                ErrorKind::TimeoutError => ClientError::TimedOut(Step::Connecting),
+                ErrorKind::TimeoutError => ClientError::TimedOut(Stage::Connecting),
                 _ => ClientError::Connect(error),
             })?;
-        // Without it the first line would wait for the acknowledgement of the digest, to which a
-        // server has nothing to add: 40 ms. It is worth no failure.
+        // Without TCP_NODELAY the first message would wait for the acknowledgment of the digest,
+        // which the server's kernel delays by 40 ms. A failure to set it is harmless.
         let _ = socket.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1);
         let connected = Instant::now();
-        let responder = read_challenge(&socket, timeout)?;
-        let step = Step::AwaitingChallenge;
-        let digest = responder.digest(algorithm, key).expect("the whole challenge is there");
-        socket.sendall(digest.as_bytes()).map_err(|error| classify(error, step))?;
-        let proved = Instant::now();
-        let round_trip = proved.duration_since(connected);
-        Ok(Self { socket, standing: Standing::Presumed, round_trip, proved })
+        let challenge = read_challenge(&socket, timeout)?;
+        let digest = algorithm.digest(key, &challenge);
+        socket
+            .sendall(digest.as_bytes())
+            .map_err(|error| classify(error, Stage::AwaitingChallenge))?;
+        let digest_sent = Instant::now();
+        let round_trip = digest_sent.duration_since(connected);
+        Ok(Self { socket, acceptance: Acceptance::Assumed, round_trip, digest_sent })
     }
 
-    /// Time from the connection to the whole challenge. A refusal takes as long to arrive: a round
-    /// trip, and what the server needs for it.
+    /// Time from the connection to the sent digest: a round trip and the server's own time. A
+    /// refusal takes about as long to arrive.
     pub const fn round_trip(&self) -> Duration {
         self.round_trip
     }
 
-    /// Waits at most this long for the server to refuse: silence is no proof of the contrary.
+    /// Waits up to `limit` for a refusal. A success does not prove that the digest was accepted.
     ///
     /// # Errors
-    /// [`ClientError::Refused`] if it has, [`ClientError::Closed`] if it ended for another reason
-    /// (see [`refuses`](Self::refuses)).
-    pub fn look_for_refusal(&self, patience: Duration) -> Result<(), ClientError> {
+    /// [`ClientError::Refused`] after a refusal, [`ClientError::Closed`] if the server ended the
+    /// stream for another reason (see [`was_refused`](Self::was_refused)).
+    pub fn wait_for_refusal(&self, limit: Duration) -> Result<(), ClientError> {
         let usual = self.socket.gettimeout();
-        set_timeout(&self.socket, Some(patience)).map_err(ClientError::Socket)?;
+        set_timeout(&self.socket, Some(limit)).map_err(ClientError::Socket)?;
         let peeked = self.socket.recv_with_flags(1, MSG_PEEK);
         self.socket.settimeout(usual).map_err(ClientError::Socket)?;
         match peeked {
-            Ok(bytes) if bytes.is_empty() => Err(self.ended_unasked()),
+            Ok(bytes) if bytes.is_empty() => Err(self.ended_early()),
             Ok(_) => Ok(()),
             Err(error) => match error.kind() {
                 ErrorKind::TimeoutError | ErrorKind::BlockingIOError => Ok(()),
-                _ => Err(self.judge(error)),
+                _ => Err(self.classify(error)),
             },
         }
     }
 
-    /// Tells a refusal from a server that shuts down, once the stream has ended before this client
-    /// sent anything but the digest.
+    /// Distinguishes a refusal from a shutdown of the server, after the stream has ended before this
+    /// client sent anything but the digest.
     ///
-    /// A refusal comes within a round trip. On a busy machine it may take longer, but it closes the
-    /// server's socket, whose kernel then answers one byte more with a reset; a server that shuts
-    /// down in an orderly way ends its stream and reads on. So where the time leaves it open, this
-    /// sends a byte, to which no answer can come, and waits for the reset.
-    pub fn refuses(&self) -> bool {
-        let (waited, line) = (self.proved.elapsed(), 2 * self.round_trip);
-        if waited <= AT_ONCE + line {
+    /// A refusal comes within a round trip. On a busy machine it may take longer, but a refusing
+    /// server closes its socket, and its kernel then answers one more byte with a reset; a server
+    /// that shuts down in an orderly way ends its stream and keeps reading. So if the time does not
+    /// decide, this sends one byte, which cannot get an answer, and waits for the reset.
+    pub fn was_refused(&self) -> bool {
+        let (waited, network) = (self.digest_sent.elapsed(), 2 * self.round_trip);
+        if waited <= REFUSAL + network {
             return true;
         }
-        let could_be = waited <= BUSY + line;
-        could_be
+        let possible = waited <= SLOW_REFUSAL + network;
+        possible
             && self
                 .socket
                 .send(b"\n")
-                .is_ok_and(|_| self.socket.fails_within(RESET + line).unwrap_or(false))
+                .is_ok_and(|_| self.socket.fails_within(RESET + network).unwrap_or(false))
     }
 
-    /// Sends `data` to an echo and appends its answer, which has as many bytes, to `answer`.
+    /// Sends `data` to an echo server and appends its answer, which has as many bytes, to `answer`.
     ///
-    /// Long data goes out in pieces, each answered before the next is sent: if both sides sent and
-    /// neither read, both would wait for ever. A service that answers anything else is talked to
-    /// with [`send`](Self::send) and [`recv`](Self::recv), since only the caller can tell where
-    /// its answer ends.
+    /// Long data is sent in pieces, each after the answer to the previous one: if both sides sent
+    /// and neither read, both would wait for ever. For other services use [`send`](Self::send) and
+    /// [`recv`](Self::recv), since only the caller knows where their answers end.
     ///
     /// # Errors
-    /// [`ClientError`]; `answer` then holds the part that came. After a time-out the rest may
-    /// still come, and would pass for the answer to something else: better connect again.
-    /// [`ClientError::NoEcho`] for bytes too many, before anything is sent if they were there.
+    /// [`ClientError`]; `answer` then holds the received part. After a timeout connect again: the
+    /// rest may still come, and would look like the answer to the next message.
+    /// [`ClientError::NotAnEcho`] for excess bytes; nothing is sent if they were there before.
     pub fn exchange(&mut self, data: &[u8], answer: &mut Vec<u8>) -> Result<(), ClientError> {
         let mut buffer = [0; PIECE + 1];
         for piece in data.chunks(PIECE) {
             if self.has_unread().map_err(ClientError::Socket)? {
-                return Err(ClientError::NoEcho);
+                return Err(ClientError::NotAnEcho);
             }
             self.send(piece)?;
-            let mut due = piece.len();
-            while due > 0 {
-                // With room for one byte too many, which an echo never has.
-                let n = match self.recv(&mut buffer[..=due])? {
+            let mut missing = piece.len();
+            while missing > 0 {
+                // Room for one excess byte, which an echo server never sends.
+                let n = match self.recv(&mut buffer[..=missing])? {
                     0 => return Err(self.ended()),
                     n => n,
                 };
                 answer.extend_from_slice(&buffer[..n]);
-                due = due.checked_sub(n).ok_or(ClientError::NoEcho)?;
+                missing = missing.checked_sub(n).ok_or(ClientError::NotAnEcho)?;
             }
         }
         Ok(())
     }
 
-    /// Sends all of `data`, however long it is; the time-out is for the whole.
+    /// Sends all of `data` within one timeout.
     ///
     /// # Errors
-    /// [`ClientError`]. How much was sent is then unknown.
+    /// [`ClientError`]. An unknown part has then been sent.
     pub fn send(&mut self, data: &[u8]) -> Result<(), ClientError> {
-        self.socket.sendall(data).map_err(|error| self.judge(error))
+        self.socket.sendall(data).map_err(|error| self.classify(error))
     }
 
-    /// Receives what there is, waiting for something if need be, into `buffer`; zero at the end of
-    /// the stream.
+    /// Receives into `buffer`, waiting until there is at least one byte. Returns the number of bytes,
+    /// zero at the end of the stream.
     ///
     /// # Errors
-    /// [`ClientError`]; [`ClientError::Refused`] if the stream ends before the server ever said
-    /// something.
+    /// [`ClientError`]; [`ClientError::Refused`] if the stream ends before the server's first byte.
     pub fn recv(&mut self, buffer: &mut [u8]) -> Result<usize, ClientError> {
         match self.socket.recv_into(buffer) {
-            Ok(0) if self.standing == Standing::Presumed && !buffer.is_empty() => Err(self.ended()),
+            Ok(0) if self.acceptance == Acceptance::Assumed && !buffer.is_empty() => {
+                Err(self.ended())
+            }
             Ok(n) => {
-                self.standing = Standing::Accepted;
+                self.acceptance = Acceptance::Confirmed;
                 Ok(n)
             }
-            Err(error) => Err(self.judge(error)),
+            Err(error) => Err(self.classify(error)),
         }
     }
 
-    /// Whether something has come that was not received. An end or an error is for the next call
-    /// to tell.
+    /// Returns true if unread bytes are waiting. An end or an error is left to the next call.
     fn has_unread(&self) -> SocketResult<bool> {
         let usual = self.socket.gettimeout();
         self.socket.settimeout(Some(0.0))?;
@@ -248,17 +261,17 @@ impl Client {
         Ok(peeked.is_ok_and(|bytes| !bytes.is_empty()))
     }
 
-    /// The socket, for everything else that it can do.
+    /// The socket, for everything else.
     pub const fn socket(&self) -> &Socket {
         &self.socket
     }
 
-    /// The socket, for streaming in both directions at once.
+    /// Returns the socket, for streaming in both directions at once.
     pub fn into_socket(self) -> Socket {
         self.socket
     }
 
-    /// A second descriptor of the connection, for an event loop of the caller's own. It is
+    /// Duplicates the descriptor of the connection, for an event loop of the caller. It is
     /// non-blocking.
     ///
     /// # Errors
@@ -267,54 +280,56 @@ impl Client {
         self.socket.duplicate().map(TcpStream::from)
     }
 
-    fn judge(&self, error: Error) -> ClientError {
-        match classify(error, Step::Exchanging) {
+    fn classify(&self, error: Error) -> ClientError {
+        match classify(error, Stage::Exchanging) {
             ClientError::Closed(_) => self.ended(),
             other => other,
         }
     }
 
-    fn ended_unasked(&self) -> ClientError {
-        match self.standing {
-            Standing::Presumed if self.refuses() => ClientError::Refused,
-            Standing::Presumed | Standing::Accepted => ClientError::Closed(Step::Exchanging),
+    /// Error for an end of stream that came before this client sent a message.
+    fn ended_early(&self) -> ClientError {
+        match self.acceptance {
+            Acceptance::Assumed if self.was_refused() => ClientError::Refused,
+            Acceptance::Assumed | Acceptance::Confirmed => ClientError::Closed(Stage::Exchanging),
         }
     }
 
+    /// Error for an end of stream during an exchange.
     const fn ended(&self) -> ClientError {
-        match self.standing {
-            Standing::Presumed => ClientError::Refused,
-            Standing::Accepted => ClientError::Closed(Step::Exchanging),
+        match self.acceptance {
+            Acceptance::Assumed => ClientError::Refused,
+            Acceptance::Confirmed => ClientError::Closed(Stage::Exchanging),
         }
     }
 }
 
-/// What [`Client::exchange`] has on its way at most: less than any kernel buffers by default.
+/// Unanswered bytes of [`Client::exchange`]: less than the default buffers of any kernel.
 const PIECE: usize = 16 << 10;
 
-/// Time in which a server refuses, beside the line's own: a verdict takes microseconds.
-const AT_ONCE: Duration = Duration::from_millis(10);
+/// Time for a refusal, besides the network's: checking a digest takes microseconds.
+const REFUSAL: Duration = Duration::from_millis(10);
 
-/// Time in which even a server on a busy machine refuses, and one that waits for the rest of a longer
-/// digest: a little more than its authentication time-out by default.
-const BUSY: Duration = Duration::from_secs(6);
+/// Time for a refusal by a server on a busy machine, or by one that waits for the rest of a longer
+/// digest: a little more than the default authentication timeout.
+const SLOW_REFUSAL: Duration = Duration::from_secs(6);
 
-/// Time for a reset to come, beside the line's own. It needs no processor but the kernel's.
+/// Time for a reset, besides the network's. The kernel sends it without the server process.
 const RESET: Duration = Duration::from_millis(100);
 
-/// The longest greeting of another service that is kept to be shown.
+/// Longest greeting of another service kept for the error message, in bytes.
 const GREETING: usize = 512;
 
-/// Waits for the whole challenge under one deadline that no byte extends.
+/// Waits for the whole challenge under one deadline, which no byte extends.
 ///
-/// A server sends nothing behind the challenge until the digest has come, so a 33rd byte shows that
-/// it is another service.
-fn read_challenge(socket: &Socket, timeout: Option<Duration>) -> Result<Responder, ClientError> {
-    let (step, began) = (Step::AwaitingChallenge, Instant::now());
+/// A server sends nothing behind the challenge until it has the digest, so a 33rd byte belongs to
+/// another service.
+fn read_challenge(socket: &Socket, timeout: Option<Duration>) -> Result<Challenge, ClientError> {
+    let (stage, start) = (Stage::AwaitingChallenge, Instant::now());
     let mut greeting = Vec::new();
     let mut bytes = [0; GREETING];
-    // Fewer bytes than a challenge tell more than the error that ended them.
-    let stopped = |greeting: &[u8], error: ClientError| match error {
+    // A partial greeting says more about the server than the error after it.
+    let failed = |greeting: &[u8], error: ClientError| match error {
         ClientError::TimedOut(_) | ClientError::Closed(_) if !greeting.is_empty() => {
             ClientError::NotAChallenge(greeting.to_vec())
         }
@@ -322,38 +337,34 @@ fn read_challenge(socket: &Socket, timeout: Option<Duration>) -> Result<Responde
     };
     while greeting.len() < Challenge::LEN {
         if let Some(timeout) = timeout {
-            let left = timeout.saturating_sub(began.elapsed());
+            let left = timeout.saturating_sub(start.elapsed());
             if left.is_zero() {
-                return Err(stopped(&greeting, ClientError::TimedOut(step)));
+                return Err(failed(&greeting, ClientError::TimedOut(stage)));
             }
             set_timeout(socket, Some(left)).map_err(ClientError::Socket)?;
         }
         match socket.recv_into(&mut bytes) {
-            Ok(0) => return Err(stopped(&greeting, ClientError::Closed(step))),
+            Ok(0) => return Err(failed(&greeting, ClientError::Closed(stage))),
             Ok(n) => greeting.extend_from_slice(&bytes[..n]),
-            Err(error) => return Err(stopped(&greeting, classify(error, step))),
+            Err(error) => return Err(failed(&greeting, classify(error, stage))),
         }
     }
-    if greeting.len() > Challenge::LEN {
-        return Err(ClientError::NotAChallenge(greeting));
-    }
-    let mut responder = Responder::new();
-    responder.handle_recv(&greeting);
+    let challenge = greeting.try_into().map_err(ClientError::NotAChallenge)?;
     set_timeout(socket, timeout).map_err(ClientError::Socket)?;
-    Ok(responder)
+    Ok(Challenge::new(challenge))
 }
 
 fn set_timeout(socket: &Socket, timeout: Option<Duration>) -> SocketResult<()> {
-    // Python's limit is 292 years; a longer time-out becomes 285.
+    // Python's limit is 292 years; a longer timeout becomes 285 years.
     socket.settimeout(timeout.map(|timeout| timeout.as_secs_f64().min(9e9)))
 }
 
-fn classify(error: Error, step: Step) -> ClientError {
+fn classify(error: Error, stage: Stage) -> ClientError {
     match error.kind() {
-        ErrorKind::TimeoutError => ClientError::TimedOut(step),
+        ErrorKind::TimeoutError => ClientError::TimedOut(stage),
         ErrorKind::ConnectionResetError
         | ErrorKind::ConnectionAbortedError
-        | ErrorKind::BrokenPipeError => ClientError::Closed(step),
+        | ErrorKind::BrokenPipeError => ClientError::Closed(stage),
         _ => ClientError::Socket(error),
     }
 }

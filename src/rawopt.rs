@@ -59,7 +59,7 @@ impl Name {
         let mut length = libc::socklen_t::try_from(CAPACITY).expect("a small number");
         let result = call(name.bytes.as_mut_ptr().cast(), &raw mut length);
         let result = count(result)?;
-        // The kernel tells the length of the whole, whatever fitted.
+        // The kernel reports the length of the whole address, even if a part of it fitted.
         name.length = CAPACITY.min(usize::try_from(length).unwrap_or(CAPACITY));
         Ok((result, name))
     }
@@ -309,7 +309,7 @@ pub(crate) fn getaddrinfo(
     // SAFETY: `next` is null or one of the entries, which live until freeaddrinfo below.
     while let Some(entry) = unsafe { next.as_ref() } {
         let length = usize::try_from(entry.ai_addrlen).unwrap_or(0);
-        // SAFETY: an entry has an address of this length, in bytes that are all initialised.
+        // SAFETY: an entry has an address of this length, in bytes that are all initialized.
         let bytes = unsafe { std::slice::from_raw_parts(entry.ai_addr.cast::<u8>(), length) };
         names.extend(Name::from_parts(&[bytes]));
         next = entry.ai_next;
@@ -332,7 +332,7 @@ pub(crate) fn get(
     let mut length = capacity;
     // SAFETY: `value` is exclusively borrowed and valid for writes of `capacity` bytes, and the
     // kernel writes no more than the length it is given. `length` is a live socklen_t. The bytes
-    // were initialised before the call, so whatever prefix the kernel fills they stay so.
+    // were initialized before the call, so whatever prefix the kernel fills they stay so.
     let result = unsafe {
         let value = value.as_mut_ptr().cast();
         libc::getsockopt(fd.as_raw_fd(), level, option, value, &raw mut length)

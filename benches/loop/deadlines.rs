@@ -1,21 +1,19 @@
-//! The server's timing wheel against what else could hold deadlines: std's `BinaryHeap` and
-//! `BTreeMap`, and the crate `hierarchical_hash_wheel_timer`.
+//! The server's timing wheel against alternatives: std's `BinaryHeap` and `BTreeMap`, and the crate
+//! `hierarchical_hash_wheel_timer`.
 //!
-//! Deadlines lie at random within a minute, on whole milliseconds, the resolution of all of them.
-//! Each bench is one operation, done once for each of a number of connections:
+//! Deadlines are random within a minute, in whole milliseconds, the resolution of all structures.
+//! Each bench runs one operation once for each connection of a crowd:
 //!
 //! - `insert`: into an empty structure.
-//! - `refresh`: all are armed, and each moves to a minute later, as when a connection has said
-//!   something. The server does not do this at each message (see `lazy`); it is the price if it
-//!   did. A heap and the crate's wheel cannot move an entry: they get one more, and the old one
-//!   stays until its time.
-//! - `lazy`: the same as the server does it. The new deadline is in the owner's state anyway, and
-//!   the wheel only makes sure that it is not the earlier one. The others could be used so too.
-//! - `expire`: time passes until all have fired, a millisecond at a time where a structure wants
-//!   it so.
-//! - `unlink`: all are armed, and each ends before its time, in the order in which they came. A
-//!   heap can only be searched, so it is not here. The crate's cancellable wheel forgets the entry
-//!   and keeps its place until its time.
+//! - `refresh`: move each armed deadline one minute later, as after a message. The server avoids this
+//!   (see `lazy`); these are the costs if it did not. A heap and the crate's wheel cannot move an
+//!   entry: they add another one, and the old one stays until its time.
+//! - `lazy`: the same in the server's way. The connection stores the new deadline anyway, and the
+//!   wheel only checks that its own entry is not later. The other structures could do this too.
+//! - `expire`: advance the time until all have fired, by one millisecond where a structure needs it.
+//! - `unlink`: remove each armed deadline before its time, in the order of insertion. A heap would
+//!   have to search, so it is left out. The crate's cancellable wheel drops the entry but keeps its
+//!   place until its time.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
@@ -36,7 +34,7 @@ type CancellableWheel = cancellable::QuadWheelWithOverflow<IdOnlyTimerEntry<u32>
 
 const MINUTE: u32 = 60_000;
 
-/// Something that holds deadlines in milliseconds, each of a connection with a number.
+/// A structure for deadlines in milliseconds, one per connection number.
 trait Timers {
     const NAME: &'static str;
 
@@ -44,18 +42,17 @@ trait Timers {
 
     fn insert(&mut self, id: u32, at: u32);
 
-    /// Moves a deadline to later.
+    /// Moves a deadline to a later time.
     fn refresh(&mut self, id: u32, old: u32, new: u32);
 
-    /// Lets everything fire that is due at `now`; how many that were. Called with whatever
-    /// [`next`](Self::next) returns.
+    /// Fires all deadlines due at `now`, a result of [`next`](Self::next); returns their number.
     fn expire(&mut self, now: u32) -> usize;
 
-    /// A time before which nothing is due, if there is anything.
+    /// Lower bound of the next deadline; `None` if there is none.
     fn next(&mut self) -> Option<u32>;
 }
 
-/// Those from which a deadline can be taken before its time.
+/// Structures that can remove a deadline before its time.
 trait Unlink: Timers {
     fn unlink(&mut self, id: u32, at: u32);
 }
@@ -68,8 +65,8 @@ impl Links for Slots {
     }
 }
 
-/// The server's.
-struct Ours {
+/// The server's timing wheel.
+struct ServerWheel {
     wheel: Wheel,
     slots: Slots,
 }
@@ -78,7 +75,7 @@ fn at_ms(ms: u32) -> Monotonic {
     Monotonic::from_nanos(u64::from(ms) * 1_000_000)
 }
 
-impl Timers for Ours {
+impl Timers for ServerWheel {
     const NAME: &'static str = "saltecho";
 
     fn for_crowd(size: usize) -> Self {
@@ -111,7 +108,7 @@ impl Timers for Ours {
     }
 }
 
-impl Unlink for Ours {
+impl Unlink for ServerWheel {
     fn unlink(&mut self, id: u32, _at: u32) {
         self.wheel.disarm(&mut self.slots, id);
     }
@@ -186,8 +183,8 @@ impl Unlink for BTreeMap<(u32, u32), ()> {
     }
 }
 
-/// The crate's wheels count in ticks from where they stand, and advance tick by tick or by as many
-/// as they say may be skipped.
+/// The crate's wheels count ticks from the current time, and advance by one tick or by the number of
+/// ticks that they allow to skip.
 struct Crates<W> {
     wheel: W,
     now: u32,
@@ -264,12 +261,12 @@ impl Unlink for Crates<CancellableWheel> {
     }
 }
 
-/// Connections by number, each with its deadline.
+/// Connection numbers with their deadlines.
 type Crowd = Vec<(u32, u32)>;
 
 fn crowd(size: usize) -> Crowd {
     let mut random = StdRng::seed_from_u64(1);
-    let size = u32::try_from(size).expect("a crowd is a million at most");
+    let size = u32::try_from(size).expect("at most a million");
     (0..size).map(|id| (id, random.random_range(1..=MINUTE))).collect()
 }
 
@@ -281,8 +278,7 @@ fn armed<T: Timers>(crowd: &Crowd) -> T {
 
 type Group<'a> = BenchmarkGroup<'a, WallTime>;
 
-/// Times `operation` on the whole crowd. What `prepare` does is not counted, nor what it costs to
-/// free the structure afterwards.
+/// Measures `operation` on the whole crowd, without `prepare` and without freeing the structure.
 fn bench<T: Timers>(
     group: &mut Group<'_>,
     crowd: &Crowd,
@@ -331,7 +327,7 @@ fn lazy(group: &mut Group<'_>, crowd: &Crowd) {
     bench(
         group,
         crowd,
-        || armed::<Ours>(crowd),
+        || armed::<ServerWheel>(crowd),
         |timers| {
             crowd.iter().for_each(|(id, at)| timers.insert(*id, at + MINUTE));
         },
@@ -369,13 +365,13 @@ type Tree = BTreeMap<(u32, u32), ()>;
 type Plain = Crates<PlainWheel<u32>>;
 type Cancellable = Crates<CancellableWheel>;
 
-/// Every operation on every structure that has it.
+/// Benches every operation on every structure that supports it.
 pub(crate) fn deadlines(criterion: &mut Criterion) {
     let crowds: Vec<Crowd> =
         super::sizes(&[1000, 100_000, 1_000_000]).into_iter().map(crowd).collect();
     let mut group = |name: &str, benches: &[fn(&mut Group<'_>, &Crowd)]| {
         let mut group = criterion.benchmark_group(format!("loop/deadlines/{name}"));
-        // The largest crowds take a tenth of a second each time, and longer to prepare.
+        // The largest crowds take 0.1 s per iteration, and longer to prepare.
         group.sample_size(10);
         for crowd in &crowds {
             benches.iter().for_each(|bench| bench(&mut group, crowd));
@@ -383,11 +379,14 @@ pub(crate) fn deadlines(criterion: &mut Criterion) {
         group.finish();
     };
     let (heap, tree) = (insert::<Heap>, insert::<Tree>);
-    group("insert", &[insert::<Ours>, heap, tree, insert::<Plain>, insert::<Cancellable>]);
+    group("insert", &[insert::<ServerWheel>, heap, tree, insert::<Plain>, insert::<Cancellable>]);
     let (heap, tree) = (refresh::<Heap>, refresh::<Tree>);
-    group("refresh", &[refresh::<Ours>, heap, tree, refresh::<Plain>, refresh::<Cancellable>]);
+    group(
+        "refresh",
+        &[refresh::<ServerWheel>, heap, tree, refresh::<Plain>, refresh::<Cancellable>],
+    );
     group("lazy", &[lazy]);
     let (heap, tree) = (expire::<Heap>, expire::<Tree>);
-    group("expire", &[expire::<Ours>, heap, tree, expire::<Plain>, expire::<Cancellable>]);
-    group("unlink", &[unlink::<Ours>, unlink::<Tree>, unlink::<Cancellable>]);
+    group("expire", &[expire::<ServerWheel>, heap, tree, expire::<Plain>, expire::<Cancellable>]);
+    group("unlink", &[unlink::<ServerWheel>, unlink::<Tree>, unlink::<Cancellable>]);
 }

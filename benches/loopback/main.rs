@@ -1,17 +1,16 @@
-//! Echoes over real sockets on loopback, beside peers in the same run.
+//! Echoes over real sockets on loopback, compared with other servers in the same run.
 //!
-//! Each server is a process of its own (this program again, told by the environment which), so that
-//! both ends have all the descriptors that a process may have. All do the same work: challenge,
-//! verification, upper-cased echo. The client here is one thread with blocking sockets, the same
-//! for all. What is measured is the time of both ends together, kernel included, on however many
-//! cores there are: a ratio between two servers is therefore nearer to 1 than the ratio of their
-//! own costs, and with one connection it is the scheduler that decides.
+//! Each server is its own process (this program again, selected by the environment), so that both
+//! ends have the full number of descriptors. All do the same work: challenge, verification,
+//! upper-cased echo. The client is the same for all, one thread with blocking sockets. The time is
+//! that of both ends together, kernel included, on all cores. The ratio of two servers is therefore
+//! closer to 1 than the ratio of their own costs, and with one connection the scheduler dominates.
 //!
 //! - `echo/N`: N authenticated connections; 64 bytes are written to each, then the answers are
-//!   read. The time is that of all N.
-//! - `echo, 100 of N`: as before, but only a hundred of the N say something.
-//! - `handshake/64`: sixty-four clients connect, authenticate, have one echo and leave (with a
-//!   reset, so that no port has to wait); the time is that of all.
+//!   read. The time is for all N.
+//! - `echo, 100 of N`: the same, but only a hundred of the N send.
+//! - `handshake/64`: 64 clients connect, authenticate, exchange one message and close (with a reset,
+//!   so that no port stays in TIME_WAIT); the time is for all.
 //!
 //! Rates under load, latencies and memory are not measured here.
 
@@ -28,16 +27,16 @@ use saltecho::auth::{Challenge, Key, MacAlgorithm};
 use saltecho::server::Limits;
 use socket2::SockRef;
 
-/// In the environment of a process that is to be a server: which.
+/// Environment variable that makes a process this server.
 const PEER: &str = "SALTECHO_BENCH_PEER";
 
-/// Clients that come at once.
+/// Clients that connect at the same time.
 const BATCH: usize = 64;
 
 const MESSAGE: [u8; 64] = [b'x'; 64];
 const ANSWER: [u8; 64] = [b'X'; 64];
 
-/// A server in a process of its own, which ends with this value.
+/// A server process, killed when this value is dropped.
 struct Peer {
     process: Child,
     address: SocketAddr,
@@ -54,11 +53,11 @@ impl Peer {
             .expect("this program can be started once more");
         let mut line = String::new();
         let stdout = process.stdout.take().expect("its output was asked for");
-        BufReader::new(stdout).read_line(&mut line).expect("it says where it listens");
-        Self { process, address: line.trim().parse().expect("it says an address") }
+        BufReader::new(stdout).read_line(&mut line).expect("it prints its address");
+        Self { process, address: line.trim().parse().expect("it prints an address") }
     }
 
-    /// Clients that have authenticated and had an echo.
+    /// Connects clients, authenticates them and exchanges one message.
     fn clients(&self, count: usize) -> Vec<TcpStream> {
         let clients: Vec<TcpStream> = (0..count)
             .map(|_| {
@@ -71,7 +70,7 @@ impl Peer {
             .collect();
         for mut client in &clients {
             let mut challenge = [0; Challenge::LEN];
-            client.read_exact(&mut challenge).expect("the server speaks first");
+            client.read_exact(&mut challenge).expect("the server sends first");
             let digest = MacAlgorithm::Md5.digest(&Key::demo(), &Challenge::new(challenge));
             client.write_all(digest.as_bytes()).expect("sent");
         }
@@ -79,7 +78,7 @@ impl Peer {
         clients
     }
 
-    /// As many as that, who come in batches: a crowd of strangers at once would not be admitted.
+    /// Connects a crowd in batches, below the limit of unauthenticated connections.
     fn crowd(&self, count: usize) -> Vec<TcpStream> {
         let batches = (0..count).step_by(BATCH).map(|done| self.clients(BATCH.min(count - done)));
         batches.flatten().collect()
@@ -92,7 +91,7 @@ impl Drop for Peer {
     }
 }
 
-/// A message to each, then the answer of each.
+/// Sends a message to each, then reads each answer.
 fn exchange<'a>(clients: impl Iterator<Item = &'a TcpStream> + Clone) {
     for mut client in clients.clone() {
         client.write_all(&MESSAGE).expect("sent");
@@ -104,11 +103,11 @@ fn exchange<'a>(clients: impl Iterator<Item = &'a TcpStream> + Clone) {
     }
 }
 
-/// A crowd of 10,000 in an optimised build, and what descriptors allow.
+/// Size of the crowd: 10,000, less if descriptors do not allow it, 200 in test mode.
 fn crowd() -> usize {
-    let smoke = std::env::args().any(|arg| arg == "--test");
+    let test = std::env::args().any(|arg| arg == "--test");
     let descriptors = Limits::for_process().connections;
-    if smoke { 200 } else { descriptors.min(10_000) }
+    if test { 200 } else { descriptors.min(10_000) }
 }
 
 fn echoes(criterion: &mut Criterion) {
@@ -127,7 +126,7 @@ fn echoes(criterion: &mut Criterion) {
                     let clients = peer.crowd(connections);
                     (peer, clients)
                 });
-                // They are spread over the whole crowd.
+                // Spread over the whole crowd.
                 let busy = clients.iter().step_by(connections / busy).take(busy);
                 bencher.iter(|| exchange(busy.clone()));
             });

@@ -1,4 +1,4 @@
-//! The servers: ours, and three ways in which the same service is often written.
+//! The servers: saltecho, and three common ways to write the same service.
 
 use std::collections::HashMap;
 use std::io::{self, ErrorKind, Read, Write};
@@ -13,15 +13,15 @@ use saltecho::python::upper;
 use saltecho::server::{Limits, Server};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-/// What [`serve`] knows.
+/// Names of the servers.
 pub(crate) const NAMES: [&str; 4] = ["saltecho", "thread each", "tokio", "typical mio"];
 
-/// Receive buffers are as large as saltecho's.
+/// Size of the receive buffers, the same as saltecho's.
 const BUFFER: usize = 32 << 10;
-/// Of the longest queue of clients that the system allows, all is used, as saltecho does.
+/// Backlog, the same as saltecho's; the kernel reduces it to its own limit (somaxconn).
 const BACKLOG: i32 = 4096;
 
-/// Says where it listens, and serves until its standard input ends.
+/// Prints the address and serves until standard input ends.
 pub(crate) fn serve(name: &str) {
     // Raises the limit on descriptors.
     let limits = Limits::for_process();
@@ -37,7 +37,7 @@ pub(crate) fn serve(name: &str) {
         "thread each" => thread_each(&listener),
         "tokio" => tokio(listener),
         "typical mio" => typical::serve(listener).expect("mio does not fail"),
-        _ => panic!("there is no peer {name}"),
+        _ => panic!("unknown server {name}"),
     }
 }
 
@@ -46,7 +46,7 @@ fn saltecho(listener: TcpListener, limits: Limits) {
     server.expect("it can be built").run().expect("the loop does not fail");
 }
 
-fn draw() -> Challenge {
+fn new_challenge() -> Challenge {
     let mut random = [0; Challenge::LEN];
     SysRng.try_fill_bytes(&mut random).expect("the system has random bytes");
     Challenge::new(random)
@@ -57,7 +57,7 @@ fn thread_each(listener: &TcpListener) {
     for client in listener.incoming().map_while(Result::ok) {
         let keyring = Arc::clone(&keyring);
         let thread = thread::Builder::new().stack_size(128 << 10);
-        // A client that fails is gone, which concerns nobody.
+        // An error ends this client only.
         let serve = move || drop(converse(client, &keyring));
         thread.spawn(serve).expect("the system has room for a thread");
     }
@@ -65,7 +65,7 @@ fn thread_each(listener: &TcpListener) {
 
 fn converse(mut client: TcpStream, keyring: &Keyring) -> io::Result<()> {
     client.set_nodelay(true)?;
-    let challenge = draw();
+    let challenge = new_challenge();
     client.write_all(challenge.as_bytes())?;
     let mut digest = [0; 16];
     client.read_exact(&mut digest)?;
@@ -80,7 +80,7 @@ fn converse(mut client: TcpStream, keyring: &Keyring) -> io::Result<()> {
     Ok(())
 }
 
-/// Its runtime of one thread, a task for each connection.
+/// A runtime with one thread, and a task per connection.
 fn tokio(listener: TcpListener) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build();
     runtime.expect("it can be built").block_on(async {
@@ -96,7 +96,7 @@ fn tokio(listener: TcpListener) {
 
 async fn converse_async(mut client: tokio::net::TcpStream, keyring: &Keyring) -> io::Result<()> {
     client.set_nodelay(true)?;
-    let challenge = draw();
+    let challenge = new_challenge();
     client.write_all(challenge.as_bytes()).await?;
     let mut digest = [0; 16];
     client.read_exact(&mut digest).await?;
@@ -111,8 +111,8 @@ async fn converse_async(mut client: tokio::net::TcpStream, keyring: &Keyring) ->
     Ok(())
 }
 
-/// A loop on mio as many are written: it is correct, reads until the kernel says that nothing is
-/// there, waits for permission to write before it writes, and changes its registration each time.
+/// A typical loop on mio: correct, but it reads until EAGAIN, waits for a writable event before each
+/// write, and changes its registration every time.
 mod typical {
     use super::*;
 
@@ -139,7 +139,7 @@ mod typical {
                 if event.token() == LISTENER {
                     while let Ok((mut stream, _)) = listener.accept() {
                         stream.set_nodelay(true)?;
-                        let challenge = draw();
+                        let challenge = new_challenge();
                         let output = challenge.as_bytes().to_vec();
                         let token = Token(next);
                         next += 1;

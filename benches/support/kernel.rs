@@ -1,8 +1,7 @@
-//! A kernel that costs next to nothing, so that what is measured over it is the loop.
+//! A kernel that costs next to nothing, so that measurements over it show the loop alone.
 //!
-//! It is not `sim::SimKernel`, which is built for faults and keeps an account of every call. Here
-//! a poll reports the tokens that it was told to report, a `recv` finds what all of them were told
-//! to find, a `send` takes everything, and the clock stands until it is moved.
+//! Unlike `sim::SimKernel` it has no faults and records no calls. Each poll reports the same tokens,
+//! each `recv` returns the same input, a `send` takes everything, and the clock stands still.
 
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
@@ -15,9 +14,9 @@ use saltecho::server::{Close, Kernel, Limits, Liveness, Ready, Server, Token, Wa
 
 use super::{CHALLENGE, config, digest};
 
-/// What every `recv` finds.
+/// Input of every `recv`.
 #[derive(Clone, Copy, Debug)]
-pub enum Finds {
+pub enum Input {
     /// The right digest.
     Digest,
     /// A message of this many lower-case letters.
@@ -31,36 +30,36 @@ pub enum Finds {
 pub struct LeanKernel {
     /// The time.
     pub clock: Monotonic,
-    /// Clients that wait to be accepted.
+    /// Number of clients waiting to be accepted.
     pub clients: usize,
-    /// Whom every poll reports as readable.
+    /// Tokens that every poll reports as readable.
     pub ready: Vec<Token>,
-    /// Who was registered, in that order.
+    /// Registered tokens, in order.
     pub registered: Vec<Token>,
-    /// What every `recv` finds.
-    pub finds: Finds,
+    /// Input of every `recv`.
+    pub input: Input,
     digest: [u8; 16],
-    /// `close` was called this often.
+    /// Number of calls of `close`.
     pub closed: u64,
-    /// The bytes that `send` took.
+    /// Bytes taken by `send`.
     pub sent: u64,
 }
 
-/// As large as mio's stream in an optimised build, so that a slot is as large as in service.
+/// As large as mio's stream in a release build, so that slots have their real size.
 #[derive(Debug)]
 pub struct LeanStream {
     _descriptor: i32,
 }
 
 impl LeanKernel {
-    /// A kernel with nobody at the door.
+    /// Creates a kernel without clients.
     pub fn new() -> Self {
         Self {
             clock: Monotonic::ZERO,
             clients: 0,
             ready: Vec::new(),
             registered: Vec::new(),
-            finds: Finds::Digest,
+            input: Input::Digest,
             digest: digest(),
             closed: 0,
             sent: 0,
@@ -113,16 +112,16 @@ impl Kernel for LeanKernel {
     }
 
     fn recv(&mut self, _stream: &mut LeanStream, data: &mut [u8]) -> io::Result<usize> {
-        Ok(match self.finds {
-            Finds::Digest => {
+        Ok(match self.input {
+            Input::Digest => {
                 data[..self.digest.len()].copy_from_slice(&self.digest);
                 self.digest.len()
             }
-            Finds::Message(len) => {
+            Input::Message(len) => {
                 data[..len].fill(b'x');
                 len
             }
-            Finds::End => 0,
+            Input::End => 0,
         })
     }
 
@@ -161,28 +160,28 @@ impl Wake for NoWaker {
     fn wake(&self) {}
 }
 
-/// The real loop over this kernel.
+/// The real event loop over this kernel.
 pub type LeanServer = Server<LeanKernel, Upper>;
 
-/// A server for this many connections, with nobody connected.
+/// Creates a server for this many connections, without any.
 pub fn server(connections: usize) -> LeanServer {
     let limits = Limits::for_connections(connections);
     Server::with_kernel(LeanKernel::new(), vec![()], config(), limits, Upper)
-        .expect("this kernel refuses nothing")
+        .expect("this kernel never fails")
 }
 
-/// Lets `count` clients in and through the handshake, as many a turn as the loop accepts in one,
-/// and adds their tokens to `crowd` in the order in which they came.
+/// Connects and authenticates `count` clients, as many per turn as the loop accepts, and appends their
+/// tokens to `crowd` in order.
 pub fn admit(server: &mut LeanServer, count: usize, crowd: &mut Vec<Token>) {
     let kernel = server.kernel_mut();
-    (kernel.finds, kernel.clients) = (Finds::Digest, count);
+    (kernel.input, kernel.clients) = (Input::Digest, count);
     kernel.ready.clear();
     let all = crowd.len() + count;
     while crowd.len() < all {
         turn(server);
         let kernel = server.kernel_mut();
         crowd.extend_from_slice(&kernel.registered);
-        // Whoever was registered in this turn answers in the next.
+        // Connections registered in this turn send their digest in the next.
         std::mem::swap(&mut kernel.ready, &mut kernel.registered);
         kernel.registered.clear();
     }
@@ -190,8 +189,8 @@ pub fn admit(server: &mut LeanServer, count: usize, crowd: &mut Vec<Token>) {
     server.kernel_mut().ready.clear();
 }
 
-/// Lets `count` clients in who then say nothing. Each has its challenge.
-pub fn let_in(server: &mut LeanServer, count: usize) {
+/// Accepts `count` clients, which get their challenge and do not answer.
+pub fn accept(server: &mut LeanServer, count: usize) {
     server.kernel_mut().clients = count;
     while server.kernel_mut().clients > 0 {
         turn(server);
@@ -199,25 +198,25 @@ pub fn let_in(server: &mut LeanServer, count: usize) {
     }
 }
 
-/// From now on `busy` say something before every turn, each a message of `len` bytes.
-pub fn let_talk(server: &mut LeanServer, busy: &[Token], len: usize) {
+/// Makes the clients in `busy` send a message of `len` bytes before every turn from now on.
+pub fn send_each_turn(server: &mut LeanServer, busy: &[Token], len: usize) {
     let kernel = server.kernel_mut();
-    kernel.finds = Finds::Message(len);
+    kernel.input = Input::Message(len);
     kernel.ready.clear();
     kernel.ready.extend_from_slice(busy);
 }
 
-/// One turn in which all of `crowd` end their streams and are closed.
-pub fn leave(server: &mut LeanServer, crowd: &[Token]) {
+/// Runs one turn in which all of `crowd` end their streams and are closed.
+pub fn disconnect(server: &mut LeanServer, crowd: &[Token]) {
     let kernel = server.kernel_mut();
-    kernel.finds = Finds::End;
+    kernel.input = Input::End;
     kernel.ready.clear();
     kernel.ready.extend_from_slice(crowd);
     turn(server);
     server.kernel_mut().ready.clear();
 }
 
-/// One turn, which nothing here can make fail.
+/// Runs one turn of the loop.
 pub fn turn(server: &mut LeanServer) {
     server.turn().expect("this kernel never fails");
 }

@@ -1,5 +1,5 @@
-//! What several benches and the count of instructions start from.
-#![allow(dead_code, unreachable_pub)] // Each of them uses its own part of it.
+//! Fixtures shared by the benches and the instruction counts.
+#![allow(dead_code, unreachable_pub)] // Each of them uses a part.
 
 pub mod kernel;
 
@@ -7,13 +7,13 @@ use saltecho::auth::{Challenge, Key, Keyring, MacAlgorithm};
 use saltecho::proto::{Config, Connection, State, Upper};
 use saltecho::python::Monotonic;
 
-/// The time, where it does not matter.
+/// Any time, where it does not matter.
 pub const NOW: Monotonic = Monotonic::ZERO;
 
-/// The bytes of every challenge here, so that one digest answers them all.
+/// Bytes of every challenge, so that one digest answers them all.
 pub const CHALLENGE: [u8; Challenge::LEN] = [0x5a; Challenge::LEN];
 
-/// The challenge of these bytes.
+/// The challenge with the bytes of [`CHALLENGE`].
 pub fn challenge() -> Challenge {
     Challenge::new(CHALLENGE)
 }
@@ -24,13 +24,14 @@ pub fn digest() -> [u8; 16] {
     digest.as_bytes().try_into().expect("HMAC-MD5 has 16 bytes")
 }
 
-/// The defaults, with the one deadline on that is off by default: benches run protected.
+/// The default configuration with an idle timeout too, so that benches run with every deadline.
 pub fn config() -> Config {
-    let idle = std::time::Duration::from_secs(3600);
-    Config { recv_timeout: Some(idle), ..Config::new(Keyring::demo()) }
+    let mut config = Config::new(Keyring::demo());
+    config.idle_timeout = Some(std::time::Duration::from_secs(3600));
+    config
 }
 
-/// A whole handshake through the state machine, from the challenge to the right digest.
+/// A connection after a whole handshake through the state machine.
 pub fn authenticated(config: &Config, mut digest: [u8; 16]) -> Connection {
     let mut connection = Connection::new(config, challenge(), Upper, NOW);
     connection.handle_sent(config, Challenge::LEN, NOW);

@@ -1,5 +1,5 @@
-//! What criterion has saved: a directory for each benchmark, in it one for each baseline, in that
-//! the estimates and the benchmark's name.
+//! Results saved by criterion: a directory per benchmark, in it a directory per baseline, in that
+//! the estimates and the name of the benchmark.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -8,12 +8,12 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-/// Why there is no answer.
+/// Reason for a failed comparison.
 #[derive(Debug)]
 pub(crate) enum Failure {
-    /// The question was wrong.
+    /// Wrong arguments.
     Usage(String),
-    /// A file could not be read, or is not what criterion writes.
+    /// A file that cannot be read or was not written by criterion.
     File(String),
 }
 
@@ -23,8 +23,7 @@ impl Failure {
     }
 }
 
-/// The time of one iteration in nanoseconds, and the interval in which it lies with criterion's
-/// confidence (95 % unless told otherwise).
+/// Time of one iteration in nanoseconds with its confidence interval (criterion's default: 95 %).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Estimate {
     pub(crate) low: f64,
@@ -32,19 +31,19 @@ pub(crate) struct Estimate {
     pub(crate) high: f64,
 }
 
-/// Every baseline that any benchmark has.
+/// Lists the baselines of all benchmarks.
 pub(crate) fn baselines(directory: &Path) -> Result<BTreeSet<String>, Failure> {
     let saved = saved(directory)?;
     if saved.is_empty() {
         return Err(Failure::Usage(format!(
-            "no benchmark is saved in {}: run `cargo bench -- --save-baseline NAME` first",
+            "no saved benchmark in {}: run `cargo bench -- --save-baseline NAME` first",
             directory.display()
         )));
     }
     Ok(saved.iter().map(|path| name_of(path)).collect())
 }
 
-/// The benchmarks that have this baseline, by their names, each with its estimate.
+/// Reads the estimates of all benchmarks with this baseline, by name.
 pub(crate) fn read(
     directory: &Path,
     baseline: &str,
@@ -56,7 +55,7 @@ pub(crate) fn read(
             let benchmark = path.join("benchmark.json");
             let name = json(&benchmark)?["full_id"]
                 .as_str()
-                .ok_or_else(|| Failure::at(&benchmark, "there is no full_id"))?
+                .ok_or_else(|| Failure::at(&benchmark, "full_id is missing"))?
                 .to_owned();
             Ok((name, estimate(&path.join("estimates.json"))?))
         })
@@ -67,8 +66,8 @@ fn name_of(path: &Path) -> String {
     path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
-/// Every directory below this one that holds estimates of a benchmark. `change` has some too, of a
-/// difference and without a benchmark's name.
+/// Finds all directories with estimates of a benchmark. Criterion's `change` has estimates too, but
+/// of a difference and without a benchmark's name.
 fn saved(directory: &Path) -> Result<Vec<PathBuf>, Failure> {
     let entries = match fs::read_dir(directory) {
         Ok(entries) => entries,
@@ -93,8 +92,8 @@ fn json(path: &Path) -> Result<Value, Failure> {
     serde_json::from_str(&text).map_err(|error| Failure::at(path, error))
 }
 
-/// Criterion's own choice: the slope if it measured with growing numbers of iterations, which
-/// takes out what a measurement costs by itself, else the mean.
+/// Reads the estimate that criterion itself prefers: the slope, if it measured growing numbers of
+/// iterations, which excludes the overhead of a measurement, otherwise the mean.
 fn estimate(path: &Path) -> Result<Estimate, Failure> {
     let estimates = json(path)?;
     let chosen = match &estimates["slope"] {
@@ -103,7 +102,7 @@ fn estimate(path: &Path) -> Result<Estimate, Failure> {
     };
     let number = |value: &Value| {
         let number = value.as_f64().filter(|number| number.is_finite() && *number > 0.0);
-        number.ok_or_else(|| Failure::at(path, "there is no estimate as criterion writes it"))
+        number.ok_or_else(|| Failure::at(path, "not an estimate of criterion"))
     };
     let interval = &chosen["confidence_interval"];
     Ok(Estimate {

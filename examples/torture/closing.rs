@@ -1,6 +1,6 @@
-//! Orderly closes with an answer owed, over a network that loses segments.
+//! Orderly closes with a pending answer, over a network that loses segments.
 //!
-//! The network is loopback in a namespace of its own, where nftables drops one packet in twenty.
+//! The network is loopback in its own namespace, where nftables drops one packet in twenty.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -13,24 +13,24 @@ use crate::Report;
 use crate::client::{authenticated, digest, exchange, pattern, read_challenge};
 use crate::server::Trial;
 
-/// What makes the network: loopback up, then the loss.
+/// Shell commands that set up the network: loopback up, then the loss.
 const NETWORK: &str = "ip link set lo up && nft add table ip lossy && \
     nft 'add chain ip lossy in { type filter hook input priority 0; }' && \
     nft add rule ip lossy in numgen random mod 100 '<' 5 counter drop";
 
-/// Clients at once, each of which makes connections one after another.
+/// Concurrent clients; each makes one connection after another.
 const CLIENTS: u64 = 500;
 
-/// Starts this program again in a network of its own, as `lossy-closing`.
+/// Starts this program again in its own network, as `lossy-closing`.
 pub(crate) fn run(closes: u64, report: &mut Report) {
     let program = std::env::current_exe().unwrap();
     let script = format!("{NETWORK} && exec '{}' lossy-closing {closes}", program.display());
     let status = Command::new("unshare").args(["-n", "sh", "-c", &script]).status();
     let held = status.as_ref().is_ok_and(std::process::ExitStatus::success);
-    report.check("in a network of its own (unshare, ip, nft)", held, "true", held);
+    report.check("in its own network (unshare, ip, nft)", held, "true", held);
 }
 
-/// The trial itself, inside that network.
+/// Runs the trial inside that network.
 pub(crate) fn inside(closes: u64, report: &mut Report) {
     let mut server = Trial::start(&["no_auth_timeout=1"]);
     let address = server.address;
@@ -42,9 +42,9 @@ pub(crate) fn inside(closes: u64, report: &mut Report) {
             scope.spawn(move || {
                 for number in (client..closes).step_by(usize::try_from(CLIENTS).unwrap()) {
                     match close(address, number) {
-                        Ok(lacking) => {
+                        Ok(bytes) => {
                             done.fetch_add(1, Ordering::Relaxed);
-                            missing.fetch_add(lacking, Ordering::Relaxed);
+                            missing.fetch_add(bytes, Ordering::Relaxed);
                         }
                         Err(error) => {
                             eprintln!("  a connection: {error}");
@@ -56,19 +56,19 @@ pub(crate) fn inside(closes: u64, report: &mut Report) {
         }
     });
     let counters = server.counters();
-    report.tell("orderly closes, time", format!("{}, {:.1?}", done.into_inner(), begin.elapsed()));
+    report.note("orderly closes, time", format!("{}, {:.1?}", done.into_inner(), begin.elapsed()));
     let rules = Command::new("nft").args(["list", "table", "ip", "lossy"]).output().unwrap();
     let rules = String::from_utf8_lossy(&rules.stdout).into_owned();
     let dropped = rules.split("packets ").nth(1).and_then(|rest| rest.split(' ').next());
-    report.tell("packets lost", dropped.unwrap_or("unknown"));
-    report.tell("answered, bytes", counters.of("sent"));
+    report.note("packets lost", dropped.unwrap_or("unknown"));
+    report.note("answered, bytes", counters.get("sent"));
     let (missing, failed) = (missing.into_inner(), failed.into_inner());
     report.check("bytes missing", missing, "none", missing == 0);
     report.check("connections that failed", failed, "none", failed == 0);
     kill(&mut server, report);
 }
 
-/// Connections whose sockets are destroyed under both ends (`ss -K`).
+/// Destroys the sockets of both ends of some connections (`ss -K`).
 fn kill(server: &mut Trial, report: &mut Report) {
     let victims: Vec<TcpStream> = (0..50).map(|_| authenticated(server.address)).collect();
     for stream in &victims {
@@ -78,16 +78,16 @@ fn kill(server: &mut Trial, report: &mut Report) {
     let killed = Command::new("ss").args(["-K", "-t", "state", "established", &port]).output();
     assert!(killed.unwrap().status.success(), "ss -K");
     let begin = Instant::now();
-    while server.counters().of("connections") > 0 && begin.elapsed() < Duration::from_secs(10) {
+    while server.counters().get("connections") > 0 && begin.elapsed() < Duration::from_secs(10) {
         thread::yield_now();
     }
-    let left = server.counters().of("connections");
+    let left = server.counters().get("connections");
     report.check("left of 50 whose sockets were destroyed", left, "none", left == 0);
     drop(victims);
 }
 
-/// A client that says all it has to say, ends its stream, and only then reads. How many bytes of
-/// the answer were missing at its end.
+/// Sends all data, ends the stream, and only then reads. Returns the number of missing bytes of the
+/// answer.
 fn close(address: SocketAddr, number: u64) -> std::io::Result<u64> {
     let mut stream = TcpStream::connect(address)?;
     stream.set_read_timeout(Some(Duration::from_secs(60)))?;

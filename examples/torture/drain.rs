@@ -1,4 +1,4 @@
-//! A drain with thousands of live connections and bytes in flight in both directions.
+//! A drain with thousands of connections and bytes in flight in both directions.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -9,13 +9,13 @@ use crate::Report;
 use crate::client::{authenticated, pattern};
 use crate::server::Trial;
 
-/// What each client sends: more than the kernel passes on at once while nobody reads.
+/// Bytes sent by each client: more than the kernel passes on at once without a reader.
 const EACH: usize = 96 << 10;
 
 pub(crate) fn run(connections: u64, report: &mut Report) {
     let mut server = Trial::start(&[]);
     let clients: Vec<TcpStream> = (0..connections).map(|_| authenticated(server.address)).collect();
-    while server.counters().of("authenticated") < connections {
+    while server.counters().get("authenticated") < connections {
         thread::yield_now();
     }
     let data = pattern(EACH);
@@ -27,15 +27,14 @@ pub(crate) fn run(connections: u64, report: &mut Report) {
             scope.spawn(move || {
                 for mut stream in share {
                     stream.set_nonblocking(true).unwrap();
-                    // Some of it is taken; how much is the kernel's affair. Failing is too, once
-                    // the server is gone.
+                    // The kernel takes a part of it, or fails once the server is gone.
                     let _ = stream.write(data);
                 }
             });
         }
-        // In the middle of that.
-        while server.counters().of("received") < connections * 16 + connections * EACH as u64 / 4 {
-            assert!(begin.elapsed() < Duration::from_secs(60), "the clients do not get on");
+        // Drain while the server is still reading.
+        while server.counters().get("received") < connections * 16 + connections * EACH as u64 / 4 {
+            assert!(begin.elapsed() < Duration::from_secs(60), "the clients make no progress");
         }
         let readers: Vec<_> = clients
             .chunks(clients.len().div_ceil(4))
@@ -49,16 +48,16 @@ pub(crate) fn run(connections: u64, report: &mut Report) {
         (drained.join().unwrap(), received)
     });
     let ((counters, code), elapsed) = last;
-    let read = counters.of("received") - connections * 16;
-    let sent = counters.of("sent") - connections * 32;
-    report.tell("connections, bytes read by the server", format!("{connections}, {read}"));
-    report.tell("clients that were lost", counters.of("Reset") + counters.of("TransportError"));
-    report.tell("came too late to be answered, and counted", counters.of("discarded"));
-    let owed = read - sent - counters.of("undelivered") - counters.of("discarded");
-    report.check("read and neither sent nor counted", owed, "none", owed == 0);
+    let read = counters.get("received") - connections * 16;
+    let sent = counters.get("sent") - connections * 32;
+    report.note("connections, bytes read by the server", format!("{connections}, {read}"));
+    report.note("lost clients", counters.get("Reset") + counters.get("TransportError"));
+    report.note("received too late to be answered, counted", counters.get("discarded"));
+    let uncounted = read - sent - counters.get("undelivered") - counters.get("discarded");
+    report.check("read, neither sent nor counted", uncounted, "none", uncounted == 0);
     let missing = sent - received;
-    report.check("sent and not received", missing, "none", missing == 0);
-    let undelivered = counters.of("undelivered");
+    report.check("sent, not received", missing, "none", missing == 0);
+    let undelivered = counters.get("undelivered");
     report.check("counted as undelivered", undelivered, "none", undelivered == 0);
     let in_time = elapsed < Duration::from_secs(25);
     report.check(
@@ -69,7 +68,7 @@ pub(crate) fn run(connections: u64, report: &mut Report) {
     );
 }
 
-/// Reads to the end of the stream; how much that was. Panics at a wrong byte.
+/// Reads to the end of the stream and returns the number of bytes. Panics at a wrong byte.
 fn read(mut stream: &TcpStream, expected: &[u8]) -> u64 {
     stream.set_nonblocking(false).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(40))).unwrap();
@@ -79,7 +78,7 @@ fn read(mut stream: &TcpStream, expected: &[u8]) -> u64 {
         match stream.read(&mut piece) {
             Ok(n @ 1..) => answer.extend_from_slice(&piece[..n]),
             Ok(0) => break,
-            Err(error) => panic!("a stream without an end: {error}"),
+            Err(error) => panic!("the stream did not end: {error}"),
         }
     }
     assert!(expected.starts_with(&answer), "a corrupt byte");

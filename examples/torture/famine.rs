@@ -1,4 +1,4 @@
-//! A running server whose limit on descriptors is lowered, and five times as many clients.
+//! A running server whose descriptor limit is lowered, and five times as many clients.
 
 use std::fs;
 use std::net::TcpStream;
@@ -12,7 +12,7 @@ use crate::Report;
 use crate::client::{authenticated, exchange, reset};
 use crate::server::Trial;
 
-/// Descriptors that the server may have from then on.
+/// New descriptor limit of the server.
 const DESCRIPTORS: usize = 200;
 
 pub(crate) fn run(rounds: u64, report: &mut Report) {
@@ -23,10 +23,10 @@ pub(crate) fn run(rounds: u64, report: &mut Report) {
     assert!(Command::new("prlimit").args(["--pid", &pid, &limit]).status().unwrap().success());
     let mut waiting: Vec<TcpStream> =
         (0..5 * DESCRIPTORS).map(|_| TcpStream::connect(server.address).unwrap()).collect();
-    while server.counters().of("pauses") == 0 {
+    while server.counters().get("pauses") == 0 {
         thread::yield_now();
     }
-    report.tell("descriptors, clients", format!("{DESCRIPTORS}, {}", served.len() + waiting.len()));
+    report.note("descriptors, clients", format!("{DESCRIPTORS}, {}", served.len() + waiting.len()));
 
     let (before, begin) = (server.processor_time(), Instant::now());
     thread::sleep(Duration::from_secs(3));
@@ -40,51 +40,52 @@ pub(crate) fn run(rounds: u64, report: &mut Report) {
     let mut silent: Vec<Vec<TcpStream>> = Vec::new();
     let mut longest = Duration::ZERO;
     for _ in 0..rounds {
-        // Those who got in stay and hold their places; those turned away do not wait any more.
-        let (inside, outside) =
-            waiting.into_iter().partition(|stream| said(stream) == Said::Challenge);
-        silent.push(inside);
-        waiting = outside;
-        waiting.retain(|stream: &TcpStream| said(stream) == Said::Nothing);
-        // The clock first: the close itself may hand the processor to the server.
+        // Accepted clients keep their places; rejected ones no longer wait.
+        let (accepted, others) =
+            waiting.into_iter().partition(|stream| received(stream) == Received::Challenge);
+        silent.push(accepted);
+        waiting = others;
+        waiting.retain(|stream: &TcpStream| received(stream) == Received::Nothing);
+        // Read the clock first: the close itself may switch to the server.
         let begin = Instant::now();
         drop(served.pop());
         let next = loop {
-            let next = waiting.iter().position(|stream| said(stream) == Said::Challenge);
+            let next = waiting.iter().position(|stream| received(stream) == Received::Challenge);
             if let Some(next) = next {
                 break next;
             }
-            assert!(begin.elapsed() < Duration::from_secs(5), "nobody was accepted");
+            assert!(begin.elapsed() < Duration::from_secs(5), "no client was accepted");
         };
         longest = longest.max(begin.elapsed());
         silent.push(vec![waiting.swap_remove(next)]);
     }
     let bound = Duration::from_millis(150);
     let figure = format!("{longest:.1?} of {rounds}");
-    report.check("longest wait for a place that came free", figure, "150 ms", longest <= bound);
+    report.check("longest wait for a free place", figure, "150 ms", longest <= bound);
     let echo = exchange(&served[0], b"still here") == b"STILL HERE";
-    report.check("who was in is served", echo, "true", echo);
+    report.check("an accepted client is served", echo, "true", echo);
     waiting.drain(..).for_each(reset);
-    report.tell("turned away", server.counters().of("shed"));
+    report.note("shed", server.counters().get("shed"));
 }
 
 #[derive(PartialEq, Eq)]
-enum Said {
+enum Received {
     Nothing,
     Challenge,
     End,
 }
 
-fn said(stream: &TcpStream) -> Said {
+/// State of a client's stream, without consuming anything.
+fn received(stream: &TcpStream) -> Received {
     stream.set_nonblocking(true).unwrap();
     match stream.peek(&mut [0; 32]) {
-        Ok(1..) => Said::Challenge,
-        Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => Said::Nothing,
-        _ => Said::End,
+        Ok(1..) => Received::Challenge,
+        Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => Received::Nothing,
+        _ => Received::End,
     }
 }
 
-/// Counts the failures of `accept4` other than "nobody waits", by strace.
+/// Counts the calls of `accept4` that fail with EMFILE, with strace.
 fn failed_accepts(pid: &str, time: Duration) -> f64 {
     let log = tempfile::NamedTempFile::new().unwrap();
     let mut strace = Command::new("strace")
@@ -92,7 +93,7 @@ fn failed_accepts(pid: &str, time: Duration) -> f64 {
         .arg(log.path())
         .args(["-p", pid])
         .spawn()
-        .expect("strace is there");
+        .expect("strace is installed");
     thread::sleep(time);
     kill_process(Pid::from_child(&strace), Signal::TERM).unwrap();
     strace.wait().unwrap();

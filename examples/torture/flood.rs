@@ -1,4 +1,4 @@
-//! Bogus connections as fast as one core can make them, beside honest clients.
+//! Bogus connections as fast as one core can make them, together with honest clients.
 
 use std::collections::VecDeque;
 use std::io::{Read, Write};
@@ -17,26 +17,26 @@ use crate::server::Trial;
 
 /// Sources of the flood, 127.0.0.100 and on.
 const SOURCES: u64 = 64;
-/// Honest clients that are there all the time.
+/// Honest clients connected for the whole trial.
 const ESTABLISHED: usize = 200;
-/// Threads that each make honest clients one after another.
+/// Threads that connect honest clients, one after another.
 const HONEST: u8 = 4;
-/// How long an honest client waits for anything.
+/// Time limit of an honest client for each step.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// All kinds of bogus clients.
+/// Runs all kinds of bogus clients.
 pub(crate) fn run(seconds: u64, report: &mut Report) {
     flood(seconds, "distrust=1", "all", report);
 }
 
-/// Silent ones alone, which give no cause before their time is up.
+/// Runs silent clients only, which fail no authentication before their timeout.
 pub(crate) fn silent(seconds: u64, report: &mut Report) {
     flood(seconds, "distrust=1", "silent", report);
 }
 
-/// Silent ones at a server that judges nobody by their source: what the judgement is for. Nothing
-/// is promised here.
-pub(crate) fn unjudged(seconds: u64, report: &mut Report) {
+/// Runs silent clients against a server that trusts their source, to show the effect of the checks by
+/// source. No bound applies.
+pub(crate) fn trusted(seconds: u64, report: &mut Report) {
     let failed = report.failed;
     flood(seconds, "trust=1", "silent", report);
     report.failed = failed;
@@ -49,14 +49,14 @@ fn flood(seconds: u64, option: &str, kinds: &str, report: &mut Report) {
     let resident_before = server.resident();
     let begin = Instant::now();
     let time = Duration::from_secs(seconds);
-    // Pinned to one core where there is a taskset; a flooder is one thread anyway.
+    // Pinned to one core; the flooder has one thread.
     let mut flooder = Command::new("taskset")
         .args(["-c", "1"])
         .arg(std::env::current_exe().unwrap())
         .args(["flooder", &address.to_string(), &seconds.to_string(), kinds])
         .stdout(Stdio::piped())
         .spawn()
-        .expect("taskset (util-linux) is there");
+        .expect("taskset (util-linux) is installed");
     let (came, served, lost) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
     let (latencies, over) = (Mutex::new(Vec::new()), AtomicBool::new(false));
     let mut peak = (0, 0);
@@ -74,7 +74,7 @@ fn flood(seconds: u64, option: &str, kinds: &str, report: &mut Report) {
                         }
                         Err(error) => eprintln!("  an honest client: {error}"),
                     }
-                    // Twenty-five a second and thread: clients come one by one, not as a flood.
+                    // 25 per second and thread: single clients, not another flood.
                     thread::sleep(Duration::from_millis(40));
                 }
             });
@@ -95,7 +95,7 @@ fn flood(seconds: u64, option: &str, kinds: &str, report: &mut Report) {
         });
         while begin.elapsed() < time {
             let counters = server.counters();
-            peak.0 = peak.0.max(counters.of("unauthenticated"));
+            peak.0 = peak.0.max(counters.get("unauthenticated"));
             peak.1 = peak.1.max(server.resident());
             thread::sleep(Duration::from_millis(200));
         }
@@ -111,44 +111,44 @@ fn flood(seconds: u64, option: &str, kinds: &str, report: &mut Report) {
     let mut latencies = latencies.into_inner().unwrap();
     latencies.sort_unstable();
     let (came, served) = (came.into_inner(), served.into_inner());
-    report.tell("bogus connections", output.unwrap_or_default().trim());
+    report.note("bogus connections", output.unwrap_or_default().trim());
     for (what, name) in [
         ("accepted in all", "accepted"),
         ("refused, source suspect", "suspects"),
         ("refused, source over its share", "over_share"),
-        ("turned away unseen", "shed"),
+        ("shed", "shed"),
         ("evicted", "Evicted"),
         ("wrong digest", "Rejected"),
         ("authentication timed out", "AuthTimeout"),
         ("reset", "Reset"),
     ] {
-        report.tell(what, counters.of(name));
+        report.note(what, counters.get(name));
     }
-    report.tell("most strangers at once", peak.0);
+    report.note("peak of unauthenticated connections", peak.0);
     let at = |per_cent| latencies.get(latencies.len() * per_cent / 100);
-    report.tell(
-        "honest: median, 99th, longest",
+    report.note(
+        "honest clients: median, 99th percentile, maximum",
         format!("{:.1?} {:.1?} {:.1?}", at(50), at(99), latencies.last()),
     );
     let share = 100.0 * served as f64 / came as f64;
     report.check(
-        "honest authenticated",
+        "honest clients authenticated",
         format!("{served} of {came}, {share:.3} %"),
         ">= 99.9 %",
         share >= 99.9,
     );
     let lost = lost.into_inner();
-    report.check("established and lost", format!("{lost} of {ESTABLISHED}"), "none", lost == 0);
+    report.check("established clients lost", format!("{lost} of {ESTABLISHED}"), "none", lost == 0);
     let resident = format!("{resident_before} -> {} KiB", peak.1);
     report.check(
-        "resident memory, before and at the most",
+        "resident memory, before and peak",
         resident,
         "+ 64 MiB",
         peak.1 < resident_before + (64 << 10),
     );
 }
 
-/// One honest life.
+/// Connects an honest client, authenticates and exchanges one message.
 fn honest(source: [u8; 4], address: SocketAddr) -> std::io::Result<()> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
     socket.bind(&SocketAddr::from((source, 0)).into())?;
@@ -164,11 +164,11 @@ fn honest(source: [u8; 4], address: SocketAddr) -> std::io::Result<()> {
     Ok(())
 }
 
-/// The other process: four kinds in turn, never waiting for an answer.
+/// Runs the flooding process: four kinds in turn, without waiting for answers.
 pub(crate) fn flooder(args: &[String]) {
     let (address, seconds) = (args[0].parse::<SocketAddr>().unwrap(), args[1].parse().unwrap());
     let (begin, time, all) = (Instant::now(), Duration::from_secs(seconds), args[2] == "all");
-    // Each kind keeps so many open: with them a process is near its limit of 20,000.
+    // Numbers kept open of each kind: together close to the descriptor limit of 20,000.
     let (mut silent, mut dripping, mut wrong) = (VecDeque::new(), VecDeque::new(), VecDeque::new());
     let (mut made, mut failed, mut dripped) = (0u64, 0u64, Instant::now());
     while begin.elapsed() < time {
@@ -177,7 +177,7 @@ pub(crate) fn flooder(args: &[String]) {
             continue;
         };
         made += 1;
-        // Every source does everything: the kind changes once they have all had their turn.
+        // Every source makes every kind: the kind changes after a round of all sources.
         match if all { made / SOURCES % 4 } else { 0 } {
             0 => keep(&mut silent, socket, 9000),
             1 => keep(&mut dripping, socket, 3000),
@@ -197,7 +197,7 @@ pub(crate) fn flooder(args: &[String]) {
         }
     }
     let rate = made as f64 / begin.elapsed().as_secs_f64();
-    println!("{made} in {seconds} s, {rate:.0} a second, {failed} could not be made");
+    println!("{made} in {seconds} s, {rate:.0} per second, {failed} failed");
 }
 
 fn keep(kept: &mut VecDeque<Socket>, socket: Socket, most: usize) {
@@ -211,7 +211,7 @@ fn bogus(source: u8, address: SocketAddr) -> std::io::Result<Socket> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
     socket.bind(&SocketAddr::from(([127, 0, 0, 100 + source], 0)).into())?;
     socket.set_nonblocking(true)?;
-    // On loopback the handshake is over when the call returns, unless the queue is full.
+    // On loopback the TCP handshake completes inside the call, unless the queue is full.
     match socket.connect(&address.into()) {
         Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => Err(error),
         _ => Ok(socket),

@@ -1,9 +1,9 @@
-//! Crowds that say nothing: none of them may be lost, and at the end each must still answer.
+//! Silent crowds: no connection may be lost, and at the end each must still answer.
 //!
-//! Three at a time, each with a server and a client process of its own: one that comes all at once,
-//! one that comes evenly over a minute, and one that leaves and comes again all at once. Their
-//! keepalive shares one machine, and loopback's queue of 1,000 packets for each processor. With more
-//! descriptors than a machine grants, `scripts/million-idle` holds one crowd of any size.
+//! Three crowds at the same time, each with its own server and client process: one connects all at
+//! once, one evenly over a minute, and one disconnects and connects again all at once. Their
+//! keepalive probes share one machine, with loopback's queue of 1,000 packets per processor.
+//! `scripts/million-idle` holds one crowd of any size, where a process may have the descriptors.
 
 use std::net::{Ipv4Addr, TcpStream};
 use std::process::{Command, Stdio};
@@ -14,9 +14,9 @@ use crate::Report;
 use crate::client::{authenticated_from, try_exchange};
 use crate::server::Trial;
 
-/// Connections of each crowd: as many as a process may have descriptors for.
+/// Connections of each crowd, close to the descriptor limit of a process.
 pub(crate) const CROWD: u32 = 19_000;
-/// How long a crowd takes that comes evenly.
+/// Time over which the second crowd connects.
 const EVENLY: Duration = Duration::from_secs(60);
 /// Between two looks at the server's counters.
 const LOOK: Duration = Duration::from_millis(10);
@@ -38,46 +38,46 @@ pub(crate) fn run(seconds: u64, report: &mut Report) {
         let held = output.status.success();
         report.check(&format!("{kind}: silent for {seconds} s"), held, "true", held);
     }
-    report.tell("packets dropped on this machine meanwhile", dropped_packets() - dropped);
+    report.note("packets dropped on this machine", dropped_packets() - dropped);
 }
 
 /// One crowd of this many.
 pub(crate) fn inside(seconds: u64, kind: &str, size: u32, report: &mut Report) {
     let mut server = Trial::start(&[]);
     let (address, begin) = (server.address, Instant::now());
-    let come = |number: u32| {
+    let connect = |number: u32| {
         if kind == "evenly" {
             let due = EVENLY * number / size;
             thread::sleep(due.saturating_sub(begin.elapsed()));
         }
         authenticated_from(source(number), address)
     };
-    let mut crowd: Vec<TcpStream> = (0..size).map(come).collect();
+    let mut crowd: Vec<TcpStream> = (0..size).map(connect).collect();
     let mut left = 0;
     if kind == "again" {
         crowd.clear();
-        while server.counters().of("connections") > 0 {
+        while server.counters().get("connections") > 0 {
             thread::sleep(LOOK);
         }
         left = u64::from(size);
-        crowd.extend((0..size).map(come));
+        crowd.extend((0..size).map(connect));
     }
-    while server.counters().of("authenticated") < left + u64::from(size) {
+    while server.counters().get("authenticated") < left + u64::from(size) {
         thread::sleep(LOOK);
     }
-    let came = begin.elapsed();
+    let connected = begin.elapsed();
     let busy = server.processor_time();
     thread::sleep(Duration::from_secs(seconds));
     let (busy, counters) = (server.processor_time() - busy, server.counters());
-    let lost = counters.of("accepted") - left - counters.of("connections");
+    let lost = counters.get("accepted") - left - counters.get("connections");
     let answered = crowd.iter().filter(|stream| try_exchange(stream, b"still here")).count();
-    report.tell(&format!("{kind}: connections, came within"), format!("{size}, {came:.1?}"));
-    let probes = counters.of("probes");
+    report.note(&format!("{kind}: connections, time"), format!("{size}, {connected:.1?}"));
+    let probes = counters.get("probes");
     let each = probes as f64 / f64::from(size);
-    report.tell("peers asked for a sign of life", format!("{probes} times, {each:.1} each"));
+    report.note("keepalive probes", format!("{probes}, {each:.1} per connection"));
     let share = 100.0 * busy.as_secs_f64() / seconds as f64;
-    report.tell("the server's processor time", format!("{share:.2} %"));
-    report.tell("its resident memory", format!("{} KiB", server.resident()));
+    report.note("the server's processor time", format!("{share:.2} %"));
+    report.note("its resident memory", format!("{} KiB", server.resident()));
     report.check("closed by the server", lost, "none", lost == 0);
     let all = answered == crowd.len();
     report.check("answered at the end", answered, &format!("{size}"), all);
@@ -88,7 +88,7 @@ pub(crate) fn source(number: u32) -> Ipv4Addr {
     Ipv4Addr::from(u32::from(Ipv4Addr::new(127, 0, 64, 1)) + number / 14_000)
 }
 
-/// Packets that a processor's queue had no room for, since the machine started.
+/// Packets dropped at full processor queues since boot.
 pub(crate) fn dropped_packets() -> u64 {
     let statistics = std::fs::read_to_string("/proc/net/softnet_stat").unwrap();
     let dropped = |line: &str| {

@@ -1,14 +1,14 @@
-//! What the service withstands, with figures: floods, famine, drains, memory, loss, timing.
+//! Long stress trials with figures: floods, descriptor exhaustion, drains, memory, packet loss, timing.
 //!
 //! ```text
 //! cargo run --release --example torture -- all
 //! cargo run --release --example torture -- flood 60
 //! ```
 //!
-//! Each trial starts a server as a process of its own (this program again, as `serve`), throws
-//! something at it and prints what was thrown and what was lost. The exit code is 1 if a bound was
-//! not kept. Traffic stays on loopback or in a network namespace that the trial makes.
-#![allow(clippy::unwrap_used)] // A trial that cannot be held has nothing better to do than stop.
+//! Each trial starts a server in its own process (this program again, as `serve`), puts it under
+//! stress and prints the load and the losses. The exit code is 1 if a bound was exceeded. Traffic
+//! stays on loopback or in a network namespace made by the trial.
+#![allow(clippy::unwrap_used)] // A trial that cannot run stops with the error.
 
 mod closing;
 mod drain;
@@ -22,36 +22,36 @@ mod server;
 mod timing;
 
 #[path = "../../tests/common/client.rs"]
-#[allow(dead_code, unreachable_pub)] // The tests' client; a trial uses its own part of it.
+#[allow(dead_code, unreachable_pub)] // The tests' client; each trial uses a part of it.
 mod client;
 
-/// What a trial found, line by line.
+/// Results of a trial, printed line by line.
 #[derive(Default)]
 struct Report {
     failed: bool,
 }
 
 impl Report {
-    /// A figure without a bound.
-    fn tell(&mut self, what: &str, figure: impl std::fmt::Display) {
+    /// Prints a figure without a bound.
+    fn note(&mut self, what: &str, figure: impl std::fmt::Display) {
         println!("  {what:<52} {figure}");
     }
 
-    /// A figure and whether it is within its bound.
+    /// Prints a figure and the result of its check; `kept` is true if it is within the bound.
     fn check(&mut self, what: &str, figure: impl std::fmt::Display, bound: &str, kept: bool) {
         self.failed |= !kept;
-        let verdict = if kept { "ok" } else { "NOT KEPT" };
-        println!("  {what:<52} {figure}  ({bound}: {verdict})");
+        let result = if kept { "ok" } else { "EXCEEDED" };
+        println!("  {what:<52} {figure}  ({bound}: {result})");
     }
 }
 
-/// A trial's name, its default size, and what holds it.
+/// Name, default size and function of a trial.
 type Trial = (&'static str, u64, fn(u64, &mut Report));
 
 const TRIALS: [Trial; 11] = [
     ("flood", 60, flood::run),
     ("flood-silent", 60, flood::silent),
-    ("flood-unjudged", 10, flood::unjudged),
+    ("flood-trusted", 10, flood::trusted),
     ("famine", 10, famine::run),
     ("drain", 5_000, drain::run),
     ("endings", 20, endings::run),
@@ -81,7 +81,7 @@ fn main() {
     let chosen = |name: &str| wanted == "all" || wanted == name;
     if !TRIALS.iter().any(|(name, ..)| chosen(name)) {
         let names: Vec<&str> = TRIALS.iter().map(|(name, ..)| *name).collect();
-        eprintln!("there is no trial {wanted:?}; there are: all, {}", names.join(", "));
+        eprintln!("no trial {wanted:?}; available: all, {}", names.join(", "));
         std::process::exit(2);
     }
     let mut failed = false;
@@ -94,7 +94,7 @@ fn main() {
     std::process::exit(i32::from(failed));
 }
 
-/// A trial that goes on in a process of its own.
+/// Runs a trial in this process, started for it.
 fn inside(size: &str, trial: impl Fn(u64, &mut Report)) {
     let mut report = Report::default();
     trial(size.parse().unwrap(), &mut report);

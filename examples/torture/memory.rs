@@ -1,4 +1,4 @@
-//! Crowds that come and go: what they leave in the server's memory.
+//! Memory of the server after crowds have connected and disconnected.
 
 use std::net::TcpStream;
 use std::thread;
@@ -8,12 +8,12 @@ use crate::Report;
 use crate::client::{authenticated, exchange};
 use crate::server::Trial;
 
-/// As many as this process may have descriptors for.
+/// Connections of a crowd, close to the descriptor limit of a process.
 const CROWD: usize = 19_000;
 
 pub(crate) fn run(rounds: u64, report: &mut Report) {
     let mut server = Trial::start(&[]);
-    // A few lives touch the pages of code and data that all others need.
+    // The first connections touch the pages of code and data that all others use.
     for _ in 0..100 {
         assert_eq!(exchange(&authenticated(server.address), b"x"), b"X");
     }
@@ -27,8 +27,8 @@ pub(crate) fn run(rounds: u64, report: &mut Report) {
         peaks.push(server.resident());
         drop(crowd);
         let gone = Instant::now();
-        while server.counters().of("connections") > 0 {
-            assert!(gone.elapsed() < Duration::from_secs(10), "connections that do not end");
+        while server.counters().get("connections") > 0 {
+            assert!(gone.elapsed() < Duration::from_secs(10), "the connections do not end");
         }
         while server.resident() * 10 > start * 11 && gone.elapsed() < Duration::from_secs(10) {
             thread::sleep(Duration::from_millis(50));
@@ -37,24 +37,24 @@ pub(crate) fn run(rounds: u64, report: &mut Report) {
     }
     let most = *peaks.iter().max().unwrap();
     let each = (most - start) as f64 * 1024.0 / CROWD as f64;
-    report.tell(
+    report.note(
         "resident at the start, with the crowd",
-        format!("{start}, {most} KiB, {each:.0} B each"),
+        format!("{start}, {most} KiB, {each:.0} B per connection"),
     );
-    report.tell("resident after each round, KiB", format!("{after:?}"));
+    report.note("resident after each round, KiB", format!("{after:?}"));
     let last = *after.last().unwrap() as f64 / start as f64;
-    report.check("the last against the start", format!("{last:.3}"), "<= 1.10", last <= 1.10);
-    // The first crowd teaches the allocator and the queues their sizes.
+    report.check("last, relative to the start", format!("{last:.3}"), "<= 1.10", last <= 1.10);
+    // The first crowd makes the allocator and the queues grow.
     let slope = slope(&after[1..]);
     report.check(
         "slope over the rounds after the first",
-        format!("{slope:.1} KiB a round"),
+        format!("{slope:.1} KiB per round"),
         "<= 8",
         slope <= 8.0,
     );
 }
 
-/// Least squares over equal steps.
+/// Slope by least squares over equal steps.
 fn slope(values: &[u64]) -> f64 {
     let n = values.len() as f64;
     let (mean_x, mean_y) = ((n - 1.0) / 2.0, values.iter().sum::<u64>() as f64 / n);

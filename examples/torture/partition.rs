@@ -1,10 +1,10 @@
-//! A network that falls apart under connections, and peers that vanish without a word.
+//! Network partitions, and peers that vanish without a packet.
 //!
-//! The server has a network namespace of its own, joined to the clients' by a pair of veth
-//! devices. A blackhole route towards one of the clients' addresses, and a rule from it, parts
-//! them; a socket that is closed in TCP_REPAIR mode sends neither FIN nor RST. What ends a
-//! connection is then keepalive or one `sendall`'s time. Each kind of connection comes from an address
-//! of its own, by which the server's ends are told apart.
+//! The server has its own network namespace, joined to the clients' by a pair of veth devices. A
+//! blackhole route to a client address and a rule from it partition the network; a socket closed in
+//! TCP_REPAIR mode sends neither FIN nor RST. The connection then ends by keepalive or by the time
+//! limit of a `sendall`. Each kind of connection has its own client address, which identifies it in
+//! the server's counters.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -31,17 +31,17 @@ const DEAF: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 4);
 const VANISHING: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 5);
 const VANISHING_DEAF: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 6);
 const BYSTANDING: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 7);
-/// Those that the network parts from the server.
-const PARTED: [Ipv4Addr; 3] = [IDLE, UNANSWERED, DEAF];
-/// Those that end one way or the other.
+/// Addresses that the partition cuts off.
+const PARTITIONED: [Ipv4Addr; 3] = [IDLE, UNANSWERED, DEAF];
+/// Addresses whose connections end.
 const ENDING: [Ipv4Addr; 5] = [IDLE, UNANSWERED, DEAF, VANISHING, VANISHING_DEAF];
-/// The default period of keepalive, from which all its times follow: a silent peer is asked after one
-/// to one and a half of it, and then has a sixth to a quarter of it for each of six answers.
+/// Default keepalive period. A silent peer is probed after 1 to 1.5 periods, and then has 1/6 to 1/4
+/// period for each of six answers.
 const KEEPALIVE: Duration = Duration::from_secs(60);
-/// How late a bound may be kept on a busy machine.
+/// Tolerated delay on a busy machine.
 const SLACK: Duration = Duration::from_secs(5);
 
-/// Starts this program again in a network of its own, as `partitioned`.
+/// Starts this program again in its own network, as `partitioned`.
 pub(crate) fn run(send_timeout: u64, report: &mut Report) {
     let program = std::env::current_exe().unwrap();
     let status = Command::new("unshare")
@@ -50,10 +50,10 @@ pub(crate) fn run(send_timeout: u64, report: &mut Report) {
         .args(["partitioned", &send_timeout.to_string()])
         .status();
     let held = status.as_ref().is_ok_and(std::process::ExitStatus::success);
-    report.check("in networks of its own (unshare, nsenter, ip)", held, "true", held);
+    report.check("in its own networks (unshare, nsenter, ip)", held, "true", held);
 }
 
-/// The trial itself, inside the clients' network. `send_timeout` is in seconds.
+/// Runs the trial inside the clients' network. `send_timeout` is in seconds.
 pub(crate) fn inside(send_timeout: u64, report: &mut Report) {
     let mut command = Command::new("unshare");
     command.arg("-n").arg(std::env::current_exe().unwrap());
@@ -86,17 +86,17 @@ pub(crate) fn inside(send_timeout: u64, report: &mut Report) {
         }
     });
     let filled = begin.elapsed();
-    // First one way: what is said arrives, and its answer does not.
-    let received = server.counters().of("received");
-    PARTED.iter().for_each(|ip| sh(&format!("{there} ip route add blackhole {ip}/32")));
+    // First one direction only: the message arrives, its answer does not.
+    let received = server.counters().get("received");
+    PARTITIONED.iter().for_each(|ip| sh(&format!("{there} ip route add blackhole {ip}/32")));
     for mut stream in &unanswered {
         stream.write_all(b"is anybody there?").unwrap();
     }
-    while server.counters().of("received") < received + 17 * EACH as u64 {
-        assert!(begin.elapsed() < 2 * PATIENCE, "what was said does not arrive");
+    while server.counters().get("received") < received + 17 * EACH as u64 {
+        assert!(begin.elapsed() < 2 * PATIENCE, "the messages do not arrive");
     }
-    PARTED.iter().for_each(|ip| sh(&format!("ip rule add from {ip} blackhole")));
-    let parted = begin.elapsed();
+    PARTITIONED.iter().for_each(|ip| sh(&format!("ip rule add from {ip} blackhole")));
+    let partitioned = begin.elapsed();
     vanishing.into_iter().chain(vanishing_deaf).for_each(vanish);
     let vanished = begin.elapsed();
 
@@ -106,16 +106,16 @@ pub(crate) fn inside(send_timeout: u64, report: &mut Report) {
     for (what, source, after, since) in [
         // When its time is up there is a last look. On a machine that was short of TCP memory before,
         // the kernel may take the rest then, and the next answer has its own time.
-        ("parted, a sendall unfinished", DEAF, send_timeout..2 * send_timeout, filling..filled),
+        ("partitioned, unfinished sendall", DEAF, send_timeout..2 * send_timeout, filling..filled),
         (
-            "parted, an answer under way",
+            "partitioned, answer in flight",
             UNANSWERED,
             2 * KEEPALIVE..2 * KEEPALIVE + patience,
-            filled..parted,
+            filled..partitioned,
         ),
-        ("parted, idle", IDLE, 2 * KEEPALIVE..3 * KEEPALIVE, zero..filling),
+        ("partitioned, idle", IDLE, 2 * KEEPALIVE..3 * KEEPALIVE, zero..filling),
         ("vanished, idle", VANISHING, KEEPALIVE..KEEPALIVE * 3 / 2, zero..filling),
-        ("vanished, an answer unfinished", VANISHING_DEAF, zero..zero, filling..vanished),
+        ("vanished, unfinished answer", VANISHING_DEAF, zero..zero, filling..vanished),
     ] {
         check(
             report,
@@ -126,7 +126,7 @@ pub(crate) fn inside(send_timeout: u64, report: &mut Report) {
     }
     let counters = server.counters();
     for (reason, kinds) in [("SendTimeout", 1), ("PeerVanished", 2), ("Reset", 2)] {
-        let (count, due) = (counters.of(reason), kinds * EACH as u64);
+        let (count, due) = (counters.get(reason), kinds * EACH as u64);
         report.check(&format!("ended: {reason}"), count, &due.to_string(), count == due);
     }
     drop((idle, unanswered, deaf, bystanders));
@@ -135,13 +135,13 @@ pub(crate) fn inside(send_timeout: u64, report: &mut Report) {
         thread::yield_now();
     }
     let left = server.descriptors() - descriptors;
-    report.check("descriptors that did not come back", left, "none", left == 0);
+    report.check("descriptors not freed", left, "none", left == 0);
 }
 
-/// When connections from each source ended, since the beginning.
+/// Times of the ends of connections by source address, since the start.
 type Ends = BTreeMap<Ipv4Addr, Vec<Duration>>;
 
-/// Waits until none but the bystanders is left, who talk all the time.
+/// Waits until only the bystanders are left, which exchange messages all the time.
 fn watch(
     server: &mut Trial,
     bystanders: &[TcpStream],
@@ -163,12 +163,12 @@ fn watch(
         loop {
             let counters = server.counters();
             for (source, times) in &mut ends {
-                let ended = usize::try_from(counters.of(&source.to_string())).unwrap();
+                let ended = usize::try_from(counters.get(&source.to_string())).unwrap();
                 times.resize(ended, begin.elapsed());
             }
-            let left = counters.of("connections") - bystanders.len() as u64;
+            let left = counters.get("connections") - bystanders.len() as u64;
             if left == 0 || begin.elapsed() > Duration::from_secs(240) {
-                report.check("left of the others", left, "none", left == 0);
+                report.check("connections left, without the bystanders", left, "none", left == 0);
                 break;
             }
             thread::sleep(Duration::from_millis(20));
@@ -176,11 +176,11 @@ fn watch(
         over.store(true, Ordering::Relaxed);
     });
     let exchanges = exchanges.into_inner();
-    report.tell("exchanges of the others meanwhile, all right", exchanges);
+    report.note("correct exchanges of the bystanders", exchanges);
     ends
 }
 
-/// All of one kind must be gone within this time.
+/// Checks that all connections of one kind ended within this time.
 fn check(report: &mut Report, what: &str, times: &[Duration], within: Range<Duration>) {
     let (first, last) = (times.first().copied(), times.last().copied());
     let kept = times.len() == EACH && times.iter().all(|time| within.contains(time));

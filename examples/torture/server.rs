@@ -1,4 +1,4 @@
-//! The server under trial: a process of its own, asked for its counters over a pipe.
+//! The server under trial: its own process, controlled over a pipe.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
@@ -12,8 +12,8 @@ use saltecho::auth::Keyring;
 use saltecho::proto::{CloseReason, Config};
 use saltecho::server::{ConnId, Limits, Observer, Server, Stats};
 
-/// Serves until its stdin ends. `stats` is answered with the counters, `drain` with the last ones
-/// and exit code 0 if nobody was cut off.
+/// Serves until stdin ends. The command `stats` prints the counters; `drain` prints the final ones
+/// and exits with 0 if no connection was cut off; `stop` prints them and ends.
 pub(crate) fn serve(args: &[String]) {
     let option = |name: &str| {
         args.iter().find_map(|arg| arg.strip_prefix(name)?.strip_prefix('=')?.parse::<u64>().ok())
@@ -28,7 +28,7 @@ pub(crate) fn serve(args: &[String]) {
     }
     for (name, timeout) in [
         ("auth_timeout", &mut config.auth_timeout),
-        ("idle_timeout", &mut config.recv_timeout),
+        ("idle_timeout", &mut config.idle_timeout),
         ("send_timeout", &mut config.send_timeout),
     ] {
         *timeout = option(name).map(Duration::from_secs).or(*timeout);
@@ -53,12 +53,12 @@ pub(crate) fn serve(args: &[String]) {
                 std::process::exit(i32::from(stats.closed(CloseReason::DrainTimeout) > 0));
             }
             "stop" => return println!("{}", in_one_line(&running.stop().unwrap())),
-            other => panic!("no such command: {other:?}"),
+            other => panic!("unknown command: {other:?}"),
         }
     }
 }
 
-/// How many connections from each address have ended.
+/// Counts ended connections by source address.
 #[derive(Clone, Default)]
 struct Ends(Arc<Mutex<Sources>>);
 
@@ -124,13 +124,13 @@ impl Counters {
         Self(pairs.map(|(name, count)| (name.to_owned(), count.parse().unwrap())).collect())
     }
 
-    /// One that never counted anything is zero.
-    pub(crate) fn of(&self, name: &str) -> u64 {
+    /// The counter of this name; zero if it is missing.
+    pub(crate) fn get(&self, name: &str) -> u64 {
         self.0.get(name).copied().unwrap_or(0)
     }
 }
 
-/// A server under trial, from outside. Dropping it ends it.
+/// Handle of a server under trial. Dropping it kills the process.
 pub(crate) struct Trial {
     child: Child,
     commands: ChildStdin,
@@ -145,7 +145,7 @@ impl Trial {
         Self::start_command(command)
     }
 
-    /// Any command that ends in this program as `serve`.
+    /// Starts a command that executes this program as `serve`.
     pub(crate) fn start_command(mut command: Command) -> Self {
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let commands = child.stdin.take().unwrap();
@@ -164,51 +164,51 @@ impl Trial {
         self.ask("stats")
     }
 
-    /// Drains it; its last counters and its exit code.
+    /// Drains the server; returns its final counters and its exit code.
     pub(crate) fn drain(mut self) -> (Counters, Option<i32>) {
         let counters = self.ask("drain");
         let code = self.child.wait().unwrap().code();
         (counters, code)
     }
 
-    /// Gives a command whose answer is not waited for.
-    pub(crate) fn order(&mut self, command: &str) {
+    /// Sends a command without waiting for its answer.
+    pub(crate) fn command(&mut self, command: &str) {
         writeln!(self.commands, "{command}").unwrap();
     }
 
     fn ask(&mut self, command: &str) -> Counters {
-        self.order(command);
+        self.command(command);
         let mut line = String::new();
         self.answers.read_line(&mut line).unwrap();
         Counters::parse(&line)
     }
 
-    /// How many descriptors it has open.
+    /// Number of open descriptors.
     pub(crate) fn descriptors(&self) -> usize {
         fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap().count()
     }
 
-    /// Resident memory, in KiB.
+    /// Resident memory in KiB.
     pub(crate) fn resident(&self) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
         line.trim().trim_end_matches("kB").trim().parse().unwrap()
     }
 
-    /// Processor time used so far, by user and system.
+    /// CPU time used so far, user and system.
     pub(crate) fn processor_time(&self) -> Duration {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap();
         let after_name = stat.rsplit(')').next().unwrap();
         let fields: Vec<&str> = after_name.split_whitespace().collect();
         let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
-        // USER_HZ is 100 on every Linux that this runs on.
+        // USER_HZ is 100 on all supported Linux systems.
         Duration::from_millis(ticks * 10)
     }
 }
 
 impl Drop for Trial {
     fn drop(&mut self) {
-        // Both fail if it has ended and was waited for, which is as well.
+        // Both fail if the process has ended and was waited for, which is fine.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

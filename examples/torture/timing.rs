@@ -1,4 +1,4 @@
-//! Whether the time of a verdict tells how far a wrong digest was right, or which key was tried.
+//! Test of the verification time: it must not reveal the matching bytes of a digest or the key.
 
 use std::hint::black_box;
 use std::time::Instant;
@@ -23,15 +23,15 @@ pub(crate) fn run(samples: u64, report: &mut Report) {
     };
     let last = right[0].len() - 1;
     for (what, classes) in [
-        ("first byte wrong against last byte wrong", [wrong_at(0), wrong_at(last)]),
-        ("key 1 against key 4", [right[0].clone(), right[3].clone()]),
+        ("first byte wrong, against last byte wrong", [wrong_at(0), wrong_at(last)]),
+        ("key 1, against key 4", [right[0].clone(), right[3].clone()]),
     ] {
         let times = measure(samples, &keyring, &challenge, &classes);
         let t = welch(&times);
         let figure = format!("t = {t:+.2} of 2 x {}", times[0].len().min(times[1].len()));
         report.check(what, figure, "|t| < 4.5", t.abs() < 4.5);
     }
-    // The same measurement of a comparison that does stop early: it must be able to tell.
+    // Control: the same measurement must detect a comparison that stops early.
     let (first, end) = (wrong_at(0), wrong_at(last));
     let control = measure_with(samples / 10, |class| {
         let digest = black_box([&first, &end][class]);
@@ -59,7 +59,7 @@ fn measure(
     })
 }
 
-/// Times of each class, in random order so that a drift of the machine hits both alike.
+/// Measures both classes in random order, so that a drift of the machine affects both equally.
 fn measure_with(samples: u64, mut act: impl FnMut(usize) -> usize) -> [Vec<f64>; 2] {
     let mut random = StdRng::seed_from_u64(1);
     let mut times = [Vec::new(), Vec::new()];
@@ -69,7 +69,7 @@ fn measure_with(samples: u64, mut act: impl FnMut(usize) -> usize) -> [Vec<f64>;
         black_box(act(class));
         times[class].push(begin.elapsed().as_nanos() as f64);
     }
-    // What took longest was interrupted: both classes lose all above one common bound (dudect).
+    // The longest times include interrupts: drop all above one common bound (as dudect does).
     let mut all: Vec<f64> = times.iter().flatten().copied().collect();
     all.sort_unstable_by(f64::total_cmp);
     let bound = all[all.len() * 95 / 100];
@@ -79,7 +79,7 @@ fn measure_with(samples: u64, mut act: impl FnMut(usize) -> usize) -> [Vec<f64>;
     })
 }
 
-/// Welch's t, for two samples of unequal variance.
+/// Welch's t for two samples of unequal variance.
 fn welch([a, b]: &[Vec<f64>; 2]) -> f64 {
     let moments = |sample: &[f64]| {
         let n = sample.len() as f64;

@@ -7,34 +7,34 @@ use zeroize::Zeroizing;
 pub struct Key(Zeroizing<Vec<u8>>);
 
 impl Key {
-    /// The shortest key, in bytes, that is accepted without being told to: a shorter one can be
-    /// guessed off line from one challenge and its digest.
+    /// Minimum length in bytes that key files accept by default: a shorter key can be guessed
+    /// offline from one challenge and its digest.
     pub const MIN_LEN: usize = 16;
 
-    /// A key of these bytes. Any length is possible; see [`Key::is_weak`].
+    /// Creates a key from these bytes, of any length; see [`Key::is_weak`].
     pub fn new(bytes: impl Into<Vec<u8>>) -> Self {
         Self(Zeroizing::new(bytes.into()))
     }
 
-    /// The tutorial's key, `linhaifeng bang bang bang`. Everybody knows it.
+    /// The tutorial's key, `linhaifeng bang bang bang`, which is public.
     pub fn demo() -> Self {
         Self::new(&b"linhaifeng bang bang bang"[..])
     }
 
-    /// The secret itself.
+    /// The secret bytes.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }
 
-    /// Whether the key is shorter than [`Key::MIN_LEN`].
+    /// Returns true if the key is shorter than [`Key::MIN_LEN`].
     pub fn is_weak(&self) -> bool {
         self.0.len() < Self::MIN_LEN
     }
 
-    /// A name by which both sides can tell that they hold the same key.
+    /// A public identifier, to check that both sides hold the same key.
     pub fn id(&self) -> KeyId {
-        // A label that is no 32 bytes long can never be a challenge, so no peer can be made to
-        // compute this value, and this value answers no challenge.
+        // The label is not 32 bytes long, so it cannot be a challenge: no peer can be made to
+        // compute this value, and it answers no challenge.
         let mac = Hmac::<Sha256>::new_from_slice(&self.0).expect("HMAC takes a key of any length");
         let tag = mac.chain_update(b"saltecho key id").finalize().into_bytes();
         KeyId([tag[0], tag[1], tag[2], tag[3]])
@@ -47,8 +47,8 @@ impl std::fmt::Debug for Key {
     }
 }
 
-/// The first 32 bits of an HMAC-SHA-256 under the key, in hexadecimal: safe to show for a random
-/// key. It is not a secret, nor a proof of anything.
+/// Identifier of a key: the first 32 bits of an HMAC-SHA-256 under it, shown in hexadecimal. Safe to
+/// show for a random key. It is not secret and proves nothing.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct KeyId([u8; 4]);
 

@@ -2,78 +2,86 @@ use data_encoding::{BASE64, Encoding, HEXLOWER_PERMISSIVE};
 
 use super::{Key, MAX_KEYS};
 
-/// What is wrong with the text of a key file. Lines count from 1. No secret is ever quoted.
+/// Error in the text of a key file. Lines count from 1. The message never contains a secret.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum KeyFileError {
-    /// Nothing but blank lines and comments.
-    #[error("there is no key in it; `saltecho keygen` prints one")]
+    /// Only blank lines and comments.
+    #[error("it contains no key; `saltecho keygen` prints one")]
     Empty,
-    /// More keys than are accepted at once.
-    #[error("line {line}: more than {MAX_KEYS} keys; remove those that are no longer in use")]
+    /// More than [`MAX_KEYS`] keys.
+    #[error("line {line}: more than {MAX_KEYS} keys; remove those no longer in use")]
     TooMany {
-        /// The line of the first key too many.
+        /// Line of the first excess key.
         line: usize,
     },
-    /// A key so short that it can be guessed.
+    /// A key short enough to be guessed.
     #[error(
         "line {line}: the key has {len} bytes, fewer than {min}; `saltecho keygen` prints a good \
          one, --allow-weak-key accepts this one",
         min = Key::MIN_LEN
     )]
     Weak {
-        /// The key's line.
+        /// Line of the key.
         line: usize,
-        /// The key's length in bytes.
+        /// Length of the key in bytes.
         len: usize,
     },
-    /// What follows `hex:` or `base64:` is not that.
-    #[error("line {line}: what follows `{encoding}:` is not {encoding}")]
+    /// Invalid text after `hex:` or `base64:`.
+    #[error("line {line}: the text after `{encoding}:` is not valid {encoding}")]
     Encoding {
-        /// The key's line.
+        /// Line of the key.
         line: usize,
         /// `hex` or `base64`.
         encoding: &'static str,
     },
-    /// UTF-16 or UTF-32, as some editors save text.
+    /// UTF-16 or UTF-32, the format of some editors.
     #[error("it is UTF-16 text: save it as UTF-8")]
     Utf16,
-    /// Arbitrary bytes, in which a line feed would end the key and white space would be lost.
+    /// Arbitrary bytes: a line feed in them would end the key, and white space would be lost.
     #[error(
-        "line {line}: the key is not visible text in UTF-8; a key of other bytes is written in \
-         `hex:` or `base64:`, as `(printf base64:; base64 -w0 FILE)` does"
+        "line {line}: the key is not visible UTF-8 text; write a key of other bytes as `hex:` or \
+         `base64:`, for example with `(printf base64:; base64 -w0 FILE)`"
     )]
     NotText {
-        /// The key's line.
+        /// Line of the key.
         line: usize,
     },
     /// Plain text that looks like another notation.
     #[error(
-        "line {line}: the key looks like {notation}, but would be used letter by letter: `text:` \
-         in front if that is meant, else `hex:` or `base64:`"
+        "line {line}: the key looks like {notation}, but would be used letter by letter; put \
+         `text:` before it if you mean that, otherwise `hex:` or `base64:`"
     )]
     Ambiguous {
-        /// The key's line.
+        /// Line of the key.
         line: usize,
-        /// "a number in hexadecimal", for example.
+        /// For example "a hexadecimal number".
         notation: &'static str,
     },
 }
 
-/// Editors put it in front of UTF-8; joined files have it in the middle.
+/// Some editors write it before UTF-8 text; concatenated files also have it inside.
 const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
 
-/// Reads the text of a key file: one key a line, at most [`MAX_KEYS`].
+/// Parses the text of a key file: one key per line, at most [`MAX_KEYS`].
 ///
-/// White space around a line does not belong to the key, nor does a byte order mark before it.
-/// Blank lines and lines that start with `#` are skipped. `hex:` and `base64:` (standard alphabet,
-/// padded) introduce encoded bytes and `text:` the key itself, in upper or lower case. Anything else
-/// is the key itself, unless it looks like another notation: a key must never be another one than
-/// was meant.
+/// White space around a line and a byte order mark before it are not part of the key. Blank lines
+/// and lines that start with `#` are skipped. The prefixes `hex:` and `base64:` (standard alphabet,
+/// padded) mark encoded bytes, `text:` marks plain text; their case does not matter. Any other line
+/// is the key itself, unless it looks like another notation: a silent misreading would be a
+/// different key.
+///
+/// ```
+/// use saltecho::auth::{Key, parse_key_file};
+///
+/// let text = b"# in use since May\nhex:000102030405060708090a0b0c0d0e0f\n";
+/// assert_eq!(parse_key_file(text, false)?, [Key::new((0..16).collect::<Vec<u8>>())]);
+/// # Ok::<(), saltecho::auth::KeyFileError>(())
+/// ```
 ///
 /// # Errors
-/// [`KeyFileError`] for the first line that cannot be used; `allow_weak` accepts keys shorter
-/// than [`Key::MIN_LEN`], though never an empty one.
+/// [`KeyFileError`] for the first unusable line. `allow_weak` accepts keys shorter than
+/// [`Key::MIN_LEN`], but never an empty one.
 pub fn parse_key_file(text: &[u8], allow_weak: bool) -> Result<Vec<Key>, KeyFileError> {
     if text.starts_with(&[0xff, 0xfe]) || text.starts_with(&[0xfe, 0xff]) {
         return Err(KeyFileError::Utf16);
@@ -110,16 +118,16 @@ fn parse_key(line: usize, content: &[u8]) -> Result<Key, KeyFileError> {
             () if is("hex") => decode(&HEXLOWER_PERMISSIVE, encoded).ok_or(encoding("hex")),
             () if is("base64") => decode(&BASE64, encoded).ok_or(encoding("base64")),
             () if is("text") => Ok(Key::new(rest)),
-            () => ambiguous("a key in an encoding that is not known"),
+            () => ambiguous("a key in an unknown encoding"),
         };
     }
     let digits = text.strip_prefix("0x").or(text.strip_prefix("0X")).unwrap_or_default();
     if !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-        return ambiguous("a number in hexadecimal");
+        return ambiguous("a hexadecimal number");
     }
     let quoted = |quote| text.len() > 1 && text.starts_with(quote) && text.ends_with(quote);
     if quoted('"') || quoted('\'') {
-        return ambiguous("a text in quotation marks");
+        return ambiguous("text in quotation marks");
     }
     Ok(Key::new(text))
 }
@@ -128,7 +136,7 @@ fn decode(encoding: &Encoding, encoded: &[u8]) -> Option<Key> {
     encoding.decode(encoded).ok().map(Key::new)
 }
 
-/// A word before a colon, and what follows the colon. What is no word is part of a key.
+/// Splits a word before a colon from the text after it; `None` if no word comes first.
 fn split_prefix(text: &str) -> Option<(&str, &str)> {
     let (word, rest) = text.split_once(':')?;
     let (word, rest) = (word.trim_end(), rest.trim());
@@ -137,8 +145,8 @@ fn split_prefix(text: &str) -> Option<(&str, &str)> {
     is_word.then_some((word, rest))
 }
 
-/// Whether a character would be in a key unseen: a control character, white space other than the
-/// space, a soft hyphen, or a character without width.
+/// Returns true for a character that an editor does not show: a control character, white space
+/// other than the space, a soft hyphen, or a character of zero width.
 fn is_invisible(character: char) -> bool {
     character.is_control()
         || (character.is_whitespace() && character != ' ')
@@ -165,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn one_key_in_any_spelling_is_one_key() {
+    fn every_notation_of_a_key_gives_the_same_key() {
         let key = [Key::new((0..16).collect::<Vec<u8>>())];
         let upper = HEX.to_uppercase().replace("HEX", "Hex");
         for text in [
@@ -189,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn what_could_become_another_key_is_refused() {
+    fn ambiguous_keys_are_refused() {
         let utf16 = |order: fn(u16) -> [u8; 2]| -> Vec<u8> {
             "\u{feff}hex:00\n".encode_utf16().flat_map(order).collect()
         };
@@ -210,12 +218,12 @@ mod tests {
             assert_eq!(refused, KeyFileError::NotText { line: 1 }, "{text:?}");
         }
         for (text, notation) in [
-            ("0x000102030405060708090a0b0c0d0e0f", "a number in hexadecimal"),
-            ("\"a secret in quotes\"", "a text in quotation marks"),
-            ("'a secret in quotes'", "a text in quotation marks"),
-            ("base64url:AAECAwQFBgcICQoLDA0ODw", "a key in an encoding that is not known"),
-            ("b64:AAECAwQFBgcICQoLDA0ODw==", "a key in an encoding that is not known"),
-            ("user:password with words", "a key in an encoding that is not known"),
+            ("0x000102030405060708090a0b0c0d0e0f", "a hexadecimal number"),
+            ("\"a secret in quotes\"", "text in quotation marks"),
+            ("'a secret in quotes'", "text in quotation marks"),
+            ("base64url:AAECAwQFBgcICQoLDA0ODw", "a key in an unknown encoding"),
+            ("b64:AAECAwQFBgcICQoLDA0ODw==", "a key in an unknown encoding"),
+            ("user:password with words", "a key in an unknown encoding"),
         ] {
             let refused = parse(&format!("\n{text}\n")).unwrap_err();
             assert_eq!(refused, KeyFileError::Ambiguous { line: 2, notation }, "{text:?}");
@@ -223,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn each_refusal_names_its_line() {
+    fn each_error_names_its_line() {
         let five = format!("{HEX}\n").repeat(5);
         for (text, error) in [
             ("", KeyFileError::Empty),
@@ -242,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn a_weak_key_must_be_asked_for_and_an_empty_one_never_passes() {
+    fn a_weak_key_needs_permission_and_an_empty_one_is_always_refused() {
         assert_eq!(parse_key_file(b"short", true).unwrap(), [Key::new(&b"short"[..])]);
         let empty = KeyFileError::Weak { line: 1, len: 0 };
         assert_eq!(parse_key_file(b"base64:", true).unwrap_err(), empty);

@@ -1,10 +1,11 @@
-//! Who may talk: keys, the challenge, the digest that answers it, and its verification.
+//! Authentication: keys, the challenge, the digest that answers it, and its verification.
 //!
-//! The server sends [`Challenge`], 32 random bytes; the client proves that it holds the key with
-//! [`Digest`], the HMAC (RFC 2104) of them. Only the client proves anything, and nothing is
-//! encrypted: this keeps strangers out, it does not protect what is said afterwards.
+//! The server sends a [`Challenge`], 32 random bytes; the client proves that it holds the key with
+//! a [`Digest`], the HMAC (RFC 2104) of the challenge. Only the client proves anything, and nothing
+//! is encrypted: this keeps out clients without the key, but does not protect the data exchanged
+//! afterwards.
 //!
-//! Nothing here draws random numbers or performs I/O.
+//! The module draws no random numbers and performs no I/O.
 
 mod key;
 mod keyfile;
@@ -18,15 +19,16 @@ use zeroize::Zeroizing;
 pub use key::{Key, KeyId};
 pub use keyfile::{KeyFileError, parse_key_file};
 
-/// The most keys that are accepted at once: enough to rotate, few enough to compare them all.
+/// Maximum number of keys in a ring: enough for rotation, few enough to check every one.
 pub const MAX_KEYS: usize = 4;
 
-/// The hash under the HMAC. Both sides are configured with the same one; nothing is negotiated,
-/// because a verifier that accepts the weaker of two answers has only that strength.
+/// Hash function of the HMAC. Both sides are configured with the same one. Nothing is negotiated: a
+/// verifier that accepts either of two is only as strong as the weaker.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum MacAlgorithm {
-    /// HMAC-MD5, the tutorial's: 16 bytes. The collisions of MD5 do not forge it (RFC 6151), but
-    /// nothing new should be built on it.
+    /// HMAC-MD5 as in the tutorial: 16 bytes. Collisions of MD5 do not break it (RFC 6151), but new
+    /// protocols should not use it.
     #[default]
     Md5,
     /// HMAC-SHA-256: 32 bytes.
@@ -42,7 +44,8 @@ impl MacAlgorithm {
         }
     }
 
-    /// What the client answers to `challenge` if it holds `key`.
+    /// Computes the answer to `challenge` of a client that holds `key`.
+    #[must_use]
     pub fn digest(self, key: &Key, challenge: &Challenge) -> Digest {
         Keyed::new(self, key).tag(challenge.as_bytes())
     }
@@ -57,20 +60,20 @@ impl std::fmt::Display for MacAlgorithm {
     }
 }
 
-/// The 32 bytes that a connection must answer. They must be unpredictable and used once.
+/// 32 random bytes for one authentication. They must be unpredictable and used only once.
 #[derive(Clone)]
 pub struct Challenge(Zeroizing<[u8; Self::LEN]>);
 
 impl Challenge {
-    /// The length of every challenge in bytes, whatever the MAC.
+    /// Length in bytes, the same for every [`MacAlgorithm`].
     pub const LEN: usize = 32;
 
-    /// A challenge of bytes that the caller drew from a cryptographic random source.
+    /// Creates a challenge from bytes of a cryptographic random source.
     pub fn new(random: [u8; Self::LEN]) -> Self {
         Self(Zeroizing::new(random))
     }
 
-    /// The bytes as they go over the wire.
+    /// The bytes sent over the wire.
     pub fn as_bytes(&self) -> &[u8; Self::LEN] {
         &self.0
     }
@@ -82,7 +85,7 @@ impl std::fmt::Debug for Challenge {
     }
 }
 
-/// The answer to a challenge: 16 or 32 bytes, by its [`MacAlgorithm`].
+/// The answer to a challenge: 16 or 32 bytes, depending on the [`MacAlgorithm`].
 #[derive(Clone)]
 pub struct Digest {
     bytes: Zeroizing<[u8; Self::MAX_LEN]>,
@@ -90,10 +93,10 @@ pub struct Digest {
 }
 
 impl Digest {
-    /// The length of the longest digest in bytes.
+    /// Length of the longest digest in bytes.
     pub const MAX_LEN: usize = 32;
 
-    /// The bytes as they go over the wire.
+    /// The bytes sent over the wire.
     pub fn as_bytes(&self) -> &[u8] {
         &self.bytes[..self.len]
     }
@@ -105,9 +108,25 @@ impl std::fmt::Debug for Digest {
     }
 }
 
-/// The keys that a server accepts, each with its hash state prepared.
+/// The keys that a server accepts, each with its prepared hash state.
 ///
-/// Preparing the state once and cloning it for each check halves the cost of a verification.
+/// Cloning a prepared state for each check halves the cost of a verification.
+///
+/// ```
+/// use saltecho::auth::{Challenge, Key, Keyring, MacAlgorithm};
+///
+/// // Two keys during a rotation: the new one first, the old one until all clients have changed.
+/// let (new, old) = (Key::new(*b"sixteen bytes or more"), Key::new(*b"the previous secret"));
+/// let ring = Keyring::new(MacAlgorithm::Sha256, &[new, old.clone()])?;
+///
+/// let challenge = Challenge::new([7; 32]); // In service: from the system's random source.
+/// let digest = MacAlgorithm::Sha256.digest(&old, &challenge);
+/// assert!(ring.verify(&challenge, digest.as_bytes()));
+///
+/// let digest = MacAlgorithm::Sha256.digest(&Key::demo(), &challenge);
+/// assert!(!ring.verify(&challenge, digest.as_bytes()));
+/// # Ok::<(), saltecho::auth::KeyCountError>(())
+/// ```
 #[derive(Clone)]
 pub struct Keyring {
     algorithm: MacAlgorithm,
@@ -115,13 +134,13 @@ pub struct Keyring {
     ids: Vec<KeyId>,
 }
 
-/// A keyring needs between one and [`MAX_KEYS`] keys.
+/// Error of [`Keyring::new`]: a number of keys outside 1 to [`MAX_KEYS`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a keyring holds 1 to {MAX_KEYS} keys, not {0}")]
 pub struct KeyCountError(pub usize);
 
 impl Keyring {
-    /// A ring of these keys.
+    /// Creates a ring of these keys.
     ///
     /// # Errors
     /// [`KeyCountError`] if there is no key, or more than [`MAX_KEYS`].
@@ -136,36 +155,37 @@ impl Keyring {
         })
     }
 
-    /// A ring of one key.
+    /// Creates a ring of one key.
     pub fn single(algorithm: MacAlgorithm, key: &Key) -> Self {
         Self { algorithm, keys: vec![Keyed::new(algorithm, key)], ids: vec![key.id()] }
     }
 
-    /// A ring of the tutorial's key alone, which everybody knows: for loopback and for tests.
+    /// Creates a ring of the tutorial's key, which is public: for loopback and for tests.
     pub fn demo() -> Self {
         Self::single(MacAlgorithm::Md5, &Key::demo())
     }
 
-    /// The hash that all the keys are used with.
+    /// Hash function of all keys of the ring.
     pub const fn algorithm(&self) -> MacAlgorithm {
         self.algorithm
     }
 
-    /// What may be shown of the keys.
+    /// Public identifiers of the keys, in order.
     pub fn ids(&self) -> &[KeyId] {
         &self.ids
     }
 
-    /// Whether `answer` is the digest of `challenge` under any of the keys.
+    /// Returns true if `answer` is the digest of `challenge` under one of the keys.
     ///
-    /// All keys are computed and compared in constant time, and the verdicts joined without an
-    /// early exit: how long it takes tells neither which key fitted nor how many bytes did. An
-    /// answer of another length is wrong; its length is no secret.
+    /// Every key is checked, in constant time and without an early exit, so the duration reveals
+    /// neither the matching key nor the number of matching bytes. An answer of another length is
+    /// wrong; its length is not secret.
+    #[must_use]
     pub fn verify(&self, challenge: &Challenge, answer: &[u8]) -> bool {
-        let verdict = self.keys.iter().fold(Choice::from(0), |verdict, key| {
-            verdict | key.tag(challenge.as_bytes()).as_bytes().ct_eq(answer)
+        let any = self.keys.iter().fold(Choice::from(0), |any, key| {
+            any | key.tag(challenge.as_bytes()).as_bytes().ct_eq(answer)
         });
-        verdict.into()
+        any.into()
     }
 }
 
@@ -178,7 +198,7 @@ impl std::fmt::Debug for Keyring {
     }
 }
 
-/// A hash state that has already taken in one key; the crate's `zeroize` wipes it on drop.
+/// Hash state keyed with one key; wiped on drop by the feature `zeroize` of the hash crates.
 #[derive(Clone)]
 enum Keyed {
     Md5(Hmac<Md5>),
@@ -224,7 +244,7 @@ mod tests {
 
     /// Computed with Python: `hmac.new(b'linhaifeng bang bang bang', bytes(range(32)), NAME)`.
     #[test]
-    fn digests_equal_pythons() {
+    fn digests_match_python() {
         for (algorithm, expected) in [
             (MacAlgorithm::Md5, "073377114443732921e7133c6b32ec30"),
             (
@@ -241,7 +261,7 @@ mod tests {
     /// RFC 2202, section 2 (MD5), and RFC 4231, section 4 (SHA-256) without its case 5, whose tag
     /// is truncated.
     #[test]
-    fn tags_are_those_of_the_rfcs() {
+    fn tags_match_the_rfcs() {
         use MacAlgorithm::{Md5, Sha256};
         let counting: Vec<u8> = (1..=25).collect();
         let large = b"This is a test using a larger than block-size key and a larger than \
@@ -305,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn any_key_of_the_ring_is_accepted_and_no_other() {
+    fn exactly_the_keys_of_the_ring_are_accepted() {
         let keys: Vec<Key> = (0..=4u8).map(|i| Key::new(vec![i; 16])).collect();
         for algorithm in [MacAlgorithm::Md5, MacAlgorithm::Sha256] {
             let ring = Keyring::new(algorithm, &keys[..4]).unwrap();
@@ -317,14 +337,14 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_is_listed_twice_is_accepted_still() {
+    fn a_duplicate_key_is_accepted() {
         let twice = Keyring::new(MacAlgorithm::Md5, &[Key::demo(), Key::demo()]).unwrap();
         let digest = MacAlgorithm::Md5.digest(&Key::demo(), &challenge());
         assert!(twice.verify(&challenge(), digest.as_bytes()));
     }
 
     #[test]
-    fn every_bit_and_the_length_count() {
+    fn one_wrong_bit_or_another_length_is_rejected() {
         let ring = Keyring::demo();
         let good = MacAlgorithm::Md5.digest(&Key::demo(), &challenge()).as_bytes().to_vec();
         assert!(ring.verify(&challenge(), &good));
@@ -348,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn a_ring_of_a_single_key_is_that_of_a_list_of_one() {
+    fn single_equals_a_list_of_one_key() {
         for algorithm in [MacAlgorithm::Md5, MacAlgorithm::Sha256] {
             let single = Keyring::single(algorithm, &Key::demo());
             let listed = Keyring::new(algorithm, &[Key::demo()]).unwrap();
@@ -358,8 +378,8 @@ mod tests {
         }
     }
 
-    /// What both sides' logs show, to be compared by eye. The first four bytes of
-    /// `hmac.new(b'linhaifeng bang bang bang', b'saltecho key id', 'sha256')` in Python.
+    /// Key identifiers in the logs of both sides, to be compared by eye. Here the first four bytes
+    /// of `hmac.new(b'linhaifeng bang bang bang', b'saltecho key id', 'sha256')` in Python.
     #[test]
     fn a_ring_shows_its_hash_and_its_keys_in_order() {
         let keys = [Key::new(&b"another key of 24 bytes."[..]), Key::demo()];

@@ -4,13 +4,59 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
 use std::net::SocketAddr;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
-use saltecho::auth::{Key, Keyring, parse_key_file};
+use clap::{Args, ValueEnum};
+use saltecho::auth::{Key, Keyring, MacAlgorithm, parse_key_file};
 use zeroize::Zeroizing;
 
-use super::args::KeyArgs;
+/// What both sides have to agree on.
+#[derive(Args, Clone, Debug)]
+pub(super) struct KeyArgs {
+    /// The file with the shared key [default: the demo key, which everybody knows]
+    ///
+    /// One key a line, at most four: as plain text, or with `hex:`, `base64:` or `text:` in front;
+    /// `#` begins a comment line. A server accepts each of them, a client uses the first. Only its
+    /// owner may have access to the file; if root owns it, its group may read it.
+    #[arg(short, long, value_name = "FILE", env = "SALTECHO_KEY_FILE", hide_env_values = true)]
+    pub(super) key_file: Option<PathBuf>,
+
+    /// Accept a key file that other users can read or replace
+    ///
+    /// Skips the check of its owner and mode. It is meant for secrets that a container mounts
+    /// read-only with mode 0444 or 0644, where only the service itself runs.
+    #[arg(long, env = "SALTECHO_ALLOW_EXPOSED_KEY", hide_env_values = true)]
+    #[arg(value_parser = clap::builder::FalseyValueParser::new())]
+    pub(super) allow_exposed_key: bool,
+
+    /// Accept keys shorter than 16 bytes, which can be guessed
+    #[arg(long, env = "SALTECHO_ALLOW_WEAK_KEY", hide_env_values = true)]
+    #[arg(value_parser = clap::builder::FalseyValueParser::new())]
+    pub(super) allow_weak_key: bool,
+
+    /// The hash under the HMAC; both sides must use the same
+    #[arg(long, value_enum, value_name = "HASH", default_value_t = Mac::Md5)]
+    #[arg(env = "SALTECHO_MAC", hide_env_values = true)]
+    pub(super) mac: Mac,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(super) enum Mac {
+    /// HMAC-MD5, as in the tutorial
+    Md5,
+    /// HMAC-SHA-256
+    Sha256,
+}
+
+impl From<Mac> for MacAlgorithm {
+    fn from(mac: Mac) -> Self {
+        match mac {
+            Mac::Md5 => Self::Md5,
+            Mac::Sha256 => Self::Sha256,
+        }
+    }
+}
 
 /// Four keys of the longest hash's block size, in hexadecimal and with comments, take a fraction.
 const MAX_LEN: u64 = 64 << 10;

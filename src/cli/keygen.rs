@@ -1,12 +1,35 @@
+//! `saltecho keygen`: a new random key.
+
 use anyhow::{Context, Result};
+use clap::{Args, ValueEnum};
 use data_encoding::{BASE64, HEXLOWER};
 use rand::TryRng;
 use rand::rngs::SysRng;
 use zeroize::Zeroizing;
 
-use super::args::{Encoding, KeygenArgs};
 use super::failure::Failure;
 use super::output;
+
+/// Print a fresh key for a key file: 32 random bytes of the system.
+#[derive(Args, Debug)]
+#[command(after_long_help = KEYGEN_EXAMPLES)]
+pub(super) struct KeygenArgs {
+    /// How the key is written
+    #[arg(long, value_enum, value_name = "HOW", default_value_t = Encoding::Base64)]
+    #[arg(env = "SALTECHO_ENCODING", hide_env_values = true)]
+    encoding: Encoding,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(super) enum Encoding {
+    Base64,
+    Hex,
+}
+
+const KEYGEN_EXAMPLES: &str = "\
+Examples:
+  (umask 077; saltecho keygen > new.key)
+  saltecho keygen --encoding hex";
 
 /// RFC 2104 asks for a key as long as the hash; this is SHA-256's length.
 const KEY_LEN: usize = 32;

@@ -4,27 +4,20 @@
 //! for a reader that has left.
 
 mod address;
-mod admission;
 mod args;
+mod blocking;
 mod connect;
 mod doctor;
 mod environment;
-mod escape;
 mod failure;
 mod generate;
-mod judge;
 mod keyfile;
 mod keygen;
 mod load;
 mod log;
-mod logs;
 mod machine;
 mod output;
-mod patient;
-mod peer;
-mod pipe;
-mod portfile;
-mod prompt;
+mod reply;
 mod report;
 mod serve;
 mod signals;
@@ -80,7 +73,7 @@ fn execute(command: Command) -> Result<(), Failure> {
         Command::Serve(args) => serve::run(&args),
         Command::Connect(args) => connect::run(&args),
         Command::Load(args) => load::run(&args),
-        Command::Report(args) => on_own_stack(|| logs::run(&args))?,
+        Command::Report(args) => on_own_stack(|| report::run(&args))?,
         Command::Keygen(args) => keygen::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Generate(args) => generate::run(&args),

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use anstream::{AutoStream, ColorChoice};
 use anyhow::{Context, Result, bail};
 
-use super::patient::Patient;
+use super::blocking::Blocking;
 
 /// In place of a path it means stdout.
 const STDOUT: &str = "-";
@@ -19,7 +19,7 @@ const STDOUT: &str = "-";
 /// A place for a result. Writing waits for a slow reader, also where the descriptor is
 /// non-blocking, as another process may have left a pipe or a terminal.
 pub(super) struct Output {
-    file: Patient<File>,
+    file: Blocking<File>,
     /// For errors: "to stdout", or the path.
     name: String,
     /// Stdout or stderr, which are open already and may hold something.
@@ -28,12 +28,12 @@ pub(super) struct Output {
 
 impl Output {
     fn stdout() -> Result<Self> {
-        let file = Patient::duplicate(io::stdout()).context("cannot use stdout")?;
+        let file = Blocking::duplicate(io::stdout()).context("cannot use stdout")?;
         Ok(Self { file, name: "to stdout".to_owned(), is_standard: true })
     }
 
     fn stderr() -> Result<Self> {
-        let file = Patient::duplicate(io::stderr()).context("cannot use stderr")?;
+        let file = Blocking::duplicate(io::stderr()).context("cannot use stderr")?;
         Ok(Self { file, name: "to stderr".to_owned(), is_standard: true })
     }
 
@@ -43,7 +43,7 @@ impl Output {
         let file = OpenOptions::new().write(true).create(true).truncate(false).open(path);
         let name = path.display().to_string();
         let file = file.with_context(|| format!("cannot write {name}"))?;
-        Ok(Self { file: Patient(file), name, is_standard: false })
+        Ok(Self { file: Blocking(file), name, is_standard: false })
     }
 
     /// Its name in errors.
@@ -103,7 +103,7 @@ pub(super) fn say(text: &str) {
     let plain = AutoStream::choice(&stderr) == ColorChoice::Never;
     let plain = plain.then(|| anstream::adapter::strip_str(text).to_string());
     let text = plain.as_deref().unwrap_or(text).as_bytes();
-    let _ = Patient::duplicate(stderr).and_then(|mut stderr| stderr.write_all(text));
+    let _ = Blocking::duplicate(stderr).and_then(|mut stderr| stderr.write_all(text));
 }
 
 /// Whether help and version, which go to stdout, may have colors.
@@ -195,9 +195,9 @@ impl Places {
     /// Adds stdout, which is the report's or that flag's, and stderr.
     fn standard(&mut self, taken: Option<&'static str>) -> Result<()> {
         let name = taken.map_or_else(|| "stdout".to_owned(), |flag| format!("{flag} -"));
-        let stdout = Patient::duplicate(io::stdout()).and_then(|file| file.0.metadata());
+        let stdout = Blocking::duplicate(io::stdout()).and_then(|file| file.0.metadata());
         self.known.extend(place_of(&stdout.context("cannot use stdout")?, name));
-        let stderr = Patient::duplicate(io::stderr()).and_then(|file| file.0.metadata());
+        let stderr = Blocking::duplicate(io::stderr()).and_then(|file| file.0.metadata());
         let stderr = stderr.context("cannot use stderr")?;
         // A pipe keeps lines apart; in a file two writers overwrite each other.
         if stderr.is_file() {

@@ -140,7 +140,7 @@ impl Scrape {
             MetricType::Counter,
             rows.map(|(result, key, count)| ([("result", result), ("key", key)], count)),
         )?;
-        let closed = CloseReason::ALL.map(|reason| (label(reason), of(reason)));
+        let closed = CloseReason::ALL.iter().map(|reason| (label(*reason), of(*reason)));
         page.counters("saltecho_closed", "Connections that ended, by reason.", "reason", closed)?;
         page.counter(
             "saltecho_log_lines_suppressed",

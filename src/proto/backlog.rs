@@ -5,29 +5,29 @@ use bytes::{Buf, Bytes};
 use super::CloseReason;
 use super::boxed::Boxed;
 
-/// The unsent rest of one `sendall`, the messages that were pushed meanwhile, and what follows.
+/// The unsent rest of one `sendall`, and the messages pushed behind it.
 ///
-/// It exists only while the kernel has refused bytes or a message waits to be offered: never
-/// empty, and gone with its allocation as soon as the last byte is taken. An idle connection owns
-/// none.
+/// A backlog exists only while bytes are unsent: it is never empty, and its memory is freed as
+/// soon as the kernel has taken the last byte. An idle connection has none.
 #[derive(Debug)]
 pub(super) struct Backlog {
     rest: Bytes,
-    /// Rare, so it costs those without it one word.
+    /// Boxed because it is rare: without it a backlog pays one word.
     pushed: Option<Box<Pushed>>,
-    /// The connection ends for this reason after the last byte; without one it receives on.
+    /// Close the connection for this reason after the last byte; `None` to receive again.
     pub(super) then_close: Option<CloseReason>,
 }
 
-/// Messages that wait, each for a `sendall` of its own.
+/// Waiting messages; each is a `sendall` of its own.
 #[derive(Debug, Default)]
 struct Pushed {
     messages: VecDeque<Bytes>,
     bytes: usize,
 }
 
-/// What a pushed message counts for at least, in bytes: as much as its place in the queue takes.
-const LEAST_MESSAGE: usize = 64;
+/// Minimum size of a pushed message against the limit, in bytes: roughly the memory of its queue
+/// entry, so that many tiny messages are limited too.
+const MIN_MESSAGE: usize = 64;
 
 impl Pushed {
     #[cold]
@@ -54,28 +54,32 @@ impl Backlog {
         &self.rest
     }
 
-    /// Bytes that the kernel has not taken, pushed messages included.
+    /// Unsent bytes, pushed messages included.
     pub(super) fn len(&self) -> usize {
         self.rest.len() + self.pushed.as_ref().map_or(0, |pushed| pushed.bytes)
     }
 
-    /// Forgets the first `n` bytes, which the kernel has taken. True when this `sendall` is done.
+    /// Drops the first `n` bytes, which the kernel took. Returns true when this `sendall` is done.
+    #[must_use]
     pub(super) fn advance(&mut self, n: usize) -> bool {
         self.rest.advance(n);
         self.rest.is_empty()
     }
 
-    /// Begins the `sendall` of the next message; false if there is none.
+    /// Starts the `sendall` of the next message; returns false if there is none.
+    #[must_use]
     pub(super) fn next(&mut self) -> bool {
         let message = self.pushed.as_mut().and_then(|pushed| pushed.pop());
         message.map(|message| self.rest = message).is_some()
     }
 
-    /// Queues a message behind all that is unsent, unless more than `limit` bytes would wait then.
+    /// Queues a message behind all unsent bytes. Returns false, and queues nothing, if more than
+    /// `limit` bytes would then be waiting.
+    #[must_use]
     pub(super) fn push(&mut self, message: Bytes, limit: usize) -> bool {
         let pushed = self.pushed.get_or_insert_default();
-        let waiting = pushed.bytes.max(pushed.messages.len() * LEAST_MESSAGE);
-        if self.rest.len() + waiting + message.len().max(LEAST_MESSAGE) > limit {
+        let waiting = pushed.bytes.max(pushed.messages.len() * MIN_MESSAGE);
+        if self.rest.len() + waiting + message.len().max(MIN_MESSAGE) > limit {
             return false;
         }
         pushed.bytes += message.len();

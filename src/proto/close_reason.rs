@@ -1,52 +1,54 @@
-/// Why a connection ended. Every connection ends with exactly one of these.
+/// Reason for the end of a connection. Every connection has exactly one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
+#[non_exhaustive]
 pub enum CloseReason {
-    /// The peer ended its stream after authentication; everything owed was handed to the kernel.
+    /// The peer ended its stream after authentication; every answer was handed to the kernel.
     PeerFinished,
     /// The digest was wrong.
     Rejected,
     /// The peer ended its stream before its digest was complete.
     AuthAbandoned,
-    /// The digest was not complete in time.
+    /// The digest was not complete within [`Config::auth_timeout`](super::Config::auth_timeout).
     AuthTimeout,
-    /// Nothing came from the peer for as long as one `recv` waits.
+    /// The peer sent nothing for [`Config::idle_timeout`](super::Config::idle_timeout).
     IdleTimeout,
-    /// The peer did not take an answer in the time that one `sendall` has.
+    /// The peer did not read an answer within
+    /// [`Config::send_timeout`](super::Config::send_timeout).
     SendTimeout,
-    /// The peer reset the connection, or was gone when we wrote (ECONNRESET, EPIPE).
+    /// The peer reset the connection, or was gone when the server wrote (ECONNRESET, EPIPE).
     Reset,
-    /// The kernel gave the connection up for another reason (ETIMEDOUT, EHOSTUNREACH, ...).
+    /// Another network error (ETIMEDOUT, EHOSTUNREACH, ...).
     TransportError,
-    /// The peer answered neither what was sent to it nor six keepalive probes in a row.
+    /// The peer acknowledged neither data nor six keepalive probes in a row.
     PeerVanished,
-    /// The handler asked for it.
+    /// The handler returned [`Answer::Close`](super::Answer::Close).
     HandlerClosed,
     /// The handler's answer was longer than [`Config::max_answer`](super::Config::max_answer).
     AnswerTooLong,
     /// The handler panicked. The socket is reset, since an answer is missing.
     HandlerPanicked,
-    /// The peer did not read, and more was pushed to it than
-    /// [`Config::max_answer`](super::Config::max_answer) allows to wait.
+    /// The peer did not read, and more than [`Config::max_answer`](super::Config::max_answer) bytes
+    /// were waiting for it after a push.
     FellBehind,
-    /// The server was drained, and the connection had been given all that it was owed.
+    /// The server was drained; every pending answer was handed to the kernel first.
     Drained,
-    /// The server was drained, and the connection was not finished when the time was up.
+    /// The server was drained, and the drain timeout passed before the connection had finished.
     DrainTimeout,
     /// The server was stopped at once.
     Stopped,
-    /// The oldest of too many unauthenticated connections, given up for a new one.
+    /// The oldest unauthenticated connection, closed to make room for a new one.
     Evicted,
-    /// The connection was accepted but could not be set up (no random bytes, no registration, no
-    /// memory).
+    /// Setup after accept failed: no random bytes, no memory, or the poller refused the
+    /// registration.
     SetupFailed,
-    /// There was no memory for what the peer did not take at once of an answer.
+    /// No memory for the part of an answer that the kernel did not take at once.
     OutOfMemory,
 }
 
 impl CloseReason {
-    /// Every reason, in the order in which they are reported.
-    pub const ALL: [Self; 19] = [
+    /// Every reason, in the order of reports.
+    pub const ALL: &'static [Self] = &[
         Self::PeerFinished,
         Self::Rejected,
         Self::AuthAbandoned,
@@ -68,8 +70,8 @@ impl CloseReason {
         Self::OutOfMemory,
     ];
 
-    /// Whether it was the server's own affair and says nothing about the peer.
-    pub const fn is_ours(self) -> bool {
+    /// Returns true for a cause on the server's side, which says nothing about the peer.
+    pub const fn is_local(self) -> bool {
         match self {
             Self::HandlerPanicked
             | Self::Drained
@@ -93,7 +95,7 @@ impl CloseReason {
         }
     }
 
-    /// The reason in a few words, for logs and summaries.
+    /// A short text for logs and summaries.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::PeerFinished => "peer finished",
@@ -107,13 +109,13 @@ impl CloseReason {
             Self::PeerVanished => "peer vanished",
             Self::HandlerClosed => "closed by the handler",
             Self::AnswerTooLong => "answer too long",
-            Self::HandlerPanicked => "the handler panicked",
-            Self::FellBehind => "too far behind with reading",
+            Self::HandlerPanicked => "handler panicked",
+            Self::FellBehind => "fell too far behind",
             Self::Drained => "drained",
             Self::DrainTimeout => "cut off by the drain timeout",
             Self::Stopped => "stopped",
-            Self::Evicted => "evicted unauthenticated",
-            Self::SetupFailed => "could not be set up",
+            Self::Evicted => "evicted before authenticating",
+            Self::SetupFailed => "setup failed",
             Self::OutOfMemory => "out of memory",
         }
     }

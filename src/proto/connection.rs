@@ -2,120 +2,139 @@ use std::collections::TryReserveError;
 use std::io;
 
 use bytes::Bytes;
-use zeroize::Zeroizing;
 
 use super::backlog::Backlog;
 use super::boxed::Boxed;
-use super::config::waits;
+use super::config::call_timeout;
 use super::guard::guarded;
-use super::{Answer, CloseReason, Config, Handler, Peer, Upper};
-use crate::auth::{Challenge, Digest};
+use super::handshake::Handshake;
+use super::{CloseReason, Config, Handler, Peer, Reply, Upper};
+use crate::auth::Challenge;
 use crate::python::{Call, Monotonic};
 
-/// One connection from its challenge to its end. Not a socket: whoever owns the socket asks what
-/// the connection [`wants`](Self::wants), tries that, and reports what the kernel said.
+/// One connection from its challenge to its end, without a socket. The owner of the socket asks
+/// what the connection [`wants`](Self::wants), makes that call, and reports the kernel's result.
 ///
 /// ```text
-///                    wrong digest, end of stream, time-out, error
+///                    wrong digest, end of stream, timeout, error
 ///       AwaitDigest ────────────────────────────────────────────────┐
 ///            │ right digest                                         │
 ///            ▼           end of stream, error, sendall timed out    ▼
 ///   ┌──▶ Echoing ───────────────────────────────────────────────▶ Closed
-///   └─ recv, sendall │ handler closes, idle time-out, drain         ▲
+///   └─ recv, sendall │ handler closes, idle timeout, drain          ▲
 ///                    ▼                                              │
 ///                Finishing ──shutdown(SHUT_WR)──▶ Lingering ────────┘
-///                                       end of stream, enough read, time-out, error
+///                                       end of stream, enough read, timeout, error
 /// ```
 ///
-/// `Finishing` and `Lingering` are there because a `close()` with unread input makes the kernel
-/// send a reset, which destroys answers that the peer has not read yet. The connection therefore
-/// ends its own stream first and reads the peer's away.
+/// `Finishing` and `Lingering` exist because a `close()` with unread input makes the kernel send a
+/// reset, which destroys answers that the peer has not read yet. The connection therefore ends its
+/// own stream first, then reads and discards the peer's.
 ///
-/// Every input takes the time as an argument. Inputs that come for a connection that is already
-/// closed change nothing: its [`CloseReason`] is final.
+/// Every input takes the time as an argument. Inputs to a closed connection change nothing: its
+/// [`CloseReason`] is final.
+///
+/// ```
+/// use saltecho::auth::{Challenge, Key, Keyring, MacAlgorithm};
+/// use saltecho::proto::{CloseReason, Config, Connection, Upper, Wants};
+/// use saltecho::python::Monotonic;
+///
+/// let (config, now) = (Config::new(Keyring::demo()), Monotonic::ZERO);
+/// let challenge = Challenge::new([7; 32]); // In service: from the system's random source.
+/// let digest = MacAlgorithm::Md5.digest(&Key::demo(), &challenge);
+/// let mut connection = Connection::new(&config, challenge, Upper, now);
+///
+/// // A send of the challenge; the kernel takes it all.
+/// assert_eq!(connection.wants(&config), Wants::Send);
+/// connection.handle_sent(&config, connection.chunk().len(), now);
+///
+/// // A recv that brings the digest and a message; the kernel takes two bytes of the answer.
+/// assert!(matches!(connection.wants(&config), Wants::Recv { .. }));
+/// let mut received = [digest.as_bytes(), b"hello"].concat();
+/// let reply = connection.handle_recv(&config, &mut received, now);
+/// assert_eq!(reply.bytes(), b"HELLO");
+/// reply.sent(2);
+///
+/// // A send of the rest, then the end of the peer's stream.
+/// assert_eq!((connection.wants(&config), connection.chunk()), (Wants::Send, &b"LLO"[..]));
+/// connection.handle_sent(&config, 3, now);
+/// connection.handle_eof();
+/// assert_eq!(connection.close_reason(), Some(CloseReason::PeerFinished));
+/// ```
 #[derive(Debug)]
 pub struct Connection<H = Upper> {
     stage: Stage,
-    /// The call in progress, which has the only deadline.
+    /// The call in progress; its deadline is the only one.
     call: Call,
     handler: H,
 }
 
-/// Where a connection is in its life.
+/// Two words beside the handler: every connection of a crowd has one of these.
+const _: () = assert!(size_of::<Connection<Upper>>() <= 24);
+
+/// State of a connection; see the diagram of [`Connection`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum State {
-    /// The challenge is being sent, or its digest is awaited.
+    /// Sending the challenge, or waiting for its digest.
     AwaitDigest,
     /// Authenticated: in `recv`, or in the `sendall` of an answer.
     Echoing,
-    /// Nothing more will be sent, and the peer has yet to be told so.
+    /// All answers are sent; the `shutdown` that ends the server's stream is next.
     Finishing,
-    /// Our stream has ended; the peer's is being read away.
+    /// The server's stream has ended; the peer's is read and discarded.
     Lingering,
-    /// Over.
+    /// Closed for this reason.
     Closed(CloseReason),
 }
 
-/// The one thing that a connection wants from its socket; derived from its state.
+/// The one call that a connection wants made on its socket; derived from its state.
+///
+/// Exhaustive on purpose: an I/O loop that ignores one of these stalls, so a new one must not
+/// compile unnoticed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wants {
     /// `recv(limit)`.
     Recv {
-        /// The most bytes to receive, at least 1.
+        /// Size limit in bytes, at least 1.
         limit: usize,
     },
     /// `send` of [`Connection::chunk`].
     Send,
     /// `shutdown(SHUT_WR)`.
     Shutdown,
-    /// Nothing, ever again: the socket can be closed.
+    /// Nothing any more: close the socket.
     Nothing,
 }
 
-/// Each stage owns what it needs and nothing else; the handshake's memory goes with the stage.
+/// A stage owns only what it needs; the memory of the handshake is freed with its stage.
 #[derive(Debug)]
 enum Stage {
     AwaitDigest(Box<Handshake>),
     Echoing(Option<Boxed<Backlog>>),
     Finishing(CloseReason),
     Lingering { reason: CloseReason, bytes_left: u32 },
-    Closed { reason: CloseReason, authenticated: bool, unanswered: bool, owed: u32 },
-}
-
-/// At most 120 bytes: glibc keeps blocks of that size at hand, and longer ones cost twice as much.
-struct Handshake {
-    challenge: Challenge,
-    digest: Zeroizing<[u8; Digest::MAX_LEN]>,
-    peer: Peer,
-    sent: u32,
-    received: u32,
+    Closed { reason: CloseReason, authenticated: bool, unanswered: bool, undelivered: u32 },
 }
 
 impl<H: Handler> Connection<H> {
-    /// A connection that was accepted at `now` and will be asked this challenge.
+    /// Creates a connection accepted at `now`, to be authenticated with this challenge.
     pub fn new(config: &Config, challenge: Challenge, handler: H, now: Monotonic) -> Self {
-        let handshake = Handshake {
-            challenge,
-            digest: Zeroizing::new([0; Digest::MAX_LEN]),
-            peer: Peer::default(),
-            sent: 0,
-            received: 0,
-        };
         Self {
-            stage: Stage::AwaitDigest(Box::new(handshake)),
-            call: Call::begin(waits(config.auth_timeout), now),
+            stage: Stage::AwaitDigest(Box::new(Handshake::new(challenge))),
+            call: Call::begin(call_timeout(config.auth_timeout), now),
             handler,
         }
     }
 
-    /// Says who the client is, which its handler is told once the digest was right.
-    pub const fn introduce(&mut self, peer: Peer) {
+    /// Sets the peer that the handler gets in [`Handler::opened`]. No effect once authenticated.
+    pub const fn set_peer(&mut self, peer: Peer) {
         if let Stage::AwaitDigest(handshake) = &mut self.stage {
             handshake.peer = peer;
         }
     }
 
-    /// Where the connection is in its life.
+    /// The current state.
     pub const fn state(&self) -> State {
         match &self.stage {
             Stage::AwaitDigest(_) => State::AwaitDigest,
@@ -126,10 +145,11 @@ impl<H: Handler> Connection<H> {
         }
     }
 
-    /// What to try on the socket next.
+    /// The next call to make on the socket.
     ///
-    /// `recv` asks for a full buffer even when only a digest is due: the bytes behind it are
+    /// `recv` asks for a full buffer even while only a digest is missing: bytes behind it are
     /// answered in the same step, which saves each connection one system call in ten.
+    #[must_use]
     pub fn wants(&self, config: &Config) -> Wants {
         let recv = Wants::Recv { limit: config.recv_size };
         match &self.stage {
@@ -141,7 +161,7 @@ impl<H: Handler> Connection<H> {
         }
     }
 
-    /// The bytes that the call in progress has yet to send; empty unless it is a `sendall`.
+    /// Unsent bytes of the `sendall` in progress; empty during any other call.
     pub fn chunk(&self) -> &[u8] {
         match &self.stage {
             Stage::AwaitDigest(handshake) => handshake.unsent(),
@@ -153,7 +173,7 @@ impl<H: Handler> Connection<H> {
         }
     }
 
-    /// Why the connection ended, once it has.
+    /// The reason for the end; `None` while the connection is open.
     pub const fn close_reason(&self) -> Option<CloseReason> {
         match &self.stage {
             Stage::Closed { reason, .. } => Some(*reason),
@@ -164,14 +184,15 @@ impl<H: Handler> Connection<H> {
         }
     }
 
-    /// Whether the connection ended by a panic of its handler, so that an answer is missing. Then,
-    /// or if bytes are [undelivered](Self::undelivered), its socket should be reset: an orderly
-    /// end would pass off a part as the whole.
+    /// Returns true after a panic of the handler: an answer is missing. Then, or if bytes are
+    /// [undelivered](Self::undelivered), reset the socket: after an orderly end the peer would take
+    /// a part of the answers for all of them.
+    #[must_use]
     pub const fn is_unanswered(&self) -> bool {
         matches!(self.stage, Stage::Closed { unanswered: true, .. })
     }
 
-    /// Whether the digest was right, also after the end.
+    /// Returns true once the digest was right, also after the end.
     pub const fn has_authenticated(&self) -> bool {
         match &self.stage {
             Stage::AwaitDigest(_) => false,
@@ -180,11 +201,10 @@ impl<H: Handler> Connection<H> {
         }
     }
 
-    /// How many bytes of an answer, or of pushed messages, the kernel had not taken when the
-    /// connection ended.
+    /// Bytes of answers and pushed messages that were unsent when the connection ended.
     pub fn undelivered(&self) -> usize {
         match &self.stage {
-            Stage::Closed { owed, .. } => *owed as usize,
+            Stage::Closed { undelivered, .. } => *undelivered as usize,
             Stage::AwaitDigest(_)
             | Stage::Echoing(_)
             | Stage::Finishing(_)
@@ -192,7 +212,8 @@ impl<H: Handler> Connection<H> {
         }
     }
 
-    /// When [`handle_timeout`](Self::handle_timeout) is due, if ever.
+    /// The time at which to call [`handle_timeout`](Self::handle_timeout); `None` for never.
+    #[must_use]
     pub fn poll_timeout(&self) -> Option<Monotonic> {
         match &self.stage {
             Stage::AwaitDigest(_) | Stage::Echoing(_) | Stage::Lingering { .. } => {
@@ -202,13 +223,13 @@ impl<H: Handler> Connection<H> {
         }
     }
 
-    /// Takes what one `recv` returned (at least one byte) and gives the answer that is due.
+    /// Handles the bytes of one `recv` (at least one) and returns the answer.
     ///
-    /// The bytes may arrive in any segmentation: the digest in pieces, or with input behind it.
+    /// The segmentation does not matter: the digest may come in pieces, or with input behind it.
     ///
     /// # Panics
-    /// If the connection did not want to receive: that is a bug of the caller, and the bytes of
-    /// two answers would change places.
+    /// If the connection did not want to receive. That is a bug of the caller: the bytes of two
+    /// answers would be sent in the wrong order.
     pub fn handle_recv<'a>(
         &'a mut self,
         config: &'a Config,
@@ -221,7 +242,7 @@ impl<H: Handler> Connection<H> {
             assert!(handshake.unsent().is_empty(), "received before the challenge was sent");
             let taken = handshake.take(input, config.keyring.algorithm().digest_len());
             input = &mut input[taken..];
-            match handshake.verdict(config) {
+            match handshake.verify(config) {
                 None => {}
                 Some(false) => self.end(CloseReason::Rejected),
                 Some(true) => {
@@ -236,10 +257,10 @@ impl<H: Handler> Connection<H> {
         match &mut self.stage {
             Stage::Echoing(None) if !input.is_empty() => {
                 match guarded(|| self.handler.handle(input)) {
-                    Some(answer) => self.reply(config, now, input, answer),
+                    Some(answer) => Reply::new(self, config, now, input, answer),
                     None => {
                         self.end_unanswered();
-                        self.no_reply(config, now)
+                        Reply::empty(self, config, now)
                     }
                 }
             }
@@ -250,25 +271,25 @@ impl<H: Handler> Connection<H> {
                     let reason = *reason;
                     self.end(reason);
                 }
-                self.no_reply(config, now)
+                Reply::empty(self, config, now)
             }
             Stage::AwaitDigest(_)
             | Stage::Echoing(None)
             | Stage::Finishing(_)
-            | Stage::Closed { .. } => self.no_reply(config, now),
+            | Stage::Closed { .. } => Reply::empty(self, config, now),
         }
     }
 
-    /// The kernel took the first `n` bytes of [`chunk`](Self::chunk).
+    /// Reports that the kernel took the first `n` bytes of [`chunk`](Self::chunk).
     pub fn handle_sent(&mut self, config: &Config, n: usize, now: Monotonic) {
-        debug_assert!(n <= self.chunk().len(), "more sent than there was");
+        debug_assert!(n <= self.chunk().len(), "more bytes sent than were offered");
         match &mut self.stage {
-            Stage::AwaitDigest(handshake) => handshake.sent += saturating_u32(n),
+            Stage::AwaitDigest(handshake) => handshake.advance(n),
             Stage::Echoing(Some(backlog)) => {
                 if backlog.advance(n) {
                     let then_close = backlog.then_close;
                     match backlog.next() {
-                        true => self.call = Call::begin(waits(config.send_timeout), now),
+                        true => self.call = Call::begin(call_timeout(config.send_timeout), now),
                         false => self.sendall_done(config, then_close, now),
                     }
                 }
@@ -280,13 +301,14 @@ impl<H: Handler> Connection<H> {
         }
     }
 
-    /// Sends `message` unasked, in a `sendall` between two `recv`: after whatever is unsent, and
-    /// nothing is read before it is handed over. The next `recv` then has its whole time.
+    /// Sends `message` in a `sendall` of its own between two `recv`, after all unsent bytes. Nothing
+    /// is read before the kernel has taken it; the next `recv` then starts with its full time.
     ///
-    /// False, and the message is dropped, if the connection has not authenticated, is about to end
-    /// or over. It also ends for a message longer than [`Config::max_answer`], in an orderly way,
-    /// and with [`CloseReason::FellBehind`] if that many bytes would wait: so a peer that stays
-    /// has been sent everything that was taken, in order.
+    /// Returns false, and drops the message, if the connection is unauthenticated, finishing or
+    /// closed. A message longer than [`Config::max_answer`] also closes the connection, in an
+    /// orderly way; if more than that many bytes would wait, the connection ends with
+    /// [`CloseReason::FellBehind`]. So a peer that stays connected gets every accepted message, in
+    /// order.
     pub fn push(&mut self, config: &Config, message: Bytes, now: Monotonic) -> bool {
         let limit = config.max_answer;
         match &mut self.stage {
@@ -296,13 +318,8 @@ impl<H: Handler> Connection<H> {
                 false
             }
             Stage::Echoing(None) => {
-                let Ok(backlog) = Backlog::new(message, None) else {
-                    self.end(CloseReason::OutOfMemory);
-                    return false;
-                };
-                self.call = Call::begin(waits(config.send_timeout), now);
-                self.stage = Stage::Echoing(Some(backlog));
-                true
+                let len = message.len();
+                self.begin_sendall(config, Backlog::new(message, None), len, now)
             }
             Stage::Echoing(Some(backlog)) if backlog.then_close.is_none() => {
                 let taken = backlog.push(message, limit);
@@ -319,16 +336,16 @@ impl<H: Handler> Connection<H> {
         }
     }
 
-    /// `shutdown(SHUT_WR)` was done. That it failed does not matter: then the peer is gone, and
-    /// the next `recv` says so.
+    /// Reports that `shutdown(SHUT_WR)` was called. Its result does not matter: it fails if the
+    /// peer is gone, and then the next `recv` fails too.
     pub fn handle_shutdown(&mut self, config: &Config, now: Monotonic) {
         if let Stage::Finishing(reason) = self.stage {
-            self.call = Call::begin(waits(config.linger_timeout), now);
+            self.call = Call::begin(call_timeout(config.linger_timeout), now);
             self.stage = Stage::Lingering { reason, bytes_left: config.linger_bytes };
         }
     }
 
-    /// `recv` returned nothing: the peer has ended its stream.
+    /// Reports that `recv` returned zero bytes: the peer has ended its stream.
     pub fn handle_eof(&mut self) {
         self.end(match &self.stage {
             Stage::AwaitDigest(_) => CloseReason::AuthAbandoned,
@@ -339,7 +356,7 @@ impl<H: Handler> Connection<H> {
         });
     }
 
-    /// A call failed for good: neither would-block nor interrupted.
+    /// Reports an error of a call, other than "would block" and "interrupted".
     pub fn handle_error(&mut self, kind: io::ErrorKind) {
         self.end(match &self.stage {
             Stage::AwaitDigest(_) | Stage::Echoing(_) => match kind {
@@ -348,15 +365,15 @@ impl<H: Handler> Connection<H> {
                 | io::ErrorKind::BrokenPipe => CloseReason::Reset,
                 _ => CloseReason::TransportError,
             },
-            // Nothing was owed any more: how the peer left changes nothing about why we did.
+            // All answers were sent before, so this error is not the reason for the end.
             Stage::Finishing(reason)
             | Stage::Lingering { reason, .. }
             | Stage::Closed { reason, .. } => *reason,
         });
     }
 
-    /// A timer fired. Nothing happens unless the call in progress is late: timers are hints, and
-    /// an early one only costs this comparison.
+    /// Reports that a timer fired. Does nothing before the deadline of the call in progress, so an
+    /// early timer costs no more than this comparison.
     pub fn handle_timeout(&mut self, now: Monotonic) {
         if !self.call.is_late(now) {
             return;
@@ -370,9 +387,8 @@ impl<H: Handler> Connection<H> {
         }
     }
 
-    /// Ends the connection in an orderly way: an unfinished `sendall` is finished first, and those
-    /// of messages that were pushed before. One that
-    /// has not authenticated is owed nothing and ends at once.
+    /// Closes the connection in an orderly way, after an unfinished `sendall` and the messages
+    /// pushed so far. An unauthenticated connection has no pending answer and ends at once.
     pub fn close(&mut self, reason: CloseReason) {
         match &mut self.stage {
             Stage::AwaitDigest(_) => self.end(reason),
@@ -384,8 +400,8 @@ impl<H: Handler> Connection<H> {
         }
     }
 
-    /// Ends the connection at once; see [`undelivered`](Self::undelivered) for what that cost.
-    /// One that was about to end, and had been given everything, keeps its own reason.
+    /// Closes the connection at once; [`undelivered`](Self::undelivered) counts the lost bytes. A
+    /// connection that was finishing, with every answer sent, keeps its own reason.
     pub fn abort(&mut self, reason: CloseReason) {
         self.end(match &self.stage {
             Stage::AwaitDigest(_) | Stage::Echoing(_) => reason,
@@ -395,20 +411,20 @@ impl<H: Handler> Connection<H> {
         });
     }
 
-    /// The only way into `Closed`, and there is none out.
+    /// Enters `Closed`. No other place does, and nothing leaves it.
     fn end(&mut self, reason: CloseReason) {
-        let (authenticated, owed) = match &self.stage {
+        let (authenticated, undelivered) = match &self.stage {
             Stage::AwaitDigest(_) => (false, 0),
             Stage::Echoing(Some(backlog)) => (true, saturating_u32(backlog.len())),
             Stage::Echoing(None) | Stage::Finishing(_) | Stage::Lingering { .. } => (true, 0),
             Stage::Closed { .. } => return,
         };
-        let told = !authenticated || guarded(|| self.handler.closed(reason)).is_some();
-        let reason = if told { reason } else { CloseReason::HandlerPanicked };
-        self.stage = Stage::Closed { reason, authenticated, unanswered: false, owed };
+        let panicked = authenticated && guarded(|| self.handler.closed(reason)).is_none();
+        let reason = if panicked { CloseReason::HandlerPanicked } else { reason };
+        self.stage = Stage::Closed { reason, authenticated, unanswered: false, undelivered };
     }
 
-    /// The handler panicked, and the answer to what was received will never be known.
+    /// Ends the connection after a panic of the handler, with an answer missing.
     fn end_unanswered(&mut self) {
         self.end(CloseReason::HandlerPanicked);
         if let Stage::Closed { unanswered, .. } = &mut self.stage {
@@ -416,7 +432,7 @@ impl<H: Handler> Connection<H> {
         }
     }
 
-    /// Bytes of answers and pushed messages that the kernel has not taken.
+    /// Unsent bytes of answers and pushed messages.
     #[cfg(feature = "server")]
     pub(crate) fn unsent(&self) -> usize {
         match &self.stage {
@@ -431,163 +447,47 @@ impl<H: Handler> Connection<H> {
 
     fn recv_again(&mut self, config: &Config, now: Monotonic) {
         self.stage = Stage::Echoing(None);
-        self.call = Call::begin(waits(config.recv_timeout), now);
+        self.call = Call::begin(call_timeout(config.idle_timeout), now);
     }
 
-    fn sendall_done(&mut self, config: &Config, then_close: Option<CloseReason>, now: Monotonic) {
+    /// Starts a `sendall` of the backlog. Returns false, and ends the connection, if there was no
+    /// memory for its `len` bytes.
+    pub(super) fn begin_sendall(
+        &mut self,
+        config: &Config,
+        backlog: Result<Boxed<Backlog>, TryReserveError>,
+        len: usize,
+        now: Monotonic,
+    ) -> bool {
+        self.call = Call::begin(call_timeout(config.send_timeout), now);
+        let has_memory = backlog.is_ok();
+        self.stage = match backlog {
+            Ok(backlog) => Stage::Echoing(Some(backlog)),
+            Err(_) => Stage::Closed {
+                reason: CloseReason::OutOfMemory,
+                authenticated: true,
+                unanswered: true,
+                undelivered: saturating_u32(len),
+            },
+        };
+        has_memory
+    }
+
+    /// Receives again, or closes in an orderly way.
+    pub(super) fn sendall_done(
+        &mut self,
+        config: &Config,
+        then_close: Option<CloseReason>,
+        now: Monotonic,
+    ) {
         match then_close {
             None => self.recv_again(config, now),
             Some(reason) => self.stage = Stage::Finishing(reason),
         }
     }
-
-    fn no_reply<'a>(&'a mut self, config: &'a Config, now: Monotonic) -> Reply<'a, H> {
-        Reply { connection: self, config, now, bytes: ReplyBytes::InPlace(&[]), then_close: None }
-    }
-
-    fn reply<'a>(
-        &'a mut self,
-        config: &'a Config,
-        now: Monotonic,
-        data: &'a [u8],
-        answer: Answer,
-    ) -> Reply<'a, H> {
-        let (mut bytes, mut then_close) = match answer {
-            Answer::InPlace => (ReplyBytes::InPlace(data), None),
-            Answer::Nothing => (ReplyBytes::InPlace(&[]), None),
-            Answer::Bytes(bytes) => (ReplyBytes::Owned(bytes), None),
-            Answer::Close(bytes) => (ReplyBytes::Owned(bytes), Some(CloseReason::HandlerClosed)),
-        };
-        if bytes.as_slice().len() > config.max_answer {
-            (bytes, then_close) = (ReplyBytes::InPlace(&[]), Some(CloseReason::AnswerTooLong));
-        }
-        if bytes.as_slice().is_empty() {
-            self.sendall_done(config, then_close, now);
-        }
-        Reply { connection: self, config, now, bytes, then_close }
-    }
 }
 
-impl Handshake {
-    /// The part of the challenge that has yet to be sent.
-    fn unsent(&self) -> &[u8] {
-        &self.challenge.as_bytes()[self.sent as usize..]
-    }
-
-    /// Copies the part of `input` that belongs to the digest; returns its length.
-    ///
-    /// A keyring that came in the meantime may ask for fewer bytes than are here already.
-    fn take(&mut self, input: &[u8], digest_len: usize) -> usize {
-        let received = self.received as usize;
-        let taken = input.len().min(digest_len.saturating_sub(received));
-        self.digest[received..received + taken].copy_from_slice(&input[..taken]);
-        self.received += saturating_u32(taken);
-        taken
-    }
-
-    /// Whether the digest is right; `None` until its last byte is there, because only then may
-    /// the work of a MAC be spent on a stranger.
-    fn verdict(&self, config: &Config) -> Option<bool> {
-        let received = self.received as usize;
-        let complete = received >= config.keyring.algorithm().digest_len();
-        complete.then(|| config.keyring.verify(&self.challenge, &self.digest[..received]))
-    }
-}
-
-impl std::fmt::Debug for Handshake {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Handshake {{ sent: {}, received: {} }}", self.sent, self.received)
-    }
-}
-
-/// The answer to one `recv`, offered to the kernel before anything is copied.
-///
-/// Report with [`sent`](Self::sent) how much of it went out; the rest moves to the connection's
-/// backlog. A reply that is dropped unreported was not sent at all, and moves there as a whole:
-/// it cannot get lost.
-#[must_use = "the reply should be offered to the socket, then reported with `sent`"]
-pub struct Reply<'a, H: Handler> {
-    connection: &'a mut Connection<H>,
-    config: &'a Config,
-    now: Monotonic,
-    bytes: ReplyBytes<'a>,
-    then_close: Option<CloseReason>,
-}
-
-enum ReplyBytes<'a> {
-    InPlace(&'a [u8]),
-    Owned(Bytes),
-}
-
-impl ReplyBytes<'_> {
-    fn as_slice(&self) -> &[u8] {
-        match self {
-            Self::InPlace(data) => data,
-            Self::Owned(bytes) => bytes,
-        }
-    }
-
-    /// What is left after the first `n` bytes; copied only if it lies in the caller's buffer.
-    fn split_off(&mut self, n: usize) -> Result<Bytes, TryReserveError> {
-        match std::mem::replace(self, Self::InPlace(&[])) {
-            Self::InPlace(data) => {
-                let mut rest = Vec::new();
-                rest.try_reserve_exact(data.len() - n)?;
-                rest.extend_from_slice(&data[n..]);
-                Ok(rest.into())
-            }
-            Self::Owned(mut bytes) => Ok(bytes.split_off(n)),
-        }
-    }
-}
-
-impl<H: Handler> Reply<'_, H> {
-    /// The bytes to send; empty if no answer is due.
-    pub fn bytes(&self) -> &[u8] {
-        self.bytes.as_slice()
-    }
-
-    /// The kernel took the first `n` bytes: all, some, or (it would block) none.
-    pub fn sent(mut self, n: usize) {
-        self.settle(n);
-    }
-
-    fn settle(&mut self, n: usize) {
-        let len = self.bytes().len();
-        debug_assert!(n <= len, "more sent than there was");
-        if len == 0 {
-            return;
-        }
-        if n == len {
-            self.bytes = ReplyBytes::InPlace(&[]);
-            self.connection.sendall_done(self.config, self.then_close, self.now);
-        } else {
-            let rest = self.bytes.split_off(n);
-            let backlog = rest.and_then(|rest| Backlog::new(rest, self.then_close));
-            self.connection.call = Call::begin(waits(self.config.send_timeout), self.now);
-            self.connection.stage = match backlog {
-                Ok(backlog) => Stage::Echoing(Some(backlog)),
-                Err(_) => Stage::Closed {
-                    reason: CloseReason::OutOfMemory,
-                    authenticated: true,
-                    unanswered: true,
-                    owed: saturating_u32(len - n),
-                },
-            };
-        }
-    }
-}
-
-impl<H: Handler> Drop for Reply<'_, H> {
-    fn drop(&mut self) {
-        self.settle(0);
-    }
-}
-
-fn saturating_u32(n: usize) -> u32 {
+/// `n`, or `u32::MAX` if it is larger.
+pub(super) fn saturating_u32(n: usize) -> u32 {
     u32::try_from(n).unwrap_or(u32::MAX)
 }
-
-/// Every connection of a crowd carries one of these: two words beside its handler's state.
-const _: () = assert!(size_of::<Connection<Upper>>() <= 24);
-const _: () = assert!(size_of::<Handshake>() <= 120);

@@ -5,22 +5,21 @@ thread_local! {
     static IN_USER_CODE: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Calls code of the library's user; `None` if it panicked.
+/// Calls a handler or observer; returns `None` if it panicked.
 ///
-/// A panic is printed by the panic hook where it happens. It must not take the loop down, and with
-/// it all other connections. What the code has left half done is its owner's: that is given up.
+/// The panic hook prints the panic. It must not end the loop and with it all other connections.
+/// The panicking object may be left in an inconsistent state, so its owner must stop using it.
 pub(crate) fn guarded<T>(call: impl FnOnce() -> T) -> Option<T> {
     IN_USER_CODE.set(true);
     let outcome = catch_unwind(AssertUnwindSafe(call)).map_err(|payload| {
-        // The payload is the user's as well, and its destructor may panic in turn.
+        // The payload is user code too: its destructor may panic in turn.
         catch_unwind(AssertUnwindSafe(|| drop(payload))).map_err(std::mem::forget)
     });
     IN_USER_CODE.set(false);
     outcome.ok()
 }
 
-/// Whether this thread is inside a [`guarded`] call, and so must not wait for the loop that made
-/// it.
+/// Returns true inside a [`guarded`] call, where waiting for the calling loop would deadlock.
 #[cfg(feature = "server")]
 pub(crate) fn in_user_code() -> bool {
     IN_USER_CODE.get()

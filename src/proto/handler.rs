@@ -3,38 +3,58 @@ use bytes::Bytes;
 use super::{CloseReason, Peer};
 use crate::python::upper;
 
-/// The conversation with one authenticated client.
+/// Application logic for one authenticated connection.
 ///
-/// A handler sees a stream, not messages: where one call's bytes end says nothing about where the
-/// peer's message does. Each connection has a handler of its own, so it may keep state.
+/// A handler sees a stream, not messages: the end of one call's bytes is not the end of a message.
+/// Each connection has its own handler, so a handler may keep state.
 ///
-/// All three calls come from the loop, which serves nobody else meanwhile: none may block. A panic
-/// in any of them ends this connection alone, with [`CloseReason::HandlerPanicked`].
-#[allow(unused_variables)] // The defaults do nothing.
+/// The event loop makes all three calls and serves no other connection meanwhile, so none of them
+/// may block. A panic in any of them ends this connection only, with
+/// [`CloseReason::HandlerPanicked`].
+///
+/// ```
+/// use bytes::Bytes;
+/// use saltecho::proto::{Answer, Handler};
+///
+/// /// Answers with the number of bytes received so far.
+/// #[derive(Clone, Default)]
+/// struct Counter(usize);
+///
+/// impl Handler for Counter {
+///     fn handle(&mut self, data: &mut [u8]) -> Answer {
+///         self.0 += data.len();
+///         Answer::Bytes(Bytes::from(format!("{}\n", self.0)))
+///     }
+/// }
+/// assert_eq!(Counter(1).handle(b"abc".to_vec().as_mut()), Answer::Bytes(Bytes::from("4\n")));
+/// ```
+#[allow(unused_variables)] // The default methods do nothing.
 pub trait Handler {
-    /// The client has authenticated. Called once, before the first byte is [handled](Self::handle).
+    /// Called once when the client has authenticated, before the first [`handle`](Self::handle).
     fn opened(&mut self, peer: &Peer) {}
 
-    /// Answers `data`, the bytes of one `recv` (never empty), which may be changed in place.
+    /// Answers `data`, the bytes of one `recv` (never empty). It may be changed in place.
     ///
-    /// Nothing more is read from this peer until the answer has been handed to the kernel.
+    /// The next bytes of this peer are read after the kernel has taken the answer.
     fn handle(&mut self, data: &mut [u8]) -> Answer;
 
-    /// The connection is over. Called once if [`opened`](Self::opened) was, also after a panic;
-    /// not if the loop itself ends by an error, which drops the handler unasked.
+    /// Called once at the end of the connection if [`opened`](Self::opened) was called, also after
+    /// a panic. Not called if the loop itself fails; that only drops the handler.
     fn closed(&mut self, reason: CloseReason) {}
 }
 
-/// A handler's decision.
+/// Result of [`Handler::handle`].
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[must_use]
+#[non_exhaustive]
 pub enum Answer {
-    /// Send `data` as it now stands. Nothing is copied or allocated.
+    /// Send `data` as it is now, without a copy or an allocation.
     InPlace,
     /// Send nothing and receive on.
     Nothing,
-    /// Send these bytes instead, as many as there are.
+    /// Send these bytes, up to [`Config::max_answer`](super::Config::max_answer).
     Bytes(Bytes),
-    /// Send these bytes (there may be none), then end the connection in an orderly way.
+    /// Send these bytes, or none, then close the connection in an orderly way.
     Close(Bytes),
 }
 
@@ -49,7 +69,7 @@ impl Handler for Upper {
     }
 }
 
-/// Echoes every byte as it came.
+/// Echoes every byte unchanged.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Identity;
 

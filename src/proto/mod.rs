@@ -1,22 +1,24 @@
-//! One connection's whole life as a state machine without I/O.
+//! A connection from challenge to close, as a state machine without I/O.
 //!
-//! A connection is a Python handler frozen inside exactly one socket call:
+//! A connection is a Python handler paused inside one socket call:
 //!
 //! ```text
-//! sendall(challenge); gather the digest with recv; compare
+//! sendall(challenge); collect the digest with recv; compare
 //! while data := recv(n): sendall(answer(data))
 //! ```
 //!
-//! So it is always either receiving or sending, never both, and everything else follows: nothing
-//! is read while an answer is unfinished, so TCP slows the peer down; what is kept for a peer is
-//! at most as long as one answer may be; and there is one deadline, that of the call in progress.
-//! A message that is [pushed](Connection::push) is one more `sendall`, between two `recv`.
+//! So it is always either receiving or sending, never both. Everything else follows: nothing is
+//! read while an answer is unfinished, so TCP slows the peer down; the bytes kept for a peer are
+//! limited by the longest answer; and the only deadline is that of the call in progress. A
+//! [pushed](Connection::push) message is one more `sendall`, between two `recv`.
 //!
 //! The modules `http` and `proxy` (features of the same names) are written the same way: HTTP for
 //! the admin endpoint, and the header that a balancer sends in front of a connection.
 //!
-//! Bytes, the time and the shared [`Config`] are arguments. No socket, clock, random source or
-//! event loop is named here, so every path can be walked by an ordinary test.
+//! Bytes, the time and the shared [`Config`] are arguments. The module uses no socket, clock,
+//! random source or event loop, so an ordinary test can reach every path.
+//!
+//! [`Connection`] is the server's side, [`Responder`] the client's half of the handshake.
 
 mod backlog;
 mod boxed;
@@ -25,18 +27,21 @@ mod config;
 mod connection;
 mod guard;
 mod handler;
+mod handshake;
 #[cfg(feature = "http")]
 pub mod http;
 mod peer;
 #[cfg(feature = "proxy")]
 pub mod proxy;
+mod reply;
 mod responder;
 
 pub use close_reason::CloseReason;
 pub use config::Config;
-pub use connection::{Connection, Reply, State, Wants};
+pub use connection::{Connection, State, Wants};
 #[cfg(feature = "server")]
 pub(crate) use guard::{guarded, in_user_code};
 pub use handler::{Answer, Handler, Identity, Upper};
 pub use peer::{ConnId, Peer};
+pub use reply::Reply;
 pub use responder::Responder;

@@ -1,9 +1,9 @@
 use std::net::SocketAddr;
 
-/// The name of one connection, never used for another of its server: a slot's index, and a
-/// generation because slots are used again.
+/// Identifier of a connection, unique within its server: the index of a slot, and a generation
+/// because slots are reused.
 ///
-/// The default is no connection's.
+/// No connection has the default value.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct ConnId {
     pub(crate) index: u32,
@@ -16,35 +16,35 @@ impl std::fmt::Display for ConnId {
     }
 }
 
-/// The other end of a connection: its name here, and its address.
+/// The other end of a connection: its identifier and its address.
 ///
-/// A [`Handler`](super::Handler) that wants to push later keeps it, or hands it to the thread that
-/// does; see `server::Handle::push`.
+/// A [`Handler`](super::Handler) keeps it to push messages later, possibly from another thread; see
+/// `server::Handle::push`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Peer {
     id: ConnId,
     address: Option<SocketAddr>,
-    /// The number of the server, which is unique in this process; 0 is none's.
+    /// Number of the server, unique in this process; 0 for none.
     pub(crate) server: u32,
 }
 
 impl Peer {
-    /// A peer at this address, of no server.
+    /// Creates a peer with this address that belongs to no server.
     pub const fn at(address: SocketAddr) -> Self {
         Self { id: ConnId { index: 0, generation: 0 }, address: Some(address), server: 0 }
     }
 
     #[cfg(feature = "server")]
-    pub(crate) const fn of(server: u32, id: ConnId, address: Option<SocketAddr>) -> Self {
+    pub(crate) const fn new(server: u32, id: ConnId, address: Option<SocketAddr>) -> Self {
         Self { id, address, server }
     }
 
-    /// The connection's name, the same that a server's observer hears.
+    /// The connection's identifier, as in the calls to a server's observer.
     pub const fn id(&self) -> ConnId {
         self.id
     }
 
-    /// The peer's address; `None` if the peer was gone when it was asked for.
+    /// The peer's address; `None` if the peer was gone before it could be read.
     pub const fn address(&self) -> Option<SocketAddr> {
         self.address
     }

@@ -2,26 +2,38 @@ use zeroize::Zeroizing;
 
 use crate::auth::{Challenge, Digest, Key, MacAlgorithm};
 
-/// The client's half of the handshake without I/O: gathers the 32 bytes of the challenge in
-/// whatever pieces they come, and answers them. Not a whole client: what is said afterwards is
-/// the caller's affair.
+/// The client's half of the handshake without I/O: collects the 32 bytes of the challenge, in
+/// pieces of any size, and computes the digest. The exchange after it is the caller's.
+///
+/// ```
+/// use saltecho::auth::{Key, MacAlgorithm};
+/// use saltecho::proto::Responder;
+///
+/// let mut responder = Responder::new();
+/// assert_eq!(responder.handle_recv(&[1; 20]), 20);
+/// assert!(responder.digest(MacAlgorithm::Md5, &Key::demo()).is_none());
+/// assert_eq!(responder.handle_recv(b"twelve more bytes"), 12);
+/// let digest = responder.digest(MacAlgorithm::Md5, &Key::demo()).expect("a whole challenge");
+/// assert_eq!(digest.as_bytes().len(), 16);
+/// ```
 pub struct Responder {
     challenge: Zeroizing<[u8; Challenge::LEN]>,
     received: usize,
 }
 
 impl Responder {
-    /// A client that has received nothing yet.
+    /// Creates a responder that has received nothing yet.
     pub fn new() -> Self {
         Self { challenge: Zeroizing::new([0; Challenge::LEN]), received: 0 }
     }
 
-    /// How many bytes of the challenge are still to come.
+    /// Number of missing bytes of the challenge.
     pub const fn missing(&self) -> usize {
         Challenge::LEN - self.received
     }
 
-    /// Takes what belongs to the challenge of the bytes that came, and says how much that was.
+    /// Takes the bytes of `data` that belong to the challenge; returns their number.
+    #[must_use = "the bytes after these are not part of the challenge"]
     pub fn handle_recv(&mut self, data: &[u8]) -> usize {
         let taken = data.len().min(self.missing());
         self.challenge[self.received..self.received + taken].copy_from_slice(&data[..taken]);
@@ -29,7 +41,7 @@ impl Responder {
         taken
     }
 
-    /// What to send, once the challenge is complete.
+    /// The digest to send; `None` while the challenge is incomplete.
     pub fn digest(&self, algorithm: MacAlgorithm, key: &Key) -> Option<Digest> {
         let complete = self.missing() == 0;
         complete.then(|| algorithm.digest(key, &Challenge::new(*self.challenge)))

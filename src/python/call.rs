@@ -2,36 +2,39 @@ use std::time::Duration;
 
 use super::{Monotonic, Timeout};
 
-/// One socket call in progress, reduced to what decides how long it may still wait.
+/// The deadline of one socket call in progress.
 ///
-/// A `recv` is one call each time; a `sendall` is one call however many sends it takes, which is
-/// why its whole length shares one deadline (CPython's `sock_sendall` fixes it before the first
-/// send). It is eight bytes because every connection of a crowd carries one.
+/// A `recv` is one call. A `sendall` is one call too, with any number of sends under one deadline
+/// (CPython's `sock_sendall` computes it before the first send). Eight bytes, because every
+/// connection of a crowd has one.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Call {
-    /// Nanoseconds of the deadline, or one of the two constants below.
-    gives_up: u64,
+    /// Deadline in nanoseconds, or one of the two constants below.
+    deadline_nanos: u64,
 }
 
 const AT_ONCE: u64 = 0;
 const NEVER: u64 = u64::MAX;
 
-/// What becomes of a call when the kernel has just said "would block".
+/// Next step of a call after the kernel returned "would block" (EAGAIN).
+///
+/// Exhaustive on purpose: these are Python's three modes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// Wait for readiness, this long at most (`None`: for ever), then try again.
+#[must_use]
+pub enum Blocked {
+    /// Wait for readiness up to this long (`None`: without limit), then try again.
     Wait(Option<Duration>),
-    /// The call does not wait: Python's `BlockingIOError`, errno EAGAIN.
+    /// Fail without waiting: Python's `BlockingIOError`, errno EAGAIN.
     WouldBlock,
-    /// The time is used up: Python's `TimeoutError`, "timed out", without an errno.
+    /// Fail because the time is up: Python's `TimeoutError`, "timed out", without an errno.
     TimedOut,
 }
 
 impl Call {
-    /// A call that begins at `now` under this timeout.
+    /// Starts a call at `now` with this timeout.
     pub fn begin(timeout: Timeout, now: Monotonic) -> Self {
         Self {
-            gives_up: match timeout {
+            deadline_nanos: match timeout {
                 Timeout::Blocking => NEVER,
                 Timeout::NonBlocking => AT_ONCE,
                 Timeout::After(wait) => {
@@ -41,48 +44,48 @@ impl Call {
         }
     }
 
-    /// When the call gives up, if it ever does of its own accord.
+    /// Time of the deadline; `None` in blocking and in non-blocking mode.
     pub const fn deadline(self) -> Option<Monotonic> {
-        match self.gives_up {
+        match self.deadline_nanos {
             AT_ONCE | NEVER => None,
             nanos => Some(Monotonic::from_nanos(nanos)),
         }
     }
 
-    /// Whether readiness is waited for before the first attempt: in timeout mode only.
+    /// Returns true if the call polls before its first attempt: in timeout mode only.
     ///
-    /// CPython polls first even if the call would succeed at once. It shows: an empty `send` on a
-    /// full socket succeeds in non-blocking mode but times out in timeout mode. The server's
-    /// loop has no use for this, since it attempts nothing before readiness was announced.
+    /// CPython polls first even if the call would succeed at once. The effect is visible: an empty
+    /// `send` on a full socket succeeds in non-blocking mode but times out in timeout mode. The
+    /// server's loop does not need this: it attempts a call only after a readiness event.
     pub const fn waits_first(self) -> bool {
         self.deadline().is_some()
     }
 
-    /// Whether the deadline has come. A call without one is never late.
+    /// Returns true once the deadline has passed; never without one.
     pub fn is_late(self, now: Monotonic) -> bool {
         self.deadline().is_some_and(|deadline| deadline <= now)
     }
 
-    /// What to do after the kernel said "would block" at `now`.
+    /// Decides the next step after the kernel returned "would block" at `now`.
     ///
-    /// The wait is computed afresh from the deadline each time, so false alarms and interrupted
-    /// waits (PEP 475) neither shorten nor stretch the timeout.
-    pub fn would_block(self, now: Monotonic) -> Verdict {
-        match self.gives_up {
-            AT_ONCE => Verdict::WouldBlock,
-            NEVER => Verdict::Wait(None),
-            _ if self.is_late(now) => Verdict::TimedOut,
-            nanos => Verdict::Wait(Some(Monotonic::from_nanos(nanos).since(now))),
+    /// Each wait is computed from the deadline, so spurious wakeups and interrupted waits (PEP 475)
+    /// neither shorten nor extend the timeout.
+    pub fn would_block(self, now: Monotonic) -> Blocked {
+        match self.deadline_nanos {
+            AT_ONCE => Blocked::WouldBlock,
+            NEVER => Blocked::Wait(None),
+            _ if self.is_late(now) => Blocked::TimedOut,
+            nanos => Blocked::Wait(Some(Monotonic::from_nanos(nanos).since(now))),
         }
     }
 }
 
 impl std::fmt::Debug for Call {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self.gives_up {
+        match self.deadline_nanos {
             AT_ONCE => f.write_str("Call(never waits)"),
             NEVER => f.write_str("Call(waits for ever)"),
-            nanos => write!(f, "Call(gives up at {nanos} ns)"),
+            nanos => write!(f, "Call(deadline {nanos} ns)"),
         }
     }
 }
@@ -98,17 +101,17 @@ mod tests {
     }
 
     #[test]
-    fn each_mode_has_its_own_verdict() {
+    fn each_mode_has_its_own_result() {
         let begin = |timeout| Call::begin(timeout, at(500));
-        assert_eq!(begin(Timeout::Blocking).would_block(at(u64::MAX)), Verdict::Wait(None));
-        assert_eq!(begin(Timeout::NonBlocking).would_block(at(500)), Verdict::WouldBlock);
+        assert_eq!(begin(Timeout::Blocking).would_block(at(u64::MAX)), Blocked::Wait(None));
+        assert_eq!(begin(Timeout::NonBlocking).would_block(at(500)), Blocked::WouldBlock);
         let timed = begin(Timeout::After(SECOND));
-        assert_eq!(timed.would_block(at(500)), Verdict::Wait(Some(SECOND)));
+        assert_eq!(timed.would_block(at(500)), Blocked::Wait(Some(SECOND)));
         assert_eq!(
             timed.would_block(at(1_000_000_499)),
-            Verdict::Wait(Some(Duration::from_nanos(1)))
+            Blocked::Wait(Some(Duration::from_nanos(1)))
         );
-        assert_eq!(timed.would_block(at(1_000_000_500)), Verdict::TimedOut);
+        assert_eq!(timed.would_block(at(1_000_000_500)), Blocked::TimedOut);
     }
 
     #[test]
@@ -126,11 +129,11 @@ mod tests {
     }
 
     #[test]
-    fn debug_tells_the_modes_apart() {
+    fn debug_shows_the_mode() {
         let begin = |timeout| format!("{:?}", Call::begin(timeout, at(7)));
         assert_eq!(begin(Timeout::NonBlocking), "Call(never waits)");
         assert_eq!(begin(Timeout::Blocking), "Call(waits for ever)");
-        assert_eq!(begin(Timeout::After(SECOND)), "Call(gives up at 1000000007 ns)");
+        assert_eq!(begin(Timeout::After(SECOND)), "Call(deadline 1000000007 ns)");
     }
 
     #[test]
@@ -138,6 +141,6 @@ mod tests {
         let far = Call::begin(Timeout::After(Duration::MAX), at(9));
         assert_eq!(far.deadline(), Some(at(u64::MAX - 1)));
         let near = Call::begin(Timeout::After(Duration::ZERO), Monotonic::ZERO);
-        assert_eq!(near.would_block(at(1)), Verdict::TimedOut);
+        assert_eq!(near.would_block(at(1)), Blocked::TimedOut);
     }
 }

@@ -1,15 +1,15 @@
-//! The semantics that Python gives to a socket call, without any socket: what the three modes
-//! mean, when a call gives up, and what `bytes.upper()` does.
+//! Python's rules for a socket call, without a socket: the three modes, the deadline of a call, and
+//! `bytes.upper()`.
 //!
-//! Nothing here performs I/O or reads a clock; both are the caller's. The server's connections
-//! and the blocking socket object apply the same rules because they share this module.
+//! The module performs no I/O and reads no clock; the caller does both. The server's connections
+//! and the socket object follow the same rules because they share it.
 
 mod call;
 mod monotonic;
 mod timeout;
 mod upper;
 
-pub use call::{Call, Verdict};
+pub use call::{Blocked, Call};
 pub use monotonic::{Monotonic, saturating_nanos};
 pub use timeout::{Timeout, TimeoutValueError};
 pub use upper::upper;

@@ -2,9 +2,9 @@ use std::time::Duration;
 
 /// A reading of a monotonic clock in nanoseconds, as `time.monotonic_ns()` returns.
 ///
-/// It is not a [`std::time::Instant`]: that one can only be had from the system's clock, and the
-/// state machines here must also run under a clock that a test makes up. Where zero lies is the
-/// caller's choice; readings of different clocks must not be mixed.
+/// Not a [`std::time::Instant`], which only the system's clock can make: the state machines must
+/// also run under a test's own clock. The caller chooses the zero point; do not mix readings of
+/// different clocks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Monotonic(u64);
 
@@ -12,7 +12,7 @@ impl Monotonic {
     /// The clock's zero.
     pub const ZERO: Self = Self(0);
 
-    /// The reading that lies `nanos` nanoseconds after the clock's zero.
+    /// Creates the reading `nanos` nanoseconds after the clock's zero.
     pub const fn from_nanos(nanos: u64) -> Self {
         Self(nanos)
     }
@@ -22,18 +22,18 @@ impl Monotonic {
         self.0
     }
 
-    /// How far `self` lies after `earlier`; zero if it does not.
+    /// Time from `earlier` to `self`; zero if `earlier` is later.
     pub const fn since(self, earlier: Self) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }
 
-    /// The reading `wait` later. Stops at the end of the clock's range, 584 years after its zero.
+    /// The reading `wait` later, at most the end of the range, 584 years after the clock's zero.
     pub fn saturating_add(self, wait: Duration) -> Self {
         Self(self.0.saturating_add(saturating_nanos(wait)))
     }
 }
 
-/// A duration as whole nanoseconds; more than 584 years count as that.
+/// Converts a duration to nanoseconds, at most `u64::MAX` (584 years).
 pub fn saturating_nanos(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }

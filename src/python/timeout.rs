@@ -1,6 +1,8 @@
 use std::time::Duration;
 
-/// How a socket call waits: the one field behind `setblocking`, `settimeout` and `gettimeout`.
+/// Mode of a socket: the one field behind `setblocking`, `settimeout` and `gettimeout`.
+///
+/// Exhaustive on purpose: Python has these three modes.
 ///
 /// | Python | here | `gettimeout()` | `getblocking()` |
 /// | --- | --- | --- | --- |
@@ -9,16 +11,16 @@ use std::time::Duration;
 /// | `settimeout(t)`, t > 0 | `After(t)` | `t` | **true** |
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Timeout {
-    /// A call waits for as long as it takes.
+    /// Calls wait without limit.
     #[default]
     Blocking,
-    /// A call never waits: what cannot be done at once fails with `BlockingIOError` (EAGAIN).
+    /// Calls never wait: if they cannot proceed they fail with `BlockingIOError` (EAGAIN).
     NonBlocking,
-    /// A call waits this long at most, then fails with `TimeoutError`. Never zero.
+    /// Calls wait up to this long, then fail with `TimeoutError`. Never zero.
     After(Duration),
 }
 
-/// Why `settimeout` refused a value; the old timeout stays in force.
+/// Error of `settimeout` for a bad value; the old timeout stays in force.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TimeoutValueError {
     /// Python's `ValueError` for a negative number of seconds.
@@ -33,10 +35,10 @@ pub enum TimeoutValueError {
 }
 
 impl Timeout {
-    /// `settimeout(seconds)`, where `None` means to wait for ever and zero not to wait at all.
+    /// `settimeout(seconds)`: `None` waits without limit, zero does not wait.
     ///
-    /// The value is kept in whole nanoseconds, rounded away from zero: the product of seconds and
-    /// 10^9 is formed as a double first, so 0.07 stays 0.07 and 1e-10 becomes one nanosecond.
+    /// The value is stored in whole nanoseconds, rounded away from zero. As in CPython, seconds are
+    /// multiplied by 10^9 as a double first, so 0.07 stays 0.07 and 1e-10 becomes one nanosecond.
     ///
     /// # Errors
     /// [`TimeoutValueError`], checked in CPython's order: NaN, range, then sign (so minus infinity
@@ -65,7 +67,7 @@ impl Timeout {
         if flag { Self::Blocking } else { Self::NonBlocking }
     }
 
-    /// A wait of at most `wait`; [`Timeout::NonBlocking`] if that is zero.
+    /// Creates a timeout of `wait`; [`Timeout::NonBlocking`] if that is zero.
     pub const fn after(wait: Duration) -> Self {
         if wait.is_zero() { Self::NonBlocking } else { Self::After(wait) }
     }
@@ -75,7 +77,7 @@ impl Timeout {
         match self {
             Self::Blocking => None,
             Self::NonBlocking => Some(0.0),
-            // One division of the exact count, as CPython does; as_secs_f64 would round twice.
+            // One division of the exact count, as in CPython; as_secs_f64 would round twice.
             Self::After(wait) => Some(wait.as_nanos() as f64 / 1e9),
         }
     }
@@ -116,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_values_are_refused_in_cpythons_order() {
+    fn bad_values_are_refused_in_the_order_of_cpython() {
         use TimeoutValueError::{Negative, NotANumber, Overflow};
         for (seconds, error) in [
             (-1.0, Negative),

@@ -1,8 +1,8 @@
-/// `bytes.upper()`, in place: a to z become A to Z, every other byte stays as it is.
+/// `bytes.upper()` in place: a to z become A to Z, every other byte is unchanged.
 ///
-/// Bytes from 0x80 up are not touched, so UTF-8 text keeps its multi-byte characters, and the
-/// length never changes. The slice form is vectorised by the compiler; a byte-by-byte iterator
-/// that allocates costs more than twice as much for 16 KiB messages.
+/// Bytes from 0x80 up are unchanged too, so multi-byte UTF-8 characters stay intact, and so does the
+/// length. The compiler vectorizes this slice form; a byte-by-byte iterator that allocates costs
+/// more than twice as much for 16 KiB messages.
 pub fn upper(data: &mut [u8]) {
     data.make_ascii_uppercase();
 }

@@ -161,7 +161,7 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         self.stats.peak_connections = self.stats.peak_connections.max(self.slots.len());
         self.tell(|observer| observer.opened(id, peer));
         let slot = self.slots.get_mut(id).expect("it was inserted just now");
-        slot.connection.introduce(Peer::of(self.inbox.server(), id, peer));
+        slot.connection.set_peer(Peer::new(self.inbox.server(), id, peer));
         match self.kernel.register(&mut slot.stream, Token::connection(id)) {
             Ok(()) => self.pump(id),
             Err(_) => self.abort(id, CloseReason::SetupFailed),

@@ -381,7 +381,7 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         self.timers.disarm(&mut self.slots, id.index);
         let slot = self.slots.remove(id);
         if !slot.connection.has_authenticated() {
-            if reason.is_ours() {
+            if reason.is_local() {
                 self.strangers.remove(id);
             } else {
                 self.strangers.remove_failed(id, &self.limits, self.now);

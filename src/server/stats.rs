@@ -72,8 +72,8 @@ impl Stats {
     /// The reasons for which connections ended, each with how many did.
     pub fn closes(&self) -> impl Iterator<Item = (CloseReason, u64)> + '_ {
         CloseReason::ALL
-            .into_iter()
-            .map(|reason| (reason, self.closed(reason)))
+            .iter()
+            .map(|reason| (*reason, self.closed(*reason)))
             .filter(|(_, count)| *count > 0)
     }
 

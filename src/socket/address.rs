@@ -9,9 +9,9 @@ use rustix::io::Errno;
 use super::{Error, ErrorKind, Family, Result};
 use crate::rawopt::Name;
 
-/// An address as the kernel gives it back, for instance from `getsockname`.
+/// An address as returned by the kernel, for example from `getsockname`.
 ///
-/// It is not what a caller must write: the calls take anything that becomes an [`AddressArg`].
+/// As an argument, the calls take anything that converts to an [`AddressArg`].
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Address {
     /// Python's `(host, port)`.
@@ -24,7 +24,7 @@ pub enum Address {
     Unix(Vec<u8>),
 }
 
-/// An address as a caller writes it: a host (which may be a name) and a port, or an [`Address`].
+/// An address argument: a host (which may be a name) and a port, or an [`Address`].
 ///
 /// The host `""` means all interfaces and `"<broadcast>"` 255.255.255.255. Names are resolved by
 /// the system, which blocks and is outside every timeout, as in Python. They are ASCII: a name in
@@ -37,7 +37,7 @@ pub enum Address {
 /// ```
 #[derive(Clone, Debug)]
 pub enum AddressArg<'a> {
-    /// Python's `(host, port)`; the port's range is checked by the call, as an OverflowError.
+    /// Python's `(host, port)`; the call checks the range of the port (OverflowError).
     HostPort(Cow<'a, str>, i64),
     /// Python's `(host, port, flowinfo, scope_id)`, for IPv6 sockets only. A scope of 0 leaves the
     /// host's zone in force.

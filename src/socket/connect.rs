@@ -12,7 +12,7 @@ use crate::python::Timeout;
 use crate::rawopt::{self, Name};
 
 impl Socket {
-    /// `bind(address)`. Never waits, except for the resolution of a host name.
+    /// `bind(address)`. Never waits, except to resolve a host name.
     ///
     /// # Errors
     /// EINVAL if already bound or connected, EADDRINUSE, EADDRNOTAVAIL. Before the descriptor is
@@ -24,8 +24,8 @@ impl Socket {
         Ok(rawopt::bind(fd.as_fd(), &address)?)
     }
 
-    /// `listen([backlog])`: without a backlog min(SOMAXCONN, 128), and a negative one counts as 0.
-    /// Linux queues one connection more than that. Never waits.
+    /// `listen([backlog])`: by default min(SOMAXCONN, 128); a negative backlog counts as 0. Linux
+    /// queues one more connection than the backlog. Never waits.
     ///
     /// # Errors
     /// EOPNOTSUPP for datagrams, EINVAL for a connected socket.
@@ -34,13 +34,13 @@ impl Socket {
         Ok(net::listen(fd, backlog.unwrap_or(SOMAXCONN.min(128)).max(0))?)
     }
 
-    /// `accept()`: the next connection, with its peer's address.
+    /// `accept()`: the next connection and the address of its peer.
     ///
-    /// The new socket's mode comes from the default timeout, never from the listener.
+    /// The new socket gets the mode of the default timeout, not of the listener.
     ///
     /// # Errors
-    /// As for every waiting call BlockingIOError or TimeoutError by mode; EINVAL at once if not
-    /// listening, EOPNOTSUPP for datagrams.
+    /// As for every waiting call, BlockingIOError or TimeoutError depending on the mode; EINVAL at
+    /// once if not listening, EOPNOTSUPP for datagrams.
     pub fn accept(&self) -> Result<(Self, Address)> {
         let (fd, timeout) = self.inner.begin()?;
         let mut waiter = Waiter::begin(&self.inner, fd.as_fd(), timeout);
@@ -56,11 +56,11 @@ impl Socket {
         Ok((Self::from_parts(accepted, (family, kind, proto), Origin::Made), address))
     }
 
-    /// `connect(address)`: blocking until connected, in timeout mode for as long as that allows.
+    /// `connect(address)`: waits for the connection without limit, or up to the timeout.
     ///
-    /// After a timeout, and in non-blocking mode after EINPROGRESS, the attempt goes on in the
-    /// kernel. Asking again is EALREADY while it is pending, except in blocking mode, which waits
-    /// for it; once it is complete the first further call succeeds and the next is EISCONN.
+    /// After a timeout, and in non-blocking mode after EINPROGRESS, the attempt continues in the
+    /// kernel. Another call fails with EALREADY while it is pending, except in blocking mode, which
+    /// waits for it; once connected, the next call succeeds and the one after it fails with EISCONN.
     ///
     /// # Errors
     /// ConnectionRefusedError, TimeoutError without an errno, BlockingIOError (EINPROGRESS,
@@ -69,8 +69,8 @@ impl Socket {
         self.connect_to(&address.into().resolve(self.inner.family, "connect")?.to_kernel()?)
     }
 
-    /// `connect_ex(address)`: as [`connect`](Self::connect), but the errno is returned. A timeout
-    /// is 11 (EAGAIN), a closed socket 9 (EBADF), success 0.
+    /// `connect_ex(address)`: like [`connect`](Self::connect), but returns the errno: 0 for success,
+    /// 11 (EAGAIN) for a timeout, 9 (EBADF) for a closed socket.
     ///
     /// # Errors
     /// Those of the arguments only: OverflowError for the port, gaierror for the host, OSError
@@ -101,8 +101,8 @@ impl Socket {
         }
     }
 
-    /// Asking again, rather than reading SO_ERROR, leaves the socket as a blocking connect does:
-    /// after a refusal it may connect elsewhere, after success it is EISCONN.
+    /// Calling connect again, instead of reading SO_ERROR, leaves the socket in the state of a
+    /// blocking connect: reusable after a refusal, EISCONN after success.
     fn connect_blocking(
         &self,
         waiter: &mut Waiter<'_>,
@@ -134,13 +134,13 @@ impl Socket {
     /// `getpeername()`. Never waits.
     ///
     /// # Errors
-    /// ENOTCONN when unconnected, pending or listening, and after a reset.
+    /// ENOTCONN if unconnected, pending or listening, and after a reset.
     pub fn getpeername(&self) -> Result<Address> {
         let (fd, _) = self.inner.begin()?;
         Address::from_kernel(&rawopt::getpeername(fd.as_fd())?)
     }
 
-    /// `getsockname()`: the zero address when unbound. Never waits.
+    /// `getsockname()`: all zeros if unbound. Never waits.
     ///
     /// # Errors
     /// EBADF on a closed socket.
@@ -151,7 +151,7 @@ impl Socket {
 
     /// `shutdown(how)`. Never waits.
     ///
-    /// After shutting down reading, data that arrives later is still delivered: Linux does that.
+    /// After a shutdown of reading, Linux still delivers data that arrives later.
     ///
     /// # Errors
     /// ENOTCONN when unconnected.

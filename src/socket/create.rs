@@ -1,4 +1,4 @@
-//! The module's functions that make sockets, and the timeout that new sockets begin with.
+//! Functions that create sockets, and the default timeout of new sockets.
 
 use std::num::NonZeroU32;
 use std::sync::{Mutex, PoisonError};
@@ -12,11 +12,10 @@ use super::{
 };
 use crate::python::Timeout;
 
-/// The mode of sockets yet to be made, accepted ones included. Process-wide, as in Python.
+/// Mode of new sockets, accepted ones included. Process-wide, as in Python.
 static DEFAULT_TIMEOUT: Mutex<Timeout> = Mutex::new(Timeout::Blocking);
 
-/// `socket.setdefaulttimeout(seconds)`: the mode of sockets made from now on; existing ones keep
-/// theirs.
+/// `socket.setdefaulttimeout(seconds)`: sets the mode of future sockets; existing ones keep theirs.
 ///
 /// # Errors
 /// ValueError or OverflowError, as for [`Socket::settimeout`].
@@ -40,8 +39,8 @@ pub(super) fn default_timeout() -> Timeout {
 pub struct SocketOptions {
     /// The protocol, for instance [`IPPROTO_TCP`]; 0 for the default of the family and type.
     pub proto: i32,
-    /// Python's type flag SOCK_NONBLOCK: non-blocking mode, whatever the default timeout. (Its other
-    /// one, SOCK_CLOEXEC, changes nothing: no socket is born inheritable.)
+    /// Python's type flag SOCK_NONBLOCK: non-blocking mode, regardless of the default timeout. (Its
+    /// other one, SOCK_CLOEXEC, changes nothing: no new socket is inheritable.)
     pub nonblocking: bool,
 }
 
@@ -88,13 +87,13 @@ const fn raw_protocol(proto: i32) -> Option<Protocol> {
     }
 }
 
-/// How every descriptor here is born: never blocking, not inherited by child processes.
+/// Flags of every new descriptor: non-blocking, not inherited by child processes.
 fn new_flags() -> SocketFlags {
     SocketFlags::NONBLOCK | SocketFlags::CLOEXEC
 }
 
-/// `socket.create_connection(address, timeout, source_address)`: tries every address that the host
-/// has, IPv6 and IPv4, until one connects.
+/// `socket.create_connection(address, timeout, source_address)`: tries each address of the host,
+/// IPv6 and IPv4, until one connects.
 ///
 /// The port may be the name of a service, and the host may be missing, which is this machine (see
 /// [`AddressArg::Service`]). The timeout is set before the attempt, so each address has it afresh;
@@ -167,16 +166,16 @@ fn connect_one(
     Ok(socket)
 }
 
-/// What `socket.create_server` takes besides the address.
+/// Arguments of `socket.create_server` after the address. The default is Python's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ServerOptions {
-    /// [`Family::Inet`] unless changed.
+    /// Address family, by default [`Family::Inet`].
     pub family: Family,
-    /// Python's default backlog if `None`.
+    /// Backlog of `listen`; `None` for Python's default.
     pub backlog: Option<i32>,
     /// Sets SO_REUSEPORT.
     pub reuse_port: bool,
-    /// Lets an IPv6 server take IPv4 connections too; a ValueError for another family.
+    /// Accepts IPv4 connections on an IPv6 server too; a ValueError for another family.
     pub dualstack_ipv6: bool,
 }
 
@@ -201,7 +200,7 @@ pub fn create_server<'a>(
     }
     let address = address.into();
     let socket = Socket::new(family, SocketType::Stream)?;
-    // A kernel without one of these options still makes a usable server; Python ignores it too.
+    // Without this option the server is still usable; Python ignores the error too.
     let _ = socket.setsockopt(SOL_SOCKET, SO_REUSEADDR, 1);
     if reuse_port {
         socket.setsockopt(SOL_SOCKET, SO_REUSEPORT, 1)?;

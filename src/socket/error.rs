@@ -7,13 +7,13 @@ use rustix::io::Errno;
 
 use crate::python::TimeoutValueError;
 
-/// What a socket or file call returns.
+/// Result of a socket or file call.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// An exception as Python's socket module raises it: a class, perhaps an errno, a text.
+/// An exception of Python's socket module: a class, an errno for some, and a text.
 ///
-/// It is not an [`io::Error`], although it turns into one: that type cannot say that a timeout
-/// carries no errno, nor how much of a write was taken.
+/// It converts to an [`io::Error`], but that type cannot express a timeout without an errno, nor
+/// the number of bytes taken by a partial write.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Error {
     cause: Cause,
@@ -21,11 +21,11 @@ pub struct Error {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Cause {
-    /// The kernel said no; the class follows from the number.
+    /// An error of the kernel; the errno determines the class.
     Os { errno: i32, detail: Option<Box<str>> },
     /// A number that is the resolver's and not the kernel's.
     Numbered { kind: ErrorKind, number: i32, text: Box<str> },
-    /// Python itself objects, without an errno.
+    /// An error raised by Python itself, without an errno.
     Raised { kind: ErrorKind, text: Cow<'static, str> },
     /// Several attempts failed, each with its own error.
     Group(Box<[Error]>),
@@ -64,13 +64,13 @@ pub enum ErrorKind {
     InterruptedError,
     /// EISDIR.
     IsADirectoryError,
-    /// An encoding or error handler that text files here do not have.
+    /// An encoding or error handler that text files do not support.
     LookupError,
-    /// The buffer asked for cannot be allocated.
+    /// A buffer that cannot be allocated.
     MemoryError,
     /// ENOTDIR: a Unix socket's path below something that is not a directory.
     NotADirectoryError,
-    /// Every other errno, and a few errors of Python's own that carry none.
+    /// Every other errno, and a few errors of Python itself without one.
     OSError,
     /// A timeout, port, flow information or buffer size outside its range.
     OverflowError,
@@ -78,9 +78,9 @@ pub enum ErrorKind {
     PermissionError,
     /// ESRCH.
     ProcessLookupError,
-    /// Python's own timeout has no errno; the kernel's carries ETIMEDOUT.
+    /// A timeout: Python's own without an errno, or the kernel's with ETIMEDOUT.
     TimeoutError,
-    /// An argument of a form that this socket's family or this file does not take.
+    /// An argument of the wrong form for this address family or file.
     TypeError,
     /// Bytes that are not UTF-8, in a text file with strict errors.
     UnicodeDecodeError,
@@ -88,7 +88,7 @@ pub enum ErrorKind {
     UnicodeError,
     /// `io.UnsupportedOperation`: reading a writer, writing a reader, a missing facility.
     UnsupportedOperation,
-    /// An argument out of range, or a file that is closed.
+    /// An argument out of range, or a closed file.
     ValueError,
 }
 
@@ -96,7 +96,7 @@ impl Error {
     /// The Python class.
     pub fn kind(&self) -> ErrorKind {
         match &self.cause {
-            Cause::Os { errno, .. } => ErrorKind::of_errno(*errno),
+            Cause::Os { errno, .. } => ErrorKind::from_errno(*errno),
             Cause::Numbered { kind, .. } | Cause::Raised { kind, .. } => *kind,
             Cause::Group(_) => ErrorKind::ExceptionGroup,
             Cause::ShortWrite { .. } => ErrorKind::BlockingIOError,
@@ -114,7 +114,7 @@ impl Error {
         }
     }
 
-    /// The exception's text without its number: `strerror` for a kernel's error.
+    /// The exception's text without its number: `strerror` for an error of the kernel.
     pub fn message(&self) -> Cow<'_, str> {
         match &self.cause {
             Cause::Os { errno, detail } => {
@@ -134,8 +134,8 @@ impl Error {
         }
     }
 
-    /// How many bytes of the failed call a buffered writer took: `BlockingIOError` from its
-    /// `write` or `flush` only.
+    /// Bytes of the failed call that a buffered writer took; only for `BlockingIOError` from its
+    /// `write` or `flush`.
     pub fn characters_written(&self) -> Option<usize> {
         match &self.cause {
             Cause::ShortWrite { written } => Some(*written),
@@ -180,7 +180,7 @@ impl Error {
         Self::raised(ErrorKind::UnsupportedOperation, text)
     }
 
-    /// Python's own timeout. It carries no errno, and must not be taken for ETIMEDOUT.
+    /// Python's own timeout. Unlike ETIMEDOUT it has no errno.
     pub(super) const fn timed_out() -> Self {
         Self::raised(ErrorKind::TimeoutError, "timed out")
     }
@@ -224,8 +224,8 @@ impl Error {
 }
 
 impl ErrorKind {
-    /// The class that `OSError` picks for this number.
-    pub fn of_errno(errno: i32) -> Self {
+    /// The class that `OSError` picks for this errno.
+    pub fn from_errno(errno: i32) -> Self {
         match errno {
             libc::EAGAIN | libc::EALREADY | libc::EINPROGRESS => Self::BlockingIOError,
             libc::EPIPE | libc::ESHUTDOWN => Self::BrokenPipeError,
@@ -309,8 +309,8 @@ impl From<TimeoutValueError> for Error {
 }
 
 impl From<Error> for io::Error {
-    /// A plain kernel error keeps its number; anything else is wrapped, so that
-    /// [`io::Error::get_ref`] still leads to the [`Error`].
+    /// A plain error of the kernel keeps its errno; any other error is wrapped, and
+    /// [`io::Error::get_ref`] returns the [`Error`].
     fn from(error: Error) -> Self {
         let kind = match (&error.cause, error.kind()) {
             (Cause::Os { errno, detail: None }, _) => return Self::from_raw_os_error(*errno),
@@ -367,7 +367,7 @@ impl From<FromFdError> for Error {
     }
 }
 
-/// The kernel's words for an errno, without the number that the standard library appends.
+/// The kernel's text for an errno, without the number that the standard library appends.
 fn strerror(errno: i32) -> String {
     let mut text = io::Error::from_raw_os_error(errno).to_string();
     if let Some(end) = text.rfind(" (os error ") {
@@ -429,7 +429,7 @@ mod tests {
     }
 
     #[test]
-    fn display_is_pythons_str() {
+    fn display_matches_pythons_str() {
         let reset = Error::from(Errno::CONNRESET);
         assert_eq!(reset.to_string(), "[Errno 104] Connection reset by peer");
         assert_eq!(Error::timed_out().to_string(), "timed out");
@@ -469,7 +469,7 @@ mod tests {
     }
 
     #[test]
-    fn io_errors_lead_back_to_their_origin() {
+    fn an_io_error_contains_the_original() {
         let error = Error::short_write(7);
         let io_error = io::Error::from(error.clone());
         assert_eq!(io_error.kind(), io::ErrorKind::WouldBlock);

@@ -7,13 +7,13 @@ use rustix::io::{Errno, ioctl_fionbio};
 use super::{Family, Result, SocketType};
 use crate::python::Timeout;
 
-/// What a [`Socket`](super::Socket) and the files made from it share.
+/// State shared by a [`Socket`](super::Socket) and the files made from it.
 ///
-/// Each call takes the lock for a moment to pick up the descriptor and the timeout, and then works
-/// without it, so that one thread can receive while another sends. A call in progress keeps the
-/// descriptor alive: a `close` from another thread takes effect when that call ends, which is also
-/// what the kernel does with a file that a system call still uses. A call with a timeout looks
-/// again each time it wakes, as Python does, and ends with EBADF.
+/// Each call briefly takes the lock to copy the descriptor and the timeout, then works without it,
+/// so that one thread can receive while another sends. A call in progress keeps the descriptor
+/// open: a `close` from another thread takes effect when that call ends. The kernel does the same
+/// with a file in use by a system call. A call with a timeout looks again each time it wakes, as
+/// Python does, and ends with EBADF.
 pub(super) struct Inner {
     pub(super) family: Family,
     pub(super) kind: SocketType,
@@ -25,7 +25,7 @@ pub(super) struct Inner {
 /// Where a descriptor comes from, which decides about its O_NONBLOCK.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Origin {
-    /// Made here: it never blocks, whatever the mode.
+    /// Created here: it never blocks, in any mode.
     Made,
     /// Taken over. Another process may hold the same open file description, to which the flag
     /// belongs, so it is set as Python sets it: when a mode is chosen, and according to the mode.
@@ -43,8 +43,8 @@ enum Life {
         fd: Arc<OwnedFd>,
         files: usize,
     },
-    /// `close` was called with files open: everything still works until the last of them is
-    /// closed (CPython's `_closed` with `_io_refs` above zero).
+    /// `close` was called with files open: all calls still work until the last file is closed
+    /// (CPython's `_closed` with `_io_refs` above zero).
     Closing {
         fd: Arc<OwnedFd>,
         files: NonZeroUsize,
@@ -63,7 +63,7 @@ impl Inner {
         Self { family, kind, proto, origin, state: Mutex::new(State { timeout, life }) }
     }
 
-    /// The descriptor and the timeout for one call.
+    /// Returns the descriptor and the timeout for one call.
     ///
     /// # Errors
     /// EBADF if the socket is closed.
@@ -79,7 +79,7 @@ impl Inner {
         self.lock().timeout
     }
 
-    /// Stores the timeout first and objects to a closed socket second, as CPython does.
+    /// Stores the timeout before it checks for a closed socket, in CPython's order.
     pub(super) fn set_timeout(&self, timeout: Timeout) -> Result<()> {
         let mut state = self.lock();
         state.timeout = timeout;
@@ -100,7 +100,7 @@ impl Inner {
         }
     }
 
-    /// Closes now, or once the last file is closed.
+    /// Closes now, or when the last file is closed.
     pub(super) fn close(&self) {
         self.replace(|life| match life {
             Life::Open { fd, files } => match NonZeroUsize::new(files) {
@@ -111,7 +111,7 @@ impl Inner {
         });
     }
 
-    /// Gives the descriptor away; open files then read and write a closed socket.
+    /// Closes the socket and returns its descriptor; open files then use a closed socket.
     pub(super) fn detach(&self) -> Option<Arc<OwnedFd>> {
         self.replace(|life| match life {
             Life::Open { fd, .. } | Life::Closing { fd, .. } => (Life::Closed, Some(fd)),
@@ -140,8 +140,8 @@ impl Inner {
         });
     }
 
-    /// Moves to another state of life. What is returned is dropped by the caller, outside the
-    /// lock: closing a descriptor that lingers can take its time.
+    /// Changes the state. The caller drops the returned descriptor outside the lock, because closing
+    /// a descriptor with SO_LINGER can take long.
     fn replace(
         &self,
         step: impl FnOnce(Life) -> (Life, Option<Arc<OwnedFd>>),
@@ -153,7 +153,7 @@ impl Inner {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // Nothing under this lock can panic half-way, so a poisoned state is still a whole one.
+        // No code under this lock panics midway, so a poisoned state is still consistent.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

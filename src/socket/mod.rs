@@ -1,18 +1,17 @@
 //! Python's socket object on descriptors that never block.
 //!
-//! Python switches O_NONBLOCK with the mode. Here it is always on, so that the three modes are
-//! visibly what they are: three ways to wait around the same system call.
+//! Python switches O_NONBLOCK with the mode. Here it is always on, so the code shows the three modes
+//! for what they are: three ways to wait around the same system call.
 //!
 //! | mode | `settimeout` | a call that cannot proceed |
 //! | --- | --- | --- |
 //! | blocking | `None` | attempts, polls without limit, attempts again |
-//! | timeout | `Some(t)`, t > 0 | polls first, attempts, and gives up with `TimeoutError` |
-//! | non-blocking | `Some(0.0)` | attempts once and gives up with `BlockingIOError` |
+//! | timeout | `Some(t)`, t > 0 | polls first, attempts, and fails with `TimeoutError` |
+//! | non-blocking | `Some(0.0)` | attempts once and fails with `BlockingIOError` |
 //!
-//! Everything else is Python's too: the names, which call makes no system call at all, one deadline
-//! for a whole [`sendall`](Socket::sendall), the errors with their class, errno and text, and the
-//! files of [`makefile`](Socket::makefile). `docs/SEMANTICS.md` lists it row by row, each with the
-//! test that shows it.
+//! The rest matches Python too: the names, the calls that make no system call, one deadline for a
+//! whole [`sendall`](Socket::sendall), the class, errno and text of each error, and the files of
+//! [`makefile`](Socket::makefile). `docs/SEMANTICS.md` lists each rule with the test that shows it.
 //!
 //! ```
 //! use saltecho::socket::{ErrorKind, socketpair};
@@ -27,7 +26,7 @@
 //! # Ok::<(), saltecho::socket::Error>(())
 //! ```
 //!
-//! What is left as it is, and why, is listed there too.
+//! It also lists what is not imitated, with the reason.
 
 mod address;
 mod connect;
@@ -111,20 +110,35 @@ pub enum Shutdown {
 
 /// Python's `socket.socket`.
 ///
-/// All methods take `&self`, since Python's sockets are shared between threads: one may receive
-/// while another sends. Dropping it closes it, as leaving a `with` block does.
+/// All methods take `&self`, because Python's sockets are shared between threads: one may receive
+/// while another sends. Dropping a socket closes it, like leaving a `with` block.
 ///
-/// It is not a [`std::net::TcpStream`]: its descriptor never blocks, and what it returns and how it
-/// fails is Python's.
+/// Unlike a [`std::net::TcpStream`], its descriptor never blocks, and its results and errors are
+/// Python's.
+///
+/// ```
+/// use saltecho::socket::{ServerOptions, create_connection, create_server};
+///
+/// let listener = create_server(("127.0.0.1", 0), ServerOptions::default())?;
+/// let client = create_connection(listener.getsockname()?, None, None)?;
+/// let (conn, _peer) = listener.accept()?;
+///
+/// conn.settimeout(Some(2.0))?;
+/// client.sendall(b"hello")?;
+/// assert_eq!(conn.recv(1024)?, b"hello");
+/// client.close();
+/// assert_eq!(conn.recv(1024)?, b"", "the end of the stream");
+/// # Ok::<(), saltecho::socket::Error>(())
+/// ```
 pub struct Socket {
     inner: Arc<Inner>,
 }
 
 impl Socket {
-    /// `socket(family, type)`: not inheritable, its mode taken from the default timeout.
+    /// `socket(family, type)`: not inheritable, in the mode of the default timeout.
     ///
     /// # Errors
-    /// What the kernel says, for instance EMFILE.
+    /// The kernel's, for example EMFILE.
     pub fn new(family: Family, kind: SocketType) -> Result<Self> {
         Self::new_with(family, kind, SocketOptions::default())
     }
@@ -199,19 +213,19 @@ impl Socket {
         Ok(fcntl_setfd(&*fd, flags)?)
     }
 
-    /// `close()`. Closing twice is fine; with files open it takes effect when the last of them is
-    /// closed, and until then everything works on.
+    /// `close()`. Closing twice is allowed. With open files it takes effect when the last one is
+    /// closed; until then all calls still work.
     ///
-    /// Unread input makes the kernel send a reset instead of a normal end.
+    /// With unread input the kernel sends a reset instead of a normal end.
     pub fn close(&self) {
         self.inner.close();
     }
 
-    /// `detach()`: closes the object and gives away the descriptor; `None` if it was closed before.
+    /// `detach()`: closes the object and returns its descriptor; `None` if it was already closed.
     ///
     /// As in Python the descriptor blocks if the socket was in blocking mode. While another thread
-    /// is in a call on this socket, what is given away is a duplicate with another number: that call
-    /// still uses the first one, whose number must not be free for another file yet.
+    /// is in a call on this socket, it returns a duplicate with another number: that call still uses
+    /// the first one, whose number must not be free for another file yet.
     ///
     /// # Errors
     /// EMFILE if such a duplicate cannot be had.
@@ -227,21 +241,21 @@ impl Socket {
         Ok(Some(fd))
     }
 
-    /// Another descriptor of the same open socket, which is as non-blocking as the socket's own.
+    /// Duplicates the descriptor; the duplicate is as non-blocking as the original.
     pub(crate) fn duplicate(&self) -> Result<OwnedFd> {
         Ok(fcntl_dupfd_cloexec(self.inner.begin()?.0, 0)?)
     }
 
-    /// Waits until the connection has failed or has ended in both directions; false after `limit`.
+    /// Waits until the connection has failed or both directions have ended; false after `limit`.
     pub(crate) fn fails_within(&self, limit: Duration) -> Result<bool> {
         wait::fails_within(self.inner.begin()?.0.as_fd(), limit)
     }
 
-    /// `settimeout(seconds)`: `None` to wait for ever, zero not to wait at all.
+    /// `settimeout(seconds)`: `None` waits without limit, zero does not wait.
     ///
     /// # Errors
     /// ValueError or OverflowError for a bad value, which changes nothing; EBADF on a closed
-    /// socket, whose stored timeout changes nevertheless.
+    /// socket, whose stored timeout still changes.
     pub fn settimeout(&self, seconds: Option<f64>) -> Result<()> {
         self.inner.set_timeout(Timeout::from_secs(seconds)?)
     }
@@ -254,17 +268,17 @@ impl Socket {
     /// `setblocking(flag)`.
     ///
     /// # Errors
-    /// EBADF on a closed socket, whose stored mode changes nevertheless.
+    /// EBADF on a closed socket, whose stored mode still changes.
     pub fn setblocking(&self, flag: bool) -> Result<()> {
         self.inner.set_timeout(Timeout::from_blocking(flag))
     }
 
-    /// `getblocking()`: true also in timeout mode.
+    /// `getblocking()`: also true in timeout mode.
     pub fn getblocking(&self) -> bool {
         self.timeout().is_blocking()
     }
 
-    /// The mode itself, in whole nanoseconds, which Python has only as a float.
+    /// The mode, with the timeout in whole nanoseconds; Python has it only as a float.
     pub fn timeout(&self) -> Timeout {
         self.inner.timeout()
     }
@@ -277,12 +291,12 @@ impl Socket {
         self.inner.begin().map_or(-1, |(fd, _)| fd.as_raw_fd())
     }
 
-    /// The address family it was made with.
+    /// The address family, fixed at creation.
     pub fn family(&self) -> Family {
         self.inner.family
     }
 
-    /// The socket type it was made with; Python's attribute `type`.
+    /// The socket type, fixed at creation; Python's attribute `type`.
     pub fn kind(&self) -> SocketType {
         self.inner.kind
     }
@@ -296,9 +310,9 @@ impl Socket {
     /// `makefile(mode, ...)`: a file on this socket; see [`File`].
     ///
     /// # Errors
-    /// ValueError for a mode of other letters than r, w and b, for unbuffered text, or for an
+    /// ValueError for a mode with letters other than r, w and b, for unbuffered text, or for an
     /// illegal newline; LookupError for an encoding other than UTF-8. A failed call keeps no
-    /// reference on the socket.
+    /// reference to the socket.
     pub fn makefile(&self, mode: &str, options: FileOptions<'_>) -> Result<File> {
         File::open(&self.inner, mode, options)
     }

@@ -3,23 +3,23 @@ use std::os::fd::AsFd;
 use super::{Error, ErrorKind, Result, Socket};
 use crate::rawopt;
 
-/// What [`Socket::setsockopt`] passes to the kernel, in Python's three forms.
+/// Value for [`Socket::setsockopt`], in Python's three forms.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OptionArg<'a> {
-    /// Four bytes in the machine's order.
+    /// Four bytes in native byte order.
     Int(i32),
-    /// The bytes as they are, for options that are structures.
+    /// Raw bytes, for options that are structures.
     Bytes(&'a [u8]),
     /// A null pointer with this length, Python's `setsockopt(level, option, None, optlen)`.
     Null(u32),
 }
 
-/// What [`Socket::getsockopt_len`] found.
+/// Result of [`Socket::getsockopt_len`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum OptionValue {
     /// The integer form, for a length of 0.
     Int(i32),
-    /// The bytes that the kernel wrote, at most as many as were asked for.
+    /// The bytes written by the kernel, up to the requested length.
     Bytes(Vec<u8>),
 }
 
@@ -29,7 +29,7 @@ const MAX_BUFLEN: usize = 1024;
 impl Socket {
     /// `getsockopt(level, option)`: the option as an integer. Never waits.
     ///
-    /// Reading SO_ERROR clears it: a reset that is learnt here is not reported again by `recv`.
+    /// Reading SO_ERROR clears it: `recv` does not report the same reset again.
     ///
     /// # Errors
     /// EBADF on a closed socket, ENOPROTOOPT for an unknown option.
@@ -40,7 +40,7 @@ impl Socket {
         Ok(i32::from_ne_bytes(bytes))
     }
 
-    /// `getsockopt(level, option, buflen)`: up to `buflen` bytes; 0 is the integer form again.
+    /// `getsockopt(level, option, buflen)`: up to `buflen` bytes; 0 for the integer form.
     ///
     /// # Errors
     /// OSError without an errno for a length outside 0 to 1024, checked before the descriptor;
@@ -62,11 +62,11 @@ impl Socket {
 
     /// `setsockopt(level, option, value)`: an integer, bytes, or a null pointer. Never waits.
     ///
-    /// Bytes that are too short are EINVAL, too many are accepted. An option whose bytes contain
-    /// pointers (some of netfilter's do) is the caller's responsibility, as anywhere.
+    /// Too few bytes are EINVAL; excess bytes are accepted. Options that contain pointers (some of
+    /// netfilter's) are the caller's responsibility.
     ///
     /// # Errors
-    /// EBADF on a closed socket, and whatever the kernel says to the value.
+    /// EBADF on a closed socket, and the kernel's for the value.
     pub fn setsockopt<'a>(
         &self,
         level: i32,

@@ -15,9 +15,9 @@ use crate::python::Timeout;
 use crate::rawopt::{self, Name};
 
 impl Socket {
-    /// `recv(n)`: at most `n` bytes, as soon as any are there; empty at the end of a stream.
+    /// `recv(n)`: up to `n` bytes, as soon as there are any; empty at the end of a stream.
     ///
-    /// `recv(0)` is empty at once, without a system call, even on a closed socket.
+    /// `recv(0)` returns empty at once, without a system call, even on a closed socket.
     ///
     /// # Errors
     /// ValueError for a negative `n`, OverflowError for one within 33 bytes of 2^63 and MemoryError
@@ -29,7 +29,7 @@ impl Socket {
 
     /// `recv(n, flags)`, with flags like [`MSG_PEEK`](super::MSG_PEEK).
     ///
-    /// MSG_DONTWAIT and MSG_WAITALL count in blocking mode only, as in Python.
+    /// MSG_DONTWAIT and MSG_WAITALL have an effect in blocking mode only, as in Python.
     ///
     /// # Errors
     /// As [`recv`](Self::recv).
@@ -37,7 +37,7 @@ impl Socket {
         self.inner.recv(limit_of(n, "negative buffersize in recv")?, flags)
     }
 
-    /// `recv_into(buffer)`: as [`recv`](Self::recv) into the caller's memory; returns the count.
+    /// `recv_into(buffer)`: like [`recv`](Self::recv) into the caller's buffer; returns the count.
     ///
     /// # Errors
     /// As [`recv`](Self::recv).
@@ -55,8 +55,8 @@ impl Socket {
 
     /// `recvfrom(n)`: the data and its sender, `None` on a stream.
     ///
-    /// Unlike `recv`, a limit of 0 makes the system call: it waits like any other read, and takes a
-    /// datagram. A datagram longer than `n` is cut and its rest lost.
+    /// Unlike `recv`, a limit of 0 makes the system call: it waits like any other read and consumes a
+    /// datagram. A datagram longer than `n` is truncated; the rest is lost.
     ///
     /// # Errors
     /// As [`recv`](Self::recv), with its own text for a negative `n`.
@@ -94,19 +94,20 @@ impl Socket {
         Ok((message.data, message.address))
     }
 
-    /// `send(data)`: how many bytes were taken.
+    /// `send(data)`: the number of bytes taken.
     ///
-    /// In blocking mode a stream takes everything; in the other modes what fits at once. An empty
-    /// `send` on a full stream is 0 in non-blocking mode, but times out in timeout mode.
+    /// In blocking mode a stream takes everything; in the other modes as much as fits at once. An
+    /// empty `send` on a full stream returns 0 in non-blocking mode but times out in timeout mode.
     ///
     /// # Errors
-    /// BlockingIOError or TimeoutError by mode; BrokenPipeError on an unconnected stream, after
-    /// `shutdown`, or once a reset was reported; EDESTADDRREQ for an unconnected datagram socket.
+    /// BlockingIOError or TimeoutError depending on the mode; BrokenPipeError on an unconnected
+    /// stream, after `shutdown`, or after a reported reset; EDESTADDRREQ for an unconnected datagram
+    /// socket.
     pub fn send(&self, data: &[u8]) -> Result<usize> {
         self.inner.send(data, 0, None)
     }
 
-    /// `send(data, flags)`. MSG_NOSIGNAL is always added: there is no SIGPIPE, as in Python.
+    /// `send(data, flags)`. MSG_NOSIGNAL is always added: no SIGPIPE, as in Python.
     ///
     /// # Errors
     /// As [`send`](Self::send).
@@ -116,9 +117,9 @@ impl Socket {
 
     /// `sendall(data)`: sends until everything is queued in the kernel.
     ///
-    /// It is the loop `while data: data = data[send(data):]` but for three things: it makes at
-    /// least one call, also for empty data; in timeout mode its one deadline covers the whole of
-    /// it; and after a failure some prefix has gone, of a length that nobody reports.
+    /// Like the loop `while data: data = data[send(data):]`, with three differences: it makes at least
+    /// one call, also for empty data; in timeout mode one deadline covers all of it; and a failure
+    /// does not report the length of the part already sent.
     ///
     /// # Errors
     /// As [`send`](Self::send); BlockingIOError in non-blocking mode as soon as the kernel is full.
@@ -204,8 +205,8 @@ impl Inner {
         Ok((data, sender_address(sender)?))
     }
 
-    /// One receiving call with a scratch buffer of `limit` bytes that nobody writes to before the
-    /// kernel does.
+    /// One receiving call with a scratch buffer of `limit` bytes, uninitialized before the kernel
+    /// writes to it.
     fn receive(
         &self,
         limit: usize,
@@ -245,7 +246,7 @@ impl Inner {
         waiter.run(Interest::Readable, || attempt(0))
     }
 
-    /// Sends once; in blocking mode a stream takes everything, as a blocking descriptor would.
+    /// Sends once; in blocking mode a stream takes everything, like a blocking descriptor.
     pub(super) fn send(&self, data: &[u8], flags: i32, to: Option<&Name>) -> Result<usize> {
         let (fd, timeout) = self.begin()?;
         let timeout = effective(timeout, flags, 0);
@@ -311,7 +312,7 @@ pub(super) struct Sender<'a> {
 }
 
 impl<'a> Sender<'a> {
-    /// MSG_NOSIGNAL is added because Python ignores SIGPIPE, which a library must not do on its own.
+    /// Adds MSG_NOSIGNAL: Python ignores SIGPIPE for the whole process, which a library must not do.
     pub(super) fn new(fd: &'a OwnedFd, timeout: Timeout, flags: i32, to: Option<&'a Name>) -> Self {
         let flags = Cell::new(flags | libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT);
         Self { fd, timeout, flags, to }
@@ -356,10 +357,10 @@ fn connected_probe(to: &Name) -> Result<OwnedFd> {
     Ok(probe)
 }
 
-/// The timeout that governs a call with these flags, of which `never_waits` exclude waiting.
+/// The timeout of a call with these flags, of which those in `never_waits` exclude waiting.
 ///
-/// MSG_DONTWAIT makes a single call non-blocking where the descriptor would block; in timeout mode
-/// the poll comes first and EAGAIN means "wait on", so there the flag is without effect.
+/// MSG_DONTWAIT makes a single call non-blocking in blocking mode; in timeout mode the poll comes
+/// first and EAGAIN means "keep waiting", so there the flag has no effect.
 pub(super) fn effective(timeout: Timeout, flags: i32, never_waits: i32) -> Timeout {
     match timeout {
         Timeout::Blocking if flags & (libc::MSG_DONTWAIT | never_waits) != 0 => {

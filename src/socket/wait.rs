@@ -1,8 +1,8 @@
-//! The one place where a call waits: poll(2), around one descriptor and one [`Call`].
+//! The only place where a call waits: poll(2) on one descriptor, for one [`Call`].
 //!
-//! Three modes are three ways to go round the same loop. Blocking: attempt, wait without limit,
-//! attempt again. Non-blocking: attempt, and "would block" is the answer. Timeout: wait **first**,
-//! for as long as the deadline allows, then attempt; "would block" after that was a false alarm.
+//! The three modes are three ways through the same loop. Blocking: attempt, wait without limit,
+//! attempt again. Non-blocking: attempt, and return "would block". Timeout: wait **first**, up to
+//! the deadline, then attempt; "would block" after that was a spurious wakeup.
 
 use std::cell::Cell;
 use std::os::fd::BorrowedFd;
@@ -15,13 +15,13 @@ use rustix::net::sockopt;
 
 use super::inner::Inner;
 use super::{Error, Result};
-use crate::python::{Call, Monotonic, Timeout, Verdict};
+use crate::python::{Blocked, Call, Monotonic, Timeout};
 
-/// What waiting calls ask when a signal has interrupted them.
+/// Asked by waiting calls after a signal has interrupted them.
 static INTERRUPT_HOOK: RwLock<Option<fn() -> bool>> = RwLock::new(None);
 
-/// A function that decides, when a signal handler has interrupted a waiting call, whether the call
-/// gives up: `true` ends it with InterruptedError (EINTR), `false` repeats it with the time that is
+/// Installs a function that decides whether a waiting call that a signal handler has interrupted
+/// ends: `true` ends it with InterruptedError (EINTR), `false` repeats it with the time that is
 /// left. Process-wide, and asked on the thread that was interrupted; `None` always repeats.
 ///
 /// It is the place where CPython runs Python's signal handlers (`PyErr_CheckSignals`, PEP 475),
@@ -40,30 +40,30 @@ pub fn set_interrupt_hook(hook: Option<fn() -> bool>) {
     *INTERRUPT_HOOK.write().unwrap_or_else(PoisonError::into_inner) = hook;
 }
 
-/// What a call waits for.
+/// Event that a call waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Interest {
-    /// Something to receive, or a connection to accept.
+    /// Data to receive, or a connection to accept.
     Readable,
-    /// Room to send, or the outcome of a connection attempt.
+    /// Room to send, or the result of a connection attempt.
     Writable,
 }
 
 /// One call in progress on one descriptor.
 ///
-/// It polls the descriptor afresh for each wait, as Python does. There is no registration, hence
-/// no gap in which readiness that came early could be missed.
+/// Each wait polls the descriptor again, as Python does. There is no registration, so no early
+/// readiness event can be missed.
 pub(super) struct Waiter<'a> {
     socket: &'a Inner,
     fd: BorrowedFd<'a>,
     call: Call,
-    /// The reading that the deadline was computed from. It serves the first verdict as well, so
-    /// that even a timeout of one nanosecond polls once before it gives up.
+    /// Clock reading from which the deadline was computed. The first check uses it too, so that even
+    /// a timeout of one nanosecond polls once.
     began: Option<Monotonic>,
 }
 
 impl<'a> Waiter<'a> {
-    /// A call that begins now. The clock is read in timeout mode only.
+    /// Starts a call now. Reads the clock in timeout mode only.
     pub(super) fn begin(socket: &'a Inner, fd: BorrowedFd<'a>, timeout: Timeout) -> Self {
         let began = match timeout {
             Timeout::Blocking | Timeout::NonBlocking => Monotonic::ZERO,
@@ -72,7 +72,7 @@ impl<'a> Waiter<'a> {
         Self { socket, fd, call: Call::begin(timeout, began), began: Some(began) }
     }
 
-    /// Attempts until the kernel gives an answer other than "would block", or the call gives up.
+    /// Attempts until the kernel's result is not "would block", or the deadline passes.
     ///
     /// A call that goes on (`sendall`) may run several times under its one deadline. EINTR repeats
     /// the attempt or the wait, with the time that is left (PEP 475), unless the hook objects.
@@ -142,9 +142,9 @@ impl<'a> Waiter<'a> {
         }
     }
 
-    /// Waits until the descriptor is ready; `refusal` is the errno of a call that must not wait.
+    /// Waits until the descriptor is ready; `refusal` is the errno for a call that must not wait.
     ///
-    /// Errors and hang-ups count as ready: the next attempt brings the kernel's own error.
+    /// Errors and hang-ups count as ready: the next attempt returns the kernel's error.
     pub(super) fn wait(&mut self, interest: Interest, refusal: Errno) -> Result<Readiness> {
         self.wait_for(self.fd, interest, refusal)
     }
@@ -175,12 +175,12 @@ impl<'a> Waiter<'a> {
         loop {
             let now = self.now();
             let limit = match self.call.would_block(now) {
-                Verdict::WouldBlock => return Err(refusal.into()),
-                Verdict::TimedOut => return Err(Error::timed_out()),
-                Verdict::Wait(Some(limit)) => Some(limit),
-                Verdict::Wait(None) => match kernels.map(|call| call.would_block(now)) {
-                    Some(Verdict::Wait(limit)) => limit,
-                    Some(Verdict::WouldBlock | Verdict::TimedOut) => return Err(refusal.into()),
+                Blocked::WouldBlock => return Err(refusal.into()),
+                Blocked::TimedOut => return Err(Error::timed_out()),
+                Blocked::Wait(Some(limit)) => Some(limit),
+                Blocked::Wait(None) => match kernels.map(|call| call.would_block(now)) {
+                    Some(Blocked::Wait(limit)) => limit,
+                    Some(Blocked::WouldBlock | Blocked::TimedOut) => return Err(refusal.into()),
                     None => None,
                 },
             };
@@ -212,13 +212,13 @@ impl<'a> Waiter<'a> {
         self.socket.still_open()
     }
 
-    /// SO_RCVTIMEO or SO_SNDTIMEO, which limit what the kernel waits on a blocking descriptor.
+    /// SO_RCVTIMEO or SO_SNDTIMEO, the kernel's time limit on a blocking descriptor.
     ///
-    /// This descriptor never blocks, so the option would have no effect in blocking mode, where a
-    /// Python program that sets it gets EAGAIN after that time. It is read only when a blocking
-    /// call is about to sleep anyway.
+    /// This descriptor never blocks, so the kernel would ignore the option, while a Python program in
+    /// blocking mode gets EAGAIN after that time. It is read only when a blocking call is about to
+    /// sleep anyway.
     fn kernels_own_timeout(&mut self, interest: Interest) -> Option<Call> {
-        if self.call.would_block(Monotonic::ZERO) != Verdict::Wait(None) {
+        if self.call.would_block(Monotonic::ZERO) != Blocked::Wait(None) {
             return None;
         }
         let option = match interest {
@@ -236,18 +236,18 @@ impl<'a> Waiter<'a> {
     }
 }
 
-/// What poll(2) saw.
+/// Result of poll(2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Readiness {
-    /// Ready, with no sign of trouble.
+    /// Ready without an error or a hang-up.
     Ready,
-    /// Ready because of an error or a hang-up; data may be there all the same.
+    /// Ready because of an error or a hang-up; there may still be data.
     Failed,
     /// Not ready: a signal came, and the call goes on.
     Interrupted,
 }
 
-/// Waits for an error or a hang-up alone, whatever there is to read; false after `limit`.
+/// Waits for an error or a hang-up, ignoring data; returns false after `limit`.
 pub(super) fn fails_within(fd: BorrowedFd<'_>, limit: Duration) -> Result<bool> {
     let began = Instant::now();
     loop {
@@ -283,15 +283,15 @@ fn poll_once(
     }
 }
 
-/// Whole milliseconds, rounded up so that no timeout fires early, and at most 2^31 - 1 of them:
-/// what CPython hands to poll(2).
+/// Converts a wait to milliseconds, rounded up so that no timeout fires early, and at most 2^31 - 1:
+/// CPython's argument to poll(2).
 fn poll_timeout(limit: Duration) -> Timespec {
     let millis = limit.as_nanos().div_ceil(1_000_000);
     let millis = i32::try_from(millis).unwrap_or(i32::MAX);
     Timespec { tv_sec: (millis / 1000).into(), tv_nsec: (millis % 1000 * 1_000_000).into() }
 }
 
-/// The monotonic clock; its zero is the first reading.
+/// Reads the monotonic clock; its zero is the first reading.
 fn clock() -> Monotonic {
     static ZERO: LazyLock<Instant> = LazyLock::new(Instant::now);
     let zero = *ZERO;

@@ -1,4 +1,4 @@
-//! A load run made by hand: no socket, no clock, the same every time.
+//! A synthetic load run without socket or clock, the same every time.
 
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex};
@@ -10,17 +10,17 @@ use saltecho::load::{
     ErrorKind, Interval, Mode, Outcome, Pace, Part, Plan, Record, Series, Standing,
 };
 
-/// What the run is like.
+/// The properties of the run.
 #[derive(Clone)]
 pub struct Script {
     pub plan: Plan,
     pub began: SystemTime,
     pub seconds: u64,
-    /// In this second the server stands still for so many milliseconds.
+    /// The second in which the server stalls, and for how many milliseconds.
     pub stall: Option<(u64, u64)>,
-    /// How late the generator itself is, in nanoseconds.
+    /// The generator's own delay in nanoseconds.
     pub lateness: u64,
-    /// For how long it had no processor.
+    /// The time it waited for a CPU.
     pub waited: Option<Duration>,
     pub errors: Vec<(ErrorKind, u64)>,
     /// Makes two runs differ.
@@ -66,7 +66,7 @@ impl Script {
         }
     }
 
-    /// Its seconds: one of ramp, those that are measured, and a short one of draining.
+    /// Its intervals: one second of ramp-up, the measured seconds, and a short drain.
     pub fn intervals(&self) -> Vec<Interval> {
         let mut intervals = vec![self.ramp()];
         intervals.extend((0..self.seconds).map(|second| self.measure(second)));
@@ -120,7 +120,7 @@ impl Script {
             for number in 0..rate {
                 let due_ms = number * 1000 / rate;
                 let service = 80_000 + self.noise(second * rate + number, 60_000);
-                // Whoever is due while the server stands still waits until it goes on.
+                // A message due during the stall waits until its end.
                 let waits = stall.saturating_sub(due_ms) * 1_000_000;
                 record.note(series, nanos(service + waits));
                 record.note(
@@ -169,7 +169,7 @@ impl Script {
         }
     }
 
-    /// The whole run through a collector; `with` adds sinks.
+    /// Feeds the whole run to a collector; `with` adds sinks.
     pub fn run(&self, with: impl FnOnce(&mut Collector)) -> Report {
         let mut collector = Collector::new(self.generator());
         with(&mut collector);
@@ -180,7 +180,7 @@ impl Script {
         report
     }
 
-    /// The histogram log of the run, and its report.
+    /// The run's histogram log and its report.
     pub fn log(&self) -> (Vec<u8>, Report) {
         let bytes = Shared::default();
         let report = self.run(|collector| {
@@ -196,7 +196,7 @@ impl Script {
     }
 }
 
-/// A place that can be written to and looked at.
+/// A buffer shared between its writer and the test.
 #[derive(Clone, Default)]
 pub struct Shared(pub Arc<Mutex<Vec<u8>>>);
 

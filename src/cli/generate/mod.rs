@@ -11,8 +11,9 @@ use clap_complete::Shell;
 use clap_mangen::Man;
 use zeroize::Zeroizing;
 
-use super::args::{Cli, Encoding};
+use super::args::Cli;
 use super::failure::Failure;
+use super::keygen::Encoding;
 use super::{keygen, output};
 
 /// Write files for other programs: man pages, completions, units, configurations, manifests.

@@ -5,7 +5,8 @@ use saltecho::load::{Assertion, Mode};
 
 use super::values::{Active, Rate, Sources, StartAt};
 use crate::cli::address::ServerAddress;
-use crate::cli::args::{KeyArgs, Reply};
+use crate::cli::keyfile::KeyArgs;
+use crate::cli::reply::Reply;
 use crate::cli::values::{Limit, Size, Spin};
 
 /// Make load, verify every byte of the answers, and measure.

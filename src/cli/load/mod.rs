@@ -1,6 +1,7 @@
 //! `saltecho load`: what the flags ask for, what this machine allows, and what is told of it.
 
 mod args;
+pub(super) mod check;
 mod live;
 mod outcome;
 mod preflight;
@@ -17,7 +18,7 @@ use std::thread;
 use std::time::SystemTime;
 
 use anyhow::{Context, Result};
-use saltecho::client::{Client, ClientError, Step};
+use saltecho::client::{Client, ClientError, Stage};
 use saltecho::load::report::{About, Collector, EventLog, Generator, HistogramLog, Machine, Setup};
 use saltecho::load::{Interval, Load, Pace, Plan, Stopper};
 use saltecho::server::MioKernel;
@@ -29,10 +30,10 @@ use live::{Lines, Live};
 use preflight::{Limits, object_to_sources, object_to_tui};
 use process::{Waits, Watch};
 
-use super::args::Reply;
 use super::failure::{Failure, Kind};
 use super::keyfile::public_name;
 use super::output::{Output, Outputs};
+use super::reply::Reply;
 use super::signals::not_ignored;
 
 /// Events taken from one poll at first.
@@ -206,7 +207,7 @@ fn answering(targets: &[SocketAddr], plan: &Plan) -> SocketAddr {
         let place = (host.as_str(), target.port());
         // It authenticates, too, since connections that do not are counted against their source.
         let client = Client::connect(place, &plan.key, plan.algorithm, plan.timeout);
-        !matches!(client, Err(ClientError::Connect(_) | ClientError::TimedOut(Step::Connecting)))
+        !matches!(client, Err(ClientError::Connect(_) | ClientError::TimedOut(Stage::Connecting)))
     };
     match targets {
         [only] => *only,

@@ -3,9 +3,9 @@
 use anyhow::Error;
 use saltecho::load::report::{Report, SinkFailure};
 
-use super::LoadArgs;
+use super::args::LoadArgs;
+use super::check::{is_none, judge};
 use crate::cli::failure::Failure;
-use crate::cli::judge::{is_none, judge};
 use crate::cli::output::{self, Output};
 
 /// Writes the report to where it was asked for. The figures were made, so they are told first;

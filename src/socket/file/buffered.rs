@@ -10,8 +10,8 @@ use crate::socket::{Error, Result};
 /// Several threads may use it at once. Each buffer has its lock, as in CPython: a read that waits
 /// keeps other reads waiting, but no write.
 ///
-/// The pair has two independent buffers over one raw file, hence one spoiled state, and fewer
-/// facilities: no `fileno`, no `mode`, and a `readline` that goes through `peek`.
+/// The pair has two independent buffers over one raw file, so a timeout disables both, and fewer
+/// features: no `fileno`, no `mode`, and a `readline` built on `peek`.
 #[derive(Debug)]
 pub struct BufferedFile {
     raw: RawFile,
@@ -39,7 +39,7 @@ impl BufferedFile {
 
     /// `read(n)` until `n` bytes or the end of the stream, `read()` to the end.
     ///
-    /// On a non-blocking socket short if nothing more is there, `None` if nothing at all was.
+    /// On a non-blocking socket, short if no more data is there, `None` if there was none at all.
     ///
     /// # Errors
     /// ValueError if closed, UnsupportedOperation for a writer, and the socket's; what the failing
@@ -71,7 +71,7 @@ impl BufferedFile {
         reader.readinto(raw, buffer)
     }
 
-    /// `peek()`: the buffer's content, after one raw read if it was empty. Takes nothing.
+    /// `peek()`: the content of the buffer, after one raw read if it was empty. Consumes nothing.
     ///
     /// # Errors
     /// As [`read`](Self::read).
@@ -96,8 +96,8 @@ impl BufferedFile {
     /// The generic `readline` of Python's IOBase, which the pair and the writer inherit (the
     /// writer to no avail).
     ///
-    /// The limit is held against each peeked piece alone, not against what the line has already,
-    /// so that a line of several pieces can exceed it: a CPython fact, kept.
+    /// The limit applies to each peeked piece, not to the whole line, so a line of several pieces can
+    /// exceed it. CPython does the same.
     fn readline_by_peeking(&self, limit: Option<usize>) -> Result<Vec<u8>> {
         let mut line = Vec::new();
         while limit.is_none_or(|limit| line.len() < limit) {
@@ -130,7 +130,7 @@ impl BufferedFile {
         lock(writer).write(&self.raw, data)
     }
 
-    /// `flush()`: sends what the writer holds.
+    /// `flush()`: sends the buffered data.
     ///
     /// # Errors
     /// ValueError if closed, and the socket's; the unsent rest stays for the next flush.
@@ -241,16 +241,16 @@ impl BufferedFile {
 
 impl Drop for BufferedFile {
     fn drop(&mut self) {
-        // Python's finaliser closes and ignores the errors.
+        // Python's finalizer closes and ignores the errors.
         let _ = self.close();
     }
 }
 
-/// Bytes read ahead, and the rules of when to read more.
+/// Bytes read ahead, and the rules for reading more.
 #[derive(Debug)]
 struct ReadBuffer {
     bytes: Vec<u8>,
-    /// What was read ahead and not yet taken is `bytes[start..end]`.
+    /// The bytes read ahead and not yet taken are `bytes[start..end]`.
     start: usize,
     end: usize,
 }
@@ -398,7 +398,7 @@ impl ReadBuffer {
     }
 }
 
-/// Bytes written and not yet sent.
+/// Unsent bytes.
 #[derive(Debug)]
 struct WriteBuffer {
     /// What is held back is `held[sent..]`; the room taken up by the part already sent is

@@ -1,38 +1,38 @@
 use crate::socket::{Error, ErrorKind, Result};
 
-/// What a text file does with bytes that are not UTF-8: `makefile`'s `errors`.
+/// Treatment of bytes that are not UTF-8 in a text file: the argument `errors` of `makefile`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum DecodeErrors {
-    /// UnicodeDecodeError, also for a character cut off by the end of the stream.
+    /// Fail with UnicodeDecodeError, also for a character cut off by the end of the stream.
     #[default]
     Strict,
-    /// U+FFFD in their place, one for each maximal part of a character.
+    /// Replace them with U+FFFD, one for each maximal part of a character.
     Replace,
-    /// Nothing in their place.
+    /// Drop them.
     Ignore,
 }
 
-/// Python's incremental UTF-8 decoder, and behind it the one for newlines.
+/// Python's incremental UTF-8 decoder, followed by its newline decoder.
 ///
-/// A character split between arrivals is put together. With universal newlines a trailing `"\r"` is
-/// held back until it is known whether `"\n"` follows.
+/// A character split across two reads is joined. With universal newlines a trailing `"\r"` is held
+/// back until the next character is known.
 #[derive(Debug)]
 pub(super) struct Decoder {
     errors: DecodeErrors,
     newlines: Newlines,
-    /// The beginning of a character whose rest has not come; at most three bytes.
+    /// Start of an incomplete character; at most three bytes.
     partial: Vec<u8>,
     pending_cr: bool,
 }
 
-/// How line endings are treated on the way in.
+/// Treatment of line endings while reading.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Newlines {
     /// `"\r\n"` and `"\r"` become `"\n"` (newline `None`).
     Translated,
     /// All three end a line and are kept (newline `""`).
     Universal,
-    /// Left alone (a newline given).
+    /// Unchanged (a newline given).
     AsGiven,
 }
 
@@ -41,7 +41,7 @@ impl Decoder {
         Self { errors, newlines, partial: Vec::new(), pending_cr: false }
     }
 
-    /// Decodes what arrived; `last` says that nothing follows.
+    /// Decodes new bytes; `last` marks the end of the stream.
     ///
     /// # Errors
     /// UnicodeDecodeError in strict mode. The bytes of this call are then lost; the beginning of a
@@ -62,7 +62,7 @@ impl Decoder {
         })
     }
 
-    /// Forgets what was held back.
+    /// Drops the bytes held back.
     pub(super) fn reset(&mut self) {
         self.partial.clear();
         self.pending_cr = false;
@@ -113,10 +113,9 @@ impl Decoder {
     }
 }
 
-/// Whether more bytes could complete the character that these begin.
+/// Returns true if more bytes could complete the character that starts with these.
 ///
-/// CPython also waits for the third byte of an encoded surrogate (ED A0 to ED BF) before it objects
-/// to it.
+/// CPython also waits for the third byte of an encoded surrogate (ED A0 to ED BF) before it fails.
 fn may_become_valid(bad: &[u8], error_len: Option<usize>) -> bool {
     error_len.is_none() || matches!(bad, [0xed, 0xa0..=0xbf])
 }

@@ -16,14 +16,13 @@ pub use self::decoder::DecodeErrors;
 pub use self::raw::RawFile;
 pub use self::text::TextFile;
 
-/// What `makefile` returns: one of Python's three layers, with the methods they share.
+/// Result of `makefile`: one of Python's three layers, with their common methods.
 ///
-/// The socket counts its open files: a `close` of the socket takes effect when the last of them is
-/// closed. Dropping a file closes it, and a writer is flushed then (errors of that go unseen; call
-/// [`close`](Self::close) to see them).
+/// The socket counts its open files: a `close` of the socket takes effect when the last one is
+/// closed. Dropping a file flushes and closes it; call [`close`](Self::close) to see the errors.
 ///
-/// A timeout while reading spoils a file for reading for good, as in Python: what the failing call
-/// had gathered is lost, so going on could only misread the stream. The socket itself still reads.
+/// After a timeout while reading, the file can never be read again, as in Python: the data collected
+/// by the failed call is lost, so the next read would misread the stream. The socket still works.
 #[derive(Debug)]
 pub enum File {
     /// `buffering=0`, binary only: each call is one call on the socket.
@@ -37,19 +36,19 @@ pub enum File {
 /// `makefile`'s arguments after the mode. The default is Python's.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FileOptions<'a> {
-    /// The buffer's size in bytes; `None` or negative for 8192, 0 for a raw file. It is **not**
-    /// line buffering when it is 1.
+    /// Buffer size in bytes; `None` or negative for 8192, 0 for a raw file. 1 does **not** mean line
+    /// buffering.
     pub buffering: Option<i64>,
-    /// UTF-8 under one of its names. `None` is UTF-8 too, where Python asks the locale.
+    /// A name of UTF-8. `None` is UTF-8 too, where Python uses the locale.
     pub encoding: Option<&'a str>,
-    /// What becomes of bytes that are not UTF-8.
+    /// Treatment of bytes that are not UTF-8.
     pub errors: DecodeErrors,
     /// `None`: every line ending is read as `"\n"`. `""`: every one ends a line, untranslated. One
     /// of `"\n"`, `"\r"`, `"\r\n"`: only that one ends a line, and is written for `"\n"`.
     pub newline: Option<&'a str>,
 }
 
-/// What was read: bytes from a binary file, a string from a text file.
+/// Data read: bytes from a binary file, a string from a text file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Data {
     /// From a binary file.
@@ -58,7 +57,7 @@ pub enum Data {
     Text(String),
 }
 
-/// What is to be written.
+/// Data to write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DataArg<'a> {
     /// For a binary file.
@@ -99,8 +98,8 @@ impl File {
 
     /// `read(n)`, or `read()` to the end of the stream.
     ///
-    /// A raw file makes one call on the socket; the others go on until `n` is reached or the stream
-    /// ends. `None` means that nothing was there on a non-blocking socket.
+    /// A raw file makes one call on the socket; the others repeat until `n` is reached or the stream
+    /// ends. `None` means no data on a non-blocking socket.
     ///
     /// # Errors
     /// UnsupportedOperation for a writer, ValueError for a closed file, and the socket's errors.
@@ -112,7 +111,7 @@ impl File {
         })
     }
 
-    /// `read1(n)`: what the buffer has, or else one read underneath. Buffered files only.
+    /// `read1(n)`: the content of the buffer, or one raw read if it is empty. Buffered files only.
     ///
     /// # Errors
     /// As [`read`](Self::read); UnsupportedOperation for a raw or text file.
@@ -135,8 +134,7 @@ impl File {
         }
     }
 
-    /// `peek()`: the buffer's content, after one read underneath if it was empty. Buffered files
-    /// only.
+    /// `peek()`: the content of the buffer, after one raw read if it was empty. Buffered files only.
     ///
     /// # Errors
     /// As [`read`](Self::read); UnsupportedOperation for a raw or text file.
@@ -178,7 +176,7 @@ impl File {
         }
     }
 
-    /// `write(data)`: how many bytes or characters were taken; `None` from a raw file on a full
+    /// `write(data)`: the number of bytes or characters taken; `None` from a raw file on a full
     /// non-blocking socket.
     ///
     /// # Errors
@@ -200,7 +198,7 @@ impl File {
         }
     }
 
-    /// `flush()`: sends what a writer holds back.
+    /// `flush()`: sends the buffered data.
     ///
     /// # Errors
     /// As [`write`](Self::write); after a failure the unsent rest is kept for the next flush.
@@ -212,10 +210,10 @@ impl File {
         }
     }
 
-    /// `close()`: flushes and gives up the reference on the socket. Closing twice is fine.
+    /// `close()`: flushes and drops the reference to the socket. Closing twice is allowed.
     ///
     /// # Errors
-    /// Those of the flush; the file counts as closed all the same.
+    /// Those of the flush; the file is closed anyway.
     pub fn close(&self) -> Result<()> {
         match self {
             Self::Raw(file) => {
@@ -301,7 +299,7 @@ impl File {
 }
 
 impl Data {
-    /// Whether there are no bytes, or no characters.
+    /// Returns true if there are no bytes, or no characters.
     pub fn is_empty(&self) -> bool {
         match self {
             Self::Bytes(bytes) => bytes.is_empty(),
@@ -344,7 +342,7 @@ impl<'a> From<&'a str> for DataArg<'a> {
     }
 }
 
-/// Which ways a file goes.
+/// Direction of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Access {
     Read,

@@ -12,7 +12,7 @@ use crate::socket::{Error, ErrorKind, Result};
 /// The socket's mode is looked up at each call. Nothing there on a non-blocking socket is `None`,
 /// not an error, and the end of the stream is empty. Several threads may use it at once.
 pub struct RawFile {
-    /// `None` once this file is closed, whatever became of the socket.
+    /// `None` once this file is closed, regardless of the socket.
     socket: Mutex<Option<Arc<Inner>>>,
     access: Access,
     /// A read timed out: every later read fails, even in blocking mode (`_timeout_occurred`).
@@ -84,7 +84,7 @@ impl RawFile {
         }
     }
 
-    /// `readline(limit)`, a byte at a time, since nothing can be given back.
+    /// `readline(limit)`, byte by byte, because excess bytes could not be put back.
     ///
     /// # Errors
     /// As [`readinto`](Self::readinto); OSError if nothing is there on a non-blocking socket, and
@@ -101,7 +101,8 @@ impl RawFile {
         Ok(line)
     }
 
-    /// `write(data)`: one send; `None` on a full non-blocking socket. A timeout spoils nothing.
+    /// `write(data)`: one send; `None` on a full non-blocking socket. A timeout does not disable the
+    /// file.
     ///
     /// # Errors
     /// ValueError if closed, UnsupportedOperation for a reader, and the socket's own.
@@ -117,7 +118,7 @@ impl RawFile {
         }
     }
 
-    /// `flush()`: there is nothing to flush.
+    /// `flush()`: does nothing.
     ///
     /// # Errors
     /// ValueError if closed.
@@ -125,7 +126,7 @@ impl RawFile {
         self.socket().map(drop).ok_or_else(closed_file)
     }
 
-    /// `close()`: gives up the reference on the socket. Closing twice is fine.
+    /// `close()`: drops the reference to the socket. Closing twice is allowed.
     pub fn close(&self) {
         let socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(socket) = socket {
@@ -172,7 +173,7 @@ impl RawFile {
         Ok(socket.begin().map_or(-1, |(fd, _)| fd.as_raw_fd()))
     }
 
-    /// The attribute `mode`, which always carries the `b`.
+    /// The attribute `mode`, always with `b`.
     pub fn mode(&self) -> &'static str {
         match self.access {
             Access::Read => "rb",

@@ -20,7 +20,7 @@ pub struct TextFile {
 
 #[derive(Debug)]
 struct State {
-    /// `None` for a file that is not readable.
+    /// `None` for a write-only file.
     reader: Option<TextReader>,
     /// Encoded text that the buffer below has not been given; `None` for a file not writable.
     pending: Option<Vec<u8>>,
@@ -232,7 +232,7 @@ impl State {
 
 impl Drop for TextFile {
     fn drop(&mut self) {
-        // Python's finaliser closes and ignores the errors.
+        // Python's finalizer closes and ignores the errors.
         let _ = self.close();
     }
 }
@@ -323,7 +323,7 @@ fn check_encoding(encoding: Option<&str>) -> Result<()> {
     Err(Error::raised_with(ErrorKind::LookupError, text))
 }
 
-/// What CPython's decoder says to the `None` of a non-blocking read.
+/// CPython's error for the `None` of a non-blocking read.
 const fn none_is_not_bytes() -> Error {
     Error::raised(ErrorKind::TypeError, "can't concat NoneType to bytes")
 }

@@ -1,0 +1,116 @@
+use std::collections::TryReserveError;
+
+use bytes::Bytes;
+
+use super::backlog::Backlog;
+use super::{Answer, CloseReason, Config, Connection, Handler};
+use crate::python::Monotonic;
+
+/// The answer to one `recv`, offered to the kernel before any byte is copied.
+///
+/// Call [`sent`](Self::sent) with the number of bytes that the kernel took; the rest moves to the
+/// connection's backlog. Dropping a reply moves all of it there, so no answer can get lost.
+#[must_use = "offer the reply to the socket, then call `sent`"]
+pub struct Reply<'a, H: Handler> {
+    connection: &'a mut Connection<H>,
+    config: &'a Config,
+    now: Monotonic,
+    bytes: ReplyBytes<'a>,
+    then_close: Option<CloseReason>,
+}
+
+enum ReplyBytes<'a> {
+    InPlace(&'a [u8]),
+    Owned(Bytes),
+}
+
+impl ReplyBytes<'_> {
+    fn as_slice(&self) -> &[u8] {
+        match self {
+            Self::InPlace(data) => data,
+            Self::Owned(bytes) => bytes,
+        }
+    }
+
+    /// Returns the bytes after the first `n`; copied only if they lie in the caller's buffer.
+    ///
+    /// # Errors
+    /// If there is no memory for the copy.
+    fn split_off(&mut self, n: usize) -> Result<Bytes, TryReserveError> {
+        match std::mem::replace(self, Self::InPlace(&[])) {
+            Self::InPlace(data) => {
+                let mut rest = Vec::new();
+                rest.try_reserve_exact(data.len() - n)?;
+                rest.extend_from_slice(&data[n..]);
+                Ok(rest.into())
+            }
+            Self::Owned(mut bytes) => Ok(bytes.split_off(n)),
+        }
+    }
+}
+
+impl<'a, H: Handler> Reply<'a, H> {
+    /// No answer.
+    pub(super) fn empty(
+        connection: &'a mut Connection<H>,
+        config: &'a Config,
+        now: Monotonic,
+    ) -> Self {
+        Self { connection, config, now, bytes: ReplyBytes::InPlace(&[]), then_close: None }
+    }
+
+    /// The answer of the handler to `data`.
+    pub(super) fn new(
+        connection: &'a mut Connection<H>,
+        config: &'a Config,
+        now: Monotonic,
+        data: &'a [u8],
+        answer: Answer,
+    ) -> Self {
+        let (mut bytes, mut then_close) = match answer {
+            Answer::InPlace => (ReplyBytes::InPlace(data), None),
+            Answer::Nothing => (ReplyBytes::InPlace(&[]), None),
+            Answer::Bytes(bytes) => (ReplyBytes::Owned(bytes), None),
+            Answer::Close(bytes) => (ReplyBytes::Owned(bytes), Some(CloseReason::HandlerClosed)),
+        };
+        if bytes.as_slice().len() > config.max_answer {
+            (bytes, then_close) = (ReplyBytes::InPlace(&[]), Some(CloseReason::AnswerTooLong));
+        }
+        if bytes.as_slice().is_empty() {
+            connection.sendall_done(config, then_close, now);
+        }
+        Self { connection, config, now, bytes, then_close }
+    }
+
+    /// Bytes to send; empty if there is no answer.
+    pub fn bytes(&self) -> &[u8] {
+        self.bytes.as_slice()
+    }
+
+    /// Reports that the kernel took the first `n` bytes: all, some, or none if it would block.
+    pub fn sent(mut self, n: usize) {
+        self.advance(n);
+    }
+
+    fn advance(&mut self, n: usize) {
+        let len = self.bytes().len();
+        debug_assert!(n <= len, "more bytes sent than were offered");
+        if len == 0 {
+            return;
+        }
+        if n == len {
+            self.bytes = ReplyBytes::InPlace(&[]);
+            self.connection.sendall_done(self.config, self.then_close, self.now);
+        } else {
+            let rest = self.bytes.split_off(n);
+            let backlog = rest.and_then(|rest| Backlog::new(rest, self.then_close));
+            self.connection.begin_sendall(self.config, backlog, len - n, self.now);
+        }
+    }
+}
+
+impl<H: Handler> Drop for Reply<'_, H> {
+    fn drop(&mut self) {
+        self.advance(0);
+    }
+}
