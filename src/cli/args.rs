@@ -1,4 +1,4 @@
-//! The command line: what all commands share, and which commands there are.
+//! The command line as a whole. The flags of a command are in the command's module.
 
 use clap::{Parser, Subcommand};
 
@@ -10,11 +10,11 @@ use super::load::LoadArgs;
 use super::report::ReportArgs;
 use super::serve::ServeArgs;
 
-/// An authenticated echo service on one event loop, and its client.
+/// An authenticated echo service on one event loop, with a client and a load generator.
 ///
 /// The server sends 32 random bytes, the client answers with their HMAC under the shared key, and
-/// from then on everything comes back in upper case. Only the client proves itself, and nothing is
-/// encrypted.
+/// from then on the server sends everything back in upper case. Only the client is authenticated,
+/// and nothing is encrypted.
 #[derive(Debug, Parser)]
 #[command(version, long_version = env!("BUILD_VERSION"), after_long_help = EXAMPLES)]
 #[command(max_term_width = 100, arg_required_else_help = true)]
@@ -24,20 +24,24 @@ pub(super) struct Cli {
 }
 
 const EXAMPLES: &str = "\
-Examples (those of a command: saltecho COMMAND --help):
+Examples (more with `saltecho COMMAND --help`):
   saltecho serve
   saltecho connect
   echo hello | saltecho connect
   saltecho load -c 100 -r 2k -d 1s
   (umask 077; saltecho keygen > new.key)
 
-Exit codes: 0 done, 1 failed while running, 2 wrong usage or configuration,
-3 authentication refused, 4 cannot connect or timed out; of `load` also 5 an assertion does not
-hold, of `doctor` 5 the connections do not fit, and of `load` and `report` 6 the result is
-unreliable or nothing was measured.
+Exit codes:
+  0  success
+  1  failed while running
+  2  wrong usage or configuration
+  3  authentication failed
+  4  cannot connect, or timed out
+  5  an assertion failed (load), or the connections do not fit (doctor)
+  6  the result is unreliable, or nothing was measured (load, report)
 
-Where the help of a flag names an environment variable, as for all of `serve`, `connect` and
-`keygen`, the flag overrides it.";
+Many flags can be set by an environment variable too, which the help of the flag names. The flag
+overrides the variable.";
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {

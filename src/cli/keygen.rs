@@ -10,12 +10,12 @@ use zeroize::Zeroizing;
 use super::failure::Failure;
 use super::output;
 
-/// Print a fresh key for a key file: 32 random bytes of the system.
+/// Print a new key for a key file: 32 random bytes from the operating system.
 #[derive(Args, Debug)]
 #[command(after_long_help = KEYGEN_EXAMPLES)]
 pub(super) struct KeygenArgs {
-    /// How the key is written
-    #[arg(long, value_enum, value_name = "HOW", default_value_t = Encoding::Base64)]
+    /// Encoding of the key
+    #[arg(long, value_enum, value_name = "ENCODING", default_value_t = Encoding::Base64)]
     #[arg(env = "SALTECHO_ENCODING", hide_env_values = true)]
     encoding: Encoding,
 }
@@ -31,7 +31,7 @@ Examples:
   (umask 077; saltecho keygen > new.key)
   saltecho keygen --encoding hex";
 
-/// RFC 2104 asks for a key as long as the hash; this is SHA-256's length.
+/// RFC 2104 asks for a key as long as the hash; this is the length of SHA-256.
 const KEY_LEN: usize = 32;
 
 pub(super) fn run(args: &KeygenArgs) -> Result<(), Failure> {
@@ -39,10 +39,10 @@ pub(super) fn run(args: &KeygenArgs) -> Result<(), Failure> {
     Ok(output::print(&line)?)
 }
 
-/// A fresh key as a line of a key file, without its end.
+/// A new key as a line of a key file, without the line feed.
 pub(super) fn fresh(encoding: Encoding) -> Result<Zeroizing<String>> {
     let mut key = Zeroizing::new([0; KEY_LEN]);
-    SysRng.try_fill_bytes(&mut *key).context("the system has no random bytes")?;
+    SysRng.try_fill_bytes(&mut *key).context("cannot get random bytes from the system")?;
     Ok(Zeroizing::new(match encoding {
         Encoding::Base64 => format!("base64:{}", BASE64.encode(&*key)),
         Encoding::Hex => format!("hex:{}", HEXLOWER.encode(&*key)),

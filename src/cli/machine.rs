@@ -1,39 +1,39 @@
-//! Limits of this machine as proc(5) and sysfs state them. Nothing here judges; `saltecho doctor`
-//! does, and the load generator before its first connection.
+//! Limits of this machine, read from proc(5) and sysfs. `saltecho doctor` evaluates them, and so does
+//! the load generator before its first connection.
 
 use std::fs;
 use std::path::Path;
 
 use rlimit::Resource;
 
-/// Limits and their present use. `None` is a limit that this system does not have or does not tell.
+/// Limits and their current use. `None` is a limit that this system does not have or report.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Machine {
     /// Descriptors of this process: RLIMIT_NOFILE, soft and hard.
     pub(super) descriptors: (u64, u64),
-    /// The most that a hard limit may be set to (`fs.nr_open`).
+    /// Maximum hard limit on descriptors (`fs.nr_open`).
     pub(super) nr_open: Option<u64>,
-    /// Open files of all processes together (`fs.file-max`).
+    /// Open files of all processes (`fs.file-max`).
     pub(super) open_files: Option<Shared>,
     /// Descriptors registered with epoll, of all processes of one user.
     pub(super) epoll_watches: Option<u64>,
-    /// Memory that is free for use, in bytes: the machine's, or less in a control group.
+    /// Available memory in bytes: of the machine, or less in a control group.
     pub(super) memory: Option<u64>,
-    /// Connections that the firewall tracks, those that have just ended included.
+    /// Connections that the firewall tracks, including those that have just ended.
     pub(super) tracked: Option<Shared>,
-    /// Buffers of all TCP sockets together, in bytes: no more from here on (`tcp_mem`).
+    /// Maximum memory for the buffers of all TCP sockets, in bytes (`tcp_mem`).
     pub(super) tcp_memory: Option<u64>,
     /// The longest accept queue that listen(2) grants (`net.core.somaxconn`).
     pub(super) somaxconn: Option<u64>,
-    /// Packets that may wait for one processor; loopback drops those beyond it.
+    /// Packets that may be queued for one CPU; loopback drops more.
     pub(super) netdev_backlog: Option<u64>,
-    /// The ports that connect(2) chooses from, both ends included.
+    /// The range of ports that connect(2) chooses from, inclusive.
     pub(super) ports: Option<(u64, u64)>,
     /// Reuse of a port a second after its connection ended: 1 always, 2 on loopback.
     pub(super) tw_reuse: Option<u64>,
 }
 
-/// A limit that several share.
+/// A limit that several users share, and its current use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Shared {
     pub(super) limit: u64,
@@ -41,7 +41,7 @@ pub(super) struct Shared {
 }
 
 impl Machine {
-    /// Linux's default port range has this many; 32768 to 60999.
+    /// Size of Linux's default port range, 32768 to 60999.
     const DEFAULT_PORTS: u64 = 28_232;
 
     /// Reads the limits of this machine and this process.
@@ -82,19 +82,19 @@ impl Machine {
         }
     }
 
-    /// How many connections one source address can have to one server.
+    /// Number of connections from one source address to one server.
     pub(super) fn ports_per_source(&self) -> u64 {
         self.ports.map_or(Self::DEFAULT_PORTS, |(low, high)| high - low + 1)
     }
 
-    /// How many of them connect(2) makes without a long search: it tries the ports of one parity
-    /// first, and once these are taken it walks them all each time before it turns to the others.
+    /// Number of them that connect(2) makes without a long search: it tries the ports of one parity
+    /// first, and once these are taken it walks all of them each time before it tries the others.
     pub(super) fn quick_ports_per_source(&self) -> u64 {
         (self.ports_per_source() / 2).max(1)
     }
 }
 
-/// Memory that is available: of the machine, or what its control groups (version 2) leave of it.
+/// Available memory: of the machine, or what its control groups (version 2) leave.
 fn memory(root: &Path) -> Option<u64> {
     let read = |path: &Path| fs::read_to_string(path).ok();
     let meminfo = read(&root.join("proc/meminfo"))?;
@@ -102,7 +102,7 @@ fn memory(root: &Path) -> Option<u64> {
     let mut available = line.trim().strip_suffix(" kB")?.parse::<u64>().ok()? * 1024;
     let groups = read(&root.join("proc/self/cgroup")).unwrap_or_default();
     let group = groups.lines().find_map(|line| line.strip_prefix("0::/"));
-    // A group is held by the limits of all groups that it is part of.
+    // The limits of all ancestors of a group apply.
     for group in Path::new(group.unwrap_or_default()).ancestors() {
         let group = root.join("sys/fs/cgroup").join(group);
         let bytes = |name: &str| read(&group.join(name))?.trim().parse::<u64>().ok();
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn limits_that_are_not_told_are_absent() {
+    fn unknown_limits_are_absent() {
         let nothing = Machine::read(tree(&[]).path());
         assert_eq!(nothing, Machine::default());
         assert_eq!(nothing.ports_per_source(), 28_232);
@@ -187,7 +187,7 @@ mod tests {
         ];
         assert_eq!(Machine::read(tree(&files).path()).memory, Some(400_000));
         assert_eq!(Machine::read(tree(&files[..1]).path()).memory, Some(1_024_000));
-        // In a container the group is the root of all that is seen.
+        // In a container the group is the root of the visible tree.
         let container = [files[0], ("proc/self/cgroup", "0::/\n")];
         let limits =
             [("sys/fs/cgroup/memory.max", "5000"), ("sys/fs/cgroup/memory.current", "6000")];

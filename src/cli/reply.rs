@@ -1,11 +1,11 @@
-//! The flag that a server and a load generator share: how messages are answered.
+//! The --reply flag, which the server and the load generator share.
 
 use clap::ValueEnum;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(super) enum Reply {
-    /// What was sent, with a to z in upper case
+    /// The message, with a to z in upper case
     Upper,
-    /// What was sent
+    /// The message as it is
     Same,
 }

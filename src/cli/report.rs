@@ -1,4 +1,4 @@
-//! `saltecho report`: what the histogram logs of load runs tell.
+//! `saltecho report`: a report on the histogram logs of load runs.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -9,33 +9,33 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use saltecho::load::report::{Comparison, LoadLog, Report, merge};
 
-use super::failure::{Failure, Kind};
-use super::load::check::judge;
+use super::failure::{Exit, Failure};
+use super::load::check::check;
 use super::output::{self, Outputs};
 
-/// Report on logs that `saltecho load --hlog` wrote: several as one load, or two side by side.
+/// Report on the logs of `saltecho load --hlog`: merge several, or compare two.
 ///
-/// The logs of several machines are added up, histogram by histogram; percentiles are never
-/// averaged. A directory stands for all files in it that end in .hlog.
+/// The logs of several machines are merged histogram by histogram; percentiles are never averaged.
+/// A directory means all files in it that end in .hlog.
 #[derive(Args, Debug)]
 #[command(after_long_help = EXAMPLES)]
 pub(super) struct ReportArgs {
-    /// The logs; with --compare the old one and the new one, each perhaps a directory or a list
-    /// with commas between its files
+    /// Logs to report on; with --compare the old and the new load, each a file, a directory or a
+    /// comma-separated list of files
     #[arg(value_name = "FILE", required = true)]
     files: Vec<PathBuf>,
 
-    /// Put two loads side by side
+    /// Compare two loads side by side
     #[arg(long, conflicts_with = "json")]
     compare: bool,
 
-    /// Write the report to stdout as JSON
+    /// Print the report as JSON
     #[arg(long)]
     json: bool,
 
-    /// Write the report, or the comparison, as a page to this file
+    /// Write the report or the comparison as an HTML page to this file
     ///
-    /// `-` is stdout; the text then goes to stderr.
+    /// `-` is stdout; the text report then goes to stderr.
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
 }
@@ -47,28 +47,28 @@ Examples:
   saltecho report --compare before.hlog after.hlog
   saltecho report --compare before/ after1.hlog,after2.hlog
 
-Exit codes are those of `saltecho load`: 6 if a load is unreliable, with --compare either of them.";
+Exit codes are those of `saltecho load`: 6 if a load, with --compare either one, is unreliable.";
 
 pub(super) fn run(args: &ReportArgs) -> Result<(), Failure> {
-    let usage = |error| Failure::new(Kind::Usage, error);
+    let usage = |error| Failure::new(Exit::Usage, error);
     if args.compare {
         let files = two_loads(&args.files).map_err(usage)?;
         let [old, new] = [read(&files[0]), read(&files[1])];
         let (old, new) = (old.map_err(usage)?, new.map_err(usage)?);
         let comparison = Comparison { old: &old, new: &new };
         args.write(&files.concat(), &comparison.to_text(), || comparison.to_html())?;
-        judge_log(&old).map_err(|failure| failure.of("the old load"))?;
-        return judge_log(&new).map_err(|failure| failure.of("the new load"));
+        check_log(&old).map_err(|failure| failure.context("the old load"))?;
+        return check_log(&new).map_err(|failure| failure.context("the new load"));
     }
     let files = all_files(&args.files).map_err(usage)?;
     let report = read(&files).map_err(usage)?;
     let text = if args.json { report.to_json_text() } else { report.to_text() };
     args.write(&files, &text, || report.to_html())?;
-    judge_log(&report)
+    check_log(&report)
 }
 
 impl ReportArgs {
-    /// Writes the text and the page, which may overwrite none of the logs.
+    /// Writes the text and the page, which must not overwrite a log.
     fn write(
         &self,
         logs: &[PathBuf],
@@ -77,7 +77,7 @@ impl ReportArgs {
     ) -> Result<(), Failure> {
         let logs: Vec<&Path> = logs.iter().map(PathBuf::as_path).collect();
         let outputs = Outputs::open([("--html", self.html.as_ref())], &logs, self.json);
-        let mut outputs = outputs.map_err(|error| Failure::new(Kind::Usage, error))?;
+        let mut outputs = outputs.map_err(|error| Failure::new(Exit::Usage, error))?;
         let report = outputs.report.put(text);
         let [html] = outputs.named;
         let html = html.map_or(Ok(()), |mut html| html.put(&page()));
@@ -85,15 +85,15 @@ impl ReportArgs {
     }
 }
 
-/// What the exit code of the load was, its claims aside, which are in no log.
-fn judge_log(report: &Report) -> Result<(), Failure> {
-    judge(report, &report.generators[0].setup.target, &[])
+/// Repeats the exit code of the load, except for assertions, which are not in the log.
+fn check_log(report: &Report) -> Result<(), Failure> {
+    check(report, &report.generators[0].plan.target, &[])
 }
 
-/// The files of the old one and of the new one.
+/// The files of the old load and of the new load.
 fn two_loads(groups: &[PathBuf]) -> Result<[Vec<PathBuf>; 2]> {
     let [old, new] = groups else {
-        bail!("--compare takes two loads, the old one and the new one");
+        bail!("--compare takes exactly two loads: the old one and the new one");
     };
     let files = |group: &PathBuf| match group.exists() {
         true => all_files(std::slice::from_ref(group)),
@@ -105,7 +105,7 @@ fn two_loads(groups: &[PathBuf]) -> Result<[Vec<PathBuf>; 2]> {
     Ok([files(old)?, files(new)?])
 }
 
-/// The logs as one report.
+/// Reads the logs and merges them into one report.
 fn read(files: &[PathBuf]) -> Result<Report> {
     let mut logs = Vec::new();
     for path in files {
@@ -116,7 +116,7 @@ fn read(files: &[PathBuf]) -> Result<Report> {
     Ok(merge(logs)?)
 }
 
-/// The files, and those in the directories.
+/// The given files, and those in the given directories.
 fn all_files(places: &[PathBuf]) -> Result<Vec<PathBuf>> {
     let files: Result<Vec<_>> = places.iter().map(|place| files(place)).collect();
     Ok(files?.concat())
@@ -135,7 +135,7 @@ fn files(place: &Path) -> Result<Vec<PathBuf>> {
             paths.push(path);
         }
     }
-    ensure!(!paths.is_empty(), "there is no .hlog file in {name}");
+    ensure!(!paths.is_empty(), "no .hlog file in {name}");
     paths.sort();
     Ok(paths)
 }

@@ -1,27 +1,27 @@
-//! Signals as every command meets them.
+//! Signals in every command.
 
 use std::fs;
 use std::sync::Arc;
 
-/// Makes a write that would exceed the limit on file sizes (`ulimit -f`) fail with EFBIG. Without a
-/// handler the kernel ends the program with SIGXFSZ.
+/// Makes a write beyond the limit on file sizes (`ulimit -f`) fail with EFBIG. Without a handler the
+/// kernel kills the program with SIGXFSZ.
 pub(super) fn outlive_file_size_limit() {
-    // If there can be no handler, a limit that is reached ends the program as it ends others.
+    // Without the handler the limit kills the program, as it does others.
     let _ = signal_hook::flag::register(libc::SIGXFSZ, Arc::default());
 }
 
-/// Those of `signals` that were not ignored when the program started.
+/// Returns those of `signals` that were not ignored when the program started.
 ///
-/// An ignored signal is inherited: `nohup` starts a program without SIGHUP, and a shell without
-/// job control starts one with `&` without SIGINT, because both are meant for other programs.
-/// Without /proc it cannot be known, and none counts as ignored.
+/// Ignored signals are inherited: `nohup` starts a program with SIGHUP ignored, and a shell without
+/// job control starts one in the background with SIGINT ignored. Without /proc this cannot be
+/// known, and none counts as ignored.
 pub(super) fn not_ignored(signals: &[i32]) -> Vec<i32> {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let ignored = ignored_mask(&status).unwrap_or(0);
     signals.iter().copied().filter(|signal| ignored >> (signal - 1) & 1 == 0).collect()
 }
 
-/// The field `SigIgn` of proc(5): a bit for each signal, the lowest for signal 1.
+/// Reads the field `SigIgn` of proc(5): one bit per signal, the lowest for signal 1.
 fn ignored_mask(status: &str) -> Option<u64> {
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"))?;
     u64::from_str_radix(mask.trim(), 16).ok()

@@ -31,14 +31,16 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-pub use faults::{Faults, SplitMix};
+pub use faults::Faults;
 pub use kernel::SimStream;
 use pipe::Direction;
 pub use socket::Ledger;
 use socket::{Answer, End, Socket};
 
+use crate::proto::ConnId;
 use crate::python::Monotonic;
-use crate::server::{ConnId, Token};
+use crate::random::SplitMix;
+use crate::reactor::Token;
 
 /// The kernel below a simulated loop, and the network and the clients beside it.
 pub struct SimKernel {

@@ -5,7 +5,9 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use saltecho::auth::{Key, MacAlgorithm};
-use saltecho::load::report::{About, Collector, Generator, HistogramLog, Machine, Report, Setup};
+use saltecho::load::report::{
+    Collector, Generator, HistogramLog, Machine, PlanInfo, ProgramInfo, Report,
+};
 use saltecho::load::{
     ErrorKind, Interval, Mode, Outcome, Pace, Part, Plan, Record, Series, Standing,
 };
@@ -47,13 +49,13 @@ impl Script {
     pub fn generator(&self) -> Generator {
         let command =
             ["saltecho", "load", "127.0.0.1:9999", "-r", "1000", "--html", "<out> & 'it'.html"];
-        let mut about = About::now(command.map(str::to_owned).to_vec());
-        about.began = self.began;
-        about.debug_build = false;
-        about.commit = Some("0123456789ab".to_owned());
+        let mut program = ProgramInfo::now(command.map(str::to_owned).to_vec());
+        program.began = self.began;
+        program.debug_build = false;
+        program.commit = Some("0123456789ab".to_owned());
         Generator {
             name: String::new(),
-            about,
+            program,
             machine: Machine {
                 host: Some("loader".to_owned()),
                 kernel: Some("6.12.0".to_owned()),
@@ -61,8 +63,8 @@ impl Script {
                 cpus: 2,
                 congestion_control: Some("cubic".to_owned()),
             },
-            setup: Setup::of(&self.plan, "bab78a7f (the demo key)".to_owned()),
-            ran: None,
+            plan: PlanInfo::new(&self.plan, "bab78a7f (the demo key)".to_owned()),
+            run: None,
         }
     }
 

@@ -8,7 +8,7 @@ mod harness;
 
 use std::path::Path;
 
-use saltecho::sim::SplitMix;
+use saltecho::random::SplitMix;
 
 const DRAWN: u64 = 1000;
 /// The characters of flag values.

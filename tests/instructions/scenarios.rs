@@ -5,7 +5,7 @@ use std::hint::black_box;
 
 use saltecho::auth::{Challenge, Key, Keyring, MacAlgorithm};
 use saltecho::python::{Monotonic, upper};
-use saltecho::server::{Link, Links, TimerStep, Token, Wheel};
+use saltecho::reactor::{Link, Links, TimerStep, Token, Wheel};
 
 use super::support::kernel::{admit, disconnect, send_each_turn, server, turn};
 use super::support::{CHALLENGE, NOW, authenticated, challenge, config, digest};

@@ -112,8 +112,8 @@ fn wrong_usage_exits_with_2_and_says_what_is_accepted() {
         (&["serf"][..], &["saltecho: error: unrecognized subcommand 'serf'", "'serve'"][..]),
         (&["serve", "--auth-timeout", "5"], &["--auth-timeout", "like 5s", "`off`"]),
         (&["serve", "--idle-timeout", "0s"], &["zero", "`off`"]),
-        (&["serve", "--bufsize", "0"], &["--bufsize", "from 1 to 16m"]),
-        (&["serve", "--bufsize", "32kb"], &["like 1000, 1k or 32k"]),
+        (&["serve", "--bufsize", "0"], &["--recv-size", "from 1 to 16m"]),
+        (&["serve", "--recv-size", "32kb"], &["like 1000, 1k or 32k"]),
         (&["serve", "--max-connections", "0"], &["0 is not in 1.."]),
         (&["serve", "--backlog", "70000"], &["1..=65535"]),
         (&["serve", "-l", "example.org:1"], &["not an IP address", "like 127.0.0.1:1"]),
@@ -146,7 +146,7 @@ fn an_address_that_cannot_be_bound_is_named_with_a_remedy() {
     let key = files.key("key", SECRET);
     // TEST-NET-1 (RFC 5737) is assigned to no host.
     run(&["serve", "-k", &key, "-l", "192.0.2.1:9999"], b"")
-        .expect(1, &["192.0.2.1:9999 is not an address of this machine", "0.0.0.0:9999"]);
+        .expect(1, &["192.0.2.1:9999 is not a local address", "0.0.0.0:9999"]);
     run(&["serve", "-l", "127.0.0.1:0", "--port-file", "/nonexistent/port"], b"")
         .expect(1, &["cannot write the port file /nonexistent/port"]);
 }
@@ -166,11 +166,15 @@ fn unsafe_or_malformed_key_files_are_refused() {
         (&large, &["larger than 64 KiB"]),
         (&directory, &["it is a directory, not a regular file"]),
         (&"/dev/null".to_owned(), &["not a regular file"]),
+<<<<<<< HEAD
         (&absent, &["there is no such file", "saltecho keygen"]),
+=======
+        (&absent, &["no such file", "saltecho keygen"]),
+>>>>>>> cliwords
         (&files.key("empty", ""), &["it contains no key", "saltecho keygen"]),
         (&files.key("comments", "# nothing\n\n"), &["it contains no key"]),
         (&files.key("weak", "\nshort"), &["line 2", "5 bytes", "--allow-weak-key"]),
-        (&files.key("hex", "hex:xyz"), &["line 1", "`hex:` is not hex"]),
+        (&files.key("hex", "hex:xyz"), &["line 1", "after `hex:` is not valid hex"]),
         (&files.key("binary", "sixteen bytes \u{1} and\na line feed"), &["line 1", "base64 -w0"]),
         (&files.key("url", "base64url:AAECAwQFBgcICQoLDA0ODw"), &["line 1", "`text:` in front"]),
         (&files.key("many", &format!("{SECRET}\n").repeat(5)), &["line 5: more than 4 keys"]),
@@ -258,12 +262,12 @@ fn the_demo_key_serves_loopback_only_and_warns() {
     for args in
         [&["-l", "0.0.0.0:0"][..], &["-l", "[::]:0"], &["-l", "127.0.0.1:0", "-l", "0.0.0.0:0"]]
     {
-        let words = &["the demo key, which everybody knows", "saltecho keygen", "-k saltecho.key"];
+        let words = &["the demo key is public", "saltecho keygen", "-k saltecho.key"];
         run(&[&["serve"], args].concat(), b"").expect(2, words);
         run(&[&["serve", "-k", &as_file], args].concat(), b"").expect(2, words);
     }
     let finished = Serving::start(&[]).finish();
-    finished.expect(0, &["warning: this is the demo key, which everybody knows"]);
+    finished.expect(0, &["warning: using the demo key, which is public"]);
     let key = files.key("key", SECRET);
     let finished = Serving::start(&["-k", &key]).finish();
     assert!(!finished.stderr.contains("warning"), "{}", finished.stderr);
@@ -282,7 +286,7 @@ fn the_start_line_and_the_summary_are_complete() {
     let server = Serving::start(&["--max-connections", "300", "--idle-timeout", "10m"]);
     for part in [
         "HMAC-MD5 with key ",
-        "at most 300 connections, 256 unauthenticated, backlog 4096, recv 32k",
+        "at most 300 connections, 256 unauthenticated, backlog 4096, recv size 32k",
         "timeouts auth 5s, idle 10m, keepalive 1m, send 1m, drain 25s",
     ] {
         assert!(server.start_line.contains(part), "{}", server.start_line);
@@ -303,7 +307,7 @@ fn every_flag_overrides_its_environment_variable() {
         ("SALTECHO_KEY_FILE", &key),
         ("SALTECHO_MAC", "sha256"),
         ("SALTECHO_REPLY", "same"),
-        ("SALTECHO_BUFSIZE", "2k"),
+        ("SALTECHO_RECV_SIZE", "2k"),
         ("SALTECHO_BACKLOG", "17"),
         ("SALTECHO_MAX_CONNECTIONS", "99"),
         ("SALTECHO_AUTH_TIMEOUT", "1s"),
@@ -324,7 +328,7 @@ fn every_flag_overrides_its_environment_variable() {
         "HMAC-SHA-256",
         "127.0.0.2:",
         "at most 99",
-        "backlog 17, recv 2k",
+        "backlog 17, recv size 2k",
         "auth 1s, idle 2s, keepalive 1m 30s, send 3s, drain 4s; spin 50us; 2 workers",
     ] {
         assert!(server.start_line.contains(part), "{}", server.start_line);
@@ -363,7 +367,7 @@ fn an_invalid_or_misspelt_variable_is_named() {
 fn verbose_logs_each_connection() {
     let mut server = Serving::start(&["-v"]);
     run(&["connect", &server.place()], b"hello").expect(0, &[]);
-    server.running.wait_for("#1 new, from 127.0.0.1:");
+    server.running.wait_for("#1 new from 127.0.0.1:");
     server.running.wait_for("#1 authenticated");
     server.running.wait_for("#1 closed: peer finished");
     run(&["connect", &server.place(), "--mac", "sha256"], b"hello").expect(3, &[]);

@@ -16,7 +16,7 @@ use rustix::io::{ioctl_fionbio, ioctl_fionread};
 #[test]
 fn megabytes_come_back_byte_for_byte() {
     let input = pattern(8 << 20);
-    for args in [&["--reply", "same"][..], &["--reply", "same", "--bufsize", "1000"], &[]] {
+    for args in [&["--reply", "same"][..], &["--reply", "same", "--recv-size", "1000"], &[]] {
         let server = Serving::start(args);
         let answer = run(&["connect", &server.place()], &input);
         answer.expect(0, &[]);
@@ -58,7 +58,7 @@ fn a_failed_authentication_exits_with_3_whatever_the_input() {
     let files = Files::new();
     let key = files.key("key", "not the key that the server has");
     let server = Serving::start(&[]);
-    let words = &["refused", "the same key (-k FILE)", "--mac"];
+    let words = &["authentication failed", "check -k and --mac"];
     for input in [Vec::new(), b"hello".to_vec(), pattern(4 << 20)] {
         for wrong in [["-k", &key], ["--mac", "sha256"]] {
             let refused = run(&["connect", &server.place(), wrong[0], wrong[1]], &input);
@@ -96,7 +96,7 @@ fn bytes_of_the_challenge_do_not_extend_the_deadline() {
             sleep(Duration::from_millis(50));
         }
     });
-    let words = &["sent no challenge within 300ms, but ", "byte", ": `x"];
+    let words = &["sent no challenge within 300ms, only ", "byte", ": `x"];
     run(&["connect", &place, "--timeout", "300ms"], b"hello").expect(4, words);
 }
 

@@ -54,7 +54,8 @@ fn connect_talks_to_a_python_server() {
 
         let files = Files::new();
         let other = files.key("other", "not the key that the server has\n");
-        run(&["connect", &place, "--mac", mac, "-k", &other], b"hello").expect(3, &["refused"]);
+        run(&["connect", &place, "--mac", mac, "-k", &other], b"hello")
+            .expect(3, &["authentication failed"]);
         assert_eq!(server.wait_for("rejected"), "rejected");
         server.wait().expect(0, &[]);
     }
@@ -84,7 +85,7 @@ fn macs_equal_those_of_python() {
 fn the_pacing_of_the_tutorial_changes_no_byte() {
     let Some(mut client) = python("client.py") else { return };
     let server = Serving::start_command(saltecho(&["serve", "-l", "127.0.0.1:0"]).args([
-        "--bufsize",
+        "--recv-size",
         "1k",
         "--reply",
         "same",

@@ -31,8 +31,8 @@ fn a_written_log_is_read_back() {
     assert_eq!(read.measured, report.measured);
     assert_eq!(read.standing, report.standing);
     assert_eq!(read.generators[0].name, "a");
-    assert_eq!(read.generators[0].setup, report.generators[0].setup);
-    assert_eq!(read.generators[0].ran, report.generators[0].ran);
+    assert_eq!(read.generators[0].plan, report.generators[0].plan);
+    assert_eq!(read.generators[0].run, report.generators[0].run);
     assert!(read.warnings.is_empty(), "{:?}", read.warnings);
 }
 
@@ -42,10 +42,10 @@ fn a_generator_short_of_cpu_is_unreliable_in_its_log_too() {
     script.waited = Some(Duration::from_secs(5));
     let (bytes, report) = script.log();
     let read = merge(vec![LoadLog::parse("a", &bytes).unwrap()]).unwrap();
-    assert_eq!(read.generators[0].ran, report.generators[0].ran);
-    assert_eq!(read.generators[0].ran.unwrap().waited, script.waited);
+    assert_eq!(read.generators[0].run, report.generators[0].run);
+    assert_eq!(read.generators[0].run.unwrap().waited, script.waited);
     let (written, read) = (report.verdict.reason().unwrap(), read.verdict.reason().unwrap());
-    assert!(read.ends_with(written) && written.contains("had to wait"), "{written}; {read}");
+    assert!(read.ends_with(written) && written.contains("waited for a CPU"), "{written}; {read}");
 }
 
 #[test]
@@ -116,25 +116,25 @@ fn several_generators_are_named_and_counted() {
     for words in [
         "a.hlog on loader: saltecho load 127.0.0.1:9999 -r 1000",
         "b.hlog on loader: saltecho load",
-        "open model: 250 messages of 1,024 bytes a second over 20 of 30 connections, at most 4 in",
-        "2 generators, added up; open model: 1,250 messages of 64 to 1,024 bytes a second over 70 \
-         of 80 connections, at most 1 to 4 in flight on each; to 127.0.0.1:9999. They measured \
+        "open model: 250 messages/s of 1,024 bytes over 20 of 30 connections, at most 4 in",
+        "2 generators merged; open model: 1,250 messages/s of 64 to 1,024 bytes over 70 of \
+         80 connections, at most 1 to 4 in flight on each; to 127.0.0.1:9999. They measured \
          together for 3.88 s of 4.12 s.",
-        "Verdict: reliable: the generators were late by",
+        "Verdict: reliable: generator lateness of",
     ] {
         assert!(text.contains(words), "no {words:?} in {text}");
     }
 
     (one.stall, two.stall) = (Some((2, 90)), Some((2, 90)));
     let stalled = merge(logs(&one, &two)).unwrap().explanation().unwrap();
-    assert!(stalled.contains("while 1 to 4 were under way"), "{stalled}");
+    assert!(stalled.contains("while 1 to 4 were in flight"), "{stalled}");
 
     (one.stall, two.stall) = (None, None);
     (one.lateness, two.lateness) = (1_000_000, 1_000_000);
     let late = merge(logs(&one, &two)).unwrap();
     let reason = late.verdict.reason().unwrap();
-    assert!(reason.starts_with("a.hlog: the generator itself was late"), "{reason}");
-    assert!(reason.ends_with("Unreliable as well: b.hlog"), "{reason}");
+    assert!(reason.starts_with("a.hlog: generator lateness of"), "{reason}");
+    assert!(reason.ends_with("Also unreliable: b.hlog"), "{reason}");
 }
 
 #[test]
@@ -153,7 +153,7 @@ fn reliable_generators_do_not_make_a_reliable_sum_of_themselves() {
     }
     let verdict = merge(vec![parse(&slow), parse(&fast)]).unwrap().verdict;
     let Verdict::Unreliable(reason) = verdict else { panic!("{verdict:?}") };
-    assert!(reason.starts_with("the generators themselves were late by 1."), "{reason}");
+    assert!(reason.starts_with("combined generator lateness of 1."), "{reason}");
 }
 
 #[test]
@@ -166,7 +166,7 @@ fn logs_that_do_not_belong_together_are_reported() {
     assert_eq!(apart.overlap, Some(Duration::ZERO));
     assert!(apart.warnings[0].contains("never measured at the same time"), "{:?}", apart.warnings);
     let Verdict::Unreliable(reason) = &apart.verdict else { panic!("{:?}", apart.verdict) };
-    assert!(reason.starts_with("b: the generator itself was late"), "{reason}");
+    assert!(reason.starts_with("b: generator lateness of"), "{reason}");
 
     let mut closed = one.clone();
     closed.plan.pace = Pace::Closed;
@@ -187,7 +187,7 @@ fn a_truncated_line_is_reported_and_no_whole_line_is_lost() {
         let middle = pair[0] + (pair[1] - pair[0]) / 2;
         let log = LoadLog::parse("cut", &bytes[..middle]).unwrap();
         let report = merge(vec![log]).unwrap();
-        assert!(report.warnings[0].contains("cut off"), "{:?}", report.warnings);
+        assert!(report.warnings[0].contains("incomplete"), "{:?}", report.warnings);
         assert!(report.warnings[1].contains("killed"), "{:?}", report.warnings);
         assert!(report.to_text().contains("its log was cut off"));
         let whole = LoadLog::parse("whole", &bytes[..=pair[0]]).unwrap();
@@ -213,16 +213,16 @@ fn a_malformed_log_is_refused_with_its_line_number() {
         ("#[BaseTime: 1.000 (seconds since epoch)]\n".to_owned(), 1, "found no `#saltecho run "),
         (good.clone() + "Tag=echo,1.0,1.0,1.0,!!!\n", lines + 1, "not base64"),
         (good.clone() + &claiming_gigabytes() + "\n", lines + 1, "V2 format"),
-        (later, 2, "the log has the form \"saltecho-load-log/2\""),
+        (later, 2, "the log has schema \"saltecho-load-log/2\""),
         (year, 4, "after the year 9999"),
-        (good.clone() + last + "\n", lines + 1, "the seconds are not in order"),
-        (good.clone() + end + "Tag=echo,1.0,1.0,1.0,AAAA\n", lines + 2, "had ended before"),
-        (good.clone() + end + last + "\n", lines + 2, "had ended before"),
-        (good.clone() + end + end, lines + 2, "had ended before"),
+        (good.clone() + last + "\n", lines + 1, "seconds out of order"),
+        (good.clone() + end + "Tag=echo,1.0,1.0,1.0,AAAA\n", lines + 2, "after the end of the run"),
+        (good.clone() + end + last + "\n", lines + 2, "after the end of the run"),
+        (good.clone() + end + end, lines + 2, "after the end of the run"),
         (good.clone() + "Tag=echo,1.0,1.0,1.0,AAAA\n", lines + 1, "V2 format"),
         (good.clone() + "Tag=other,1.0,1.0,1.0,AAAA\n", lines + 1, "the tag is \"other\""),
         (good.clone() + "1.0,1.0,1.0,AAAA\n", lines + 1, "the tag is \"\""),
-        (good.clone() + "#saltecho end {}\n", lines + 1, "the note is not as expected"),
+        (good.clone() + "#saltecho end {}\n", lines + 1, "invalid comment"),
     ] {
         let error = LoadLog::parse("x", bytes.as_bytes()).unwrap_err();
         assert_eq!(error.line, line, "{error}");
@@ -265,13 +265,13 @@ fn concatenated_logs_are_refused() {
     let end = line(&one, "#saltecho end").unwrap();
     let body = line(&two, "Tag=").unwrap();
     for (joined, problem) in [
-        (one.clone() + &two, "another run begins here"),
-        (one.clone() + &one, "another run begins here"),
-        (one[..end].to_owned() + &two, "another run begins here"),
-        (one[..end - 9].to_owned() + &two, "the note is not as expected"),
-        (one.clone() + &two[body..], "the run had ended before this line"),
-        (one[..end].to_owned() + &two[body..], "begins before the last one ended"),
-        (one.replace("Tag=service", "Tag=echo"), "echo is there twice in one second"),
+        (one.clone() + &two, "another run starts here"),
+        (one.clone() + &one, "another run starts here"),
+        (one[..end].to_owned() + &two, "another run starts here"),
+        (one[..end - 9].to_owned() + &two, "invalid comment"),
+        (one.clone() + &two[body..], "unexpected line after the end of the run"),
+        (one[..end].to_owned() + &two[body..], "starts before the previous one ended"),
+        (one.replace("Tag=service", "Tag=echo"), "echo occurs twice in one second"),
     ] {
         let error = LoadLog::parse("joined", joined.as_bytes()).unwrap_err();
         assert!(error.problem.contains(problem), "no {problem:?} in {error}");
@@ -296,7 +296,7 @@ fn a_run_is_counted_once_whatever_its_log_is_called() {
         format!("{name}/a.hlog")
     });
     for again in [&a, &copy, &cut, &link, &hard, &around] {
-        let words = [&a, "and", again, "are logs of the same run: name each run once"].join(" ");
+        let words = [&a, "and", again, "are logs of the same run: give each run once"].join(" ");
         run(&["report", &a, &b, again], b"").expect(2, &[&words]);
     }
     run(&["report", files.path().to_str().unwrap(), &b], b"").expect(2, &["the same run"]);
@@ -383,9 +383,11 @@ fn the_program_reports_and_compares() {
     assert!(fs::read_to_string(&page).unwrap().contains("<h1>saltecho load comparison</h1>"));
     run(&["report", &a, "--html", "/nonexistent/page"], b"").expect(2, &["cannot write /none"]);
     let text = String::from_utf8(compared.stdout).unwrap();
-    for words in
-        ["  n              15,000        30,000      2.000", "shows no significance", "new/old"]
-    {
+    for words in [
+        "  n              15,000        30,000      2.000",
+        "cannot show a significant difference",
+        "new/old",
+    ] {
         assert!(text.contains(words), "no {words:?} in {text}");
     }
     assert!(text.lines().all(|line| line.chars().count() <= 80 || line.contains(&b)), "{text}");
@@ -396,7 +398,7 @@ fn the_program_reports_and_compares() {
     run(&["report", "/nonexistent"], b"").expect(2, &["cannot read /nonexistent"]);
     let empty = files.path().join("empty");
     fs::create_dir(&empty).unwrap();
-    run(&["report", empty.to_str().unwrap()], b"").expect(2, &["there is no .hlog file in"]);
+    run(&["report", empty.to_str().unwrap()], b"").expect(2, &["no .hlog file in"]);
 }
 
 #[test]
@@ -411,15 +413,15 @@ fn a_report_exits_with_the_code_of_the_load() {
         .map(|(name, script)| files.write(name, &script.log().0, 0o600));
 
     let unreliable = run(&["report", &late], b"");
-    unreliable.expect(6, &["the result is unreliable, as its verdict explains"]);
+    unreliable.expect(6, &["the result is unreliable; the verdict in the report says why"]);
     let told = String::from_utf8(unreliable.stdout).unwrap() + &unreliable.stderr;
-    assert_eq!(told.matches("the generator itself was late by").count(), 1, "{told}");
+    assert_eq!(told.matches("generator lateness of").count(), 1, "{told}");
     let json = run(&["report", "--json", &good, &late], b"");
     json.expect(6, &["unreliable"]);
     let json: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
     let reason = json["judgement"]["reason"].as_str().unwrap();
-    assert!(reason.contains("late: the generator itself"), "{reason}");
-    run(&["report", &wrong], b"").expect(1, &["7 connections got bytes that were not the answer"]);
+    assert!(reason.contains("late: generator lateness"), "{reason}");
+    run(&["report", &wrong], b"").expect(1, &["7 connections received wrong bytes"]);
 
     run(&["report", "--compare", &good, &good], b"").expect(0, &[]);
     run(&["report", "--compare", &good, &late], b"").expect(6, &["the new load: the result"]);

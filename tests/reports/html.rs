@@ -55,7 +55,7 @@ fn every_mode_has_its_charts() {
         let report = script.report();
         let page = page(&report);
         assert_eq!(page.matches("<svg").count(), 4, "{mode:?}");
-        for (series, _) in report.phases() {
+        for (series, _) in report.recorded_series() {
             let name = series.as_str();
             assert!(page.contains(&format!("<tr><th>{name}</th>")), "{mode:?}: {name}");
             assert!(page.contains(&format!("<span>{name}</span>")), "{mode:?}: {name}");
@@ -74,10 +74,10 @@ fn every_mode_has_its_charts() {
 #[test]
 fn untrusted_text_is_escaped() {
     let mut report = Script::new(Mode::Echo).report();
-    report.generators[0].about.command.push("<script>alert(\"1\")</script>".to_owned());
+    report.generators[0].program.command.push("<script>alert(\"1\")</script>".to_owned());
     report.warnings.push("<b> & more".to_owned());
     report.generators[0].machine.host = Some("\x1b[2J\u{202e}".to_owned());
-    report.generators[0].about.version = "1\x07".to_owned();
+    report.generators[0].program.version = "1\x07".to_owned();
     let page = page(&report);
     assert!(!page.contains(|c: char| c.is_control() && c != '\n'), "{page}");
     assert!(page.contains("saltecho 1\\x07, commit"));
@@ -98,7 +98,7 @@ fn merged() -> Report {
 #[test]
 fn several_generators_are_one_page() {
     let page = page(&merged());
-    assert!(page.contains("<p class=\"sum\">2 generators, added up; open model: 2,000 messages"));
+    assert!(page.contains("<p class=\"sum\">2 generators merged; open model: 2,000 messages/s"));
     for name in ["a.hlog", "b.hlog"] {
         assert!(page.contains(&format!("<h3>{name} on loader</h3>\n<pre>saltecho load")), "{name}");
     }
@@ -111,7 +111,9 @@ fn two_loads_are_compared_on_one_page() {
     let (one, two) = (Script::new(Mode::Echo).report(), merged());
     let same = sound(Comparison { old: &one, new: &one }.to_html());
     assert_eq!(same.matches("<svg").count(), 4);
-    assert!(same.contains("shows no significance") && !same.contains("different loads"));
+    assert!(
+        same.contains("cannot show a significant difference") && !same.contains("different loads")
+    );
     let ratios = same.split("<th>new/old</th>").nth(3).unwrap().split("</tr>").next().unwrap();
     assert_eq!(ratios, "<td>1.000</td>".repeat(7), "the number and six times of echo");
 
@@ -157,7 +159,7 @@ fn unknown_states_are_not_drawn() {
     let mut report = Script::new(Mode::Echo).report();
     report.seconds.iter_mut().for_each(|second| second.standing = Standing::default());
     let page = page(&report);
-    assert!(page.contains("How the connections stood is not known."));
+    assert!(page.contains("Connection states are unknown."));
     assert_eq!(page.matches("<svg").count(), 3);
 }
 

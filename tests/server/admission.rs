@@ -165,11 +165,11 @@ fn a_trusted_network_is_exempt_from_refusal_but_not_from_the_limit() {
 
 /// The number of challenges for eight silent clients of one address.
 fn let_in(flags: &[&str]) -> usize {
-    let usual = ["--max-connections", "100", "--max-unauthenticated", "8", "--judge-loopback"];
+    let usual = ["--max-connections", "100", "--max-unauthenticated", "8", "--distrust-loopback"];
     let mut server = Serving::start(&[&usual, flags].concat());
     let crowd: Vec<_> = (0..8).map(|_| connect_from([127, 0, 0, 2], server.address)).collect();
     let let_in = crowd.iter().filter(|stream| read_challenge(stream).is_ok()).count();
-    let refused = format!("refused over their share {}", 8 - let_in);
+    let refused = format!("refused over share {}", 8 - let_in);
     let said = server.counters();
     assert_eq!(said.contains(&refused), let_in < 8, "{said}");
     let_in
@@ -189,10 +189,13 @@ fn the_program_has_a_flag_for_each_rule() {
 #[test]
 fn the_program_names_invalid_rules() {
     for (flags, words) in [
-        (["--max-unauthenticated", "11"], "11 are more than the 10 connections"),
+        (
+            ["--max-unauthenticated", "11"],
+            "--max-unauthenticated 11 exceeds the maximum of 10 connections",
+        ),
         (["--max-unauthenticated", "0"], "--max-unauthenticated"),
         (["--max-unauthenticated-per-source", "0"], "a number from 1 up, or `off`"),
-        (["--suspicion", "5"], "a number with its unit"),
+        (["--suspicion", "5"], "a number with a unit"),
         (["--trust", "10.1.2.3/8"], "write 10.0.0.0/8, or the address alone"),
         (["--trust", "balancer"], "an IP address or a network"),
     ] {
@@ -201,5 +204,5 @@ fn the_program_names_invalid_rules() {
     }
     let shared = ["--max-connections", "10", "--max-unauthenticated", "3", "--workers", "4"];
     run(&[&["serve", "-l", "127.0.0.1:0"], &shared[..]].concat(), b"")
-        .expect(2, &["--max-unauthenticated: each of --workers needs at least one"]);
+        .expect(2, &["--max-unauthenticated must be at least the number of --workers"]);
 }

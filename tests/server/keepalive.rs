@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use crate::common::client::*;
 use crate::common::server::*;
-use saltecho::server::{Close, Kernel, ListenOptions, Liveness, MioKernel};
+use saltecho::reactor::{Close, Kernel, ListenOptions, Liveness, MioKernel};
 use saltecho::socket::{OptionValue, Socket};
 use socket2::SockRef;
 

@@ -152,7 +152,7 @@ fn the_program_reports_for_all_workers() {
     assert_eq!(exchange(&other, b"hello"), b"HELLO");
     let said = server.counters();
     assert!(said.contains(&format!("accepted {0}, authenticated {0}", CROWD + 1)), "{said}");
-    assert!(said.contains("; of 3 workers the busiest accepted 1."), "{said}");
+    assert!(said.contains("; the busiest of 3 workers accepted 1."), "{said}");
     server.running.signal(Signal::TERM);
     crowd.iter().chain([&other]).for_each(|stream| assert_eq!(rest(stream).unwrap(), b""));
     drop((crowd, other));
@@ -183,7 +183,7 @@ fn the_program_ends_when_a_worker_fails() {
 #[test]
 fn each_worker_needs_a_connection() {
     run(&["serve", "--workers", "4", "--max-connections", "3"], b"")
-        .expect(2, &["--max-connections: each of --workers needs at least one"]);
+        .expect(2, &["--max-connections must be at least the number of --workers"]);
     run(&["serve", "--workers", "0"], b"").expect(2, &["--workers", "1..=256"]);
 }
 

@@ -12,9 +12,8 @@ use std::time::Duration;
 use saltecho::auth::Keyring;
 use saltecho::proto::{CloseReason, Config, Upper};
 use saltecho::python::Monotonic;
-use saltecho::server::{
-    AcceptPause, Close, Kernel, Limits, Liveness, Observer, Ready, Server, Token, Wake, run_workers,
-};
+use saltecho::reactor::{Close, Kernel, Liveness, Ready, Token, Wake};
+use saltecho::server::{AcceptPause, Limits, Observer, Server, run_workers};
 
 /// The next results of a listener or of `shed`; then only "would block".
 type Script = VecDeque<Result<(), i32>>;

@@ -19,8 +19,9 @@ use crate::world::World;
 use crate::world::client::{Client, Fate};
 use saltecho::auth::Keyring;
 use saltecho::proto::Config;
+use saltecho::random::SplitMix;
 use saltecho::server::Limits;
-use saltecho::sim::{Faults, SimKernel, SplitMix};
+use saltecho::sim::{Faults, SimKernel};
 
 const LENGTH: usize = 6;
 const SLOTS: usize = 3;

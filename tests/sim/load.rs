@@ -10,7 +10,7 @@ use saltecho::auth::{Key, MacAlgorithm};
 use saltecho::load::{
     Assertion, ErrorKind, Load, Mode, Outcome, Pace, Part, Plan, PlanError, Record, Series,
 };
-use saltecho::sim::SplitMix;
+use saltecho::random::SplitMix;
 
 fn millis(millis: u64) -> Duration {
     Duration::from_millis(millis)

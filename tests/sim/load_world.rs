@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use saltecho::load::Dial;
 use saltecho::python::{Monotonic, upper};
-use saltecho::server::{Close, Kernel, Liveness, Ready, Token, Wake};
+use saltecho::reactor::{Close, Kernel, Liveness, Ready, Token, Wake};
 
 const CHALLENGE: [u8; 32] = [7; 32];
 /// The length of the client's digest.

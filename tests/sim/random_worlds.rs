@@ -14,8 +14,9 @@ use crate::world::World;
 use crate::world::client::{Client, Fate};
 use saltecho::auth::Keyring;
 use saltecho::proto::{CloseReason, Config};
+use saltecho::random::SplitMix;
 use saltecho::server::Limits;
-use saltecho::sim::{Faults, Seen, SimKernel, SplitMix};
+use saltecho::sim::{Faults, Seen, SimKernel};
 
 const FIXED_SEEDS: u64 = 3000;
 const FRESH_SEEDS: u64 = 12_000;

@@ -15,10 +15,10 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use saltecho::auth::{Challenge, Key, Keyring, MacAlgorithm};
 use saltecho::proto::{CloseReason, Config, Upper};
 use saltecho::python::Monotonic;
-use saltecho::server::{
-    Close, Kernel, Limits, ListenOptions, Liveness, MioKernel, Ready, Server, Token, Wake,
-};
-use saltecho::sim::{Faults, Seen, SimClient, SimKernel, SplitMix};
+use saltecho::random::SplitMix;
+use saltecho::reactor::{Close, Kernel, ListenOptions, Liveness, MioKernel, Ready, Token, Wake};
+use saltecho::server::{Limits, Server};
+use saltecho::sim::{Faults, Seen, SimClient, SimKernel};
 use socket2::SockRef;
 
 const FIXED_SCRIPTS: u64 = 1000;

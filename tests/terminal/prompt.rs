@@ -56,7 +56,7 @@ fn lines_go_out_and_answers_come_back() {
     let server = Serving::start(&[]);
     let mut session = terminal(&[&server.place()]);
     session.exp_string("connected to 127.0.0.1:").unwrap();
-    session.exp_string("`quit` or ctrl-D ends").unwrap();
+    session.exp_string("`quit` or Ctrl-D exits").unwrap();
     for (line, answer) in [("hello", "HELLO\r\n"), ("grüße, 世界", "GRüßE, 世界\r\n")] {
         session.exp_string(PROMPT).unwrap();
         session.send_line(line).unwrap();
@@ -67,7 +67,7 @@ fn lines_go_out_and_answers_come_back() {
     session.exp_string(PROMPT).unwrap();
     session.send("never sent").unwrap();
     session.send_control('c').unwrap();
-    session.exp_string("`quit` or ctrl-D ends").unwrap();
+    session.exp_string("`quit` or Ctrl-D exits").unwrap();
     session.exp_string(PROMPT).unwrap();
     session.send("\x1b[A\x1b[A").unwrap();
     session.send_line("").unwrap();
@@ -96,7 +96,7 @@ fn ctrl_d_ends_too() {
 
 #[test]
 fn a_long_line_is_answered_whole() {
-    let server = Serving::start(&["--bufsize", "7"]);
+    let server = Serving::start(&["--recv-size", "7"]);
     let mut session = terminal(&[&server.place()]);
     session.exp_string(PROMPT).unwrap();
     // More than the tutorial's single recv(1024) would show.
@@ -116,7 +116,7 @@ fn a_refusal_is_reported_before_the_first_prompt() {
     let server = Serving::start(&[]);
     let (code, said) = exit_code(terminal(&[&server.place(), "--mac", "sha256"]));
     assert_eq!(code, 3, "{said}");
-    assert!(said.contains("refused us") && !said.contains(PROMPT), "{said}");
+    assert!(said.contains("authentication failed") && !said.contains(PROMPT), "{said}");
     server.finish();
 }
 
@@ -140,7 +140,7 @@ fn control_characters_from_the_server_are_escaped() {
 #[test]
 fn a_partial_answer_is_shown_and_marked_as_partial() {
     for (stays, code, words) in [
-        (true, 4, "only 3 of the answer's 5 bytes came from"),
+        (true, 4, "received only 3 of 5 bytes of the answer from"),
         (false, 1, "before it closed the connection"),
     ] {
         let place = fake_server(move |mut stream| {
@@ -319,7 +319,7 @@ fn a_long_wait_is_announced_and_ctrl_c_ends_it() {
     let tty = session.process().get_file_handle().unwrap();
     session.exp_string(PROMPT).unwrap();
     session.send_line("hello").unwrap();
-    session.exp_string(&format!("waiting for {place}; ctrl-C ends")).unwrap();
+    session.exp_string(&format!("waiting for {place}; Ctrl-C exits")).unwrap();
     session.send("typed ahead\x03").unwrap();
     session.flush().unwrap();
     signalled(&mut session, Signal::INT);

@@ -1,31 +1,33 @@
+//! Escaping of untrusted output.
+
 use saltecho::load::report::Visible;
 
-/// Makes bytes of a stranger safe to show on a terminal: control characters, which could move the
-/// cursor, change titles or fake other output, and bytes that are no UTF-8 are spelt out.
+/// Makes untrusted bytes safe to show on a terminal: escapes invalid UTF-8 and control characters,
+/// which could move the cursor, change the title or fake other output.
 ///
-/// Characters may be cut anywhere between two calls. A backslash is left alone, so what is shown
-/// cannot be turned back into the bytes; it is for reading.
+/// A character may be split between two calls. Backslashes are not escaped, so the output is for
+/// reading and cannot be decoded again.
 pub(super) struct Escaper {
-    /// The control characters that may pass.
+    /// Control characters that are left as they are.
     harmless: &'static [char],
-    /// The beginning of a character whose rest is yet to come.
-    begun: Vec<u8>,
+    /// The first bytes of an incomplete character.
+    incomplete: Vec<u8>,
 }
 
 impl Escaper {
-    /// For output that is one line of several: not even a line feed passes.
+    /// For a single line: a line feed is escaped too.
     pub(super) const fn for_line() -> Self {
-        Self { harmless: &['\t'], begun: Vec::new() }
+        Self { harmless: &['\t'], incomplete: Vec::new() }
     }
 
-    /// For output of any number of lines.
+    /// For any number of lines.
     pub(super) const fn for_text() -> Self {
-        Self { harmless: &['\t', '\n'], begun: Vec::new() }
+        Self { harmless: &['\t', '\n'], incomplete: Vec::new() }
     }
 
-    /// The next bytes, ready to show.
+    /// Escapes the next bytes.
     pub(super) fn push(&mut self, bytes: &[u8]) -> String {
-        let mut joined = std::mem::take(&mut self.begun);
+        let mut joined = std::mem::take(&mut self.incomplete);
         joined.extend_from_slice(bytes);
         let mut shown = String::with_capacity(joined.len());
         let mut chunks = joined.utf8_chunks().peekable();
@@ -34,19 +36,19 @@ impl Escaper {
                 self.show(character, &mut shown);
             }
             let invalid = chunk.invalid();
-            if chunks.peek().is_none() && is_begun(invalid) {
-                self.begun = invalid.to_vec();
+            if chunks.peek().is_none() && is_incomplete(invalid) {
+                self.incomplete = invalid.to_vec();
             } else {
-                spell(invalid, &mut shown);
+                escape(invalid, &mut shown);
             }
         }
         shown
     }
 
-    /// What is left if nothing more comes.
+    /// Escapes an incomplete character at the end.
     pub(super) fn finish(self) -> String {
         let mut shown = String::new();
-        spell(&self.begun, &mut shown);
+        escape(&self.incomplete, &mut shown);
         shown
     }
 
@@ -59,12 +61,12 @@ impl Escaper {
     }
 }
 
-/// Whether these bytes, invalid by themselves, could become a character.
-fn is_begun(invalid: &[u8]) -> bool {
+/// Returns whether these invalid bytes could be the beginning of a character.
+fn is_incomplete(invalid: &[u8]) -> bool {
     std::str::from_utf8(invalid).is_err_and(|error| error.error_len().is_none())
 }
 
-fn spell(bytes: &[u8], shown: &mut String) {
+fn escape(bytes: &[u8], shown: &mut String) {
     for byte in bytes {
         shown.push_str(&format!("\\x{byte:02x}"));
     }
@@ -81,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_could_harm_a_terminal_is_spelt_out() {
+    fn only_what_could_harm_a_terminal_is_escaped() {
         for (bytes, shown) in [
             (&b"PLAIN\ttext \\"[..], "PLAIN\ttext \\"),
             ("Grüße, 世界 🌍".as_bytes(), "Grüße, 世界 🌍"),
@@ -96,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn cuts_change_nothing() {
+    fn splits_change_nothing() {
         let bytes =
             "aé世🌍\u{1b}\u{85}".bytes().chain(*b"\xf0\x9f\x41\xe4\xb8").collect::<Vec<_>>();
         for cut in 0..=bytes.len() {

@@ -13,21 +13,21 @@ use clap::Args;
 use saltecho::client::Client;
 
 use crate::cli::address::ServerAddress;
-use crate::cli::failure::{Failure, Kind};
+use crate::cli::failure::{Exit, Failure};
 use crate::cli::keyfile::KeyArgs;
 use crate::cli::values::Limit;
 use peer::Peer;
 
-/// Talk to a server: line by line on a terminal, else as a pipe.
+/// Talk to a server: line by line on a terminal, otherwise as a pipe.
 ///
-/// On a terminal each line that is typed is sent, and its answer printed; `quit` or ctrl-D ends,
-/// ctrl-C gives up a line, and a paste of several lines is one message.
-/// Otherwise stdin is sent and the answers are written to stdout, at full speed in both directions
-/// and byte for byte, until stdin has ended and all of it has come back.
+/// On a terminal each line is sent as one message and its answer is printed. `quit` or Ctrl-D
+/// exits, Ctrl-C discards the line, and a paste of several lines is one message.
+/// Otherwise stdin is sent and the answers are written to stdout, byte for byte and at full speed
+/// in both directions, until stdin has ended and all of it has come back.
 #[derive(Args, Debug)]
 #[command(after_long_help = CONNECT_EXAMPLES)]
 pub(super) struct ConnectArgs {
-    /// The server: an IP address or a name, and a port (9999 if there is none)
+    /// Server to connect to: an IP address or a host name, and a port (default port: 9999)
     #[arg(value_name = "ADDR", default_value = "127.0.0.1:9999")]
     #[arg(env = "SALTECHO_ADDRESS", hide_env_values = true)]
     address: ServerAddress,
@@ -35,7 +35,7 @@ pub(super) struct ConnectArgs {
     #[command(flatten)]
     keys: KeyArgs,
 
-    /// How long to wait for the connection, the challenge, and each answer (5s, 500ms, off)
+    /// Time limit for connecting, for the challenge, and for each answer (5s, 500ms, off)
     #[arg(long, value_name = "TIME", default_value = "5s")]
     #[arg(env = "SALTECHO_TIMEOUT", hide_env_values = true)]
     timeout: Limit,
@@ -47,21 +47,21 @@ Examples:
   echo hello | saltecho connect
   saltecho connect -k saltecho.key --mac sha256 < input > output";
 
-/// How long a connection takes before the user is told that it is being waited for.
+/// Time after which the wait for a connection is announced.
 const SOON: Duration = Duration::from_millis(500);
 
 pub(super) fn run(args: &ConnectArgs) -> Result<(), Failure> {
-    let keys = args.keys.load().map_err(|error| Failure::new(Kind::Usage, error))?;
-    let key = keys.first().expect("a key file without a key was refused");
+    let keys = args.keys.load().map_err(|error| Failure::new(Exit::Usage, error))?;
+    let key = keys.first().expect("a key file has at least one key");
     let peer = Peer { address: &args.address, key, mac: args.keys.mac.into(), limit: args.timeout };
     let target = (args.address.host.as_str(), args.address.port);
     let connect = || Client::connect(target, key, peer.mac, args.timeout.0);
-    let client = announced(&peer, connect).map_err(|error| peer.explain(&error))?;
+    let client = announcing(&peer, connect).map_err(|error| peer.explain(&error))?;
     if io::stdin().is_terminal() { prompt::run(&client, &peer) } else { pipe::run(&client, &peer) }
 }
 
-/// Does what may take long, and says so on a terminal if it does.
-fn announced<T>(peer: &Peer<'_>, work: impl FnOnce() -> T) -> T {
+/// Runs `work`, and announces the wait on a terminal if it takes long.
+fn announcing<T>(peer: &Peer<'_>, work: impl FnOnce() -> T) -> T {
     if !io::stderr().is_terminal() {
         return work();
     }

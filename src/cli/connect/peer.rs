@@ -1,3 +1,5 @@
+//! The server as a client sees it, and the messages for everything that can go wrong with it.
+
 use std::io;
 use std::time::Duration;
 
@@ -7,18 +9,18 @@ use saltecho::socket::ErrorKind;
 
 use super::escape::Escaper;
 use crate::cli::address::ServerAddress;
-use crate::cli::failure::{Failure, Kind};
+use crate::cli::failure::{Exit, Failure};
 use crate::cli::keyfile::public_name;
 use crate::cli::values::Limit;
 
-/// How long to wait, beside the line's own time, for what a server does at once: refuse, or end its
-/// stream after ours has ended. A user does not notice.
+/// Time to wait, in addition to the round trips, for what a server does at once: reject us, or end
+/// its stream after ours has ended. A user does not notice it.
 const GRACE: Duration = Duration::from_millis(100);
 
-/// The longest part of a greeting that a message shows.
+/// Bytes of a greeting that a message shows.
 const SHOWN: usize = 80;
 
-/// The other side, and what we told it: everything that a message about it may have to name.
+/// The server's address and the settings of the connection, for messages.
 pub(super) struct Peer<'a> {
     pub(super) address: &'a ServerAddress,
     pub(super) key: &'a Key,
@@ -27,119 +29,116 @@ pub(super) struct Peer<'a> {
 }
 
 impl Peer<'_> {
-    /// How long to wait for what this server does at once.
+    /// Time to wait for what this server does at once.
     pub(super) fn grace(&self, client: &Client) -> Duration {
         let grace = GRACE + 2 * client.round_trip();
         self.limit.0.map_or(grace, |limit| grace.min(limit.max(GRACE)))
     }
 
-    /// Why there is no connection with an answered challenge, and what can be done about it.
+    /// Explains why connecting failed, and what to do about it.
     pub(super) fn explain(&self, error: &ClientError) -> Failure {
         let (address, limit) = (self.address, self.limit);
         let text = match error {
-            ClientError::Refused => return self.refused(),
+            ClientError::Refused => return self.rejected(),
             ClientError::Connect(cause) => {
                 let remedy = match cause.kind() {
                     ErrorKind::ConnectionRefusedError => {
                         "is a server running there? `saltecho serve` starts one"
                     }
-                    ErrorKind::GaiError => "is the name right? An IP address works too",
-                    _ => "is the address right?",
+                    ErrorKind::GaiError => "check the name, or use an IP address",
+                    _ => "check the address",
                 };
                 format!("cannot connect to {address}: {}; {remedy}", cause.message())
             }
             ClientError::TimedOut(Stage::Connecting) => format!(
-                "{address} did not answer within {limit}: is the address right, and does a \
-                 firewall let us through? --timeout allows more time"
+                "{address} did not answer within {limit}: check the address and firewalls, or \
+                 allow more time with --timeout"
             ),
             ClientError::TimedOut(Stage::AwaitingChallenge) => format!(
-                "{address} accepted the connection but sent no challenge within {limit}: is it \
-                 a saltecho server, or too busy? --timeout allows more time"
+                "{address} accepted the connection but sent no challenge within {limit}: it is too \
+                 busy or not a saltecho server; --timeout allows more time"
             ),
             ClientError::Closed(Stage::AwaitingChallenge) => format!(
-                "{address} closed the connection without a challenge: it has no room, is \
-                 shutting down, or is not a saltecho server"
+                "{address} closed the connection without a challenge: it is full, shutting down, \
+                 or not a saltecho server"
             ),
             ClientError::NotAChallenge(greeting) => self.other_service(greeting),
-            ClientError::TimedOut(Stage::Exchanging) => return self.silent(true),
+            ClientError::TimedOut(Stage::Exchanging) => return self.timed_out(true),
             _ => {
-                return Failure::because(Kind::Runtime, format!("{address}: {error}"));
+                return Failure::with_message(Exit::Runtime, format!("{address}: {error}"));
             }
         };
-        Failure::because(Kind::Unreachable, text)
+        Failure::with_message(Exit::Unreachable, text)
     }
 
     fn other_service(&self, greeting: &[u8]) -> String {
         let (address, limit) = (self.address, self.limit);
         let shown = show(greeting);
         if greeting.len() > Challenge::LEN {
-            format!("{address} is not a saltecho server: it began with {shown}")
+            format!("{address} is not a saltecho server: it sent {shown}")
         } else {
-            let came = bytes(greeting.len() as u64);
+            let received = bytes(greeting.len() as u64);
             format!(
-                "{address} sent no challenge within {limit}, but {came}: {shown}; is it a saltecho \
-                 server?"
+                "{address} sent no challenge within {limit}, only {received}: {shown}; is it a \
+                 saltecho server?"
             )
         }
     }
 
-    /// The server let the time-out pass with an answer due, after it `has_answered` or before.
-    pub(super) fn silent(&self, has_answered: bool) -> Failure {
+    /// An answer did not come in time. `has_answered` tells whether an earlier one did.
+    pub(super) fn timed_out(&self, has_answered: bool) -> Failure {
         let (address, limit) = (self.address, self.limit);
         let mut text =
             format!("{address} did not answer within {limit}; --timeout allows more time");
-        // The shorter digest leaves a server that expects the longer one waiting for the rest.
+        // A server that expects the longer digest waits for the rest of the shorter one.
         if !has_answered && self.mac == MacAlgorithm::Md5 {
             text.push_str(
-                "; if it never answers, it may use --mac sha256 and still wait for the rest of a \
-                 longer digest",
+                "; if it never answers, it may use --mac sha256 and still be waiting for the rest \
+                 of a longer digest",
             );
         }
-        Failure::because(Kind::Unreachable, text)
+        Failure::with_message(Exit::Unreachable, text)
     }
 
-    pub(super) fn refused(&self) -> Failure {
+    pub(super) fn rejected(&self) -> Failure {
         let Self { address, key, mac, .. } = self;
         let key = public_name(key);
-        Failure::because(
-            Kind::Refused,
-            format!(
-                "{address} refused us: authentication with key {key} and {mac} failed; the \
-                 server must have the same key (-k FILE) and use the same --mac"
-            ),
+        Failure::with_message(
+            Exit::NotAuthenticated,
+            format!("{address}: authentication failed with key {key} ({mac}); check -k and --mac"),
         )
     }
 
-    /// The server ended the stream before anything was sent to it but the digest.
+    /// The server closed the connection when it had received nothing but the digest.
     pub(super) fn closed_first(&self, client: &Client) -> Failure {
         if client.was_refused() {
-            return self.refused();
+            return self.rejected();
         }
         let address = self.address;
         let text = format!(
             "{address} closed the connection before anything was sent: it is shutting down, or its \
-             idle time-out has passed"
+             idle timeout has passed"
         );
-        Failure::because(Kind::Runtime, text)
+        Failure::with_message(Exit::Runtime, text)
     }
 
-    /// The connection failed. The kernel's own time-outs come with minutes of patience.
+    /// The connection failed with a system error. The kernel's own timeouts take minutes.
     pub(super) fn failed(&self, error: &io::Error) -> Failure {
         let kind = match error.kind() {
-            io::ErrorKind::TimedOut => Kind::Unreachable,
-            _ => Kind::Runtime,
+            io::ErrorKind::TimedOut => Exit::Unreachable,
+            _ => Exit::Runtime,
         };
         let address = self.address;
-        Failure::because(kind, format!("{address}: the connection failed: {error}"))
+        Failure::with_message(kind, format!("{address}: connection failed: {error}"))
     }
 }
 
-/// A number of bytes, in words.
+/// `1 byte`, `2 bytes`.
 pub(super) fn bytes(number: u64) -> String {
     format!("{number} {}", if number == 1 { "byte" } else { "bytes" })
 }
 
-/// The beginning of a greeting, safe to print.
+/// The beginning of a greeting, escaped.
 fn show(greeting: &[u8]) -> String {
     let cut = &greeting[..greeting.len().min(SHOWN)];
     let mut escaper = Escaper::for_line();

@@ -1,7 +1,7 @@
-//! The pipe: stdin goes out, answers come in, both at once and as they are.
+//! The pipe: sends stdin and writes the answers to stdout, both at once and byte for byte.
 //!
-//! Two threads share one connection. This one receives and alone decides how it ends; the other one
-//! sends, and is left behind in whatever it waits for when the program ends.
+//! Two threads share one connection. The main thread receives, and it alone decides the outcome.
+//! The other one sends; the program exits without waiting for it.
 
 use std::fs::File;
 use std::io::{self, IsTerminal, Read, Write};
@@ -18,43 +18,44 @@ use saltecho::client::Client;
 use super::escape::Escaper;
 use super::peer::{Peer, bytes};
 use crate::cli::blocking::{Blocking, poll_until};
-use crate::cli::failure::{Failure, Kind};
+use crate::cli::failure::{Exit, Failure};
 
-/// What is moved in one go: beyond this a system call costs nothing against the copying.
+/// Bytes per read and write. With larger ones the system call costs nothing compared to copying.
 const BLOCK: usize = 256 << 10;
 
-/// How far both sides have come; the sending one wakes the receiving one with what changes its wait.
+/// The progress of both threads. The sender wakes the receiver when it has to wait for something
+/// else.
 struct Progress {
-    account: Mutex<Account>,
+    counters: Mutex<Counters>,
     /// An eventfd.
     wake: OwnedFd,
 }
 
-struct Account {
-    /// Bytes taken from stdin, whether the kernel has taken them yet or not.
+struct Counters {
+    /// Bytes read from stdin, sent or not.
     offered: u64,
     received: u64,
-    /// How stdin ended. Set before our stream is ended, so a server whose end is seen earlier ended
-    /// first.
+    /// The end of stdin. Set before our stream is shut down: if the server's end is seen earlier,
+    /// the server ended first.
     input: Option<io::Result<()>>,
-    /// When the present wait for the server began.
+    /// Start of the current wait for the server.
     since: Instant,
 }
 
-/// What the receiving side waits for.
+/// Reasons for the receiver to wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Wait {
-    /// Nothing is due, and the silence no fault.
+    /// Nothing: no answer is pending.
     Nothing,
-    /// An answer, or the end of the stream behind one that is longer than the input.
+    /// An answer, or the end of the stream after an answer that is longer than the input.
     Answer,
-    /// The end of the stream alone. As many bytes came back as were sent, so nothing is lost if it
-    /// never comes: the tutorial's own server keeps a finished client's socket open until its next
-    /// `accept` returns.
+    /// The end of the stream alone. All bytes came back, so nothing is lost if it never comes: the
+    /// tutorial's own server keeps a finished client's socket open until its next `accept`
+    /// returns.
     End,
 }
 
-impl Account {
+impl Counters {
     fn wait(&self) -> Wait {
         match &self.input {
             _ if self.offered > self.received => Wait::Answer,
@@ -67,37 +68,38 @@ impl Account {
 
 impl Progress {
     fn new() -> io::Result<Self> {
-        let account = Account { offered: 0, received: 0, input: None, since: Instant::now() };
+        let counters = Counters { offered: 0, received: 0, input: None, since: Instant::now() };
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        Ok(Self { account: Mutex::new(account), wake })
+        Ok(Self { counters: Mutex::new(counters), wake })
     }
 
-    /// Nothing panics while it holds the lock.
-    fn lock(&self) -> MutexGuard<'_, Account> {
-        self.account.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Ignores poisoning: nothing panics while it holds the lock.
+    fn lock(&self) -> MutexGuard<'_, Counters> {
+        self.counters.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Changes the account for the sending side. A wait for something else begins now.
-    fn change(&self, change: impl FnOnce(&mut Account)) {
-        let mut account = self.lock();
-        let before = account.wait();
-        change(&mut account);
-        if account.wait() != before {
-            account.since = Instant::now();
-            // The counter cannot overflow: it is read back to zero with each wake-up.
+    /// Updates the counters for the sender. If the receiver has to wait for something else now, that
+    /// wait starts now.
+    fn change(&self, change: impl FnOnce(&mut Counters)) {
+        let mut counters = self.lock();
+        let before = counters.wait();
+        change(&mut counters);
+        if counters.wait() != before {
+            counters.since = Instant::now();
+            // The eventfd cannot overflow: each wake-up resets it to zero.
             let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
         }
     }
 
-    /// Waits until the stream has something to receive, or an error.
+    /// Waits until the stream is readable or has failed.
     ///
     /// # Errors
-    /// The wait that took too long.
+    /// The wait that timed out.
     fn wait(&self, stream: &TcpStream, peer: &Peer<'_>, grace: Duration) -> Result<(), Wait> {
         loop {
             let (wait, since) = {
-                let account = self.lock();
-                (account.wait(), account.since)
+                let counters = self.lock();
+                (counters.wait(), counters.since)
             };
             let limit = match wait {
                 Wait::Nothing => None,
@@ -108,7 +110,7 @@ impl Progress {
                 PollFd::from_borrowed_fd(stream.as_fd(), PollFlags::IN),
                 PollFd::from_borrowed_fd(self.wake.as_fd(), PollFlags::IN),
             ];
-            // poll(2) cannot fail for two descriptors of our own; the stream's next call would.
+            // poll(2) cannot fail for two descriptors of our own; if it did, the next read would.
             let _ = poll_until(&mut fds, limit.and_then(|limit| since.checked_add(limit)));
             match [fds[0].revents().is_empty(), fds[1].revents().is_empty()] {
                 [false, _] => return Ok(()),
@@ -135,15 +137,15 @@ pub(super) fn run(client: &Client, peer: &Peer<'_>) -> Result<(), Failure> {
     let end = receive(stream, &mut output, &progress, peer, grace)?;
     let result = match end {
         End::Reader => Ok(()),
-        End::Server => judge(&progress.lock(), client, peer),
+        End::Server => check(&progress.lock(), client, peer),
     };
-    // Only now: the end of an empty input waits for it, and would be judged as well.
+    // Dropped only now: the sender of an empty input waits for it before it shuts down.
     drop::<Sender<()>>(receiving);
     result
 }
 
-/// Sends stdin until it ends, then ends our stream. Errors of the socket are for the receiving
-/// side to judge: it sees the same connection end, and knows what came before that.
+/// Sends stdin until it ends, then shuts our side down. The receiver reports errors of the socket: it
+/// sees the same connection end, and knows what came before.
 fn send(
     stream: TcpStream,
     mut input: Blocking<File>,
@@ -153,37 +155,36 @@ fn send(
 ) {
     let mut stream = Blocking(stream);
     let mut block = vec![0; BLOCK];
-    let how = loop {
+    let end = loop {
         let n = match input.read(&mut block) {
             Ok(0) => break Ok(()),
             Ok(n) => n,
             Err(error) => break Err(error),
         };
-        progress.change(|account| account.offered += n as u64);
-        // The server may wait for us to read, and we for the reader of our stdout: that takes as
-        // long as it takes.
+        progress.change(|counters| counters.offered += n as u64);
+        // No time limit: the server may wait for us to read, and we for the reader of our stdout.
         if stream.write_all(&block[..n]).is_err() {
             return;
         }
     };
-    // After an empty input the server closes whether it accepts us or not: only if it does so
-    // first is it a refusal. This returns at once when the receiving side has ended.
+    // After an empty input the server closes whether we are authenticated or not. Only if it closes
+    // first were we rejected. This returns at once when the receiver has ended.
     if progress.lock().offered == 0 {
         let _ = receiver.recv_timeout(grace);
     }
-    progress.change(|account| account.input = Some(how));
+    progress.change(|counters| counters.input = Some(end));
     let _ = stream.0.shutdown(Shutdown::Write);
 }
 
-/// A reason to stop receiving that is no error by itself.
+/// A reason to stop receiving that is not an error by itself.
 enum End {
-    /// The reader of our stdout has left: it has read enough.
+    /// The reader of our stdout has left, and wants no more.
     Reader,
-    /// The server's stream has ended, or nothing is due but its end.
+    /// The server's stream has ended, or only its end is missing.
     Server,
 }
 
-/// Writes what comes to stdout until the stream ends.
+/// Writes the answers to stdout until the stream ends.
 fn receive(
     stream: TcpStream,
     output: &mut Output,
@@ -198,7 +199,7 @@ fn receive(
             Ok(()) => {}
             Err(Wait::End) => break,
             Err(Wait::Nothing | Wait::Answer) => {
-                return Err(peer.silent(progress.lock().received > 0));
+                return Err(peer.timed_out(progress.lock().received > 0));
             }
         }
         let written = match stream.read(&mut block) {
@@ -213,13 +214,13 @@ fn receive(
         if is_readerless(written)? {
             return Ok(End::Reader);
         }
-        // The time that our own reader took is not the server's.
+        // Time spent waiting for our own reader does not count.
         progress.lock().since = Instant::now();
     }
     Ok(if is_readerless(output.finish())? { End::Reader } else { End::Server })
 }
 
-/// A reset ends a stream too; whether too early is for the counts to say.
+/// Returns whether this is an end of the stream; the counters tell whether it came too early.
 fn is_end(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe)
 }
@@ -231,15 +232,15 @@ fn is_readerless(written: io::Result<()>) -> anyhow::Result<bool> {
     }
 }
 
-/// Whether the end of the server's stream was the right one.
-fn judge(account: &Account, client: &Client, peer: &Peer<'_>) -> Result<(), Failure> {
-    let Account { offered, received, ref input, .. } = *account;
+/// Checks that the server's stream ended after the last answer.
+fn check(counters: &Counters, client: &Client, peer: &Peer<'_>) -> Result<(), Failure> {
+    let Counters { offered, received, ref input, .. } = *counters;
     let address = peer.address;
     let text = match input {
         Some(Err(error)) => format!("cannot read stdin: {error}"),
         Some(Ok(())) if received >= offered => return Ok(()),
         None if received == 0 && offered == 0 => return Err(peer.closed_first(client)),
-        Some(Ok(())) | None if received == 0 => return Err(peer.refused()),
+        Some(Ok(())) | None if received == 0 => return Err(peer.rejected()),
         Some(Ok(())) => {
             let offered = bytes(offered);
             format!("{address} closed the connection after {received} of {offered}")
@@ -249,13 +250,13 @@ fn judge(account: &Account, client: &Client, peer: &Peer<'_>) -> Result<(), Fail
             format!("{address} closed the connection after {received}, before stdin ended")
         }
     };
-    Err(Failure::because(Kind::Runtime, text))
+    Err(Failure::with_message(Exit::Runtime, text))
 }
 
-/// Stdout without the standard library's line buffer, which would look for line feeds in it.
+/// Stdout without the line buffer of the standard library, which would search for line feeds.
 struct Output {
     file: Blocking<File>,
-    /// On a terminal a stranger's control characters are not shown as they are.
+    /// Escapes control characters if stdout is a terminal.
     escaper: Option<Escaper>,
 }
 
@@ -292,7 +293,7 @@ mod tests {
 
     const HOUR: Duration = Duration::from_secs(3600);
 
-    /// What the receiving side finds of a server that never sends anything.
+    /// Waits as the receiver does for a server that never sends anything.
     fn wait(progress: &Progress, limit: Duration) -> Wait {
         let silent = TcpListener::bind("127.0.0.1:0").unwrap();
         let stream = TcpStream::connect(silent.local_addr().unwrap()).unwrap();
@@ -303,27 +304,27 @@ mod tests {
     }
 
     #[test]
-    fn the_limit_counts_from_when_an_answer_was_due() {
+    fn the_time_limit_starts_when_an_answer_is_due() {
         let progress = Progress::new().unwrap();
         progress.lock().since -= HOUR;
-        progress.change(|account| account.offered = 5);
+        progress.change(|counters| counters.offered = 5);
         let began = progress.lock().since;
-        assert!(began.elapsed() < HOUR, "the silence before counts");
-        // More input does not prolong the wait for what is due already.
-        progress.change(|account| account.offered = 10);
+        assert!(began.elapsed() < HOUR, "the silence before must not count");
+        // More input does not extend the wait.
+        progress.change(|counters| counters.offered = 10);
         assert_eq!(progress.lock().since, began);
-        // The first expiry counts.
         progress.lock().since -= HOUR;
         assert_eq!(wait(&progress, HOUR), Wait::Answer);
     }
 
     #[test]
-    fn when_all_has_come_the_end_is_waited_for_briefly() {
+    fn after_the_last_answer_the_end_is_awaited_briefly() {
         for received in [0, 5] {
             let progress = Progress::new().unwrap();
-            progress.change(|account| (account.offered, account.received) = (received, received));
+            progress
+                .change(|counters| (counters.offered, counters.received) = (received, received));
             assert_eq!(progress.lock().wait(), Wait::Nothing);
-            progress.change(|account| account.input = Some(Ok(())));
+            progress.change(|counters| counters.input = Some(Ok(())));
             assert_eq!(wait(&progress, Duration::from_millis(50)), Wait::End);
         }
     }

@@ -1,4 +1,4 @@
-//! `saltecho doctor`: how many connections this machine can hold, and the settings for more.
+//! `saltecho doctor`: the number of connections that this machine can hold, and the settings for more.
 
 mod parts;
 
@@ -7,24 +7,24 @@ use std::fmt::Write as _;
 use clap::Args;
 use serde::Serialize;
 
-use super::failure::{Failure, Kind};
+use super::failure::{Exit, Failure};
 use super::machine::Machine;
 use super::output;
 use parts::{Advice, Part, advice, parts};
 
-/// Tell how many connections this machine can hold, and what to change for more.
+/// Check how many connections this machine can hold, and what to change for more.
 ///
-/// It reads limits of the kernel and of this process and changes none. Run it as the server will
-/// run: a service, a container and a shell have limits of their own.
+/// Reads the limits of the kernel and of this process, and changes none. Run it in the same
+/// environment as the server: a service, a container and a shell each have their own limits.
 #[derive(Args, Debug)]
 #[command(after_long_help = EXAMPLES)]
 pub(super) struct DoctorArgs {
-    /// Connections that the machine should hold; the exit code is 5 if it cannot
+    /// Required number of connections; exit code 5 if they do not fit
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     #[arg(env = "SALTECHO_DOCTOR_CONNECTIONS", hide_env_values = true)]
     connections: Option<u32>,
 
-    /// Write the findings to stdout as JSON
+    /// Print the findings as JSON
     #[arg(long, env = "SALTECHO_DOCTOR_JSON", hide_env_values = true)]
     #[arg(value_parser = clap::builder::FalseyValueParser::new())]
     json: bool,
@@ -37,33 +37,33 @@ Examples:
   systemd-run --pipe --property=LimitNOFILE=200000 saltecho doctor --connections 100000
   saltecho doctor --json | jq .connections";
 
-/// All that was found; with --json as schemas/doctor.schema.json describes it.
+/// The findings; as JSON in the format of schemas/doctor.schema.json.
 #[derive(Debug, Serialize)]
 struct Findings {
-    /// How many connections every part allows.
+    /// Number of connections that fit.
     connections: u64,
     /// The part that allows the fewest.
     limited_by: &'static str,
-    /// How many were asked for.
+    /// Required number of connections.
     wanted: Option<u64>,
-    /// Whether as many fit.
+    /// Whether they fit.
     fits: Option<bool>,
     parts: Vec<Part>,
     advice: Vec<Advice>,
 }
 
 pub(super) fn run(args: &DoctorArgs) -> Result<(), Failure> {
-    let findings = Findings::of(&Machine::this(), args.connections.map(u64::from));
+    let findings = Findings::new(&Machine::this(), args.connections.map(u64::from));
     let text = match args.json {
-        true => serde_json::to_string_pretty(&findings).expect("it has no odd keys") + "\n",
+        true => serde_json::to_string_pretty(&findings).expect("all keys are strings") + "\n",
         false => findings.to_text(),
     };
     output::print(&text)?;
-    findings.verdict()
+    findings.check()
 }
 
 impl Findings {
-    fn of(machine: &Machine, wanted: Option<u64>) -> Self {
+    fn new(machine: &Machine, wanted: Option<u64>) -> Self {
         let parts = parts(machine, wanted);
         let least = parts.iter().min_by_key(|part| part.connections);
         let least = least.expect("every process has a limit on descriptors");
@@ -80,7 +80,7 @@ impl Findings {
 
     fn to_text(&self) -> String {
         let mut text = format!(
-            "This machine can hold {} connections; the limit is: {}.\n\n",
+            "This machine can hold {} connections, limited by {}.\n\n",
             self.connections, self.limited_by
         );
         let mut line = |args: std::fmt::Arguments<'_>| {
@@ -92,26 +92,26 @@ impl Findings {
             line(format_args!("{name:<20} {connections:>20}   {found}"));
         }
         if let Some(wanted) = self.wanted.filter(|_| self.fits == Some(false)) {
-            line(format_args!("\nFor {wanted} connections change:"));
+            line(format_args!("\nFor {wanted} connections, change:"));
             for part in &self.parts {
                 if let Some(remedy) = &part.remedy {
                     line(format_args!("- {}: {remedy}", part.name));
                 }
             }
         }
-        line(format_args!("\nWorth knowing:"));
+        line(format_args!("\nAlso note:"));
         for Advice { name, found, advice } in &self.advice {
             line(format_args!("- {name}: {found}: {advice}"));
         }
         text
     }
 
-    fn verdict(&self) -> Result<(), Failure> {
+    fn check(&self) -> Result<(), Failure> {
         let Some(wanted) = self.wanted.filter(|_| self.fits == Some(false)) else { return Ok(()) };
         let short: Vec<&str> =
             self.parts.iter().filter(|part| part.remedy.is_some()).map(|part| part.name).collect();
         let text = format!("{wanted} connections do not fit: {}", short.join(", "));
-        Err(Failure::because(Kind::Assertion, text))
+        Err(Failure::with_message(Exit::Assertion, text))
     }
 }
 
@@ -138,22 +138,22 @@ mod tests {
 
     #[test]
     fn the_part_that_allows_the_fewest_is_the_limit() {
-        let findings = Findings::of(&machine(), None);
+        let findings = Findings::new(&machine(), None);
         assert_eq!((findings.connections, findings.limited_by), (19_936, "descriptors"));
-        assert!(findings.verdict().is_ok());
+        assert!(findings.check().is_ok());
         let roomy = Machine { descriptors: (1 << 30, 1 << 30), ..machine() };
-        let findings = Findings::of(&roomy, None);
+        let findings = Findings::new(&roomy, None);
         assert_eq!((findings.connections, findings.limited_by), (262_000, "connection tracking"));
         let untracked = Machine { tracked: None, ..roomy };
-        let findings = Findings::of(&untracked, None);
+        let findings = Findings::new(&untracked, None);
         assert_eq!((findings.connections, findings.limited_by), (280_790, "memory"));
     }
 
     #[test]
     fn a_number_fits_up_to_the_limit_and_not_beyond() {
         for (wanted, fits) in [(1, true), (19_936, true), (19_937, false)] {
-            let findings = Findings::of(&machine(), Some(wanted));
-            assert_eq!((findings.fits, findings.verdict().is_ok()), (Some(fits), fits));
+            let findings = Findings::new(&machine(), Some(wanted));
+            assert_eq!((findings.fits, findings.check().is_ok()), (Some(fits), fits));
             assert_eq!(findings.parts.iter().any(|part| part.remedy.is_some()), !fits);
             assert_eq!(findings.to_text().contains("change:"), !fits);
         }
@@ -161,7 +161,7 @@ mod tests {
 
     #[test]
     fn each_remedy_is_the_exact_setting() {
-        let findings = Findings::of(&machine(), Some(2_000_000));
+        let findings = Findings::new(&machine(), Some(2_000_000));
         let text = findings.to_text();
         for setting in [
             "fs.nr_open=2000064, then LimitNOFILE=2000064",
@@ -178,7 +178,7 @@ mod tests {
         ] {
             assert!(text.contains(setting), "no {setting:?} in {text}");
         }
-        // Each of them, followed, is enough: none asks for more once the others are set.
+        // Following all of them is enough: no setting needs to be higher after the others.
         let followed = Machine {
             descriptors: (2_000_064, 2_000_064),
             open_files: Some(Shared { limit: 2_002_064, used: 2_000 }),
@@ -187,22 +187,22 @@ mod tests {
             tracked: Some(Shared { limit: 2_000_144, used: 144 }),
             ..machine()
         };
-        let findings = Findings::of(&followed, Some(2_000_000));
+        let findings = Findings::new(&followed, Some(2_000_000));
         assert_eq!(findings.fits, Some(true), "{findings:?}");
     }
 
     #[test]
-    fn limits_that_do_not_limit_are_borne() {
+    fn unlimited_and_missing_limits_are_accepted() {
         let endless = Machine {
             descriptors: (u64::MAX, u64::MAX),
             open_files: Some(Shared { limit: u64::MAX, used: 1 }),
             memory: Some(u64::MAX),
             ..Machine::default()
         };
-        let findings = Findings::of(&endless, Some(u64::from(u32::MAX)));
+        let findings = Findings::new(&endless, Some(u64::from(u32::MAX)));
         assert_eq!(findings.fits, Some(true));
         assert!(findings.to_text().contains("hard limit unlimited"));
         let poor = Machine { descriptors: (8, 8), ..Machine::default() };
-        assert_eq!(Findings::of(&poor, Some(7)).fits, Some(false));
+        assert_eq!(Findings::new(&poor, Some(7)).fits, Some(false));
     }
 }

@@ -1,11 +1,11 @@
-//! The parts of a machine that connections need, and how many each of them allows.
+//! The parts of a machine that connections need, and the number of connections that each allows.
 
 use saltecho::server::Limits;
 use serde::Serialize;
 
 use crate::cli::machine::{Machine, Shared};
 
-/// Memory of an idle authenticated connection in the server, in bytes; see docs/BENCHMARKS.md.
+/// Memory of an idle authenticated connection in the server, in bytes; see docs/RESULTS.md.
 const SERVER_BYTES: u64 = 48;
 /// Memory of one end of a connection in the kernel: socket 2,368, inode 832, file and directory
 /// entry 384, epoll entry 192.
@@ -13,15 +13,15 @@ const KERNEL_BYTES: u64 = 3_776;
 /// The accept queue that `saltecho serve` asks for by default.
 const BACKLOG: u64 = 4096;
 
-/// One part that bounds the number of connections.
+/// A part that limits the number of connections.
 #[derive(Debug, Serialize)]
 pub(super) struct Part {
     pub(super) name: &'static str,
     /// The limits that were found.
     pub(super) found: String,
-    /// How many connections it allows.
+    /// Number of connections that it allows.
     pub(super) connections: u64,
-    /// The setting that allows as many as were asked for; absent if they fit.
+    /// Setting that allows the required number; absent if it fits.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) remedy: Option<String>,
 }
@@ -34,7 +34,7 @@ pub(super) struct Advice {
     pub(super) advice: String,
 }
 
-/// Every part that this machine tells about, for `wanted` connections if that many are asked for.
+/// All parts with a known limit, with remedies if `wanted` connections do not fit.
 pub(super) fn parts(machine: &Machine, wanted: Option<u64>) -> Vec<Part> {
     let part = |name, found, connections, remedy: &dyn Fn(u64) -> String| Part {
         name,
@@ -64,12 +64,14 @@ pub(super) fn parts(machine: &Machine, wanted: Option<u64>) -> Vec<Part> {
         let each = SERVER_BYTES + KERNEL_BYTES;
         let found = format!(
             "{} MiB available; a connection takes {SERVER_BYTES} B in the server and {KERNEL_BYTES} \
-             B in the kernel, buffers aside",
+             B in the kernel, not counting buffers",
             memory >> 20
         );
         parts.push(part("memory", found, memory / each, &|wanted| {
             let mib = (wanted.saturating_mul(each) - memory).div_ceil(1 << 20);
-            format!("{mib} MiB more, free for the server and for its kernel (MemoryMax=, if set)")
+            format!(
+                "{mib} MiB more free memory for the server and its kernel (and MemoryMax=, if set)"
+            )
         }));
     }
     if let Some(tracked) = machine.tracked {
@@ -86,7 +88,7 @@ pub(super) fn parts(machine: &Machine, wanted: Option<u64>) -> Vec<Part> {
     parts
 }
 
-/// The limits that should be known about, whatever number of connections they allow.
+/// Limits to know about, even if the connections fit.
 pub(super) fn advice(machine: &Machine, wanted: Option<u64>) -> Vec<Advice> {
     let mut all = vec![ports_advice(machine, wanted)];
     if let Some(queue) = machine.somaxconn.filter(|queue| *queue < BACKLOG) {
@@ -94,7 +96,7 @@ pub(super) fn advice(machine: &Machine, wanted: Option<u64>) -> Vec<Advice> {
             name: "accept queue",
             found: format!("net.core.somaxconn {queue}"),
             advice: format!(
-                "cuts the accept queue of {BACKLOG}: clients that arrive while it is full wait a \
+                "caps the accept queue of {BACKLOG}: clients that arrive while it is full wait a \
                  second or more; sysctl -w net.core.somaxconn={BACKLOG}"
             ),
         });
@@ -103,9 +105,9 @@ pub(super) fn advice(machine: &Machine, wanted: Option<u64>) -> Vec<Advice> {
         all.push(Advice {
             name: "bursts",
             found: format!("net.core.netdev_max_backlog {backlog}"),
-            advice: "packets at once for one processor, on loopback and between containers; those \
-                     beyond it are dropped and sent again later, so connect a crowd over some \
-                     seconds or raise it"
+            advice: "maximum packets queued for one CPU, on loopback and between containers; more \
+                     are dropped and sent again later, so spread connecting over some seconds or \
+                     raise it"
                 .to_owned(),
         });
     }
@@ -123,7 +125,7 @@ pub(super) fn advice(machine: &Machine, wanted: Option<u64>) -> Vec<Advice> {
     all
 }
 
-/// The ports bound clients, balancers and load generators, not the server.
+/// Ports limit clients, load balancers and load generators, not the server.
 fn ports_advice(machine: &Machine, wanted: Option<u64>) -> Advice {
     let (all, quick) = (machine.ports_per_source(), machine.quick_ports_per_source());
     let (low, high) = machine.ports.unwrap_or((32_768, 60_999));
@@ -142,13 +144,13 @@ fn ports_advice(machine: &Machine, wanted: Option<u64>) -> Advice {
     }
 }
 
-/// Connections that a process with so many descriptors serves.
+/// Number of connections that a process with this many descriptors can serve.
 fn connections_for(descriptors: u64) -> u64 {
     let descriptors = usize::try_from(descriptors).unwrap_or(usize::MAX);
     Limits::for_descriptors(descriptors).connections as u64
 }
 
-/// Descriptors that so many connections need.
+/// Number of descriptors that this many connections need.
 fn needed_for(connections: u64) -> u64 {
     connections.saturating_add(Limits::RESERVED_DESCRIPTORS as u64)
 }

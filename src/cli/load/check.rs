@@ -1,118 +1,117 @@
-//! What the exit code says of a load, whether it has just been made or was kept in logs.
+//! The exit code of a load, which has just run or was read from logs.
 
 use std::fmt::Display;
 
 use saltecho::load::report::{Report, Verdict};
 use saltecho::load::{Assertion, ErrorKind};
 
-use crate::cli::failure::{Failure, Kind};
+use crate::cli::failure::{Exit, Failure};
 use crate::cli::values::Limit;
 
-/// From the gravest on: a load that was none, bytes that were wrong, claims that do not hold,
-/// figures that are not to be trusted. `address` is the server's as the user knows it.
-pub(in crate::cli) fn judge(
+/// Checks a load, the gravest problem first: no connection, wrong bytes, failed assertions, an
+/// unreliable result. `address` is the server's address as the user gave it.
+pub(in crate::cli) fn check(
     report: &Report,
     address: &dyn Display,
     assertions: &[Assertion],
 ) -> Result<(), Failure> {
     let counts = &report.record.counts;
     let errors = &counts.errors;
-    if is_none(report) {
-        return Err(none_authenticated(report, address));
+    if has_no_connection(report) {
+        return Err(explain_no_connection(report, address));
     }
     if errors.of(ErrorKind::Mismatch) > 0 {
+        let number = errors.of(ErrorKind::Mismatch);
+        let plural = if number == 1 { "" } else { "s" };
         let text = format!(
-            "{} connections got bytes that were not the answer; does the server answer in another \
-             way (--reply)?",
-            errors.of(ErrorKind::Mismatch)
+            "{number} connection{plural} received wrong bytes; does the server use another --reply?"
         );
-        return Err(Failure::because(Kind::Runtime, text));
+        return Err(Failure::with_message(Exit::Runtime, text));
     }
-    let broken: Vec<String> = assertions
+    let failed: Vec<String> = assertions
         .iter()
         .filter_map(|assertion| {
             let judgement = assertion.judge(report.mode(), &report.record, report.measured);
-            (!judgement.holds).then(|| format!("{assertion} ({})", judgement.actual))
+            (!judgement.holds).then(|| format!("{assertion} (actual: {})", judgement.actual))
         })
         .collect();
-    if !broken.is_empty() {
-        let text = format!("what was claimed does not hold: {}", broken.join(", "));
-        return Err(Failure::because(Kind::Assertion, text));
+    if !failed.is_empty() {
+        let text = format!("assertion failed: {}", failed.join(", "));
+        return Err(Failure::with_message(Exit::Assertion, text));
     }
     match &report.verdict {
-        // The reason stands in the report, text or JSON.
-        Verdict::Unreliable(_) => Err(Failure::because(
-            Kind::Unreliable,
-            "the result is unreliable, as its verdict explains".to_owned(),
+        Verdict::Unreliable(_) => Err(Failure::with_message(
+            Exit::Unreliable,
+            "the result is unreliable; the verdict in the report says why".to_owned(),
         )),
-        Verdict::Nothing(reason) => Err(Failure::because(Kind::Unreliable, reason.clone())),
+        Verdict::Nothing(reason) => Err(Failure::with_message(Exit::Unreliable, reason.clone())),
         Verdict::Reliable => Ok(()),
     }
 }
 
-/// Whether no connection came about as it should, so that there is nothing but errors to tell.
-pub(super) fn is_none(report: &Report) -> bool {
+/// Returns whether no connection was authenticated, so that there is nothing to report but errors.
+pub(super) fn has_no_connection(report: &Report) -> bool {
     let counts = &report.record.counts;
     counts.authenticated == 0 && counts.errors.total() > 0
 }
 
-/// The most frequent of the reasons stands for all.
-fn none_authenticated(report: &Report, address: &dyn Display) -> Failure {
+/// Explains the most frequent reason.
+fn explain_no_connection(report: &Report, address: &dyn Display) -> Failure {
     let errors = &report.record.counts.errors;
-    // What was due on them besides is not why.
+    // Unanswered messages are a consequence, not the reason.
     let of_connections = errors
         .occurred()
         .filter(|(kind, _)| !matches!(kind, ErrorKind::Unanswered | ErrorKind::Late));
     let reason = of_connections.max_by_key(|(_, number)| *number).map(|(kind, _)| kind);
     let (kind, text) = match reason {
         Some(ErrorKind::Rejected) => (
-            Kind::Refused,
+            Exit::NotAuthenticated,
             format!(
-                "{address} refused the digest of every connection: are the key (-k) and --mac \
-                 those of the server?"
+                "{address} rejected every connection: authentication failed; check -k and --mac"
             ),
         ),
         Some(ErrorKind::Refused) => (
-            Kind::Unreachable,
+            Exit::Unreachable,
             format!(
                 "{address} refused every connection: is a server running there? `saltecho serve` \
                  starts one"
             ),
         ),
         Some(ErrorKind::ConnectTimeout | ErrorKind::AuthTimeout) => (
-            Kind::Unreachable,
+            Exit::Unreachable,
             format!(
-                "{address} did not answer within {}: is it a saltecho server, and does a firewall \
-                 let us through? --timeout allows more time",
-                Limit(report.generators[0].setup.timeout)
+                "{address} did not answer within {}: check the address and firewalls, or allow more \
+                 time with --timeout",
+                Limit(report.generators[0].plan.timeout)
             ),
         ),
-        Some(ErrorKind::Mismatch) => (Kind::Runtime, other_answers(report, address)),
+        Some(ErrorKind::Mismatch) => (Exit::Runtime, explain_mismatch(report, address)),
         Some(ErrorKind::Closed) => (
-            Kind::Unreachable,
+            Exit::Unreachable,
             format!(
-                "{address} closed every connection without a challenge: it has no room, is ending, \
-                 or is not a saltecho server"
+                "{address} closed every connection without a challenge: it is full, shutting down, \
+                 or not a saltecho server"
             ),
         ),
         _ => {
-            let first =
-                report.warnings.iter().find(|warning| warning.starts_with("the first error"));
+            let first = report.warnings.iter().find(|warning| warning.starts_with("first error"));
             let first = first.map(|warning| format!(": {warning}")).unwrap_or_default();
             let text = format!("no connection to {address} was authenticated{first}");
-            (Kind::Unreachable, text)
+            (Exit::Unreachable, text)
         }
     };
-    Failure::because(kind, text)
+    Failure::with_message(kind, text)
 }
 
-fn other_answers(report: &Report, address: &dyn Display) -> String {
-    let (expected, flag) = match report.generators[0].setup.upper {
-        true => ("what was sent in upper case", "with --reply same it may answer what was sent"),
-        false => ("what was sent", "without --reply same it is expected in upper case"),
+fn explain_mismatch(report: &Report, address: &dyn Display) -> String {
+    let (expected, flag) = match report.generators[0].plan.upper {
+        true => {
+            ("the message in upper case", "with --reply same, answers are the message as it is")
+        }
+        false => ("the message as it is", "without --reply same, answers are in upper case"),
     };
     format!(
-        "{address} does not answer with {expected}: give `load` the --reply that the server has \
-         ({flag}); or is it not a saltecho server?"
+        "{address} did not answer with {expected}: use the same --reply as the server ({flag}), or \
+         check that it is a saltecho server"
     )
 }

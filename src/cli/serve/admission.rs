@@ -1,4 +1,4 @@
-//! The flags that say which clients are admitted when places become scarce.
+//! The flags that decide which clients are admitted when connections become scarce.
 
 use std::fmt::Display;
 use std::net::IpAddr;
@@ -8,46 +8,47 @@ use std::time::Duration;
 use clap::Args;
 use saltecho::server::{IpNet, Limits};
 
-use crate::cli::failure::{Failure, Kind};
+use crate::cli::failure::{Exit, Failure};
 use crate::cli::values::Limit;
 
-/// Part of `serve`'s flags.
+/// The admission flags of `saltecho serve`.
 #[derive(Args, Debug)]
 pub(super) struct AdmissionArgs {
-    /// Of the connections, how many may be unauthenticated [default: a quarter, at least 256]
+    /// Maximum number of unauthenticated connections [default: a quarter of all, at least 256]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     #[arg(env = "SALTECHO_MAX_UNAUTHENTICATED", hide_env_values = true)]
     max_unauthenticated: Option<u32>,
 
-    /// Of the unauthenticated, how many may come from one source (an IPv4 address or an IPv6 /64)
-    /// once half of their places are taken (100, off) [default: an eighth]
+    /// Maximum number of unauthenticated connections per source (an IPv4 address or an IPv6 /64),
+    /// enforced once half of --max-unauthenticated is in use (100, off) [default: an eighth of it]
     #[arg(long, value_name = "N", env = "SALTECHO_MAX_UNAUTHENTICATED_PER_SOURCE")]
     #[arg(hide_env_values = true)]
     max_unauthenticated_per_source: Option<Count>,
 
-    /// How long a source that failed to authenticate is refused while half of the places for
-    /// unauthenticated clients are taken (60s, off)
+    /// Refuse a source for this long after a failed authentication, while half of
+    /// --max-unauthenticated is in use (60s, off)
     #[arg(long, value_name = "TIME", default_value = "60s")]
     #[arg(env = "SALTECHO_SUSPICION", hide_env_values = true)]
     suspicion: Limit,
 
-    /// From what age the oldest unauthenticated connection makes room for a new one when all
-    /// their places are taken (1s; off: never)
+    /// Age from which the oldest unauthenticated connection is closed to make room for a new one,
+    /// when all of --max-unauthenticated are in use (1s; off: never)
     #[arg(long, value_name = "TIME", default_value = "1s")]
     #[arg(env = "SALTECHO_EVICTION_AGE", hide_env_values = true)]
     eviction_age: Limit,
 
-    /// Never refuse clients from this network for where they come from (10.0.0.0/8, 192.0.2.1):
-    /// behind a load balancer or a NAT all clients are one source. May be given several times
+    /// Never refuse clients from this network because of their source (10.0.0.0/8, 192.0.2.1):
+    /// behind a load balancer or a NAT all clients share one. May be given several times
     #[arg(long, value_name = "CIDR", env = "SALTECHO_TRUST", hide_env_values = true)]
     #[arg(value_delimiter = ',', value_parser = network)]
     trust: Vec<IpNet>,
 
-    /// Refuse clients on this machine for where they come from as well, unless --trust names
-    /// their addresses
-    #[arg(long, env = "SALTECHO_JUDGE_LOOPBACK", hide_env_values = true)]
+    /// Apply the limits per source to clients on this machine too, unless --trust names their
+    /// addresses
+    #[arg(long, alias = "judge-loopback")]
+    #[arg(env = "SALTECHO_DISTRUST_LOOPBACK", hide_env_values = true)]
     #[arg(value_parser = clap::builder::FalseyValueParser::new())]
-    judge_loopback: bool,
+    distrust_loopback: bool,
 }
 
 impl AdmissionArgs {
@@ -56,22 +57,22 @@ impl AdmissionArgs {
         &self.trust
     }
 
-    /// Says in the server's first line which networks are trusted, if any.
-    pub(super) fn terms(&self) -> String {
+    /// The trusted networks for the server's first log line.
+    pub(super) fn settings(&self) -> String {
         let networks: Vec<String> = self.trust.iter().map(ToString::to_string).collect();
         if networks.is_empty() { String::new() } else { format!("; trust {}", networks.join(", ")) }
     }
 
-    /// These limits with what was asked for here.
+    /// Applies the flags to `limits`.
     pub(super) fn apply(&self, limits: Limits) -> Result<Limits, Failure> {
         let asked = self.max_unauthenticated.map(|number| number as usize);
         if let Some(number) = asked.filter(|number| *number > limits.connections) {
             let text = format!(
-                "--max-unauthenticated: {number} are more than the {} connections that there may \
-                 be; --max-connections and `ulimit -n` set how many those are",
+                "--max-unauthenticated {number} exceeds the maximum of {} connections, which \
+                 --max-connections and `ulimit -n` set",
                 limits.connections
             );
-            return Err(Failure::because(Kind::Usage, text));
+            return Err(Failure::with_message(Exit::Usage, text));
         }
         let unauthenticated = asked.unwrap_or(limits.unauthenticated);
         let share = self.max_unauthenticated_per_source.map(|count| count.0);
@@ -80,13 +81,13 @@ impl AdmissionArgs {
             unauthenticated_per_source: share.unwrap_or(Some(Limits::share_of(unauthenticated))),
             suspicion: self.suspicion.0.unwrap_or(Duration::ZERO),
             eviction_age: self.eviction_age.0.unwrap_or(Duration::MAX),
-            trust_loopback: !self.judge_loopback,
+            trust_loopback: !self.distrust_loopback,
             ..limits
         })
     }
 }
 
-/// A number from 1 up, or `off` for as many as there are.
+/// A number from 1 up, or `off` for no limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Count(Option<usize>);
 
@@ -97,7 +98,7 @@ impl FromStr for Count {
         if text == "off" {
             return Ok(Self(None));
         }
-        // A sign is none of the digits, though `parse` takes one.
+        // `parse` would accept a sign.
         let digits = text.bytes().all(|byte| byte.is_ascii_digit());
         match text.parse::<u32>() {
             Ok(number @ 1..) if digits => Ok(Self(Some(number as usize))),
@@ -106,7 +107,7 @@ impl FromStr for Count {
     }
 }
 
-/// A network, or an address, which stands for itself alone.
+/// Parses a network, or an address as the network of that address alone.
 fn network(text: &str) -> Result<IpNet, String> {
     if let Ok(address) = text.parse::<IpAddr>() {
         return Ok(address.into());
@@ -116,12 +117,12 @@ fn network(text: &str) -> Result<IpNet, String> {
     let network: IpNet = text.parse().map_err(|_| expected.to_owned())?;
     match network.trunc() {
         whole if whole == network => Ok(network),
-        whole => Err(not_its_first(&network.addr(), &whole)),
+        whole => Err(inner_address(&network.addr(), &whole)),
     }
 }
 
-fn not_its_first(address: &impl Display, whole: &IpNet) -> String {
-    format!("{address} is an address inside of {whole}; write {whole}, or the address alone")
+fn inner_address(address: &impl Display, whole: &IpNet) -> String {
+    format!("{address} is an address within {whole}; write {whole}, or the address alone")
 }
 
 #[cfg(test)]

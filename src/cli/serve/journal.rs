@@ -1,4 +1,4 @@
-//! The text of the server's log: its terms, its counters, its connections.
+//! Log lines of a server: its settings, its counters, its connections.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use saltecho::proto::{CloseReason, Config};
 use saltecho::server::{AcceptPause, ConnId, Limits, Observer, Stats};
 
-use crate::cli::failure::{Failure, Kind};
+use crate::cli::failure::{Exit, Failure};
 use crate::cli::log::{Level, Log};
 use crate::cli::values::{Limit, Size, Spin};
 
@@ -17,12 +17,19 @@ fn connections(number: u64) -> String {
     format!("{number} connection{}", if number == 1 { "" } else { "s" })
 }
 
-/// What the server demands and allows, in one line.
-pub(super) fn terms(config: &Config, limits: &Limits, keys: &str, workers: usize) -> String {
+/// The settings in one line.
+pub(super) fn settings(
+    config: &Config,
+    limits: &Limits,
+    keys: &[String],
+    workers: usize,
+) -> String {
     let mut line = format!(
-        "{} with {keys}; at most {}, {} unauthenticated, backlog {}, recv {}; timeouts auth {}, \
-         idle {}, keepalive {}, send {}, drain {}",
+        "{} with key{} {}; at most {}, {} unauthenticated, backlog {}, recv size {}; timeouts auth \
+         {}, idle {}, keepalive {}, send {}, drain {}",
         config.keyring.algorithm(),
+        if keys.len() == 1 { "" } else { "s" },
+        keys.join(", "),
         connections(limits.connections as u64),
         limits.unauthenticated,
         limits.backlog,
@@ -42,23 +49,23 @@ pub(super) fn terms(config: &Config, limits: &Limits, keys: &str, workers: usize
     line
 }
 
-/// The counters in one line; those that should be zero only if they are not.
+/// The counters in one line. Those that are zero in normal operation appear only if they are not.
 pub(super) fn counters(stats: &Stats) -> String {
     let mut line = format!(
         "accepted {}, authenticated {}; bytes received {}, sent {}",
         stats.accepted, stats.authenticated, stats.bytes_received, stats.bytes_sent
     );
-    for (what, number) in [
+    for (name, number) in [
         (", undelivered", stats.bytes_undelivered),
         ("; bytes discarded", stats.bytes_discarded),
-        ("; turned away", stats.shed),
+        ("; shed", stats.shed),
         ("; refused as suspect", stats.refused_suspects),
-        ("; refused over their share", stats.refused_over_share),
+        ("; refused over share", stats.refused_over_share),
         ("; open", stats.connections as u64),
-        (", of them unauthenticated", stats.unauthenticated as u64),
+        (", unauthenticated", stats.unauthenticated as u64),
     ] {
         if number > 0 {
-            line.push_str(&format!("{what} {number}"));
+            line.push_str(&format!("{name} {number}"));
         }
     }
     let closes = stats.closes().map(|(reason, number)| format!("{number} {reason}"));
@@ -68,40 +75,41 @@ pub(super) fn counters(stats: &Stats) -> String {
     }
     if let Some(imbalance) = stats.imbalance().filter(|imbalance| *imbalance > 1.0) {
         let loops = stats.loops;
-        let busiest =
-            format!("; of {loops} workers the busiest accepted {imbalance:.2} x the mean");
-        line.push_str(&busiest);
+        line.push_str(&format!(
+            "; the busiest of {loops} workers accepted {imbalance:.2} x the mean"
+        ));
     }
     line
 }
 
-/// Fails if connections were cut off. A peer that leaves early on its own is no failure.
-pub(super) fn verdict(stats: &Stats) -> Result<(), Failure> {
+/// Fails if the server cut connections off. A peer that leaves early is not a failure.
+pub(super) fn check(stats: &Stats) -> Result<(), Failure> {
     match stats.closed(CloseReason::DrainTimeout) + stats.closed(CloseReason::Stopped) {
         0 => Ok(()),
-        number => Err(Failure::because(
-            Kind::Runtime,
+        number => Err(Failure::with_message(
+            Exit::Runtime,
             format!("cut off before the last answer was delivered: {}", connections(number)),
         )),
     }
 }
 
-/// Logs what happens to connections. It is called from the loop, and a [`Log`] never blocks.
+/// Logs the events of connections. The event loop calls it, and a [`Log`] never blocks.
 pub(super) struct Reporter {
     log: Log,
-    /// The worker whose connections they are, since each counts its own from 1; empty for one.
+    /// Prefix that names the worker, since each numbers its connections from 1; empty for a single
+    /// worker.
     worker: String,
-    /// The addresses of connections that have not authenticated: a failure names them, and the
-    /// socket may be gone by then.
+    /// Addresses of connections that are not authenticated yet: a failure is logged with the
+    /// address, and the socket may be gone by then.
     unauthenticated: HashMap<ConnId, SocketAddr>,
-    /// When accepting last rested and it was said.
+    /// Time of the last line about a pause of accepting.
     paused: Option<Instant>,
 }
 
 impl Reporter {
-    /// Accepting may rest ten times a second; it is worth a line once in this time.
-    const PAUSE: Duration = Duration::from_secs(10);
-    /// Addresses for which memory is kept once a crowd has authenticated or left.
+    /// Minimum time between two lines about pauses, of which there may be ten per second.
+    const PAUSE_PERIOD: Duration = Duration::from_secs(10);
+    /// Addresses for which memory is kept after a crowd has authenticated or left.
     const KEPT: usize = 1024;
 
     pub(super) fn new(log: Log, worker: Option<usize>) -> Self {
@@ -109,7 +117,7 @@ impl Reporter {
         Self { log, worker, unauthenticated: HashMap::new(), paused: None }
     }
 
-    fn say(&self, text: fmt::Arguments<'_>) {
+    fn print(&self, text: fmt::Arguments<'_>) {
         if self.log.is_enabled(Level::Verbose) {
             self.log.print(Level::Verbose, format_args!("{}{text}", self.worker));
         }
@@ -130,19 +138,19 @@ impl Observer for Reporter {
             self.unauthenticated.insert(id, peer);
         }
         match peer {
-            Some(peer) => self.say(format_args!("{id} new, from {peer}")),
-            None => self.say(format_args!("{id} new, already gone")),
+            Some(peer) => self.print(format_args!("{id} new from {peer}")),
+            None => self.print(format_args!("{id} new, but already gone")),
         }
     }
 
     fn authenticated(&mut self, id: ConnId) {
         self.forget(id);
-        self.say(format_args!("{id} authenticated"));
+        self.print(format_args!("{id} authenticated"));
     }
 
     fn closed(&mut self, id: ConnId, reason: CloseReason) {
         let Some(peer) = self.forget(id) else {
-            return self.say(format_args!("{id} closed: {reason}"));
+            return self.print(format_args!("{id} closed: {reason}"));
         };
         let worker = &self.worker;
         match reason {
@@ -152,27 +160,27 @@ impl Observer for Reporter {
             CloseReason::AuthTimeout => {
                 self.log.print_limited(format_args!("{worker}{id} closed: {reason}, from {peer}"));
             }
-            _ => self.say(format_args!("{id} closed: {reason}")),
+            _ => self.print(format_args!("{id} closed: {reason}")),
         }
     }
 
     fn accept_paused(&mut self, pause: AcceptPause<'_>) {
-        if self.paused.is_some_and(|said| said.elapsed() < Self::PAUSE) {
+        if self.paused.is_some_and(|time| time.elapsed() < Self::PAUSE_PERIOD) {
             return;
         }
         self.paused = Some(Instant::now());
         let worker = &self.worker;
         match pause {
             AcceptPause::Error(error) => {
-                self.log.warn(format_args!("{worker}accepting rests: {error}"));
+                self.log.warn(format_args!("{worker}accepting paused: {error}"));
             }
             AcceptPause::Full => self.log.warn(format_args!(
-                "{worker}accepting rests: all places are taken; --max-connections and `ulimit -n` \
-                 set how many there are"
+                "{worker}accepting paused: the maximum number of connections is reached; \
+                 --max-connections and `ulimit -n` set it"
             )),
             AcceptPause::UnauthenticatedFull => self.log.warn(format_args!(
-                "{worker}accepting rests: all places for unauthenticated clients are taken; \
-                 --max-unauthenticated sets how many there are"
+                "{worker}accepting paused: the maximum number of unauthenticated connections is \
+                 reached; --max-unauthenticated sets it"
             )),
         }
     }

@@ -1,6 +1,6 @@
-//! The file that tells which ports the server got.
+//! The file with the server's ports (--port-file).
 //!
-//! A regular file is replaced as a whole, so that a reader sees all ports or none. Anything else (a
+//! A regular file is replaced atomically, so that a reader sees all ports or none. Anything else (a
 //! FIFO, a terminal, a descriptor under /dev/fd) is written to and never replaced.
 
 use std::fs::{self, File, FileType, Metadata, OpenOptions, Permissions};
@@ -15,40 +15,40 @@ use anyhow::{Context, Result, anyhow, ensure};
 use crate::cli::blocking::Blocking;
 use crate::cli::log::Log;
 
-/// Symbolic links that are followed, as many as the kernel follows (path_resolution(7)).
+/// Maximum number of symbolic links to follow, as in the kernel (path_resolution(7)).
 const MAX_LINKS: usize = 40;
 
-/// Where the ports go.
+/// The destination of the ports.
 pub(super) struct PortFile {
-    /// As it was given, for errors.
+    /// The path as given, for errors.
     path: PathBuf,
     place: Place,
 }
 
 enum Place {
-    /// A regular file, or nothing yet, at a path that is no link.
+    /// A regular file or nothing yet, at a path that is not a link.
     Regular(PathBuf),
     /// A FIFO, which can be opened only once there is a reader.
     Fifo,
-    /// What cannot be replaced: a device, a descriptor, a file that is a mount of its own.
+    /// A thing that cannot be replaced: a device, a descriptor, a bind-mounted file.
     Fixed,
-    /// Standard output, as `-`.
+    /// Standard output (`-`).
     Stdout,
 }
 
 impl PortFile {
-    /// Removes the ports of an earlier run, so that no reader takes them for the new ones.
+    /// Removes the ports of an earlier run, so that a reader cannot mistake them for the new ones.
     ///
     /// # Errors
-    /// If the path cannot be followed, names something that cannot hold ports, or the file that
-    /// the keys are in or the log is written to.
+    /// If the path cannot be resolved, or names something that cannot hold ports, the key file, or
+    /// the file that the log goes to.
     pub(super) fn prepare(path: &Path, key_file: Option<&Path>) -> Result<Self> {
         let place = Place::find(path).and_then(|place| place.clear(key_file));
         Ok(Self { path: path.to_owned(), place: place.with_context(|| cannot_write(path))? })
     }
 
-    /// Writes one port per line. A FIFO gets them from a thread that waits for its reader; if that
-    /// fails, the log says so.
+    /// Writes one port per line. For a FIFO a thread waits for the reader; if that fails, it logs a
+    /// warning.
     ///
     /// # Errors
     /// If the file cannot be written.
@@ -83,8 +83,8 @@ impl Place {
         }
         let mut path = path.to_owned();
         for _ in 0..MAX_LINKS {
-            // A link there stands for what a process has open, perhaps a pipe or a deleted file:
-            // only the kernel can follow it.
+            // A link in /proc stands for an open file, perhaps a pipe or a deleted file: only the
+            // kernel can follow it.
             if is_in_proc(&path) {
                 return match Self::of_kind(fs::metadata(&path)?.file_type(), path)? {
                     Self::Regular(_) => Ok(Self::Fixed),
@@ -116,7 +116,7 @@ impl Place {
         }
     }
 
-    /// Removes a regular file; empties one that cannot be removed.
+    /// Removes a regular file, or truncates one that cannot be removed.
     fn clear(self, key_file: Option<&Path>) -> Result<Self> {
         let Self::Regular(path) = &self else { return Ok(self) };
         let same = |other: Option<Metadata>| match (fs::metadata(path), other) {
@@ -131,7 +131,7 @@ impl Place {
         match fs::remove_file(path) {
             Ok(()) => Ok(self),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(self),
-            // A container may be given a single file, and a user a file in another's directory.
+            // A bind-mounted file, or a file in another user's directory, cannot be removed.
             Err(error) => match OpenOptions::new().write(true).truncate(true).open(path) {
                 Ok(_) => Ok(Self::Fixed),
                 Err(_) => Err(error.into()),
@@ -155,9 +155,9 @@ fn directory(path: &Path) -> &Path {
     }
 }
 
-/// Puts a complete file in place, under a name of its own until then.
+/// Writes a temporary file and renames it to `path`.
 fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
-    // As readable as any new file: the reader may be another user, and the umask is respected.
+    // Readable like any new file, within the umask: the reader may be another user.
     let mut new = tempfile::Builder::new()
         .prefix(".saltecho-ports-")
         .permissions(Permissions::from_mode(0o666))
@@ -166,7 +166,7 @@ fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     new.persist(path).map(drop).map_err(|error| error.error)
 }
 
-/// Writes to what is there, after what it holds. Waits for the reader of a FIFO.
+/// Appends to an existing file. Waits for the reader of a FIFO.
 fn append(path: &Path, content: &[u8]) -> io::Result<()> {
     let mut file: File = OpenOptions::new().append(true).custom_flags(libc::O_NOCTTY).open(path)?;
     file.write_all(content)

@@ -12,29 +12,29 @@ use crate::cli::keyfile::Keys;
 use crate::cli::log::{Level, Log};
 use crate::cli::signals::not_ignored;
 
-/// The signals of a serving program, caught from here on and handled by [`watch`](Self::watch).
+/// The signals of a server, caught from here on and handled by [`spawn`](Self::spawn).
 pub(super) struct Signals(iterator::Signals);
 
-/// The thread that handles them. Once it is dropped they are ignored.
-pub(super) struct Watch {
+/// The thread that handles them. Once it is dropped they have no effect.
+pub(super) struct SignalThread {
     handle: iterator::Handle,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Signals {
-    /// Catches those that are not ignored.
+    /// Catches the signals that were not ignored at startup.
     pub(super) fn catch() -> Result<Self> {
         let signals = iterator::Signals::new(not_ignored(&[SIGTERM, SIGINT, SIGHUP, SIGUSR1]));
         Ok(Self(signals.context("cannot catch signals")?))
     }
 
-    /// Handles signals on a thread: `reload` reads the keys again, and says what they are.
-    pub(super) fn watch(
+    /// Handles signals on a thread of their own. `reload` reads the keys again.
+    pub(super) fn spawn(
         mut self,
         server: Handle,
         log: Log,
         reload: impl Fn() -> Result<Keys> + Send + 'static,
-    ) -> Result<Watch> {
+    ) -> Result<SignalThread> {
         let handle = self.0.handle();
         let work = move || {
             let mut draining = false;
@@ -57,14 +57,14 @@ impl Signals {
         };
         let thread = std::thread::Builder::new().name("signals".to_owned()).spawn(work);
         let thread = thread.context("cannot start a thread for signals")?;
-        Ok(Watch { handle, thread: Some(thread) })
+        Ok(SignalThread { handle, thread: Some(thread) })
     }
 }
 
-impl Drop for Watch {
+impl Drop for SignalThread {
     fn drop(&mut self) {
         self.handle.close();
-        // A panic there was printed there.
+        // A panic of the thread has printed itself.
         let _ = self.thread.take().map(JoinHandle::join);
     }
 }
@@ -73,10 +73,13 @@ fn replace_keys(server: &Handle, log: &Log, reload: &impl Fn() -> Result<Keys>) 
     match reload() {
         Ok(keys) => {
             server.replace_keyring(keys.keyring);
-            log.print(Level::Normal, format_args!("keys reloaded: {}", keys.names));
+            log.print(Level::Normal, format_args!("keys reloaded: {}", keys.names.join(", ")));
         }
         Err(error) => {
-            log.warn_at(Level::Quiet, format_args!("the old keys stay in force: {error:#}"));
+            log.warn_at(
+                Level::Quiet,
+                format_args!("keys not reloaded, the old ones stay valid: {error:#}"),
+            );
         }
     }
 }

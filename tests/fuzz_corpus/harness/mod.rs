@@ -11,7 +11,7 @@ mod world;
 
 use saltecho::auth::{Key, KeyFileError, parse_key_file};
 use saltecho::load::report::{Comparison, LoadLog, MergeError, merge};
-use saltecho::sim::SplitMix;
+use saltecho::random::SplitMix;
 use world::World;
 
 pub use command_line::command_line_values;

@@ -1,5 +1,5 @@
 //! Checks which clients were admitted, refused or evicted, with an independent implementation of
-//! the rules in docs/FAULTS.md.
+//! the rules in docs/TESTING.md.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};

@@ -2,7 +2,8 @@
 
 use saltecho::auth::{Challenge, Key, MacAlgorithm};
 use saltecho::python::Monotonic;
-use saltecho::sim::{Seen, SimClient, SimKernel, SplitMix};
+use saltecho::random::SplitMix;
+use saltecho::sim::{Seen, SimClient, SimKernel};
 
 /// A client and its state.
 pub struct Client {

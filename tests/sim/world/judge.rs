@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use saltecho::proto::{CloseReason, Config};
 use saltecho::python::Monotonic;
-use saltecho::server::{Close, ConnId, Limits, Observer, Stats};
+use saltecho::reactor::Close;
+use saltecho::server::{ConnId, Limits, Observer, Stats};
 use saltecho::sim::{Deed, Ledger, SimClient, SimKernel};
 
 use super::admission::Admission;

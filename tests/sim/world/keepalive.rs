@@ -1,5 +1,5 @@
 //! Checks the probes of silent peers with an independent implementation of the rules in
-//! docs/FAULTS.md.
+//! docs/TESTING.md.
 
 use std::time::Duration;
 

@@ -15,8 +15,9 @@ use handler::UpperHandler;
 use judge::Judge;
 use saltecho::auth::Keyring;
 use saltecho::proto::{CloseReason, Config};
+use saltecho::random::SplitMix;
 use saltecho::server::{Limits, Server};
-use saltecho::sim::{Faults, Seen, SimKernel, SplitMix};
+use saltecho::sim::{Faults, Seen, SimKernel};
 
 /// A server, its kernel, its clients and their judge.
 pub struct World {

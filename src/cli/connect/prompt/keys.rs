@@ -1,16 +1,16 @@
-//! Bytes of a terminal as keys, without I/O: bytes in, keys out, whatever the pieces.
+//! Decoding of terminal input into keys, without I/O. Bytes may arrive in any pieces.
 
 use std::collections::VecDeque;
 
-/// What a line is made of: a character, or a byte that is not part of one. A terminal set to
-/// Latin-1 sends such bytes, and the server takes them as it takes any other.
+/// An element of a line: a character, or a byte that is not part of one. A terminal set to Latin-1
+/// sends such bytes, and the server accepts them like any other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Unit {
     Char(char),
     Byte(u8),
 }
 
-/// A key, or what a key stands for.
+/// A key, by its meaning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Key {
     Insert(Unit),
@@ -20,16 +20,16 @@ pub(super) enum Key {
     Up,
     Down,
     Move(Motion),
-    /// Deletes what the motion passes over.
+    /// Deletes everything that the motion passes.
     Delete(Motion),
-    /// Ctrl-C or Ctrl-\\, which are keys and not signals as long as the prompt has the terminal.
+    /// Ctrl-C or Ctrl-\\, which are keys and not signals while the prompt controls the terminal.
     Interrupt,
-    /// Ctrl-Z, likewise.
+    /// Ctrl-Z, a key for the same reason.
     Suspend,
     ClearScreen,
 }
 
-/// A way through a line.
+/// A movement within a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Motion {
     Left,
@@ -40,31 +40,31 @@ pub(super) enum Motion {
     End,
 }
 
-/// The part of a terminal's input that has not become keys yet.
+/// Terminal input that is not decoded yet.
 #[derive(Debug, Default)]
 pub(super) struct Keys {
     bytes: VecDeque<u8>,
-    /// Between the marks of a bracketed paste nothing is a key: all of it is text.
+    /// Whether it is within a bracketed paste, where everything is text.
     pasting: bool,
-    /// The terminal has made lines of its input already and edits them itself.
+    /// Whether the terminal edits lines itself and sends whole ones (canonical mode).
     cooked: bool,
 }
 
-/// The bytes around a pasted text, if the terminal was asked for them (xterm's mode 2004).
+/// The marks around pasted text, if the terminal was asked for them (xterm's mode 2004).
 const PASTE_BEGINS: &[u8] = b"\x1b[200~";
 const PASTE_ENDS: &[u8] = b"\x1b[201~";
 
 /// Ctrl-C and Ctrl-\.
 const INTERRUPTS: [u8; 2] = [0x03, 0x1c];
 
-/// Bytes typed ahead that are taken from the terminal; it keeps the rest.
+/// Maximum number of bytes typed ahead to take from the terminal, which keeps the rest.
 const AHEAD: usize = 64 << 10;
 
-/// The longest sequence that a key sends; a longer one is no key, and is dropped.
+/// The longest escape sequence of a key; a longer one is dropped.
 const SEQUENCE: usize = 32;
 
 impl Keys {
-    /// Keys of a terminal that sends each of them at once, or lines if it is `cooked`.
+    /// Decodes the input of a terminal in raw mode, or in canonical mode if `cooked`.
     pub(super) fn new(cooked: bool) -> Self {
         Self { cooked, ..Self::default() }
     }
@@ -73,22 +73,22 @@ impl Keys {
         self.bytes.extend(bytes);
     }
 
-    /// Whether nothing is left of what was typed.
+    /// Returns whether all input is decoded.
     pub(super) fn is_empty(&self) -> bool {
         self.bytes.is_empty()
     }
 
-    /// Whether there is room for more typing ahead.
+    /// Returns whether more input can be taken.
     pub(super) fn have_room(&self) -> bool {
         self.bytes.len() < AHEAD
     }
 
-    /// Whether Ctrl-C waits behind other keys.
+    /// Returns whether there is a Ctrl-C, perhaps after other keys.
     pub(super) fn have_interrupt(&self) -> bool {
         !self.cooked && self.bytes.iter().any(|byte| INTERRUPTS.contains(byte))
     }
 
-    /// The next key; `None` until more bytes come. Bytes that mean nothing are skipped.
+    /// The next key, or `None` if more bytes are needed. Skips bytes without a meaning.
     pub(super) fn next(&mut self) -> Option<Key> {
         while !self.bytes.is_empty() {
             let bytes = self.bytes.make_contiguous();
@@ -119,10 +119,11 @@ impl Keys {
     }
 }
 
-type Step = Option<(usize, Option<Key>)>;
+/// The number of decoded bytes and their key, if they have one; `None` if more bytes are needed.
+type Decoded = Option<(usize, Option<Key>)>;
 
-/// A character or a byte that is not part of one; `None` while it could become either.
-fn unit(bytes: &[u8]) -> Step {
+/// Decodes a character, or a byte that is not part of one.
+fn unit(bytes: &[u8]) -> Decoded {
     let (length, unit) = match str::from_utf8(&bytes[..bytes.len().min(4)]) {
         Ok(text) => first(text),
         Err(error) if error.valid_up_to() > 0 => {
@@ -138,8 +139,8 @@ fn first(text: &str) -> (usize, Unit) {
     (first.len_utf8(), Unit::Char(first))
 }
 
-/// A unit of a pasted text, or the mark of its end. Terminals send its line ends as Enter would.
-fn pasted(bytes: &[u8]) -> Step {
+/// Decodes a unit of pasted text, or the mark of its end. Terminals send line ends as Enter does.
+fn pasted(bytes: &[u8]) -> Decoded {
     let line_end = Some(Key::Insert(Unit::Char('\n')));
     match bytes {
         _ if bytes.starts_with(PASTE_ENDS) => Some((PASTE_ENDS.len(), None)),
@@ -151,7 +152,7 @@ fn pasted(bytes: &[u8]) -> Step {
     }
 }
 
-/// The keys of readline's Emacs mode.
+/// Decodes a control character as in readline's Emacs mode.
 fn control(byte: u8) -> Option<Key> {
     Some(match byte {
         b'\r' | b'\n' => Key::Enter,
@@ -177,17 +178,17 @@ fn control(byte: u8) -> Option<Key> {
     })
 }
 
-/// A sequence that begins with Escape (ECMA-48, and xterm's function keys).
-fn sequence(bytes: &[u8]) -> Step {
+/// Decodes a sequence that starts with Escape (ECMA-48, and xterm's function keys).
+fn sequence(bytes: &[u8]) -> Decoded {
     match *bytes.get(1)? {
         b'[' => {}
         b'O' => return Some((3, arrow(*bytes.get(2)?, false))),
-        // Alt with a letter, which readline has for whole words.
+        // Alt and a letter, readline's keys for words.
         b'b' => return Some((2, Some(Key::Move(Motion::WordLeft)))),
         b'f' => return Some((2, Some(Key::Move(Motion::WordRight)))),
         b'd' => return Some((2, Some(Key::Delete(Motion::WordRight)))),
         0x7f | 0x08 => return Some((2, Some(Key::Delete(Motion::WordLeft)))),
-        // Escape alone means nothing; the other may begin a sequence.
+        // The first Escape means nothing; the second may start a sequence.
         0x1b => return Some((1, None)),
         _ => return Some((2, None)),
     }
@@ -199,7 +200,7 @@ fn sequence(bytes: &[u8]) -> Step {
         return (bytes.len() > SEQUENCE).then_some((bytes.len(), None));
     };
     let (parameters, last) = (&bytes[2..2 + end], bytes[2 + end]);
-    // `1;5` in front of an arrow is Ctrl, `1;3` is Alt.
+    // `1;5` before an arrow is Ctrl, `1;3` is Alt.
     let by_word = matches!(parameters, [b'1', b';', b'5' | b'3']);
     let key = match (parameters, last) {
         ([b'1' | b'7'], b'~') => Some(Key::Move(Motion::Start)),
@@ -239,7 +240,7 @@ mod tests {
     const BYTE: Key = Key::Insert(Unit::Byte(0xe9));
 
     #[test]
-    fn any_pieces_give_the_same_keys() {
+    fn any_split_gives_the_same_keys() {
         let input =
             "a\x1b[A\x1bOH\x1b[1;5Dü世\u{1f600}\x1b[3~\x1b\x1b[B\x1b[200~x\r\ny\rz\x1b[201~\r\x17"
                 .bytes()
@@ -268,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn sequences_that_are_no_keys_are_skipped() {
+    fn unknown_sequences_are_skipped() {
         for sequence in ["\x1b[15~", "\x1b[[A", "\x1bx", "\x1b[Z", "\x1b[?1;2c", "\x00", "\x1bOP"] {
             let mut keys = Keys::new(false);
             keys.push(sequence.as_bytes());
@@ -283,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_interrupts_is_seen_behind_others() {
+    fn an_interrupt_is_found_after_other_keys() {
         let mut keys = Keys::new(false);
         keys.push(b"a\x03b\x1c\x1a");
         assert!(keys.have_interrupt());
@@ -294,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn a_terminal_that_makes_lines_has_no_other_keys() {
+    fn a_terminal_in_canonical_mode_has_no_editing_keys() {
         let mut keys = Keys::new(true);
         keys.push(b"a\x01\x1b[A\xe9\n");
         let expected = [text("a\x01\x1b[A"), vec![BYTE, Key::Enter]].concat();

@@ -1,24 +1,24 @@
-//! The line that is being typed, and those that were sent before it, without I/O.
+//! The line being typed and the history, without I/O.
 
 use unicode_width::UnicodeWidthChar;
 
 use super::keys::{Key, Motion, Unit};
 
-/// In front of each line.
+/// Precedes each line.
 pub(super) const PROMPT: &str = ">>> ";
 
-/// Lines that are remembered, for this session only: they may be confidential.
+/// Maximum number of lines in the history. It lasts for the session only: lines may be confidential.
 const REMEMBERED: usize = 1000;
 
-/// One line and its cursor.
+/// The line being typed, its cursor, and the history.
 #[derive(Debug, Default)]
 pub(super) struct Line {
     units: Vec<Unit>,
     /// From 0 to the number of units.
     cursor: usize,
-    /// Lines sent before, the oldest first.
+    /// Lines sent before, oldest first.
     history: Vec<Vec<Unit>>,
-    /// Which of them is shown, and the line that was being typed.
+    /// Index of the recalled line, and the line that was being typed before.
     recalled: Option<(usize, Vec<Unit>)>,
 }
 
@@ -27,7 +27,7 @@ impl Line {
         self.units.is_empty()
     }
 
-    /// Changes the line by a key, except those that end it.
+    /// Applies an editing key.
     pub(super) fn apply(&mut self, key: Key) {
         match key {
             Key::Insert(unit) => {
@@ -46,12 +46,12 @@ impl Line {
         }
     }
 
-    /// Gives the line up.
+    /// Discards the line.
     pub(super) fn clear(&mut self) {
         (self.units, self.cursor, self.recalled) = (Vec::new(), 0, None);
     }
 
-    /// Ends the line: its bytes, and an empty line.
+    /// Takes the bytes of the line, which is empty afterwards.
     pub(super) fn take(&mut self) -> Vec<u8> {
         self.recalled = None;
         self.cursor = 0;
@@ -73,15 +73,15 @@ impl Line {
         bytes
     }
 
-    /// The whole line, as it looks when it is not edited any more.
+    /// The whole line with its prompt.
     pub(super) fn shown(&self) -> String {
         let line: String = self.units.iter().map(|unit| shown(*unit)).collect();
         format!("{PROMPT}{line}")
     }
 
-    /// The part around the cursor that fits on one row of so many columns, and the cursor's column.
+    /// The part around the cursor that fits into one row of `columns`, and the cursor's column.
     pub(super) fn window(&self, columns: usize) -> (String, usize) {
-        // The last column stays free: what a terminal does with the cursor there differs.
+        // The last column stays empty: terminals treat a cursor there differently.
         let room = columns.saturating_sub(PROMPT.len() + 1).max(1);
         let (mut begin, mut end, mut used) = (self.cursor, self.cursor, 0);
         while begin > 0 && used + width(self.units[begin - 1]) <= room {
@@ -133,7 +133,7 @@ impl Line {
     }
 }
 
-/// What does not print, or is not a character, is spelled out.
+/// Escapes control characters and bytes that are not characters.
 fn shown(unit: Unit) -> String {
     match unit {
         Unit::Char(char) if !char.is_control() => char.to_string(),
@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_come_back_and_so_does_the_one_that_was_typed() {
+    fn history_recalls_lines_and_the_one_being_typed() {
         let mut line = Line::default();
         for sent in ["one", "two", "two", "  "] {
             typed(&mut line, sent);
@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_that_are_no_characters_are_kept() {
+    fn invalid_utf8_is_kept() {
         let mut line = Line::default();
         typed(&mut line, "é\u{1b}");
         line.apply(Key::Insert(Unit::Byte(0xe9)));
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_line_scrolls_with_its_cursor() {
+    fn a_long_line_scrolls_with_the_cursor() {
         let mut line = Line::default();
         typed(&mut line, "0123456789世界");
         assert_eq!(line.window(80), (">>> 0123456789世界".to_owned(), 18));
@@ -235,7 +235,7 @@ mod tests {
         assert_eq!(line.window(12), (">>> 0123456".to_owned(), 4));
         assert_eq!(line.window(0), (">>> 0".to_owned(), 4));
         line.apply(Key::Move(Motion::End));
-        // Not even one of these characters has room; the cursor is all that is left.
+        // There is no room for even one of these characters, only for the cursor.
         assert_eq!(line.window(0), (">>> ".to_owned(), 4));
     }
 }

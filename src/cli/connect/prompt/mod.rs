@@ -1,7 +1,7 @@
-//! The prompt: a line goes out, its answer comes back.
+//! The prompt: sends a line and prints its answer.
 //!
-//! One thread polls the terminal, the server and the signals at once. So a server that ends is
-//! noticed while a line is being typed, and what is typed ahead waits for its turn.
+//! One thread polls the terminal, the server and the signals. So the end of the server is noticed
+//! while a line is being typed, and input that is typed ahead waits for its turn.
 
 mod keys;
 mod line;
@@ -24,14 +24,14 @@ use self::terminal::{Request, Signals, Terminal};
 use super::escape::Escaper;
 use super::peer::{Peer, bytes};
 use crate::cli::blocking::{Blocking, poll_until};
-use crate::cli::failure::{Failure, Kind};
+use crate::cli::failure::{Exit, Failure};
 
-/// How long an answer takes before the user is told that it is being waited for.
+/// Time after which the wait for an answer is announced.
 const SOON: Duration = Duration::from_millis(500);
 
 pub(super) fn run(client: &Client, peer: &Peer<'_>) -> Result<(), Failure> {
     client.wait_for_refusal(peer.grace(client)).map_err(|error| peer.explain(&error))?;
-    talk(format_args!("connected to {}; `quit` or ctrl-D ends", peer.address));
+    print_notice(format_args!("connected to {}; `quit` or Ctrl-D exits", peer.address));
     let terminal = Terminal::open().context("cannot use the terminal")?;
     let mut session = Session {
         keys: Keys::new(terminal.is_cooked()),
@@ -46,7 +46,7 @@ pub(super) fn run(client: &Client, peer: &Peer<'_>) -> Result<(), Failure> {
         output: Blocking::duplicate(io::stdout()).context("cannot use stdout")?,
         peer,
     };
-    // Without control over the terminal there is nothing to give back: signals do what they do.
+    // A terminal that was not changed needs no restoring: signals keep their default action.
     let mut signals = match session.terminal.is_cooked() {
         true => None,
         false => Some(Signals::catch().context("cannot catch signals")?),
@@ -60,32 +60,32 @@ struct Session<'a> {
     terminal: Terminal,
     keys: Keys,
     line: Line,
-    /// Whether the terminal shows the line as it is.
+    /// Whether the terminal shows the current state of the line.
     is_drawn: bool,
-    /// Nothing more will be typed.
+    /// Whether the terminal's input has ended.
     has_ended: bool,
     client: &'a Client,
     stream: TcpStream,
     exchange: Option<Exchange>,
-    /// Whether the server has ever answered, and so accepted us.
+    /// Whether the server has ever answered, which shows that we are authenticated.
     has_answered: bool,
     output: Blocking<File>,
     peer: &'a Peer<'a>,
 }
 
-/// A line on its way, and its answer.
+/// A line that is being sent, and its answer.
 struct Exchange {
     line: Vec<u8>,
     sent: usize,
     answer: Vec<u8>,
     began: Instant,
-    /// When the server last sent something.
+    /// Time at which the server last sent something.
     heard: Instant,
     is_announced: bool,
 }
 
 impl Session<'_> {
-    /// Waits for whatever comes first, and handles it; false at the end.
+    /// Waits for the next events and handles them; returns false at the end.
     fn turn(&mut self, signals: Option<&mut Signals>) -> Result<bool, Failure> {
         while self.exchange.is_none() {
             let go_on = match self.keys.next() {
@@ -99,7 +99,7 @@ impl Session<'_> {
             }
         }
         self.draw();
-        let ready = self.wait(signals.as_deref()).context("cannot wait for several things")?;
+        let ready = self.wait(signals.as_deref()).context("poll failed")?;
         if let Some(signals) = signals.filter(|_| ready.signals) {
             for request in signals.requests() {
                 self.handle_request(request)?;
@@ -140,7 +140,7 @@ impl Session<'_> {
         })
     }
 
-    /// Handles a key while no answer is awaited; false if it ends the session.
+    /// Handles a key while no answer is pending; returns false if it ends the session.
     fn press(&mut self, key: Key) -> Result<bool, Failure> {
         self.is_drawn &= self.terminal.is_cooked();
         match key {
@@ -153,7 +153,7 @@ impl Session<'_> {
             Key::Interrupt => {
                 self.end_row();
                 self.line.clear();
-                talk(format_args!("`quit` or ctrl-D ends"));
+                print_notice(format_args!("`quit` or Ctrl-D exits"));
             }
             Key::Suspend => self.handle_request(Request::Suspend)?,
             Key::ClearScreen => self.terminal.show("\x1b[H\x1b[2J"),
@@ -162,7 +162,7 @@ impl Session<'_> {
         Ok(true)
     }
 
-    /// Sends the line; false if it ends the session.
+    /// Sends the line; returns false if it ends the session.
     fn enter(&mut self) -> Result<bool, Failure> {
         self.end_row();
         let line = self.line.take();
@@ -186,17 +186,17 @@ impl Session<'_> {
             match (&self.stream).write(exchange.unsent()) {
                 Ok(n) => exchange.sent += n,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // That the connection has ended is for `receive` to find, behind what came first.
+                // `receive` finds the end of the connection, after the data before it.
                 Err(_) => break,
             }
         }
         Ok(())
     }
 
-    /// Takes what the server has sent; false if the answers have no reader any more.
+    /// Receives from the server; returns false if stdout has no reader any more.
     fn receive(&mut self) -> Result<bool, Failure> {
         let mut block = [0; 16 << 10];
-        let came = match (&self.stream).read(&mut block) {
+        let received = match (&self.stream).read(&mut block) {
             Ok(n) => &block[..n],
             Err(error) => match error.kind() {
                 io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => return Ok(true),
@@ -204,12 +204,12 @@ impl Session<'_> {
                 _ => return Err(self.fail(self.peer.failed(&error))),
             },
         };
-        if came.is_empty() {
+        if received.is_empty() {
             return Err(self.closed()?);
         }
         self.has_answered = true;
-        let Some(exchange) = &mut self.exchange else { return self.print(came) };
-        exchange.answer.extend_from_slice(came);
+        let Some(exchange) = &mut self.exchange else { return self.print(received) };
+        exchange.answer.extend_from_slice(received);
         exchange.heard = Instant::now();
         if exchange.answer.len() < exchange.line.len() {
             return Ok(true);
@@ -220,17 +220,17 @@ impl Session<'_> {
         Ok(shown)
     }
 
-    /// Announces a wait that is not short, and ends one that is too long.
+    /// Announces a long wait, and ends one that exceeds the time limit.
     fn check_time(&mut self) -> Result<(), Failure> {
         let Some(exchange) = &mut self.exchange else { return Ok(()) };
         let now = Instant::now();
         if !exchange.is_announced && now >= exchange.began + SOON {
             exchange.is_announced = true;
             match self.terminal.is_cooked() {
-                true => talk(format_args!("waiting for {}", self.peer.address)),
+                true => print_notice(format_args!("waiting for {}", self.peer.address)),
                 false => {
                     let address = self.peer.address;
-                    let text = format!("saltecho: waiting for {address}; ctrl-C ends");
+                    let text = format!("saltecho: waiting for {address}; Ctrl-C exits");
                     self.terminal.show(&text);
                 }
             }
@@ -244,56 +244,57 @@ impl Session<'_> {
             return Ok(());
         }
         let failure = match self.partial()? {
-            // The rest may still come, and would pass for the answer to the next line: no next line.
-            Some(so_far) => Failure::because(
-                Kind::Unreachable,
-                format!("{so_far} in time; --timeout allows more"),
+            // Ends the session: a late rest would be taken for the answer to the next line.
+            Some(so_far) => Failure::with_message(
+                Exit::Unreachable,
+                format!("{so_far} in time; --timeout allows more time"),
             ),
-            None => self.peer.silent(self.has_answered),
+            None => self.peer.timed_out(self.has_answered),
         };
         Err(self.fail(failure))
     }
 
-    /// The failure that an end of the server's stream is.
+    /// Explains the end of the server's stream.
     fn closed(&mut self) -> Result<Failure, Failure> {
         let address = self.peer.address;
         let so_far = self.partial()?;
         let text = match (&self.exchange, so_far) {
             (_, Some(so_far)) => format!("{so_far} before it closed the connection"),
-            (Some(_), None) if !self.has_answered => return Ok(self.fail(self.peer.refused())),
+            (Some(_), None) if !self.has_answered => return Ok(self.fail(self.peer.rejected())),
             (None, None) if !self.has_answered => {
                 return Ok(self.fail(self.peer.closed_first(self.client)));
             }
             (Some(_), None) => format!("{address} closed the connection without an answer"),
             (None, None) => format!("{address} closed the connection"),
         };
-        Ok(self.fail(Failure::because(Kind::Runtime, text)))
+        Ok(self.fail(Failure::with_message(Exit::Runtime, text)))
     }
 
-    /// Shows the part of an answer that came, which must not pass for the whole.
+    /// Prints an incomplete answer, and describes it.
     fn partial(&mut self) -> Result<Option<String>, Failure> {
         let Some(exchange) = &mut self.exchange else { return Ok(None) };
         let answer = std::mem::take(&mut exchange.answer);
         if answer.is_empty() {
             return Ok(None);
         }
-        let (came, due) = (answer.len(), bytes(exchange.line.len() as u64));
+        let (received, due) = (answer.len(), bytes(exchange.line.len() as u64));
         self.print(&answer)?;
-        Ok(Some(format!("only {came} of the answer's {due} came from {}", self.peer.address)))
+        let address = self.peer.address;
+        Ok(Some(format!("received only {received} of {due} of the answer from {address}")))
     }
 
-    /// Clears the way for an error, and says what becomes of the line that was being typed.
+    /// Makes room for an error message, and adds that the line being typed was not sent.
     fn fail(&mut self, failure: Failure) -> Failure {
         self.leave_row();
         self.terminal.forget();
         match (&self.exchange, self.line.is_empty() && self.keys.is_empty()) {
             (_, true) => failure,
-            (None, false) => failure.of("the line above was not sent"),
-            (Some(_), false) => failure.of("what was typed ahead was not sent"),
+            (None, false) => failure.context("the line above was not sent"),
+            (Some(_), false) => failure.context("input typed ahead was not sent"),
         }
     }
 
-    /// Prints an answer; false if nothing reads it any more.
+    /// Prints an answer; returns false if stdout has no reader any more.
     fn print(&mut self, answer: &[u8]) -> Result<bool, Failure> {
         self.clear_row();
         let shown = if self.output.0.is_terminal() {
@@ -324,13 +325,13 @@ impl Session<'_> {
                 terminal::end_by(signal);
             }
         }
-        // A shell sets the terminal as it likes it while the program is stopped.
+        // The shell may have changed the terminal while the program was stopped.
         self.terminal.enter().context("cannot use the terminal")?;
         self.is_drawn = false;
         Ok(())
     }
 
-    /// Shows the line that is being typed, unless an answer is awaited.
+    /// Shows the line being typed, unless an answer is pending.
     fn draw(&mut self) {
         if self.is_drawn || self.exchange.is_some() {
             return;
@@ -343,7 +344,7 @@ impl Session<'_> {
         self.terminal.show(&format!("\r{line}\x1b[K\r\x1b[{column}C"));
     }
 
-    /// Leaves the whole line on the terminal and goes to the next row.
+    /// Shows the whole line and goes to the next row.
     fn end_row(&mut self) {
         self.is_drawn = false;
         if !self.terminal.is_cooked() {
@@ -352,7 +353,7 @@ impl Session<'_> {
         }
     }
 
-    /// Goes to where something else can be printed.
+    /// Moves to a row where something else can be printed.
     fn leave_row(&mut self) {
         match self.exchange {
             Some(_) => self.clear_row(),
@@ -360,7 +361,7 @@ impl Session<'_> {
         }
     }
 
-    /// Makes room for an answer where the prompt or an announcement is.
+    /// Erases the prompt or an announcement to make room for an answer.
     fn clear_row(&mut self) {
         self.is_drawn = false;
         if !self.terminal.is_cooked() {
@@ -374,7 +375,7 @@ impl Exchange {
         &self.line[self.sent..]
     }
 
-    /// When its wait is to be looked at again.
+    /// Next time at which [`Session::check_time`] has something to do.
     fn due(&self, peer: &Peer<'_>) -> Option<Instant> {
         let limit = peer.limit.0.and_then(|limit| self.heard.checked_add(limit));
         let announce = (!self.is_announced).then(|| self.began + SOON);
@@ -382,14 +383,14 @@ impl Exchange {
     }
 }
 
-/// What poll(2) found.
+/// The result of poll(2).
 struct Ready {
     stream: bool,
     terminal: bool,
     signals: bool,
 }
 
-/// Says something that is no answer.
-fn talk(text: std::fmt::Arguments<'_>) {
+/// Prints a message that is not an answer.
+fn print_notice(text: std::fmt::Arguments<'_>) {
     let _ = writeln!(anstream::stderr(), "saltecho: {text}");
 }

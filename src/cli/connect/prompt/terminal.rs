@@ -1,4 +1,4 @@
-//! The terminal: keys instead of lines while the prompt has it, and as it was afterwards.
+//! The terminal: in raw mode while the prompt uses it, and restored afterwards.
 
 use std::fs::File;
 use std::io::{self, IsTerminal, Write};
@@ -19,20 +19,20 @@ use signal_hook::low_level::emulate_default_handler;
 use crate::cli::blocking::Blocking;
 use crate::cli::signals::not_ignored;
 
-/// Bracketed paste (xterm's mode 2004): the terminal marks what is pasted, so that a line end in it
-/// is not taken for Enter.
+/// Bracketed paste (xterm's mode 2004): the terminal marks pasted text, so that a line end in it is
+/// not taken for Enter.
 const MARK_PASTES: &str = "\x1b[?2004h";
 const MARK_NO_PASTES: &str = "\x1b[?2004l";
 
-/// Stdin, which is a terminal, and what shows what is typed there.
+/// The terminal on stdin, and the output that shows the prompt.
 pub(super) struct Terminal {
     input: Blocking<File>,
-    /// The terminal behind stdout or stderr. Answers may go elsewhere.
+    /// The terminal on stdout or stderr, or /dev/tty. Answers may go elsewhere.
     output: Option<Blocking<File>>,
     modes: Option<Modes>,
 }
 
-/// How the terminal works for us, and how it worked before.
+/// The modes of the terminal: raw, and as they were before.
 struct Modes {
     usual: Termios,
     ours: Termios,
@@ -40,8 +40,8 @@ struct Modes {
 }
 
 impl Terminal {
-    /// The terminal, which stays as it is until [`enter`](Self::enter). One that knows no escape
-    /// sequences always does, and edits its lines itself.
+    /// Opens the terminal, which stays unchanged until [`enter`](Self::enter). One without escape
+    /// sequences (TERM=dumb) stays in canonical mode for ever.
     pub(super) fn open() -> io::Result<Self> {
         let input = Blocking::duplicate(io::stdin())?;
         let output = match (io::stdout().is_terminal(), io::stderr().is_terminal()) {
@@ -57,12 +57,12 @@ impl Terminal {
         Ok(Self { input, output, modes })
     }
 
-    /// Whether it makes lines of its input itself.
+    /// Returns whether it edits lines itself (canonical mode).
     pub(super) const fn is_cooked(&self) -> bool {
         self.modes.is_none()
     }
 
-    /// Takes the terminal over, at the beginning and after each suspension.
+    /// Switches to raw mode, at the start and after each suspension.
     pub(super) fn enter(&mut self) -> io::Result<()> {
         let Some(modes) = &mut self.modes else { return Ok(()) };
         tcsetattr(&self.input.0, OptionalActions::Now, &modes.ours)?;
@@ -71,7 +71,7 @@ impl Terminal {
         Ok(())
     }
 
-    /// Gives the terminal back.
+    /// Restores the terminal.
     pub(super) fn leave(&mut self) {
         let Some(modes) = self.modes.as_mut().filter(|modes| modes.entered) else { return };
         modes.entered = false;
@@ -80,30 +80,30 @@ impl Terminal {
         self.show(MARK_NO_PASTES);
     }
 
-    /// Forgets what was typed ahead: it was meant for a server, not for the shell that comes next.
+    /// Discards input typed ahead: it was meant for a server, not for the shell that comes next.
     pub(super) fn forget(&self) {
         let _ = tcflush(&self.input.0, QueueSelector::IFlush);
     }
 
-    /// Shows a part of the prompt. A terminal that is gone shows nothing, and its input ends.
+    /// Prints a part of the prompt. If the terminal is gone, its input ends, so errors are ignored.
     pub(super) fn show(&mut self, text: &str) {
         if let Some(output) = &mut self.output {
             let _ = output.write_all(text.as_bytes());
         }
     }
 
-    /// What was typed: zero at its end, `None` if there was nothing after all.
+    /// Reads input: zero bytes at its end, `None` if there was none after all.
     pub(super) fn read(&self, bytes: &mut [u8]) -> io::Result<Option<usize>> {
         match rustix::io::read(&self.input.0, bytes) {
             Ok(n) => Ok(Some(n)),
             Err(Errno::AGAIN | Errno::INTR) => Ok(None),
-            // The terminal hung up, or belongs to another process group for good.
+            // The terminal hung up, or belongs to another process group permanently.
             Err(Errno::IO) => Ok(Some(0)),
             Err(errno) => Err(errno.into()),
         }
     }
 
-    /// How many columns it has; 80 if it does not say, as a pseudo-terminal may not.
+    /// Its number of columns; 80 if unknown, as on some pseudo-terminals.
     pub(super) fn columns(&self) -> usize {
         let output = self.output.as_ref().map_or(&self.input, |output| output);
         let columns = tcgetwinsize(&output.0).map_or(0, |size| size.ws_col);
@@ -117,7 +117,7 @@ impl AsFd for Terminal {
     }
 }
 
-/// Runs in a panic as well.
+/// Runs during a panic too.
 impl Drop for Terminal {
     fn drop(&mut self) {
         self.leave();
@@ -125,8 +125,8 @@ impl Drop for Terminal {
 }
 
 impl Modes {
-    /// Each key at once, unchanged and without an echo. What is printed is treated as ever, so a
-    /// line feed still begins a line.
+    /// Raw input: each key at once, unchanged and without echo. Output is processed as before, so a
+    /// line feed still starts a line.
     fn new(usual: Termios) -> Self {
         let mut ours = usual.clone();
         ours.local_modes -=
@@ -142,25 +142,25 @@ impl Modes {
     }
 }
 
-/// The signals that have to do with the terminal, to be polled for.
+/// Signals that concern the terminal, as a descriptor to poll.
 pub(super) struct Signals(SignalDelivery<UnixStream, SignalOnly>);
 
-/// What signals ask of the prompt.
+/// A request by a signal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Request {
     Redraw,
     Suspend,
-    /// Give the terminal back and end as this signal does.
+    /// Restore the terminal and end as this signal does by default.
     End(i32),
 }
 
 impl Signals {
-    /// Catches them, except those that were ignored when the program started: `nohup`, and shells
-    /// without job control, want it so.
+    /// Catches the signals, except those that were ignored when the program started, as `nohup` and
+    /// shells without job control do.
     pub(super) fn catch() -> io::Result<Self> {
         let (read, write) = UnixStream::pair()?;
         let caught = not_ignored(&[SIGINT, SIGQUIT, SIGTERM, SIGHUP, SIGTSTP, SIGCONT, SIGWINCH]);
-        // Without a shell to continue it a program must not stop; the kernel sees to that.
+        // Without a shell to continue it the program must not stop; the kernel ensures that.
         let caught = caught.iter().filter(|signal| **signal != SIGTSTP || can_be_continued());
         Ok(Self(SignalDelivery::with_pipe(read, write, SignalOnly, caught)?))
     }
@@ -180,19 +180,19 @@ impl AsFd for Signals {
     }
 }
 
-/// Stops until a shell continues the program. The terminal must have been given back.
+/// Stops until a shell continues the program. The terminal must have been restored.
 pub(super) fn suspend() {
     if can_be_continued() {
         let _ = emulate_default_handler(SIGTSTP);
     }
 }
 
-/// Ends the program as a signal does by default. The terminal must have been given back.
+/// Ends the program as a signal does by default. The terminal must have been restored.
 pub(super) fn end_by(signal: i32) {
     let _ = emulate_default_handler(signal);
 }
 
-/// Whether the parent shares our session and can be the shell that has us as its job.
+/// Returns whether the parent is in our session, and so can be a shell that controls this job.
 fn can_be_continued() -> bool {
     getppid().is_some_and(|parent| getsid(Some(parent)).ok() == getsid(None).ok())
 }

@@ -9,7 +9,7 @@ use crate::proto::ConnId;
 impl ConnId {
     /// How many connections came after `other` up to this one, which is not older. Numbers begin
     /// again after four billion, hence not an order of names as such.
-    pub(super) const fn age_after(self, other: Self) -> u32 {
+    pub(crate) const fn age_after(self, other: Self) -> u32 {
         self.generation.wrapping_sub(other.generation)
     }
 }
@@ -143,7 +143,14 @@ impl<S, C> Slots<S, C> {
         Vec::<Slot<S, C>>::new().try_reserve_exact(self.slab.capacity() + more)
     }
 
-    /// Unless [`make_room`](Self::make_room) was called before, the process ends if there is no memory.
+    /// The name that the next connection will have.
+    pub(crate) fn next_id(&self) -> ConnId {
+        let index = u32::try_from(self.slab.vacant_key()).expect("fewer than 2^31 descriptors");
+        ConnId { index, generation: self.next_generation }
+    }
+
+    /// Adds a connection. Unless [`make_room`](Self::make_room) was called before, the process ends
+    /// where there is no memory.
     pub(crate) fn insert(&mut self, stream: S, connection: C, ready: Ready) -> ConnId {
         let generation = self.next_generation;
         self.next_generation = match generation + 1 {
@@ -202,6 +209,13 @@ impl<S, C> Slots<S, C> {
             self.slab = Slab::new();
             self.touched = 0;
         }
+    }
+}
+
+#[cfg(any(test, feature = "testing"))]
+impl<S, C> Slots<S, C> {
+    pub(crate) fn link(&self, index: u32) -> &Link {
+        &self.slab[index as usize].timer
     }
 }
 

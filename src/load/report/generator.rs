@@ -1,3 +1,5 @@
+//! A load generator in a report: its program, machine, plan and run.
+
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU64;
@@ -8,44 +10,42 @@ use serde::{Deserialize, Serialize};
 
 use crate::load::{Mode, Outcome, Pace, Plan};
 
-/// One generator of load and what it was told to do.
+/// A load generator and its run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Generator {
-    /// How it is told from others: the name of its file, if there is one.
+    /// The name of its log file, if there is one.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub name: String,
-    /// The program, and when it ran.
-    #[serde(rename = "program")]
-    pub about: About,
-    /// Where it ran.
+    /// Program and start time.
+    pub program: ProgramInfo,
+    /// Machine that it ran on.
     pub machine: Machine,
-    /// What it was told to do.
-    #[serde(rename = "plan")]
-    pub setup: Setup,
-    /// How long its parts took; unknown if its log was cut off.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ran: Option<Ran>,
+    /// Settings of the load.
+    pub plan: PlanInfo,
+    /// Durations of the run; unknown if the log was cut off.
+    #[serde(default, rename = "ran", skip_serializing_if = "Option::is_none")]
+    pub run: Option<RunInfo>,
 }
 
-/// The program that made the load, and when.
+/// The program that generated the load, and its start time.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct About {
-    /// saltecho's version.
+pub struct ProgramInfo {
+    /// Version of saltecho.
     pub version: String,
-    /// The commit that it was built from, if that was known then.
+    /// Commit that it was built from, if known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub commit: Option<String>,
-    /// Whether it was built without optimisation, which makes a generator late.
+    /// Whether it was built without optimization, which makes a generator late.
     pub debug_build: bool,
     /// The command line, word by word.
     pub command: Vec<String>,
-    /// When the run began, by the wall clock.
+    /// Start of the run, by the wall clock.
     #[serde(with = "utc")]
     pub began: SystemTime,
 }
 
-impl About {
-    /// This program, beginning now.
+impl ProgramInfo {
+    /// Describes this program, with the current time as start.
     pub fn now(command: Vec<String>) -> Self {
         Self {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -56,13 +56,13 @@ impl About {
         }
     }
 
-    /// The command line as one would type it.
+    /// The command line, quoted for a shell.
     pub fn command_line(&self) -> String {
         let words: Vec<String> = self.command.iter().map(|word| quoted(word)).collect();
         words.join(" ")
     }
 
-    /// When the run began: `2026-11-25 04:20:00 UTC`.
+    /// Start of the run: `2026-11-25 04:20:00 UTC`.
     pub fn began_utc(&self) -> String {
         let time = humantime::format_rfc3339_seconds(self.began).to_string();
         time.replace('T', " ").replace('Z', " UTC")
@@ -76,7 +76,7 @@ impl About {
     }
 }
 
-/// A word as a shell takes it back.
+/// Quotes a word for a shell.
 fn quoted(word: &str) -> String {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_./:=,%+@[]".contains(&byte);
     match word {
@@ -85,19 +85,19 @@ fn quoted(word: &str) -> String {
     }
 }
 
-/// The machine that the generator runs on; what cannot be found out is absent.
+/// The machine of a generator; unknown values are absent.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Machine {
-    /// The host's own name. It is shown where several machines are to be told apart.
+    /// Host name, which reports show to distinguish several machines.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host: Option<String>,
-    /// The kernel's release, as `uname -r` says it.
+    /// Release of the kernel, as in `uname -r`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kernel: Option<String>,
-    /// The processor's own name.
+    /// Model name of the CPU.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cpu: Option<String>,
-    /// How many processors this process may use.
+    /// Number of CPUs that the process may use.
     pub cpus: usize,
     /// TCP's default congestion control.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -105,7 +105,7 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// This machine.
+    /// Describes this machine.
     pub fn this() -> Self {
         let read = |path: &str| fs::read_to_string(path).ok().map(|text| text.trim().to_owned());
         let cpuinfo = read("/proc/cpuinfo").unwrap_or_default();
@@ -121,7 +121,7 @@ impl Machine {
         }
     }
 
-    /// All of it but the host's name, in one line.
+    /// Everything but the host name, in one line.
     pub fn line(&self) -> String {
         let mut parts = vec![format!("{} × {}", self.cpus, self.cpu.as_deref().unwrap_or("CPU"))];
         parts.extend(self.kernel.as_ref().map(|release| format!("Linux {release}")));
@@ -130,53 +130,53 @@ impl Machine {
     }
 }
 
-/// A [`Plan`] as it may be published: without the key.
+/// A [`Plan`] without the key, fit for publication.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Setup {
-    /// The server.
+pub struct PlanInfo {
+    /// Address of the server.
     pub target: SocketAddr,
-    /// The addresses that connections came from; none leaves it to the system.
+    /// Source addresses; if empty, the system chose one.
     pub sources: Vec<IpAddr>,
-    /// The key's public name.
+    /// Public name of the key.
     pub key: String,
-    /// The MAC's name.
+    /// Name of the MAC.
     pub mac: String,
-    /// What the connections did.
+    /// Behavior of the connections.
     pub mode: Mode,
-    /// When messages were due.
+    /// Rate of messages; none in the closed model.
     #[serde(rename = "rate_per_s", with = "pace")]
     pub pace: Pace,
-    /// How many connections there were.
+    /// Number of connections.
     pub connections: usize,
-    /// Of these, how many sent messages.
+    /// Number of connections that sent messages.
     pub active: usize,
-    /// How many messages might be under way on one connection.
+    /// Maximum number of unanswered messages per connection.
     pub in_flight: usize,
-    /// The length of a message.
+    /// Size of a message in bytes.
     #[serde(rename = "size_bytes")]
     pub size: usize,
-    /// Whether the answer was to be in upper case.
+    /// Whether answers were expected in upper case.
     pub upper: bool,
-    /// Over which time connections were to be begun.
+    /// Time over which connecting was spread.
     #[serde(rename = "ramp_ns", with = "nanos")]
     pub ramp: Duration,
-    /// How long the load was to be measured.
+    /// Planned duration of the measurement.
     #[serde(rename = "duration_ns", with = "nanos")]
     pub duration: Duration,
-    /// How long each step might take.
+    /// Time limit for each connect, authentication and echo.
     #[serde(rename = "timeout_ns", with = "nanos_or_null")]
     pub timeout: Option<Duration>,
-    /// What the bytes of messages followed from.
+    /// Seed for the message contents.
     pub seed: u64,
-    /// How long the generator polled without sleeping after each event; zero in reports that are
-    /// older than the setting.
+    /// Time to poll without sleeping after each event; zero in reports that are older than the
+    /// setting.
     #[serde(default, rename = "spin_ns", with = "nanos")]
     pub spin: Duration,
 }
 
-impl Setup {
-    /// What may be said of a plan. `key` is the key's public name.
-    pub fn of(plan: &Plan, key: String) -> Self {
+impl PlanInfo {
+    /// Describes a plan. `key` is the public name of the key.
+    pub fn new(plan: &Plan, key: String) -> Self {
         Self {
             target: plan.target,
             sources: plan.sources.iter().map(SocketAddr::ip).collect(),
@@ -198,27 +198,27 @@ impl Setup {
     }
 }
 
-/// How long the parts of a run took.
+/// Durations of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Ran {
-    /// Until all connections stood.
+pub struct RunInfo {
+    /// Time until all connections were authenticated.
     #[serde(rename = "ramp_ns", with = "nanos")]
     pub ramp: Duration,
-    /// The load that was measured.
+    /// Duration of the measurement.
     #[serde(rename = "measured_ns", with = "nanos")]
     pub measured: Duration,
-    /// Until nothing was owed any more.
+    /// Time until no answer was pending any more.
     #[serde(rename = "drain_ns", with = "nanos")]
     pub drain: Duration,
-    /// Whether somebody ended it before its time.
+    /// Whether the run was stopped early.
     pub stopped_early: bool,
-    /// How long the generator could have run and had no processor while it measured, if the system
-    /// counts it.
+    /// Time that the generator was ready to run and waited for a CPU during the measurement, if the
+    /// system counts it.
     #[serde(default, rename = "waited_ns", with = "nanos_or_null")]
     pub waited: Option<Duration>,
 }
 
-impl From<&Outcome> for Ran {
+impl From<&Outcome> for RunInfo {
     fn from(outcome: &Outcome) -> Self {
         Self {
             ramp: outcome.ramp,
@@ -230,7 +230,7 @@ impl From<&Outcome> for Ran {
     }
 }
 
-/// A duration as whole nanoseconds, up to 584 years.
+/// A duration in whole nanoseconds, up to 584 years.
 pub(super) mod nanos {
     use super::{Deserialize, Duration};
     use crate::python::saturating_nanos;
@@ -266,7 +266,7 @@ mod nanos_or_null {
     }
 }
 
-/// A time of day as RFC 3339 has it, to the millisecond.
+/// A time in RFC 3339 format, in milliseconds.
 mod utc {
     use super::{Deserialize, SystemTime};
     use serde::de::Error;
