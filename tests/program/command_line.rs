@@ -166,11 +166,7 @@ fn unsafe_or_malformed_key_files_are_refused() {
         (&large, &["larger than 64 KiB"]),
         (&directory, &["it is a directory, not a regular file"]),
         (&"/dev/null".to_owned(), &["not a regular file"]),
-<<<<<<< HEAD
-        (&absent, &["there is no such file", "saltecho keygen"]),
-=======
         (&absent, &["no such file", "saltecho keygen"]),
->>>>>>> cliwords
         (&files.key("empty", ""), &["it contains no key", "saltecho keygen"]),
         (&files.key("comments", "# nothing\n\n"), &["it contains no key"]),
         (&files.key("weak", "\nshort"), &["line 2", "5 bytes", "--allow-weak-key"]),
