@@ -82,7 +82,7 @@ impl Address {
         })
     }
 
-    /// What the kernel reported; nothing at all stands for a Unix socket without a name.
+    /// Converts an address of the kernel; `None` stands for a Unix socket without a name.
     pub(super) fn from_kernel(address: Option<SocketAddrAny>) -> Result<Self> {
         let Some(address) = address else { return Ok(Self::Unix(Vec::new())) };
         match address.address_family() {

@@ -35,7 +35,7 @@ pub(super) fn default_timeout() -> Timeout {
 /// `socket.socketpair()`: two connected Unix stream sockets.
 ///
 /// # Errors
-/// What the kernel says, for instance EMFILE.
+/// The kernel's, for example EMFILE.
 pub fn socketpair() -> Result<(Socket, Socket)> {
     let (a, b) = net::socketpair(AddressFamily::UNIX, net::SocketType::STREAM, new_flags(), None)?;
     let whole = |fd| Socket::from_parts(fd, Family::Unix, SocketType::Stream);

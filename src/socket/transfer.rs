@@ -58,8 +58,7 @@ impl Inner {
         Ok((data, sender))
     }
 
-    /// One receiving call with a scratch buffer of `limit` bytes that nobody writes to before the
-    /// kernel does.
+    /// One receiving call with an uninitialized scratch buffer of `limit` bytes.
     fn receive(
         &self,
         limit: usize,
