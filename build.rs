@@ -1,18 +1,18 @@
-//! Tells the program which commit it is built from, and with which features.
+//! Sets the commit and the features that `saltecho --version` shows.
 //!
-//! The commit is that of the package's own repository, or the one that `cargo package` notes in a
-//! published archive, or SALTECHO_COMMIT where a packager sets it. Without any of them there is none.
+//! The commit is SALTECHO_COMMIT if a packager sets it, else that of the package's own repository,
+//! else the one that `cargo package` recorded in a published archive, else unknown.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{env, fs};
 
-/// Digits of a commit that are shown; git's own choice for a repository of this size is 7.
+/// Number of digits of a commit to show; git itself would choose 7 for a repository of this size.
 const DIGITS: usize = 12;
 
 fn main() {
-    // What is set here is not named SALTECHO_...: cargo sets it for programs that it runs, too, and
-    // those names are settings.
+    // The variables set here are not named SALTECHO_..., because cargo also sets them for programs
+    // that it runs, and those names are settings.
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-env-changed=SALTECHO_COMMIT");
     let root = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets it"));
@@ -31,19 +31,19 @@ fn main() {
     }
 }
 
-/// The commit that is checked out, if the package is the root of a repository. One that merely lies
-/// within another repository, as under a vendor directory, is not of that one's commit.
+/// The commit that is checked out, if the package is the root of a repository. A package within
+/// another repository, such as in a vendor directory, does not have that repository's commit.
 fn repository_commit(root: &Path) -> Option<String> {
     let top = PathBuf::from(git(root, &["rev-parse", "--show-toplevel"])?);
     if top.canonicalize().ok()? != root.canonicalize().ok()? {
         return None;
     }
-    // HEAD names a branch, and its log grows with each commit. Where git keeps no log, a commit
-    // changes the file of the branch. In a worktree HEAD is its own, and the branch is shared.
+    // HEAD names a branch, and its log grows with each commit. If git keeps no log, a commit
+    // changes the file of the branch. A worktree has its own HEAD; branches are shared.
     let branch = git(root, &["symbolic-ref", "--quiet", "HEAD"]);
     for name in ["HEAD", "logs/HEAD"].into_iter().chain(branch.as_deref()) {
         let path = root.join(git(root, &["rev-parse", "--git-path", name])?);
-        // cargo would take a file that is not there for one that changes all the time.
+        // cargo considers a missing file as always changed.
         if path.exists() {
             println!("cargo::rerun-if-changed={}", path.display());
         }
@@ -51,7 +51,7 @@ fn repository_commit(root: &Path) -> Option<String> {
     git(root, &["rev-parse", "HEAD"])
 }
 
-/// The commit in `.cargo_vcs_info.json`, which every archive of crates.io has at its root.
+/// The commit in `.cargo_vcs_info.json`, which every crates.io archive has at its root.
 fn archive_commit(root: &Path) -> Option<String> {
     let info = fs::read_to_string(root.join(".cargo_vcs_info.json")).ok()?;
     let (_, rest) = info.split_once("\"sha1\"")?;
@@ -60,10 +60,10 @@ fn archive_commit(root: &Path) -> Option<String> {
     is_commit.then(|| digits.to_owned())
 }
 
-/// What git prints, if it is there and succeeds.
+/// The output of git, if it is installed and succeeds.
 fn git(directory: &Path, args: &[&str]) -> Option<String> {
     let mut git = Command::new("git");
-    // A hook of another repository sets these for its own.
+    // A git hook of another repository sets these variables.
     git.env_remove("GIT_DIR").env_remove("GIT_WORK_TREE");
     let output = git.args(args).current_dir(directory).output().ok()?;
     let text = String::from_utf8(output.stdout).ok()?;

@@ -1,12 +1,11 @@
 //! The simplest server there is: accept a client, serve it to its end, accept the next.
 //!
 //! **To learn:** each call waits until it can do its work, so the program reads from top to bottom
-//! as what happens to one client. Nothing needs a state, a buffer or an event.
+//! as one client's conversation. It needs no state, no buffer and no event.
 //!
-//! **What goes wrong:** there is one thread, and it stands in `recv` for whoever came first. A
-//! client that says nothing stops everybody; the others cannot even tell, because the kernel has
-//! completed their connections and takes their bytes. And since one client is the whole program,
-//! the error of one client is the end of the program.
+//! **What goes wrong:** the only thread waits in `recv` for the first client. A silent client blocks
+//! all others, which cannot even tell, because the kernel has completed their connections and takes
+//! their bytes. And the error of one client ends the whole program.
 //!
 //! **Read next:** `02_thread_per_client.rs`.
 
@@ -32,17 +31,17 @@ fn serve(listener: &Socket) -> Result<()> {
 fn main() -> Result<()> {
     let listener = create_server(("127.0.0.1", 0), ServerOptions::default())?;
     let address = listener.getsockname()?;
-    // The listener is the thread's own: it is closed when the server ends.
+    // The thread owns the listener, which is closed when the server ends.
     let server = thread::spawn(move || serve(&listener));
 
     let first = create_connection(&address, None, None)?;
     first.sendall(b"first")?;
     println!("the first client is answered: {}", text(&first)?);
-    println!("now it keeps silent, and the server waits in recv");
+    println!("now it is silent, and the server waits in recv");
 
     let second = create_connection(&address, None, None)?;
     second.sendall(b"second")?;
-    println!("the second is connected and its bytes are taken, by the kernel");
+    println!("the kernel completes the second connection and takes its bytes");
     second.settimeout(Some(0.2))?;
     match second.recv(1024) {
         Ok(data) => println!("the second is answered: {data:?}"),

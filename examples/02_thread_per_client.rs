@@ -1,13 +1,12 @@
-//! A thread for each client: the blocking server again, as often as there are clients.
+//! A thread for each client: the blocking server again, once per client.
 //!
-//! **To learn:** a thread is the cheapest way to write "meanwhile". The code of one client is that
-//! of `01_blocking_echo.rs`, unchanged; a silent client stops nobody, and an error ends one
+//! **To learn:** a thread is the easiest way to do several things at a time. The code for one client is
+//! that of `01_blocking_echo.rs`, unchanged; a silent client blocks no other, and an error ends one
 //! connection instead of the program.
 //!
 //! **What goes wrong:** a client costs a thread, that is a stack (2 MiB of addresses, some KiB of
-//! memory), a kernel task and a place in the scheduler, and it costs them while it says nothing.
-//! The number of threads is chosen by strangers. None of them ends before its client does, unless
-//! there is a time-out.
+//! memory), a kernel task and a place in the scheduler, even while it is silent. Unauthenticated
+//! clients decide the number of threads. Without a timeout no thread ends before its client does.
 //!
 //! **Read next:** `03_busy_waiting.rs` does it with one thread, the wrong way.
 
@@ -30,7 +29,7 @@ fn serve(conn: &Socket) -> Result<()> {
     }
 }
 
-/// Takes so many clients in, each with a thread of its own, and returns the threads.
+/// Accepts this many clients, starts a thread for each, and returns the threads.
 fn accept(listener: &Socket, clients: usize) -> Result<Vec<JoinHandle<Result<()>>>> {
     (0..clients)
         .map(|_| {
@@ -49,13 +48,13 @@ fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
         (0..CROWD).map(|_| create_connection(&address, None, None)).collect::<Result<_>>()?;
     let workers = accept(&listener, CROWD)?;
     println!(
-        "{CROWD} clients are connected and silent: {} threads more",
+        "{CROWD} clients are connected and silent: {} more threads",
         threads()? - threads_before
     );
 
     crowd[CROWD - 1].sendall(b"last")?;
     let answer = crowd[CROWD - 1].recv(1024)?;
-    println!("the last of them is answered all the same: {}", String::from_utf8_lossy(&answer));
+    println!("the last of them is still answered: {}", String::from_utf8_lossy(&answer));
 
     // struct linger { 1, 0 }: close() then sends a reset instead of an end of the stream.
     crowd[0].setsockopt(SOL_SOCKET, SO_LINGER, &[1i32, 0].map(i32::to_ne_bytes).concat()[..])?;
@@ -69,21 +68,21 @@ fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
         workers.into_iter().map(|worker| worker.join().expect("serve does not panic")).collect();
     let failures: Vec<_> = ends.iter().filter_map(|end| end.as_ref().err()).collect();
     println!(
-        "all have left: {} threads ended well, one with: {}",
+        "all have left: {} threads ended normally, one with: {}",
         CROWD - failures.len(),
         failures[0]
     );
-    // A thread that was joined is counted until the kernel has put it away.
+    // The kernel counts a joined thread until it has cleaned up.
     while threads()? > threads_before {
         thread::yield_now();
     }
-    println!("threads that remain: 0");
+    println!("remaining threads: 0");
     Ok(())
 }
 
-/// How many threads this process has (proc(5)).
+/// The number of threads of this process (proc(5)).
 fn threads() -> std::result::Result<usize, Box<dyn std::error::Error>> {
     let status = fs::read_to_string("/proc/self/status")?;
     let count = status.lines().find_map(|line| line.strip_prefix("Threads:"));
-    Ok(count.ok_or("proc(5) promises the number of threads")?.trim().parse()?)
+    Ok(count.ok_or("proc(5) documents the number of threads")?.trim().parse()?)
 }

@@ -1,14 +1,14 @@
-//! `settimeout`: each call waits so long and no longer, and what a time-out leaves behind.
+//! `settimeout`: a limit for the time of each call, and what a timeout leaves behind.
 //!
-//! **To learn:** a time-out says that we stopped waiting, and nothing else. It is Python's own
-//! error, without an errno. The socket is as good as before, each call has its time afresh, and
-//! what was asked of the kernel or of the peer still goes on.
+//! **To learn:** a timeout says that the caller stopped waiting, and nothing else. It is Python's own
+//! error, without an errno. The socket is as good as before, the next call has its whole time again,
+//! and whatever was asked of the kernel or of the peer still goes on.
 //!
-//! **What goes wrong:** whatever still goes on. A late answer is taken for the answer to the next
-//! question, and all that follow are off by one. After a `sendall` that timed out some part of the
-//! data is on its way, and nobody says how much. Unless the protocol can tell where it stands, the
-//! connection is of no more use: close it. And a `recv` with a time-out is no deadline for a
-//! message: a peer that sends one byte each time holds the caller for as long as it likes.
+//! **What goes wrong:** what still goes on. A late answer is taken for the answer to the next
+//! question, and all that follow are off by one. After a `sendall` that timed out, an unknown part of
+//! the data is on its way. Unless the protocol can tell where it stands, the connection is of no more
+//! use: close it. And a `recv` with a timeout is no deadline for a message: a peer that sends one
+//! byte each time holds the caller for as long as it likes.
 //!
 //! **Read next:** `06_send_and_sendall.rs` on the deadline of a whole `sendall`; `src/client.rs`
 //! for a deadline over many `recv`s.
@@ -73,7 +73,7 @@ fn pending_connect() -> Result<()> {
     for _ in queued {
         listener.accept()?;
     }
-    // In blocking mode the same call waits for the attempt that is under way.
+    // In blocking mode the same call waits for the pending attempt.
     late.setblocking(true)?;
     println!("once there is room: {}", describe(late.connect(&address)));
     Ok(())
@@ -86,7 +86,7 @@ fn try_to_connect(address: &Address) -> Result<(Socket, Result<()>)> {
     Ok((client, outcome))
 }
 
-/// The error as Python has it: its class, its text, its number.
+/// The error as Python shows it: class, text, errno.
 fn describe<T>(outcome: Result<T>) -> String {
     match outcome {
         Ok(_) => "done".to_owned(),

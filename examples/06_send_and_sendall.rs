@@ -1,15 +1,15 @@
 //! `send` and `sendall` on a socket that is full.
 //!
-//! **To learn:** `send` hands over what fits and says how much that was; the rest is the caller's.
-//! `sendall` is the loop `while data: data = data[send(data):]`, and differs from it in three
-//! points: it makes a call even for no data; its time-out is one deadline for the whole; and when
-//! it fails nobody knows how much has gone.
+//! **To learn:** `send` hands over what fits and returns how much that was; the caller must send the
+//! rest. `sendall` is the loop `while data: data = data[send(data):]`, and differs from it in three
+//! points: it makes a call even for no data; its timeout is one deadline for the whole; and when it
+//! fails, the number of bytes sent is unknown.
 //!
 //! **What goes wrong:** ignoring what `send` returns. It works for years, as long as everything
-//! fits, and then loses the end of one message. `sendall` on a non-blocking socket loses it too,
-//! more politely: part of the data goes, then `BlockingIOError`, and the count is lost.
+//! fits, and then loses the end of one message. `sendall` on a non-blocking socket loses it too:
+//! part of the data goes, then comes `BlockingIOError`, and the count is lost.
 //!
-//! **Read next:** `07_back_pressure.rs`: who must not wait keeps the rest and the count.
+//! **Read next:** `07_back_pressure.rs`: code that must not wait keeps the rest and the count.
 
 use std::thread;
 use std::time::Duration;
@@ -22,12 +22,12 @@ fn main() -> Result<()> {
     let (sender, receiver) = small_pair()?;
     sender.setblocking(false)?;
     let taken = sender.send(&DATA)?;
-    println!("non-blocking send: takes a part: {}", 0 < taken && taken < DATA.len());
+    println!("non-blocking send takes a part: {}", 0 < taken && taken < DATA.len());
     println!("non-blocking send, now full: {}", describe(sender.send(&DATA)));
     println!("  of no data: {}", describe(sender.send(b"")));
 
     sender.settimeout(Some(0.1))?;
-    println!("send with a time-out, still full: {}", describe(sender.send(&DATA)));
+    println!("send with a timeout, still full: {}", describe(sender.send(&DATA)));
     println!("  of no data: {}", describe(sender.send(b"")));
     println!("sendall of no data: {}", describe(sender.sendall(b"").map(|()| "done")));
     println!("the loop of sends, no data: {}", describe(send_loop(&sender, b"").map(|()| "done")));
@@ -35,17 +35,17 @@ fn main() -> Result<()> {
     let reader = thread::spawn(move || read_slowly(&receiver));
     sender.setblocking(true)?;
     let some = &DATA[..100_000];
-    println!("blocking send: takes all: {}", sender.send(some)? == some.len());
+    println!("blocking send takes all: {}", sender.send(some)? == some.len());
     sender.close();
     let arrived = reader.join().expect("read_slowly does not panic")?;
-    println!("arrived is what was taken: {}", arrived == taken + some.len());
+    println!("all that was taken has arrived: {}", arrived == taken + some.len());
 
     for (name, send) in [("sendall", Socket::sendall as fn(&_, &_) -> _), ("the loop", send_loop)] {
         let (sender, receiver) = small_pair()?;
         let reader = thread::spawn(move || read_slowly(&receiver));
         sender.settimeout(Some(0.5))?;
         println!(
-            "{name}, under a slow but steady reader: {}",
+            "{name}, with a slow but steady reader: {}",
             describe(send(&sender, &DATA).map(|()| "done"))
         );
         sender.close();
@@ -55,7 +55,7 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// Each send has the whole time-out; `sendall` has it once.
+/// Each send has the whole timeout; `sendall` has it once.
 fn send_loop(socket: &Socket, mut data: &[u8]) -> Result<()> {
     while !data.is_empty() {
         data = &data[socket.send(data)?..];
@@ -63,7 +63,7 @@ fn send_loop(socket: &Socket, mut data: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// Reads to the end, all that is there every 25 ms; returns the number of bytes.
+/// Reads all that is there every 25 ms, until the end; returns the number of bytes.
 fn read_slowly(socket: &Socket) -> Result<usize> {
     let mut count = 0;
     loop {
@@ -75,8 +75,8 @@ fn read_slowly(socket: &Socket) -> Result<usize> {
     }
 }
 
-/// Two connected sockets of which the first is full after some ten KiB. A Unix pair, since nothing
-/// but reading makes room in it; TCP takes a few bytes more when an acknowledgement comes late.
+/// Two connected sockets of which the first is full after some ten KiB. It is a Unix pair, since only
+/// reading makes room in it; TCP takes a few more bytes when an acknowledgment comes late.
 fn small_pair() -> Result<(Socket, Socket)> {
     let (sender, receiver) = socketpair()?;
     sender.setsockopt(SOL_SOCKET, SO_SNDBUF, 16_384)?;

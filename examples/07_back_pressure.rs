@@ -1,15 +1,15 @@
 //! Partial writes: a backlog, and back-pressure to keep it small.
 //!
-//! **To learn:** what the kernel does not take must be kept, with the place where it goes on: the
-//! backlog. While there is one, nothing more is read from this client. Its bytes then stay in the
-//! kernel, the kernel's buffers fill, TCP closes the window, and the client's own `send` waits:
-//! the slowness of the reader reaches the writer, and nobody has to hold anything.
+//! **To learn:** what the kernel does not take must be kept until it does: the backlog. While there
+//! is one, nothing more is read from this client. Its bytes then stay in the kernel, the kernel's
+//! buffers fill, TCP closes the window, and the client's own `send` waits: the slowness of the reader
+//! reaches the writer, and no buffer grows.
 //!
 //! **What goes wrong:** reading on. A client that sends and never reads then fills the server's
 //! memory with its answers, at the speed of the network.
 //!
 //! **Read next:** `src/proto/connection.rs`, where the two states of this loop have names, and
-//! `src/server/pump.rs`, where one connection's share of a turn is limited too.
+//! `src/server/pump.rs`, which also limits one connection's share of a turn.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -21,7 +21,7 @@ use mio::{Events, Interest, Poll, Token};
 use socket2::SockRef;
 
 const RECV_SIZE: usize = 16 << 10;
-/// Several times what the kernel holds for the connection, whose buffers are made small.
+/// Several times what the kernel holds for the connection, whose buffers are small.
 const LENGTH: usize = 4 << 20;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -71,7 +71,7 @@ fn serve(
             }
         }
         if !backlog.is_empty() && mode == BackPressure::On {
-            // Nobody listens after the first time.
+            // Only the first message has a receiver.
             let _ = news.send("the server stops reading");
         }
     }

@@ -1,14 +1,14 @@
 //! UDP: `sendto` and `recvfrom`, one datagram each.
 //!
 //! **To learn:** a datagram arrives whole or not at all; two are never joined and none is split.
-//! There is no connection, so each comes with its sender's address, and an answer goes there. No
-//! bytes are a message too: `b""` is not the end of anything.
+//! There is no connection, so each comes with its sender's address, and an answer goes there. An
+//! empty datagram is a message too: `b""` is not the end of anything.
 //!
 //! **What goes wrong:** a buffer that is too small. What does not fit is thrown away, without an
-//! error, and the next `recvfrom` returns the next datagram. And nobody says whether anybody
-//! listens: only a *connected* UDP socket learns that the port is closed, once, at its next call.
-//! Loss, duplicates and reordering do not happen on this machine; elsewhere they do, so a `recv`
-//! without a time-out waits for ever some day.
+//! error, and the next `recvfrom` returns the next datagram. And a sender does not learn whether
+//! there is a receiver: only a *connected* UDP socket is told that the port is closed, once, at its
+//! next call. Loss, duplicates and reordering do not happen on this machine; elsewhere they do, so a
+//! `recv` without a timeout will some day wait for ever.
 //!
 //! **Read next:** `10_makefile.rs`: messages on a stream, which has no edges of its own.
 
@@ -21,16 +21,16 @@ fn main() -> Result<()> {
     let client = udp()?;
 
     client.sendto(b"hello", &address)?;
-    // The first sendto has given the client a port, and the server learns it here.
+    // The first sendto gave the client a port, which the server learns here.
     let (data, sender) = received(server.recvfrom(1024)?);
     server.sendto(&data.to_ascii_uppercase(), &sender)?;
-    println!("answered to the sender: {}", show(&client.recvfrom(1024)?.0));
+    println!("an answer to the sender: {}", show(&client.recvfrom(1024)?.0));
 
     for datagram in [&b"one"[..], b"two", b"", b"four"] {
         client.sendto(datagram, &address)?;
     }
     for _ in 0..4 {
-        println!("a datagram each: {:?}", show(&server.recvfrom(1024)?.0));
+        println!("one datagram each: {:?}", show(&server.recvfrom(1024)?.0));
     }
 
     client.sendto(b"0123456789", &address)?;
@@ -50,12 +50,12 @@ fn main() -> Result<()> {
     println!("one byte too long: {}", failure(client.sendto(&long, &address)));
 
     server.close();
-    client.sendto(b"anybody?", &address)?;
+    client.sendto(b"hello?", &address)?;
     client.settimeout(Some(0.1))?;
-    println!("nobody listens, not connected: {}", failure(client.recvfrom(1024)));
+    println!("no receiver, not connected: {}", failure(client.recvfrom(1024)));
     client.connect(&address)?;
-    client.send(b"anybody?")?;
-    println!("nobody listens, connected: {}", failure(client.recv(1024)));
+    client.send(b"hello?")?;
+    println!("no receiver, connected: {}", failure(client.recv(1024)));
     println!("and again: {}", failure(client.recv(1024)));
     Ok(())
 }

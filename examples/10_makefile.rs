@@ -1,13 +1,13 @@
 //! `makefile`: messages on a stream, a line each.
 //!
-//! **To learn:** a stream has no edges, so a protocol must mark its own. A file does the gathering:
+//! **To learn:** a stream has no edges, so a protocol must mark its own. A file collects the pieces:
 //! `readline` returns one line, whether it came in three pieces or three lines came in one. A
 //! writer collects too, and sends when it is flushed.
 //!
-//! **What goes wrong:** a file reads ahead; whoever also calls `recv` on the socket misses what the
-//! file has already taken. A line that is never flushed is never sent, and both sides wait. And a
-//! time-out in the middle of a line spoils the file: the half line is lost with it, so Python lets
-//! it read no more rather than misread. `readline` without a limit lets the peer fill the memory.
+//! **What goes wrong:** a file reads ahead, so a `recv` on the socket misses what the file has
+//! already taken. A line that is never flushed is never sent, and both sides wait. And a timeout in
+//! the middle of a line spoils the file: the half line is lost with it, so Python refuses further
+//! reads rather than misread. `readline` without a limit lets the peer fill the memory.
 //!
 //! **Read next:** `11_custom_handler.rs`, a line protocol on the event loop.
 
@@ -17,7 +17,7 @@ use saltecho::socket::{
     File, FileOptions, Result, ServerOptions, Socket, create_connection, create_server, socketpair,
 };
 
-/// The longest line that is accepted, its end included.
+/// The longest accepted line, its line feed included.
 const MAX_LINE: usize = 1024;
 
 /// Answers each line of numbers with their sum.
@@ -32,7 +32,7 @@ fn serve(conn: &Socket) -> Result<()> {
     Ok(())
 }
 
-/// The next line without its end; `None` at the end of the stream, or if it is too long.
+/// The next line without its line feed; `None` at the end of the stream, or if it is too long.
 fn read_line(file: &mut File) -> Result<Option<String>> {
     let line = file.readline(Some(MAX_LINE))?.into_text().unwrap_or_default();
     Ok(line.strip_suffix('\n').map(str::to_owned))
@@ -72,11 +72,11 @@ fn spoiled() -> Result<()> {
     let mut file = reader.makefile("r", FileOptions::default())?;
     writer.sendall(b"first\nsecond\nhal")?;
     println!("the first line: {:?}", read_line(&mut file)?);
-    println!("the socket has nothing, the file read ahead: {}", failure(reader.recv(64)));
+    println!("the socket has nothing, since the file read ahead: {}", failure(reader.recv(64)));
     println!("the second line: {:?}", read_line(&mut file)?);
     println!("a half line: {}", failure(read_line(&mut file)));
     writer.sendall(b"f\n")?;
-    println!("its other half comes: {}", failure(read_line(&mut file)));
+    println!("the other half arrives: {}", failure(read_line(&mut file)));
     let mut fresh = reader.makefile("r", FileOptions::default())?;
     println!("a new file reads on, in the middle: {:?}", read_line(&mut fresh)?);
     Ok(())

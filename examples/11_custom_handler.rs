@@ -1,14 +1,14 @@
-//! A service of one's own: authenticated, but not an echo.
+//! A custom service: authenticated, but not an echo.
 //!
-//! **To learn:** a [`Handler`] is what an authenticated connection answers to the bytes of one
-//! `recv`. Each connection has its own, a clone, so it may keep state; what all share stands
-//! behind an `Arc`. The handler knows no socket: time-outs, partial writes and back-pressure are
-//! the library's, and it can be tested with a slice of bytes.
+//! **To learn:** a [`Handler`] answers the bytes of one `recv` of an authenticated connection. Each
+//! connection has its own clone, so it may keep state; shared state stands behind an `Arc`. The
+//! handler knows no socket: timeouts, partial writes and back-pressure stay in the library, and it can
+//! be tested with a slice of bytes.
 //!
 //! **What goes wrong:** taking the bytes of one `recv` for a message. A line may come in pieces,
-//! or three at once, so what is incomplete must be kept, and the keeping needs a limit, or one
-//! peer fills the memory with a line that never ends. And a handler runs in the loop: whatever it
-//! waits for, everybody waits for.
+//! or three at once, so an incomplete one must be kept, up to a limit, or one peer fills the memory
+//! with a line that never ends. And a handler runs in the loop: while it waits, every connection
+//! waits.
 //!
 //! **Read next:** `src/proto/handler.rs`, and `src/proto/connection.rs`, which calls it.
 
@@ -23,17 +23,17 @@ use saltecho::proto::{Answer, Handler};
 use saltecho::server::Server;
 use saltecho::socket::{FileOptions, Socket};
 
-/// The longest line that is kept while its end is awaited.
+/// The longest incomplete line that is kept.
 const MAX_LINE: usize = 64;
 
-/// Adds up: each line is a number, or `quit`, and is answered with what this connection and what
-/// all of them have added so far.
+/// Adds numbers. Each line is a number or `quit`; the answer is the sum of this connection and the
+/// sum of all.
 #[derive(Clone, Default)]
 struct Adder {
-    /// The bytes of a line whose end has not come.
+    /// The bytes of an incomplete line.
     partial: Vec<u8>,
-    mine: i64,
-    everybodys: Arc<AtomicI64>,
+    own_sum: i64,
+    total: Arc<AtomicI64>,
 }
 
 impl Handler for Adder {
@@ -59,18 +59,18 @@ impl Adder {
         let Ok(number) = word.parse::<i32>().map(i64::from) else {
             return "not a number\n".to_owned();
         };
-        self.mine = self.mine.wrapping_add(number);
-        let before = self.everybodys.fetch_add(number, Ordering::Relaxed);
-        format!("{} of {}\n", self.mine, before.wrapping_add(number))
+        self.own_sum = self.own_sum.wrapping_add(number);
+        let before = self.total.fetch_add(number, Ordering::Relaxed);
+        format!("{} of {}\n", self.own_sum, before.wrapping_add(number))
     }
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
     let server = Server::builder().listen("127.0.0.1:0").handler(Adder::default()).spawn()?;
     let connect = || {
-        let patience = Some(Duration::from_secs(5));
+        let timeout = Some(Duration::from_secs(5));
         let address = server.addresses()[0];
-        Client::connect(address, &Key::demo(), MacAlgorithm::Md5, patience).map(Client::into_socket)
+        Client::connect(address, &Key::demo(), MacAlgorithm::Md5, timeout).map(Client::into_socket)
     };
     let (first, second) = (connect()?, connect()?);
     talk("three lines at once", &first, &[b"1\n2\n30\n"], 3)?;
@@ -79,7 +79,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     talk("not a number", &second, &[b"five\n"], 1)?;
     talk("quit", &first, &[b"quit\n"], 2)?;
     talk("a line without an end", &second, &[&[b'9'; MAX_LINE + 1]], 2)?;
-    // Both have seen the end. As long as they stayed, the server would wait for them to go.
+    // Both have seen the end. While they stay open, the server would wait for them.
     drop((first, second));
     for (reason, count) in server.drain()?.closes() {
         println!("{count} ended: {reason}");
@@ -87,7 +87,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Sends these pieces and prints so many lines of answer; an empty one is the end of the stream.
+/// Sends these pieces and prints this many lines of the answer; an empty one is the end of the stream.
 fn talk(what: &str, socket: &Socket, pieces: &[&[u8]], lines: usize) -> Result<(), Box<dyn Error>> {
     for piece in pieces {
         socket.sendall(piece)?;

@@ -1,7 +1,7 @@
 //! The protocol without this crate's loop: `proto::Connection` on tokio.
 //!
 //! **To learn:** a protocol that does no I/O fits any event loop. A connection says what it wants
-//! from its socket, [`serve`] tries just that, and reports what happened; time and random bytes
+//! from its socket, [`serve`] tries just that, and reports the result; time and random bytes
 //! are arguments. Because the connection is either receiving or sending, one task without
 //! `select!` is enough, and each of its waits has the one deadline that the connection names.
 //!
@@ -28,7 +28,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, timeout_at};
 
-/// Lives one connection from its challenge to its end.
+/// Runs one connection from its challenge to its end.
 async fn serve(
     mut stream: TcpStream,
     peer: SocketAddr,
@@ -49,7 +49,7 @@ async fn serve(
             }
             Wants::Send => timeout_at(start + limit, stream.write(connection.chunk())).await,
             Wants::Shutdown => {
-                // If it fails the peer is gone, as the next read says.
+                // If it fails, the next read reports that the peer is gone.
                 let _ = stream.shutdown().await;
                 connection.handle_shutdown(config, now());
                 continue;
@@ -61,21 +61,21 @@ async fn serve(
             (Ok(Err(error)), _) => connection.handle_error(error.kind()),
             (Ok(Ok(n)), Wants::Send) => connection.handle_sent(config, n, now()),
             (Ok(Ok(0)), _) => connection.handle_eof(),
-            // A reply that is dropped was not sent at all, and is what the connection sends next.
+            // A dropped reply was not sent at all; the connection sends it next.
             (Ok(Ok(n)), _) => drop(connection.handle_recv(config, &mut buffer[..n], now())),
         }
     }
     if connection.undelivered() > 0 || connection.is_unanswered() {
-        // An orderly end would pass off a part as the whole.
+        // After an orderly end a part of an answer would look like the whole.
         stream.set_zero_linger()?;
     }
-    Ok(connection.close_reason().expect("it wants nothing any more"))
+    Ok(connection.close_reason().expect("a connection that wants nothing is closed"))
 }
 
-/// A connection without a deadline waits a century.
+/// Stands for no deadline: a century.
 const FOREVER: Duration = Duration::from_secs(100 * 365 * 86_400);
 
-/// Serves so many clients, each in a task of its own, and says how each ended.
+/// Serves this many clients, each in a task of its own, and prints how each ended.
 async fn serve_all(listener: TcpListener, clients: usize) -> Result<(), Box<dyn Error>> {
     let mut config = Config::new(Keyring::demo());
     config.auth_timeout = Some(Duration::from_millis(300));
@@ -92,10 +92,10 @@ async fn serve_all(listener: TcpListener, clients: usize) -> Result<(), Box<dyn 
     Ok(())
 }
 
-/// Talks to it with the library's own client.
+/// Talks to the server with the library's client.
 fn talk(address: SocketAddr) -> Result<(), Box<dyn Error + Send + Sync>> {
-    let patience = Some(Duration::from_secs(5));
-    let connect = |key: &Key| Client::connect(address, key, MacAlgorithm::Md5, patience);
+    let timeout = Some(Duration::from_secs(5));
+    let connect = |key: &Key| Client::connect(address, key, MacAlgorithm::Md5, timeout);
     let (mut client, mut answer) = (connect(&Key::demo())?, Vec::new());
     client.exchange(b"hello, tokio", &mut answer)?;
     println!("answered: {}", String::from_utf8_lossy(&answer));

@@ -19,7 +19,7 @@ use std::process::ExitCode;
 
 use rand::seq::IndexedRandom as _;
 use rand::{SeedableRng as _, rngs::StdRng};
-use saltecho::server::Token;
+use saltecho::reactor::Token;
 use support::kernel::{accept, admit, send_each_turn, server, turn};
 
 /// Limit per authenticated connection in bytes: 80 MB for a million.

@@ -1,4 +1,4 @@
-//! The program. Everything it does is in [`cli`]; everything it knows is in the library.
+//! The program. [`cli`] has its commands; the rest is in the library.
 
 mod cli;
 

@@ -28,7 +28,7 @@ use hierarchical_hash_wheel_timer::wheels::{Skip, cancellable};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use saltecho::python::Monotonic;
-use saltecho::server::{Link, Links, TimerStep, Wheel};
+use saltecho::reactor::{Link, Links, TimerStep, Wheel};
 
 type CancellableWheel = cancellable::QuadWheelWithOverflow<IdOnlyTimerEntry<u32>>;
 

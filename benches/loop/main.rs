@@ -22,7 +22,7 @@ use std::time::Duration;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use rand::seq::IndexedRandom as _;
 use rand::{SeedableRng as _, rngs::StdRng};
-use saltecho::server::Token;
+use saltecho::reactor::Token;
 use support::kernel::{Input, LeanServer, admit, disconnect, send_each_turn, server, turn};
 
 /// Crowd sizes to measure; up to 10,000 in test mode, which runs an unoptimized build.

@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use saltecho::proto::Upper;
 use saltecho::python::Monotonic;
-use saltecho::server::{Close, Kernel, Limits, Liveness, Ready, Server, Token, Wake};
+use saltecho::reactor::{Close, Kernel, Liveness, Ready, Token, Wake};
+use saltecho::server::{Limits, Server};
 
 use super::{CHALLENGE, config, digest};
 

@@ -1,9 +1,9 @@
-//! An event that came too early.
+//! An event that comes too early.
 //!
-//! The server is in the middle of an answer, so it does not want to read, and lets the event pass
+//! The server is in the middle of an answer, so it does not want to read, and ignores the event
 //! that says it could. When it wants to, no event comes: the socket has been readable all along.
 //!
-//! Cured in `src/server/ready.rs`: events set bits, whatever the connection wants just then, and
+//! Fixed in `src/reactor/ready.rs`: events set bits, whatever the connection wants at that time, and
 //! only "would block" clears them.
 
 use std::io::{self, Read, Write};
@@ -16,7 +16,7 @@ use crate::{Version, comes_any, connection, wait, would_block};
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum State {
-    /// The last byte of an answer has not been taken by the kernel.
+    /// The kernel has not taken the last byte of an answer.
     Sending,
     Receiving,
 }
@@ -25,7 +25,7 @@ struct Server {
     version: Version,
     stream: TcpStream,
     state: State,
-    /// The cure: whether a read may find something.
+    /// The fix: a read may find something.
     readable: bool,
     received: usize,
 }
@@ -33,12 +33,12 @@ struct Server {
 impl Server {
     fn handle(&mut self, event: &Event) -> io::Result<()> {
         match self.version {
-            Version::Mistaken => match self.state {
+            Version::Broken => match self.state {
                 State::Sending if event.is_writable() => self.send(),
                 State::Receiving if event.is_readable() => self.receive(),
                 State::Sending | State::Receiving => Ok(()),
             },
-            Version::Cured => {
+            Version::Fixed => {
                 self.readable |= event.is_readable();
                 if self.state == State::Sending && event.is_writable() {
                     self.send()?;
@@ -81,7 +81,7 @@ pub(crate) fn show(version: Version) -> io::Result<String> {
     let mut server =
         Server { version, stream, state: State::Sending, readable: false, received: 0 };
 
-    // The client asks on before it reads the answer.
+    // The client sends its next question before it reads the answer.
     client.write_all(b"next question")?;
     let mut announced = false;
     while !announced {
@@ -101,7 +101,7 @@ pub(crate) fn show(version: Version) -> io::Result<String> {
     Ok(format!("the answer is sent; {received} of the next question's 13 bytes are read"))
 }
 
-/// Sends until the kernel takes no more; returns how much it took.
+/// Sends until the kernel takes no more; returns the number of bytes.
 fn fill(stream: &mut TcpStream) -> io::Result<usize> {
     let mut taken = 0;
     loop {

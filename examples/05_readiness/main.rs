@@ -1,14 +1,14 @@
 //! Readiness with mio, and the four classic mistakes.
 //!
-//! **To learn:** epoll, edge-triggered as mio uses it, says once that a socket *became* ready. What
-//! it says is a hint about the past: the socket is worth a try. Only the try tells how things are,
+//! **To learn:** epoll, edge-triggered as mio uses it, says once that a socket *became* ready. An
+//! event is a hint about the past: the socket is worth a try. Only the try shows the present state,
 //! and only "would block" means that another event will come.
 //!
-//! **What goes wrong:** each module here is one way to misread that, failing and then cured. All
+//! **What goes wrong:** each module here is one way to misread that, first broken and then fixed. All
 //! of them pass every test with one client and short messages.
 //!
 //! `cargo study 05_readiness -- read-once` (or `write-all`, `lost-wakeup`, `stale-token`)
-//! shows one of them, without an argument all.
+//! shows one of them; without an argument it shows all.
 //!
 //! **Read next:** `07_back_pressure.rs`, which reads and writes as it should.
 
@@ -24,11 +24,11 @@ use std::time::Duration;
 use mio::{Events, Poll};
 use socket2::SockRef;
 
-/// Which way a mistake is shown.
+/// A mistake is shown in both versions.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Version {
-    Mistaken,
-    Cured,
+    Broken,
+    Fixed,
 }
 
 type Demonstration = fn(Version) -> io::Result<String>;
@@ -45,16 +45,18 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let chosen =
         MISTAKES.iter().filter(|(name, _)| only.as_deref().is_none_or(|only| only == *name));
     if chosen.clone().count() == 0 {
-        return Err(format!("there are only {}", MISTAKES.map(|(name, _)| name).join(", ")).into());
+        return Err(
+            format!("the mistakes are {}", MISTAKES.map(|(name, _)| name).join(", ")).into()
+        );
     }
     for (name, show) in chosen {
-        println!("{name}, mistaken: {}", show(Version::Mistaken)?);
-        println!("{name}, cured: {}", show(Version::Cured)?);
+        println!("{name}, broken: {}", show(Version::Broken)?);
+        println!("{name}, fixed: {}", show(Version::Fixed)?);
     }
     Ok(())
 }
 
-/// A client's blocking socket, and the server's end of its connection. The kernel holds less than
+/// A client's blocking socket, and the server's end of its connection. The kernel buffers less than
 /// half a megabyte for the two.
 fn connection() -> io::Result<(TcpStream, mio::net::TcpStream)> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
@@ -71,8 +73,8 @@ fn wait(poll: &mut Poll, events: &mut Events) -> io::Result<()> {
     wait_at_most(None, poll, events)
 }
 
-/// Whether an event comes in a fifth of a second in which nobody does anything. If not, none will
-/// ever come, and a server that waits without a limit hangs.
+/// True if an event comes within a fifth of a second without further input. If not, none will ever
+/// come, and a server that waits without a limit hangs.
 fn comes_any(poll: &mut Poll, events: &mut Events) -> io::Result<bool> {
     wait_at_most(Some(Duration::from_millis(200)), poll, events)?;
     Ok(!events.is_empty())
@@ -87,7 +89,7 @@ fn wait_at_most(limit: Option<Duration>, poll: &mut Poll, events: &mut Events) -
     }
 }
 
-/// The kernel's word that there is nothing more, after which an event will come.
+/// True if the kernel has nothing more, after which an event will come.
 fn would_block<T>(outcome: &io::Result<T>) -> bool {
     outcome.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
 }

@@ -3,7 +3,7 @@
 //! The event says that the socket became readable, not how much there is. What one `read` leaves
 //! behind is not announced again: the socket *is* readable, it does not become so.
 //!
-//! Cured in `src/server/pump.rs`: read until "would block" (or take turns, but remember that there
+//! Fixed in `src/server/pump.rs`: read until "would block" (or take turns, but remember that there
 //! is more to do).
 
 use std::io::{self, Read, Write};
@@ -34,11 +34,11 @@ pub(crate) fn show(version: Version) -> io::Result<String> {
                 break;
             }
             received += outcome?;
-            if version == Version::Mistaken {
+            if version == Version::Broken {
                 break;
             }
         }
     }
     let left = if received < MESSAGE.len() { server.peek(&mut peeked)? } else { 0 };
-    Ok(format!("{received} bytes read; no event comes any more, and {left} bytes wait"))
+    Ok(format!("{received} bytes read; no further event comes, and {left} bytes wait"))
 }

@@ -1,11 +1,11 @@
-//! An event for somebody who is gone.
+//! An event for a connection that is gone.
 //!
 //! Events come in batches. Handling one of them can close another connection, and an accept in the
-//! same batch can put a newcomer into its place in the table. The next event in the batch still
-//! means the old one, but its token now leads to the newcomer.
+//! same batch can put a new connection into its place in the table. The next event in the batch was
+//! for the old one, but its token now leads to the new one.
 //!
-//! Cured in `src/server/slots.rs`: a token holds a generation beside the index, and the name of a
-//! connection is never used for another.
+//! Fixed in `src/reactor/slots.rs`: a token holds a generation beside the index, and the name of a
+//! connection is never used again.
 
 use std::io::{self, Write};
 use std::net::{TcpListener, TcpStream as Client};
@@ -33,19 +33,19 @@ impl Table {
         self.generations += 1;
         let slot = self.slots.vacant_entry();
         let token = match self.version {
-            Version::Mistaken => Token(slot.key()),
-            Version::Cured => Token(slot.key() | self.generations << 32),
+            Version::Broken => Token(slot.key()),
+            Version::Fixed => Token(slot.key() | self.generations << 32),
         };
         poll.registry().register(&mut stream, token, Interest::READABLE)?;
         slot.insert((stream, self.generations));
         Ok(token)
     }
 
-    /// Closes the connection that the token means, if it still means one.
+    /// Closes the connection of this token, if it is still there.
     fn close(&mut self, token: Token) {
         let (index, generation) = (token.0 & 0xffff_ffff, token.0 >> 32);
         let Some(&(_, current)) = self.slots.get(index) else { return };
-        if self.version == Version::Mistaken || generation == current {
+        if self.version == Version::Broken || generation == current {
             self.slots.remove(index);
         }
     }
@@ -63,7 +63,7 @@ pub(crate) fn show(version: Version) -> io::Result<String> {
     let mut listener = mio::net::TcpListener::from_std(listener);
     poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
 
-    // All at once: the admin has the guest put out, the guest leaves, a newcomer arrives.
+    // All at once: the admin closes the guest, the guest leaves, a newcomer arrives.
     admin.write_all(b"close the guest")?;
     drop(guest);
     let _newcomer = Client::connect(listener.local_addr()?)?;
@@ -76,12 +76,12 @@ pub(crate) fn show(version: Version) -> io::Result<String> {
         }
     }
     Ok(match table.slots.len() {
-        1 => "the guest's end is taken for the newcomer's, who is closed".to_owned(),
-        _ => "the guest's end means nobody any more, and the newcomer stays".to_owned(),
+        1 => "the event of the guest closes the newcomer".to_owned(),
+        _ => "the event of the guest is ignored, and the newcomer stays".to_owned(),
     })
 }
 
-/// One event of each token, in this order: any order may come, and this is the one that hurts.
+/// One event of each token, in this order: any order may come, and this is the harmful one.
 fn gather(poll: &mut Poll, tokens: [Token; 3]) -> io::Result<Vec<Event>> {
     let mut events = Events::with_capacity(8);
     let mut found: Vec<Option<Event>> = vec![None; tokens.len()];

@@ -1,10 +1,10 @@
 //! `write_all` on a non-blocking socket.
 //!
-//! It writes until the kernel is full and then fails with "would block", without saying how much
-//! has gone. Whoever calls it again when there is room sends the beginning twice; whoever does not,
-//! loses the end.
+//! It writes until the kernel is full and then fails with "would block", without the number of bytes
+//! written. Calling it again when there is room sends the beginning twice; not calling it loses the
+//! end.
 //!
-//! Cured in `src/proto/backlog.rs`: `write`, and keep what was not taken.
+//! Fixed in `src/proto/backlog.rs`: `write`, and keep what was not taken.
 
 use std::io::{self, Read, Write};
 use std::sync::mpsc;
@@ -14,17 +14,17 @@ use mio::{Events, Interest, Poll, Token};
 
 use crate::{Version, connection, wait, would_block};
 
-/// More than the kernel holds for the two ends.
+/// More than the kernel buffers for the two ends.
 const LENGTH: usize = 1 << 20;
 
 pub(crate) fn show(version: Version) -> io::Result<String> {
     let message: Vec<u8> = (0u32..).flat_map(u32::to_be_bytes).take(LENGTH).collect();
     let (mut client, mut server) = connection()?;
-    // The client begins to read when it is told that the server's socket is full.
+    // The client starts to read once the server's socket is full.
     let (full, is_full) = mpsc::channel();
     let reader = thread::spawn(move || {
         let mut arrived = vec![0; LENGTH];
-        // Nothing is sent if the message was taken in one go, which ends the program in an error.
+        // If the kernel took the whole message at once, the channel closes and the program fails.
         is_full.recv().map_err(io::Error::other)?;
         client.read_exact(&mut arrived).map(|()| arrived)
     });
@@ -38,14 +38,14 @@ pub(crate) fn show(version: Version) -> io::Result<String> {
         wait(&mut poll, &mut events)?;
         while !rest.is_empty() {
             let outcome = match version {
-                Version::Mistaken => server.write_all(rest).map(|()| rest.len()),
-                Version::Cured => server.write(rest),
+                Version::Broken => server.write_all(rest).map(|()| rest.len()),
+                Version::Fixed => server.write(rest),
             };
             match outcome {
                 Ok(written) => rest = &rest[written..],
                 outcome if would_block(&outcome) => {
                     refused += 1;
-                    // Nobody is there to be told if the client has read its fill.
+                    // The reader may have finished.
                     let _ = full.send(());
                     break;
                 }
@@ -57,11 +57,13 @@ pub(crate) fn show(version: Version) -> io::Result<String> {
     assert!(refused > 0, "the kernel took {LENGTH} bytes at once");
     let arrived = reader.join().expect("the reader does not panic")?;
     Ok(match arrived == message {
-        true => "refused a part, the server sends just that, and the message arrives".to_owned(),
+        true => {
+            "after a partial write the server sends the rest, and the message arrives".to_owned()
+        }
         false => {
             let second = arrived.windows(16).skip(1).any(|window| window == &message[..16]);
             format!(
-                "refused a part, the server sends all again; its beginning arrives twice: {second}"
+                "after a partial write the server sends all again; its beginning arrives twice: {second}"
             )
         }
     })

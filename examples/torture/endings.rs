@@ -13,7 +13,8 @@ use crate::server::Trial;
 /// Time limit for a client to see the end, from the moment at which it is due.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Runs one crowd each for both timeouts, a drain and a stop. `seconds` is the length of both timeouts.
+/// Runs one crowd each for both timeouts, a drain, a stop and a kill. `seconds` is the length of both
+/// timeouts.
 pub(crate) fn run(seconds: u64, report: &mut Report) {
     let unauthenticated = format!("unauthenticated={CROWD}");
     let (auth, idle) = (format!("auth_timeout={seconds}"), format!("idle_timeout={seconds}"));
@@ -21,11 +22,10 @@ pub(crate) fn run(seconds: u64, report: &mut Report) {
 
     let server = Trial::start(&[&unauthenticated, &auth]);
     let connect = |number| connect_from(source(number), server.address).0;
-    let crowd: Vec<TcpStream> = (0..CROWD).map(connect).collect();
-    check_ends("authentication timeout", &crowd, due, report);
+    check_ends("authentication timeout", (0..CROWD).map(connect).collect(), due, report);
 
     let server = Trial::start(&[&idle]);
-    check_ends("idle timeout", &connect_crowd(&server), due, report);
+    check_ends("idle timeout", connect_crowd(&server), due, report);
 
     for (command, what) in [("drain", "drained"), ("stop", "stopped")] {
         let mut server = Trial::start(&[]);
@@ -34,8 +34,13 @@ pub(crate) fn run(seconds: u64, report: &mut Report) {
             thread::yield_now();
         }
         server.command(command);
-        check_ends(what, &crowd, Duration::ZERO, report);
+        check_ends(what, crowd, Duration::ZERO, report);
     }
+
+    let server = Trial::start(&[]);
+    let crowd = connect_crowd(&server);
+    drop(server);
+    check_ends("killed", crowd, Duration::ZERO, report);
 }
 
 fn connect_crowd(server: &Trial) -> Vec<TcpStream> {
@@ -43,10 +48,9 @@ fn connect_crowd(server: &Trial) -> Vec<TcpStream> {
 }
 
 /// Waits until every client has seen the end of its stream, or a reset.
-fn check_ends(what: &str, crowd: &[TcpStream], due: Duration, report: &mut Report) {
+fn check_ends(what: &str, mut waiting: Vec<TcpStream>, due: Duration, report: &mut Report) {
     let (begin, dropped) = (Instant::now(), dropped_packets());
-    crowd.iter().for_each(|stream| stream.set_nonblocking(true).unwrap());
-    let mut waiting: Vec<&TcpStream> = crowd.iter().collect();
+    waiting.iter().for_each(|stream| stream.set_nonblocking(true).unwrap());
     while !waiting.is_empty() && begin.elapsed() < due + PATIENCE {
         thread::sleep(Duration::from_millis(10));
         waiting.retain(|stream| match stream.peek(&mut [0]) {

@@ -3,6 +3,7 @@
 //! Three crowds at the same time, each with its own server and client process: one connects all at
 //! once, one evenly over a minute, and one disconnects and connects again all at once. Their
 //! keepalive probes share one machine, with loopback's queue of 1,000 packets per processor.
+//! `scripts/million-idle` holds one crowd of any size, where a process may have the descriptors.
 
 use std::net::{Ipv4Addr, TcpStream};
 use std::process::{Command, Stdio};
@@ -17,6 +18,8 @@ use crate::server::Trial;
 pub(crate) const CROWD: u32 = 19_000;
 /// Time over which the second crowd connects.
 const EVENLY: Duration = Duration::from_secs(60);
+/// Between two looks at the server's counters.
+const LOOK: Duration = Duration::from_millis(10);
 const KINDS: [&str; 3] = ["at-once", "evenly", "again"];
 
 /// Starts this program for each crowd, as `idle-crowd`.
@@ -24,7 +27,9 @@ pub(crate) fn run(seconds: u64, report: &mut Report) {
     let dropped = dropped_packets();
     let children = KINDS.map(|kind| {
         let mut command = Command::new(std::env::current_exe().unwrap());
-        command.args(["idle-crowd", &seconds.to_string(), kind]).stdout(Stdio::piped());
+        command
+            .args(["idle-crowd", &seconds.to_string(), kind, &CROWD.to_string()])
+            .stdout(Stdio::piped());
         command.spawn().unwrap()
     });
     for (kind, child) in KINDS.into_iter().zip(children) {
@@ -36,29 +41,29 @@ pub(crate) fn run(seconds: u64, report: &mut Report) {
     report.note("packets dropped on this machine", dropped_packets() - dropped);
 }
 
-/// Runs one crowd.
-pub(crate) fn inside(seconds: u64, kind: &str, report: &mut Report) {
+/// One crowd of this many.
+pub(crate) fn inside(seconds: u64, kind: &str, size: u32, report: &mut Report) {
     let mut server = Trial::start(&[]);
     let (address, begin) = (server.address, Instant::now());
     let connect = |number: u32| {
         if kind == "evenly" {
-            let due = EVENLY * number / CROWD;
+            let due = EVENLY * number / size;
             thread::sleep(due.saturating_sub(begin.elapsed()));
         }
         authenticated_from(source(number), address)
     };
-    let mut crowd: Vec<TcpStream> = (0..CROWD).map(connect).collect();
+    let mut crowd: Vec<TcpStream> = (0..size).map(connect).collect();
     let mut left = 0;
     if kind == "again" {
         crowd.clear();
         while server.counters().get("connections") > 0 {
-            thread::yield_now();
+            thread::sleep(LOOK);
         }
-        left = u64::from(CROWD);
-        crowd.extend((0..CROWD).map(connect));
+        left = u64::from(size);
+        crowd.extend((0..size).map(connect));
     }
-    while server.counters().get("authenticated") < left + u64::from(CROWD) {
-        thread::yield_now();
+    while server.counters().get("authenticated") < left + u64::from(size) {
+        thread::sleep(LOOK);
     }
     let connected = begin.elapsed();
     let busy = server.processor_time();
@@ -66,21 +71,21 @@ pub(crate) fn inside(seconds: u64, kind: &str, report: &mut Report) {
     let (busy, counters) = (server.processor_time() - busy, server.counters());
     let lost = counters.get("accepted") - left - counters.get("connections");
     let answered = crowd.iter().filter(|stream| try_exchange(stream, b"still here")).count();
-    report.note(&format!("{kind}: connections, time"), format!("{CROWD}, {connected:.1?}"));
+    report.note(&format!("{kind}: connections, time"), format!("{size}, {connected:.1?}"));
     let probes = counters.get("probes");
-    let each = probes as f64 / f64::from(CROWD);
+    let each = probes as f64 / f64::from(size);
     report.note("keepalive probes", format!("{probes}, {each:.1} per connection"));
     let share = 100.0 * busy.as_secs_f64() / seconds as f64;
     report.note("the server's processor time", format!("{share:.2} %"));
+    report.note("its resident memory", format!("{} KiB", server.resident()));
     report.check("closed by the server", lost, "none", lost == 0);
     let all = answered == crowd.len();
-    report.check("answered at the end", answered, &format!("{CROWD}"), all);
+    report.check("answered at the end", answered, &format!("{size}"), all);
 }
 
-/// One of four source addresses. Each has enough ports for the whole crowd, but Linux searches longer
-/// for a free port when most are taken.
+/// As many sources as it takes: of the 28,000 ports of one, Linux finds the second half slowly.
 pub(crate) fn source(number: u32) -> Ipv4Addr {
-    Ipv4Addr::from(u32::from(Ipv4Addr::new(127, 0, 64, 1)) + number % 4)
+    Ipv4Addr::from(u32::from(Ipv4Addr::new(127, 0, 64, 1)) + number / 14_000)
 }
 
 /// Packets dropped at full processor queues since boot.

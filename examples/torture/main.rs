@@ -68,7 +68,9 @@ fn main() {
         Some("serve") => return server::serve(&args[1..]),
         Some("flooder") => return flood::flooder(&args[1..]),
         Some("idle-crowd") => {
-            return inside(&args[1], |seconds, report| idle::inside(seconds, &args[2], report));
+            let size = args[3].parse().unwrap();
+            let trial = |seconds, report: &mut _| idle::inside(seconds, &args[2], size, report);
+            return inside(&args[1], trial);
         }
         Some("lossy-closing") => inside(&args[1], closing::inside),
         Some("partitioned") => inside(&args[1], partition::inside),

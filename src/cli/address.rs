@@ -1,12 +1,12 @@
-//! The addresses that flags take: to listen on, to connect to, to connect from.
+//! Addresses in flags: to listen on, to connect to, and to connect from.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::str::FromStr;
 
-/// An address to listen on; port 9999 if there is none. Not a name, `localhost` aside: a server must
-/// not depend on what a name means today.
-/// A number alone is a port on this machine, not the IPv4 address that it may also spell.
+/// Parses an address to listen on; the default port is 9999. `localhost` is the only name, because a
+/// server should not depend on how a name resolves today. A number alone is a port of 127.0.0.1, not
+/// the IPv4 address that it could also be.
 pub(super) fn listen_address(text: &str) -> Result<SocketAddr, String> {
     if let Some(port) = port(text) {
         return Ok(SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
@@ -22,8 +22,8 @@ pub(super) fn listen_address(text: &str) -> Result<SocketAddr, String> {
     };
     if host.is_empty() && text.starts_with(':') {
         return Err(format!(
-            "the address is missing: {port} alone is a port of this machine, 0.0.0.0:{port} and \
-             [::]:{port} can be reached from outside"
+            "the address is missing: {port} alone listens on 127.0.0.1, and 0.0.0.0:{port} or \
+             [::]:{port} on all addresses"
         ));
     }
     match listen_host(host) {
@@ -35,8 +35,8 @@ pub(super) fn listen_address(text: &str) -> Result<SocketAddr, String> {
         None if host.is_empty() || host.contains(is_in_no_name) => Err(expected()),
         None if host.bytes().all(|byte| byte.is_ascii_digit()) => Err(expected()),
         None => Err(format!(
-            "{host} is not an IP address, and a server must not depend on what a name means \
-             today: give the address, like 127.0.0.1:{port}"
+            "{host} is not an IP address, and host names may resolve differently tomorrow: give \
+             the address, like 127.0.0.1:{port}"
         )),
     }
 }
@@ -48,20 +48,20 @@ fn listen_host(host: &str) -> Option<Result<SocketAddr, String>> {
     }
 }
 
-/// An address of this machine to connect from, with port 0.
+/// Parses a local address to connect from; its port is 0.
 pub(super) fn source_address(text: &str) -> Result<SocketAddr, String> {
     ip_address(text).unwrap_or_else(|| {
-        Err("expected addresses of this machine: 127.0.0.2, a range like 127.0.0.2-20, an address \
-             with its interface like fe80::1%eth0, or several with commas between them"
+        Err("expected local addresses: 127.0.0.2, a range like 127.0.0.2-20, an address with its \
+             interface like fe80::1%eth0, or several separated by commas"
             .to_owned())
     })
 }
 
-/// A server: an IP address or a name, and a port.
+/// The address of a server: an IP address or a host name, and a port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct ServerAddress {
-    /// The name or the IP address without brackets, with its zone if it has one: what
-    /// getaddrinfo(3) takes.
+    /// The name, or the IP address without brackets and with its zone if any, as getaddrinfo(3)
+    /// takes it.
     pub(super) host: String,
     pub(super) port: u16,
 }
@@ -110,21 +110,21 @@ impl fmt::Display for ServerAddress {
     }
 }
 
-/// An IP address, with the zone that a link-local one needs (RFC 4007, section 11): the name or
-/// the number of an interface. `None` if the text is no IP address.
+/// Parses an IP address, with the zone that a link-local one needs (RFC 4007, section 11): the name
+/// or the number of an interface. `None` if the text is not an IP address.
 fn ip_address(text: &str) -> Option<Result<SocketAddr, String>> {
     let Some((address, zone)) = text.split_once('%') else {
         return text.parse::<IpAddr>().ok().map(|address| Ok(SocketAddr::new(address, 0)));
     };
     address.parse::<Ipv6Addr>().ok()?;
-    // getaddrinfo(3) knows interfaces by name, and asks no name server about an IP address.
+    // getaddrinfo(3) resolves interface names, and does not query DNS for an IP address.
     let found = Some(zone)
         .filter(|zone| !zone.is_empty())
         .and_then(|_| (text, 0).to_socket_addrs().ok()?.next());
     Some(found.ok_or_else(|| {
         format!(
-            "there is no interface {zone:?} for {address} on this machine (`ip link` lists them; \
-             only link-local addresses, fe80::, have one)"
+            "no interface {zone:?} for {address} on this machine (`ip link` lists them; only \
+             link-local addresses, fe80::, have one)"
         )
     }))
 }
@@ -133,7 +133,7 @@ fn is_in_no_name(c: char) -> bool {
     c.is_control() || c.is_whitespace() || "[]/+%:".contains(c)
 }
 
-/// Host and port of `host:port` or `[address]:port`.
+/// Splits `host:port` or `[address]:port`.
 fn split(text: &str) -> Option<(&str, &str)> {
     match text.strip_prefix('[') {
         Some(rest) => rest.split_once("]:").filter(|(host, _)| host.contains(':')),
@@ -151,7 +151,7 @@ fn with_port(mut address: SocketAddr, port: u16) -> SocketAddr {
 }
 
 fn port(text: &str) -> Option<u16> {
-    // A sign is none of the digits, though `parse` takes one.
+    // `parse` would accept a sign.
     text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()
 }
 
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn servers_have_a_host_and_perhaps_a_port() {
+    fn servers_have_a_host_and_an_optional_port() {
         for (text, host, port, shown) in [
             ("127.0.0.1:80", "127.0.0.1", 80, "127.0.0.1:80"),
             ("[::1]:80", "::1", 80, "[::1]:80"),

@@ -1,5 +1,5 @@
-//! The environment variables that stand for flags: a wrong value names its variable, and a variable
-//! that stands for none is not passed over in silence.
+//! Environment variables for flags: errors name the variable that holds a wrong value, and unknown
+//! variables get a warning.
 
 use std::ffi::{OsStr, OsString};
 use std::io::Write;
@@ -13,11 +13,11 @@ use super::log::{RESET, WARNING};
 
 const PREFIX: &str = "SALTECHO_";
 
-/// The similarity (Jaro-Winkler) from which a name is taken for another one misspelt.
+/// The Jaro-Winkler similarity from which a name counts as a misspelling of another.
 const SIMILAR: f64 = 0.9;
 
-/// Warns of variables that look like settings and are none. It is no error: the environment may be
-/// shared with other programs.
+/// Warns about variables that look like settings but are not. They are no error, because the
+/// environment may be shared with other programs.
 pub(super) fn warn_of_unknown() {
     let known = known(&Cli::command());
     for warning in std::env::vars_os().filter_map(|(name, _)| warning(&name, &known)) {
@@ -25,18 +25,18 @@ pub(super) fn warn_of_unknown() {
     }
 }
 
-/// Adds to an error about a value the variable that it comes from, if it does.
+/// Adds to an error about a value the name of the variable that it came from, if any.
 pub(super) fn name_variable(mut error: Error) -> Error {
     let words: Vec<OsString> = std::env::args_os().collect();
     if let Some(name) = variable_at_fault(&error, &words, |name| std::env::var_os(name)) {
-        let tip = format!("the value is that of the environment variable {name}");
+        let tip = format!("the value comes from the environment variable {name}");
         let tip = ContextValue::StyledStrs(vec![StyledStr::from(tip)]);
         error.insert(ContextKind::Suggested, tip);
     }
     error
 }
 
-/// All variables of all commands.
+/// The variables of all commands.
 fn known(command: &Command) -> Vec<String> {
     let arguments = command.get_subcommands().flat_map(Command::get_arguments);
     let names = arguments.filter_map(Arg::get_env);
@@ -59,7 +59,7 @@ fn warning(name: &OsStr, known: &[String]) -> Option<String> {
     })
 }
 
-/// Kubernetes tells each pod about a service named `saltecho` by such variables.
+/// Recognizes the variables that Kubernetes sets in each pod for a service named `saltecho`.
 fn is_of_kubernetes(setting: &str) -> bool {
     let is_port = setting
         .strip_prefix("PORT_")
@@ -67,7 +67,7 @@ fn is_of_kubernetes(setting: &str) -> bool {
     setting == "PORT" || setting.starts_with("SERVICE_") || is_port
 }
 
-/// The variable whose value an error is about: one that holds it, and whose flag is not given.
+/// Finds the variable that an error is about: it holds the wrong value, and its flag is not given.
 fn variable_at_fault(
     error: &Error,
     words: &[OsString],
@@ -91,7 +91,7 @@ fn variable_at_fault(
     (holds && !words.iter().any(|word| gives(word, argument))).then(|| name.to_owned())
 }
 
-/// Whether a word of the command line gives this flag.
+/// Returns whether a word of the command line is this flag.
 fn gives(word: &OsStr, argument: &Arg) -> bool {
     let word = word.to_string_lossy();
     let long = argument.get_long().is_some_and(|long| {
@@ -111,9 +111,9 @@ mod tests {
 
     use super::*;
 
-    /// `load` and `report` have flags that only make sense for one run.
+    /// `load` and `report` have flags without variables, which only make sense for one run.
     #[test]
-    fn every_flag_of_what_is_configured_has_a_variable() {
+    fn every_setting_has_a_variable() {
         let mut cli = Cli::command();
         cli.build();
         for name in ["serve", "connect", "keygen"] {
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_variables_are_warned_of() {
+    fn unknown_variables_get_a_warning() {
         let known = known(&Cli::command());
         for (name, warned) in [
             ("SALTECHO_LISTN", Some("did you mean SALTECHO_LISTEN?")),
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_from_the_command_line_is_not_blamed_on_a_variable() {
+    fn an_error_on_the_command_line_does_not_name_a_variable() {
         for words in [
             &["saltecho", "serve", "-l", "x:y"][..],
             &["saltecho", "serve", "-lx:y"],

@@ -1,22 +1,69 @@
-//! Where keys come from: a file that nobody else has access to, or the demo key.
+//! Reading keys: from a file that only its owner has access to, or the demo key.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
 use std::net::SocketAddr;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
-use saltecho::auth::{Key, Keyring, parse_key_file};
+use clap::{Args, ValueEnum};
+use saltecho::auth::{Key, Keyring, MacAlgorithm, parse_key_file};
 use zeroize::Zeroizing;
 
-use super::args::KeyArgs;
+/// The key flags, which both sides have to agree on.
+#[derive(Args, Clone, Debug)]
+pub(super) struct KeyArgs {
+    /// File with the shared keys [default: the public demo key]
+    ///
+    /// One key per line, at most four: as plain text, or prefixed with `hex:`, `base64:` or
+    /// `text:`; `#` starts a comment line. A server accepts any of them, a client uses the first.
+    /// Only its owner may have access to the file; if root owns it, its group may read it.
+    #[arg(short, long, value_name = "FILE", env = "SALTECHO_KEY_FILE", hide_env_values = true)]
+    pub(super) key_file: Option<PathBuf>,
 
-/// Four keys of the longest hash's block size, in hexadecimal and with comments, take a fraction.
+    /// Accept a key file that other users can read or replace
+    ///
+    /// Skips the check of owner and mode. Meant for secrets that are mounted read-only with mode
+    /// 0444 or 0644 into a container in which only this service runs.
+    #[arg(long, env = "SALTECHO_ALLOW_EXPOSED_KEY", hide_env_values = true)]
+    #[arg(value_parser = clap::builder::FalseyValueParser::new())]
+    pub(super) allow_exposed_key: bool,
+
+    /// Accept keys shorter than 16 bytes, which can be guessed
+    #[arg(long, env = "SALTECHO_ALLOW_WEAK_KEY", hide_env_values = true)]
+    #[arg(value_parser = clap::builder::FalseyValueParser::new())]
+    pub(super) allow_weak_key: bool,
+
+    /// Hash for the HMAC; must be the same on both sides
+    #[arg(long, value_enum, value_name = "HASH", default_value_t = Mac::Md5)]
+    #[arg(env = "SALTECHO_MAC", hide_env_values = true)]
+    pub(super) mac: Mac,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(super) enum Mac {
+    /// HMAC-MD5, as in the tutorial
+    Md5,
+    /// HMAC-SHA-256
+    Sha256,
+}
+
+impl From<Mac> for MacAlgorithm {
+    fn from(mac: Mac) -> Self {
+        match mac {
+            Mac::Md5 => Self::Md5,
+            Mac::Sha256 => Self::Sha256,
+        }
+    }
+}
+
+/// Maximum size of a key file. Four keys as long as the largest block size of a hash, in
+/// hexadecimal and with comments, take a fraction of it.
 const MAX_LEN: u64 = 64 << 10;
 
 impl KeyArgs {
-    /// Reads the keys: never none, and those of the file if there is one.
+    /// Reads the keys of the file, or the demo key; there is always at least one.
     pub(super) fn load(&self) -> Result<Vec<Key>> {
         match &self.key_file {
             None => Ok(vec![Key::demo()]),
@@ -25,15 +72,15 @@ impl KeyArgs {
     }
 
     fn read(&self, path: &Path) -> Result<Vec<Key>> {
-        // Opening a FIFO would wait for its writer without O_NONBLOCK. Symbolic links are followed,
-        // since secrets are often mounted as links: what is judged is the file that was opened.
+        // Without O_NONBLOCK, opening a FIFO would wait for its writer. Symbolic links are followed,
+        // because secrets are often mounted as links: the checks apply to the opened file.
         let opened = OpenOptions::new()
             .read(true)
             .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
             .open(path);
         let file = match opened {
             Err(error) if error.kind() == io::ErrorKind::NotFound => bail!(
-                "there is no such file; `(umask 077; saltecho keygen > {})` makes one",
+                "no such file; `(umask 077; saltecho keygen > {})` creates one",
                 path.display()
             ),
             result => result.context("cannot open it")?,
@@ -43,49 +90,46 @@ impl KeyArgs {
             check_access(&file, path)?;
         }
         let mut text = Zeroizing::new(Vec::new());
-        // One byte more than is allowed shows that there is too much, and no reallocation on the way
-        // leaves a copy of a secret behind.
-        text.reserve_exact(usize::try_from(MAX_LEN + 1).expect("it is 64 KiB"));
+        // One byte more than is allowed shows that the file is too long, and reserving it up front
+        // avoids a reallocation, which would leave a copy of the secret behind.
+        text.reserve_exact(usize::try_from(MAX_LEN + 1).expect("64 KiB fit into a usize"));
         file.take(MAX_LEN + 1).read_to_end(&mut text).context("cannot read it")?;
-        ensure!(text.len() as u64 <= MAX_LEN, "it is larger than 64 KiB, which no key file is");
+        ensure!(text.len() as u64 <= MAX_LEN, "it is larger than 64 KiB, too large for a key file");
         Ok(parse_key_file(&text, self.allow_weak_key)?)
     }
 }
 
-/// The keys that a server accepts, and what may be said of them in public.
+/// The keys that a server accepts, and their public names.
 pub(super) struct Keys {
     pub(super) keyring: Keyring,
-    pub(super) names: String,
+    pub(super) names: Vec<String>,
 }
 
 impl Keys {
     /// Reads the keys for a server at these addresses.
     ///
-    /// The demo key keeps nobody out, so it is refused where strangers could connect.
+    /// The demo key is public, so it is refused on an address that other machines can reach.
     pub(super) fn for_server(args: &KeyArgs, listen: &[SocketAddr]) -> Result<Self> {
         let keys = args.load()?;
         let exposed = listen.iter().find(|address| !is_loopback(address));
         if let Some(address) = exposed.filter(|_| keys.contains(&Key::demo())) {
             bail!(
-                "the demo key, which everybody knows, must not serve {address}: make a key with \
-                 `(umask 077; saltecho keygen > saltecho.key)` and give it with -k saltecho.key"
+                "the demo key is public and cannot be used on {address}, which other machines can \
+                 reach: create a key with `(umask 077; saltecho keygen > saltecho.key)` and use it \
+                 with -k saltecho.key"
             );
         }
-        let names: Vec<String> = keys.iter().map(public_name).collect();
-        let names = match names.len() {
-            1 => format!("key {}", names[0]),
-            _ => format!("one of the keys {}", names.join(", ")),
-        };
+        let names = keys.iter().map(public_name).collect();
         Ok(Self { keyring: Keyring::new(args.mac.into(), &keys)?, names })
     }
 }
 
-/// Whether only this machine can connect to an address.
+/// Returns whether only this machine can connect to an address.
 pub(super) fn is_loopback(address: &SocketAddr) -> bool {
     address.ip().to_canonical().is_loopback()
 }
 
-/// What may be said of a key: a weak one could be guessed from its id.
+/// The name of a key for logs and reports. A weak key has none: it could be guessed from its id.
 pub(super) fn public_name(key: &Key) -> String {
     if *key == Key::demo() {
         format!("{} (the demo key)", key.id())
@@ -96,9 +140,9 @@ pub(super) fn public_name(key: &Key) -> String {
     }
 }
 
-/// A pipe would have to be waited for, and could not be read again on SIGHUP.
+/// Refuses anything but a regular file. A pipe could block, and could not be read again on SIGHUP.
 fn check_kind(file: &File) -> Result<()> {
-    let kind = file.metadata().context("cannot examine it")?.file_type();
+    let kind = file.metadata().context("cannot stat it")?.file_type();
     ensure!(
         kind.is_file(),
         "it is {}, not a regular file",
@@ -111,25 +155,25 @@ fn check_kind(file: &File) -> Result<()> {
     Ok(())
 }
 
-/// Who can read the file can talk to the server, and who owns it can choose its keys.
+/// Refuses a file that other users can read, which would let them in, or own, which would let them
+/// replace the key.
 ///
-/// The rule is PostgreSQL's for its private key: no access for others; none for the group either,
-/// unless root owns the file, as where a service reads it through its group.
+/// The rule is PostgreSQL's for its private key: no access for others, and none for the group
+/// unless root owns the file, as when a service reads it through its group.
 fn check_access(file: &File, path: &Path) -> Result<()> {
-    const MOUNTED: &str = "--allow-exposed-key accepts it where it is mounted so";
-    let metadata = file.metadata().context("cannot examine it")?;
+    const MOUNTED: &str = "--allow-exposed-key accepts it if it is mounted this way";
+    let metadata = file.metadata().context("cannot stat it")?;
     let mode = metadata.mode() & 0o7777;
     let path = path.display();
     let (owner, own) = (metadata.uid(), rustix::process::geteuid().as_raw());
     ensure!(
         owner == own || owner == 0,
-        "it belongs to user {owner}, who could exchange the key: `chown {own} {path}` if it is \
-         yours; {MOUNTED}"
+        "it is owned by user {owner}, who could replace the key: `chown {own} {path}`; {MOUNTED}"
     );
     let forbidden = if owner == 0 { 0o037 } else { 0o077 };
     ensure!(
         mode & forbidden == 0,
-        "others have access to it (mode {mode:04o}): `chmod 600 {path}`; {MOUNTED}"
+        "other users have access to it (mode {mode:04o}): `chmod 600 {path}`; {MOUNTED}"
     );
     Ok(())
 }

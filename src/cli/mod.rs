@@ -1,27 +1,23 @@
-//! The program: flags, printing, exit codes. The only place of the crate that prints or exits.
+//! The program: flags, printing, exit codes. Only this module prints or exits.
 //!
-//! Results go to stdout, everything else to stderr. A result that cannot be written is an error, but
-//! for a reader that has left.
+//! Each command has a module; the others are shared. Results go to stdout, everything else to
+//! stderr. A result that cannot be written is an error, unless its reader has left (EPIPE).
 
 mod address;
-mod admission;
 mod args;
+mod blocking;
 mod connect;
+mod doctor;
 mod environment;
-mod escape;
 mod failure;
-mod judge;
+mod generate;
 mod keyfile;
 mod keygen;
 mod load;
 mod log;
-mod logs;
+mod machine;
 mod output;
-mod patient;
-mod peer;
-mod pipe;
-mod portfile;
-mod prompt;
+mod reply;
 mod report;
 mod serve;
 mod signals;
@@ -39,11 +35,11 @@ use saltecho::load::report::Visible;
 use args::{Cli, Command};
 use failure::Failure;
 
-/// The stack for what needs one of known size: parsing a command line takes over 64 KiB in an
-/// unoptimized build, and unpacking a histogram as much in any.
+/// Stack size of [`on_own_stack`]: parsing a command line takes over 64 KiB in an unoptimized build,
+/// and unpacking a histogram takes that in any build.
 const STACK: usize = 2 << 20;
 
-/// Runs the command that the command line asks for.
+/// Runs the command that the command line names.
 pub(crate) fn main() -> ExitCode {
     signals::outlive_file_size_limit();
     let parse = || {
@@ -52,7 +48,7 @@ pub(crate) fn main() -> ExitCode {
     };
     let outcome = match on_own_stack(parse) {
         Ok(Ok(cli)) => execute(cli.command),
-        Ok(Err(answer)) if answer.use_stderr() => return object(&answer),
+        Ok(Err(answer)) if answer.use_stderr() => return print_usage_error(&answer),
         Ok(Err(answer)) => print_help(&answer),
         Err(failure) => Err(failure),
     };
@@ -62,7 +58,7 @@ pub(crate) fn main() -> ExitCode {
     }
 }
 
-/// Does something on a stack that does not depend on `ulimit -s`. Loops stay on the main thread,
+/// Runs `work` on a stack that does not depend on `ulimit -s`. Event loops stay on the main thread,
 /// where a tracer looks for them.
 fn on_own_stack<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T, Failure> {
     thread::scope(|scope| {
@@ -77,8 +73,10 @@ fn execute(command: Command) -> Result<(), Failure> {
         Command::Serve(args) => serve::run(&args),
         Command::Connect(args) => connect::run(&args),
         Command::Load(args) => load::run(&args),
-        Command::Report(args) => on_own_stack(|| logs::run(&args))?,
+        Command::Report(args) => on_own_stack(|| report::run(&args))?,
         Command::Keygen(args) => keygen::run(&args),
+        Command::Doctor(args) => doctor::run(&args),
+        Command::Generate(args) => generate::run(&args),
     }
 }
 
@@ -89,17 +87,20 @@ fn print_help(answer: &clap::Error) -> Result<(), Failure> {
     Ok(output::print(&text)?)
 }
 
-/// Prints what is wrong with the command line.
-fn object(answer: &clap::Error) -> ExitCode {
+/// Prints an error in the command line.
+fn print_usage_error(answer: &clap::Error) -> ExitCode {
     let before = match answer.kind() {
         ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => "",
         _ => "saltecho: ",
     };
-    output::say(&format!("{before}{}", visible_but_styles(&answer.render().ansi().to_string())));
+    output::print_error(&format!(
+        "{before}{}",
+        visible_but_styles(&answer.render().ansi().to_string())
+    ));
     u8::try_from(answer.exit_code()).map_or(ExitCode::FAILURE, ExitCode::from)
 }
 
-/// Spells out the control characters that come from arguments, but not the styles around them.
+/// Escapes the control characters that come from arguments, but not the styles around them.
 fn visible_but_styles(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for line in text.split_inclusive('\n') {

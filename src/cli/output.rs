@@ -1,7 +1,7 @@
-//! Where results go: stdout, and the files that flags name.
+//! Destinations of results: stdout, and the files that flags name.
 //!
-//! Files are opened before the work begins, so that a path that cannot be written costs no run, and
-//! no two results may go to one place.
+//! Files are opened before the work starts, so that a path that cannot be written does not cost a
+//! run. Two results must not go to the same place.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -11,47 +11,46 @@ use std::path::{Path, PathBuf};
 use anstream::{AutoStream, ColorChoice};
 use anyhow::{Context, Result, bail};
 
-use super::patient::Patient;
+use super::blocking::Blocking;
 
-/// In place of a path it means stdout.
+/// The path that means stdout.
 const STDOUT: &str = "-";
 
-/// A place for a result. Writing waits for a slow reader, also where the descriptor is
-/// non-blocking, as another process may have left a pipe or a terminal.
+/// A destination for a result. Writing waits for a slow reader, even if another process left the
+/// pipe or terminal non-blocking.
 pub(super) struct Output {
-    file: Patient<File>,
-    /// For errors: "to stdout", or the path.
+    file: Blocking<File>,
+    /// Name for errors: "to stdout", or the path.
     name: String,
-    /// Stdout or stderr, which are open already and may hold something.
+    /// Whether it is stdout or stderr, which are open already and may have contents.
     is_standard: bool,
 }
 
 impl Output {
     fn stdout() -> Result<Self> {
-        let file = Patient::duplicate(io::stdout()).context("cannot use stdout")?;
+        let file = Blocking::duplicate(io::stdout()).context("cannot use stdout")?;
         Ok(Self { file, name: "to stdout".to_owned(), is_standard: true })
     }
 
     fn stderr() -> Result<Self> {
-        let file = Patient::duplicate(io::stderr()).context("cannot use stderr")?;
+        let file = Blocking::duplicate(io::stderr()).context("cannot use stderr")?;
         Ok(Self { file, name: "to stderr".to_owned(), is_standard: true })
     }
 
-    /// Opens a file without touching its contents; creates it if there is none. A FIFO waits for
-    /// its reader.
+    /// Opens a file without changing its contents, or creates it. Waits for the reader of a FIFO.
     fn file(path: &Path) -> Result<Self> {
         let file = OpenOptions::new().write(true).create(true).truncate(false).open(path);
         let name = path.display().to_string();
         let file = file.with_context(|| format!("cannot write {name}"))?;
-        Ok(Self { file: Patient(file), name, is_standard: false })
+        Ok(Self { file: Blocking(file), name, is_standard: false })
     }
 
-    /// Its name in errors.
+    /// The name for errors.
     pub(super) fn name(&self) -> &str {
         &self.name
     }
 
-    /// Empties a file for what is going to be written, as `>` does.
+    /// Truncates a file before it is written, as `>` does.
     pub(super) fn begin(&self) -> Result<()> {
         let empty = || match self.file.0.metadata()?.is_file() && !self.is_standard {
             true => self.file.0.set_len(0),
@@ -71,7 +70,7 @@ impl Output {
 impl Write for Output {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self.file.write(bytes) {
-            // A reader that has left has read enough.
+            // A reader that has left wants no more.
             Err(error) if self.is_standard && error.kind() == io::ErrorKind::BrokenPipe => {
                 Ok(bytes.len())
             }
@@ -89,43 +88,42 @@ pub(super) fn print(text: &str) -> Result<()> {
     Output::stdout()?.put(text)
 }
 
-/// All failures as one, if there are any: one output that cannot be written keeps no other back.
+/// Joins all failures into one, so that an output that cannot be written does not hide another.
 pub(super) fn all(written: impl IntoIterator<Item = Result<()>>) -> Result<()> {
     let failures = written.into_iter().filter_map(Result::err);
     let failures: Vec<String> = failures.map(|error| format!("{error:#}")).collect();
     if failures.is_empty() { Ok(()) } else { bail!("{}", failures.join("; ")) }
 }
 
-/// Says something on stderr, without its colors unless it is a terminal. If it cannot be said,
-/// there is no place left to say so.
-pub(super) fn say(text: &str) {
+/// Prints to stderr, with colors only on a terminal. A failure has nowhere to be reported.
+pub(super) fn print_error(text: &str) {
     let stderr = io::stderr();
     let plain = AutoStream::choice(&stderr) == ColorChoice::Never;
     let plain = plain.then(|| anstream::adapter::strip_str(text).to_string());
     let text = plain.as_deref().unwrap_or(text).as_bytes();
-    let _ = Patient::duplicate(stderr).and_then(|mut stderr| stderr.write_all(text));
+    let _ = Blocking::duplicate(stderr).and_then(|mut stderr| stderr.write_all(text));
 }
 
-/// Whether help and version, which go to stdout, may have colors.
+/// Returns whether help and version, which go to stdout, may have colors.
 pub(super) fn has_colors() -> bool {
     AutoStream::choice(&io::stdout()) != ColorChoice::Never
 }
 
 /// The outputs of a command.
 pub(super) struct Outputs<const N: usize> {
-    /// Where the report goes: stdout, or stderr where a flag has taken stdout for itself.
+    /// Destination of the report: stdout, or stderr if a flag has taken stdout.
     pub(super) report: Output,
-    /// What the flags name.
+    /// Destinations that the flags name.
     pub(super) named: [Option<Output>; N],
 }
 
 impl<const N: usize> Outputs<N> {
-    /// Opens what the flags name; `-` is stdout. Nothing is overwritten yet. `json` tells that the
-    /// report is for a program, which wants it on stdout and nowhere else.
+    /// Opens what the flags name; `-` is stdout. Nothing is overwritten yet. With `json` the report
+    /// has to go to stdout.
     ///
     /// # Errors
-    /// If a file cannot be written, or if two outputs, or an output and an input, are one file. It
-    /// may be named by links, or through /dev/fd.
+    /// If a file cannot be written, or if two outputs, or an output and an input, are the same file,
+    /// also through links or /dev/fd.
     pub(super) fn open(
         flags: [(&'static str, Option<&PathBuf>); N],
         inputs: &[&Path],
@@ -133,7 +131,7 @@ impl<const N: usize> Outputs<N> {
     ) -> Result<Self> {
         let mut places = Places::default();
         for input in inputs {
-            // One that cannot be read is reported by its reader.
+            // Reading it reports the error, if there is one.
             if let Ok(metadata) = fs::metadata(input) {
                 places.known.extend(place_of(&metadata, input.display().to_string()));
             }
@@ -171,35 +169,35 @@ fn is_stdout(path: &Path) -> bool {
     path.as_os_str() == STDOUT
 }
 
-/// A file by its device and number, and its name for errors.
+/// A file by its device and inode, and its name for errors.
 struct Place {
     file: (u64, u64),
     name: String,
 }
 
-/// The place of a file; `None` for devices, which may be written to by many: they keep nothing.
+/// Identifies a file; `None` for a character device, which several outputs may share.
 fn place_of(metadata: &fs::Metadata, name: String) -> Option<Place> {
     let is_device = metadata.file_type().is_char_device();
     (!is_device).then(|| Place { file: (metadata.dev(), metadata.ino()), name })
 }
 
-/// The places that are in use already.
+/// The files that are in use already.
 #[derive(Default)]
 struct Places {
     known: Vec<Place>,
-    /// Files that were not there before.
+    /// Files that did not exist before.
     created: Vec<PathBuf>,
 }
 
 impl Places {
-    /// Adds stdout, which is the report's or that flag's, and stderr.
+    /// Adds stdout, for the report or for the flag that has taken it, and stderr.
     fn standard(&mut self, taken: Option<&'static str>) -> Result<()> {
         let name = taken.map_or_else(|| "stdout".to_owned(), |flag| format!("{flag} -"));
-        let stdout = Patient::duplicate(io::stdout()).and_then(|file| file.0.metadata());
+        let stdout = Blocking::duplicate(io::stdout()).and_then(|file| file.0.metadata());
         self.known.extend(place_of(&stdout.context("cannot use stdout")?, name));
-        let stderr = Patient::duplicate(io::stderr()).and_then(|file| file.0.metadata());
+        let stderr = Blocking::duplicate(io::stderr()).and_then(|file| file.0.metadata());
         let stderr = stderr.context("cannot use stderr")?;
-        // A pipe keeps lines apart; in a file two writers overwrite each other.
+        // In a file two writers overwrite each other; a pipe keeps their lines apart.
         if stderr.is_file() {
             self.known.extend(place_of(&stderr, "stderr".to_owned()));
         }
@@ -207,10 +205,10 @@ impl Places {
     }
 
     fn open(&mut self, flag: &'static str, path: &Path) -> Result<Output> {
-        // Looking first spares waiting for the reader of a FIFO; looking again finds a file that
-        // has just been created under another name.
+        // The first check avoids waiting for the reader of a FIFO; the second one finds a file
+        // that was just created under another name.
         if let Ok(metadata) = fs::metadata(path) {
-            self.object_to(flag, path, &metadata)?;
+            self.refuse_known(flag, path, &metadata)?;
         }
         let is_new = fs::symlink_metadata(path).is_err();
         let output = Output::file(path)?;
@@ -218,27 +216,26 @@ impl Places {
             self.created.push(path.to_owned());
         }
         let metadata = output.file.0.metadata();
-        let metadata = metadata.with_context(|| format!("cannot examine {}", path.display()))?;
-        self.object_to(flag, path, &metadata)?;
+        let metadata = metadata.with_context(|| format!("cannot stat {}", path.display()))?;
+        self.refuse_known(flag, path, &metadata)?;
         self.known.extend(place_of(&metadata, format!("{flag} {}", path.display())));
         Ok(output)
     }
 
-    fn object_to(&self, flag: &str, path: &Path, metadata: &fs::Metadata) -> Result<()> {
+    fn refuse_known(&self, flag: &str, path: &Path, metadata: &fs::Metadata) -> Result<()> {
         let file = (metadata.dev(), metadata.ino());
         match self.known.iter().find(|known| known.file == file) {
             None => Ok(()),
-            Some(Place { name, .. }) => bail!(
-                "{flag} {} and {name} are the same file, and two cannot share one: choose another",
-                path.display()
-            ),
+            Some(Place { name, .. }) => {
+                bail!("{flag} {} and {name} are the same file: choose another", path.display())
+            }
         }
     }
 
-    /// Nothing is left of outputs that were refused.
+    /// Removes the files that this created, after an error.
     fn remove_created(&self) {
         for path in &self.created {
-            // The error that is about to be reported is the one that counts.
+            // The error that led here is the one to report.
             let _ = fs::remove_file(path);
         }
     }

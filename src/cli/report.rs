@@ -1,179 +1,141 @@
-//! The text of the server's log: its terms, its counters, its connections.
+//! `saltecho report`: a report on the histogram logs of load runs.
 
-use std::collections::HashMap;
-use std::fmt;
-use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 
-use saltecho::proto::{CloseReason, Config};
-use saltecho::server::{AcceptPause, ConnId, Limits, Observer, Stats};
+use anyhow::{Context, Result, bail, ensure};
+use clap::Args;
+use saltecho::load::report::{Comparison, LoadLog, Report, merge};
 
-use super::failure::{Failure, Kind};
-use super::log::{Level, Log};
-use super::values::{Limit, Size, Spin};
+use super::failure::{Exit, Failure};
+use super::load::check::check;
+use super::output::{self, Outputs};
 
-/// `1 connection`, `2 connections`.
-fn connections(number: u64) -> String {
-    format!("{number} connection{}", if number == 1 { "" } else { "s" })
+/// Report on the logs of `saltecho load --hlog`: merge several, or compare two.
+///
+/// The logs of several machines are merged histogram by histogram; percentiles are never averaged.
+/// A directory means all files in it that end in .hlog.
+#[derive(Args, Debug)]
+#[command(after_long_help = EXAMPLES)]
+pub(super) struct ReportArgs {
+    /// Logs to report on; with --compare the old and the new load, each a file, a directory or a
+    /// comma-separated list of files
+    #[arg(value_name = "FILE", required = true)]
+    files: Vec<PathBuf>,
+
+    /// Compare two loads side by side
+    #[arg(long, conflicts_with = "json")]
+    compare: bool,
+
+    /// Print the report as JSON
+    #[arg(long)]
+    json: bool,
+
+    /// Write the report or the comparison as an HTML page to this file
+    ///
+    /// `-` is stdout; the text report then goes to stderr.
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
 }
 
-/// What the server demands and allows, in one line.
-pub(super) fn terms(config: &Config, limits: &Limits, keys: &str, workers: usize) -> String {
-    let mut line = format!(
-        "{} with {keys}; at most {}, {} unauthenticated, backlog {}, recv {}; timeouts auth {}, \
-         idle {}, keepalive {}, send {}, drain {}",
-        config.keyring.algorithm(),
-        connections(limits.connections as u64),
-        limits.unauthenticated,
-        limits.backlog,
-        Size(config.recv_size),
-        Limit(config.auth_timeout),
-        Limit(config.idle_timeout),
-        Limit(config.keepalive),
-        Limit(config.send_timeout),
-        Limit(limits.drain_timeout),
-    );
-    if !limits.spin.is_zero() {
-        line.push_str(&format!("; spin {}", Spin(limits.spin)));
+const EXAMPLES: &str = "\
+Examples:
+  saltecho load --hlog a.hlog && saltecho report a.hlog
+  saltecho report machines/*.hlog --html report.html
+  saltecho report --compare before.hlog after.hlog
+  saltecho report --compare before/ after1.hlog,after2.hlog
+
+Exit codes are those of `saltecho load`: 6 if a load, with --compare either one, is unreliable.";
+
+pub(super) fn run(args: &ReportArgs) -> Result<(), Failure> {
+    let usage = |error| Failure::new(Exit::Usage, error);
+    if args.compare {
+        let files = two_loads(&args.files).map_err(usage)?;
+        let [old, new] = [read(&files[0]), read(&files[1])];
+        let (old, new) = (old.map_err(usage)?, new.map_err(usage)?);
+        let comparison = Comparison { old: &old, new: &new };
+        args.write(&files.concat(), &comparison.to_text(), || comparison.to_html())?;
+        check_log(&old).map_err(|failure| failure.context("the old load"))?;
+        return check_log(&new).map_err(|failure| failure.context("the new load"));
     }
-    if workers > 1 {
-        line.push_str(&format!("; {workers} workers"));
-    }
-    line
+    let files = all_files(&args.files).map_err(usage)?;
+    let report = read(&files).map_err(usage)?;
+    let text = if args.json { report.to_json_text() } else { report.to_text() };
+    args.write(&files, &text, || report.to_html())?;
+    check_log(&report)
 }
 
-/// The counters in one line; those that should be zero only if they are not.
-pub(super) fn counters(stats: &Stats) -> String {
-    let mut line = format!(
-        "accepted {}, authenticated {}; bytes received {}, sent {}",
-        stats.accepted, stats.authenticated, stats.bytes_received, stats.bytes_sent
-    );
-    for (what, number) in [
-        (", undelivered", stats.bytes_undelivered),
-        ("; bytes discarded", stats.bytes_discarded),
-        ("; turned away", stats.shed),
-        ("; refused as suspect", stats.refused_suspects),
-        ("; refused over their share", stats.refused_over_share),
-        ("; open", stats.connections as u64),
-        (", of them unauthenticated", stats.unauthenticated as u64),
-    ] {
-        if number > 0 {
-            line.push_str(&format!("{what} {number}"));
-        }
-    }
-    let closes = stats.closes().map(|(reason, number)| format!("{number} {reason}"));
-    let closes: Vec<String> = closes.collect();
-    if !closes.is_empty() {
-        line.push_str(&format!("; closed: {}", closes.join(", ")));
-    }
-    if let Some(imbalance) = stats.imbalance().filter(|imbalance| *imbalance > 1.0) {
-        let loops = stats.loops;
-        let busiest =
-            format!("; of {loops} workers the busiest accepted {imbalance:.2} x the mean");
-        line.push_str(&busiest);
-    }
-    line
-}
-
-/// Fails if connections were cut off. A peer that leaves early on its own is no failure.
-pub(super) fn verdict(stats: &Stats) -> Result<(), Failure> {
-    match stats.closed(CloseReason::DrainTimeout) + stats.closed(CloseReason::Stopped) {
-        0 => Ok(()),
-        number => Err(Failure::because(
-            Kind::Runtime,
-            format!("cut off before the last answer was delivered: {}", connections(number)),
-        )),
-    }
-}
-
-/// Logs what happens to connections. It is called from the loop, and a [`Log`] never blocks.
-pub(super) struct Reporter {
-    log: Log,
-    /// The worker whose connections they are, since each counts its own from 1; empty for one.
-    worker: String,
-    /// The addresses of connections that have not authenticated: a failure names them, and the
-    /// socket may be gone by then.
-    unauthenticated: HashMap<ConnId, SocketAddr>,
-    /// When accepting last rested and it was said.
-    paused: Option<Instant>,
-}
-
-impl Reporter {
-    /// Accepting may rest ten times a second; it is worth a line once in this time.
-    const PAUSE: Duration = Duration::from_secs(10);
-    /// Addresses for which memory is kept once a crowd has authenticated or left.
-    const KEPT: usize = 1024;
-
-    pub(super) fn new(log: Log, worker: Option<usize>) -> Self {
-        let worker = worker.map_or_else(String::new, |number| format!("worker {number}: "));
-        Self { log, worker, unauthenticated: HashMap::new(), paused: None }
-    }
-
-    fn say(&self, text: fmt::Arguments<'_>) {
-        if self.log.wants(Level::Verbose) {
-            self.log.say(Level::Verbose, format_args!("{}{text}", self.worker));
-        }
-    }
-
-    fn forget(&mut self, id: ConnId) -> Option<SocketAddr> {
-        let peer = self.unauthenticated.remove(&id);
-        if self.unauthenticated.is_empty() && self.unauthenticated.capacity() > 2 * Self::KEPT {
-            self.unauthenticated.shrink_to(Self::KEPT);
-        }
-        peer
+impl ReportArgs {
+    /// Writes the text and the page, which must not overwrite a log.
+    fn write(
+        &self,
+        logs: &[PathBuf],
+        text: &str,
+        page: impl FnOnce() -> String,
+    ) -> Result<(), Failure> {
+        let logs: Vec<&Path> = logs.iter().map(PathBuf::as_path).collect();
+        let outputs = Outputs::open([("--html", self.html.as_ref())], &logs, self.json);
+        let mut outputs = outputs.map_err(|error| Failure::new(Exit::Usage, error))?;
+        let report = outputs.report.put(text);
+        let [html] = outputs.named;
+        let html = html.map_or(Ok(()), |mut html| html.put(&page()));
+        Ok(output::all([report, html])?)
     }
 }
 
-impl Observer for Reporter {
-    fn opened(&mut self, id: ConnId, peer: Option<SocketAddr>) {
-        if let Some(peer) = peer.filter(|_| self.log.wants(Level::Normal)) {
-            self.unauthenticated.insert(id, peer);
-        }
-        match peer {
-            Some(peer) => self.say(format_args!("{id} new, from {peer}")),
-            None => self.say(format_args!("{id} new, already gone")),
-        }
-    }
+/// Repeats the exit code of the load, except for assertions, which are not in the log.
+fn check_log(report: &Report) -> Result<(), Failure> {
+    check(report, &report.generators[0].plan.target, &[])
+}
 
-    fn authenticated(&mut self, id: ConnId) {
-        self.forget(id);
-        self.say(format_args!("{id} authenticated"));
-    }
+/// The files of the old load and of the new load.
+fn two_loads(groups: &[PathBuf]) -> Result<[Vec<PathBuf>; 2]> {
+    let [old, new] = groups else {
+        bail!("--compare takes exactly two loads: the old one and the new one");
+    };
+    let files = |group: &PathBuf| match group.exists() {
+        true => all_files(std::slice::from_ref(group)),
+        false => {
+            let parts = group.as_os_str().as_bytes().split(|byte| *byte == b',');
+            all_files(&parts.map(|part| OsStr::from_bytes(part).into()).collect::<Vec<_>>())
+        }
+    };
+    Ok([files(old)?, files(new)?])
+}
 
-    fn closed(&mut self, id: ConnId, reason: CloseReason) {
-        let Some(peer) = self.forget(id) else {
-            return self.say(format_args!("{id} closed: {reason}"));
-        };
-        let worker = &self.worker;
-        match reason {
-            CloseReason::Rejected => self.log.say_sparingly(format_args!(
-                "{worker}{id} closed: authentication failed ({reason}), from {peer}"
-            )),
-            CloseReason::AuthTimeout => {
-                self.log.say_sparingly(format_args!("{worker}{id} closed: {reason}, from {peer}"));
-            }
-            _ => self.say(format_args!("{id} closed: {reason}")),
-        }
+/// Reads the logs and merges them into one report.
+fn read(files: &[PathBuf]) -> Result<Report> {
+    let mut logs = Vec::new();
+    for path in files {
+        let name = path.display().to_string();
+        let bytes = fs::read(path).with_context(|| format!("cannot read {name}"))?;
+        logs.push(LoadLog::parse(&name, &bytes)?);
     }
+    Ok(merge(logs)?)
+}
 
-    fn accept_paused(&mut self, pause: AcceptPause<'_>) {
-        if self.paused.is_some_and(|said| said.elapsed() < Self::PAUSE) {
-            return;
-        }
-        self.paused = Some(Instant::now());
-        let worker = &self.worker;
-        match pause {
-            AcceptPause::Error(error) => {
-                self.log.warn(format_args!("{worker}accepting rests: {error}"));
-            }
-            AcceptPause::Full => self.log.warn(format_args!(
-                "{worker}accepting rests: all places are taken; --max-connections and `ulimit -n` \
-                 set how many there are"
-            )),
-            AcceptPause::UnauthenticatedFull => self.log.warn(format_args!(
-                "{worker}accepting rests: all places for unauthenticated clients are taken; \
-                 --max-unauthenticated sets how many there are"
-            )),
+/// The given files, and those in the given directories.
+fn all_files(places: &[PathBuf]) -> Result<Vec<PathBuf>> {
+    let files: Result<Vec<_>> = places.iter().map(|place| files(place)).collect();
+    Ok(files?.concat())
+}
+
+fn files(place: &Path) -> Result<Vec<PathBuf>> {
+    if !place.is_dir() {
+        return Ok(vec![place.to_owned()]);
+    }
+    let name = place.display();
+    let entries = fs::read_dir(place).with_context(|| format!("cannot read {name}"))?;
+    let mut paths = Vec::new();
+    for entry in entries {
+        let path = entry.with_context(|| format!("cannot read {name}"))?.path();
+        if path.extension().is_some_and(|extension| extension == "hlog") {
+            paths.push(path);
         }
     }
+    ensure!(!paths.is_empty(), "no .hlog file in {name}");
+    paths.sort();
+    Ok(paths)
 }

@@ -1,4 +1,4 @@
-//! The values that flags take, each with what is accepted when it refuses one.
+//! Values of flags. A refusal says what would be accepted.
 
 use std::fmt;
 use std::str::FromStr;
@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use saltecho::load::parse_with_unit;
 
-/// How long something may take: `5s`, `500ms`, `1m 30s`, or `off` for as long as it likes.
+/// A time limit: `5s`, `500ms`, `1m 30s`, or `off` for none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Limit(pub(super) Option<Duration>);
 
@@ -18,10 +18,11 @@ impl FromStr for Limit {
             return Ok(Self(None));
         }
         match humantime::parse_duration(text) {
-            Ok(time) if time.is_zero() => Err("zero would end everything at once; `off` means \
-                                               without limit"),
+            Ok(time) if time.is_zero() => {
+                Err("zero would time out at once; use `off` for no limit")
+            }
             Ok(time) => Ok(Self(Some(time))),
-            Err(_) => Err("expected a number with its unit, like 5s, 500ms or 2m, or `off`"),
+            Err(_) => Err("expected a number with a unit, like 5s, 500ms or 2m, or `off`"),
         }
     }
 }
@@ -36,7 +37,7 @@ impl fmt::Display for Limit {
     }
 }
 
-/// Sets the units that are words apart from their numbers: `2 days 3h`.
+/// Separates units that are words from their numbers: `2 days 3h`.
 fn write_words(f: &mut fmt::Formatter<'_>, time: &str) -> fmt::Result {
     for (index, part) in time.split(' ').enumerate() {
         let space = if index == 0 { "" } else { " " };
@@ -49,7 +50,7 @@ fn write_words(f: &mut fmt::Formatter<'_>, time: &str) -> fmt::Result {
     Ok(())
 }
 
-/// How long to poll without sleeping: `50us`, or `off` or `0` to sleep at once.
+/// Time to poll without sleeping: `50us`, or `off` or `0` to sleep at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Spin(pub(super) Duration);
 
@@ -60,7 +61,7 @@ impl FromStr for Spin {
         match text {
             "off" | "0" => Ok(Self(Duration::ZERO)),
             _ => humantime::parse_duration(text).map(Self).map_err(
-                |_| "expected a number with its unit, like 50us or 1ms, or `off` to sleep at once",
+                |_| "expected a number with a unit, like 50us or 1ms, or `off` to sleep at once",
             ),
         }
     }
@@ -72,7 +73,7 @@ impl fmt::Display for Spin {
     }
 }
 
-/// A period of keepalive probes: what the kernel can count, and a loop can pace.
+/// Parses a keepalive period: one that the kernel can count and a loop can pace.
 pub(super) fn keepalive(text: &str) -> Result<Limit, &'static str> {
     const EXPECTED: &str = "expected a time from 1s to 3h, like 60s or 5m, or `off`";
     let limit: Limit = text.parse().map_err(|_| EXPECTED)?;
@@ -88,8 +89,8 @@ pub(super) fn keepalive(text: &str) -> Result<Limit, &'static str> {
 pub(super) struct Size(pub(super) usize);
 
 impl Size {
-    /// The longest answer that a server keeps for one connection; what one `recv` returns is
-    /// answered whole, so it cannot be longer.
+    /// The longest answer that a server buffers for one connection. What one `recv` returns is
+    /// answered as a whole, so it cannot be longer.
     const MAX: usize = 16 << 20;
 }
 
@@ -152,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn a_keepalive_period_is_one_that_can_be_kept() {
+    fn keepalive_periods_are_1s_to_3h_or_off() {
         for (text, seconds) in
             [("off", None), ("1s", Some(1)), ("60s", Some(60)), ("3h", Some(10_800))]
         {

@@ -12,7 +12,7 @@ impl<K: Dial> Load<K> {
         ends: Option<Monotonic>,
         on_interval: &mut impl FnMut(Interval),
     ) {
-        let now = self.polled;
+        let now = self.reactor.now();
         let mut record = std::mem::take(&mut self.record);
         if part == Part::Measure {
             record.measured = record.counts.clone();
@@ -31,8 +31,8 @@ impl<K: Dial> Load<K> {
 
     pub(super) fn count_standing(&self) -> Standing {
         let mut standing = Standing::default();
-        for id in self.slots.ids() {
-            let session = &self.slots.get(id).expect("it was just listed").connection;
+        for id in self.reactor.slots.ids() {
+            let session = &self.reactor.slots.get(id).expect("it was just listed").connection;
             let place = match () {
                 () if session.is_connecting() => &mut standing.connecting,
                 () if !session.has_authenticated() => &mut standing.authenticating,
@@ -42,7 +42,7 @@ impl<K: Dial> Load<K> {
             *place += 1;
         }
         let dialled = usize::try_from(self.dialled).unwrap_or(usize::MAX);
-        standing.ended = dialled - self.slots.len();
+        standing.ended = dialled - self.reactor.slots.len();
         standing.waiting = match self.pacing.mode {
             Mode::Connect => usize::try_from(self.cycles_due).unwrap_or(usize::MAX),
             Mode::Echo | Mode::Idle => self.terms.plan.connections - dialled,
@@ -53,8 +53,8 @@ impl<K: Dial> Load<K> {
     /// The end: whatever is still owed was too late, and has waited until now.
     pub(super) fn finish(&mut self, now: Monotonic) {
         debug_assert_eq!(self.part, Part::Drain);
-        for id in self.slots.ids() {
-            let session = &self.slots.get(id).expect("it was just listed").connection;
+        for id in self.reactor.slots.ids() {
+            let session = &self.reactor.slots.get(id).expect("it was just listed").connection;
             let (owed, pacing) = (session.owed(), &self.pacing);
             match (pacing.mode, &pacing.schedule) {
                 (Mode::Echo, Some(schedule)) => {

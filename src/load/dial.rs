@@ -6,7 +6,7 @@ use mio::net::TcpStream;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use crate::rawopt;
-use crate::server::{Kernel, MioKernel};
+use crate::reactor::{Kernel, MioKernel};
 
 /// What a load generator asks of the system beyond what a server does.
 pub trait Dial: Kernel {

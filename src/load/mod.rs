@@ -24,7 +24,6 @@ mod schedule;
 mod session;
 mod unit;
 
-use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -36,11 +35,9 @@ use pump::{Ended, Pacing};
 use schedule::Schedule;
 use session::{Session, Terms};
 
+use crate::proto::ConnId;
 use crate::python::Monotonic;
-use crate::server::slots::Slots;
-use crate::server::{
-    ConnId, Kernel, MioKernel, Ready, Target, TimerStep, Token, Wake, Wheel, enqueue,
-};
+use crate::reactor::{Kernel, MioKernel, Reactor, Ready, Wake};
 
 pub use assertion::{Assertion, AssertionError, Judgement};
 pub use dial::Dial;
@@ -52,11 +49,8 @@ pub use unit::parse_with_unit;
 
 /// A load that is being made. Not a thread: [`run`](Self::run) works on the thread that calls it.
 pub struct Load<K: Kernel = MioKernel> {
-    kernel: K,
+    reactor: Reactor<K, Session>,
     terms: Terms,
-    slots: Slots<K::Stream, Session>,
-    timers: Wheel,
-    run_queue: VecDeque<ConnId>,
     /// The connections that are to exchange messages, by their number; empty places are those that
     /// have ended.
     roster: Vec<Option<ConnId>>,
@@ -82,12 +76,8 @@ pub struct Load<K: Kernel = MioKernel> {
     stopper: Stopper,
     stopped: bool,
     scratch: Box<[u8]>,
-    /// When the last poll returned.
-    polled: Monotonic,
-    /// How much later that was than it was asked to.
+    /// How much later the last poll returned than it was asked to.
     overslept: Duration,
-    /// Until when the poll does not sleep because of the last event; see [`Plan::spin`].
-    awake_until: Monotonic,
     interval_began: Monotonic,
     /// What was recorded in this interval, and in those before.
     record: Record,
@@ -121,6 +111,8 @@ const TICK: Duration = Duration::from_millis(1);
 const INTERVAL: Duration = Duration::from_secs(1);
 /// What one `recv` may return.
 const RECV: usize = 64 << 10;
+/// Deadlines handled in one turn.
+const DEADLINES: usize = 1024;
 
 impl<K: Dial> Load<K> {
     /// A load over any kernel.
@@ -134,10 +126,7 @@ impl<K: Dial> Load<K> {
         let part = if plan.mode == Mode::Connect { Part::Measure } else { Part::Ramp };
         let pattern = Pattern::new(plan.seed, plan.upper);
         let mut load = Self {
-            kernel,
-            slots: Slots::new(),
-            timers: Wheel::new(),
-            run_queue: VecDeque::new(),
+            reactor: Reactor::new(kernel, plan.spin),
             roster: Vec::new(),
             proof: Proof::new(),
             dialled: 0,
@@ -156,9 +145,7 @@ impl<K: Dial> Load<K> {
             stopper,
             stopped: false,
             scratch: vec![0; RECV].into_boxed_slice(),
-            polled: now,
             overslept: Duration::ZERO,
-            awake_until: now,
             interval_began: now,
             record: Record::new(),
             total: Record::new(),
@@ -189,7 +176,7 @@ impl<K: Dial> Load<K> {
             record: self.total,
             ramp: self.ramp,
             measured: self.measured,
-            drain: self.proving + self.polled.since(self.part_began),
+            drain: self.proving + self.reactor.now().since(self.part_began),
             stopped: self.stopped,
             standing: self.standing,
             first_other: self.first_other,
@@ -199,27 +186,11 @@ impl<K: Dial> Load<K> {
     /// One turn of the loop; false once the run is over.
     fn turn(&mut self, on_interval: &mut impl FnMut(Interval)) -> io::Result<bool> {
         let wait = self.wait();
-        let asleep = self.kernel.now();
-        let mut spoken_to = false;
-        self.kernel.poll(wait, |token, ready| {
-            spoken_to = true;
-            match token.target() {
-                Target::Wake | Target::Listener(_) => {}
-                Target::Connection(id) => {
-                    if let Some(slot) = self.slots.get_mut(id) {
-                        slot.ready.insert(ready);
-                        enqueue(&mut self.run_queue, slot, id);
-                    }
-                }
-            }
-        })?;
-        self.polled = self.kernel.now();
-        if spoken_to {
-            self.awake_until = self.polled.saturating_add(self.terms.plan.spin);
-        }
+        let asleep = self.reactor.kernel.now();
+        self.reactor.poll(wait, |_| {})?;
         self.overslept = wait.map_or(Duration::ZERO, |wait| {
             let allowed = if wait.is_zero() { wait } else { wait + TICK };
-            self.polled.since(asleep).saturating_sub(allowed)
+            self.reactor.now().since(asleep).saturating_sub(allowed)
         });
         self.pump_queue();
         self.handle_deadlines();
@@ -229,7 +200,7 @@ impl<K: Dial> Load<K> {
         let goes_on = self.advance();
         // An interval belongs to one part.
         let is_over = !goes_on || self.part != part;
-        if is_over || self.polled.since(self.interval_began) >= INTERVAL {
+        if is_over || self.reactor.now().since(self.interval_began) >= INTERVAL {
             self.report(part, ends, on_interval);
         }
         Ok(goes_on)
@@ -239,21 +210,21 @@ impl<K: Dial> Load<K> {
     /// part of the run, but not at all when that is too near to be met by sleeping, the last event
     /// recent enough to spin, or a part has just begun, which may have something to do.
     fn wait(&self) -> Option<Duration> {
-        let has_begun = self.polled <= self.part_began;
-        if has_begun || !self.run_queue.is_empty() || self.polled < self.awake_until {
+        let has_begun = self.reactor.now() <= self.part_began;
+        if has_begun || self.reactor.busy() {
             return Some(Duration::ZERO);
         }
         let exact = [self.pacing.schedule.as_ref().and_then(Schedule::next_due), self.next_dial()];
         let rough = [
             Some(self.interval_began.saturating_add(INTERVAL)),
-            self.timers.next_step(),
+            self.reactor.next_step(),
             self.part_ends(),
         ];
         let exact = exact.into_iter().flatten().min().map(|time| {
-            let wait = time.since(self.polled);
+            let wait = time.since(self.reactor.now());
             if wait <= AWAKE { Duration::ZERO } else { wait - AWAKE }
         });
-        let rough = rough.into_iter().flatten().min().map(|time| time.since(self.polled));
+        let rough = rough.into_iter().flatten().min().map(|time| time.since(self.reactor.now()));
         exact.into_iter().chain(rough).min()
     }
 
@@ -269,7 +240,7 @@ impl<K: Dial> Load<K> {
 
     /// Does what has become due, and says whether anything is still to come.
     fn advance(&mut self) -> bool {
-        let now = self.kernel.now();
+        let now = self.reactor.kernel.now();
         if self.stopper.flag.load(Ordering::Relaxed) && !self.stopped && self.part != Part::Drain {
             self.stop(now);
         }
@@ -283,7 +254,7 @@ impl<K: Dial> Load<K> {
                 }
             }
             Part::Measure => {
-                let deserted = !is_cycling && self.slots.is_empty();
+                let deserted = !is_cycling && self.reactor.slots.is_empty();
                 let is_over = self.part_ends().is_some_and(|end| end <= now);
                 if is_over && self.terms.plan.mode == Mode::Idle {
                     self.begin_proving(now);
@@ -327,8 +298,7 @@ impl<K: Dial> Load<K> {
         }
         // In the closed model all of them may go on from here.
         for id in self.roster.iter().flatten() {
-            let slot = self.slots.get_mut(*id).expect("the roster names those who are here");
-            enqueue(&mut self.run_queue, slot, *id);
+            self.reactor.requeue(*id);
         }
     }
 
@@ -383,10 +353,14 @@ impl<K: Dial> Load<K> {
             let place = usize::try_from((numbers.start + i) % places).expect("it is a place");
             match self.roster[place] {
                 Some(id) => {
-                    let slot = self.slots.get_mut(id).expect("the roster names those who are here");
+                    let slot = self
+                        .reactor
+                        .slots
+                        .get_mut(id)
+                        .expect("the roster names those who are here");
                     slot.connection.due += share;
                     self.owed += share;
-                    enqueue(&mut self.run_queue, slot, id);
+                    self.reactor.requeue(id);
                 }
                 None => self.record.counts.errors.add(ErrorKind::Unanswered, share),
             }
@@ -417,7 +391,7 @@ impl<K: Dial> Load<K> {
 
     /// Begins the cycles that are due, as far as there is room.
     fn begin_cycles(&mut self) {
-        while self.slots.len() < self.terms.plan.connections {
+        while self.reactor.slots.len() < self.terms.plan.connections {
             match self.terms.plan.pace {
                 Pace::Open(_) if self.cycles_due > 0 => self.cycles_due -= 1,
                 Pace::Closed if self.part == Part::Measure => {
@@ -455,29 +429,32 @@ impl<K: Dial> Load<K> {
         if self.roster.len() < partners {
             self.roster.push(None);
         }
-        let now = self.kernel.now();
+        let now = self.reactor.kernel.now();
         let mut session = Session::new(number, plan.seed, now);
         if plan.mode == Mode::Connect
             && let Some(due) = self.pacing.due_at(number, 0)
         {
             session.late = now.since(due.max(self.room_since));
         }
-        let stream = match self.kernel.dial(plan.target, source) {
+        let stream = match self.reactor.kernel.dial(plan.target, source) {
             Ok(stream) => stream,
             Err(error) => {
                 self.give_up(&session);
                 return self.note_error(error);
             }
         };
-        let id = self.slots.insert(stream, session, Ready::NONE);
-        self.opening += 1;
-        if let Some(place) = self.place(number) {
-            *place = Some(id);
-        }
-        let slot = self.slots.get_mut(id).expect("it was inserted just now");
-        match self.kernel.register(&mut slot.stream, Token::connection(id)) {
-            Ok(()) => self.settle(id),
-            Err(error) => self.end(id, Ended::Error(error)),
+        match self.reactor.enter(stream, session, Ready::NONE) {
+            Ok(id) => {
+                self.opening += 1;
+                if let Some(place) = self.place(number) {
+                    *place = Some(id);
+                }
+                self.settle(id);
+            }
+            Err((error, session)) => {
+                self.give_up(&session);
+                self.note_error(error);
+            }
         }
     }
 
@@ -487,20 +464,14 @@ impl<K: Dial> Load<K> {
     }
 
     fn handle_deadlines(&mut self) {
-        loop {
-            match self.timers.step(&mut self.slots, self.polled) {
-                TimerStep::Done => break,
-                TimerStep::Moved => {}
-                TimerStep::Due(index) => {
-                    let id = self.slots.id_at(index);
-                    let slot = self.slots.get_mut(id).expect("closed ones are disarmed");
-                    match slot.connection.deadline(&self.terms) {
-                        Some((deadline, kind)) if deadline <= self.polled => {
-                            self.end(id, Ended::Failed(kind));
-                        }
-                        _ => self.settle(id),
-                    }
+        let mut steps = DEADLINES;
+        while let Some(id) = self.reactor.due(&mut steps) {
+            let slot = self.reactor.slots.get(id).expect("closed ones are disarmed");
+            match slot.connection.deadline(&self.terms) {
+                Some((deadline, kind)) if deadline <= self.reactor.now() => {
+                    self.end(id, Ended::Failed(kind));
                 }
+                _ => self.settle(id),
             }
         }
     }

@@ -1,5 +1,5 @@
 use crate::python::upper;
-use crate::sim::SplitMix;
+use crate::random::SplitMix;
 
 /// The bytes that connections send: one unending stream, of which each connection begins at a
 /// place of its own and cuts its messages. Several messages are therefore one slice, one `send`,

@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use super::{Dial, Load, Plan, enqueue};
+use super::{Dial, Load, Plan};
 use crate::python::Monotonic;
 
 /// At the end of an idle load each connection is asked for an echo: whether the peer is still
@@ -68,7 +68,7 @@ impl<K: Dial> Load<K> {
         self.roster.retain(Option::is_some);
         for (place, id) in self.roster.iter().enumerate() {
             let id = id.expect("the others were left out");
-            let slot = self.slots.get_mut(id).expect("the roster names those who are here");
+            let slot = self.reactor.slots.get_mut(id).expect("the roster names those who are here");
             slot.connection.number = place as u64;
         }
         self.proof = Proof { moved: now, ..Proof::new() };
@@ -84,9 +84,9 @@ impl<K: Dial> Load<K> {
                 self.proof.gone += 1;
                 continue;
             };
-            let slot = self.slots.get_mut(id).expect("the roster names those who are here");
+            let slot = self.reactor.slots.get_mut(id).expect("the roster names those who are here");
             slot.connection.due += 1;
-            enqueue(&mut self.run_queue, slot, id);
+            self.reactor.requeue(id);
             self.record.counts.due += 1;
             self.owed += 1;
             self.proof.moved = now;

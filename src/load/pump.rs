@@ -5,10 +5,11 @@ use std::time::Duration;
 use super::proof::Proof;
 use super::{Dial, ErrorKind, Load, Mode, Pace, Part, Record, Schedule, Series};
 use crate::load::session::{Begun, Session};
+use crate::proto::ConnId;
 use crate::python::Monotonic;
-use crate::server::slots::Slot;
-use crate::server::transfer::{recv, send};
-use crate::server::{Close, ConnId, Ready};
+use crate::reactor::slots::Slot;
+use crate::reactor::transfer::{recv, send};
+use crate::reactor::{Close, Ready};
 
 /// What one connection may move in one turn, in bytes, so that the others' answers are looked at
 /// in time.
@@ -57,10 +58,8 @@ pub(super) struct Numbers {
 /// The only place where sockets are read, written and closed.
 impl<K: Dial> Load<K> {
     pub(super) fn pump_queue(&mut self) {
-        for _ in 0..self.run_queue.len() {
-            let id = self.run_queue.pop_front().expect("the queue only grows meanwhile");
-            if let Some(slot) = self.slots.get_mut(id) {
-                slot.queued = false;
+        for _ in 0..self.reactor.queued() {
+            if let Some(id) = self.reactor.next_queued() {
                 match self.pump(id) {
                     Ok(()) => self.settle(id),
                     Err(failure) => self.end(id, failure),
@@ -71,17 +70,18 @@ impl<K: Dial> Load<K> {
 
     /// Does what a session wants for as long as its socket is believed ready and its share lasts.
     fn pump(&mut self, id: ConnId) -> Result<(), Ended> {
-        let slot = self.slots.get_mut(id).expect("the caller has seen it");
-        slot.connection.handle_room(self.polled);
+        let polled = self.reactor.now();
+        let slot = self.reactor.slots.get_mut(id).expect("the caller has seen it");
+        slot.connection.handle_room(polled);
         if slot.connection.is_connecting() {
             if !slot.ready.has(Ready::WRITABLE) {
                 return Ok(());
             }
-            if !self.kernel.is_connected(&mut slot.stream)? {
+            if !self.reactor.kernel.is_connected(&mut slot.stream)? {
                 slot.ready.write_would_block();
                 return Ok(());
             }
-            let now = self.kernel.now();
+            let now = self.reactor.kernel.now();
             let since = slot.connection.since;
             slot.connection.handle_connected(now);
             self.record.counts.connected += 1;
@@ -90,38 +90,38 @@ impl<K: Dial> Load<K> {
         let mut share = SHARE;
         loop {
             let moved = self.receive(id)? + self.transmit(id)?;
-            let slot = self.slots.get_mut(id).expect("it is closed by the caller only");
             share = share.saturating_sub(moved);
             if moved == 0 {
                 return Ok(());
             }
             if share == 0 {
-                super::enqueue(&mut self.run_queue, slot, id);
+                self.reactor.requeue(id);
                 return Ok(());
             }
         }
     }
 
     fn receive(&mut self, id: ConnId) -> Result<usize, Ended> {
+        let polled = self.reactor.now();
         let Slot { stream, connection, ready, .. } =
-            self.slots.get_mut(id).expect("it is closed by the caller only");
+            self.reactor.slots.get_mut(id).expect("it is closed by the caller only");
         if !ready.has(Ready::READABLE) {
             return Ok(0);
         }
-        let Some(n) = recv(&mut self.kernel, stream, ready, &mut self.scratch)? else {
+        let Some(n) = recv(&mut self.reactor.kernel, stream, ready, &mut self.scratch)? else {
             return Ok(0);
         };
         if n == 0 {
             return Err(connection.handle_eof().map_or(Ended::InOrder, Ended::Failed));
         }
-        let now = self.kernel.now();
+        let now = self.reactor.kernel.now();
         let answers = &mut Answers {
             record: &mut self.record,
             owed: &mut self.owed,
             opening: &mut self.opening,
             proof: &mut self.proof,
             pacing: &self.pacing,
-            waited: now.since(self.polled) + self.overslept,
+            waited: now.since(polled) + self.overslept,
             now,
             dialled: connection.dialled,
             late: connection.late,
@@ -139,7 +139,7 @@ impl<K: Dial> Load<K> {
             && !connection.is_ending()
         {
             // The cycle is done; that the connection ends in order as well is not timed.
-            let _ = self.kernel.shutdown(stream);
+            let _ = self.reactor.kernel.shutdown(stream);
             connection.handle_ending(now);
         }
         Ok(n)
@@ -147,7 +147,7 @@ impl<K: Dial> Load<K> {
 
     fn transmit(&mut self, id: ConnId) -> Result<usize, Ended> {
         let Slot { stream, connection, ready, .. } =
-            self.slots.get_mut(id).expect("it is closed by the caller only");
+            self.reactor.slots.get_mut(id).expect("it is closed by the caller only");
         let is_unpaced = self.part == Part::Measure
             && self.pacing.mode == Mode::Echo
             && self.terms.plan.pace == Pace::Closed
@@ -157,8 +157,8 @@ impl<K: Dial> Load<K> {
         if chunk.is_empty() || !ready.has(Ready::WRITABLE) {
             return Ok(0);
         }
-        let (now, offered) = (self.kernel.now(), chunk.len());
-        let n = send(&mut self.kernel, stream, ready, chunk)?;
+        let (now, offered) = (self.reactor.kernel.now(), chunk.len());
+        let n = send(&mut self.reactor.kernel, stream, ready, chunk)?;
         self.record.counts.bytes_sent += n as u64;
         let number = connection.number;
         let had_begun = connection.has_begun();
@@ -181,11 +181,9 @@ impl<K: Dial> Load<K> {
 
     /// Sees to a session's deadline.
     pub(super) fn settle(&mut self, id: ConnId) {
-        let Some(slot) = self.slots.get(id) else { return };
-        match slot.connection.deadline(&self.terms) {
-            Some((deadline, _)) => self.timers.arm_by(&mut self.slots, id.index, deadline),
-            None => self.timers.disarm(&mut self.slots, id.index),
-        }
+        let Some(slot) = self.reactor.slots.get(id) else { return };
+        let deadline = slot.connection.deadline(&self.terms);
+        self.reactor.settle(id, deadline.map(|(deadline, _)| deadline));
     }
 
     /// A session is over: counts why, and what it leaves unanswered.
@@ -215,7 +213,7 @@ impl<K: Dial> Load<K> {
                 let owed = session.owed();
                 self.owed -= owed.end - owed.start;
                 if self.part == Part::Prove {
-                    self.proof.handle_loss(session.number, self.polled);
+                    self.proof.handle_loss(session.number, self.reactor.now());
                 }
             }
         }
@@ -225,12 +223,10 @@ impl<K: Dial> Load<K> {
     }
 
     pub(super) fn close(&mut self, id: ConnId) -> Session {
-        self.timers.disarm(&mut self.slots, id.index);
-        if self.slots.len() == self.terms.plan.connections {
-            self.room_since = self.polled;
+        if self.reactor.slots.len() == self.terms.plan.connections {
+            self.room_since = self.reactor.now();
         }
-        let Slot { stream, connection, .. } = self.slots.remove(id);
-        self.kernel.close(stream, Close::Orderly);
+        let connection = self.reactor.leave(id, Close::Orderly);
         self.opening -= usize::from(!connection.has_authenticated());
         connection
     }

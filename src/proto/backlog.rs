@@ -1,8 +1,9 @@
-use std::collections::VecDeque;
+use std::collections::{TryReserveError, VecDeque};
 
 use bytes::{Buf, Bytes};
 
 use super::CloseReason;
+use super::boxed::Boxed;
 
 /// The unsent rest of one `sendall`, and the messages pushed behind it.
 ///
@@ -38,9 +39,14 @@ impl Pushed {
 }
 
 impl Backlog {
-    pub(super) fn new(rest: Bytes, then_close: Option<CloseReason>) -> Box<Self> {
+    /// # Errors
+    /// If there is no memory for it.
+    pub(super) fn new(
+        rest: Bytes,
+        then_close: Option<CloseReason>,
+    ) -> Result<Boxed<Self>, TryReserveError> {
         debug_assert!(!rest.is_empty(), "a backlog without bytes");
-        Box::new(Self { rest, pushed: None, then_close })
+        Boxed::new(Self { rest, pushed: None, then_close })
     }
 
     /// The unsent rest of the `sendall` in progress.

@@ -39,8 +39,11 @@ pub enum CloseReason {
     Stopped,
     /// The oldest unauthenticated connection, closed to make room for a new one.
     Evicted,
-    /// Setup after accept failed (no random bytes, or the poller refused the registration).
+    /// Setup after accept failed: no random bytes, no memory, or the poller refused the
+    /// registration.
     SetupFailed,
+    /// No memory for the part of an answer that the kernel did not take at once.
+    OutOfMemory,
 }
 
 impl CloseReason {
@@ -64,6 +67,7 @@ impl CloseReason {
         Self::Stopped,
         Self::Evicted,
         Self::SetupFailed,
+        Self::OutOfMemory,
     ];
 
     /// Returns true for a cause on the server's side, which says nothing about the peer.
@@ -73,7 +77,8 @@ impl CloseReason {
             | Self::Drained
             | Self::DrainTimeout
             | Self::Stopped
-            | Self::SetupFailed => true,
+            | Self::SetupFailed
+            | Self::OutOfMemory => true,
             Self::PeerFinished
             | Self::Rejected
             | Self::AuthAbandoned
@@ -111,6 +116,7 @@ impl CloseReason {
             Self::Stopped => "stopped",
             Self::Evicted => "evicted before authenticating",
             Self::SetupFailed => "setup failed",
+            Self::OutOfMemory => "out of memory",
         }
     }
 }

@@ -1,8 +1,10 @@
+use std::collections::TryReserveError;
 use std::io;
 
 use bytes::Bytes;
 
 use super::backlog::Backlog;
+use super::boxed::Boxed;
 use super::config::call_timeout;
 use super::guard::guarded;
 use super::handshake::Handshake;
@@ -109,7 +111,7 @@ pub enum Wants {
 #[derive(Debug)]
 enum Stage {
     AwaitDigest(Box<Handshake>),
-    Echoing(Option<Box<Backlog>>),
+    Echoing(Option<Boxed<Backlog>>),
     Finishing(CloseReason),
     Lingering { reason: CloseReason, bytes_left: u32 },
     Closed { reason: CloseReason, authenticated: bool, unanswered: bool, undelivered: u32 },
@@ -316,8 +318,8 @@ impl<H: Handler> Connection<H> {
                 false
             }
             Stage::Echoing(None) => {
-                self.begin_sendall(config, Backlog::new(message, None), now);
-                true
+                let len = message.len();
+                self.begin_sendall(config, Backlog::new(message, None), len, now)
             }
             Stage::Echoing(Some(backlog)) if backlog.then_close.is_none() => {
                 let taken = backlog.push(message, limit);
@@ -448,10 +450,27 @@ impl<H: Handler> Connection<H> {
         self.call = Call::begin(call_timeout(config.idle_timeout), now);
     }
 
-    /// Starts a `sendall` of the backlog.
-    pub(super) fn begin_sendall(&mut self, config: &Config, backlog: Box<Backlog>, now: Monotonic) {
+    /// Starts a `sendall` of the backlog. Returns false, and ends the connection, if there was no
+    /// memory for its `len` bytes.
+    pub(super) fn begin_sendall(
+        &mut self,
+        config: &Config,
+        backlog: Result<Boxed<Backlog>, TryReserveError>,
+        len: usize,
+        now: Monotonic,
+    ) -> bool {
         self.call = Call::begin(call_timeout(config.send_timeout), now);
-        self.stage = Stage::Echoing(Some(backlog));
+        let has_memory = backlog.is_ok();
+        self.stage = match backlog {
+            Ok(backlog) => Stage::Echoing(Some(backlog)),
+            Err(_) => Stage::Closed {
+                reason: CloseReason::OutOfMemory,
+                authenticated: true,
+                unanswered: true,
+                undelivered: saturating_u32(len),
+            },
+        };
+        has_memory
     }
 
     /// Receives again, or closes in an orderly way.

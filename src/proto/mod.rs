@@ -12,19 +12,27 @@
 //! limited by the longest answer; and the only deadline is that of the call in progress. A
 //! [pushed](Connection::push) message is one more `sendall`, between two `recv`.
 //!
+//! The modules `http` and `proxy` (features of the same names) are written the same way: HTTP for
+//! the admin endpoint, and the header that a balancer sends in front of a connection.
+//!
 //! Bytes, the time and the shared [`Config`] are arguments. The module uses no socket, clock,
 //! random source or event loop, so an ordinary test can reach every path.
 //!
 //! [`Connection`] is the server's side, [`Responder`] the client's half of the handshake.
 
 mod backlog;
+mod boxed;
 mod close_reason;
 mod config;
 mod connection;
 mod guard;
 mod handler;
 mod handshake;
+#[cfg(feature = "http")]
+pub mod http;
 mod peer;
+#[cfg(feature = "proxy")]
+pub mod proxy;
 mod reply;
 mod responder;
 

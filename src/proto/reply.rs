@@ -1,3 +1,5 @@
+use std::collections::TryReserveError;
+
 use bytes::Bytes;
 
 use super::backlog::Backlog;
@@ -31,10 +33,18 @@ impl ReplyBytes<'_> {
     }
 
     /// Returns the bytes after the first `n`; copied only if they lie in the caller's buffer.
-    fn split_off(&mut self, n: usize) -> Bytes {
+    ///
+    /// # Errors
+    /// If there is no memory for the copy.
+    fn split_off(&mut self, n: usize) -> Result<Bytes, TryReserveError> {
         match std::mem::replace(self, Self::InPlace(&[])) {
-            Self::InPlace(data) => Bytes::copy_from_slice(&data[n..]),
-            Self::Owned(mut bytes) => bytes.split_off(n),
+            Self::InPlace(data) => {
+                let mut rest = Vec::new();
+                rest.try_reserve_exact(data.len() - n)?;
+                rest.extend_from_slice(&data[n..]);
+                Ok(rest.into())
+            }
+            Self::Owned(mut bytes) => Ok(bytes.split_off(n)),
         }
     }
 }
@@ -92,8 +102,9 @@ impl<'a, H: Handler> Reply<'a, H> {
             self.bytes = ReplyBytes::InPlace(&[]);
             self.connection.sendall_done(self.config, self.then_close, self.now);
         } else {
-            let backlog = Backlog::new(self.bytes.split_off(n), self.then_close);
-            self.connection.begin_sendall(self.config, backlog, self.now);
+            let rest = self.bytes.split_off(n);
+            let backlog = rest.and_then(|rest| Backlog::new(rest, self.then_close));
+            self.connection.begin_sendall(self.config, backlog, len - n, self.now);
         }
     }
 }

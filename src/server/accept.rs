@@ -1,53 +1,141 @@
+//! Accepting: admission before allocation, a limited number per turn, and a pause instead of a spin
+//! or a stall when there is no room.
+
+use std::collections::TryReserveError;
 use std::io;
 use std::net::SocketAddr;
 
-use super::admission::{Refusal, Source};
-use super::{AcceptPause, Close, Kernel, Ready, Server, Token};
+use super::admission::{Refusal, Source, Unauthenticated};
+use super::{AcceptPause, Limits, Server};
 use crate::auth::Challenge;
 use crate::proto::{CloseReason, Connection, Handler, Peer, guarded};
 use crate::python::Monotonic;
+use crate::reactor::{Close, Kernel, Ready};
 
-/// Accepting: admission before allocation, a limited number a turn, and a rest instead of a spin
-/// or a stall when it cannot go on.
-impl<K: Kernel, H: Handler + Clone> Server<K, H> {
-    pub(super) fn has_waiting_clients(&self) -> bool {
-        self.doors.iter().any(|door| door.waiting)
+/// The listeners, and what decides whether a client gets in now: the pause that accepting may have
+/// to make, and the connections that have not authenticated.
+pub(super) struct Acceptor<L> {
+    pub(super) listeners: Vec<Listening<L>>,
+    pause: Pause,
+    pub(super) unauthenticated: Unauthenticated,
+}
+
+/// One listener.
+pub(super) struct Listening<L> {
+    pub(super) listener: L,
+    purpose: Purpose,
+    /// Set by an event, cleared when `accept` says "would block". It stays set while there is no
+    /// room: the event will not come again for those who already wait.
+    pub(super) waiting: bool,
+}
+
+/// What the clients of a listener come for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// The authenticated service.
+    Service,
+}
+
+impl<L> Listening<L> {
+    /// A listener that was just registered. Clients may have queued before, so it is looked at once
+    /// without an event.
+    pub(super) const fn new(listener: L, purpose: Purpose) -> Self {
+        Self { listener, purpose, waiting: true }
+    }
+}
+
+impl<L> Acceptor<L> {
+    pub(super) fn new(listeners: Vec<Listening<L>>) -> Self {
+        Self { listeners, pause: Pause::default(), unauthenticated: Unauthenticated::default() }
     }
 
-    /// Takes clients in until nobody waits, this turn's number is reached, or there is no room.
+    /// An event came for the listener with this index.
+    pub(super) fn handle_event(&mut self, index: usize) {
+        if let Some(listening) = self.listeners.get_mut(index) {
+            listening.waiting = true;
+        }
+    }
+
+    /// When the next `accept` should be tried: at once if clients wait, unless there is a pause.
+    pub(super) fn next_attempt(&self, now: Monotonic) -> Option<Monotonic> {
+        let waiting = self.listeners.iter().any(|listening| listening.waiting);
+        waiting.then(|| self.pause.until.unwrap_or(now))
+    }
+
+    /// A connection ended or authenticated, so there is room: no reason to wait any longer.
+    pub(super) fn end_pause(&mut self) {
+        self.pause.until = None;
+    }
+
+    /// Closes the listeners.
+    pub(super) fn close(&mut self) {
+        self.listeners.clear();
+    }
+
+    /// When the oldest unauthenticated connection may be evicted, if there is no room for another
+    /// until then.
+    ///
+    /// No client is turned away meanwhile: the wait is short, and each will be served.
+    fn full_until(&mut self, limits: &Limits, now: Monotonic) -> Option<Monotonic> {
+        if self.unauthenticated.len() < limits.unauthenticated {
+            return None;
+        }
+        let (_, since) = self.unauthenticated.oldest().expect("there are as many as there may be");
+        Some(since.saturating_add(limits.eviction_age)).filter(|until| *until > now)
+    }
+}
+
+impl<K: Kernel, H: Handler + Clone> Server<K, H> {
+    /// Accepts until no client waits, this turn's number is reached, or there is no room.
     pub(super) fn accept(&mut self) -> io::Result<()> {
         let mut left = self.limits.accepts_per_turn;
-        for offset in 0..self.doors.len() {
-            // Each turn begins at another door, so that a busy address cannot starve the others.
+        let now = self.reactor.now();
+        for offset in 0..self.acceptor.listeners.len() {
+            // Each turn begins at another listener, so that a busy one cannot starve the others.
             #[allow(clippy::cast_possible_truncation)] // Only the remainder matters.
-            let index = (self.stats.turns as usize).wrapping_add(offset) % self.doors.len();
-            let mut errors_in_a_row = 0;
-            while self.doors[index].waiting && left > 0 && !self.rest.holds(self.now) {
+            let index =
+                (self.stats.turns as usize).wrapping_add(offset) % self.acceptor.listeners.len();
+            let (mut errors_in_a_row, mut room) = (0, 0);
+            while self.acceptor.listeners[index].waiting
+                && left > 0
+                && !self.acceptor.pause.holds(now)
+            {
                 left -= 1;
-                if self.slots.len() >= self.limits.connections {
+                if self.reactor.slots.len() >= self.limits.connections {
                     self.cannot_accept(index, AcceptPause::Full);
                     continue;
                 }
-                if let Some(until) = self.strangers_need_until() {
+                if let Some(until) = self.acceptor.full_until(&self.limits, now) {
                     self.pause(AcceptPause::UnauthenticatedFull);
-                    self.rest.begin_until(until);
+                    self.acceptor.pause = Pause::until(until);
                     continue;
                 }
-                match self.kernel.accept(&mut self.doors[index].listener) {
+                if room == 0 {
+                    room = self.make_room(left + 1);
+                }
+                let Some(room_left) = room.checked_sub(1) else {
+                    let error = io::ErrorKind::OutOfMemory.into();
+                    self.cannot_accept(index, AcceptPause::Error(&error));
+                    continue;
+                };
+                room = room_left;
+                let Listening { listener, purpose, waiting } = &mut self.acceptor.listeners[index];
+                match self.reactor.kernel.accept(listener) {
                     Ok((stream, peer)) => {
                         errors_in_a_row = 0;
-                        self.rest.end();
-                        self.admit(stream, peer);
+                        match purpose {
+                            Purpose::Service => self.admit(stream, peer),
+                        }
                     }
                     Err(error) => match classify(&error) {
-                        AcceptError::Drained => self.doors[index].waiting = false,
+                        AcceptError::Drained => *waiting = false,
                         AcceptError::Client => {
                             self.stats.accept_errors += 1;
                             errors_in_a_row += 1;
                             if errors_in_a_row == ERRORS_IN_A_ROW {
                                 // There is room, so the clients behind these are not turned away.
                                 self.pause(AcceptPause::Error(&error));
-                                self.rest.begin_until(self.retry_at());
+                                self.acceptor.pause = Pause::until(self.retry_at());
                             }
                         }
                         AcceptError::Exhausted => {
@@ -64,115 +152,113 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         Ok(())
     }
 
-    /// When the oldest stranger has had its time, if there is no room for another until then.
-    ///
-    /// Nobody is turned away meanwhile, because this cannot last: whoever waits will be served.
-    fn strangers_need_until(&mut self) -> Option<Monotonic> {
-        if self.strangers.len() < self.limits.unauthenticated {
-            return None;
-        }
-        let (_, since) = self.strangers.oldest().expect("there are as many as there may be");
-        Some(since.saturating_add(self.limits.eviction_age)).filter(|until| *until > self.now)
+    /// Makes room for `wanted` connections wherever they are kept, or for one; returns the number.
+    /// So a lack of memory costs new clients their places and not the process its life.
+    fn make_room(&mut self, wanted: usize) -> usize {
+        let reserve = |server: &mut Self, more| -> Result<usize, TryReserveError> {
+            server.reactor.make_room(more)?;
+            server.acceptor.unauthenticated.make_room(more)?;
+            Ok(more)
+        };
+        reserve(self, wanted).or_else(|_| reserve(self, 1)).unwrap_or(0)
     }
 
-    /// Gives a client a challenge, unless its source is to have no more of them now.
+    /// Sends a client its challenge, unless its source may have no more connections now.
     fn admit(&mut self, stream: K::Stream, peer: Option<SocketAddr>) {
-        let source = self.strangers.source_of(peer, &self.limits);
-        if let Err(refusal) = self.strangers.judge(source, &self.limits, self.now) {
+        self.acceptor.end_pause();
+        let (limits, now) = (&self.limits, self.reactor.now());
+        let unauthenticated = &mut self.acceptor.unauthenticated;
+        let source = unauthenticated.source_of(peer, limits);
+        if let Err(refusal) = unauthenticated.admit(source, limits, now) {
             match refusal {
                 Refusal::Suspect => self.stats.refused_suspects += 1,
                 Refusal::Share => self.stats.refused_over_share += 1,
             }
-            return self.kernel.close(stream, Close::Orderly);
+            return self.reactor.kernel.close(stream, Close::Orderly);
         }
-        if self.strangers.len() >= self.limits.unauthenticated
-            && let Some((oldest, _)) = self.strangers.oldest()
+        if unauthenticated.len() >= limits.unauthenticated
+            && let Some((oldest, _)) = unauthenticated.oldest()
         {
             self.abort(oldest, CloseReason::Evicted);
         }
         self.open(stream, peer, source);
     }
 
-    /// Rests for want of room; and if the last rest for that did not help, turns a few clients
-    /// away, which would otherwise wait in silence for a challenge.
-    fn cannot_accept(&mut self, index: usize, pause: AcceptPause<'_>) {
-        if self.rest.found_no_room(self.now) {
+    /// Pauses for want of room. If the last pause for that did not help, turns a few clients away,
+    /// which would otherwise wait in silence for a challenge.
+    fn cannot_accept(&mut self, index: usize, why: AcceptPause<'_>) {
+        if self.acceptor.pause.found_no_room(self.reactor.now()) {
+            let Listening { listener, waiting, .. } = &mut self.acceptor.listeners[index];
             for _ in 0..self.limits.shed_per_retry {
-                match self.kernel.shed(&mut self.doors[index].listener) {
+                match self.reactor.kernel.shed(listener) {
                     Ok(()) => self.stats.shed += 1,
                     Err(error) => {
-                        self.doors[index].waiting = classify(&error) != AcceptError::Drained;
+                        *waiting = classify(&error) != AcceptError::Drained;
                         break;
                     }
                 }
             }
         } else {
-            self.pause(pause);
+            self.pause(why);
         }
-        self.rest.begin_for_room(self.retry_at());
+        self.acceptor.pause = Pause::for_room(self.retry_at());
     }
 
     fn retry_at(&self) -> Monotonic {
-        self.now.saturating_add(self.limits.accept_retry)
+        self.reactor.now().saturating_add(self.limits.accept_retry)
     }
 
-    fn pause(&mut self, pause: AcceptPause<'_>) {
+    fn pause(&mut self, why: AcceptPause<'_>) {
         self.stats.accept_pauses += 1;
-        self.tell(|observer| observer.accept_paused(pause));
+        self.notify(|observer| observer.accept_paused(why));
     }
 
     fn open(&mut self, stream: K::Stream, peer: Option<SocketAddr>, source: Option<Source>) {
         let mut random = [0; Challenge::LEN];
-        if self.kernel.fill_random(&mut random).is_err() {
+        if self.reactor.kernel.fill_random(&mut random).is_err() {
             return self.cannot_open(stream, CloseReason::SetupFailed);
         }
         let Some(handler) = guarded(|| self.handler.clone()) else {
             return self.cannot_open(stream, CloseReason::HandlerPanicked);
         };
-        let challenge = Challenge::new(random);
-        let connection = Connection::new(&self.config, challenge, handler, self.now);
-        // A new socket has room for a challenge; whether anything came is for an event to say.
-        let id = self.slots.insert(stream, connection, Ready::WRITABLE);
-        self.strangers.add(id, source, self.now);
+        let (id, now) = (self.reactor.next_id(), self.reactor.now());
+        let mut connection = Connection::new(&self.config, Challenge::new(random), handler, now);
+        connection.set_peer(Peer::new(self.inbox.server(), id, peer));
+        self.acceptor.unauthenticated.add(id, source, now);
         self.stats.accepted += 1;
-        self.stats.peak_connections = self.stats.peak_connections.max(self.slots.len());
-        self.tell(|observer| observer.opened(id, peer));
-        let slot = self.slots.get_mut(id).expect("it was inserted just now");
-        slot.connection.set_peer(Peer::new(self.inbox.server(), id, peer));
-        match self.kernel.register(&mut slot.stream, Token::connection(id)) {
-            Ok(()) => self.pump(id),
-            Err(_) => self.abort(id, CloseReason::SetupFailed),
+        let connections = self.reactor.slots.len() + 1;
+        self.stats.peak_connections = self.stats.peak_connections.max(connections);
+        self.notify(|observer| observer.opened(id, peer));
+        // A new socket has room for a challenge; whether anything came is for an event to say.
+        match self.reactor.enter(stream, connection, Ready::WRITABLE) {
+            Ok(id) => self.pump(id),
+            Err((_, mut connection)) => {
+                connection.abort(CloseReason::SetupFailed);
+                self.closed(id, connection, CloseReason::SetupFailed);
+            }
         }
     }
 
     fn cannot_open(&mut self, stream: K::Stream, reason: CloseReason) {
         self.stats.accepted += 1;
         self.stats.count_close(reason);
-        self.kernel.close(stream, Close::Orderly);
+        self.reactor.kernel.close(stream, Close::Orderly);
     }
 }
 
-/// Errors of `accept` in a row after which it rests: one client's misfortune does not repeat
+/// Errors of `accept` in a row after which it pauses: one client's misfortune does not repeat
 /// itself that often.
 const ERRORS_IN_A_ROW: usize = 16;
-
-/// A listener and whether clients may be waiting at it.
-pub(super) struct Door<L> {
-    pub(super) listener: L,
-    /// Set by an event, cleared when `accept` says "would block". It stays set while there is no
-    /// room: the event will not come again for those who already wait.
-    pub(super) waiting: bool,
-}
 
 /// What an error of `accept` means. Sources: accept(2), which passes on pending network errors
 /// of the new socket, and the servers that died of treating them as their own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum AcceptError {
-    /// Nobody waits any more.
+    /// No client is waiting.
     Drained,
-    /// It concerned one client, who is gone.
+    /// It concerned one client, which is gone.
     Client,
-    /// Descriptors or memory are used up: rest, then try again.
+    /// Descriptors or memory are used up: pause, then try again.
     Exhausted,
     /// The listener itself is unusable.
     Fatal,
@@ -187,41 +273,30 @@ fn classify(error: &io::Error) -> AcceptError {
     }
 }
 
-/// When accepting may go on after it had to rest.
+/// When accepting may go on after it had to pause.
 #[derive(Debug, Default)]
-pub(super) struct Rest {
+struct Pause {
     until: Option<Monotonic>,
-    /// It rests because there is no place or no descriptor.
+    /// There is no place or no descriptor.
     for_room: bool,
 }
 
-impl Rest {
-    /// Whether accepting rests at `now`.
-    pub(super) fn holds(&self, now: Monotonic) -> bool {
+impl Pause {
+    const fn until(until: Monotonic) -> Self {
+        Self { until: Some(until), for_room: false }
+    }
+
+    const fn for_room(until: Monotonic) -> Self {
+        Self { until: Some(until), for_room: true }
+    }
+
+    fn holds(&self, now: Monotonic) -> bool {
         self.until.is_some_and(|until| now < until)
     }
 
-    /// Whether a rest for want of room has just run out, so that the want has lasted all that
-    /// time.
+    /// A pause for want of room has just run out, so the want has lasted all that time.
     fn found_no_room(&self, now: Monotonic) -> bool {
         self.for_room && self.until.is_some_and(|until| now >= until)
-    }
-
-    fn begin_until(&mut self, until: Monotonic) {
-        *self = Self { until: Some(until), for_room: false };
-    }
-
-    fn begin_for_room(&mut self, until: Monotonic) {
-        *self = Self { until: Some(until), for_room: true };
-    }
-
-    /// A place or a descriptor came free: no reason to wait any longer.
-    pub(super) fn end(&mut self) {
-        self.until = None;
-    }
-
-    pub(super) fn until(&self) -> Option<Monotonic> {
-        self.until
     }
 }
 

@@ -1,20 +1,20 @@
-//! Who may wait for authentication, and who makes room.
+//! Admission of connections that have not authenticated, and eviction when there are too many.
 //!
-//! A connection that has not authenticated is a *stranger*. Strangers cost their sender nothing,
-//! so how many there may be is limited, and the limit must not become a way to lock honest
-//! clients out. An honest one is done after a round trip; those who merely fill places stay. So:
+//! Unauthenticated connections cost their sender nothing, so their number is limited, and the limit
+//! must not become a way to lock honest clients out. An honest client is done after a round trip;
+//! connections that merely fill places stay. So:
 //!
-//! - below half of the limit everybody is admitted;
+//! - below half of the limit every client is admitted;
 //! - from there on a source that failed lately, or that already holds its share, is refused: the
-//!   upper half is for those who gave no cause. Nobody is dropped by lot, as sshd does it, for
-//!   that would refuse honest clients in proportion to the flood;
-//! - at the limit the oldest stranger makes room, if it had time enough to answer, and that counts
-//!   as a failure of its source. So a flood from sources that are new makes them known.
+//!   upper half is for sources that gave no cause. No client is dropped at random, as sshd does it,
+//!   because that would refuse honest clients in proportion to the flood;
+//! - at the limit the oldest connection makes room, if it had time enough to answer, and that counts
+//!   as a failure of its source. So a flood from new sources makes them known.
 //!
-//! Whatever a connection costs here is O(1), amortised, or a binary search for it among the
-//! strangers; and all of it is bounded by their number and a fixed number of remembered sources.
+//! The cost per connection is amortized O(1), or a binary search for it among the unauthenticated;
+//! the memory is bounded by their number and a fixed number of remembered sources.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, TryReserveError, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 
 use ipnet::{IpNet, Ipv4Net};
@@ -22,13 +22,13 @@ use ipnet::{IpNet, Ipv4Net};
 use super::{ConnId, Limits};
 use crate::python::Monotonic;
 
-/// Where a connection comes from, as far as one sender can be told from another: an IPv4 address,
+/// The origin of a connection, as far as one sender can be told from another: an IPv4 address,
 /// or the /64 of an IPv6 address, within which a sender chooses freely.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Source(u64);
 
 impl Source {
-    fn of(ip: IpAddr) -> Self {
+    fn new(ip: IpAddr) -> Self {
         match ip {
             // All of ::/8 is reserved, so no IPv6 source can be taken for one of these.
             IpAddr::V4(ip) => Self(u64::from(ip.to_bits())),
@@ -47,31 +47,31 @@ fn canonical(network: IpNet) -> IpNet {
     shorter.map_or(network, IpNet::V4)
 }
 
-/// Why a client was closed before it was given a challenge.
+/// The reason for which a client was closed before it was sent a challenge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Refusal {
     /// Its source failed lately.
     Suspect,
-    /// Its source has as many strangers as it may.
+    /// Its source has as many unauthenticated connections as it may.
     Share,
 }
 
 /// The connections that have not authenticated, and what is known of their sources.
 #[derive(Debug, Default)]
-pub(super) struct Strangers {
+pub(super) struct Unauthenticated {
     /// Oldest first, and so in the order of their names. Those that have moved on stay until they
-    /// come to the front or the list is tidied, so that nobody pays for leaving.
-    by_age: VecDeque<Stranger>,
+    /// come to the front or the list is tidied, so that leaving costs nothing.
+    by_age: VecDeque<Arrival>,
     present: usize,
-    /// Strangers of each source that has any.
+    /// Their number for each source that has any.
     by_source: HashMap<Source, usize>,
     suspects: Suspects,
-    /// Networks that are not judged.
+    /// Networks whose clients are never refused for their source.
     trusted: Vec<IpNet>,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Stranger {
+struct Arrival {
     id: ConnId,
     /// It has not moved on.
     present: bool,
@@ -79,27 +79,27 @@ struct Stranger {
     source: Option<Source>,
 }
 
-impl Strangers {
+impl Unauthenticated {
     pub(super) fn len(&self) -> usize {
         self.present
     }
 
-    /// Judges clients from these networks no more, and from others again.
+    /// Replaces the networks whose clients are never refused for their source.
     pub(super) fn trust(&mut self, networks: &[IpNet]) {
         self.trusted = networks.iter().copied().map(canonical).collect();
     }
 
-    /// The source of a peer, unless it is unknown or is not to be judged.
+    /// The source of a peer, unless it is unknown or trusted.
     pub(super) fn source_of(&self, peer: Option<SocketAddr>, limits: &Limits) -> Option<Source> {
         // An IPv4 client of an IPv6 listener is an IPv4 client.
         let ip = peer?.ip().to_canonical();
         let trusted = ip.is_loopback() && limits.trust_loopback
             || self.trusted.iter().any(|network| network.contains(&ip));
-        (!trusted).then(|| Source::of(ip))
+        (!trusted).then(|| Source::new(ip))
     }
 
-    /// Whether one more from this source may come in, if need be in another's place.
-    pub(super) fn judge(
+    /// Decides whether one more from this source may come in, if need be in another's place.
+    pub(super) fn admit(
         &mut self,
         source: Option<Source>,
         limits: &Limits,
@@ -117,28 +117,34 @@ impl Strangers {
         Ok(())
     }
 
-    /// One more has come. Names are given in order, so it is newer than all who are here.
+    /// Makes room for `more` connections.
+    pub(super) fn make_room(&mut self, more: usize) -> Result<(), TryReserveError> {
+        self.by_age.try_reserve(more)?;
+        self.by_source.try_reserve(more)
+    }
+
+    /// Adds a new connection. Names are given in order, so it is the newest.
     pub(super) fn add(&mut self, id: ConnId, source: Option<Source>, now: Monotonic) {
         if self.by_age.len() >= 2 * self.present + TIDY_FROM {
-            self.by_age.retain(|stranger| stranger.present);
+            self.by_age.retain(|arrival| arrival.present);
             self.by_age.shrink_to(2 * self.present + TIDY_FROM);
         }
-        self.by_age.push_back(Stranger { id, present: true, since: now, source });
+        self.by_age.push_back(Arrival { id, present: true, since: now, source });
         self.present += 1;
         if let Some(source) = source {
             *self.by_source.entry(source).or_default() += 1;
         }
     }
 
-    /// It has authenticated, or it ended in a way that says nothing about its source.
+    /// Removes one that authenticated, or that ended in a way that says nothing about its source.
     pub(super) fn remove(&mut self, id: ConnId) -> Option<Source> {
-        let stranger = self.get_mut(id).expect("a stranger is removed once");
-        stranger.present = false;
-        let source = stranger.source;
+        let arrival = self.get_mut(id).expect("it is removed once");
+        arrival.present = false;
+        let source = arrival.source;
         self.present -= 1;
         if self.present == 0 {
             self.by_age.clear();
-            // Of a flood nothing is left, not even the room that it took.
+            // The memory that a flood took goes with it.
             self.by_age.shrink_to(TIDY_FROM);
         }
         let source = source?;
@@ -150,53 +156,58 @@ impl Strangers {
         Some(source)
     }
 
-    fn get_mut(&mut self, id: ConnId) -> Option<&mut Stranger> {
+    fn get_mut(&mut self, id: ConnId) -> Option<&mut Arrival> {
         let oldest = self.by_age.front()?.id;
         let place = self
             .by_age
-            .binary_search_by_key(&id.age_after(oldest), |stranger| stranger.id.age_after(oldest));
-        self.by_age.get_mut(place.ok()?).filter(|stranger| stranger.present)
+            .binary_search_by_key(&id.age_after(oldest), |arrival| arrival.id.age_after(oldest));
+        self.by_age.get_mut(place.ok()?).filter(|arrival| arrival.present)
     }
 
-    /// It ended without having authenticated, and that was not our doing.
+    /// Removes one that ended unauthenticated through its own fault, and suspects its source.
     pub(super) fn remove_failed(&mut self, id: ConnId, limits: &Limits, now: Monotonic) {
         if let Some(source) = self.remove(id) {
             self.suspects.add(source, limits, now);
         }
     }
 
-    /// The oldest, and when it came.
+    /// The oldest, and its time of arrival.
     pub(super) fn oldest(&mut self) -> Option<(ConnId, Monotonic)> {
-        while let Some(stranger) = self.by_age.front() {
-            if stranger.present {
-                return Some((stranger.id, stranger.since));
+        while let Some(arrival) = self.by_age.front() {
+            if arrival.present {
+                return Some((arrival.id, arrival.since));
             }
             self.by_age.pop_front();
         }
         None
     }
 
-    /// Holds the books against each other.
+    /// Compares the counters with each other.
     ///
     /// # Panics
     /// If they disagree.
-    pub(super) fn assert_consistent(&self, is_stranger: impl Fn(ConnId) -> bool) {
-        let present: Vec<_> = self.by_age.iter().filter(|stranger| stranger.present).collect();
-        assert_eq!(present.len(), self.present, "strangers by age");
+    #[cfg(any(test, feature = "testing"))]
+    pub(super) fn assert_consistent(&self, is_unauthenticated: impl Fn(ConnId) -> bool) {
+        let present: Vec<_> = self.by_age.iter().filter(|arrival| arrival.present).collect();
+        assert_eq!(present.len(), self.present, "unauthenticated by age");
         assert!(
-            present.iter().all(|stranger| is_stranger(stranger.id)),
-            "one who is none is listed"
+            present.iter().all(|arrival| is_unauthenticated(arrival.id)),
+            "one that is not unauthenticated is listed"
         );
-        let with_source = present.iter().filter(|stranger| stranger.source.is_some()).count();
-        assert_eq!(with_source, self.by_source.values().sum::<usize>(), "strangers by source");
+        let with_source = present.iter().filter(|arrival| arrival.source.is_some()).count();
+        assert_eq!(
+            with_source,
+            self.by_source.values().sum::<usize>(),
+            "unauthenticated by source"
+        );
     }
 }
 
-/// Entries of those who have left, beyond as many as there are strangers, that are not worth the
-/// tidying.
+/// Entries of connections that have moved on, beyond as many as are present, from which the list is
+/// tidied.
 const TIDY_FROM: usize = 1024;
 
-/// The sources that failed lately, in two halves: what is in the older one is forgotten when the
+/// The sources that failed lately, in two halves: the older one is forgotten when the
 /// newer one has been filled for [`Limits::suspicion`], or has no more room. So a suspicion lasts
 /// once to twice that long, and neither needs a deadline of its own.
 #[derive(Debug, Default)]
@@ -207,7 +218,7 @@ struct Suspects {
     since: Monotonic,
 }
 
-/// Suspects in one half; the two take a megabyte or two at the most.
+/// Suspects in one half; the two take at most a megabyte or two.
 const SUSPECTS: usize = 32_768;
 
 impl Suspects {
@@ -221,7 +232,10 @@ impl Suspects {
         if self.newer.len() == SUSPECTS {
             self.turn_over(now);
         }
-        self.newer.insert(source);
+        // Without memory a source is not remembered, which harms none that is honest.
+        if self.newer.try_reserve(1).is_ok() {
+            self.newer.insert(source);
+        }
     }
 
     fn forget(&mut self, limits: &Limits, now: Monotonic) {
@@ -244,9 +258,9 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::server::{Target, Token};
+    use crate::reactor::{Target, Token};
 
-    /// Ten strangers at most, of them three from one source.
+    /// At most ten unauthenticated connections, three of them from one source.
     fn limits() -> Limits {
         Limits {
             unauthenticated: 10,
@@ -265,7 +279,7 @@ mod tests {
 
     fn source(address: &str) -> Option<Source> {
         let peer = SocketAddr::new(address.parse().unwrap(), 1);
-        Strangers::default().source_of(Some(peer), &limits())
+        Unauthenticated::default().source_of(Some(peer), &limits())
     }
 
     fn at(seconds: u64) -> Monotonic {
@@ -279,21 +293,21 @@ mod tests {
         assert_eq!(source("2001:db8:1:2::1"), source("2001:db8:1:2:ffff::9"));
         assert_ne!(source("2001:db8:1:2::1"), source("2001:db8:1:3::1"));
         let trusting = Limits { trust_loopback: true, ..limits() };
-        for (address, judged) in [("127.9.9.9", false), ("::1", false), ("10.0.0.1", true)] {
+        for (address, has_source) in [("127.9.9.9", false), ("::1", false), ("10.0.0.1", true)] {
             let peer = SocketAddr::new(address.parse().unwrap(), 1);
-            let source = Strangers::default().source_of(Some(peer), &trusting);
-            assert_eq!(source.is_some(), judged, "{address}");
+            let source = Unauthenticated::default().source_of(Some(peer), &trusting);
+            assert_eq!(source.is_some(), has_source, "{address}");
         }
-        let gone = Strangers::default().source_of(None, &limits());
+        let gone = Unauthenticated::default().source_of(None, &limits());
         assert_eq!(gone, None, "a peer that is already gone");
     }
 
     #[test]
-    fn clients_of_trusted_networks_are_not_judged() {
-        let mut strangers = Strangers::default();
+    fn clients_of_trusted_networks_have_no_source() {
+        let mut unauthenticated = Unauthenticated::default();
         let networks = ["10.1.0.0/16", "2001:db8::/32", "::ffff:192.0.2.0/120", "::/128"];
-        strangers.trust(&networks.map(|network| network.parse().unwrap()));
-        for (address, judged) in [
+        unauthenticated.trust(&networks.map(|network| network.parse().unwrap()));
+        for (address, has_source) in [
             ("10.1.2.3", false),
             ("::ffff:10.1.2.3", false),
             ("10.2.0.1", true),
@@ -304,48 +318,56 @@ mod tests {
             ("::2", true),
         ] {
             let peer = SocketAddr::new(address.parse().unwrap(), 1);
-            let source = strangers.source_of(Some(peer), &limits());
-            assert_eq!(source.is_some(), judged, "{address}");
+            let source = unauthenticated.source_of(Some(peer), &limits());
+            assert_eq!(source.is_some(), has_source, "{address}");
         }
-        strangers.trust(&[]);
+        unauthenticated.trust(&[]);
         let peer = Some(SocketAddr::from(([10, 1, 2, 3], 1)));
-        assert!(strangers.source_of(peer, &limits()).is_some(), "trusted no more");
+        assert!(unauthenticated.source_of(peer, &limits()).is_some(), "trusted no more");
     }
 
     #[test]
-    fn the_upper_half_is_for_those_who_gave_no_cause() {
-        let (limits, mut strangers) = (limits(), Strangers::default());
+    fn the_upper_half_is_for_sources_that_gave_no_cause() {
+        let (limits, mut unauthenticated) = (limits(), Unauthenticated::default());
         let [crowd, failed, clean] = ["10.0.0.1", "10.0.0.2", "10.0.0.3"].map(source);
-        strangers.add(id(0), failed, at(0));
-        strangers.remove_failed(id(0), &limits, at(0));
+        unauthenticated.add(id(0), failed, at(0));
+        unauthenticated.remove_failed(id(0), &limits, at(0));
         for number in 0..5 {
             for source in [crowd, failed, clean] {
-                assert_eq!(strangers.judge(source, &limits, at(1)), Ok(()), "{number} strangers");
+                assert_eq!(
+                    unauthenticated.admit(source, &limits, at(1)),
+                    Ok(()),
+                    "{number} unauthenticated"
+                );
             }
-            strangers.add(id(number), crowd, at(1));
+            unauthenticated.add(id(number), crowd, at(1));
         }
-        assert_eq!(strangers.judge(crowd, &limits, at(1)), Err(Refusal::Share));
-        assert_eq!(strangers.judge(failed, &limits, at(1)), Err(Refusal::Suspect));
-        assert_eq!(strangers.judge(clean, &limits, at(1)), Ok(()));
-        assert_eq!(strangers.judge(None, &limits, at(1)), Ok(()), "not to be judged");
-        // Whoever authenticates leaves a place behind, and no bad name.
+        assert_eq!(unauthenticated.admit(crowd, &limits, at(1)), Err(Refusal::Share));
+        assert_eq!(unauthenticated.admit(failed, &limits, at(1)), Err(Refusal::Suspect));
+        assert_eq!(unauthenticated.admit(clean, &limits, at(1)), Ok(()));
+        assert_eq!(unauthenticated.admit(None, &limits, at(1)), Ok(()), "unknown");
+        // One that authenticates frees its place and leaves no suspicion.
         for number in 0..3 {
-            assert_eq!(strangers.remove(id(number)), crowd);
-            strangers.add(id(10 + number), clean, at(1));
+            assert_eq!(unauthenticated.remove(id(number)), crowd);
+            unauthenticated.add(id(10 + number), clean, at(1));
         }
-        assert_eq!(strangers.judge(crowd, &limits, at(1)), Ok(()));
+        assert_eq!(unauthenticated.admit(crowd, &limits, at(1)), Ok(()));
     }
 
     #[test]
     fn less_than_half_of_an_odd_number_is_not_half() {
         let limits = Limits { unauthenticated: 3, ..limits() };
-        let (mut strangers, failed) = (Strangers::default(), source("10.0.0.2"));
-        strangers.add(id(0), failed, at(0));
-        strangers.remove_failed(id(0), &limits, at(0));
-        strangers.add(id(1), None, at(1));
-        assert_eq!(strangers.judge(failed, &limits, at(1)), Ok(()), "one of three");
-        strangers.add(id(2), None, at(1));
-        assert_eq!(strangers.judge(failed, &limits, at(1)), Err(Refusal::Suspect), "two of three");
+        let (mut unauthenticated, failed) = (Unauthenticated::default(), source("10.0.0.2"));
+        unauthenticated.add(id(0), failed, at(0));
+        unauthenticated.remove_failed(id(0), &limits, at(0));
+        unauthenticated.add(id(1), None, at(1));
+        assert_eq!(unauthenticated.admit(failed, &limits, at(1)), Ok(()), "one of three");
+        unauthenticated.add(id(2), None, at(1));
+        assert_eq!(
+            unauthenticated.admit(failed, &limits, at(1)),
+            Err(Refusal::Suspect),
+            "two of three"
+        );
     }
 
     #[test]
@@ -365,14 +387,14 @@ mod tests {
     }
 
     #[test]
-    fn one_silent_stranger_does_not_keep_the_names_of_all_who_came_after() {
-        let mut strangers = Strangers::default();
-        strangers.add(id(0), None, at(0));
+    fn one_silent_connection_does_not_keep_the_names_of_all_that_came_after() {
+        let mut unauthenticated = Unauthenticated::default();
+        unauthenticated.add(id(0), None, at(0));
         for number in 1..100_000 {
-            strangers.add(id(number), None, at(1));
-            strangers.remove(id(number));
+            unauthenticated.add(id(number), None, at(1));
+            unauthenticated.remove(id(number));
         }
-        assert_eq!(strangers.oldest(), Some((id(0), at(0))));
-        assert!(strangers.by_age.len() <= 2 + TIDY_FROM, "{}", strangers.by_age.len());
+        assert_eq!(unauthenticated.oldest(), Some((id(0), at(0))));
+        assert!(unauthenticated.by_age.len() <= 2 + TIDY_FROM, "{}", unauthenticated.by_age.len());
     }
 }

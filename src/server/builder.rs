@@ -3,10 +3,10 @@ use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::thread::JoinHandle;
 
 use super::limits::descriptor_limit;
-use super::mio_kernel::ListenOptions;
-use super::{Handle, IpNet, Limits, MioKernel, Observer, Server, Stats, run_workers};
+use super::{Handle, IpNet, Limits, Observer, Server, Stats, run_workers};
 use crate::auth::Keyring;
 use crate::proto::{Config, Handler, Upper};
+use crate::reactor::{ListenOptions, MioKernel};
 
 /// Describes a server before it exists.
 ///

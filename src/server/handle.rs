@@ -3,18 +3,19 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 
-use super::{Stats, Wake};
+use super::Stats;
 use crate::auth::Keyring;
 use crate::proto::{ConnId, Peer, in_user_code};
+use crate::reactor::Wake;
 
 /// Reaches into a running loop, or into several at once, from another thread. Clones reach the
 /// same; handles [collected](FromIterator) into one reach all the loops of each.
 #[derive(Clone)]
-pub struct Handle(Vec<Entrance>);
+pub struct Handle(Vec<LoopHandle>);
 
-/// The way into one loop.
+/// One loop's handle.
 #[derive(Clone)]
-struct Entrance {
+struct LoopHandle {
     mailbox: Arc<Mailbox>,
     waker: Arc<dyn Wake>,
 }
@@ -82,7 +83,7 @@ impl Inbox {
     }
 
     pub(super) fn handle(&self, waker: Arc<dyn Wake>) -> Handle {
-        Handle(vec![Entrance { mailbox: Arc::clone(&self.0), waker }])
+        Handle(vec![LoopHandle { mailbox: Arc::clone(&self.0), waker }])
     }
 }
 
@@ -99,7 +100,7 @@ impl Mailbox {
     }
 }
 
-impl Entrance {
+impl LoopHandle {
     /// Leaves a command for the loop. `cost` is what it counts for of the bytes that may wait; one
     /// command may always, whatever it costs.
     fn post(&self, command: Command, cost: usize) -> Result<(), PushError> {
@@ -154,9 +155,9 @@ impl Handle {
     pub fn push(&self, peer: &Peer, message: impl Into<Bytes>) -> Result<(), PushError> {
         let message = message.into();
         let cost = message.len().max(LEAST_MESSAGE);
-        let mut entrances = self.0.iter();
-        let entrance = entrances.find(|entrance| entrance.mailbox.server == peer.server);
-        entrance.ok_or(PushError::Ended)?.post(Command::Push(peer.id(), message), cost)
+        let mut loops = self.0.iter();
+        let its_loop = loops.find(|one| one.mailbox.server == peer.server);
+        its_loop.ok_or(PushError::Ended)?.post(Command::Push(peer.id(), message), cost)
     }
 
     /// The counters as they stand, those of several loops as their sum. A loop that has ended is
@@ -177,9 +178,9 @@ impl Handle {
     }
 
     fn post(&self, command: &Command) {
-        for entrance in &self.0 {
-            // A loop that has ended has nothing left to obey.
-            let _ = entrance.post(command.clone(), 0);
+        for one in &self.0 {
+            // A loop that has ended needs no command.
+            let _ = one.post(command.clone(), 0);
         }
     }
 }

@@ -9,13 +9,15 @@
 //! A connection carries nothing for this. When its alarm comes, the kernel tells when the peer was
 //! last heard of and how many probes it has left unanswered since ([`Kernel::liveness`]), and from that
 //! follows what to do. What a silent peer costs is thus one probe, two readings and one setting of
-//! socket options for each period; one that talks costs a reading, and a message costs nothing.
+//! socket options for each period; one that talks costs a reading, and a message costs nothing. A
+//! connection that is over before its first alarm, which is its deadline for the digest, costs nothing.
 
 use std::time::Duration;
 
-use super::{ConnId, Kernel, Limits, Liveness, Server};
+use super::{ConnId, Limits, Server};
 use crate::proto::{CloseReason, Config, Handler};
 use crate::python::Monotonic;
+use crate::reactor::{Kernel, Liveness};
 
 /// Unanswered in a row, after which a peer is gone. Five losses in a row are no proof: a queue that
 /// overflows loses in bursts, and a probe costs little.
@@ -70,6 +72,10 @@ impl Keepalive {
         Self { period, gap, next: 0 }
     }
 
+    pub(super) fn is_on(&self) -> bool {
+        self.period.is_some()
+    }
+
     /// How long it takes to ask all of a crowd at the highest rate.
     fn round(&self, connections: usize) -> Nanos {
         self.gap.saturating_mul(connections as u64)
@@ -94,7 +100,7 @@ impl Keepalive {
         least + kernel.random_below(least / 2)
     }
 
-    fn judge(liveness: &Liveness, period: Nanos) -> Finding {
+    fn assess(liveness: &Liveness, period: Nanos) -> Finding {
         let silent_for = nanos(liveness.silent_for);
         if silent_for < period {
             Finding::Heard(silent_for)
@@ -121,17 +127,18 @@ impl Keepalive {
 
 impl<K: Kernel, H: Handler + Clone> Server<K, H> {
     /// Arms a connection that is not armed: at its deadline, and if that is far off or there is
-    /// none, when its peer may have to be asked.
+    /// none, when its peer may have to be asked. Few inputs come to this, so it stays out of their way.
+    #[inline(never)]
     pub(super) fn arm(&mut self, id: ConnId, deadline: Option<Monotonic>) {
         match self.watched(deadline) {
             Some(period) => {
-                let connections = self.slots.len();
-                let silence = self.keepalive.silence(period, &mut self.kernel, connections);
+                let connections = self.reactor.slots.len();
+                let silence = self.keepalive.silence(period, &mut self.reactor.kernel, connections);
                 self.arm_after(id, deadline, silence);
             }
             None => {
                 if let Some(deadline) = deadline {
-                    self.timers.arm_by(&mut self.slots, id.index, deadline);
+                    self.reactor.settle(id, Some(deadline));
                 }
             }
         }
@@ -140,53 +147,54 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
     /// The period of keepalive, unless there is none or a deadline comes first: that one finds out
     /// by itself whether the peer is there.
     fn watched(&self, deadline: Option<Monotonic>) -> Option<Nanos> {
-        let left =
-            deadline.map_or(Nanos::MAX, |at| at.as_nanos().saturating_sub(self.now.as_nanos()));
+        let left = deadline
+            .map_or(Nanos::MAX, |at| at.as_nanos().saturating_sub(self.reactor.now().as_nanos()));
         self.keepalive.period.filter(|period| left > *period)
     }
 
     fn arm_after(&mut self, id: ConnId, deadline: Option<Monotonic>, wait: Nanos) {
-        let check = on_grid(self.now, wait);
+        let check = on_grid(self.reactor.now(), wait);
         let alarm = deadline.map_or(check, |deadline| deadline.min(check));
-        self.timers.arm_by(&mut self.slots, id.index, alarm);
+        self.reactor.settle(id, Some(alarm));
     }
 
-    /// An alarm came and no deadline has: is the peer still there?
+    /// After an alarm without a deadline that has come: checks whether the peer is still there.
     pub(super) fn check_peer(&mut self, id: ConnId) {
-        let Some(slot) = self.slots.get(id) else { return };
+        let Some(slot) = self.reactor.slots.get(id) else { return };
         let deadline = slot.connection.poll_timeout();
-        let Some(period) = self.watched(deadline) else { return self.settle(id) };
-        let connections = self.slots.len();
-        let slot = self.slots.get_mut(id).expect("it was found above");
+        let Some(period) = self.watched(deadline) else { return self.close_or_settle(id) };
+        let (connections, now) = (self.reactor.slots.len(), self.reactor.now());
+        let slot = self.reactor.slots.get_mut(id).expect("it was found above");
         // A socket that cannot tell will say why at its next call.
-        let peer = self.kernel.liveness(&mut slot.stream);
-        let finding = peer.map_or(Finding::Heard(0), |peer| Keepalive::judge(&peer, period));
+        let peer = self.reactor.kernel.liveness(&mut slot.stream);
+        let finding = peer.map_or(Finding::Heard(0), |peer| Keepalive::assess(&peer, period));
         let wait = match finding {
             Finding::Heard(ago) => {
-                let silence = self.keepalive.silence(period, &mut self.kernel, connections);
+                let silence = self.keepalive.silence(period, &mut self.reactor.kernel, connections);
                 silence.saturating_sub(ago)
             }
-            Finding::Silent if self.keepalive.may_probe(self.now) => {
-                self.kernel.probe(&mut slot.stream);
+            Finding::Silent if self.keepalive.may_probe(now) => {
+                self.reactor.kernel.probe(&mut slot.stream);
                 self.stats.probes += 1;
-                Keepalive::patience(period, &mut self.kernel)
+                Keepalive::patience(period, &mut self.reactor.kernel)
             }
             // Somewhere within the next round there is room for it.
             Finding::Silent => {
                 let round = self.keepalive.round(connections).max(SECOND);
-                self.kernel.random_below(round)
+                self.reactor.kernel.random_below(round)
             }
-            Finding::Unacknowledged => Keepalive::patience(period, &mut self.kernel),
+            Finding::Unacknowledged => Keepalive::patience(period, &mut self.reactor.kernel),
             Finding::Gone => return self.abort(id, CloseReason::PeerVanished),
         };
         self.arm_after(id, deadline, wait);
     }
 
-    /// When a connection's peer is asked at the latest, if nothing is heard of it until then.
+    /// The latest time at which a silent connection's peer is asked.
+    #[cfg(any(test, feature = "testing"))]
     pub(super) fn latest_alarm(&self) -> Option<Monotonic> {
         let period = self.keepalive.period?;
         let (least, spread) = self.keepalive.silences(period, self.limits.connections);
-        Some(on_grid(self.now, least.saturating_add(spread)))
+        Some(on_grid(self.reactor.now(), least.saturating_add(spread)))
     }
 }
 
@@ -267,7 +275,7 @@ mod tests {
         ] {
             let silent_for = Duration::from_secs(seconds);
             let liveness = Liveness { silent_for, unanswered, owes_acknowledgement: owes };
-            assert_eq!(Keepalive::judge(&liveness, PERIOD), finding, "{liveness:?}");
+            assert_eq!(Keepalive::assess(&liveness, PERIOD), finding, "{liveness:?}");
         }
     }
 

@@ -1,31 +1,25 @@
 //! The event loop: one thread, one poll, any number of connections.
 //!
-//! [`Server`] owns the sockets and decides whose turn it is; what a connection says is decided in
-//! [`proto`](crate::proto), and the loop never looks into a payload. What it asks of the
-//! operating system goes through [`Kernel`], so the same loop runs over real sockets and over
-//! simulated ones.
+//! [`Server`] decides which connection has a turn, which client gets in, and when a connection has
+//! taken too long. What a connection says is decided in [`proto`](crate::proto); the loop never
+//! looks into a payload. The loop's mechanics, and everything that it asks of the operating system,
+//! are in [`reactor`](crate::reactor).
 //!
 //! Start reading at [`Server::turn`].
 
 mod accept;
 mod admission;
 mod builder;
+#[cfg(any(test, feature = "testing"))]
 mod check;
 mod handle;
 mod keepalive;
-mod kernel;
 mod limits;
-mod mio_kernel;
 mod observer;
 mod pump;
-mod ready;
-pub(crate) mod slots;
 mod stats;
-mod timers;
-pub(crate) mod transfer;
 mod workers;
 
-use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -33,28 +27,21 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use accept::{Door, Rest};
-use admission::Strangers;
+use accept::{Acceptor, Listening, Purpose};
 use handle::{Command, Inbox};
 use keepalive::Keepalive;
-use slots::{Slot, Slots};
-use timers::Step;
 
 use crate::proto::{CloseReason, Config, Connection, Handler, Upper, guarded};
 use crate::python::Monotonic;
+use crate::reactor::{Close, Kernel, MioKernel, Reactor, Ready, Target, Token};
 
 pub use crate::proto::ConnId;
 pub use builder::{BuildError, Running, ServerBuilder};
 pub use handle::{Handle, PushError};
 pub use ipnet::IpNet;
-pub use kernel::{Close, Kernel, Liveness, Wake};
 pub use limits::Limits;
-pub use mio_kernel::{ListenOptions, MioKernel};
 pub use observer::{AcceptPause, Observer};
-pub use ready::Ready;
-pub use slots::{Target, Token};
 pub use stats::Stats;
-pub use timers::{Link, Links, Step as TimerStep, Wheel};
 pub use workers::run_workers;
 
 /// An authenticated service on one event loop.
@@ -62,26 +49,16 @@ pub use workers::run_workers;
 /// Not a thread: [`run`](Self::run) works on the thread that calls it, and a [`Handle`] reaches
 /// in from others.
 pub struct Server<K: Kernel = MioKernel, H = Upper> {
-    kernel: K,
+    reactor: Reactor<K, Connection<H>>,
+    acceptor: Acceptor<K::Listener>,
     config: Config,
     limits: Limits,
-    /// What each new connection's handler is a clone of.
+    /// Each new connection's handler is a clone of this one.
     handler: H,
-    slots: Slots<K::Stream, Connection<H>>,
-    strangers: Strangers,
-    timers: Wheel,
     keepalive: Keepalive,
-    /// Connections that may be able to go on, each at most once, in the order of their turns.
-    run_queue: VecDeque<ConnId>,
-    doors: Vec<Door<K::Listener>>,
-    rest: Rest,
     lifecycle: Lifecycle,
     /// Every recv of every connection lands here; nothing stays between two of them.
     scratch: Box<[u8]>,
-    /// The clock as of the last poll.
-    now: Monotonic,
-    /// Until when the poll does not sleep because of the last event; see [`Limits::spin`].
-    awake_until: Monotonic,
     stats: Stats,
     observer: Option<Box<dyn Observer>>,
     inbox: Inbox,
@@ -105,12 +82,13 @@ impl Server {
 }
 
 impl<H> Server<MioKernel, H> {
-    /// Where it listens, in the order in which it was told to; port 0 has become a real one.
+    /// The addresses that it listens on, in the order in which they were given; port 0 has become a
+    /// real one.
     ///
     /// # Errors
     /// Those of getsockname(2).
     pub fn addresses(&self) -> io::Result<Vec<SocketAddr>> {
-        self.doors.iter().map(|door| door.listener.local_addr()).collect()
+        self.acceptor.listeners.iter().map(|listening| listening.listener.local_addr()).collect()
     }
 }
 
@@ -126,69 +104,62 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         limits: Limits,
         handler: H,
     ) -> io::Result<Self> {
-        let mut doors = Vec::with_capacity(listeners.len());
+        let mut registered = Vec::with_capacity(listeners.len());
         for (index, mut listener) in listeners.into_iter().enumerate() {
             kernel.register_listener(&mut listener, Token::listener(index))?;
-            // Clients may have queued before the registration: look once without an event.
-            doors.push(Door { listener, waiting: true });
+            registered.push(Listening::new(listener, Purpose::Service));
         }
-        // Peers of several servers in one process are told apart by it; 0 is no server's.
+        // It tells the peers of several servers in one process apart; 0 is no server's.
         static NUMBER: AtomicU32 = AtomicU32::new(1);
         let inbox = Inbox::new(NUMBER.fetch_add(1, Ordering::Relaxed), limits.mailbox_bytes);
         Ok(Self {
-            now: kernel.now(),
-            kernel,
+            reactor: Reactor::new(kernel, limits.spin),
+            acceptor: Acceptor::new(registered),
             scratch: vec![0; config.recv_size].into_boxed_slice(),
             keepalive: Keepalive::new(&config, &limits),
             config,
             limits,
             handler,
-            slots: Slots::new(),
-            strangers: Strangers::default(),
-            timers: Wheel::new(),
-            run_queue: VecDeque::new(),
-            doors,
-            rest: Rest::default(),
             lifecycle: Lifecycle::Running,
-            awake_until: Monotonic::ZERO,
             stats: Stats::default(),
             observer: None,
             inbox,
         })
     }
 
-    /// Tells `observer` of connections from now on.
+    /// Reports connections to `observer` from now on.
     pub fn set_observer(&mut self, observer: Box<dyn Observer>) {
         self.observer = Some(observer);
     }
 
-    /// Never refuses clients from these networks for where they come from, and so replaces the
-    /// list so far. For balancers and NATs, whose many clients would be one source; a trusted
-    /// client still needs a free place, and can be the oldest that makes room.
+    /// Never refuses clients from these networks for their source; replaces the list so far. For
+    /// balancers and NATs, whose many clients would be one source. A trusted client still needs a
+    /// free place, and can be the oldest that makes room.
     pub fn trust(&mut self, networks: &[IpNet]) {
-        self.strangers.trust(networks);
+        self.acceptor.unauthenticated.trust(networks);
     }
 
-    /// What other threads reach the loop through.
+    /// A handle through which other threads reach the loop.
     pub fn handle(&self) -> Handle {
-        self.inbox.handle(self.kernel.waker())
+        self.inbox.handle(self.reactor.kernel.waker())
     }
 
     /// The counters as they stand.
     pub fn stats(&self) -> Stats {
         let mut stats = self.stats.clone();
-        stats.connections = self.slots.len();
-        stats.unauthenticated = self.strangers.len();
+        stats.connections = self.reactor.slots.len();
+        stats.unauthenticated = self.acceptor.unauthenticated.len();
         (stats.loops, stats.accepted_by_busiest) = (1, stats.accepted);
         stats
     }
 
-    /// The kernel below, for those who simulate it.
+    /// The kernel below, for a test that plays the clients.
+    #[cfg(any(test, feature = "testing"))]
     pub fn kernel_mut(&mut self) -> &mut K {
-        &mut self.kernel
+        &mut self.reactor.kernel
     }
 
-    /// Turns until the server is stopped or drained, and says what it did.
+    /// Turns until the server is stopped or drained. Returns its counters.
     ///
     /// # Errors
     /// Those of [`turn`](Self::turn).
@@ -203,37 +174,20 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
     /// hint: a stale, late or spurious one costs a no-op, and fairness is a matter of one queue.
     ///
     /// # Errors
-    /// When polling fails or a listener became unusable: the loop cannot go on. What befalls a
+    /// When polling fails or a listener became unusable: the loop cannot go on. A failure of a
     /// single connection never ends it, nor does a panic of its handler or of the observer.
     pub fn turn(&mut self) -> io::Result<bool> {
-        let (mut woken, mut spoken_to) = (false, false);
         let wait = self.wait();
-        let polled = self.kernel.poll(wait, |token, ready| {
-            spoken_to = true;
-            match token.target() {
-                Target::Wake => woken = true,
-                Target::Listener(index) => {
-                    if let Some(door) = self.doors.get_mut(index) {
-                        door.waiting = true;
-                    }
-                }
-                Target::Connection(id) => match self.slots.get_mut(id) {
-                    Some(slot) => {
-                        slot.ready.insert(ready);
-                        enqueue(&mut self.run_queue, slot, id);
-                    }
-                    None => self.stats.stale_events += 1,
-                },
-            }
+        let mut woken = false;
+        let polled = self.reactor.poll(wait, |target| match target {
+            Target::Wake => woken = true,
+            Target::Listener(index) => self.acceptor.handle_event(index),
+            Target::Connection(_) => self.stats.stale_events += 1,
         });
         polled.inspect_err(|_| self.inbox.close())?;
-        self.now = self.kernel.now();
-        if spoken_to {
-            self.awake_until = self.now.saturating_add(self.limits.spin);
-        }
         self.stats.turns += 1;
         if woken {
-            self.obey();
+            self.handle_commands();
         }
         self.pump_queue();
         self.handle_deadlines();
@@ -242,175 +196,168 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         Ok(self.lifecycle != Lifecycle::Stopped)
     }
 
-    /// How long the next poll may sleep: not at all while there is work or the last event is
-    /// recent enough to spin, else until the next deadline. Measured from the last reading of the
-    /// clock, so a deadline may be late by the length of a turn, and is never early.
+    /// Time that the next poll may sleep: none while the reactor is busy, else until the next
+    /// deadline or attempt to accept. Measured from the last reading of the clock, so a deadline may
+    /// be late by the length of a turn, and is never early.
     fn wait(&self) -> Option<Duration> {
-        if !self.run_queue.is_empty() || (self.has_waiting_clients() && self.rest.until().is_none())
-        {
+        if self.reactor.busy() {
             return Some(Duration::ZERO);
         }
-        if self.now < self.awake_until {
-            return Some(Duration::ZERO);
-        }
-        let retry = self.rest.until().filter(|_| self.has_waiting_clients());
+        let now = self.reactor.now();
         let drained = match self.lifecycle {
             Lifecycle::Draining { until } => until,
             Lifecycle::Running | Lifecycle::Stopped => None,
         };
-        let nearest = [self.timers.next_step(), retry, drained].into_iter().flatten().min();
-        nearest.map(|time| time.since(self.now))
+        let times = [self.reactor.next_step(), self.acceptor.next_attempt(now), drained];
+        times.into_iter().flatten().min().map(|time| time.since(now))
     }
 
-    fn obey(&mut self) {
+    fn handle_commands(&mut self) {
         for command in self.inbox.take() {
             match command {
                 Command::Drain => self.drain(),
                 Command::Stop => self.end_all(CloseReason::Stopped),
                 Command::ReplaceKeyring(keyring) => self.config.keyring = *keyring,
                 Command::Push(id, message) => self.push(id, message),
-                // The thread that asked may have gone away.
+                // The thread that asked may be gone.
                 Command::Stats(reply) => drop(reply.send(self.stats())),
             }
         }
     }
 
     fn push(&mut self, id: ConnId, message: Bytes) {
-        let taken = self.slots.get_mut(id).is_some_and(|slot| {
-            enqueue(&mut self.run_queue, slot, id);
-            slot.connection.push(&self.config, message, self.now)
-        });
+        self.reactor.requeue(id);
+        let now = self.reactor.now();
+        let taken = self
+            .reactor
+            .slots
+            .get_mut(id)
+            .is_some_and(|slot| slot.connection.push(&self.config, message, now));
         match taken {
             true => self.stats.pushed += 1,
             false => self.stats.pushes_dropped += 1,
         }
     }
 
-    /// Gives each connection in the queue one turn. Who could go on queues up again behind the
-    /// others, and is served after the next look at events, deadlines and new clients.
+    /// Gives each queued connection one turn. One with work left goes to the back of the queue and
+    /// has its next turn after another look at events, deadlines and new clients.
     fn pump_queue(&mut self) {
-        if self.run_queue.is_empty() {
-            // Once the whole crowd was in it.
-            self.run_queue.shrink_to(1024);
-        }
-        for _ in 0..self.run_queue.len() {
-            let id = self.run_queue.pop_front().expect("the queue only grows meanwhile");
-            if let Some(slot) = self.slots.get_mut(id) {
-                slot.queued = false;
+        for _ in 0..self.reactor.queued() {
+            if let Some(id) = self.reactor.next_queued() {
                 self.pump(id);
             }
         }
     }
 
     fn pump(&mut self, id: ConnId) {
-        let Some(slot) = self.slots.get_mut(id) else { return };
+        let now = self.reactor.now();
+        let Some(slot) = self.reactor.slots.get_mut(id) else { return };
         let known = slot.connection.has_authenticated();
         let unfinished = pump::pump(
-            &mut self.kernel,
+            &mut self.reactor.kernel,
             &self.config,
             slot,
             &mut self.scratch,
             self.limits.bytes_per_turn,
-            self.now,
+            now,
             &mut self.stats,
         );
+        let authenticated = slot.connection.has_authenticated() != known;
         if unfinished {
-            enqueue(&mut self.run_queue, slot, id);
+            self.reactor.requeue(id);
         }
-        if slot.connection.has_authenticated() != known {
+        if authenticated {
             self.authenticated(id);
         }
-        self.settle(id);
+        self.close_or_settle(id);
     }
 
-    /// Draws the consequences of whatever just happened to a connection: closes it if it is over,
-    /// else sees to its deadline.
-    fn settle(&mut self, id: ConnId) {
-        let Some(slot) = self.slots.get(id) else { return };
+    /// After an event: closes the connection if it is over, else updates its deadline.
+    #[inline]
+    fn close_or_settle(&mut self, id: ConnId) {
+        let Some(slot) = self.reactor.slots.get(id) else { return };
         if let Some(reason) = slot.connection.close_reason() {
             return self.close(id, reason);
         }
-        let deadline = slot.connection.poll_timeout();
-        match (deadline, slot.is_armed()) {
+        match (slot.connection.poll_timeout(), slot.is_armed()) {
+            // An alarm of a deadline that has been met serves as the first of keepalive's.
+            (None, true) if self.keepalive.is_on() => {}
+            (deadline, true) => self.reactor.settle(id, deadline),
             (deadline, false) => self.arm(id, deadline),
-            (Some(deadline), true) => self.timers.arm_by(&mut self.slots, id.index, deadline),
-            // The alarm is the keepalive's, or a deadline's that has been met: it asks then.
-            (None, true) => {}
         }
     }
 
     fn authenticated(&mut self, id: ConnId) {
-        self.strangers.remove(id);
-        // A crowd's alarms would come five seconds from now, and each for nothing.
-        self.timers.disarm(&mut self.slots, id.index);
+        self.acceptor.unauthenticated.remove(id);
         self.stats.authenticated += 1;
-        self.rest.end();
-        self.tell(|observer| observer.authenticated(id));
+        self.acceptor.end_pause();
+        self.notify(|observer| observer.authenticated(id));
     }
 
-    /// Calls the observer, which must not be able to take the loop down.
-    fn tell(&mut self, tell: impl FnOnce(&mut dyn Observer)) {
+    /// Calls the observer, whose panic must not end the loop.
+    fn notify(&mut self, call: impl FnOnce(&mut dyn Observer)) {
         if let Some(observer) = &mut self.observer
-            && guarded(|| tell(&mut **observer)).is_none()
+            && guarded(|| call(&mut **observer)).is_none()
         {
             self.stats.observer_panics += 1;
         }
     }
 
     fn abort(&mut self, id: ConnId, reason: CloseReason) {
-        if let Some(slot) = self.slots.get_mut(id) {
+        if let Some(slot) = self.reactor.slots.get_mut(id) {
             slot.connection.abort(reason);
-            self.settle(id);
+            self.close_or_settle(id);
         }
     }
 
     fn close(&mut self, id: ConnId, reason: CloseReason) {
-        self.timers.disarm(&mut self.slots, id.index);
-        let slot = self.slots.remove(id);
-        if !slot.connection.has_authenticated() {
-            if reason.is_local() {
-                self.strangers.remove(id);
-            } else {
-                self.strangers.remove_failed(id, &self.limits, self.now);
-            }
-        }
-        let undelivered = slot.connection.undelivered();
-        let incomplete = undelivered > 0 || slot.connection.is_unanswered();
+        let Some(slot) = self.reactor.slots.get(id) else { return };
+        let incomplete = slot.connection.undelivered() > 0 || slot.connection.is_unanswered();
         // To a peer that is gone the kernel would repeat an end of the stream for minutes.
         let how = match incomplete || reason == CloseReason::PeerVanished {
             true => Close::Reset,
             false => Close::Orderly,
         };
-        self.kernel.close(slot.stream, how);
-        self.stats.bytes_undelivered += undelivered as u64;
-        // The handler goes with it, and its destructor is not the loop's code either.
-        guarded(|| drop(slot.connection));
-        self.stats.count_close(reason);
-        self.rest.end();
-        self.slots.shrink_if_empty();
-        self.tell(|observer| observer.closed(id, reason));
+        let connection = self.reactor.leave(id, how);
+        self.closed(id, connection, reason);
     }
 
-    /// Handles the deadlines that have come, a limited number a turn; the rest makes the next
+    /// Counts a connection whose socket is closed.
+    fn closed(&mut self, id: ConnId, connection: Connection<H>, reason: CloseReason) {
+        if !connection.has_authenticated() {
+            let unauthenticated = &mut self.acceptor.unauthenticated;
+            if reason.is_local() {
+                unauthenticated.remove(id);
+            } else {
+                unauthenticated.remove_failed(id, &self.limits, self.reactor.now());
+            }
+        }
+        self.stats.bytes_undelivered += connection.undelivered() as u64;
+        // The handler goes with it, and its destructor is user code too.
+        guarded(|| drop(connection));
+        self.stats.count_close(reason);
+        self.acceptor.end_pause();
+        self.notify(|observer| observer.closed(id, reason));
+    }
+
+    /// Handles the deadlines that have come, a limited number per turn; the rest makes the next
     /// poll return at once.
     fn handle_deadlines(&mut self) {
-        for _ in 0..self.limits.deadlines_per_turn {
-            match self.timers.step(&mut self.slots, self.now) {
-                Step::Done => break,
-                Step::Moved => {}
-                Step::Due(index) => self.deadline(self.slots.id_at(index)),
-            }
+        let mut steps = self.limits.deadlines_per_turn;
+        while let Some(id) = self.reactor.due(&mut steps) {
+            self.deadline(id);
         }
     }
 
     fn deadline(&mut self, id: ConnId) {
-        let Some(slot) = self.slots.get_mut(id) else { return };
-        if slot.connection.poll_timeout().is_some_and(|deadline| deadline <= self.now) {
+        let now = self.reactor.now();
+        let Some(slot) = self.reactor.slots.get_mut(id) else { return };
+        if slot.connection.poll_timeout().is_some_and(|deadline| deadline <= now) {
             // The process may have been stopped while bytes arrived in time: look before judging.
             slot.ready.insert(Ready::READABLE.union(Ready::WRITABLE));
             self.pump(id);
-            let Some(slot) = self.slots.get_mut(id) else { return };
-            slot.connection.handle_timeout(self.now);
+            let Some(slot) = self.reactor.slots.get_mut(id) else { return };
+            slot.connection.handle_timeout(now);
             // An idle connection has a half-close to do now; a pump also closes what is over.
             self.pump(id);
         } else {
@@ -422,43 +369,43 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         if self.lifecycle != Lifecycle::Running {
             return;
         }
-        let until = self.limits.drain_timeout.map(|limit| self.now.saturating_add(limit));
+        let until = self.limits.drain_timeout;
+        let until = until.map(|limit| self.reactor.now().saturating_add(limit));
         self.lifecycle = Lifecycle::Draining { until };
-        self.doors.clear();
-        for id in self.slots.ids().collect::<Vec<_>>() {
-            let slot = self.slots.get_mut(id).expect("nothing was closed meanwhile");
+        self.acceptor.close();
+        self.for_each(|server, id| {
+            let slot = server.reactor.slots.get_mut(id).expect("it was found just now");
             slot.connection.close(CloseReason::Drained);
-            enqueue(&mut self.run_queue, slot, id);
-        }
+            server.reactor.requeue(id);
+        });
     }
 
     fn finish_draining(&mut self) {
         let Lifecycle::Draining { until } = self.lifecycle else { return };
-        if self.slots.is_empty() {
+        if self.reactor.slots.is_empty() {
             self.end();
-        } else if until.is_some_and(|until| until <= self.now) {
+        } else if until.is_some_and(|until| until <= self.reactor.now()) {
             self.end_all(CloseReason::DrainTimeout);
         }
     }
 
     fn end_all(&mut self, reason: CloseReason) {
         self.end();
-        self.doors.clear();
-        for id in self.slots.ids().collect::<Vec<_>>() {
-            self.abort(id, reason);
+        self.acceptor.close();
+        self.for_each(|server, id| server.abort(id, reason));
+    }
+
+    /// Visits all connections, of which any may end meanwhile. Needs no memory for a list of them.
+    fn for_each(&mut self, mut visit: impl FnMut(&mut Self, ConnId)) {
+        let mut next = self.reactor.slots.id_from(0);
+        while let Some(id) = next {
+            visit(self, id);
+            next = self.reactor.slots.id_from(id.index + 1);
         }
     }
 
     fn end(&mut self) {
         self.lifecycle = Lifecycle::Stopped;
         self.inbox.close();
-    }
-}
-
-/// Puts a connection into the run queue, unless it is there.
-pub(crate) fn enqueue<S, C>(run_queue: &mut VecDeque<ConnId>, slot: &mut Slot<S, C>, id: ConnId) {
-    if !slot.queued {
-        slot.queued = true;
-        run_queue.push_back(id);
     }
 }

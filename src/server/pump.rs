@@ -1,9 +1,10 @@
 use std::io;
 
-use super::slots::Slot;
-use super::{Kernel, Ready, Stats, transfer};
+use super::Stats;
 use crate::proto::{Config, Connection, Handler, State, Wants};
 use crate::python::Monotonic;
+use crate::reactor::slots::Slot;
+use crate::reactor::{Kernel, Ready, transfer};
 
 /// What a call costs of the budget at least, in bytes: a peer that moves single bytes must not
 /// hold the loop for longer than one that moves large pieces.

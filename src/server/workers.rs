@@ -9,8 +9,9 @@
 use std::io;
 use std::thread::{self, ScopedJoinHandle};
 
-use super::{Handle, Kernel, Server, Stats};
+use super::{Handle, Server, Stats};
 use crate::proto::Handler;
+use crate::reactor::Kernel;
 
 /// Runs servers side by side until all have ended: the first on the thread that calls, each other
 /// on one of its own. What they did together.

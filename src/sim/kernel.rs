@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::socket::{Answer, End};
 use super::{Deed, Faults, SimClient, SimKernel};
 use crate::python::Monotonic;
-use crate::server::{Close, Kernel, Liveness, Ready, Token, Wake};
+use crate::reactor::{Close, Kernel, Liveness, Ready, Token, Wake};
 
 /// A server's end of a simulated connection.
 #[derive(Debug)]

@@ -3,7 +3,7 @@
 //! [`SimKernel`] answers every call that the loop makes, over byte queues instead of sockets, and
 //! lets a test play the clients and the network. What it does is drawn from its seed, so a failure
 //! repeats from its number alone. It behaves as Linux was observed to behave where that matters
-//! (`tests/sim_truth.rs` holds it against real sockets):
+//! (`tests/sim/truth.rs` holds it against real sockets):
 //!
 //! - events are edges: an unread remainder gives no further one, data and the end of the stream
 //!   before a read give one together, and an edge carries the state at the time it is fetched;
@@ -31,14 +31,16 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-pub use faults::{Faults, SplitMix};
+pub use faults::Faults;
 pub use kernel::SimStream;
 use pipe::Direction;
 pub use socket::Ledger;
 use socket::{Answer, End, Socket};
 
+use crate::proto::ConnId;
 use crate::python::Monotonic;
-use crate::server::{ConnId, Token};
+use crate::random::SplitMix;
+use crate::reactor::Token;
 
 /// The kernel below a simulated loop, and the network and the clients beside it.
 pub struct SimKernel {

@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use super::pipe::Direction;
 use crate::python::Monotonic;
-use crate::server::{Close, Liveness, Ready, Token};
+use crate::reactor::{Close, Liveness, Ready, Token};
 
 /// One connection: two directions, and what epoll knows of the server's end.
 #[derive(Debug)]

@@ -1,4 +1,4 @@
-//! A client on std's blocking sockets, written apart from the library so that it can judge it.
+//! A client on std's blocking sockets, independent of the library that it checks.
 
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream};
@@ -8,7 +8,7 @@ use std::time::Duration;
 use saltecho::auth::{Challenge, Key, MacAlgorithm};
 use socket2::{Domain, SockRef, Socket, Type};
 
-/// No test waits longer than this for anything; reaching it is a failure, not a result.
+/// The limit of every wait in a test; reaching it is a failure.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Connects and reads the challenge.
@@ -25,7 +25,7 @@ pub fn read_challenge(mut stream: &TcpStream) -> io::Result<Challenge> {
     Ok(Challenge::new(challenge))
 }
 
-/// The right answer under the demo key.
+/// The right digest with the demo key.
 pub fn digest(challenge: &Challenge) -> Vec<u8> {
     MacAlgorithm::Md5.digest(&Key::demo(), challenge).as_bytes().to_vec()
 }
@@ -37,7 +37,7 @@ pub fn authenticated(address: SocketAddr) -> TcpStream {
     stream
 }
 
-/// Connects from this address of the machine, and reads the challenge.
+/// Connects from this local address and reads the challenge.
 pub fn connect_from(from: Ipv4Addr, address: SocketAddr) -> (TcpStream, Challenge) {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     socket.bind(&SocketAddr::from((from, 0)).into()).unwrap();
@@ -55,7 +55,7 @@ pub fn authenticated_from(from: Ipv4Addr, address: SocketAddr) -> TcpStream {
     stream
 }
 
-/// Whether a message in small letters is answered rightly; false if the connection is gone.
+/// Sends a message and checks its answer; false if the connection is gone.
 pub fn try_exchange(mut stream: &TcpStream, message: &[u8]) -> bool {
     let mut answer = vec![0; message.len()];
     let done = stream.write_all(message).and_then(|()| stream.read_exact(&mut answer));
@@ -98,10 +98,10 @@ pub fn reset(stream: TcpStream) {
     drop(stream);
 }
 
-/// Sends until neither side's kernel takes another byte; says how much that was.
+/// Sends until neither kernel accepts another byte; returns the number of bytes sent.
 ///
-/// Nothing is taken for a whole 300 ms, which outlasts delayed acknowledgements (40 ms) and the
-/// first window probe (200 ms): both make a little room again.
+/// It stops after 300 ms without progress, which outlasts delayed acknowledgements (40 ms) and the
+/// first window probe (200 ms): both free a little room.
 pub fn fill(mut stream: &TcpStream) -> usize {
     stream.set_write_timeout(Some(Duration::from_millis(300))).unwrap();
     let block = [b'x'; 64 << 10];
@@ -120,7 +120,7 @@ pub fn fill(mut stream: &TcpStream) -> usize {
     sent
 }
 
-/// Bytes without a period that a shifted or repeated block could hide in.
+/// Bytes without a period, so that a shifted or repeated block shows.
 pub fn pattern(len: usize) -> Vec<u8> {
     let mut state = 0x9e37_79b9_7f4a_7c15u64;
     let mut next = || {

@@ -1,11 +1,11 @@
-//! Servers that misbehave on purpose.
+//! Misbehaving servers.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
-/// A server for one client that does this with it; its address.
+/// Starts a server that treats its one client like this; returns its address.
 pub fn fake_server_from_the_start(behave: impl FnOnce(TcpStream) + Send + 'static) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let place = listener.local_addr().unwrap().to_string();
@@ -13,7 +13,7 @@ pub fn fake_server_from_the_start(behave: impl FnOnce(TcpStream) + Send + 'stati
     place
 }
 
-/// The same, behind a handshake that accepts any MD5 digest.
+/// The same after a handshake that accepts any MD5 digest.
 pub fn fake_server(behave: impl FnOnce(TcpStream) + Send + 'static) -> String {
     fake_server_from_the_start(|mut stream| {
         stream.write_all(&[7; 32]).unwrap();
@@ -22,8 +22,8 @@ pub fn fake_server(behave: impl FnOnce(TcpStream) + Send + 'static) -> String {
     })
 }
 
-/// A line to `server` for one client, on which everything takes this time each way, the connection
-/// itself included.
+/// A relay to `server` for one client that delays everything in both directions, connecting
+/// included.
 pub fn slow_line(server: SocketAddr, delay: Duration) -> String {
     fake_server_from_the_start(move |client| {
         std::thread::sleep(2 * delay);
@@ -34,13 +34,13 @@ pub fn slow_line(server: SocketAddr, delay: Duration) -> String {
     })
 }
 
-/// Passes on what comes, and the end of the stream, each when it has been on its way long enough.
+/// Forwards data and the end of the stream, each after its delay.
 fn carry(mut from: TcpStream, mut to: TcpStream, delay: Duration) {
     let (sender, line) = channel::<(Instant, Vec<u8>)>();
     std::thread::spawn(move || {
         for (due, bytes) in line {
             std::thread::sleep(due.saturating_duration_since(Instant::now()));
-            // An end that nothing is read from any more can be told nothing.
+            // It fails if the other end has stopped reading.
             let _ = match bytes.is_empty() {
                 true => to.shutdown(Shutdown::Write),
                 false => to.write_all(&bytes),

@@ -1,16 +1,13 @@
-//! What some tests need of the machine beside Rust.
-#![allow(dead_code)] // Each test uses its own part of it.
-#![allow(unreachable_pub)] // Public towards the test that includes it.
-#![allow(clippy::unwrap_used)] // clippy knows tests by their attribute, and these are their hands.
+//! Programs that some tests need besides Rust.
 
 use std::io::Write;
 use std::process::Command;
 
-/// A program that a test runs, and that may be missing.
+/// A program that a test runs and that may be missing.
 pub struct Tool {
     name: &'static str,
     remedy: &'static str,
-    /// Commands that succeed where it is there; the first that does is the program.
+    /// Commands to try; the first that succeeds is the program.
     probes: &'static [&'static [&'static str]],
 }
 
@@ -19,6 +16,18 @@ pub const CHROMIUM: Tool = Tool {
     remedy: "apt-get install chromium",
     probes: &[&["chromium", "--version"], &["chromium-browser", "--version"]],
 };
+
+pub const HAPROXY: Tool =
+    Tool { name: "haproxy", remedy: "apt-get install haproxy", probes: &[&["haproxy", "-v"]] };
+
+pub const KUBERNETES_VALIDATE: Tool = Tool {
+    name: "kubernetes-validate",
+    remedy: "pip install kubernetes-validate",
+    probes: &[&["kubernetes-validate", "--help"]],
+};
+
+pub const MAN: Tool =
+    Tool { name: "man", remedy: "apt-get install man-db", probes: &[&["man", "--version"]] };
 
 pub const PYTHON: Tool = Tool {
     name: "python3",
@@ -32,8 +41,26 @@ pub const PYTHON_WITH_HDRHISTOGRAM: Tool = Tool {
     probes: &[&["python3", "-c", "import hdrh"]],
 };
 
+pub const PYTHON_WITH_PROMETHEUS: Tool = Tool {
+    name: "python3 with prometheus-client",
+    remedy: "pip install prometheus-client",
+    probes: &[&["python3", "-c", "import prometheus_client"]],
+};
+
+pub const PROMTOOL: Tool = Tool {
+    name: "promtool",
+    remedy: "apt-get install prometheus",
+    probes: &[&["promtool", "--version"]],
+};
+
 pub const STRACE: Tool =
     Tool { name: "strace", remedy: "apt-get install strace", probes: &[&["strace", "-V"]] };
+
+pub const SYSTEMD_ANALYZE: Tool = Tool {
+    name: "systemd-analyze",
+    remedy: "apt-get install systemd",
+    probes: &[&["systemd-analyze", "--version"]],
+};
 
 pub const VALGRIND: Tool = Tool {
     name: "valgrind",
@@ -42,8 +69,8 @@ pub const VALGRIND: Tool = Tool {
 };
 
 impl Tool {
-    /// The program, to be given its arguments. Where it is missing, a line says what is not tested;
-    /// with CI set, where nobody would read the line, that is a failure.
+    /// The program, without arguments. If it is missing, a line names the test that is skipped;
+    /// with CI set, where that line would go unread, the test fails.
     #[track_caller]
     pub fn find(&self) -> Option<Command> {
         let works = |probe: &&&[&str]| {
@@ -63,14 +90,14 @@ impl Tool {
         found
     }
 
-    /// The same for who needs no command of it.
+    /// The same for callers that need no command.
     #[track_caller]
     pub fn is_missing(&self) -> bool {
         self.find().is_none()
     }
 }
 
-/// A line that is seen even if the test passes: unlike that of `println`, it is not captured.
+/// Prints a line that shows even if the test passes: unlike `println`, it is not captured.
 pub fn say(line: &str) {
     std::io::stderr().write_all(format!("{line}\n").as_bytes()).unwrap();
 }

@@ -1,6 +1,4 @@
-//! What the tests of pages and their programs share: code blocks, and finished programs.
-#![allow(dead_code)] // Each test uses its own part of it.
-#![allow(unreachable_pub)] // Public towards the test that includes it.
+//! Code blocks of documentation pages, and the programs that the pages show.
 
 use std::fs;
 use std::io::Read;
@@ -10,16 +8,16 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-/// No program runs longer than this.
+/// The time limit of each program.
 pub const LIMIT: Duration = Duration::from_secs(20);
 
-/// A file of the crate, its path given from the crate's root.
+/// Reads a file by its path from the crate's root.
 pub fn read(path: &str) -> String {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(path);
     fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// The fenced code blocks of a page in this language, in their order.
+/// The fenced code blocks of a page in this language, in order.
 pub fn blocks(page: &str, language: &str) -> Vec<String> {
     let mut blocks = Vec::new();
     let mut lines = page.lines();
@@ -32,7 +30,7 @@ pub fn blocks(page: &str, language: &str) -> Vec<String> {
     blocks
 }
 
-/// The example of this name, which cargo puts beside the tests.
+/// The example of this name, which cargo builds next to the tests.
 pub fn example(name: &str) -> Command {
     let test = std::env::current_exe().expect("a test knows its own path");
     let path =
@@ -41,20 +39,20 @@ pub fn example(name: &str) -> Command {
     Command::new(path)
 }
 
-/// Runs a program to its end, which must be a good one, and returns what it printed.
+/// Runs a program, which must succeed, and returns its output.
 pub fn output(command: &mut Command) -> String {
     let child = command.stdout(Stdio::piped()).spawn().expect("the program can be started");
     finish(child, &format!("{command:?}"))
 }
 
-/// Waits for a program's end, which must be a good one, and returns what it printed.
+/// Waits for a program, which must succeed, and returns its output.
 pub fn finish(mut child: Child, name: &str) -> String {
     let mut stdout = child.stdout.take().expect("its output was asked for");
     let (sender, receiver) = mpsc::channel();
     thread::spawn(move || {
         let mut text = String::new();
         let outcome = stdout.read_to_string(&mut text).map(|_| text);
-        // Nobody listens after the limit.
+        // After the limit the receiver is gone.
         let _ = sender.send(outcome);
     });
     let Ok(outcome) = receiver.recv_timeout(LIMIT) else {

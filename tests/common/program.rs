@@ -1,6 +1,6 @@
-//! The built program as a child: started, waited for with a deadline, and ended by its own pid.
+//! The built program as a child process: started, waited for with a deadline, ended by its pid.
 //!
-//! SALTECHO_PROGRAM names another build of it, `target/release/saltecho` for example.
+//! SALTECHO_PROGRAM names another build to test, such as `target/release/saltecho`.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -19,7 +19,7 @@ use tempfile::TempDir;
 
 use super::client::PATIENCE;
 
-/// The program, with no settings from this test's own environment.
+/// The program without the settings in this test's environment.
 pub fn saltecho(args: &[&str]) -> Command {
     let other = std::env::var_os("SALTECHO_PROGRAM");
     let program = other.unwrap_or_else(|| env!("CARGO_BIN_EXE_saltecho").into());
@@ -28,7 +28,7 @@ pub fn saltecho(args: &[&str]) -> Command {
     command
 }
 
-/// Takes away what would change the program's behaviour.
+/// Removes variables that would change the program's behavior.
 pub fn clean(command: &mut Command) -> &mut Command {
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("SALTECHO_") {
@@ -38,7 +38,7 @@ pub fn clean(command: &mut Command) -> &mut Command {
     command.env_remove("NO_COLOR").env_remove("CLICOLOR_FORCE")
 }
 
-/// What a program that has ended leaves behind.
+/// Exit status and output of a finished program.
 #[derive(Debug)]
 pub struct Finished {
     pub status: ExitStatus,
@@ -51,7 +51,7 @@ impl Finished {
         self.status.code().unwrap_or_else(|| panic!("ended by signal {:?}", self.status.signal()))
     }
 
-    /// Fails unless it ended with this code and said each of these on stderr, without colours.
+    /// Fails unless the exit code is this one and stderr has each of these texts, without colors.
     #[track_caller]
     pub fn expect(&self, code: i32, words: &[&str]) {
         assert_eq!(self.code(), code, "{}", self.stderr);
@@ -63,29 +63,29 @@ impl Finished {
     }
 }
 
-/// A running program whose output is collected as it comes.
+/// A running program; its output is collected as it arrives.
 pub struct Running {
     child: Child,
     stdout: JoinHandle<Vec<u8>>,
-    /// Ends with the last process that holds stderr, which is how we know that it has ended.
+    /// Disconnects when the last process that holds stderr has ended.
     lines: Receiver<String>,
     said: String,
 }
 
 impl Running {
-    /// Starts a program and feeds it `input`, which then ends.
+    /// Starts a program with `input` as its whole stdin.
     pub fn start(command: &mut Command, input: Vec<u8>) -> Self {
         let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = child.spawn().expect("the program exists");
         let mut stdin = child.stdin.take().expect("it is a pipe");
         std::thread::spawn(move || {
-            // A program that does not want all of it may say so.
+            // The program may end without reading all of it.
             let _ = stdin.write_all(&input);
         });
         Self::watch(child)
     }
 
-    /// Starts a program whose stdin the caller has set, and keeps or drops.
+    /// Starts a program whose stdin the caller has set.
     pub fn start_with_stdin(command: &mut Command) -> Self {
         let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
         Self::watch(child.expect("the program exists"))
@@ -119,7 +119,7 @@ impl Running {
         kill_process(pid, signal).expect("it was not waited for yet");
     }
 
-    /// Waits for a line with these words.
+    /// Waits for a line that contains this text.
     #[track_caller]
     pub fn wait_for(&mut self, words: &str) -> String {
         let deadline = Instant::now() + PATIENCE;
@@ -131,7 +131,7 @@ impl Running {
         panic!("it ended without saying {words:?}:\n{}", self.said);
     }
 
-    /// Waits for its end.
+    /// Waits for it to end.
     #[track_caller]
     pub fn wait(mut self) -> Finished {
         let deadline = Instant::now() + PATIENCE;
@@ -158,13 +158,13 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // Both fail if it has ended and was waited for, which is as well.
+        // Both fail if it was waited for already, which is fine.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// Runs the program to its end.
+/// Runs the program to completion.
 #[track_caller]
 pub fn run(args: &[&str], input: &[u8]) -> Finished {
     run_command(&mut saltecho(args), input)
@@ -175,11 +175,11 @@ pub fn run_command(command: &mut Command, input: &[u8]) -> Finished {
     Running::start(command, input.to_vec()).wait()
 }
 
-/// A server on a free port of loopback.
+/// A server on a free loopback port.
 pub struct Serving {
     pub running: Running,
     pub address: SocketAddr,
-    /// What it said when it started.
+    /// The line logged at start.
     pub start_line: String,
 }
 
@@ -189,7 +189,7 @@ impl Serving {
         Self::start_command(saltecho(&["serve", "-l", "127.0.0.1:0"]).args(args))
     }
 
-    /// Any command that serves and names its first address.
+    /// Starts any command that logs the first address that it listens on.
     #[track_caller]
     pub fn start_command(command: &mut Command) -> Self {
         let mut running = Running::start(command, Vec::new());
@@ -204,12 +204,12 @@ impl Serving {
         self.address.to_string()
     }
 
-    /// How many descriptors it has open.
+    /// The number of open descriptors.
     pub fn descriptors(&self) -> usize {
         fs::read_dir(format!("/proc/{}/fd", self.running.pid())).unwrap().count()
     }
 
-    /// Waits until it has exactly so many: one too many for good is a leak.
+    /// Waits until exactly this many descriptors are open: one that stays is a leak.
     #[track_caller]
     pub fn wait_for_descriptors(&self, expected: usize) {
         let deadline = Instant::now() + PATIENCE;
@@ -220,14 +220,14 @@ impl Serving {
         }
     }
 
-    /// Its counters as it says them.
+    /// The counters, as logged on SIGUSR1.
     #[track_caller]
     pub fn counters(&mut self) -> String {
         self.running.signal(Signal::USR1);
         self.running.wait_for("accepted ")
     }
 
-    /// Drains it and fails unless everything went well.
+    /// Drains it; fails unless it exits with 0.
     #[track_caller]
     pub fn finish(self) -> Finished {
         self.running.signal(Signal::TERM);
@@ -237,7 +237,7 @@ impl Serving {
     }
 }
 
-/// A directory with files that only their owner can read.
+/// A temporary directory for files.
 pub struct Files(TempDir);
 
 impl Files {
@@ -249,7 +249,7 @@ impl Files {
         self.0.path()
     }
 
-    /// Writes a file of this mode; its path.
+    /// Writes a file with this mode; returns its path.
     pub fn write(&self, name: &str, content: &[u8], mode: u32) -> String {
         let path: PathBuf = self.0.path().join(name);
         fs::write(&path, content).unwrap();
@@ -262,14 +262,14 @@ impl Files {
     }
 }
 
-/// Ends a program whose stderr is not ours with SIGTERM; its exit code.
+/// Sends SIGTERM to a program whose stderr is not captured; returns its exit code.
 #[track_caller]
 pub fn terminate(child: Child) -> Option<i32> {
     kill_process(Pid::from_child(&child), Signal::TERM).expect("it was not waited for yet");
     wait_for_end(child)
 }
 
-/// Waits for a program to end by itself; its exit code.
+/// Waits for a program to end; returns its exit code.
 #[track_caller]
 pub fn wait_for_end(mut child: Child) -> Option<i32> {
     let deadline = Instant::now() + PATIENCE;
@@ -285,7 +285,7 @@ pub fn wait_for_end(mut child: Child) -> Option<i32> {
     }
 }
 
-/// Waits for a port file, which appears whole; the address of its first port.
+/// Waits for a port file, which appears complete; returns the loopback address of its first port.
 #[track_caller]
 pub fn wait_for_port(file: &Path) -> SocketAddr {
     let deadline = Instant::now() + PATIENCE;

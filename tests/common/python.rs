@@ -1,16 +1,16 @@
-//! Python programs as peers, written the way the protocol's tutorial would.
+//! Python programs as peers, written as in the protocol's tutorial.
 
 use std::process::Command;
 
 use super::needs::{PYTHON, Tool};
 
-/// A Python program of `tests/python`, or nothing where there is no Python.
+/// A program of `tests/python`; `None` without Python.
 #[track_caller]
 pub fn python(program: &str) -> Option<Command> {
     python_by(&PYTHON, program)
 }
 
-/// The same, by a Python that has more.
+/// The same with a Python that has more packages.
 #[track_caller]
 pub fn python_by(tool: &Tool, program: &str) -> Option<Command> {
     let mut command = tool.find()?;

@@ -1,26 +1,28 @@
-//! A load run made by hand: no socket, no clock, the same every time.
+//! A synthetic load run without socket or clock, the same every time.
 
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use saltecho::auth::{Key, MacAlgorithm};
-use saltecho::load::report::{About, Collector, Generator, HistogramLog, Machine, Report, Setup};
+use saltecho::load::report::{
+    Collector, Generator, HistogramLog, Machine, PlanInfo, ProgramInfo, Report,
+};
 use saltecho::load::{
     ErrorKind, Interval, Mode, Outcome, Pace, Part, Plan, Record, Series, Standing,
 };
 
-/// What the run is like.
+/// The properties of the run.
 #[derive(Clone)]
 pub struct Script {
     pub plan: Plan,
     pub began: SystemTime,
     pub seconds: u64,
-    /// In this second the server stands still for so many milliseconds.
+    /// The second in which the server stalls, and for how many milliseconds.
     pub stall: Option<(u64, u64)>,
-    /// How late the generator itself is, in nanoseconds.
+    /// The generator's own delay in nanoseconds.
     pub lateness: u64,
-    /// For how long it had no processor.
+    /// The time it waited for a CPU.
     pub waited: Option<Duration>,
     pub errors: Vec<(ErrorKind, u64)>,
     /// Makes two runs differ.
@@ -47,13 +49,13 @@ impl Script {
     pub fn generator(&self) -> Generator {
         let command =
             ["saltecho", "load", "127.0.0.1:9999", "-r", "1000", "--html", "<out> & 'it'.html"];
-        let mut about = About::now(command.map(str::to_owned).to_vec());
-        about.began = self.began;
-        about.debug_build = false;
-        about.commit = Some("0123456789ab".to_owned());
+        let mut program = ProgramInfo::now(command.map(str::to_owned).to_vec());
+        program.began = self.began;
+        program.debug_build = false;
+        program.commit = Some("0123456789ab".to_owned());
         Generator {
             name: String::new(),
-            about,
+            program,
             machine: Machine {
                 host: Some("loader".to_owned()),
                 kernel: Some("6.12.0".to_owned()),
@@ -61,12 +63,12 @@ impl Script {
                 cpus: 2,
                 congestion_control: Some("cubic".to_owned()),
             },
-            setup: Setup::of(&self.plan, "bab78a7f (the demo key)".to_owned()),
-            ran: None,
+            plan: PlanInfo::new(&self.plan, "bab78a7f (the demo key)".to_owned()),
+            run: None,
         }
     }
 
-    /// Its seconds: one of ramp, those that are measured, and a short one of draining.
+    /// Its intervals: one second of ramp-up, the measured seconds, and a short drain.
     pub fn intervals(&self) -> Vec<Interval> {
         let mut intervals = vec![self.ramp()];
         intervals.extend((0..self.seconds).map(|second| self.measure(second)));
@@ -120,7 +122,7 @@ impl Script {
             for number in 0..rate {
                 let due_ms = number * 1000 / rate;
                 let service = 80_000 + self.noise(second * rate + number, 60_000);
-                // Whoever is due while the server stands still waits until it goes on.
+                // A message due during the stall waits until its end.
                 let waits = stall.saturating_sub(due_ms) * 1_000_000;
                 record.note(series, nanos(service + waits));
                 record.note(
@@ -169,7 +171,7 @@ impl Script {
         }
     }
 
-    /// The whole run through a collector; `with` adds sinks.
+    /// Feeds the whole run to a collector; `with` adds sinks.
     pub fn run(&self, with: impl FnOnce(&mut Collector)) -> Report {
         let mut collector = Collector::new(self.generator());
         with(&mut collector);
@@ -180,7 +182,7 @@ impl Script {
         report
     }
 
-    /// The histogram log of the run, and its report.
+    /// The run's histogram log and its report.
     pub fn log(&self) -> (Vec<u8>, Report) {
         let bytes = Shared::default();
         let report = self.run(|collector| {
@@ -196,7 +198,7 @@ impl Script {
     }
 }
 
-/// A place that can be written to and looked at.
+/// A buffer shared between its writer and the test.
 #[derive(Clone, Default)]
 pub struct Shared(pub Arc<Mutex<Vec<u8>>>);
 

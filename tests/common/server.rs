@@ -1,4 +1,4 @@
-//! A server in this process, and what its counters say.
+//! A server in this process, and checks of its counters.
 
 use std::net::SocketAddr;
 use std::thread;
@@ -24,8 +24,8 @@ pub fn spawn_with(adjust: impl FnOnce(&mut Config, &mut Limits)) -> Running {
     Server::builder().listen(any_port()).config(config).limits(limits).spawn().unwrap()
 }
 
-/// Asks for the counters until they are as they should be. It is the loop that answers, so this
-/// waits for the loop and not for the clock.
+/// Reads the counters until `reached` holds. The loop answers each request, so this waits for the
+/// loop, not for the clock.
 pub fn wait_for(server: &Running, what: &str, reached: impl Fn(&Stats) -> bool) -> Stats {
     let begin = Instant::now();
     loop {
@@ -38,7 +38,7 @@ pub fn wait_for(server: &Running, what: &str, reached: impl Fn(&Stats) -> bool) 
     }
 }
 
-/// Each connection that ended did so for one reason, and nothing is left.
+/// Checks that each accepted connection was closed for exactly one reason.
 pub fn assert_balanced(stats: &Stats) {
     assert_eq!(stats.accepted, stats.closed_in_all(), "{stats:?}");
     assert_eq!((stats.connections, stats.unauthenticated), (0, 0));

@@ -1,4 +1,4 @@
-//! strace at the running program: what it calls, and calls that fail.
+//! strace attached to the running program: its system calls, and injected errors.
 
 use std::fs;
 use std::io::Read;
@@ -10,21 +10,21 @@ use tempfile::TempDir;
 
 use super::program::{Serving, Signal};
 
-/// strace at a running program. Dropping it ends it, which lets the program go on.
+/// An attached strace. Dropping it detaches.
 pub struct Tracer {
     child: Child,
     log: TempDir,
 }
 
 impl Tracer {
-    /// Returns once every call of the loop is seen, and of the loop alone: the threads that wait
-    /// for signals and write the log have no sockets, though one of them calls `recvfrom` too.
+    /// Attaches to the loop's thread alone and returns once every call is seen: the threads that
+    /// wait for signals and write the log have no sockets, though one of them calls `recvfrom` too.
     #[track_caller]
     pub fn attach(serving: &Serving, options: &[&str]) -> Self {
         Self::attach_thread(serving.running.pid(), options)
     }
 
-    /// The same for any thread, by its number.
+    /// The same for any thread, by its id.
     #[track_caller]
     pub fn attach_thread(thread: u32, options: &[&str]) -> Self {
         let log = TempDir::new().unwrap();
@@ -40,24 +40,24 @@ impl Tracer {
             assert!(n > 0, "strace cannot attach: {said}");
             said.push_str(&String::from_utf8_lossy(&piece[..n]));
         }
-        // What it says later is of no interest, but must not find a broken pipe.
+        // Later output is discarded; a closed pipe would end strace.
         thread::spawn(move || std::io::copy(&mut stderr, &mut std::io::sink()));
         Self { child, log }
     }
 
-    /// What was seen so far, one call a line.
+    /// The calls so far, one per line.
     pub fn log(&self) -> String {
         fs::read_to_string(self.log.path().join("log")).unwrap_or_default()
     }
 
-    /// Lets the program go on alone; what was seen.
+    /// Detaches; returns the calls.
     pub fn detach(mut self) -> String {
         kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();
         self.child.wait().unwrap();
         self.log()
     }
 
-    /// Waits for the end of a program that has ended.
+    /// Waits for strace after the program has ended; returns the calls.
     pub fn wait(mut self) -> String {
         self.child.wait().unwrap();
         self.log()
@@ -66,8 +66,8 @@ impl Tracer {
 
 impl Drop for Tracer {
     fn drop(&mut self) {
-        // Both fail if it has ended and was waited for, which is as well. A tracer that is killed
-        // leaves the program running too.
+        // Both fail if it was waited for already, which is fine. Killing strace leaves the program
+        // running.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

@@ -1,21 +1,18 @@
-//! What the protocol and the loop cost in instructions, counted by valgrind's callgrind: the same
-//! on every run, so that a change of a few per cent shows where no clock would show it.
+//! Instruction counts of the protocol and the loop, by valgrind's callgrind. They repeat exactly,
+//! so a change of a few percent shows that no clock would show.
 //!
-//! ```text
-//! cargo test --release --test instructions -- --nocapture             # compares
-//! SALTECHO_INSTRUCTIONS=record cargo test --release --test instructions   # writes anew
-//! ```
+//! ```text cargo test --release --test instructions -- --nocapture             # compares
+//! SALTECHO_INSTRUCTIONS=record cargo test --release --test instructions   # records ```
 //!
-//! Each scenario runs in a process of its own (this test again, told by the environment which), and
-//! callgrind collects only inside [`measured`], so that neither the setting up nor the test harness
-//! is counted. `benches/instructions.json` keeps the counts of the optimised build; a plain
-//! `cargo test` is not optimised, and holds only what must be true of any build: that a turn does
-//! not cost more in a larger crowd.
+//! Each scenario runs in a process of its own (this test again, with its name in the environment),
+//! and callgrind collects only inside [`measured`], so neither setup nor test harness is counted.
+//! `benches/instructions.json` holds the counts of the optimized build; a plain `cargo test` checks
+//! only what is true of any build: that a turn costs no more with more connections.
 #![cfg(feature = "server")]
-#![allow(clippy::unwrap_used)] // clippy knows tests by their attribute, and these have hands.
+#![allow(clippy::unwrap_used)] // clippy.toml exempts `#[test]` functions, not their helpers.
 
-#[path = "../common/needs.rs"]
-mod needs;
+#[path = "../common/mod.rs"]
+mod common;
 mod recorded;
 mod scenarios;
 #[path = "../../benches/support/mod.rs"]
@@ -24,17 +21,17 @@ mod support;
 use std::collections::BTreeMap;
 use std::process::Command;
 
-use needs::{VALGRIND, say};
+use common::needs::{VALGRIND, say};
 use recorded::{Counts, Recorded, differences};
 use scenarios::{CROWDS, SCENARIOS, Scenario};
 
-/// In the environment of a process that is to run one scenario: its name.
+/// The environment variable that names the scenario a process is to run.
 const RUN: &str = "SALTECHO_SCENARIO";
 
-/// How often an operation is repeated; the count is divided by it.
+/// Repetitions of an operation; the count is divided by them.
 const TIMES: u64 = 20;
 
-/// The only place where callgrind collects.
+/// The function in which callgrind collects.
 #[inline(never)]
 fn measured(operation: &mut dyn FnMut()) {
     for _ in 0..TIMES {
@@ -42,7 +39,7 @@ fn measured(operation: &mut dyn FnMut()) {
     }
 }
 
-/// This process is a scenario's, if the environment says so.
+/// Runs a scenario if the environment names one.
 fn run_scenario() -> bool {
     let Ok(name) = std::env::var(RUN) else { return false };
     let (_, scenario) = SCENARIOS
@@ -51,13 +48,13 @@ fn run_scenario() -> bool {
         .find(|(known, _)| *known == name)
         .expect("a scenario is named");
     let mut operation = scenario();
-    // The first time is not like the others: buffers grow.
+    // The first run differs: buffers grow.
     operation();
     measured(&mut *operation);
     true
 }
 
-/// The instructions of one operation, for each scenario; `None` where there is no valgrind.
+/// The instructions per operation of each scenario; `None` without valgrind.
 fn count(scenarios: &[(&str, Scenario)], test: &str) -> Option<Counts> {
     if VALGRIND.is_missing() {
         return None;
@@ -84,21 +81,21 @@ fn count_one(name: &str, test: &str) -> u64 {
 }
 
 #[test]
-fn a_turn_costs_no_more_in_a_larger_crowd() {
-    const THIS: &str = "a_turn_costs_no_more_in_a_larger_crowd";
+fn a_turn_costs_no_more_with_more_connections() {
+    const THIS: &str = "a_turn_costs_no_more_with_more_connections";
     if run_scenario() {
         return;
     }
     let Some(counts) = count(&CROWDS, THIS) else { return };
     let counts: Vec<f64> = CROWDS.iter().map(|(name, _)| counts[*name] as f64).collect();
     println!("a turn with 100 ready of 100 and of 2,000: {counts:?} instructions");
-    // Twenty times the crowd: anything done for each of the silent 1,900 would be seen.
+    // Twenty times as many connections: work for each of the 1,900 silent ones would show.
     assert!((counts[1] / counts[0] - 1.0).abs() <= 0.02, "{counts:?}");
 }
 
 #[test]
-fn the_counts_are_those_that_are_recorded() {
-    const THIS: &str = "the_counts_are_those_that_are_recorded";
+fn the_counts_match_the_recorded_ones() {
+    const THIS: &str = "the_counts_match_the_recorded_ones";
     if run_scenario() {
         return;
     }

@@ -1,4 +1,4 @@
-//! The counts in `benches/instructions.json`, and how far a count may be from them.
+//! The counts in `benches/instructions.json`, and the tolerance of the comparison.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -6,15 +6,14 @@ use std::process::Command;
 
 use serde_json::Value;
 
-/// Instructions of one operation, by scenario.
+/// Instructions per operation, by scenario.
 pub(crate) type Counts = BTreeMap<String, u64>;
 
-/// With the compiler and the target that the counts were recorded with: 2 %. The counts repeat
-/// themselves nearly to the last instruction; the rest is for glibc, which chooses its memcpy by
-/// the processor.
+/// With the recorded compiler and target: 2 %. The counts repeat nearly exactly; the tolerance is
+/// for glibc, which chooses its memcpy by processor.
 const SAME: f64 = 0.02;
-/// With others the same source becomes other code, and only a change of what is done, and not of
-/// how it is compiled, is to be found: a factor of two.
+/// With another compiler or target the same source becomes different code; only a change of the
+/// work itself is to be found: a factor of two.
 const OTHER: f64 = 1.0;
 
 /// The file.
@@ -50,7 +49,7 @@ impl Recorded {
         println!("recorded in {}", path().display());
     }
 
-    /// What a count may differ by, as a fraction.
+    /// The allowed difference as a fraction.
     pub(crate) fn tolerance(&self) -> f64 {
         if self.is_of_another_compiler() { OTHER } else { SAME }
     }
@@ -59,7 +58,7 @@ impl Recorded {
         self.compiler != compiler()
     }
 
-    /// That of the record and that of this build.
+    /// The recorded compiler and this build's.
     pub(crate) fn compilers(&self) -> String {
         format!("recorded with {}, and this is {}", self.compiler, compiler())
     }
@@ -75,8 +74,8 @@ impl Recorded {
     }
 }
 
-/// What is further from its record than `tolerance`, as a factor either way; or has none, or is
-/// recorded and was not counted.
+/// Scenarios further from their record than `tolerance`, as a factor either way, and those that
+/// only one side has.
 pub(crate) fn differences(recorded: &Counts, counts: &Counts, tolerance: f64) -> Vec<String> {
     let mut different = Vec::new();
     for (name, count) in counts {
@@ -99,7 +98,7 @@ fn path() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("benches/instructions.json")
 }
 
-/// The compiler and its target. cargo tells a test neither, so the one that it would run is asked.
+/// The compiler and its target. Cargo passes neither to a test, so this runs the compiler.
 fn compiler() -> String {
     let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
     let output = Command::new(rustc).arg("-vV").output().expect("rustc can be started");
@@ -109,7 +108,7 @@ fn compiler() -> String {
 }
 
 #[test]
-fn two_per_cent_more_or_less_is_the_same_and_beyond_it_is_not() {
+fn a_difference_of_two_per_cent_is_tolerated_and_more_is_not() {
     let counts = |count| Counts::from([("echo".to_owned(), count)]);
     for (count, same) in [(1000, true), (1020, true), (981, true), (1021, false), (980, false)] {
         assert_eq!(differences(&counts(1000), &counts(count), SAME).is_empty(), same, "{count}");
@@ -120,7 +119,7 @@ fn two_per_cent_more_or_less_is_the_same_and_beyond_it_is_not() {
 }
 
 #[test]
-fn a_scenario_without_a_record_and_a_record_without_a_scenario_are_differences() {
+fn a_missing_record_or_scenario_is_a_difference() {
     let (some, none) = (Counts::from([("echo".to_owned(), 1)]), Counts::new());
     assert_eq!(differences(&none, &some, SAME), ["echo (not recorded)"]);
     assert_eq!(differences(&some, &none, SAME), ["echo (not counted)"]);

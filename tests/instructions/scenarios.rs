@@ -1,16 +1,16 @@
-//! What is counted: each scenario sets something up and returns one operation on it, which must
-//! leave things as it found them.
+//! The scenarios: each sets something up and returns one operation on it, which must leave
+//! everything as it was.
 
 use std::hint::black_box;
 
 use saltecho::auth::{Challenge, Key, Keyring, MacAlgorithm};
 use saltecho::python::{Monotonic, upper};
-use saltecho::server::{Link, Links, TimerStep, Token, Wheel};
+use saltecho::reactor::{Link, Links, TimerStep, Token, Wheel};
 
 use super::support::kernel::{admit, disconnect, send_each_turn, server, turn};
 use super::support::{CHALLENGE, NOW, authenticated, challenge, config, digest};
 
-/// Sets up, and returns the operation.
+/// Sets up and returns the operation.
 pub(crate) type Scenario = fn() -> Box<dyn FnMut()>;
 
 /// The operations of the benches `core` and `loop`.
@@ -73,7 +73,7 @@ pub(crate) const SCENARIOS: [(&str, Scenario); 17] = [
     ("loop/turn, nothing ready of 1000", || crowd(0, 1000)),
 ];
 
-/// The same work in a small crowd and in one that is twenty times as large.
+/// The same work among few connections and among twenty times as many.
 pub(crate) const CROWDS: [(&str, Scenario); 2] =
     [("100 ready of 100", || crowd(100, 100)), ("100 ready of 2000", || crowd(100, 2000))];
 
@@ -89,7 +89,7 @@ fn verify(mac: MacAlgorithm, keys: u8) -> Box<dyn FnMut()> {
     Box::new(move || assert!(ring.verify(&challenge(), black_box(answer.as_bytes()))))
 }
 
-/// An echo of which the kernel takes `first` bytes at once, and then the rest.
+/// An echo of which the kernel accepts `first` bytes at once, then the rest.
 fn echo(len: usize, first: usize) -> Box<dyn FnMut()> {
     let config = config();
     let (mut connection, mut data) = (authenticated(&config, digest()), vec![b'x'; len]);
@@ -101,7 +101,7 @@ fn echo(len: usize, first: usize) -> Box<dyn FnMut()> {
     })
 }
 
-/// A turn in which some of a crowd have said 64 bytes; they are spread over all of it.
+/// A turn in which some connections, spread over all of them, have sent 64 bytes.
 fn crowd(ready: usize, size: usize) -> Box<dyn FnMut()> {
     let (mut server, mut crowd) = (server(size), Vec::new());
     admit(&mut server, size, &mut crowd);
@@ -131,7 +131,7 @@ fn at(ms: u32) -> Monotonic {
     Monotonic::from_nanos(u64::from(ms) * 1_000_000)
 }
 
-/// Within a minute, and scattered over it: 7919 is a prime.
+/// Spread over a minute: 7919 is a prime.
 fn ahead(index: u32) -> u32 {
     index * 7919 % 60_000
 }

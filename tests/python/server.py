@@ -22,9 +22,9 @@ with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as server:
             conn.sendall(challenge)
             digest = hmac.new(KEY, challenge, hash_name).digest()
             if not hmac.compare_digest(digest, conn.recv(len(digest))):
-                print("not legal", file=sys.stderr)
+                print("rejected", file=sys.stderr)
                 continue
-            print("legal", file=sys.stderr)
+            print("authenticated", file=sys.stderr)
             while True:
                 data = conn.recv(1024)
                 if not data:

@@ -5,21 +5,22 @@ use saltecho::load::{Assertion, Mode};
 
 use super::values::{Active, Rate, Sources, StartAt};
 use crate::cli::address::ServerAddress;
-use crate::cli::args::{KeyArgs, Reply};
+use crate::cli::keyfile::KeyArgs;
+use crate::cli::reply::Reply;
 use crate::cli::values::{Limit, Size, Spin};
 
-/// Make load, verify every byte of the answers, and measure.
+/// Generate load, verify every byte of the answers, and measure latency.
 ///
-/// By default messages are due at a fixed rate, whatever the server does, and their latency counts
-/// from when they were due (the open model). With --closed each connection sends its next message
-/// when the last is answered: good for throughput, not for latency.
+/// By default messages are due at a fixed rate, no matter how fast the server answers, and latency
+/// is measured from when a message was due (the open model). With --closed each connection sends
+/// its next message when the last one is answered: good for throughput, not for latency.
 ///
-/// The generator times itself. If what it adds is more than a tenth of the p99 that it measured,
-/// the result is marked UNRELIABLE and the exit code is 6. Ctrl-C ends early and still reports.
+/// The generator measures its own lateness. If that is more than a tenth of the p99 latency, the
+/// result is marked UNRELIABLE and the exit code is 6. Ctrl-C stops early and still reports.
 #[derive(Args, Debug)]
 #[command(after_long_help = EXAMPLES)]
 pub(in crate::cli) struct LoadArgs {
-    /// The server: an IP address or a name, and a port (9999 if there is none)
+    /// Server to connect to: an IP address or a host name, and a port (default port: 9999)
     #[arg(value_name = "ADDR", default_value = "127.0.0.1:9999")]
     #[arg(env = "SALTECHO_ADDRESS", hide_env_values = true)]
     pub(super) address: ServerAddress,
@@ -27,26 +28,26 @@ pub(in crate::cli) struct LoadArgs {
     #[command(flatten)]
     pub(super) keys: KeyArgs,
 
-    /// What the connections do
-    #[arg(long, value_enum, value_name = "MODE", default_value_t = Kind::Echo)]
+    /// Behavior of each connection
+    #[arg(long, value_enum, value_name = "MODE", default_value_t = LoadMode::Echo)]
     #[arg(env = "SALTECHO_LOAD_MODE", hide_env_values = true)]
-    pub(super) mode: Kind,
+    pub(super) mode: LoadMode,
 
-    /// How many connections; with --mode connect, at once
+    /// Number of connections; with --mode connect, the maximum at the same time
     #[arg(short, long, value_name = "N", default_value_t = 50)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..))]
     #[arg(env = "SALTECHO_LOAD_CONNECTIONS", hide_env_values = true)]
     pub(super) connections: u32,
 
-    /// Of these, how many send messages: a number or a percentage [default: all]
+    /// Number or percentage of connections that send messages [default: all]
     #[arg(long, value_name = "N|P%", env = "SALTECHO_LOAD_ACTIVE", hide_env_values = true)]
     pub(super) active: Option<Active>,
 
-    /// Messages (or cycles) a second over all connections: 500, 50k, 1m [default: 1000]
+    /// Messages (or cycles) per second over all connections: 500, 50k, 1m [default: 1000]
     #[arg(short, long, value_name = "RATE", env = "SALTECHO_LOAD_RATE", hide_env_values = true)]
     pub(super) rate: Option<Rate>,
 
-    /// Send the next message when there is room for it, instead of at a rate
+    /// Send the next message as soon as one is answered, instead of at a fixed rate
     #[arg(long, env = "SALTECHO_LOAD_CLOSED", hide_env_values = true)]
     #[arg(value_parser = clap::builder::FalseyValueParser::new())]
     pub(super) closed: bool,
@@ -56,88 +57,88 @@ pub(in crate::cli) struct LoadArgs {
     #[arg(env = "SALTECHO_LOAD_IN_FLIGHT", hide_env_values = true)]
     pub(super) in_flight: Option<u32>,
 
-    /// The length of a message in bytes (64, 16k, 1m)
+    /// Message size in bytes (64, 16k, 1m)
     #[arg(short, long, value_name = "SIZE", default_value = "64")]
     #[arg(env = "SALTECHO_LOAD_SIZE", hide_env_values = true)]
     pub(super) size: Size,
 
-    /// How long to measure, from when all connections have authenticated (30s, 5m)
+    /// Duration of the measurement, which starts when all connections are authenticated (30s, 5m)
     #[arg(short, long, value_name = "TIME", default_value = "30s", value_parser = super::values::time)]
     #[arg(env = "SALTECHO_LOAD_DURATION", hide_env_values = true)]
     pub(super) duration: std::time::Duration,
 
-    /// Begin the connections evenly over this time [default: as fast as they come about]
+    /// Spread connecting over this time [default: as fast as possible]
     #[arg(long, value_name = "TIME", value_parser = super::values::time)]
     #[arg(env = "SALTECHO_LOAD_RAMP", hide_env_values = true)]
     pub(super) ramp: Option<std::time::Duration>,
 
-    /// Connect from these addresses of this machine in turn (127.0.0.2-20, 10.0.0.5,10.0.0.6)
+    /// Local addresses to connect from, in turn (127.0.0.2-20, 10.0.0.5,10.0.0.6)
     ///
-    /// Each has some 28,000 ports towards one server. A range counts up the last number.
+    /// Each allows about 28,000 connections to one server. A range counts up the last number.
     #[arg(long, value_name = "ADDRS", env = "SALTECHO_LOAD_SOURCE", hide_env_values = true)]
     pub(super) source: Option<Sources>,
 
-    /// How long a connection, a verdict and an echo may take each (5s, 500ms, off)
+    /// Time limit for each connect, authentication and echo (5s, 500ms, off)
     #[arg(long, value_name = "TIME", default_value = "5s")]
     #[arg(env = "SALTECHO_TIMEOUT", hide_env_values = true)]
     pub(super) timeout: Limit,
 
-    /// What the server answers
+    /// Expected answers of the server
     #[arg(long, value_enum, value_name = "HOW", default_value_t = Reply::Upper)]
     #[arg(env = "SALTECHO_REPLY", hide_env_values = true)]
     pub(super) reply: Reply,
 
-    /// What the bytes of the messages follow from
+    /// Seed for the message contents
     #[arg(long, value_name = "N", default_value_t = 0)]
     #[arg(env = "SALTECHO_LOAD_SEED", hide_env_values = true)]
     pub(super) seed: u64,
 
-    /// Poll without sleeping for this long after the last event (100us, off): latencies are without
-    /// the generator's own wake-ups, and a core is busy for as long as anything is answered
+    /// Poll without sleeping for this long after the last event (100us, off): keeps the
+    /// generator's own wake-up time out of the latencies, but a core stays busy
     #[arg(long, value_name = "TIME", default_value = "off")]
     #[arg(env = "SALTECHO_LOAD_SPIN", hide_env_values = true)]
     pub(super) spin: Spin,
 
-    /// Begin at this time, so that several machines begin together (2026-11-25T12:00:00Z)
+    /// Start at this time, so that several machines start together (2026-11-25T12:00:00Z)
     #[arg(long, value_name = "TIME", env = "SALTECHO_LOAD_START_AT", hide_env_values = true)]
     pub(super) start_at: Option<StartAt>,
 
-    /// Claim something of the result (p99<5ms, errors==0); exit code 5 if it does not hold
+    /// Assert a condition on the result (p99<5ms, errors==0); exit code 5 if it fails
     ///
-    /// May be given several times. Left of the comparison: p50, p99.9, max, mean, the same of a
+    /// May be given several times. Left of the comparison: p50, p99.9, max, mean, the same for a
     /// series (connect.p99, auth.max, service.p50), errors, errors.KIND, rate, answered.
     #[arg(long = "assert", value_name = "EXPR")]
     pub(super) assertions: Vec<Assertion>,
 
-    /// Write the report to stdout as JSON
+    /// Print the report as JSON
     #[arg(long)]
     pub(super) json: bool,
 
-    /// Write a line of JSON for each second to this file
+    /// Write one line of JSON per second to this file
     ///
-    /// `-` is stdout, here and below; the text of the report then goes to stderr.
+    /// `-` is stdout, also for --hlog and --html; the text report then goes to stderr.
     #[arg(long, value_name = "FILE")]
     pub(super) events: Option<PathBuf>,
 
     /// Write the histograms of each second to this file, as an HdrHistogram interval log
     ///
-    /// `saltecho report` reads it, and adds up those of several machines.
+    /// `saltecho report` reads it, and merges the logs of several machines.
     #[arg(long, value_name = "FILE")]
     pub(super) hlog: Option<PathBuf>,
 
-    /// Write the report as a page to this file
+    /// Write the report as an HTML page to this file
     #[arg(long, value_name = "FILE")]
     pub(super) html: Option<PathBuf>,
 
-    /// The server's process on this machine: tells its processor time and memory as well
+    /// PID of a local server: also report its CPU time and memory
     #[arg(long, value_name = "PID")]
     pub(super) pid: Option<u32>,
 
-    /// Show how it goes on the whole terminal; needs a build with the feature `tui`
+    /// Show a full-screen dashboard (needs a build with the `tui` feature)
     #[arg(long)]
     pub(super) tui: bool,
 
-    /// Say nothing while it runs
+    /// Show no progress
     #[arg(short, long, env = "SALTECHO_QUIET", hide_env_values = true)]
     #[arg(value_parser = clap::builder::FalseyValueParser::new())]
     pub(super) quiet: bool,
@@ -151,57 +152,57 @@ Examples:
   saltecho load -c 19000 --active 1% --source 127.0.0.2-20
   saltecho load --mode connect -c 64 -r 5k --html report.html
 
-Exit codes beyond those of `saltecho --help`: 5 an assertion does not hold, 6 the result is
+Exit codes in addition to those in `saltecho --help`: 5 an assertion failed, 6 the result is
 unreliable or nothing was measured.";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(in crate::cli) enum Kind {
+pub(in crate::cli) enum LoadMode {
     /// Authenticate once, then send messages
     Echo,
-    /// Connect, authenticate, one message, close; again and again
+    /// Connect, authenticate, send one message, close; repeatedly
     Connect,
-    /// Authenticate, one message, stay silent, and show at the end that each still answers
+    /// Authenticate, send one message, stay silent, and check at the end that each still answers
     Idle,
 }
 
 impl LoadArgs {
-    /// Why two of the flags cannot both be meant, wherever they were given.
-    pub(super) fn object_to_contradictions(&self) -> Option<String> {
+    /// Names two flags that contradict each other, given on the command line or by variables.
+    pub(super) fn find_contradiction(&self) -> Option<String> {
         let rate = ("--rate", "SALTECHO_LOAD_RATE", self.rate.is_some());
         let closed = ("--closed", "SALTECHO_LOAD_CLOSED", self.closed);
         let in_flight = ("--in-flight", "SALTECHO_LOAD_IN_FLIGHT", self.in_flight.is_some());
         let active = ("--active", "SALTECHO_LOAD_ACTIVE", self.active.is_some());
         let ramp = ("--ramp", "SALTECHO_LOAD_RAMP", self.ramp.is_some());
         let (mode, why, useless) = match self.mode {
-            Kind::Idle => (
+            LoadMode::Idle => (
                 "--mode idle",
-                "its connections are silent while they are measured",
+                "idle connections are silent while they are measured",
                 vec![rate, closed, in_flight, active],
             ),
-            Kind::Connect => (
+            LoadMode::Connect => (
                 "--mode connect",
-                "each of its connections is begun when a cycle is due, and sends one message",
+                "each connection starts when its cycle is due and sends one message",
                 vec![in_flight, active, ramp],
             ),
-            Kind::Echo => ("", "", vec![]),
+            LoadMode::Echo => ("", "", vec![]),
         };
         let closed = match self.closed {
-            true => Some(("--closed", "the next message is sent when one is answered", rate)),
+            true => Some(("--closed", "the next message is sent as soon as one is answered", rate)),
             false => None,
         };
         let of_mode = useless.into_iter().map(|flag| (mode, why, flag));
         let (one, why, (other, variable, _)) =
             of_mode.chain(closed).find(|(_, _, (_, _, is_given))| *is_given)?;
-        Some(format!("{one} and {other} ({variable}) contradict each other: {why}"))
+        Some(format!("{one} cannot be used with {other} ({variable}): {why}"))
     }
 }
 
-impl From<Kind> for Mode {
-    fn from(kind: Kind) -> Self {
-        match kind {
-            Kind::Echo => Self::Echo,
-            Kind::Connect => Self::Connect,
-            Kind::Idle => Self::Idle,
+impl From<LoadMode> for Mode {
+    fn from(mode: LoadMode) -> Self {
+        match mode {
+            LoadMode::Echo => Self::Echo,
+            LoadMode::Connect => Self::Connect,
+            LoadMode::Idle => Self::Idle,
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What is said while a load is made: a line a second, unless it is a whole screen.
+//! Live progress of a load: one line per second.
 
 use std::io::{IsTerminal, Write};
 
@@ -6,41 +6,41 @@ use rustix::termios::tcgetwinsize;
 use saltecho::load::report::Nanos;
 use saltecho::load::{Interval, Mode, Part};
 
-/// Shows how a load goes, and gives the terminal back when it is dropped.
+/// Shows the progress of a load, and restores the terminal when dropped.
 pub(super) trait Live: Send {
-    /// Shows what has happened in another interval.
+    /// Shows another interval.
     fn show(&mut self, interval: &Interval);
 }
 
-/// A line for each interval on stderr: one that is rewritten on a terminal, line by line elsewhere.
+/// Writes a line per interval to stderr; on a terminal each line replaces the last.
 pub(super) struct Lines {
     mode: Mode,
     is_terminal: bool,
 }
 
-/// What rewrites a line. It is no color, so NO_COLOR does not forbid it.
+/// Erases the current line. It is not a color, so NO_COLOR does not matter.
 const ERASE: &str = "\r\x1b[K";
-/// The width of a terminal that does not know its own.
+/// Assumed width of a terminal that does not tell.
 const WIDTH: usize = 80;
 
 impl Lines {
-    /// `None` on a terminal that cannot rewrite a line: what it would show could not be erased.
+    /// `None` on a terminal that cannot erase a line.
     pub(super) fn new(mode: Mode) -> Option<Self> {
         let is_terminal = std::io::stderr().is_terminal();
         (!is_terminal || !is_dumb()).then_some(Self { mode, is_terminal })
     }
 }
 
-/// Whether the terminal understands no control sequences.
+/// Returns whether the terminal does not support control sequences.
 pub(super) fn is_dumb() -> bool {
     std::env::var_os("TERM").is_some_and(|term| term == "dumb")
 }
 
 impl Live for Lines {
     fn show(&mut self, interval: &Interval) {
-        // A reader of stderr that has left needs no line.
+        // Ignores errors: the reader of stderr may have left.
         let _ = match self.is_terminal {
-            // The last column stays free: some terminals go to the next line behind it.
+            // The last column stays empty: some terminals wrap after it.
             true => {
                 let text = line(self.mode, interval, width() - 1);
                 write!(std::io::stderr(), "{ERASE}{text}")
@@ -58,7 +58,7 @@ impl Drop for Lines {
     }
 }
 
-/// Asked for each line, since windows change their size.
+/// The current width; windows may be resized.
 fn width() -> usize {
     match tcgetwinsize(std::io::stderr()) {
         Ok(size) if size.ws_col > 0 => usize::from(size.ws_col),
@@ -66,10 +66,10 @@ fn width() -> usize {
     }
 }
 
-/// How an interval went, in at most so many columns. Where not all has room, what is left out is
-/// the part with the largest number; 0 is always there.
+/// Formats an interval in at most `width` columns. If there is not enough room, parts are left out in
+/// the order of their ranks, the highest first; rank 0 always stays.
 fn line(mode: Mode, interval: &Interval, width: usize) -> String {
-    let (counts, standing) = (&interval.record.counts, interval.standing);
+    let (counts, states) = (&interval.record.counts, interval.standing);
     let end = (interval.start + interval.length).as_secs_f64();
     let mut parts = vec![(0, format!("{end:6.1}s {:<7}", interval.part.as_str()))];
     let seconds = interval.length.as_secs_f64().max(1e-9);
@@ -90,7 +90,7 @@ fn line(mode: Mode, interval: &Interval, width: usize) -> String {
     }
     parts.push((2, format!("  errors {}", counts.errors.total())));
     let mut connections = "  connections".to_owned();
-    for (name, number) in standing.by_name().into_iter().filter(|(_, number)| *number > 0) {
+    for (name, number) in states.by_name().into_iter().filter(|(_, number)| *number > 0) {
         connections.push_str(&format!(" {number} {name}"));
     }
     parts.push((if interval.part == Part::Ramp { 1 } else { 7 }, connections));
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_says_how_it_goes() {
+    fn a_line_shows_all_parts() {
         assert_eq!(
             line(Mode::Echo, &interval(), usize::MAX),
             "   6.0s measure      1000/s  p50 1.50 ms  p99 1.50 ms  max 1.50 ms  errors 3  \
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn a_narrow_terminal_has_the_most_important_parts() {
+    fn a_narrow_terminal_shows_the_most_important_parts() {
         for (width, shown) in [
             (79, "   6.0s measure      1000/s  p50 1.50 ms  p99 1.50 ms  errors 3  9s left"),
             (60, "   6.0s measure      1000/s  p99 1.50 ms  errors 3  9s left"),

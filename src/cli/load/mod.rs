@@ -1,6 +1,7 @@
-//! `saltecho load`: what the flags ask for, what this machine allows, and what is told of it.
+//! `saltecho load`: from flags to a running load and its report.
 
 mod args;
+pub(super) mod check;
 mod live;
 mod outcome;
 mod preflight;
@@ -18,90 +19,92 @@ use std::time::SystemTime;
 
 use anyhow::{Context, Result};
 use saltecho::client::{Client, ClientError, Stage};
-use saltecho::load::report::{About, Collector, EventLog, Generator, HistogramLog, Machine, Setup};
+use saltecho::load::report::{
+    Collector, EventLog, Generator, HistogramLog, Machine, PlanInfo, ProgramInfo,
+};
 use saltecho::load::{Interval, Load, Pace, Plan, Stopper};
-use saltecho::server::MioKernel;
+use saltecho::reactor::MioKernel;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 pub(super) use args::LoadArgs;
 use live::{Lines, Live};
-use preflight::{Limits, object_to_sources, object_to_tui};
-use process::{Waits, Watch};
+use preflight::{MachineLimits, check_sources, check_tui};
+use process::{CpuWait, ServerUsage};
 
-use super::args::Reply;
-use super::failure::{Failure, Kind};
+use super::failure::{Exit, Failure};
 use super::keyfile::public_name;
 use super::output::{Output, Outputs};
+use super::reply::Reply;
 use super::signals::not_ignored;
 
-/// Events taken from one poll at first.
+/// Initial capacity for the events of one poll.
 const EVENTS: usize = 1024;
 
 pub(super) fn run(args: &LoadArgs) -> Result<(), Failure> {
     if args.tui
-        && let Some(objection) = object_to_tui(args.quiet)
+        && let Some(objection) = check_tui(args.quiet)
     {
-        return Err(Failure::because(Kind::Usage, objection));
+        return Err(Failure::with_message(Exit::Usage, objection));
     }
-    if let Some(objection) = args.object_to_contradictions() {
-        return Err(Failure::because(Kind::Usage, objection));
+    if let Some(objection) = args.find_contradiction() {
+        return Err(Failure::with_message(Exit::Usage, objection));
     }
     let targets = args.targets()?;
     let mut plan = args.plan(targets[0])?;
-    let limits = Limits::examine(plan.target.ip());
-    if let Some(objection) = object_to_sources(&plan).or_else(|| limits.object_to(&plan)) {
-        return Err(Failure::because(Kind::Usage, objection));
+    let limits = MachineLimits::examine(plan.target.ip());
+    if let Some(objection) = check_sources(&plan).or_else(|| limits.check(&plan)) {
+        return Err(Failure::with_message(Exit::Usage, objection));
     }
-    // Until the load begins there is nothing to end in order, so a signal does what it always does:
-    // also to a wait for the reader of a FIFO that a result goes to, or for the time of day.
-    let outputs = args.outputs().map_err(|error| Failure::new(Kind::Usage, error))?;
+    // Until the load starts, signals keep their default action, also while this waits for the
+    // reader of a FIFO or for --start-at.
+    let outputs = args.outputs().map_err(|error| Failure::new(Exit::Usage, error))?;
     let [events, hlog, html] = outputs.named;
-    let mut watch = args.pid.map(Watch::begin).transpose().context("--pid")?;
-    wait_for_beginning(args)?;
-    plan.target = answering(&targets, &plan);
+    let mut server_usage = args.pid.map(ServerUsage::start).transpose().context("--pid")?;
+    wait_for_start(args)?;
+    plan.target = first_answering(&targets, &plan);
     let mut collector = args.collector(&plan, events, hlog)?;
     let kernel = MioKernel::new(EVENTS).context("cannot set up the event loop")?;
     let load = Load::new(kernel, plan.clone());
-    let load = load.map_err(|error| Failure::new(Kind::Usage, error))?;
+    let load = load.map_err(|error| Failure::new(Exit::Usage, error))?;
     stop_on_signal(load.stopper(), args.tui)?;
 
-    // What is told takes time, so it is another thread that tells: the loop must not wait for it.
+    // Reporting is slow, so another thread does it; the load loop must not block.
     let (intervals, queue) = channel();
-    let live = args.live(&plan).context("cannot take the terminal for --tui")?;
-    let teller = thread::Builder::new().name("report".to_owned());
-    let teller = teller.spawn(move || {
-        tell(&queue, &mut collector, live);
+    let live = args.live(&plan).context("cannot set up the terminal for --tui")?;
+    let reporter = thread::Builder::new().name("report".to_owned());
+    let reporter = reporter.spawn(move || {
+        report_intervals(&queue, &mut collector, live);
         collector
     });
-    let teller = teller.context("cannot start a thread for the report")?;
-    let mut waits = Waits::begin();
+    let reporter = reporter.context("cannot start a thread for the report")?;
+    let mut cpu_wait = CpuWait::start();
     let outcome = load.run(|interval| {
-        if let Some(watch) = &mut watch {
-            watch.look(interval.part);
+        if let Some(usage) = &mut server_usage {
+            usage.update(interval.part);
         }
-        waits.look(interval.part);
-        // The teller ends with the load, and not before.
+        cpu_wait.update(interval.part);
+        // The thread ends when the load does, not earlier, so it receives this.
         let _ = intervals.send(interval);
     });
     drop(intervals);
-    // Whatever is said from here on, the teller has given the terminal back.
-    let collector = teller.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    // The thread has restored the terminal, so anything may be printed from here on.
+    let collector = reporter.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
     let outcome = outcome.context("the event loop failed")?;
-    let (mut report, failures) = collector.finish(outcome, waits.finish());
-    report.server = watch.map(Watch::finish);
-    outcome::tell(args, &report, failures, outputs.report, html)
+    let (mut report, failures) = collector.finish(outcome, cpu_wait.finish());
+    report.server = server_usage.map(ServerUsage::finish);
+    outcome::report(args, &report, failures, outputs.report, html)
 }
 
 impl LoadArgs {
     fn plan(&self, target: SocketAddr) -> Result<Plan, Failure> {
-        let usage = |error: anyhow::Error| Failure::new(Kind::Usage, error);
+        let usage = |error: anyhow::Error| Failure::new(Exit::Usage, error);
         let key = self.keys.load().map_err(usage)?.swap_remove(0);
         let active = match self.active {
             None => self.connections,
-            Some(active) => {
-                active.of(self.connections).map_err(|text| Failure::because(Kind::Usage, text))?
-            }
+            Some(active) => active
+                .among(self.connections)
+                .map_err(|text| Failure::with_message(Exit::Usage, text))?,
         };
         let plan = Plan::new(target, key, self.keys.mac.into());
         let pace = match self.rate {
@@ -128,25 +131,25 @@ impl LoadArgs {
         })
     }
 
-    /// The addresses of the server, never none: those of the sources' family if it has any.
+    /// The addresses of the server, at least one: those of the sources' family if there are any.
     fn targets(&self) -> Result<Vec<SocketAddr>, Failure> {
         let address = &self.address;
         let all = (address.host.as_str(), address.port).to_socket_addrs();
-        let all = all.with_context(|| format!("cannot find {address}"));
-        let all: Vec<_> = all.map_err(|error| Failure::new(Kind::Unreachable, error))?.collect();
+        let all = all.with_context(|| format!("cannot resolve {address}"));
+        let all: Vec<_> = all.map_err(|error| Failure::new(Exit::Unreachable, error))?.collect();
         let source = self.source.as_ref().and_then(|sources| sources.0.first());
         let is_wanted =
             |target: &&SocketAddr| source.is_none_or(|source| source.is_ipv4() == target.is_ipv4());
         let wanted: Vec<_> = all.iter().filter(is_wanted).copied().collect();
         match if wanted.is_empty() { all } else { wanted } {
             none if none.is_empty() => {
-                Err(Failure::because(Kind::Unreachable, format!("{address} has no address")))
+                Err(Failure::with_message(Exit::Unreachable, format!("{address} has no address")))
             }
             targets => Ok(targets),
         }
     }
 
-    /// What shows how it goes, unless nobody wants to know.
+    /// The live view, unless it is switched off.
     fn live(&self, plan: &Plan) -> io::Result<Option<Box<dyn Live>>> {
         #[cfg(feature = "tui")]
         if self.tui {
@@ -158,7 +161,7 @@ impl LoadArgs {
         Ok(Lines::new(plan.mode).map(|lines| Box::new(lines) as _))
     }
 
-    /// Opens what is going to be written.
+    /// Opens the outputs.
     fn outputs(&self) -> Result<Outputs<3>> {
         let flags = [
             ("--events", self.events.as_ref()),
@@ -169,7 +172,7 @@ impl LoadArgs {
         Outputs::open(flags, &key, self.json)
     }
 
-    /// What takes the seconds of the run, and writes them to the files that were asked for.
+    /// The collector of the run, with the log files that the flags name.
     fn collector(
         &self,
         plan: &Plan,
@@ -178,10 +181,10 @@ impl LoadArgs {
     ) -> Result<Collector> {
         let generator = Generator {
             name: String::new(),
-            about: About::now(command_line()),
+            program: ProgramInfo::now(command_line()),
             machine: Machine::this(),
-            setup: Setup::of(plan, public_name(&plan.key)),
-            ran: None,
+            plan: PlanInfo::new(plan, public_name(&plan.key)),
+            run: None,
         };
         let mut collector = Collector::new(generator.clone());
         if let Some(to) = events {
@@ -198,13 +201,13 @@ impl LoadArgs {
     }
 }
 
-/// The first of several addresses of a name at which a server answers, as `connect` finds it; the
-/// first of all if there is none. Where there is but one it is not tried.
-fn answering(targets: &[SocketAddr], plan: &Plan) -> SocketAddr {
+/// The first address of a name at which a server answers, as `connect` finds it, or the first one if
+/// none answers. A single address is not tried.
+fn first_answering(targets: &[SocketAddr], plan: &Plan) -> SocketAddr {
     let has_answered = |target: &SocketAddr| {
         let host = target.ip().to_string();
         let place = (host.as_str(), target.port());
-        // It authenticates, too, since connections that do not are counted against their source.
+        // This authenticates, because connections that do not count against their source.
         let client = Client::connect(place, &plan.key, plan.algorithm, plan.timeout);
         !matches!(client, Err(ClientError::Connect(_) | ClientError::TimedOut(Stage::Connecting)))
     };
@@ -214,7 +217,7 @@ fn answering(targets: &[SocketAddr], plan: &Plan) -> SocketAddr {
     }
 }
 
-/// A link-local source without a zone is in that of the server.
+/// Gives a link-local source without a zone the zone of the server.
 fn in_zone_of(target: SocketAddr, source: SocketAddr) -> SocketAddr {
     match (target, source) {
         (SocketAddr::V6(target), SocketAddr::V6(mut source))
@@ -227,30 +230,30 @@ fn in_zone_of(target: SocketAddr, source: SocketAddr) -> SocketAddr {
     }
 }
 
-/// The words of the command line. What is not UTF-8 in them cannot be told in a report.
+/// The words of the command line. Invalid UTF-8 is replaced, as reports are text.
 fn command_line() -> Vec<String> {
     std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect()
 }
 
-fn wait_for_beginning(args: &LoadArgs) -> Result<(), Failure> {
+fn wait_for_start(args: &LoadArgs) -> Result<(), Failure> {
     let Some(start) = args.start_at else { return Ok(()) };
     match start.0.duration_since(SystemTime::now()) {
         Ok(wait) => thread::sleep(wait),
         Err(_) => {
             let [start, now] = [start.0, SystemTime::now()].map(humantime::format_rfc3339_seconds);
-            let text = format!("--start-at {start} has passed: it is {now} now");
-            return Err(Failure::because(Kind::Usage, text));
+            let text = format!("--start-at {start} is in the past: it is now {now}");
+            return Err(Failure::with_message(Exit::Usage, text));
         }
     }
     Ok(())
 }
 
-/// SIGINT and SIGTERM end the load early, with its report; a second one ends the program. A signal
-/// that was ignored when the program began stays so.
+/// Makes SIGINT and SIGTERM end the load early, with its report; a second one ends the program.
+/// Signals that were ignored when the program started stay ignored.
 fn stop_on_signal(stopper: Stopper, has_screen: bool) -> Result<()> {
     let mut caught = not_ignored(&[SIGINT, SIGTERM]);
     if has_screen {
-        // They end the program as ever, but the terminal must be given back first.
+        // They end the program as always, but the terminal must be restored first.
         caught.extend(not_ignored(&[SIGHUP, SIGQUIT]));
     }
     let mut signals = Signals::new(caught).context("cannot catch signals")?;
@@ -263,8 +266,8 @@ fn stop_on_signal(stopper: Stopper, has_screen: bool) -> Result<()> {
                 continue;
             }
             #[cfg(feature = "tui")]
-            tui::give_back();
-            // If this fails there is nothing that would end it.
+            tui::restore();
+            // There is no other way to end the program if this fails.
             let _ = signal_hook::low_level::emulate_default_handler(signal);
         }
     };
@@ -275,7 +278,11 @@ fn stop_on_signal(stopper: Stopper, has_screen: bool) -> Result<()> {
     Ok(())
 }
 
-fn tell(queue: &Receiver<Interval>, collector: &mut Collector, mut live: Option<Box<dyn Live>>) {
+fn report_intervals(
+    queue: &Receiver<Interval>,
+    collector: &mut Collector,
+    mut live: Option<Box<dyn Live>>,
+) {
     for interval in queue {
         collector.take(&interval);
         if let Some(live) = &mut live {
@@ -294,20 +301,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_address_is_one_at_which_something_answers() {
-        // It says nothing, but it is there.
+    fn an_answering_address_is_preferred() {
+        // It accepts connections and sends nothing.
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let open = listener.local_addr().unwrap();
         let closed = SocketAddr::from(([127, 9, 9, 9], open.port()));
         let mut plan = Plan::new(closed, Key::demo(), MacAlgorithm::Md5);
         plan.timeout = Some(Duration::from_millis(50));
-        assert_eq!(answering(&[closed, open], &plan), open);
-        assert_eq!(answering(&[closed, closed], &plan), closed, "there is none");
-        assert_eq!(answering(&[closed], &plan), closed, "there is no other");
+        assert_eq!(first_answering(&[closed, open], &plan), open);
+        assert_eq!(first_answering(&[closed, closed], &plan), closed, "none answers");
+        assert_eq!(first_answering(&[closed], &plan), closed, "a single address");
     }
 
     #[test]
-    fn a_link_local_source_is_in_the_zone_of_the_server() {
+    fn a_link_local_source_gets_the_zone_of_the_server() {
         let [target, bare, zoned] =
             ["[fe80::1%3]:9", "[fe80::2]:0", "[fe80::2%4]:0"].map(|text| text.parse().unwrap());
         assert_eq!(in_zone_of(target, bare).to_string(), "[fe80::2%3]:0");

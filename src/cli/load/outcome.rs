@@ -1,16 +1,16 @@
-//! What is told of a load that is over.
+//! The report of a finished load.
 
 use anyhow::Error;
 use saltecho::load::report::{Report, SinkFailure};
 
-use super::LoadArgs;
+use super::args::LoadArgs;
+use super::check::{check, has_no_connection};
 use crate::cli::failure::Failure;
-use crate::cli::judge::{is_none, judge};
 use crate::cli::output::{self, Output};
 
-/// Writes the report to where it was asked for. The figures were made, so they are told first;
-/// whatever is wrong with them is the exit code's affair.
-pub(super) fn tell(
+/// Writes the report to its destinations, then checks the result. The report comes first, so that it
+/// is there even if the check fails.
+pub(super) fn report(
     args: &LoadArgs,
     report: &Report,
     failures: Vec<SinkFailure>,
@@ -19,8 +19,8 @@ pub(super) fn tell(
 ) -> Result<(), Failure> {
     let text = match args.json {
         true => Some(report.to_json_text()),
-        // A table of zeros would hide the line that says why.
-        false => (!is_none(report)).then(|| report.to_text()),
+        // A table of zeros would hide the error message.
+        false => (!has_no_connection(report)).then(|| report.to_text()),
     };
     let text = text.map(|text| stdout.put(&text));
     let html = html.map(|mut html| html.put(&report.to_html()));
@@ -28,5 +28,5 @@ pub(super) fn tell(
         Err(Error::new(error).context(format!("cannot write {name}")))
     });
     output::all(text.into_iter().chain(html).chain(sinks))?;
-    judge(report, &args.address, &args.assertions)
+    check(report, &args.address, &args.assertions)
 }

@@ -1,57 +1,51 @@
-//! What this machine allows, looked at before the first connection, so that a load that cannot be
-//! made is refused with the line to change instead of failing in its middle.
+//! Checks before the first connection whether this machine allows the load. If not, the error names
+//! the setting to change, instead of a failure in the middle of the run.
 
-use std::fs;
 use std::io::IsTerminal;
 use std::net::{IpAddr, UdpSocket};
 
 use saltecho::load::{Mode, Pace, Plan};
 
 use super::live::is_dumb;
+use crate::cli::machine::Machine;
 
-/// What the machine allows, as far as it says.
+/// Limits of this machine, as far as they are known.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Limits {
-    /// Descriptors that this process may have.
+pub(super) struct MachineLimits {
+    /// Maximum number of descriptors of this process.
     pub(super) descriptors: u64,
-    /// Ports that connections from one address to one server can have.
+    /// Number of ports for connections from one address to one server.
     pub(super) ports: u64,
-    /// Whether a port can be used again a second after its connection ended, instead of 60.
+    /// Whether a port can be reused one second after its connection ended, instead of 60.
     pub(super) reuses_ports: bool,
-    /// The memory that TCP may take in the whole machine, in bytes.
+    /// Maximum memory for TCP on the whole machine, in bytes.
     pub(super) tcp_memory: Option<u64>,
 }
 
-/// Descriptors that are not for connections: the standard streams, epoll, its waker, files.
+/// Descriptors for other purposes than connections: the standard streams, epoll, its waker, files.
 const RESERVED: u64 = 16;
-/// How long the side that closed first keeps a port (TCP_TIMEWAIT_LEN).
+/// Seconds that the side that closed first keeps a port (TCP_TIMEWAIT_LEN).
 const TIME_WAIT: u64 = 60;
 
-impl Limits {
-    /// Looks, and raises the soft limit on descriptors to the hard one.
+impl MachineLimits {
+    /// Reads the limits, and raises the soft limit on descriptors to the hard one.
     pub(super) fn examine(target: IpAddr) -> Self {
-        let range = numbers("/proc/sys/net/ipv4/ip_local_port_range");
-        let ports = match range.as_deref() {
-            Some([low, high]) => high.saturating_sub(*low) + 1,
-            _ => 28_232, // Linux's default, 32768 to 60999.
-        };
-        let reuse = numbers("/proc/sys/net/ipv4/tcp_tw_reuse");
+        let machine = Machine::this();
         Self {
             descriptors: rlimit::increase_nofile_limit(u64::MAX).unwrap_or(1024),
-            ports,
-            // 2 is for loopback alone, and the default.
-            reuses_ports: match reuse.as_deref() {
-                Some([1]) => true,
-                Some([2]) => target.is_loopback(),
+            ports: machine.ports_per_source(),
+            // 2, the default, applies to loopback only.
+            reuses_ports: match machine.tw_reuse {
+                Some(1) => true,
+                Some(2) => target.is_loopback(),
                 _ => false,
             },
-            tcp_memory: numbers("/proc/sys/net/ipv4/tcp_mem")
-                .and_then(|pages| Some(pages.get(2)? * rustix::param::page_size() as u64)),
+            tcp_memory: machine.tcp_memory,
         }
     }
 
-    /// Why the plan cannot be carried out, and what would help.
-    pub(super) fn object_to(&self, plan: &Plan) -> Option<String> {
+    /// Returns why the plan is impossible here and how to change that, or `None`.
+    pub(super) fn check(&self, plan: &Plan) -> Option<String> {
         self.too_few_descriptors(plan)
             .or_else(|| self.too_few_ports(plan))
             .or_else(|| self.too_little_memory(plan))
@@ -61,15 +55,15 @@ impl Limits {
         let needed = plan.connections as u64 + RESERVED;
         (needed > self.descriptors).then(|| {
             format!(
-                "{} connections need {needed} descriptors, and this process may have {}: raise the \
-                 hard limit (`ulimit -Hn`, LimitNOFILE=), or share the load among several \
-                 processes and merge what they write with --hlog (`saltecho report`)",
+                "{} connections need {needed} descriptors, but the limit is {}: raise the hard limit \
+                 (`ulimit -Hn`, LimitNOFILE=), or split the load among several processes with \
+                 --hlog and merge their logs with `saltecho report`",
                 plan.connections, self.descriptors
             )
         })
     }
 
-    /// Connections need a port each, and a cycle's port is not free again when the cycle is over.
+    /// Each connection needs a port, and the port of a cycle is not free at once when it ends.
     fn too_few_ports(&self, plan: &Plan) -> Option<String> {
         let wait = if self.reuses_ports { 1 } else { TIME_WAIT };
         let waiting = match (plan.mode, plan.pace) {
@@ -84,11 +78,14 @@ impl Limits {
         (enough > sources).then(|| {
             let what = match waiting {
                 0 => format!("{} connections", plan.connections),
-                _ => format!("{} cycles a second, whose ports rest for {wait} s,", waiting / wait),
+                _ => format!(
+                    "{} cycles per second, each with its port for {wait} s,",
+                    waiting / wait
+                ),
             };
             let remedy = match plan.target.ip().is_loopback() && enough < 250 {
                 true => format!("connect from more with --source 127.0.0.2-{}", enough + 1),
-                false => "connect from more addresses of this machine with --source".to_owned(),
+                false => "connect from more local addresses with --source".to_owned(),
             };
             format!(
                 "{what} to one server need {needed} ports, and {sources} source address{} {} \
@@ -103,18 +100,18 @@ impl Limits {
 
     fn too_little_memory(&self, plan: &Plan) -> Option<String> {
         let allowed = self.tcp_memory?;
-        // Messages under way lie in buffers of either end; on loopback both are ours.
+        // Messages in flight are in the buffers of both ends; on loopback both are on this machine.
         let ends = if plan.target.ip().is_loopback() { 2 } else { 1 };
         let needed = [plan.active, plan.in_flight, plan.size]
             .into_iter()
             .fold(ends, |product: u64, factor| product.saturating_mul(factor as u64));
-        // The kernel buffers no more than that for one connection (tcp_wmem, by default).
+        // The kernel buffers at most 4 MiB for one connection (default of tcp_wmem).
         let needed = needed.min(plan.active as u64 * ends * (4 << 20));
         (needed > allowed).then(|| {
             format!(
-                "{} connections with {} x {} bytes under way need up to {} MiB of TCP memory, and \
-                 the machine allows {} MiB: fewer or shorter messages (--active, --in-flight, -s), \
-                 or a higher third number in net.ipv4.tcp_mem",
+                "{} connections with {} x {} bytes in flight need up to {} MiB of TCP memory, but \
+                 the limit of this machine is {} MiB: send fewer or shorter messages (--active, \
+                 --in-flight, -s), or raise the third number in net.ipv4.tcp_mem",
                 plan.active,
                 plan.in_flight,
                 plan.size,
@@ -125,41 +122,37 @@ impl Limits {
     }
 }
 
-/// Why one of the sources cannot be connected from.
-pub(super) fn object_to_sources(plan: &Plan) -> Option<String> {
+/// Returns why one of the sources cannot be used, or `None`.
+pub(super) fn check_sources(plan: &Plan) -> Option<String> {
     plan.sources.iter().find_map(|source| {
         let address = source.ip();
         if source.is_ipv4() != plan.target.is_ipv4() {
-            return Some(format!("--source {address} and {} are of different kinds", plan.target));
+            return Some(format!(
+                "--source {address} and {} are of different address families",
+                plan.target
+            ));
         }
         let error = UdpSocket::bind(source).err()?;
         Some(format!(
-            "--source {address} is not an address of this machine ({error}); `ip address` lists \
-             them, and a link-local one needs its interface: fe80::1%eth0"
+            "--source {address} is not a local address ({error}); `ip address` lists them, and a \
+             link-local one needs its interface: fe80::1%eth0"
         ))
     })
 }
 
-/// Why there can be no full-screen view. It is refused rather than replaced by lines: nothing is
-/// lost before the first connection, and a script that asks for it by mistake should learn so.
-pub(super) fn object_to_tui(quiet: bool) -> Option<String> {
-    // clap's own conflict would take SALTECHO_QUIET=0 for quiet.
+/// Returns why there can be no dashboard, or `None`. This is an error rather than a fallback to
+/// lines: nothing is lost before the first connection, and a mistake in a script gets noticed.
+pub(super) fn check_tui(quiet: bool) -> Option<String> {
+    // A conflict declared with clap would take SALTECHO_QUIET=0 for quiet.
     if quiet {
         return Some("--tui cannot be used with --quiet (SALTECHO_QUIET)".to_owned());
     }
     if !cfg!(feature = "tui") {
         let build = "cargo build --release --features tui";
-        return Some(format!(
-            "this saltecho was built without --tui; `{build}` builds one with it"
-        ));
+        return Some(format!("this saltecho was built without --tui; `{build}` includes it"));
     }
     (is_dumb() || !std::io::stderr().is_terminal())
-        .then(|| "--tui needs a terminal on stderr that can be drawn on".to_owned())
-}
-
-fn numbers(path: &str) -> Option<Vec<u64>> {
-    let text = fs::read_to_string(path).ok()?;
-    text.split_whitespace().map(str::parse).collect::<Result<_, _>>().ok()
+        .then(|| "--tui needs a terminal on stderr, and TERM must not be dumb".to_owned())
 }
 
 #[cfg(test)]
@@ -172,7 +165,7 @@ mod tests {
 
     use super::*;
 
-    const MACHINE: Limits = Limits {
+    const MACHINE: MachineLimits = MachineLimits {
         descriptors: 20_000,
         ports: 28_232,
         reuses_ports: true,
@@ -187,55 +180,59 @@ mod tests {
     }
 
     #[track_caller]
-    fn objects(machine: Limits, plan: &Plan, words: &[&str]) {
-        let objection = machine.object_to(plan).expect("it cannot be carried out");
+    fn assert_refused(machine: MachineLimits, plan: &Plan, words: &[&str]) {
+        let error = machine.check(plan).expect("the plan is impossible");
         for word in words {
-            assert!(objection.contains(word), "no {word:?} in {objection:?}");
+            assert!(error.contains(word), "no {word:?} in {error:?}");
         }
     }
 
     #[test]
-    fn what_can_be_carried_out_is_not_objected_to() {
-        let here = Limits::examine(IpAddr::from([127, 0, 0, 1]));
-        assert_eq!(here.object_to(&plan(|_| ())), None, "{here:?}");
-        assert_eq!(MACHINE.object_to(&plan(|plan| plan.connections = 19_984)), None);
+    fn a_possible_plan_passes() {
+        let here = MachineLimits::examine(IpAddr::from([127, 0, 0, 1]));
+        assert_eq!(here.check(&plan(|_| ())), None, "{here:?}");
+        assert_eq!(MACHINE.check(&plan(|plan| plan.connections = 19_984)), None);
         let local = plan(|plan| plan.sources = vec![SocketAddr::from(([127, 0, 0, 2], 0))]);
-        assert_eq!(object_to_sources(&local), None);
+        assert_eq!(check_sources(&local), None);
     }
 
     #[test]
-    fn each_objection_names_the_line_to_change() {
+    fn each_error_names_the_setting_to_change() {
         let many = plan(|plan| plan.connections = 19_985);
-        objects(MACHINE, &many, &["20001 descriptors", "20000", "LimitNOFILE", "--hlog"]);
+        assert_refused(MACHINE, &many, &["20001 descriptors", "20000", "LimitNOFILE", "--hlog"]);
         let more = plan(|plan| plan.connections = 60_000);
-        let roomy = Limits { descriptors: 1 << 20, ..MACHINE };
-        objects(roomy, &more, &["60000 ports", "28232", "--source 127.0.0.2-4"]);
+        let roomy = MachineLimits { descriptors: 1 << 20, ..MACHINE };
+        assert_refused(roomy, &more, &["60000 ports", "28232", "--source 127.0.0.2-4"]);
         let remote = plan(|plan| {
             plan.connections = 60_000;
             plan.target = "192.0.2.1:1".parse().unwrap();
         });
-        objects(roomy, &remote, &["more addresses of this machine", "ip_local_port_range"]);
+        assert_refused(roomy, &remote, &["more local addresses", "ip_local_port_range"]);
         let cycles = plan(|plan| {
             plan.mode = Mode::Connect;
             plan.pace = Pace::Open(NonZeroU64::new(1000).unwrap());
             plan.duration = Duration::from_secs(90);
         });
-        assert_eq!(MACHINE.object_to(&cycles), None, "its ports can be used again");
-        let strict = Limits { reuses_ports: false, ..MACHINE };
-        objects(strict, &cycles, &["1000 cycles a second", "60 s", "60050 ports", "127.0.0.2-4"]);
+        assert_eq!(MACHINE.check(&cycles), None, "its ports can be reused");
+        let strict = MachineLimits { reuses_ports: false, ..MACHINE };
+        assert_refused(
+            strict,
+            &cycles,
+            &["1000 cycles per second", "60 s", "60050 ports", "127.0.0.2-4"],
+        );
         let large = plan(|plan| {
             plan.active = 1000;
             plan.in_flight = 4;
             plan.size = 1 << 20;
         });
-        objects(MACHINE, &large, &["8000 MiB", "2048 MiB", "--in-flight", "tcp_mem"]);
+        assert_refused(MACHINE, &large, &["8000 MiB", "2048 MiB", "--in-flight", "tcp_mem"]);
     }
 
     #[test]
-    fn foreign_sources_are_named() {
+    fn unusable_sources_are_named() {
         let foreign = plan(|plan| plan.sources = vec![SocketAddr::from(([192, 0, 2, 77], 0))]);
-        assert!(object_to_sources(&foreign).unwrap().contains("192.0.2.77 is not an address"));
+        assert!(check_sources(&foreign).unwrap().contains("192.0.2.77 is not a local address"));
         let mixed = plan(|plan| plan.sources = vec!["[::1]:0".parse().unwrap()]);
-        assert!(object_to_sources(&mixed).unwrap().contains("different kinds"));
+        assert!(check_sources(&mixed).unwrap().contains("different address families"));
     }
 }

@@ -1,4 +1,4 @@
-//! The values that the flags of `saltecho load` take.
+//! Values of the flags of `saltecho load`.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZeroU64;
@@ -9,15 +9,15 @@ use saltecho::load::parse_with_unit;
 
 use crate::cli::address::source_address;
 
-/// A time that is not zero.
+/// Parses a time that is not zero.
 pub(super) fn time(text: &str) -> Result<Duration, &'static str> {
     match humantime::parse_duration(text) {
         Ok(time) if !time.is_zero() => Ok(time),
-        _ => Err("expected a number with its unit, like 30s, 500ms or 5m, and not zero"),
+        _ => Err("expected a number with a unit and not zero, like 30s, 500ms or 5m"),
     }
 }
 
-/// Messages a second: `500`, `50k`, `1m`; thousands and millions, since nothing is binary here.
+/// Messages per second: `500`, `50k`, `1m`. The suffixes are decimal, unlike those of sizes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Rate(pub(super) NonZeroU64);
 
@@ -25,14 +25,13 @@ impl FromStr for Rate {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        const EXPECTED: &str =
-            "expected messages a second, at least 1 and at most 1000m, like 500, 50k or 1m";
+        const EXPECTED: &str = "expected messages per second from 1 to 1000m, like 500, 50k or 1m";
         let rate = parse_with_unit(text, 1000).filter(|rate| *rate <= 1_000_000_000);
         rate.and_then(NonZeroU64::new).map(Self).ok_or(EXPECTED)
     }
 }
 
-/// How many of the connections are active.
+/// The number of active connections, or their share.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Active {
     Number(u32),
@@ -40,14 +39,15 @@ pub(super) enum Active {
 }
 
 impl Active {
-    /// As a number of these connections, at least one.
-    pub(super) fn of(self, connections: u32) -> Result<u32, String> {
+    /// The number of active connections out of these, at least one.
+    pub(super) fn among(self, connections: u32) -> Result<u32, String> {
         match self {
             Self::Number(number) if number > connections => {
-                Err(format!("--active {number} is more than the {connections} connections of -c"))
+                Err(format!("--active {number} exceeds the {connections} connections of -c"))
             }
             Self::Number(number) => Ok(number),
-            #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // At most as many.
+            #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+            // At most `connections`.
             Self::Percent(percent) => {
                 Ok(((f64::from(connections) * percent / 100.0).round() as u32).max(1))
             }
@@ -87,7 +87,7 @@ impl FromStr for Sources {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let parts = text.split(',').map(|part| {
             let range = part.split_once('-').and_then(|(first, last)| range(first, last));
-            // An interface's name may have a hyphen, too.
+            // The name of an interface may contain a hyphen too.
             range.map_or_else(|| source_address(part).map(|address| vec![address]), Ok)
         });
         parts.collect::<Result<Vec<_>, _>>().map(|parts| Self(parts.concat()))
@@ -102,7 +102,7 @@ fn range(first: &str, last: &str) -> Option<Vec<SocketAddr>> {
     Some((begin..=end).map(|d| SocketAddr::from(([a, b, c, d], 0))).collect())
 }
 
-/// When to begin.
+/// The time to start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct StartAt(pub(super) SystemTime);
 
@@ -133,13 +133,13 @@ mod tests {
     }
 
     #[test]
-    fn active_connections_are_a_number_or_a_share() {
+    fn active_connections_are_a_number_or_a_percentage() {
         for (text, connections, number) in
             [("7", 10, 7), ("100%", 10, 10), ("1%", 19_000, 190), ("0.5%", 1000, 5), ("1%", 3, 1)]
         {
-            assert_eq!(text.parse::<Active>().unwrap().of(connections), Ok(number), "{text}");
+            assert_eq!(text.parse::<Active>().unwrap().among(connections), Ok(number), "{text}");
         }
-        assert!(Active::Number(11).of(10).unwrap_err().contains("more than the 10"));
+        assert!(Active::Number(11).among(10).unwrap_err().contains("exceeds the 10"));
         for text in ["", "0", "%", "0%", "101%", "-1%", "+1", "1e1%", "NaN%", "inf%"] {
             assert!(text.parse::<Active>().is_err(), "{text:?}");
         }
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn a_beginning_is_a_time_in_utc() {
+    fn a_start_is_a_time_in_utc() {
         let StartAt(time) = "2026-11-25T12:00:00Z".parse().unwrap();
         let seconds = time.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
         assert_eq!(seconds, 1_795_608_000);

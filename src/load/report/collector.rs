@@ -1,41 +1,44 @@
+//! From the intervals of a run to its report.
+
 use std::io;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::about::nanos;
 use super::figures::Percentiles;
+use super::generator::nanos;
 use super::verdict::{Verdict, shortfall};
-use super::{Generator, Ran, Report};
+use super::{Generator, Report, RunInfo};
 use crate::load::{Counts, ErrorKind, Interval, Outcome, Part, Record, Series, Standing};
 
-/// What is kept of a second of a run: figures, no histograms.
+/// The figures of one second of a run, without the histograms.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Second {
-    /// When it began, from the beginning of the run.
+    /// Its start, counted from the start of the run.
     #[serde(rename = "start_ns", with = "nanos")]
     pub start: Duration,
-    /// How long it was.
+    /// Its duration.
     #[serde(rename = "duration_ns", with = "nanos")]
     pub length: Duration,
-    /// Which part of the run it belongs to.
+    /// Phase of the run that it belongs to.
     pub part: Part,
-    /// What was done in it.
+    /// Counts of this second.
     pub counts: Counts,
-    /// How the connections stood at its end.
+    /// States of the connections at its end.
     pub standing: Standing,
-    /// The percentiles of each series.
-    #[serde(with = "phases")]
-    phases: [Percentiles; Series::ALL.len()],
+    /// Percentiles of each series.
+    #[serde(rename = "phases", with = "series_map")]
+    series: [Percentiles; Series::ALL.len()],
 }
 
-impl Second {
-    /// What is kept of an interval.
-    pub fn of(interval: &Interval) -> Self {
+impl From<&Interval> for Second {
+    fn from(interval: &Interval) -> Self {
         let Interval { start, length, part, standing, .. } = *interval;
         Self::new(start, length, part, standing, &interval.record)
     }
+}
 
+impl Second {
     pub(super) fn new(
         start: Duration,
         length: Duration,
@@ -43,29 +46,29 @@ impl Second {
         standing: Standing,
         record: &Record,
     ) -> Self {
-        let phases = Series::ALL.map(|series| Percentiles::of(record.series(series)));
-        Self { start, length, part, counts: record.counts.clone(), standing, phases }
+        let series = Series::ALL.map(|series| Percentiles::from(record.series(series)));
+        Self { start, length, part, counts: record.counts.clone(), standing, series }
     }
 
     /// The percentiles of one series in this second.
     pub const fn percentiles(&self, series: Series) -> &Percentiles {
-        &self.phases[series as usize]
+        &self.series[series as usize]
     }
 }
 
-/// Percentiles by the names of their series, those without values left out.
-pub(super) mod phases {
+/// Percentiles by the name of their series; series without values are left out.
+pub(super) mod series_map {
     use super::{Deserialize, Percentiles, Series};
     use serde::de::Error;
     use serde::ser::SerializeMap;
     use serde::{Deserializer, Serializer};
     use std::collections::BTreeMap;
 
-    type Phases = [Percentiles; Series::ALL.len()];
+    type All = [Percentiles; Series::ALL.len()];
 
-    pub(crate) fn serialize<S: Serializer>(phases: &Phases, to: S) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<S: Serializer>(all: &All, to: S) -> Result<S::Ok, S::Error> {
         let mut map = to.serialize_map(None)?;
-        for (series, percentiles) in Series::ALL.iter().zip(phases) {
+        for (series, percentiles) in Series::ALL.iter().zip(all) {
             if percentiles.n > 0 {
                 map.serialize_entry(series.as_str(), percentiles)?;
             }
@@ -73,46 +76,50 @@ pub(super) mod phases {
         map.end()
     }
 
-    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Phases, D::Error> {
-        let mut phases = Phases::default();
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<All, D::Error> {
+        let mut all = All::default();
         for (name, percentiles) in BTreeMap::<String, Percentiles>::deserialize(from)? {
             let series = Series::from_name(&name)
                 .ok_or_else(|| D::Error::custom(format!("unknown series `{name}`")))?;
-            phases[series as usize] = percentiles;
+            all[series as usize] = percentiles;
         }
-        Ok(phases)
+        Ok(all)
     }
 }
 
-/// Where the seconds of a run go as they come.
+/// A destination for the seconds of a run as they come.
 pub trait Sink: Send {
-    /// One more second.
+    /// Takes the next second.
     ///
     /// # Errors
-    /// When it cannot be written.
+    /// If it cannot be written.
     fn second(&mut self, interval: &Interval, second: &Second) -> io::Result<()>;
 
-    /// The run is over: writes what is still held back.
+    /// Ends the run: writes everything that is still buffered.
     ///
     /// # Errors
-    /// When it cannot be written.
-    fn end(&mut self, ran: &Ran) -> io::Result<()>;
+    /// If it cannot be written.
+    fn end(&mut self, run: &RunInfo) -> io::Result<()>;
 }
 
-/// A sink that failed, and how.
+pub(super) const DEBUG_BUILD: &str =
+    "the load generator is a debug build, which is many times slower";
+pub(super) const STOPPED_EARLY: &str = "the run was stopped early";
+
+/// A sink that failed, and its error.
 #[derive(Debug)]
 pub struct SinkFailure {
-    /// The sink's name.
+    /// Name of the sink.
     pub name: String,
-    /// What befell it. Nothing was written to it after that.
+    /// Its error. Nothing was written to the sink after that.
     pub error: io::Error,
 }
 
-/// Takes a run as it goes, second by second, and makes a [`Report`] of it. It holds under a
-/// kilobyte for each second.
+/// Collects a run second by second and turns it into a [`Report`]. Keeps less than a kilobyte per
+/// second.
 ///
-/// What it does takes a millisecond or so, time that a generator does not have: call it on another
-/// thread than the load's.
+/// A call takes about a millisecond, too long for the thread of a load generator: use another
+/// thread.
 pub struct Collector {
     generator: Generator,
     seconds: Vec<Second>,
@@ -121,24 +128,24 @@ pub struct Collector {
 }
 
 impl Collector {
-    /// A collector for the run of this generator.
+    /// Creates a collector for a run of this generator.
     pub fn new(generator: Generator) -> Self {
         Self { generator, seconds: Vec::new(), sinks: Vec::new(), failures: Vec::new() }
     }
 
-    /// Passes all seconds on to this sink, too. The name is for [`SinkFailure`].
+    /// Adds a sink that gets all seconds too. The name is for [`SinkFailure`].
     pub fn add_sink(&mut self, name: impl Into<String>, sink: impl Sink + 'static) {
         self.sinks.push((name.into(), Box::new(sink)));
     }
 
-    /// Takes the next second. A sink that fails is left out from then on.
+    /// Adds the next second. A sink that fails gets nothing more.
     pub fn take(&mut self, interval: &Interval) {
-        let second = Second::of(interval);
-        self.tell_sinks(|sink| sink.second(interval, &second));
+        let second = Second::from(interval);
+        self.write_to_sinks(|sink| sink.second(interval, &second));
         self.seconds.push(second);
     }
 
-    /// The latest second.
+    /// The last second so far.
     pub fn latest(&self) -> Option<&Second> {
         self.seconds.last()
     }
@@ -148,30 +155,30 @@ impl Collector {
         &self.failures
     }
 
-    /// Ends the run: the report, and the sinks that failed. `waited` is for how long the generator
-    /// could have run and had no processor, if the system counts it.
+    /// Ends the run and returns the report and the sinks that failed. `waited` is the time that the
+    /// generator was ready to run and waited for a CPU, if the system counts it.
     pub fn finish(
         mut self,
         outcome: Outcome,
         waited: Option<Duration>,
     ) -> (Report, Vec<SinkFailure>) {
-        let ran = Ran { waited, ..Ran::from(&outcome) };
-        self.tell_sinks(|sink| sink.end(&ran));
-        self.generator.ran = Some(ran);
+        let run = RunInfo { waited, ..RunInfo::from(&outcome) };
+        self.write_to_sinks(|sink| sink.end(&run));
+        self.generator.run = Some(run);
         let mut warnings = Vec::new();
-        if self.generator.about.debug_build {
-            warnings.push("a debug build made this load: it is many times slower".to_owned());
+        if self.generator.program.debug_build {
+            warnings.push(DEBUG_BUILD.to_owned());
         }
         if outcome.stopped {
-            warnings.push("the run was ended before its time".to_owned());
+            warnings.push(STOPPED_EARLY.to_owned());
         }
         warnings.extend(shortfall(&outcome.record));
         if let Some(error) = outcome.first_other {
             let kind = ErrorKind::Other.as_str();
-            warnings.push(format!("the first error of the kind \"{kind}\" was: {error}"));
+            warnings.push(format!("first error of kind \"{kind}\": {error}"));
         }
         let report = Report {
-            verdict: Verdict::of(&outcome.record, self.generator.setup.mode, Some(&ran)),
+            verdict: Verdict::new(&outcome.record, self.generator.plan.mode, Some(&run)),
             generators: vec![self.generator],
             record: outcome.record,
             seconds: self.seconds,
@@ -184,7 +191,7 @@ impl Collector {
         (report, self.failures)
     }
 
-    fn tell_sinks(&mut self, mut call: impl FnMut(&mut dyn Sink) -> io::Result<()>) {
+    fn write_to_sinks(&mut self, mut call: impl FnMut(&mut dyn Sink) -> io::Result<()>) {
         let failures = &mut self.failures;
         self.sinks.retain_mut(|(name, sink)| match call(sink.as_mut()) {
             Ok(()) => true,

@@ -1,4 +1,4 @@
-//! Two reports side by side.
+//! Comparison of two reports.
 
 use std::collections::BTreeSet;
 use std::fmt::{self, Write};
@@ -8,29 +8,29 @@ use super::figures::{Grouped, Nanos};
 use super::text::paragraph;
 use crate::load::Series;
 
-/// What was before and what is now.
+/// Two reports to compare.
 #[derive(Clone, Copy, Debug)]
 pub struct Comparison<'a> {
-    /// What was.
+    /// The baseline.
     pub old: &'a Report,
-    /// What is.
+    /// The report to compare with it.
     pub new: &'a Report,
 }
 
-pub(super) const SIGNIFICANCE: &str = "One pair of runs shows no significance: how far two \
-    runs of the same thing lie apart must be known first. Repeat both, in turn.";
+pub(super) const SIGNIFICANCE: &str = "A single pair of runs cannot show a significant difference. \
+    Measure run-to-run variation first: alternate repeated runs of both.";
 
-/// What stands beside each other.
+/// Columns of a comparison.
 pub(super) const COLUMNS: [&str; 3] = ["old", "new", "new/old"];
 
-/// One figure of both, and its ratio.
+/// A figure of both reports, and its ratio.
 pub(super) struct Row {
     pub(super) name: &'static str,
     pub(super) figures: [String; COLUMNS.len()],
 }
 
 impl Row {
-    fn of(name: &'static str, old: u64, new: u64, show: impl Fn(u64) -> String) -> Self {
+    fn new(name: &'static str, old: u64, new: u64, show: impl Fn(u64) -> String) -> Self {
         let ratio = match old {
             0 => "-".to_owned(),
             _ => format!("{:.3}", new as f64 / old as f64),
@@ -40,7 +40,7 @@ impl Row {
 }
 
 impl Comparison<'_> {
-    /// Both, and their ratios, as text of at most 80 columns.
+    /// Formats both reports and their ratios as text of at most 80 columns.
     pub fn to_text(&self) -> String {
         let mut text = String::new();
         self.write_text(&mut text).expect("writing to a string does not fail");
@@ -50,13 +50,13 @@ impl Comparison<'_> {
     fn write_text(&self, to: &mut String) -> fmt::Result {
         for (which, report) in self.both() {
             for generator in &report.generators {
-                let (who, command) = (generator.who(), generator.about.command_line());
+                let (who, command) = (generator.who(), generator.program.command_line());
                 paragraph(to, "", &format!("{which}: {who}: {command}"));
                 for line in [generator.what(), generator.when(), generator.where_from()] {
                     paragraph(to, "  ", &line);
                 }
             }
-            if let Some(line) = report.sum_line() {
+            if let Some(line) = report.merged_line() {
                 paragraph(to, "", &format!("{which}: {line}."));
             }
             paragraph(to, "  ", &format!("verdict: {}", report.verdict_line()));
@@ -83,7 +83,7 @@ impl Comparison<'_> {
         [("old", self.old), ("new", self.new)]
     }
 
-    /// What is compared: the times of each series that either has, and all together.
+    /// The compared figures: the times of each series that either report has, and the totals.
     pub(super) fn groups(&self) -> Vec<(&'static str, Vec<Row>)> {
         let number = |number| Grouped(number).to_string();
         let mut groups = Vec::new();
@@ -92,35 +92,33 @@ impl Comparison<'_> {
             if old.n == 0 && new.n == 0 {
                 continue;
             }
-            let mut rows = vec![Row::of("n", old.n, new.n, number)];
+            let mut rows = vec![Row::new("n", old.n, new.n, number)];
             if old.n > 0 && new.n > 0 {
                 let both = old.by_name().into_iter().zip(new.by_name());
                 rows.extend(both.map(|((name, old), (_, new))| {
-                    Row::of(name, old, new, |nanos| Nanos(nanos).to_string())
+                    Row::new(name, old, new, |nanos| Nanos(nanos).to_string())
                 }));
             }
             groups.push((series.as_str(), rows));
         }
         let rate = |report: &Report| report.per_second(report.record.measured.answered);
         let errors = |report: &Report| report.record.counts.errors.total();
-        let together = vec![
-            Row::of("answers/s", rate(self.old), rate(self.new), number),
-            Row::of("errors", errors(self.old), errors(self.new), number),
+        let overall = vec![
+            Row::new("answers/s", rate(self.old), rate(self.new), number),
+            Row::new("errors", errors(self.old), errors(self.new), number),
         ];
-        groups.push(("together", together));
+        groups.push(("overall", overall));
         groups
     }
 
-    /// A warning, if the two were told to make another load.
+    /// A warning if the two loads had different settings.
     pub(super) fn difference(&self) -> Option<&'static str> {
-        let told = |report: &Report| {
-            let setups = report.generators.iter().map(|one| &one.setup);
-            let manners: BTreeSet<_> =
-                setups.map(|setup| (setup.mac.clone(), setup.spin)).collect();
-            (report.plan_in_words(), manners)
+        let settings = |report: &Report| {
+            let plans = report.generators.iter().map(|one| &one.plan);
+            let details: BTreeSet<_> = plans.map(|plan| (plan.mac.clone(), plan.spin)).collect();
+            (report.plan_in_words(), details)
         };
-        (told(self.old) != told(self.new)).then_some(
-            "The two were told to make different loads, so the ratios are not the server's alone.",
-        )
+        (settings(self.old) != settings(self.new))
+            .then_some("These are different loads, so the ratios are not due to the server alone.")
     }
 }

@@ -1,4 +1,4 @@
-//! [`Errors`] in JSON: every kind with its number, and their total.
+//! [`Errors`] in JSON: the number of each kind, and the total.
 
 use std::collections::BTreeMap;
 use std::fmt;

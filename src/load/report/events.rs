@@ -1,15 +1,17 @@
+//! The seconds of a run as lines of JSON.
+
 use std::io::{self, Write};
 
 use serde::Serialize;
 
-use super::{Ran, Second, Sink};
+use super::{RunInfo, Second, Sink};
 use crate::load::Interval;
 
-/// Writes each second as one line of JSON (NDJSON), as `schemas/load-event.schema.json` has it, and
-/// flushes it so that others can follow.
+/// Writes each second as one line of JSON (NDJSON) in the format of
+/// `schemas/load-event.schema.json`, and flushes it so that other programs can follow.
 pub struct EventLog<W>(W);
 
-/// A second with the form of the line, for those who read it years later.
+/// A second with the name of its schema.
 #[derive(Serialize)]
 struct Event<'a> {
     schema: &'static str,
@@ -18,7 +20,7 @@ struct Event<'a> {
 }
 
 impl<W: Write + Send> EventLog<W> {
-    /// A log that writes to `to`, a whole line at a time.
+    /// Creates a log that writes to `to`, a whole line at a time.
     pub const fn new(to: W) -> Self {
         Self(to)
     }
@@ -32,7 +34,7 @@ impl<W: Write + Send> Sink for EventLog<W> {
         self.0.flush()
     }
 
-    fn end(&mut self, _: &Ran) -> io::Result<()> {
+    fn end(&mut self, _: &RunInfo) -> io::Result<()> {
         self.0.flush()
     }
 }

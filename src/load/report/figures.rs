@@ -1,4 +1,4 @@
-//! Figures, and how they are written.
+//! Figures and their formats.
 
 use std::fmt;
 use std::time::Duration;
@@ -12,11 +12,11 @@ use crate::python::saturating_nanos;
 pub const QUANTILES: [(&str, f64); 5] =
     [("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("p99.9", 0.999), ("p99.99", 0.9999)];
 
-/// What is reported of a histogram: how many values, and how long in nanoseconds, each to three
-/// digits and rounded up. All zero if there are no values.
+/// Summary of a histogram: the number of values, and percentiles in nanoseconds, rounded up to three
+/// digits. All zero if there are no values.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Percentiles {
-    /// How many values there are.
+    /// Number of values.
     pub n: u64,
     /// Half of the values are at most this.
     pub p50_ns: u64,
@@ -28,13 +28,13 @@ pub struct Percentiles {
     pub p99_9_ns: u64,
     /// 99.99 %.
     pub p99_99_ns: u64,
-    /// The largest.
+    /// The largest value.
     pub max_ns: u64,
 }
 
-impl Percentiles {
-    /// Those of a histogram of nanoseconds.
-    pub fn of(histogram: &Histogram<u64>) -> Self {
+impl From<&Histogram<u64>> for Percentiles {
+    /// Summarizes a histogram of nanoseconds.
+    fn from(histogram: &Histogram<u64>) -> Self {
         if histogram.is_empty() {
             return Self::default();
         }
@@ -50,8 +50,10 @@ impl Percentiles {
             max_ns: histogram.max(),
         }
     }
+}
 
-    /// The times by name, in the order of [`QUANTILES`], and the largest.
+impl Percentiles {
+    /// The percentiles by name, in the order of [`QUANTILES`], and the maximum.
     pub const fn by_name(&self) -> [(&'static str, u64); 6] {
         [
             ("p50", self.p50_ns),
@@ -64,7 +66,7 @@ impl Percentiles {
     }
 }
 
-/// Nanoseconds, written in three digits with the unit that suits them: `87.3 µs`, `1.20 s`.
+/// Nanoseconds, formatted with three digits and a suitable unit: `87.3 µs`, `1.20 s`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Nanos(pub u64);
 
@@ -77,7 +79,7 @@ impl From<Duration> for Nanos {
 impl fmt::Display for Nanos {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         const UNITS: [(&str, u64); 3] = [("µs", 1_000), ("ms", 1_000_000), ("s", 1_000_000_000)];
-        // What would be rounded up to 1000 of a unit is written as 1 of the next.
+        // A value that rounds up to 1000 of a unit is written as 1 of the next.
         let unit = UNITS.into_iter().rev().find(|(_, size)| self.0 >= size - size / 2000);
         let text = match unit {
             Some((unit, size)) => format!("{} {unit}", three_digits(self.0, size)),
@@ -87,8 +89,8 @@ impl fmt::Display for Nanos {
     }
 }
 
-/// `number / unit` with as many decimals as make three digits in all, but all digits before the
-/// point.
+/// Formats `number / unit` with three digits, or with all digits before the decimal point if these are
+/// more.
 fn three_digits(number: u64, unit: u64) -> String {
     let (number, unit) = (u128::from(number), u128::from(unit));
     for (decimals, limit) in [(2, 10), (1, 100)] {
@@ -102,7 +104,7 @@ fn three_digits(number: u64, unit: u64) -> String {
     ((number + unit / 2) / unit).to_string()
 }
 
-/// A number with its thousands set apart: `1,234,567`.
+/// A number with its thousands separated: `1,234,567`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Grouped(pub u64);
 
@@ -120,7 +122,7 @@ impl fmt::Display for Grouped {
     }
 }
 
-/// Bytes, written in three digits with a decimal unit: `64.0 kB`, `1.20 GB`.
+/// Bytes, formatted with three digits and a decimal unit: `64.0 kB`, `1.20 GB`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bytes(pub u64);
 
@@ -178,10 +180,10 @@ mod tests {
 
     #[test]
     fn percentiles_are_those_of_the_histogram() {
-        assert_eq!(Percentiles::of(&empty_histogram()), Percentiles::default());
+        assert_eq!(Percentiles::from(&empty_histogram()), Percentiles::default());
         let mut histogram = empty_histogram();
         (1..=10_000).for_each(|micros| histogram.record(micros * 1_000).unwrap());
-        let percentiles = Percentiles::of(&histogram);
+        let percentiles = Percentiles::from(&histogram);
         assert_eq!(percentiles.n, 10_000);
         for ((name, quantile), (same, nanos)) in QUANTILES.into_iter().zip(percentiles.by_name()) {
             assert_eq!(name, same);

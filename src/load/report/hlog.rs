@@ -1,8 +1,8 @@
-//! HdrHistogram's interval log, written and read.
+//! Writing and reading of HdrHistogram interval logs.
 //!
-//! Each series that has values in a second is one line, tagged with its name, in nanoseconds, as V2
-//! with deflate, which every reader knows. What the format has no place for stands in comments that
-//! other readers pass over: `#saltecho run`, `#saltecho second`, `#saltecho end`, each with JSON.
+//! Each series with values in a second is one line, tagged with its name, in nanoseconds, as V2 with
+//! deflate, which every reader knows. Everything else is JSON in comments, which other readers skip:
+//! `#saltecho run`, `#saltecho second`, `#saltecho end`.
 
 use std::io::{self, Read, Write};
 use std::time::{Duration, SystemTime};
@@ -18,21 +18,21 @@ use hdrhistogram::serialization::{Deserializer, V2DeflateSerializer};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::{Generator, Ran, Second, Sink};
+use super::{Generator, RunInfo, Second, Sink};
 use crate::load::{Interval, Part, Record, Series};
 
 const RUN: &str = "saltecho run ";
 const SECOND: &str = "saltecho second ";
 const END: &str = "saltecho end ";
 
-/// The form of the notes. Logs that are older than the field have the first.
+/// Schema of the comments. Logs that are older than the field have the first one.
 const SCHEMA: &str = "saltecho-load-log/1";
 
-/// The last second that has a date in RFC 3339: the end of the year 9999.
+/// The last second with a date in RFC 3339: the end of the year 9999.
 const LAST: Duration = Duration::from_secs(253_402_300_799);
 
-/// A histogram of a second has some kilobytes. What claims to have more is not unpacked.
-const LONGEST: usize = 1 << 20;
+/// Maximum size of a histogram to unpack; that of a second has a few kilobytes.
+const MAX_UNPACKED: usize = 1 << 20;
 
 /// Writes the histograms of each second as an HdrHistogram interval log.
 pub struct HistogramLog<W> {
@@ -41,17 +41,17 @@ pub struct HistogramLog<W> {
 }
 
 impl<W: Write + Send> HistogramLog<W> {
-    /// Begins the log of this generator's run.
+    /// Starts the log of a run of this generator.
     ///
     /// # Errors
-    /// When it cannot be written.
+    /// If it cannot be written.
     pub fn new(mut to: W, generator: &Generator) -> io::Result<Self> {
         let mut serializer = V2DeflateSerializer::new();
-        let began = generator.about.began;
-        // Readers that know but one of the two times take stamps for seconds since 1970 without
-        // the other.
+        let began = generator.program.began;
+        // Some readers know only one of the two times, and without it would take the timestamps for
+        // seconds since 1970.
         IntervalLogWriterBuilder::new()
-            .add_comment("saltecho load: times in nanoseconds, one tag for each series")
+            .add_comment("saltecho load: times in nanoseconds, one tag per series")
             .add_comment(&note(RUN, &Header { schema: SCHEMA.into(), generator }))
             .with_start_time(began)
             .with_base_time(began)
@@ -60,7 +60,7 @@ impl<W: Write + Send> HistogramLog<W> {
     }
 }
 
-/// A generator with the form of the notes about its run.
+/// A generator with the schema of the comments.
 #[derive(Serialize, Deserialize)]
 struct Header<G> {
     #[serde(default = "first_schema")]
@@ -98,43 +98,43 @@ impl<W: Write + Send> Sink for HistogramLog<W> {
         self.to.flush()
     }
 
-    fn end(&mut self, ran: &Ran) -> io::Result<()> {
-        writeln!(self.to, "#{}", note(END, ran))?;
+    fn end(&mut self, run: &RunInfo) -> io::Result<()> {
+        writeln!(self.to, "#{}", note(END, run))?;
         self.to.flush()
     }
 }
 
-/// What a log of [`HistogramLog`] holds.
+/// The contents of a log written by [`HistogramLog`].
 #[derive(Debug)]
 pub struct LoadLog {
     pub(super) generator: Generator,
-    /// When its stamps begin, since 1970.
+    /// Base of its timestamps, since 1970.
     pub(super) base: Duration,
     pub(super) seconds: Vec<Second>,
-    /// Its histograms, packed: when each began since 1970, and of which series it is.
+    /// Its packed histograms: start since 1970, and series.
     pub(super) packed: Vec<(Duration, Series, Vec<u8>)>,
-    /// All of them added up, and the counts.
+    /// The sum of the histograms, and the counts.
     pub(super) record: Record,
     pub(super) warnings: Vec<String>,
 }
 
-/// Why a file is no log of a load.
+/// The reason why a file is not a log of a load.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("{name}, line {line}: {problem}")]
 pub struct LogError {
     /// The file.
     pub name: String,
-    /// Which of its lines; they are counted from 1.
+    /// The line, counted from 1.
     pub line: usize,
-    /// What was found instead of what.
+    /// Description of the problem.
     pub problem: String,
 }
 
 impl LoadLog {
-    /// Reads a log. A last line that was cut off is left out, with a warning.
+    /// Parses a log. An incomplete last line is ignored, with a warning.
     ///
     /// # Errors
-    /// When a line is not what a log has, or the log was not written by [`HistogramLog`].
+    /// If a line is invalid, or the log was not written by [`HistogramLog`].
     pub fn parse(name: &str, bytes: &[u8]) -> Result<Self, LogError> {
         let fail = |line, problem| LogError { name: name.to_owned(), line, problem };
         let mut reader = Reader::default();
@@ -143,29 +143,30 @@ impl LoadLog {
         for line in bytes.split_inclusive(|byte| *byte == b'\n') {
             number += 1;
             if line.last() != Some(&b'\n') {
-                warnings.push(format!("{name}: its last line was cut off and is left out"));
+                warnings.push(format!("{name}: the last line is incomplete and was ignored"));
                 break;
             }
             reader.line(line).map_err(|problem| fail(number, problem))?;
         }
-        let missing = "expected an HdrHistogram interval log that `saltecho load --hlog` wrote";
+        let missing = "expected an HdrHistogram interval log from `saltecho load --hlog`";
         let Some(mut generator) = reader.generator else {
             return Err(fail(number.max(1), format!("{missing}, found no `#{RUN}` line")));
         };
         let Some(base) = reader.base else {
             return Err(fail(number, format!("{missing}, found no `#[BaseTime: ` line")));
         };
-        if reader.ran.is_none() {
-            warnings.push(format!("{name}: it does not say how the run ended, so that was killed"));
+        if reader.run.is_none() {
+            warnings
+                .push(format!("{name}: no end-of-run record: the generator was probably killed"));
         }
         generator.name = name.to_owned();
-        generator.ran = reader.ran;
+        generator.run = reader.run;
         reader.packed.iter_mut().for_each(|(start, _, _)| *start += base);
         let Reader { seconds, packed, record, .. } = reader;
         Ok(Self { generator, base, seconds, packed, record, warnings })
     }
 
-    /// When it began, by its own clock.
+    /// Start of the run, by the clock of its machine.
     pub fn began(&self) -> SystemTime {
         SystemTime::UNIX_EPOCH + self.base
     }
@@ -176,36 +177,38 @@ struct Reader {
     generator: Option<Generator>,
     base: Option<Duration>,
     seconds: Vec<Second>,
-    /// The series that the second which is being read has had already.
-    had: [bool; Series::ALL.len()],
+    /// Series that the current second already has.
+    seen: [bool; Series::ALL.len()],
     packed: Vec<(Duration, Series, Vec<u8>)>,
     record: Record,
-    ran: Option<Ran>,
+    run: Option<RunInfo>,
 }
 
 impl Reader {
-    /// Takes one whole line, its end included.
+    /// Parses one whole line, including its end.
     fn line(&mut self, line: &[u8]) -> Result<(), String> {
         let comment = line.strip_prefix(b"#").map(<[u8]>::trim_ascii);
         let note = |kind: &str| comment.and_then(|text| text.strip_prefix(kind.as_bytes()));
         if let Some(json) = note(RUN) {
             return self.run(json);
         }
-        if self.ran.is_some() && (comment.is_none() || note(SECOND).or(note(END)).is_some()) {
-            return Err("the run had ended before this line; is it of another log?".to_owned());
+        if self.run.is_some() && (comment.is_none() || note(SECOND).or(note(END)).is_some()) {
+            return Err(
+                "unexpected line after the end of the run; was another log appended?".to_owned()
+            );
         }
         if let Some(json) = note(SECOND) {
             return self.second(parse_note(json)?);
         }
         if let Some(json) = note(END) {
-            self.ran = Some(parse_note(json)?);
+            self.run = Some(parse_note(json)?);
             return Ok(());
         }
         for entry in IntervalLogIterator::new(line) {
             match entry {
                 Ok(LogEntry::StartTime(_)) => {}
                 Ok(LogEntry::BaseTime(time)) if time > LAST => {
-                    return Err("it begins after the year 9999".to_owned());
+                    return Err("the start is after the year 9999".to_owned());
                 }
                 Ok(LogEntry::BaseTime(time)) => self.base = Some(time),
                 Ok(LogEntry::Interval(interval)) => self.interval(&interval)?,
@@ -221,13 +224,13 @@ impl Reader {
 
     fn run(&mut self, json: &[u8]) -> Result<(), String> {
         if self.generator.is_some() {
-            return Err("another run begins here: each needs a file of its own, and `saltecho \
-                        report` takes several"
+            return Err("another run starts here: each run needs its own file, and `saltecho \
+                        report` takes several files"
                 .to_owned());
         }
         let Header { schema, generator } = parse_note(json)?;
         if schema != SCHEMA {
-            return Err(format!("the log has the form {schema:?}, expected {SCHEMA:?}"));
+            return Err(format!("the log has schema {schema:?}, expected {SCHEMA:?}"));
         }
         self.generator = Some(generator);
         Ok(())
@@ -237,15 +240,16 @@ impl Reader {
         if let Some(last) = self.seconds.last()
             && second.start < last.start.saturating_add(last.length)
         {
-            return Err("the seconds are not in order: this one begins before the last one ended"
-                .to_owned());
+            return Err(
+                "seconds out of order: this one starts before the previous one ended".to_owned()
+            );
         }
         self.record.counts.merge(&second.counts);
         if second.part == Part::Measure {
             self.record.measured.merge(&second.counts);
         }
         self.seconds.push(second);
-        self.had = Default::default();
+        self.seen = Default::default();
         Ok(())
     }
 
@@ -255,32 +259,32 @@ impl Reader {
             let known = Series::ALL.map(Series::as_str).join(", ");
             format!("the tag is {tag:?}, expected one of {known}")
         })?;
-        if std::mem::replace(&mut self.had[series as usize], true) {
-            return Err(format!("{tag} is there twice in one second"));
+        if std::mem::replace(&mut self.seen[series as usize], true) {
+            return Err(format!("{tag} occurs twice in one second"));
         }
         let packed = BASE64
             .decode(interval.encoded_histogram().as_bytes())
             .map_err(|error| format!("the histogram is not base64: {error}"))?;
         let histogram = unpack(&packed)?;
         let sum = self.record.series_mut(series).add(&histogram);
-        sum.map_err(|_| "the histogram has times of more than an hour".to_owned())?;
+        sum.map_err(|_| "the histogram contains times of more than an hour".to_owned())?;
         self.packed.push((interval.start_timestamp().min(LAST), series, packed));
         Ok(())
     }
 }
 
 fn parse_note<T: DeserializeOwned>(json: &[u8]) -> Result<T, String> {
-    serde_json::from_slice(json).map_err(|error| format!("the note is not as expected: {error}"))
+    serde_json::from_slice(json).map_err(|error| format!("invalid comment: {error}"))
 }
 
-/// Unpacks a histogram in V2 format with deflate. How long it says that it is, is not relied on:
-/// the deserializer would reserve that much.
+/// Unpacks a histogram in V2 format with deflate. Checks the length that it claims first, because the
+/// deserializer would reserve that much.
 pub(super) fn unpack(packed: &[u8]) -> Result<Histogram<u64>, String> {
     const HEADER: usize = 40;
     let expected = || "expected a histogram in V2 format with deflate".to_owned();
     let deflated = packed.get(8..).ok_or_else(expected)?;
     let mut plain = Vec::new();
-    let limit = LONGEST as u64;
+    let limit = MAX_UNPACKED as u64;
     let inflated = ZlibDecoder::new(deflated).take(limit).read_to_end(&mut plain);
     inflated.map_err(|error| format!("{}: {error}", expected()))?;
     let length = plain.get(4..8).and_then(|bytes| bytes.try_into().ok()).map(u32::from_be_bytes);

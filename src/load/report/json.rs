@@ -1,4 +1,4 @@
-//! A report as JSON, as `schemas/load-report.schema.json` has it.
+//! A report as JSON, in the format of `schemas/load-report.schema.json`.
 
 use std::fmt::Write;
 
@@ -10,8 +10,8 @@ use super::{Report, Verdict};
 use crate::python::saturating_nanos;
 
 impl Report {
-    /// The same as indented text that ends with a line feed. JSON leaves some characters as they
-    /// are that act on a terminal; here they are escaped.
+    /// The report as indented JSON text with a final line feed. Escapes characters that control a
+    /// terminal, which JSON alone would not.
     pub fn to_json_text(&self) -> String {
         let json = format!("{:#}\n", self.to_json());
         let mut text = String::with_capacity(json.len());
@@ -27,10 +27,12 @@ impl Report {
         text
     }
 
-    /// The report as one JSON object: whole numbers in base units, with the unit in the name.
+    /// The report as one JSON object. Numbers are integers in base units, with the unit in the name.
     pub fn to_json(&self) -> Value {
-        let phases: Map<String, Value> =
-            self.phases().map(|(series, n)| (series.as_str().to_owned(), value(&n))).collect();
+        let series: Map<String, Value> = self
+            .recorded_series()
+            .map(|(series, n)| (series.as_str().to_owned(), value(&n)))
+            .collect();
         let (bytes_sent, bytes_received) = self.byte_rates();
         let (counts, measured) = (&self.record.counts, &self.record.measured);
         let mut verdict = json!({
@@ -38,11 +40,11 @@ impl Report {
             "reliable": self.verdict == Verdict::Reliable,
             "headline": self.headline().as_str(),
         });
-        let words = [
+        let texts = [
             ("reason", self.verdict.reason().map(str::to_owned)),
             ("explanation", self.explanation()),
         ];
-        for (name, text) in words {
+        for (name, text) in texts {
             if let Some(text) = text {
                 verdict[name] = text.into();
             }
@@ -56,7 +58,7 @@ impl Report {
             "overlap_ns": self.overlap.map(saturating_nanos),
             "judgement": verdict,
             "warnings": self.warnings,
-            "phases": phases,
+            "phases": series,
             "counts": value(counts),
             "rates": {
                 "due_per_s": self.per_second(measured.due),

@@ -1,37 +1,37 @@
-//! Several logs as one report.
+//! Merging of several logs into one report.
 
 use std::time::Duration;
 
+use super::collector::{DEBUG_BUILD, STOPPED_EARLY};
 use super::figures::Nanos;
 use super::hlog::{LoadLog, unpack};
 use super::verdict::shortfall;
 use super::{Generator, Report, Second, Verdict};
 use crate::load::{Counts, Pace, Part, Record, Standing};
 
-/// Why logs make no common report.
+/// The reason why logs cannot be merged.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum MergeError {
-    /// There is none.
-    #[error("there is no log to report on")]
+    /// There is no log.
+    #[error("no log to report on")]
     None,
-    /// Their times do not mean the same.
-    #[error("{0} and {1} cannot be added up: their mode or model is not the same")]
+    /// Their times are not comparable.
+    #[error("{0} and {1} cannot be merged: mode or model differ")]
     Different(String, String),
-    /// One run would be counted twice.
-    #[error("{0} and {1} are logs of the same run: name each run once")]
+    /// A run would be counted twice.
+    #[error("{0} and {1} are logs of the same run: give each run once")]
     Same(String, String),
 }
 
-/// Adds up what several generators recorded. Histograms are added, percentiles never averaged; what
-/// was recorded in the same second of the wall clock makes one second.
+/// Merges the logs of several generators. Histograms are added, percentiles are never averaged.
+/// Everything recorded in the same second of the wall clock becomes one second.
 ///
 /// # Errors
-/// When there is no log, when the times of two do not mean the same, or when two are of one run.
+/// If there is no log, if the times of two are not comparable, or if two are of the same run.
 pub fn merge(mut logs: Vec<LoadLog>) -> Result<Report, MergeError> {
     let first = logs.first().ok_or(MergeError::None)?;
-    let kind = |generator: &Generator| {
-        (generator.setup.mode, matches!(generator.setup.pace, Pace::Open(_)))
-    };
+    let kind =
+        |generator: &Generator| (generator.plan.mode, matches!(generator.plan.pace, Pace::Open(_)));
     if let Some(other) = logs.iter().find(|log| kind(&log.generator) != kind(&first.generator)) {
         let names = [first, other].map(|log| log.generator.name.clone());
         let [one, two] = names;
@@ -43,53 +43,49 @@ pub fn merge(mut logs: Vec<LoadLog>) -> Result<Report, MergeError> {
             return Err(MergeError::Same(other, one));
         }
     }
-    let mode = first.generator.setup.mode;
+    let mode = first.generator.plan.mode;
     let mut warnings: Vec<String> =
         logs.iter_mut().flat_map(|log| std::mem::take(&mut log.warnings)).collect();
     let mut record = Record::new();
     let mut standing = Standing::default();
-    let mut distrust: Vec<(&str, String)> = Vec::new();
+    let mut unreliable: Vec<(&str, String)> = Vec::new();
     for log in &logs {
         record.merge(&log.record);
-        add(&mut standing, &standing_at_the_end(&log.seconds));
+        add(&mut standing, &final_states(&log.seconds));
         let name = &log.generator.name;
         if let Verdict::Unreliable(reason) =
-            Verdict::of(&log.record, mode, log.generator.ran.as_ref())
+            Verdict::new(&log.record, mode, log.generator.run.as_ref())
         {
-            distrust.push((name, reason));
+            unreliable.push((name, reason));
         }
-        if log.generator.about.debug_build {
-            warnings.push(format!("{name}: a debug build made this load: it is many times slower"));
+        if log.generator.program.debug_build {
+            warnings.push(format!("{name}: {DEBUG_BUILD}"));
         }
         warnings.extend(shortfall(&log.record).map(|text| format!("{name}: {text}")));
-        if log.generator.ran.is_some_and(|ran| ran.stopped_early) {
-            warnings.push(format!("{name}: the run was ended before its time"));
+        if log.generator.run.is_some_and(|run| run.stopped_early) {
+            warnings.push(format!("{name}: {STOPPED_EARLY}"));
         }
     }
     let (measured, together) = spans(&logs);
     if logs.len() > 1 && together.is_zero() {
         warnings.push(
-            "the generators never measured at the same time: what is added up is not one load"
-                .to_owned(),
+            "the generators never measured at the same time: their sum is not one load".to_owned(),
         );
     } else if logs.len() > 1 && together < measured.mul_f64(0.9) {
         warnings.push(format!(
-            "the generators measured together for only {} of {}: what is added up is not one load",
+            "the generators measured together for only {} of {}: their sum is not one load",
             Nanos::from(together),
             Nanos::from(measured)
         ));
     }
-    let verdict = match &distrust[..] {
-        [] if measured.is_zero() => Verdict::ended_in_the_ramp(),
-        [] => Verdict::of_sum(&record, mode),
+    let verdict = match &unreliable[..] {
+        [] if measured.is_zero() => Verdict::ended_during_ramp(),
+        [] => Verdict::for_sum(&record, mode),
         [(_, reason)] if logs.len() == 1 => Verdict::Unreliable(reason.clone()),
         [(name, reason)] => Verdict::Unreliable(format!("{name}: {reason}")),
         [(name, reason), others @ ..] => {
             let others: Vec<&str> = others.iter().map(|(name, _)| *name).collect();
-            Verdict::Unreliable(format!(
-                "{name}: {reason}. Unreliable as well: {}",
-                others.join(", ")
-            ))
+            Verdict::Unreliable(format!("{name}: {reason}. Also unreliable: {}", others.join(", ")))
         }
     };
     let seconds = match logs.len() {
@@ -109,28 +105,28 @@ pub fn merge(mut logs: Vec<LoadLog>) -> Result<Report, MergeError> {
     })
 }
 
-/// Whether two logs are of one run, though one of them may have been cut off: two generators that
-/// were given the same command may begin in the same millisecond, but never measure the same times.
+/// Returns whether two logs are of the same run, even if one was cut off. Two generators with the same
+/// command may start in the same millisecond, but never measure the same times.
 fn is_same_run(one: &LoadLog, other: &LoadLog) -> bool {
-    let told = |log: &LoadLog| {
-        let Generator { about, machine, setup, .. } = &log.generator;
-        (about.clone(), machine.clone(), setup.clone())
+    let identity = |log: &LoadLog| {
+        let Generator { program, machine, plan, .. } = &log.generator;
+        (program.clone(), machine.clone(), plan.clone())
     };
     let seconds = one.seconds.len().min(other.seconds.len());
     one.base == other.base
-        && told(one) == told(other)
+        && identity(one) == identity(other)
         && one.seconds[..seconds] == other.seconds[..seconds]
 }
 
-/// From when the first began to measure until the last ended, and for how long all did.
+/// The time from the first start to the last end of measuring, and the time in which all measured.
 fn spans(logs: &[LoadLog]) -> (Duration, Duration) {
     let measured = |log: &LoadLog| {
         let mut seconds = log.seconds.iter().filter(|second| second.part == Part::Measure);
         let first = seconds.next()?;
         let last = seconds.next_back().unwrap_or(first);
-        // What the generator says of itself is exact; a log that was cut off has its seconds.
-        let length = match &log.generator.ran {
-            Some(ran) => ran.measured,
+        // The generator's own duration is exact; a log that was cut off has only its seconds.
+        let length = match &log.generator.run {
+            Some(run) => run.measured,
             None => last.start + last.length - first.start,
         };
         Some((log.base + first.start, log.base + first.start + length))
@@ -149,7 +145,7 @@ fn spans(logs: &[LoadLog]) -> (Duration, Duration) {
     )
 }
 
-fn standing_at_the_end(seconds: &[Second]) -> Standing {
+fn final_states(seconds: &[Second]) -> Standing {
     let measured = seconds.iter().rfind(|second| second.part == Part::Measure);
     measured.or(seconds.last()).map(|second| second.standing).unwrap_or_default()
 }
@@ -167,13 +163,12 @@ fn add(sum: &mut Standing, other: &Standing) {
     }
 }
 
-/// One second for each of the wall clock's in which any log has one, counted from the first
-/// beginning: logs may lie a year apart. One histogram at a time is unpacked: all of an hour would
-/// not fit.
+/// Merges seconds by the wall clock, counted from the first start. Seconds that no log has are left
+/// out: logs may be a year apart. Unpacks one histogram at a time, because those of an hour would not
+/// fit into memory.
 fn merged_seconds(logs: &[LoadLog]) -> Vec<Second> {
     let begin = logs.iter().map(|log| log.base).min().unwrap_or_default();
-    // An interval belongs to the second in which it begins; half of one forgives a clock that
-    // drifts.
+    // An interval belongs to the second in which it starts; half a second allows for clock drift.
     let place = |at: Duration| (at.saturating_sub(begin) + Duration::from_millis(500)).as_secs();
     let mut packed: Vec<_> = logs.iter().flat_map(|log| &log.packed).collect();
     packed.sort_by_key(|(start, _, _)| *start);

@@ -1,17 +1,17 @@
-//! What a load run tells, in every form: for a reader, for a program, for other tools.
+//! Reports on load runs, as text, JSON, HTML, events and histogram logs.
 //!
-//! A [`Collector`] takes each second of a run and keeps a few hundred bytes of it; sinks write it
-//! on as it comes: [`EventLog`] as a line of JSON, [`HistogramLog`] as HdrHistogram's interval log.
-//! At the end the collector makes a [`Report`], which can be written as text, JSON and a page of
-//! HTML. The logs of several generators make one, too: [`merge`] adds them up. [`Comparison`] puts
-//! two side by side.
+//! A [`Collector`] takes each second of a run and keeps a few hundred bytes of it. Sinks write each
+//! second as it comes: [`EventLog`] as a line of JSON, [`HistogramLog`] as an HdrHistogram interval
+//! log. At the end the collector returns a [`Report`], which can be written as text, JSON and an HTML
+//! page. [`merge`] turns the logs of several generators into one report, and [`Comparison`] compares
+//! two reports.
 
-mod about;
 mod collector;
 mod compare;
 pub(super) mod errors;
 mod events;
 mod figures;
+mod generator;
 mod hlog;
 mod html;
 mod json;
@@ -23,11 +23,11 @@ mod visible;
 
 use std::time::Duration;
 
-pub use about::{About, Generator, Machine, Ran, Setup};
 pub use collector::{Collector, Second, Sink, SinkFailure};
 pub use compare::Comparison;
 pub use events::EventLog;
 pub use figures::{Bytes, Grouped, Nanos, Percentiles, QUANTILES};
+pub use generator::{Generator, Machine, PlanInfo, ProgramInfo, RunInfo};
 pub use hlog::{HistogramLog, LoadLog, LogError};
 pub use merge::{MergeError, merge};
 pub use server::ServerUse;
@@ -36,70 +36,69 @@ pub use visible::Visible;
 
 use super::{Counts, Mode, Pace, Record, Series, Standing};
 
-/// All that is told of a run, or of several that were added up.
+/// The report on a run, or on several merged ones.
 #[derive(Debug)]
 pub struct Report {
-    /// Who made the load, one for each generator.
+    /// The load generators.
     pub generators: Vec<Generator>,
-    /// All that was recorded.
+    /// Histograms and counts of the whole run.
     pub record: Record,
-    /// The run second by second.
+    /// Each second of the run.
     pub seconds: Vec<Second>,
-    /// How long the load was measured. Of several generators, from when the first began to measure
-    /// until the last ended.
+    /// Duration of the measurement. For several generators, from the first start to the last end.
     pub measured: Duration,
-    /// Of several generators, for how long all measured at once.
+    /// For several generators, the time in which all of them measured.
     pub overlap: Option<Duration>,
-    /// How the connections stood when the measurement ended.
+    /// States of the connections at the end of the measurement.
     pub standing: Standing,
-    /// What the server's process used, if it was looked at.
+    /// CPU time and memory of the server, if its PID was given.
     pub server: Option<ServerUse>,
-    /// What a reader must know before they believe a figure.
+    /// Problems that a reader has to know about before trusting the figures.
     pub warnings: Vec<String>,
-    /// Whether the figures are those of the server.
+    /// Whether the figures describe the server rather than the generator.
     pub verdict: Verdict,
 }
 
 impl Report {
-    /// What is measured above all: what the verdict is about, and what charts over time show.
+    /// The main series: the verdict is about it, and charts over time show it.
     pub fn headline(&self) -> Series {
         headline(self.mode())
     }
 
-    /// What the connections did; the same for all generators.
+    /// Behavior of the connections; the same for all generators.
     pub fn mode(&self) -> Mode {
-        self.first().setup.mode
+        self.first().plan.mode
     }
 
-    /// Whether messages were due at a rate or as soon as there was room.
+    /// Whether messages were due at a rate (open model).
     pub fn is_open(&self) -> bool {
-        matches!(self.first().setup.pace, Pace::Open(_))
+        matches!(self.first().plan.pace, Pace::Open(_))
     }
 
-    /// The percentiles of one series.
+    /// Percentiles of one series.
     pub fn percentiles(&self, series: Series) -> Percentiles {
-        Percentiles::of(self.record.series(series))
+        Percentiles::from(self.record.series(series))
     }
 
-    /// The series in which anything was recorded.
-    pub fn phases(&self) -> impl Iterator<Item = (Series, Percentiles)> + '_ {
+    /// The series that have values.
+    pub fn recorded_series(&self) -> impl Iterator<Item = (Series, Percentiles)> + '_ {
         let all = Series::ALL.into_iter().map(|series| (series, self.percentiles(series)));
         all.filter(|(_, percentiles)| percentiles.n > 0)
     }
 
-    /// So many in the measured time, as a rate in whole numbers a second.
+    /// A count in the measured time as a rate per second, rounded.
     pub fn per_second(&self, number: u64) -> u64 {
         rate(number, self.measured)
     }
 
-    /// Bytes a second while the load was measured: sent, received.
+    /// Bytes sent and received per second during the measurement.
     pub fn byte_rates(&self) -> (u64, u64) {
         let Counts { bytes_sent, bytes_received, .. } = self.record.measured;
         (self.per_second(bytes_sent), self.per_second(bytes_received))
     }
 
-    /// Whether several generators were added up.
-    fn is_sum(&self) -> bool {
+    /// Whether several generators were merged.
+    fn is_merged(&self) -> bool {
         self.generators.len() > 1
     }
 
@@ -108,13 +107,12 @@ impl Report {
     }
 }
 
-/// What is measured above all in a mode. Connections that only stay have nothing but their
-/// beginning.
+/// The main series of a mode. Idle connections have only their authentication.
 pub(crate) fn headline(mode: Mode) -> Series {
     mode.main_series().unwrap_or(Series::Auth)
 }
 
-/// So many in this time, a second; to the nearest whole number.
+/// A count in this time as a rate per second, rounded.
 fn rate(number: u64, time: Duration) -> u64 {
     let (nanos, number) = (time.as_nanos(), u128::from(number));
     let second = Duration::from_secs(1).as_nanos();

@@ -1,57 +1,59 @@
+//! CPU time and memory of the server in a report.
+
 use std::time::Duration;
 
 use serde::Serialize;
 
 use super::Report;
-use super::about::nanos;
 use super::figures::{Bytes, Nanos};
+use super::generator::nanos;
 use crate::python::saturating_nanos;
 
-/// What the server's process used while the load was measured, if it could be looked at.
+/// CPU time and memory of the server's process during the measurement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct ServerUse {
-    /// Its process.
+    /// PID of the server.
     pub pid: u32,
-    /// Time on a processor, of all its threads.
+    /// CPU time of all threads.
     #[serde(rename = "cpu_ns", with = "nanos")]
     pub cpu: Duration,
-    /// Of that, in user mode; counted in ticks of 10 ms.
+    /// CPU time in user mode, in ticks of 10 ms.
     #[serde(rename = "user_ns", with = "nanos")]
     pub user: Duration,
-    /// Of that, in the kernel; counted in ticks of 10 ms.
+    /// CPU time in the kernel, in ticks of 10 ms.
     #[serde(rename = "system_ns", with = "nanos")]
     pub system: Duration,
-    /// Time that its threads could have run and had no processor.
+    /// Time that its threads were ready to run and waited for a CPU.
     #[serde(rename = "waited_ns", with = "nanos")]
     pub waited: Duration,
     /// Resident memory before the first connection, in bytes.
     #[serde(rename = "resident_before_bytes")]
     pub resident_before: u64,
-    /// Resident memory when the measurement ended, in bytes.
+    /// Resident memory at the end of the measurement, in bytes.
     #[serde(rename = "resident_bytes")]
     pub resident: u64,
 }
 
 impl Report {
-    /// What the server used, in a sentence.
+    /// CPU time and memory of the server in a sentence.
     pub(super) fn server_line(&self) -> Option<String> {
         let server = self.server?;
         let counts = &self.record.counts;
         let cpu = saturating_nanos(server.cpu);
         let per_message = match cpu.checked_div(self.record.measured.answered) {
-            Some(cpu) => format!("{} of processor time a message, ", Nanos(cpu)),
+            Some(cpu) => format!("{} of CPU time per message, ", Nanos(cpu)),
             None => String::new(),
         };
         let measured = saturating_nanos(self.measured);
         let busy = cpu.saturating_mul(100).checked_div(measured).unwrap_or(0);
         let growth = server.resident.saturating_sub(server.resident_before);
         let each = match growth.checked_div(counts.authenticated) {
-            Some(each) => format!(", {each} B a connection"),
+            Some(each) => format!(" ({each} B per connection)"),
             None => String::new(),
         };
         Some(format!(
-            "Server (process {}): {per_message}{busy} % of one processor; resident memory {}, \
-             {} of it since before the first connection{each}",
+            "Server (PID {}): {per_message}{busy} % of one CPU; resident memory {}, grew by {} since \
+             before the first connection{each}",
             server.pid,
             Bytes(server.resident),
             Bytes(growth),

@@ -1,16 +1,16 @@
-//! A report for the terminal.
+//! A report as text.
 
 use std::fmt::{self, Write};
 
 use super::figures::{Bytes, Grouped, Nanos, Percentiles, QUANTILES};
-use super::{Generator, Report, Setup, Visible};
+use super::{Generator, PlanInfo, Report, Visible};
 use crate::load::{Mode, Pace, Series};
 
-/// No line is longer.
+/// Maximum line length.
 const WIDTH: usize = 80;
 
 impl Report {
-    /// The report as text of at most 80 columns, without colours.
+    /// The report as text of at most 80 columns, without colors.
     pub fn to_text(&self) -> String {
         let mut text = String::new();
         self.write_text(&mut text).expect("writing to a string does not fail");
@@ -19,8 +19,8 @@ impl Report {
 
     fn write_text(&self, to: &mut String) -> fmt::Result {
         for generator in &self.generators {
-            let command = generator.about.command_line();
-            match self.is_sum() {
+            let command = generator.program.command_line();
+            match self.is_merged() {
                 true => paragraph(to, "", &format!("{}: {command}", generator.who())),
                 false => paragraph(to, "", &command),
             }
@@ -29,11 +29,11 @@ impl Report {
             }
         }
         to.push('\n');
-        if let Some(line) = self.sum_line() {
+        if let Some(line) = self.merged_line() {
             paragraph(to, "", &format!("{line}."));
             to.push('\n');
         }
-        table(to, self.phases())?;
+        table(to, self.recorded_series())?;
         to.push('\n');
         self.write_rates(to)?;
         to.push('\n');
@@ -70,8 +70,9 @@ impl Report {
             let afterwards = counts.answered - measured.answered;
             if afterwards > 0 {
                 let text = format!(
-                    "{} of the answers came after the measurement had ended and are in no rate",
-                    Grouped(afterwards)
+                    "{} arrived after the measurement and {} not included in the rates",
+                    counted(afterwards, "answer"),
+                    if afterwards == 1 { "is" } else { "are" },
                 );
                 paragraph(to, "", &text);
             }
@@ -89,7 +90,7 @@ impl Report {
         let standing: Vec<String> =
             standing.map(|(name, number)| format!("{} {name}", Grouped(number as u64))).collect();
         if !standing.is_empty() {
-            writeln!(to, "at the end of measuring: {}", standing.join(", "))?;
+            writeln!(to, "states at the end of the measurement: {}", standing.join(", "))?;
         }
         let errors: Vec<String> = counts
             .errors
@@ -108,7 +109,7 @@ impl Report {
 }
 
 impl Generator {
-    /// Which of several it is: its log's name, and its host.
+    /// Name of its log and its host, to distinguish several generators.
     pub fn who(&self) -> String {
         match (self.name.as_str(), self.machine.host.as_deref()) {
             (name, None) => name.to_owned(),
@@ -117,52 +118,52 @@ impl Generator {
         }
     }
 
-    /// What it did, in words.
+    /// Its plan in words.
     pub fn what(&self) -> String {
-        let setup = &self.setup;
-        let sources = match setup.sources.len() {
+        let plan = &self.plan;
+        let sources = match plan.sources.len() {
             0 => String::new(),
-            1 => format!(" from {}", setup.sources[0]),
+            1 => format!(" from {}", plan.sources[0]),
             number => format!(" from {number} addresses"),
         };
-        let spin = match setup.spin.is_zero() {
+        let spin = match plan.spin.is_zero() {
             true => String::new(),
-            false => format!("; without sleep for {} after each event", Nanos::from(setup.spin)),
+            false => format!("; spinning for {} after each event", Nanos::from(plan.spin)),
         };
-        let plan = plan_in_words(&[setup]);
-        format!("{plan}; to {}{sources}, {} with key {}{spin}", setup.target, setup.mac, setup.key)
+        let words = plan_in_words(&[plan]);
+        format!("{words}; to {}{sources}, {} with key {}{spin}", plan.target, plan.mac, plan.key)
     }
 
-    /// When it ran, and for how long.
+    /// Start and durations of its run.
     pub fn when(&self) -> String {
-        let began = format!("began {}", self.about.began_utc());
-        match &self.ran {
-            None => format!("{began}; its log was cut off"),
-            Some(ran) => format!(
-                "{began}; measured {}{} after a ramp of {}",
-                Nanos::from(ran.measured),
-                if ran.stopped_early { ", stopped early," } else { "" },
-                Nanos::from(ran.ramp)
+        let started = format!("started {}", self.program.began_utc());
+        match &self.run {
+            None => format!("{started}; its log was cut off"),
+            Some(run) => format!(
+                "{started}; measured {}{} after a ramp of {}",
+                Nanos::from(run.measured),
+                if run.stopped_early { ", stopped early," } else { "" },
+                Nanos::from(run.ramp)
             ),
         }
     }
 
-    /// What it was, and on what it ran.
+    /// Its program and its machine.
     pub(super) fn where_from(&self) -> String {
-        format!("{}; {}", self.about.program(), self.machine.line())
+        format!("{}; {}", self.program.program(), self.machine.line())
     }
 }
 
 impl Report {
-    /// Of several generators, the sum of their plans, and for how long they measured together.
-    pub fn sum_line(&self) -> Option<String> {
+    /// For several generators, the sum of their plans and the time in which all measured.
+    pub fn merged_line(&self) -> Option<String> {
         let overlap = self.overlap?;
-        let targets = self.generators.iter().map(|one| one.setup.target.to_string());
+        let targets = self.generators.iter().map(|one| one.plan.target.to_string());
         let mut targets: Vec<String> = targets.collect();
         targets.sort_unstable();
         targets.dedup();
         Some(format!(
-            "{} generators, added up; {}; to {}. They measured together for {} of {}",
+            "{} generators merged; {}; to {}. They measured together for {} of {}",
             self.generators.len(),
             self.plan_in_words(),
             targets.join(" and "),
@@ -171,56 +172,63 @@ impl Report {
         ))
     }
 
-    /// What the generators were to do, together.
+    /// The sum of the plans in words.
     pub(super) fn plan_in_words(&self) -> String {
-        plan_in_words(&self.generators.iter().map(|one| &one.setup).collect::<Vec<_>>())
+        plan_in_words(&self.generators.iter().map(|one| &one.plan).collect::<Vec<_>>())
     }
 }
 
-/// What one generator was to do, or several together: numbers and rates are added. All have the
-/// same mode and model.
-fn plan_in_words(setups: &[&Setup]) -> String {
-    let sum = |part: fn(&Setup) -> usize| {
-        let parts = setups.iter().map(|setup| part(setup) as u64);
+/// A plan in words, or the sum of several: counts and rates are added. All have the same mode and
+/// model.
+fn plan_in_words(plans: &[&PlanInfo]) -> String {
+    let sum = |part: fn(&PlanInfo) -> usize| {
+        let parts = plans.iter().map(|plan| part(plan) as u64);
         Grouped(parts.fold(0, u64::saturating_add))
     };
-    let range = |part: fn(&Setup) -> usize| Range::of(setups.iter().map(|setup| part(setup)));
-    let rates = setups.iter().map(|setup| match setup.pace {
+    let range = |part: fn(&PlanInfo) -> usize| Range::new(plans.iter().map(|plan| part(plan)));
+    let rates = plans.iter().map(|plan| match plan.pace {
         Pace::Open(rate) => Some(rate.get()),
         Pace::Closed => None,
     });
     let rates: Option<Vec<u64>> = rates.collect();
     let rate = rates.map(|rates| rates.into_iter().fold(0, u64::saturating_add));
-    let (connections, active) = (sum(|setup| setup.connections), sum(|setup| setup.active));
-    let (size, in_flight) = (range(|setup| setup.size), range(|setup| setup.in_flight));
-    let cycle = format!("cycles (connect, authenticate, one echo of {size} bytes, close)");
-    match (setups[0].mode, rate.map(Grouped)) {
+    let (connections, active) = (sum(|plan| plan.connections), sum(|plan| plan.active));
+    let noun = if connections.0 == 1 { "connection" } else { "connections" };
+    let (size, in_flight) = (range(|plan| plan.size), range(|plan| plan.in_flight));
+    let bytes = if size == Range(1, 1) { "byte" } else { "bytes" };
+    let steps = format!("(connect, authenticate, one echo of {size} {bytes}, close)");
+    match (plans[0].mode, rate.map(Grouped)) {
         (Mode::Echo, Some(rate)) => format!(
-            "open model: {rate} messages of {size} bytes a second over {active} of {connections} \
-             connections, at most {in_flight} in flight on each",
+            "open model: {rate} messages/s of {size} {bytes} over {active} of {connections} {noun}, \
+             at most {in_flight} in flight on each",
         ),
         (Mode::Echo, None) => format!(
-            "closed model: messages of {size} bytes as fast as they are answered over {active} of \
-             {connections} connections, {in_flight} in flight on each",
+            "closed model: messages of {size} {bytes} as fast as they are answered over {active} of \
+             {connections} {noun}, {in_flight} in flight on each",
         ),
         (Mode::Connect, Some(rate)) => {
-            format!("open model: {rate} {cycle} a second, at most {connections} at once")
+            format!("open model: {rate} cycles/s {steps}, at most {connections} at a time")
         }
-        (Mode::Connect, None) => format!("closed model: {cycle}, {connections} at once"),
+        (Mode::Connect, None) => format!("closed model: cycles {steps}, {connections} at a time"),
         (Mode::Idle, _) => {
             format!(
-                "{connections} connections that authenticate, are silent, and echo once more at the end"
+                "{connections} idle {noun}: authenticate, stay silent, echo once more at the end"
             )
         }
     }
 }
 
-/// The least and the most of some numbers, written as one if they are the same.
+/// `1 answer`, `2 answers`.
+fn counted(number: u64, noun: &str) -> String {
+    format!("{} {noun}{}", Grouped(number), if number == 1 { "" } else { "s" })
+}
+
+/// The smallest and the largest of some numbers, written as one if they are equal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Range(pub(super) usize, pub(super) usize);
 
 impl Range {
-    pub(super) fn of(numbers: impl Iterator<Item = usize>) -> Self {
+    pub(super) fn new(numbers: impl Iterator<Item = usize>) -> Self {
         numbers.fold(Self(usize::MAX, 0), |Self(least, most), number| {
             Self(least.min(number), most.max(number))
         })
@@ -237,17 +245,17 @@ impl fmt::Display for Range {
     }
 }
 
-/// One line for each phase: how many, and the percentiles.
+/// One line per series: the number of values, and the percentiles.
 pub(super) fn table(
     to: &mut String,
-    phases: impl Iterator<Item = (Series, Percentiles)>,
+    series: impl Iterator<Item = (Series, Percentiles)>,
 ) -> fmt::Result {
     write!(to, "{:<9}{:>11}", "", "n")?;
     for name in QUANTILES.map(|(name, _)| name).into_iter().chain(["max"]) {
         write!(to, "{name:>9}")?;
     }
     to.push('\n');
-    for (series, percentiles) in phases {
+    for (series, percentiles) in series {
         write!(to, "{:<9}{:>11}", series.as_str(), Grouped(percentiles.n))?;
         for (_, nanos) in percentiles.by_name() {
             write!(to, "{:>9}", Nanos(nanos))?;
@@ -257,8 +265,8 @@ pub(super) fn table(
     Ok(())
 }
 
-/// A text broken into lines at its spaces, with `indent` before each and two spaces more before
-/// all but the first. Whatever came from outside is made visible.
+/// Wraps a text at its spaces, with `indent` before each line and two more spaces before all but the
+/// first. Escapes control characters.
 pub(super) fn paragraph(to: &mut String, indent: &str, text: &str) {
     let text = Visible(text).to_string();
     let mut column = 0;

@@ -1,70 +1,70 @@
-//! Whether the figures are the server's, and what the two latencies say.
+//! The reliability of a load's result, and the difference between latency and service time.
 
 use super::figures::{Grouped, Nanos, Percentiles};
 use super::text::Range;
-use super::{Ran, Report, headline};
+use super::{Report, RunInfo, headline};
 use crate::load::{Counts, Mode, Record, Series};
 
-/// Whether the figures of a run can be believed.
+/// The reliability of a result.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// The generator kept its times well enough.
+    /// The generator was punctual enough.
     Reliable,
-    /// It did not, for this reason.
+    /// It was not, for this reason.
     Unreliable(String),
     /// Nothing was measured, for this reason.
     Nothing(String),
 }
 
 impl Verdict {
-    /// Judges what a generator recorded: its own lateness at p99 may be at most a tenth of the p99
-    /// that it reports. If it is known how its run went, it may not have waited for a processor for
-    /// more than a twentieth of the time that it measured.
-    pub fn of(record: &Record, mode: Mode, ran: Option<&Ran>) -> Self {
-        if ran.is_some_and(|ran| ran.measured.is_zero()) {
-            return Self::ended_in_the_ramp();
+    /// The verdict on one generator. Its lateness at p99 may be at most a tenth of the p99 that it
+    /// reports. If `run` is known, it may have waited for a CPU for at most a twentieth of the time.
+    pub fn new(record: &Record, mode: Mode, run: Option<&RunInfo>) -> Self {
+        if run.is_some_and(|run| run.measured.is_zero()) {
+            return Self::ended_during_ramp();
         }
-        let verdict = Self::by_lateness(record, mode, "the generator itself was");
+        let verdict = Self::by_lateness(record, mode, "generator lateness");
         if verdict == Self::Reliable
-            && let Some(ran) = ran
-            && let Some(waited) = ran.waited.filter(|waited| *waited > ran.measured / WAITING)
+            && let Some(run) = run
+            && let Some(waited) = run.waited.filter(|waited| *waited > run.measured / WAITING)
         {
             return Self::Unreliable(format!(
-                "the generator had to wait for a processor for {} of {}: what it measured is \
-                 partly that. Give it a processor of its own (taskset), or ask less of it",
+                "the generator waited for a CPU for {} of {}: the results include that delay. Give \
+                 it a CPU of its own (taskset), or lower the rate",
                 Nanos::from(waited),
-                Nanos::from(ran.measured),
+                Nanos::from(run.measured),
             ));
         }
         verdict
     }
 
-    pub(super) fn ended_in_the_ramp() -> Self {
-        let reason = "the run ended before all connections were made, so no load was measured";
+    pub(super) fn ended_during_ramp() -> Self {
+        let reason =
+            "the run ended before all connections were authenticated, so no load was measured";
         Self::Nothing(reason.to_owned())
     }
 
-    /// Judges the sum of what several generators recorded, each of which is reliable: a late one
-    /// with long latencies and a punctual one with short ones do not make up for each other.
-    pub(super) fn of_sum(record: &Record, mode: Mode) -> Self {
-        Self::by_lateness(record, mode, "the generators themselves were")
+    /// The verdict on the sum of several generators, each of which is reliable: a late one with long
+    /// latencies and a punctual one with short ones do not compensate each other.
+    pub(super) fn for_sum(record: &Record, mode: Mode) -> Self {
+        Self::by_lateness(record, mode, "combined generator lateness")
     }
 
-    fn by_lateness(record: &Record, mode: Mode, who_was: &str) -> Self {
+    fn by_lateness(record: &Record, mode: Mode, whose: &str) -> Self {
         let series = headline(mode);
-        let reported = Percentiles::of(record.series(series));
-        let lateness = Percentiles::of(record.series(Series::Lateness));
+        let reported = Percentiles::from(record.series(series));
+        let lateness = Percentiles::from(record.series(Series::Lateness));
         if reported.n == 0 {
             return Self::Nothing(format!("no {series} was completed", series = series.as_str()));
         }
         if lateness.p99_ns > reported.p99_ns / 10 {
             return Self::Unreliable(format!(
-                "{who_was} late by {} at p99, more than a tenth of the {} that is reported as p99 \
-                 of {}: the figures are partly that. Ask for less, give a generator a processor of \
-                 its own, or share the load among more of them",
+                "{whose} of {} at p99 is more than a tenth of the {} p99 of {}: the results include \
+                 that delay. Lower the rate, give each generator a CPU of its own, or split the \
+                 load among more of them",
                 Nanos(lateness.p99_ns),
-                Nanos(reported.p99_ns),
                 series.as_str(),
+                Nanos(reported.p99_ns),
             ));
         }
         Self::Reliable
@@ -79,7 +79,7 @@ impl Verdict {
         }
     }
 
-    /// Why, unless all is well.
+    /// The reason, unless it is reliable.
     pub fn reason(&self) -> Option<&str> {
         match self {
             Self::Reliable => None,
@@ -88,38 +88,37 @@ impl Verdict {
     }
 }
 
-/// What a load could not do, if it sent less than nine tenths of what was due.
+/// A warning if less than nine tenths of the due messages were sent.
 pub(super) fn shortfall(record: &Record) -> Option<String> {
     let Counts { due, sent, .. } = record.counts;
     (sent < due - due / 10).then(|| {
         format!(
-            "{} of {} that were due were never sent: the server, or the generator, cannot do the \
-             rate that was asked for",
+            "{} of {} due messages were never sent: the server or the generator cannot keep up with \
+             the rate",
             Grouped(due.saturating_sub(sent)),
             Grouped(due),
         )
     })
 }
 
-/// From this factor on two percentiles are said to differ; histograms tell them to 0.1 %.
+/// The factor from which two percentiles count as different; histograms are exact to 0.1 %.
 const DIFFER: f64 = 1.25;
 
-/// The share of the time that a generator may wait for a processor: a twentieth. A generator that
-/// sleeps when its answer comes is not late by any clock of its own; this is what shows it.
+/// A generator may wait for a CPU for a twentieth of the time. If it is not running when an answer
+/// arrives, its own clock does not show the delay; this does.
 const WAITING: u32 = 20;
 
 impl Report {
-    /// The verdict in a sentence.
+    /// The verdict as a sentence.
     pub fn verdict_line(&self) -> String {
         match &self.verdict {
             Verdict::Reliable => {
                 let lateness = self.percentiles(Series::Lateness);
                 let reported = self.percentiles(self.headline());
-                let who = if self.is_sum() { "generators were" } else { "generator was" };
                 format!(
-                    "reliable: the {who} late by {} at p99, at most a tenth of the {} that is \
-                     reported",
+                    "reliable: generator lateness of {} at p99 is at most a tenth of the {} p99 of {}",
                     Nanos(lateness.p99_ns),
+                    self.headline().as_str(),
                     Nanos(reported.p99_ns)
                 )
             }
@@ -128,11 +127,11 @@ impl Report {
         }
     }
 
-    /// What latency and service time say beside each other; `None` where there are no two.
+    /// Explains the difference between latency and service time; `None` if only one was measured.
     ///
-    /// Latency counts from when a message was due, service time from when it was sent. What lies
-    /// between is the time that it waited for its turn, and a generator that leaves it out omits
-    /// the very moments in which the server was slow (coordinated omission).
+    /// Latency is measured from when a message was due, service time from when it was sent. The
+    /// difference is the time that it waited for its turn. A generator that leaves it out omits the
+    /// very moments in which the server was slow (coordinated omission).
     pub fn explanation(&self) -> Option<String> {
         let series = self.headline();
         let latency = self.percentiles(series);
@@ -142,9 +141,9 @@ impl Report {
         }
         if !self.is_open() {
             return Some(format!(
-                "Closed model: the next {} begins when one is answered, so a slow server is asked \
-                 less often and its slow moments are counted too rarely. Compare throughput by it, \
-                 not latency; -r asks at a steady rate.",
+                "Closed model: the next {} starts when one is answered, so a slow server gets less \
+                 load and its slow moments are undercounted. Compare throughput, not latency; -r \
+                 sends at a fixed rate.",
                 noun(series)
             ));
         }
@@ -157,14 +156,10 @@ impl Report {
             ));
         };
         Some(format!(
-            "{} Latency, from when a {noun} was due, is {} there; service time, from when it was \
-             sent, only {}. {} A generator that starts its clock on sending would have shown the \
-             service time alone (coordinated omission).",
-            if name == "p50" {
-                "Latency is longer than service time from p50 on.".to_owned()
-            } else {
-                format!("Latency grew beyond service time from {name} on.")
-            },
+            "{} There, latency from when a {noun} was due is {}; service time from when it was sent \
+             is only {}. {} A generator that starts its clock when it sends would have shown the \
+             service time only (coordinated omission).",
+            format_args!("Latency exceeds service time from {name} on."),
             Nanos(whole),
             Nanos(part),
             self.cause(whole - part),
@@ -172,30 +167,30 @@ impl Report {
         ))
     }
 
-    /// Why messages waited: because of the generator, or because of the server.
+    /// The reason why messages waited: the generator or the server.
     fn cause(&self, waited: u64) -> String {
         let lateness = self.percentiles(Series::Lateness);
         if lateness.max_ns >= waited / 2 && self.verdict != Verdict::Reliable {
-            let whose = if self.is_sum() { "generators'" } else { "generator's" };
+            let who = if self.is_merged() { "generators" } else { "generator" };
             return format!(
-                "The difference may be the {whose} own doing: messages were begun late by up to {}.",
+                "The {who} may have caused the difference: messages were sent up to {} late.",
                 Nanos(lateness.max_ns)
             );
         }
-        let setups = || self.generators.iter().map(|generator| &generator.setup);
+        let plans = || self.generators.iter().map(|generator| &generator.plan);
         match self.mode() {
             Mode::Connect => format!(
-                "The difference is the time that cycles waited until fewer than {} connections{} \
-                 were open: the server was slow to finish those before.",
-                Range::of(setups().map(|setup| setup.connections)),
-                if self.is_sum() { " of their generator" } else { "" },
+                "Cycles waited until fewer than {} connections{} were open: the server was slow to \
+                 finish the earlier ones.",
+                Range::new(plans().map(|plan| plan.connections)),
+                if self.is_merged() { " of their generator" } else { "" },
             ),
             _ => format!(
-                "The difference is the time that messages waited while {} on their connection: the \
-                 server was slow to answer those before.",
-                match Range::of(setups().map(|setup| setup.in_flight)) {
-                    Range(1, 1) => "one was under way".to_owned(),
-                    numbers => format!("{numbers} were under way"),
+                "Messages waited while {} on their connection: the server was slow to answer the \
+                 earlier ones.",
+                match Range::new(plans().map(|plan| plan.in_flight)) {
+                    Range(1, 1) => "one was in flight".to_owned(),
+                    numbers => format!("{numbers} were in flight"),
                 }
             ),
         }
@@ -206,7 +201,7 @@ fn differ(whole: u64, part: u64) -> bool {
     whole as f64 > part as f64 * DIFFER
 }
 
-/// What one event of a series is called.
+/// The noun for one event of a series.
 fn noun(series: Series) -> &'static str {
     match series {
         Series::Cycle => "cycle",

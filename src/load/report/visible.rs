@@ -1,22 +1,24 @@
+//! Escaping of untrusted text.
+
 use std::fmt::{self, Display, Write};
 
-/// Text from outside, fit for a terminal.
+/// Untrusted text, escaped for a terminal.
 ///
-/// Control characters could move the cursor, change the title or fake other output, and the
-/// characters that override the direction of text could make it read as something else. All of them
-/// are spelled out: `\n`, `\x1b`, `\u{202e}`.
+/// Control characters could move the cursor, change the title or fake other output, and characters
+/// that override the direction of text could change its meaning. All of them are escaped: `\n`,
+/// `\x1b`, `\u{202e}`.
 #[derive(Clone, Copy, Debug)]
 pub struct Visible<T>(pub T);
 
 impl<T: Display> Display for Visible<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(SpellOut(f), "{}", self.0)
+        write!(Escaped(f), "{}", self.0)
     }
 }
 
-struct SpellOut<'a, 'b>(&'a mut fmt::Formatter<'b>);
+struct Escaped<'a, 'b>(&'a mut fmt::Formatter<'b>);
 
-impl Write for SpellOut<'_, '_> {
+impl Write for Escaped<'_, '_> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         text.chars().try_for_each(|character| match character {
             '\n' | '\r' | '\t' => write!(self.0, "{}", character.escape_default()),
@@ -29,7 +31,7 @@ impl Write for SpellOut<'_, '_> {
     }
 }
 
-/// Whether a character does something instead of being shown.
+/// Returns whether a character has an effect instead of being shown.
 pub(super) fn misleads(character: char) -> bool {
     character.is_control()
         || matches!(character, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
@@ -40,7 +42,7 @@ mod tests {
     use super::Visible;
 
     #[test]
-    fn what_would_act_on_a_terminal_is_spelled_out() {
+    fn control_characters_are_escaped() {
         for (text, shown) in [
             ("Grüße, 世界 \\ 🌍", "Grüße, 世界 \\ 🌍"),
             ("\x1b]0;title\x07\x1b[2J\x7f\0", "\\x1b]0;title\\x07\\x1b[2J\\x7f\\x00"),

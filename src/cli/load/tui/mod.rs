@@ -1,8 +1,8 @@
-//! `saltecho load --tui`: how a load goes on a whole terminal, drawn on stderr for each interval.
+//! `saltecho load --tui`: a full-screen dashboard on stderr, drawn for each interval.
 //!
-//! Nothing is read from the terminal, and keys stay what they were, so ctrl-C is the signal that it
-//! always is. Only what would spoil the picture is switched off: the echo of keys, and the key that
-//! would suspend the program and leave the shell on this screen.
+//! Nothing is read from the terminal, and Ctrl-C sends its signal as always. Only two things are
+//! switched off: the echo of keys, and the key that would suspend the program and leave the shell on
+//! this screen.
 
 mod view;
 
@@ -23,13 +23,13 @@ use saltecho::load::{Interval, Plan};
 use super::live::Live;
 use view::View;
 
-/// The settings that a terminal had which is ours for the moment.
-static TAKEN: Mutex<Option<Termios>> = Mutex::new(None);
-/// What a special character is set to that no key shall have (`_POSIX_VDISABLE`).
+/// The settings of the terminal before the dashboard, while it is shown.
+static SAVED: Mutex<Option<Termios>> = Mutex::new(None);
+/// Disables a special character (`_POSIX_VDISABLE`).
 const NO_KEY: u8 = 0;
 
-/// The view and the terminal that it is on, which is given back when this is dropped, when the
-/// program panics, and by [`give_back`].
+/// The dashboard and its terminal, which is restored when this is dropped, when the program panics,
+/// and by [`restore`].
 pub(super) struct Screen {
     view: View,
     terminal: Terminal<CrosstermBackend<Frames>>,
@@ -37,13 +37,13 @@ pub(super) struct Screen {
 }
 
 impl Screen {
-    /// Takes the terminal on stderr.
+    /// Switches the terminal on stderr to the dashboard.
     pub(super) fn new(plan: &Plan) -> io::Result<Self> {
         static HOOK: Once = Once::new();
         HOOK.call_once(|| {
             let before = std::panic::take_hook();
             std::panic::set_hook(Box::new(move |panic| {
-                give_back();
+                restore();
                 before(panic);
             }));
         });
@@ -57,7 +57,7 @@ impl Screen {
     fn draw(&mut self) -> io::Result<()> {
         let area = area();
         if self.area != area {
-            // A new one believes the terminal to be empty, and asks it nothing.
+            // A new `Terminal` assumes an empty screen, without a query.
             (self.terminal, self.area) = (terminal(area)?, area);
             queue!(self.terminal.backend_mut(), Clear(ClearType::All))?;
         }
@@ -69,42 +69,42 @@ impl Screen {
 impl Live for Screen {
     fn show(&mut self, interval: &Interval) {
         self.view.take(interval);
-        // Whoever closed stderr does not want to know.
+        // Ignores errors: stderr may be closed.
         let _ = self.draw();
     }
 }
 
 impl Drop for Screen {
     fn drop(&mut self) {
-        give_back();
+        restore();
     }
 }
 
-fn taken() -> MutexGuard<'static, Option<Termios>> {
-    TAKEN.lock().unwrap_or_else(PoisonError::into_inner)
+fn saved() -> MutexGuard<'static, Option<Termios>> {
+    SAVED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn take() -> io::Result<()> {
-    let mut taken = taken();
+    let mut saved = saved();
     let before = tcgetattr(io::stderr())?;
     let mut ours = before.clone();
     ours.local_modes.remove(LocalModes::ECHO);
     ours.special_codes[SpecialCodeIndex::VSUSP] = NO_KEY;
     tcsetattr(io::stderr(), OptionalActions::Now, &ours)?;
-    *taken = Some(before);
+    *saved = Some(before);
     execute!(io::stderr(), EnterAlternateScreen, Hide)
 }
 
-/// Gives the terminal back as it was, if it is ours. Keys that were pressed meanwhile were meant
-/// for us and not for the shell.
-pub(super) fn give_back() {
-    let Some(before) = taken().take() else { return };
-    // Whoever closed stderr does not want to know.
+/// Restores the terminal, if the dashboard is shown. Discards keys pressed meanwhile, which were not
+/// meant for the shell.
+pub(super) fn restore() {
+    let Some(before) = saved().take() else { return };
+    // Ignores errors: stderr may be closed.
     let _ = execute!(io::stderr(), Show, LeaveAlternateScreen);
     let _ = tcsetattr(io::stderr(), OptionalActions::Flush, &before);
 }
 
-/// The whole terminal; of the usual size if it does not know its own.
+/// The size of the terminal; 80 x 24 if unknown.
 fn area() -> Rect {
     match tcgetwinsize(io::stderr()) {
         Ok(size) if size.ws_col > 0 && size.ws_row > 0 => Rect::new(0, 0, size.ws_col, size.ws_row),
@@ -113,13 +113,12 @@ fn area() -> Rect {
 }
 
 fn terminal(area: Rect) -> io::Result<Terminal<CrosstermBackend<Frames>>> {
-    // Of stderr, not of whatever terminal a library would look for.
+    // The size of stderr; the library would look for another terminal.
     let options = TerminalOptions { viewport: Viewport::Fixed(area) };
     Terminal::with_options(CrosstermBackend::new(Frames(Vec::new())), options)
 }
 
-/// Gathers what is drawn and writes it in one go, unless the terminal was given back meanwhile by
-/// another thread.
+/// Buffers what is drawn and writes it at once, unless another thread has restored the terminal.
 struct Frames(Vec<u8>);
 
 impl Write for Frames {
@@ -130,7 +129,7 @@ impl Write for Frames {
 
     fn flush(&mut self) -> io::Result<()> {
         let frame = std::mem::take(&mut self.0);
-        match *taken() {
+        match *saved() {
             Some(_) => io::stderr().write_all(&frame),
             None => Ok(()),
         }

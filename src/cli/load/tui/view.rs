@@ -1,5 +1,5 @@
-//! What is on the screen, whatever the terminal. The colours are the terminal's own and none of
-//! them carries a meaning alone, so that dark, light and colourless terminals do alike.
+//! The contents of the dashboard. The colors are the terminal's own and carry no meaning alone, so
+//! that dark, light and monochrome terminals all work.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -14,48 +14,48 @@ use ratatui::widgets::{Axis, Block, Chart, Dataset, GraphType, LineGauge, Paragr
 use saltecho::load::report::{Grouped, Nanos};
 use saltecho::load::{Counts, Interval, Mode, Pace, Part, Plan, Series, Standing};
 
-/// Below this only numbers are shown: curves would be smudges.
+/// Minimum size for curves; a smaller terminal shows numbers only.
 const LEAST: (u16, u16) = (80, 16);
-/// What the panels at the side need for names, numbers and a bar that is worth its name.
+/// Minimum width of the side panels: names, numbers and a bar.
 const SIDE: u16 = 30;
-/// The panel of the connections: a line for each phase of theirs, and its frame.
-const PHASES: u16 = 6 + 2;
-/// Seconds that are remembered: more than terminals have columns.
+/// Height of the connections panel: a line per state, and the frame.
+const STATES: u16 = 6 + 2;
+/// Seconds to remember: more than a terminal has columns.
 const MEMORY: usize = 1000;
-/// What a time is rounded by.
+/// Added to a time to round it.
 const HALF_A_SECOND: Duration = Duration::from_millis(500);
-/// The seconds that a curve has room for at first.
+/// Initial width of the curves in seconds.
 const AT_FIRST: f64 = 20.0;
-/// How the three curves of latency, and the numbers above them, are called and coloured.
+/// Names and colors of the latency curves and the numbers above them.
 const TIMES: [(&str, Color); 3] =
     [("p50", Color::Green), ("p99", Color::Magenta), ("max", Color::Red)];
 
-/// What has been seen of a load.
+/// The state of a load so far.
 pub(super) struct View {
     plan: String,
     mode: Mode,
     duration: Duration,
     connections: usize,
-    /// What the curves are of. While connections are made that is another thing than afterwards.
+    /// The series that the curves show: authentication during ramp-up, then the mode's own.
     series: Series,
     points: VecDeque<Point>,
-    /// Of the whole run.
+    /// Counts of the whole run.
     counts: Counts,
     last: Option<Last>,
 }
 
-/// What the curves show of one interval.
+/// One interval in the curves.
 struct Point {
     start: f64,
     end: f64,
     rate: f64,
-    /// In nanoseconds: p50, p99 and max.
+    /// p50, p99 and max in nanoseconds.
     times: Option<[u64; 3]>,
-    /// In nanoseconds, the generator's own lateness at p99.
+    /// The generator's lateness at p99 in nanoseconds.
     lateness: u64,
 }
 
-/// The moment at which the last interval ended.
+/// The end of the last interval.
 struct Last {
     part: Part,
     left: Option<Duration>,
@@ -91,7 +91,7 @@ impl View {
         let (counts, part) = (&interval.record.counts, interval.part);
         self.counts.merge(counts);
         self.last = Some(Last { part, left: interval.left, standing: interval.standing });
-        // What is still answered after the end says nothing of the load.
+        // Answers after the measurement do not belong to the load.
         if matches!(part, Part::Prove | Part::Drain) {
             return;
         }
@@ -127,7 +127,7 @@ impl View {
         let side = SIDE.max(area.width / 3);
         let [left, right] = Layout::horizontal([Fill(1), Length(side)]).areas(body);
         let [rate, latency] = Layout::vertical([Fill(2), Fill(3)]).areas(left);
-        let [connections, errors] = Layout::vertical([Length(PHASES), Fill(1)]).areas(right);
+        let [connections, errors] = Layout::vertical([Length(STATES), Fill(1)]).areas(right);
         let title = Line::from(vec![" saltecho load".bold(), self.plan.as_str().into()]);
         frame.render_widget(title, head);
         self.draw_gauge(frame, gauge);
@@ -138,7 +138,7 @@ impl View {
         frame.render_widget(self.foot(), foot);
     }
 
-    /// All that there is room for on a small terminal, the foremost first.
+    /// Lines for a small terminal, the most important first.
     fn numbers(&self) -> Vec<Line<'_>> {
         let standing = self.standing().by_name().into_iter().filter(|(_, number)| *number > 0);
         let standing = standing.map(|(name, number)| format!("{} {name}", Grouped(number as u64)));
@@ -152,10 +152,10 @@ impl View {
         ]
     }
 
-    /// Which part of the run it is in, and how much of that is over.
+    /// The current phase of the run, and the share of it that is over.
     fn progress(&self) -> (String, f64) {
         let Some(Last { part, left, standing }) = &self.last else {
-            return ("the first second".to_owned(), 0.0);
+            return ("starting".to_owned(), 0.0);
         };
         let name = part.as_str();
         match left {
@@ -197,9 +197,9 @@ impl View {
 
     fn latency(&self) -> Line<'static> {
         let times = self.points.back().and_then(|point| point.times);
-        let numbers = TIMES.into_iter().enumerate().map(|(i, (name, colour))| {
+        let numbers = TIMES.into_iter().enumerate().map(|(i, (name, color))| {
             let time = times.map_or_else(|| "-".to_owned(), |times| Nanos(times[i]).to_string());
-            Span::styled(format!("  {name} {time}"), colour)
+            Span::styled(format!("  {name} {time}"), color)
         });
         Line::from_iter([Span::raw("latency")].into_iter().chain(numbers))
     }
@@ -208,7 +208,7 @@ impl View {
         let lateness = self.points.back().map(|point| Nanos(point.lateness).to_string());
         let lateness = lateness.unwrap_or_else(|| "-".to_owned());
         Line::raw(format!(
-            " the generator's own lateness: p99 {lateness}    ctrl-C ends early, with the report"
+            " generator lateness: p99 {lateness}    Ctrl-C stops early and still reports"
         ))
     }
 
@@ -257,14 +257,14 @@ impl View {
             });
             curve.collect::<Vec<_>>()
         });
-        let data = curves.iter().zip(TIMES).map(|(curve, (_, colour))| {
-            let data = Dataset::default().data(curve).marker(Marker::Braille).style(colour);
+        let data = curves.iter().zip(TIMES).map(|(curve, (_, color))| {
+            let data = Dataset::default().data(curve).marker(Marker::Braille).style(color);
             data.graph_type(GraphType::Line)
         });
         let y_axis = Axis::default()
             .bounds([least.into(), most.into()])
             .labels((least..=most).map(power_of_ten));
-        // The hindmost is drawn last, so p50 is seen where all are one.
+        // Reversed, so that p50 is drawn last and stays visible where the curves coincide.
         let chart = Chart::new(data.rev().collect())
             .block(titled(self.latency()))
             .x_axis(seconds(&points))
@@ -272,7 +272,7 @@ impl View {
         frame.render_widget(chart, area);
     }
 
-    /// The last points, one for each column that a curve has about.
+    /// The latest points, about one per column.
     fn shown(&self, area: Rect) -> Vec<&Point> {
         let columns = usize::from(area.width.saturating_sub(10));
         self.points.iter().skip(self.points.len().saturating_sub(columns)).collect()
@@ -314,20 +314,20 @@ fn titled<'a>(title: impl Into<Line<'a>>) -> Block<'a> {
     Block::bordered().title(title)
 }
 
-/// Seconds of the run, from the first that is shown on.
+/// The time axis of the points shown, in seconds of the run.
 fn seconds<'a>(points: &[&Point]) -> Axis<'a> {
     let from = points.first().map_or(0.0, |point| point.start);
     let to = points.last().map_or(0.0, |point| point.end).max(from + AT_FIRST);
     Axis::default().bounds([from, to]).labels([format!("{from:.0} s"), format!("{to:.0} s")])
 }
 
-/// The next number with one digit that is not zero.
+/// Rounds up to one significant digit.
 fn round_up(number: f64) -> f64 {
     let unit = 10_f64.powf(number.log10().floor());
     (number / unit).ceil() * unit
 }
 
-/// A power of ten of nanoseconds.
+/// A power of ten of nanoseconds, with its unit.
 fn power_of_ten(power: u32) -> String {
     let (unit, below) = match power {
         0..3 => ("ns", 0),
@@ -338,8 +338,8 @@ fn power_of_ten(power: u32) -> String {
     format!("{} {unit}", 10_u64.pow(power - below))
 }
 
-/// A number without its fraction, as people read it.
-#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // A rate, which is far from either.
+/// A rounded number with its thousands separated.
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // Rates are far from the limits.
 fn whole(number: f64) -> Grouped {
     Grouped(number.round() as u64)
 }
@@ -362,7 +362,7 @@ mod tests {
         Plan { mode, pace, connections: 1000, ..plan }
     }
 
-    /// The second of this number, in which so many messages were answered in so many microseconds.
+    /// Second `number` of a run, with `answered` messages that each took `micros`.
     fn second(part: Part, number: u64, answered: u64, micros: u64) -> Interval {
         let mut record = Record::new();
         for series in [Series::Auth, Series::Echo, Series::Cycle] {
@@ -381,7 +381,7 @@ mod tests {
         }
     }
 
-    /// What a person sees on a terminal of this size.
+    /// The contents of a terminal of this size.
     fn screen(view: &View, (width, height): (u16, u16)) -> String {
         let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
         terminal.draw(|frame| view.draw(frame)).unwrap();
@@ -396,7 +396,7 @@ mod tests {
     }
 
     #[test]
-    fn a_person_can_read_how_it_goes() {
+    fn the_dashboard_shows_all_figures() {
         let mut view = View::new(&plan(Mode::Echo));
         for number in 0..13 {
             let mut second = second(Part::Measure, number, 19_998, 1500);
@@ -426,8 +426,8 @@ mod tests {
                     "quiet            590 ██",
                     "busy             400 ██",
                     "ended             10 █",
-                    "lateness: p99 7.00 µs",
-                    "ctrl-C ends early",
+                    "generator lateness: p99 7.00 µs",
+                    "Ctrl-C stops early",
                     // The curves' axes.
                     "│20,000│",
                     "│100 µs│",
@@ -435,7 +435,7 @@ mod tests {
                     "20 s",
                 ],
             );
-            // Two fifths of the time are over, and so is that much of the line.
+            // Two fifths of the time are over, and as much of the line.
             let gauge = screen.lines().find(|line| line.contains("left")).unwrap();
             let [over, all] = [vec!['━'], vec!['━', '─']]
                 .map(|signs| gauge.chars().filter(|sign| signs.contains(sign)).count());
@@ -444,14 +444,14 @@ mod tests {
     }
 
     #[test]
-    fn curves_are_as_high_as_their_numbers() {
+    fn curves_have_the_height_of_their_numbers() {
         let mut view = View::new(&plan(Mode::Echo));
         for number in 0..20 {
             let (rate, micros) = if number < 10 { (10_000, 10) } else { (2_500, 1_000) };
             view.take(&second(Part::Measure, number, rate, micros));
         }
         let screen = screen(&view, (80, 24));
-        // Where something is drawn in the first and in the second half of a line of the panel.
+        // Whether something is drawn in the first and in the second half of a line.
         let halves = |line: &str| {
             let columns: Vec<char> = line.chars().skip(10).take(39).collect();
             let is_dot = |sign: &char| ('\u{2801}'..='\u{28ff}').contains(sign);
@@ -460,30 +460,30 @@ mod tests {
         let lines: Vec<_> = screen.lines().map(halves).collect();
         let [top_of_rate, bottom_of_rate] = [3, 6].map(|row| lines[row]);
         assert_eq!((top_of_rate, bottom_of_rate), ([true, false], [true, true]), "{screen}");
-        // From 10 us at the bottom to 1 ms, of which the next line above is 10 ms.
+        // From 10 us at the bottom to 1 ms, one axis label below the top of 10 ms.
         let first = |half: usize| lines[11..].iter().position(|line| line[half]).unwrap();
         assert!(first(1) + 4 < first(0), "{screen}");
     }
 
     #[test]
-    fn the_curves_follow_the_connections_first_and_the_messages_then() {
+    fn the_curves_show_connections_first_and_messages_then() {
         for (mode, unit, answered) in
             [(Mode::Echo, "messages/s", 20), (Mode::Connect, "cycles/s", 20)]
         {
             let mut view = View::new(&plan(mode));
-            assert_shown(&screen(&view, (80, 24)), &["the first second", "errors  0"]);
+            assert_shown(&screen(&view, (80, 24)), &["starting", "errors  0"]);
             view.take(&second(Part::Ramp, 0, 0, 2_000));
             let ramp = screen(&view, (80, 24));
             assert_shown(&ramp, &["ramp: 1,000 of 1,000", "300 connections/s", "p99 2.00 ms"]);
             view.take(&second(Part::Measure, 1, answered, 500));
             let measure = screen(&view, (80, 24));
             assert_shown(&measure, &[&format!("rate  20 {unit}"), "p99 500 µs", "│1 s "]);
-            // A second that was all silence.
+            // A second without any answer.
             let mut silence = second(Part::Measure, 2, 0, 1);
             silence.record = Record::new();
             view.take(&silence);
             assert_shown(&screen(&view, (80, 24)), &[&format!("rate  0 {unit}"), "p50 -  p99 -"]);
-            // What comes in behind the end is no rate of the load.
+            // Answers after the measurement are not in the rate.
             view.take(&second(Part::Drain, 29, 7, 9_000));
             assert_shown(&screen(&view, (80, 24)), &["drain: 1s left", &format!("  0 {unit}")]);
         }
@@ -493,9 +493,9 @@ mod tests {
     }
 
     #[test]
-    fn a_small_terminal_has_the_foremost_numbers_and_none_is_too_small() {
+    fn a_small_terminal_shows_the_most_important_numbers() {
         let mut view = View::new(&plan(Mode::Echo));
-        // As much as there could come to be, and all that could be in it.
+        // The largest numbers, and every kind of error.
         let mut second = second(Part::Measure, 0, u64::MAX >> 12, 1);
         second.record.note(Series::Echo, Record::LONGEST);
         for kind in ErrorKind::ALL {

@@ -12,7 +12,7 @@ const RIGHT: f64 = 30.0;
 const TOP: f64 = 12.0;
 const BOTTOM: f64 = 32.0;
 
-/// What lies between two ends, and where it is labelled.
+/// An axis: its range and its labels.
 pub(super) struct Axis {
     low: f64,
     high: f64,
@@ -38,7 +38,7 @@ impl Axis {
         Self { low: 10_f64.powf(low), high: 10_f64.powf(high), is_log: true, ticks }
     }
 
-    /// Quantiles by how rare is what lies beyond, `1/(1-q)`: from the median to one in `n`.
+    /// Quantiles on a logarithmic scale of `1/(1-q)`, from the median to one in `n`.
     pub(super) fn quantiles(n: u64) -> Self {
         let high = (n as f64).max(10.0);
         let mut ticks = vec![(2.0, "50 %".to_owned())];
@@ -56,7 +56,7 @@ impl Axis {
         Self { low: 2.0, high, is_log: true, ticks }
     }
 
-    /// From zero to a round number, with these words behind each label.
+    /// From zero to a round number, with `unit` after each label.
     pub(super) fn from_zero(high: u64, unit: &str) -> Self {
         let step = round_step(high);
         let steps = high.div_ceil(step).max(1);
@@ -68,7 +68,7 @@ impl Axis {
         Self { low: 0.0, high: steps.saturating_mul(step) as f64, is_log: false, ticks }
     }
 
-    /// Seconds of a run, to its very end.
+    /// Seconds of a run, up to its exact end.
     pub(super) fn seconds(end: f64) -> Self {
         let whole = std::time::Duration::try_from_secs_f64(end).map_or(0, |end| end.as_secs());
         let mut axis = Self::from_zero(whole, " s");
@@ -77,7 +77,7 @@ impl Axis {
         axis
     }
 
-    /// Where a value lies: 0 is the low end, 1 the high one.
+    /// The position of a value, from 0 at the low end to 1 at the high end.
     fn place(&self, value: f64) -> f64 {
         let place = if self.is_log {
             (value.max(self.low) / self.low).ln() / (self.high / self.low).ln()
@@ -88,7 +88,7 @@ impl Axis {
     }
 }
 
-/// 1, 2 or 5 times a power of ten, whole: the least that reaches `high` in about five steps.
+/// The smallest integer step of 1, 2 or 5 times a power of ten with which five steps reach `high`.
 fn round_step(high: u64) -> u64 {
     let least = high.div_ceil(5).max(1);
     let decade = 10_u64.pow(least.ilog10());
@@ -96,16 +96,16 @@ fn round_step(high: u64) -> u64 {
     steps.into_iter().find(|step| *step >= least).unwrap_or(decade.saturating_mul(10))
 }
 
-/// One line of a chart. Where a point is missing, so is the line.
+/// A line of a chart, interrupted where a point is `None`.
 pub(super) struct Line {
     pub(super) name: String,
-    /// Which colour of the palette, 0 to 5.
-    pub(super) colour: usize,
+    /// Index of the color in the palette, 0 to 5.
+    pub(super) color: usize,
     pub(super) dashed: bool,
     pub(super) points: Vec<Option<(f64, f64)>>,
 }
 
-/// A chart that is being drawn.
+/// A chart under construction.
 pub(super) struct Chart {
     x: Axis,
     y: Axis,
@@ -130,37 +130,37 @@ impl Chart {
         self.body.push('\n');
     }
 
-    fn explain(&mut self, name: &str, colour: usize) {
+    fn add_to_legend(&mut self, name: &str, color: usize) {
         let name = escape(name);
-        let _ = write!(self.legend, "<li class=\"c{colour}\"><i></i><span>{name}</span></li>");
+        let _ = write!(self.legend, "<li class=\"c{color}\"><i></i><span>{name}</span></li>");
     }
 
-    /// Draws a line, and its points where each stands alone.
+    /// Draws a line, or a dot for a single point.
     pub(super) fn line(&mut self, line: &Line) {
-        self.explain(&line.name, line.colour);
+        self.add_to_legend(&line.name, line.color);
         let class = if line.dashed { "line dashed" } else { "line" };
         for run in line.points.split(Option::is_none) {
             let places: Vec<_> = run.iter().flatten().map(|point| self.at(*point)).collect();
             if let [(x, y)] = places[..] {
-                let colour = line.colour;
+                let color = line.color;
                 self.add(&format!(
-                    "<circle class=\"dot c{colour}\" cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"4\"/>"
+                    "<circle class=\"dot c{color}\" cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"4\"/>"
                 ));
             } else if !places.is_empty() {
                 let path: Vec<String> =
                     places.iter().map(|(x, y)| format!("{x:.1},{y:.1}")).collect();
                 self.add(&format!(
                     "<polyline class=\"{class} c{}\" points=\"{}\"/>",
-                    line.colour,
+                    line.color,
                     path.join(" ")
                 ));
             }
         }
     }
 
-    /// Fills what lies between two heights, each holding from one `x` to another.
-    pub(super) fn area(&mut self, name: &str, colour: usize, steps: &[(f64, f64, f64, f64)]) {
-        self.explain(name, colour);
+    /// Fills the area between two heights; each step holds from one `x` to another.
+    pub(super) fn area(&mut self, name: &str, color: usize, steps: &[(f64, f64, f64, f64)]) {
+        self.add_to_legend(name, color);
         let upper = steps.iter().flat_map(|(from, to, _, high)| [(*from, *high), (*to, *high)]);
         let lower = steps.iter().rev().flat_map(|(from, to, low, _)| [(*to, *low), (*from, *low)]);
         let corners: Vec<String> = upper
@@ -168,10 +168,10 @@ impl Chart {
             .map(|corner| self.at(corner))
             .map(|(x, y)| format!("{x:.1},{y:.1}"))
             .collect();
-        self.add(&format!("<polygon class=\"area c{colour}\" points=\"{}\"/>", corners.join(" ")));
+        self.add(&format!("<polygon class=\"area c{color}\" points=\"{}\"/>", corners.join(" ")));
     }
 
-    /// Tells the values between two `x` to who points there.
+    /// Adds a tooltip between two `x`.
     pub(super) fn hover(&mut self, from: f64, to: f64, text: &str) {
         let ((left, _), (right, _)) = (self.at((from, 0.0)), self.at((to, 0.0)));
         self.add(&format!(

@@ -1,3 +1,5 @@
+//! A comparison as an HTML page.
+
 use std::fmt::Write;
 
 use super::chart::{Axis, Chart, Line};
@@ -7,12 +9,12 @@ use crate::load::report::compare::{COLUMNS, SIGNIFICANCE};
 use crate::load::report::{Comparison, Percentiles, Report};
 
 impl Comparison<'_> {
-    /// Both, and their ratios, as one HTML page with charts. Whatever came from outside is escaped.
+    /// Both reports and their ratios as one HTML page with charts. Untrusted text is escaped.
     pub fn to_html(&self) -> String {
         let mut body = String::from("<div class=\"pair\">\n");
         for (which, report) in [("Old", self.old), ("New", self.new)] {
-            let _ = writeln!(body, "<section><h2>{which}</h2>\n{}", report.judgement());
-            if let Some(line) = report.sum_line() {
+            let _ = writeln!(body, "<section><h2>{which}</h2>\n{}", report.verdict_and_warnings());
+            if let Some(line) = report.merged_line() {
                 paragraph(&mut body, "sum", &format!("{line}."));
             }
             body.push_str(&report.each());
@@ -34,11 +36,11 @@ impl Comparison<'_> {
         page("saltecho load comparison", &body)
     }
 
-    /// The lines of both that have any point. The old one is dashed.
+    /// The lines of both reports that have points. The old one is dashed.
     fn lines(&self, points: impl Fn(&Report) -> Vec<Option<(f64, f64)>>) -> Vec<Line> {
         let line = |(which, report): (&str, &Report)| Line {
             name: which.to_owned(),
-            colour: if which == "old" { 1 } else { 0 },
+            color: if which == "old" { 1 } else { 0 },
             dashed: which == "old",
             points: points(report),
         };
@@ -82,7 +84,7 @@ impl Comparison<'_> {
         self.old.end().max(self.new.end())
     }
 
-    /// One block of three lines for each group: the figures of both, and their ratios.
+    /// A table per group: the figures of both reports, and their ratios.
     fn tables(&self) -> String {
         let mut text = String::from("<section><h2>Figures</h2>\n");
         for (group, rows) in self.groups() {

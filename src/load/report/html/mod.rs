@@ -1,5 +1,4 @@
-//! A report, or two side by side, as one page that needs nothing else: no network, no script, no
-//! font.
+//! A report or a comparison as one HTML page, without network access, scripts or fonts.
 
 mod chart;
 mod compare;
@@ -15,16 +14,22 @@ use crate::load::{Mode, Part, Series};
 
 const STYLE: &str = include_str!("style.css");
 
-/// More seconds than this are drawn, but cannot be pointed at: the page would grow by megabytes.
+/// Maximum number of seconds with tooltips; with more, the page would grow by megabytes.
 const MOST_TITLES: usize = 900;
 
 impl Report {
-    /// The report as one HTML page with its charts. Whatever came from outside is escaped.
+    /// The report as one HTML page with charts. Untrusted text is escaped.
     pub fn to_html(&self) -> String {
-        let mut body = self.judgement();
+        let mut body = self.verdict_and_warnings();
         match &self.generators[..] {
             [one] => body.push_str(&one.lines()),
-            _ => paragraph(&mut body, "sum", &format!("{}.", self.sum_line().unwrap_or_default())),
+            _ => {
+                paragraph(
+                    &mut body,
+                    "sum",
+                    &format!("{}.", self.merged_line().unwrap_or_default()),
+                );
+            }
         }
         body.push_str(&self.big_figures());
         if let Some(line) = self.server_line() {
@@ -39,9 +44,9 @@ impl Report {
         body.push_str(&self.rate_over_time());
         body.push_str(&self.states_over_time());
         body.push_str("</div>\n");
-        body.push_str(&self.phase_table());
+        body.push_str(&self.latency_table());
         body.push_str(&self.error_table());
-        if self.is_sum() {
+        if self.is_merged() {
             let each = self.each();
             let _ = writeln!(
                 body,
@@ -51,8 +56,8 @@ impl Report {
         page("saltecho load report", &body)
     }
 
-    /// The verdict, and what a reader must know before they believe a figure.
-    fn judgement(&self) -> String {
+    /// The verdict and the warnings.
+    fn verdict_and_warnings(&self) -> String {
         let mut text = String::new();
         let class = if self.verdict == Verdict::Reliable { "verdict good" } else { "verdict" };
         let verdict = self.verdict_line();
@@ -65,7 +70,7 @@ impl Report {
         text
     }
 
-    /// Each generator under its name.
+    /// Each generator with its name.
     fn each(&self) -> String {
         let each = |one: &Generator| {
             format!("<div><h3>{}</h3>\n{}</div>\n", escape(&one.who()), one.lines())
@@ -103,10 +108,10 @@ impl Report {
     fn by_percentile(&self) -> String {
         let title = "Latency by percentile";
         let lines: Vec<Line> = self
-            .phases()
+            .recorded_series()
             .map(|(series, _)| Line {
                 name: series.as_str().to_owned(),
-                colour: series_colour(series),
+                color: series_color(series),
                 dashed: series == Series::Service,
                 points: self.percentile_points(series),
             })
@@ -114,11 +119,11 @@ impl Report {
         if lines.is_empty() {
             return absent(title, "Nothing was timed.");
         }
-        let most = self.phases().map(|(_, percentiles)| percentiles.n).max().unwrap_or(0);
+        let most = self.recorded_series().map(|(_, percentiles)| percentiles.n).max().unwrap_or(0);
         latency_chart(Axis::quantiles(most), &lines).finish(title)
     }
 
-    /// Twenty points a decade, from the median to where one value is left.
+    /// Twenty points per decade, from the median to the last value.
     fn percentile_points(&self, series: Series) -> Vec<Option<(f64, f64)>> {
         let percentiles = self.percentiles(series);
         let n = percentiles.n as f64;
@@ -135,9 +140,9 @@ impl Report {
 
     fn over_time(&self) -> String {
         let title = format!("Latency over time: {}", self.headline().as_str());
-        let line = |name: &str, colour, time| Line {
+        let line = |name: &str, color, time| Line {
             name: name.to_owned(),
-            colour,
+            color,
             dashed: false,
             points: self.latency_points(time),
         };
@@ -158,17 +163,17 @@ impl Report {
         chart.finish(&title)
     }
 
-    /// The percentiles of what is measured above all, of a second in which there was any.
+    /// The percentiles of the main series in a second, if it has values.
     fn timed<'a>(&self, second: &'a Second) -> Option<&'a Percentiles> {
         Some(second.percentiles(self.headline())).filter(|time| time.n > 0)
     }
 
-    /// One of those percentiles over time.
+    /// A percentile of the main series over time.
     fn latency_points(&self, time: fn(&Percentiles) -> u64) -> Vec<Option<(f64, f64)>> {
         self.points(|second| Some(time(self.timed(second)?) as f64))
     }
 
-    /// One point for each second. Where seconds are missing between two logs, so is the line.
+    /// One point per second. The line is interrupted where seconds are missing between logs.
     fn points(&self, value: impl Fn(&Second) -> Option<f64>) -> Vec<Option<(f64, f64)>> {
         let mut points = Vec::with_capacity(self.seconds.len());
         let mut end = Duration::ZERO;
@@ -189,18 +194,18 @@ impl Report {
         };
         let mut chart = Chart::new(Axis::seconds(self.end()), Axis::from_zero(most, ""));
         let points = self.rate_points();
-        chart.line(&Line { name: what.to_owned(), colour: 2, dashed: false, points });
+        chart.line(&Line { name: what.to_owned(), color: 2, dashed: false, points });
         self.titles(&mut chart, |second| {
-            self.rate_in(second).map(|rate| format!("{} a second", Grouped(rate)))
+            self.rate_in(second).map(|rate| format!("{}/s", Grouped(rate)))
         });
         chart.finish(title)
     }
 
-    /// What is counted over time, as a heading and as a word.
+    /// Heading and name of the rate over time.
     fn rate_names(&self) -> (&'static str, &'static str) {
         match self.mode() {
-            Mode::Idle => ("Authenticated a second", "authenticated"),
-            Mode::Echo | Mode::Connect => ("Answers a second", "answered"),
+            Mode::Idle => ("Authenticated per second", "authenticated"),
+            Mode::Echo | Mode::Connect => ("Answers per second", "answered"),
         }
     }
 
@@ -212,7 +217,7 @@ impl Report {
         self.seconds.iter().filter_map(|second| self.rate_in(second)).max()
     }
 
-    /// The rate in a second; what is left of one says nothing of a rate.
+    /// The rate in a second; a fraction of less than 100 ms has none.
     fn rate_in(&self, second: &Second) -> Option<u64> {
         let is_idle = self.mode() == Mode::Idle;
         let counts = &second.counts;
@@ -230,7 +235,7 @@ impl Report {
         };
         let most = standing.iter().map(|states| total(states)).max().unwrap_or(0);
         if most == 0 {
-            return absent(title, "How the connections stood is not known.");
+            return absent(title, "Connection states are unknown.");
         }
         let mut chart = Chart::new(Axis::seconds(self.end()), Axis::from_zero(most as u64, ""));
         for state in 0..6 {
@@ -257,29 +262,29 @@ impl Report {
         chart.finish(title)
     }
 
-    /// Says at each second what is known of it.
-    fn titles(&self, chart: &mut Chart, tell: impl Fn(&Second) -> Option<String>) {
+    /// Adds a tooltip to each second.
+    fn titles(&self, chart: &mut Chart, describe: impl Fn(&Second) -> Option<String>) {
         if self.seconds.len() > MOST_TITLES {
             return;
         }
         for second in &self.seconds {
-            if let Some(told) = tell(second) {
+            if let Some(text) = describe(second) {
                 let from = second.start.as_secs_f64();
                 let (to, part) = (from + second.length.as_secs_f64(), second.part.as_str());
-                chart.hover(from, to, &format!("{from:.0} s ({part}): {told}"));
+                chart.hover(from, to, &format!("{from:.0} s ({part}): {text}"));
             }
         }
     }
 
-    fn phase_table(&self) -> String {
+    fn latency_table(&self) -> String {
         let mut text = String::from(
-            "<section><h2>Phases</h2>\n<div class=\"wide\"><table>\n<tr><th>phase</th><th>n</th>",
+            "<section><h2>Latency</h2>\n<div class=\"wide\"><table>\n<tr><th>series</th><th>n</th>",
         );
         for name in QUANTILES.map(|(name, _)| name).into_iter().chain(["max"]) {
             let _ = write!(text, "<th>{name}</th>");
         }
         text.push_str("</tr>\n");
-        for (series, percentiles) in self.phases() {
+        for (series, percentiles) in self.recorded_series() {
             let _ =
                 write!(text, "<tr><th>{}</th><td>{}</td>", series.as_str(), Grouped(percentiles.n));
             for (_, nanos) in percentiles.by_name() {
@@ -303,7 +308,7 @@ impl Report {
         text + "</table></section>\n"
     }
 
-    /// When the last second ended, in seconds from the beginning of the run.
+    /// The end of the last second, in seconds from the start of the run.
     fn end(&self) -> f64 {
         self.seconds
             .iter()
@@ -313,9 +318,9 @@ impl Report {
 }
 
 impl Generator {
-    /// Its command, its plan, when and where it ran.
+    /// Its command, plan, times and machine.
     fn lines(&self) -> String {
-        let mut text = format!("<pre>{}</pre>\n", escape(&self.about.command_line()));
+        let mut text = format!("<pre>{}</pre>\n", escape(&self.program.command_line()));
         for line in [self.what(), self.when(), self.where_from()] {
             paragraph(&mut text, "dim", &line);
         }
@@ -323,11 +328,11 @@ impl Generator {
     }
 }
 
-/// A colour for each of `Standing::by_name`; what works is blue and green.
+/// A color for each state in `Standing::by_name`; quiet and busy are blue and green.
 const STATE_COLOURS: [usize; 6] = [3, 4, 1, 5, 0, 2];
 
-/// Latency and service time are next to each other and must differ most.
-const fn series_colour(series: Series) -> usize {
+/// Latency and service time are next to each other, so their colors must differ most.
+const fn series_color(series: Series) -> usize {
     match series {
         Series::Echo | Series::Cycle => 0,
         Series::Service => 1,
@@ -341,7 +346,7 @@ fn middle(second: &Second) -> f64 {
     (second.start + second.length / 2).as_secs_f64()
 }
 
-/// Lines of nanoseconds.
+/// A chart of lines of nanoseconds.
 fn latency_chart(x: Axis, lines: &[Line]) -> Chart {
     let points = lines.iter().flat_map(|line| line.points.iter().flatten());
     let mut chart = Chart::new(x, Axis::nanos(points.map(|(_, nanos)| *nanos)));
@@ -349,7 +354,7 @@ fn latency_chart(x: Axis, lines: &[Line]) -> Chart {
     chart
 }
 
-/// A whole page around its content.
+/// Wraps content in a complete page.
 fn page(title: &str, body: &str) -> String {
     format!(
         "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\"/>\n\
@@ -367,7 +372,7 @@ fn paragraph(to: &mut String, class: &str, text: &str) {
     let _ = writeln!(to, "<p class=\"{class}\">{}</p>", escape(text));
 }
 
-/// A text that no browser takes for anything but text, between tags and in attributes.
+/// Escapes a text for use between tags and in attributes.
 fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for char in Visible(text).to_string().chars() {

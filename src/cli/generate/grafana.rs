@@ -1,0 +1,171 @@
+//! The Grafana dashboard: what an operator looks at first, from the metrics of `saltecho::metrics`.
+
+use serde_json::{Value, json};
+
+/// A panel: its title, its unit, and its queries with their legends.
+type Panel = (&'static str, &'static str, &'static [(&'static str, &'static str)]);
+
+/// From the top: whether all is well, what it does, why it refuses, what it costs, how late it is.
+const PANELS: [Panel; 12] = [
+    ("Ready", "bool", &[(r#"min(saltecho_ready{instance=~"$instance"})"#, "every server")]),
+    (
+        "Connections",
+        "short",
+        &[
+            (r#"sum by (state) (saltecho_connections{instance=~"$instance"})"#, "{{state}}"),
+            (r#"sum(saltecho_connections_limit{instance=~"$instance"})"#, "limit"),
+        ],
+    ),
+    (
+        "Accepted and refused",
+        "cps",
+        &[
+            (
+                r#"sum(rate(saltecho_accepted_total{instance=~"$instance"}[$__rate_interval]))"#,
+                "accepted",
+            ),
+            (
+                r#"sum by (reason) (rate(saltecho_refused_total{instance=~"$instance"}[$__rate_interval]))"#,
+                "refused: {{reason}}",
+            ),
+            (
+                r#"sum(rate(saltecho_accept_pauses_total{instance=~"$instance"}[$__rate_interval]))"#,
+                "pauses",
+            ),
+        ],
+    ),
+    (
+        "Authentications",
+        "cps",
+        &[(
+            r#"sum by (result, key) (rate(saltecho_authentications_total{instance=~"$instance"}[$__rate_interval]))"#,
+            "{{result}} {{key}}",
+        )],
+    ),
+    (
+        "Ends of connections",
+        "cps",
+        &[(
+            r#"sum by (reason) (rate(saltecho_closed_total{instance=~"$instance"}[$__rate_interval])) > 0"#,
+            "{{reason}}",
+        )],
+    ),
+    (
+        "Traffic",
+        "Bps",
+        &[
+            (
+                r#"sum(rate(saltecho_received_bytes_total{instance=~"$instance"}[$__rate_interval]))"#,
+                "received",
+            ),
+            (
+                r#"sum(rate(saltecho_sent_bytes_total{instance=~"$instance"}[$__rate_interval]))"#,
+                "sent",
+            ),
+        ],
+    ),
+    (
+        "Answers lost and waiting",
+        "bytes",
+        &[
+            (r#"sum(saltecho_backlog_bytes{instance=~"$instance"})"#, "wait for their peers"),
+            (
+                r#"sum(increase(saltecho_undelivered_bytes_total{instance=~"$instance"}[$__rate_interval]))"#,
+                "lost with their connection",
+            ),
+        ],
+    ),
+    (
+        "Loop lag: time of a turn",
+        "s",
+        &[
+            (
+                r#"histogram_quantile(0.5, sum by (le) (rate(saltecho_turn_duration_seconds_bucket{instance=~"$instance"}[$__rate_interval])))"#,
+                "p50",
+            ),
+            (
+                r#"histogram_quantile(0.99, sum by (le) (rate(saltecho_turn_duration_seconds_bucket{instance=~"$instance"}[$__rate_interval])))"#,
+                "p99",
+            ),
+        ],
+    ),
+    (
+        "Loop lag: wait in the run queue",
+        "s",
+        &[(
+            r#"histogram_quantile(0.99, sum by (le) (rate(saltecho_queue_wait_seconds_bucket{instance=~"$instance"}[$__rate_interval])))"#,
+            "p99",
+        )],
+    ),
+    (
+        "Time asleep",
+        "percentunit",
+        &[(
+            r#"rate(saltecho_asleep_seconds_total{instance=~"$instance"}[$__rate_interval])"#,
+            "{{instance}} loop {{worker}}",
+        )],
+    ),
+    (
+        "Processor and memory",
+        "short",
+        &[
+            (
+                r#"rate(process_cpu_seconds_total{instance=~"$instance"}[$__rate_interval])"#,
+                "cores, {{instance}}",
+            ),
+            (r#"process_resident_memory_bytes{instance=~"$instance"} / 2^30"#, "GiB, {{instance}}"),
+        ],
+    ),
+    (
+        "Descriptors",
+        "percentunit",
+        &[(
+            r#"process_open_fds{instance=~"$instance"} / process_max_fds{instance=~"$instance"}"#,
+            "{{instance}}",
+        )],
+    ),
+];
+
+/// The dashboard as Grafana imports it; it asks for its data source then.
+pub(super) fn dashboard() -> Value {
+    let source = json!({"type": "prometheus", "uid": "${datasource}"});
+    let panels: Vec<Value> = PANELS.iter().zip(0..).map(|it| panel(it.0, it.1, &source)).collect();
+    json!({
+        "title": "saltecho",
+        "uid": "saltecho",
+        "description": "An authenticated echo service: its connections, its loops, its costs.",
+        "tags": ["saltecho"],
+        "schemaVersion": 39,
+        "editable": true,
+        "refresh": "30s",
+        "time": {"from": "now-1h", "to": "now"},
+        "templating": {"list": [
+            {"name": "datasource", "type": "datasource", "query": "prometheus"},
+            {
+                "name": "instance",
+                "type": "query",
+                "datasource": source,
+                "query": "label_values(saltecho_build_info, instance)",
+                "refresh": 2,
+                "multi": true,
+                "includeAll": true,
+                "current": {"text": "All", "value": "$__all"},
+            },
+        ]},
+        "panels": panels,
+    })
+}
+
+fn panel((title, unit, queries): &Panel, number: usize, source: &Value) -> Value {
+    let target = |(query, letter): (&(&str, &str), char)| json!({"refId": letter, "datasource": source, "expr": query.0, "legendFormat": query.1});
+    let targets: Vec<Value> = queries.iter().zip('A'..).map(target).collect();
+    json!({
+        "id": number + 1,
+        "title": title,
+        "type": "timeseries",
+        "datasource": source,
+        "fieldConfig": {"defaults": {"unit": unit, "min": 0}, "overrides": []},
+        "gridPos": {"x": number % 2 * 12, "y": number / 2 * 8, "w": 12, "h": 8},
+        "targets": targets,
+    })
+}

@@ -1,0 +1,154 @@
+//! `saltecho generate`: files for other programs, all of which this version can serve.
+
+mod grafana;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use clap::{Args, Command, CommandFactory, Subcommand};
+use clap_complete::Shell;
+use clap_mangen::Man;
+use zeroize::Zeroizing;
+
+use super::args::Cli;
+use super::failure::Failure;
+use super::keygen::Encoding;
+use super::{keygen, output};
+
+/// Write files for other programs: man pages, completions, units, configurations, manifests.
+///
+/// Each file is complete as it is, with comments on what to change.
+#[derive(Args, Debug)]
+#[command(after_long_help = EXAMPLES, arg_required_else_help = true)]
+pub(super) struct GenerateArgs {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Clone, Debug, Subcommand)]
+enum What {
+    /// Man pages of the program and each of its commands
+    Man {
+        /// The directory to write them to; it is made if it is not there
+        #[arg(value_name = "DIR")]
+        directory: PathBuf,
+    },
+    /// Completions for a shell, to stdout
+    Completions {
+        /// The shell
+        #[arg(value_name = "SHELL")]
+        shell: Shell,
+    },
+    /// A hardened unit, its user, and its settings
+    Systemd {
+        /// The directory to write them to [default: all to stdout]
+        #[arg(value_name = "DIR")]
+        directory: Option<PathBuf>,
+    },
+    /// A configuration of HAProxy with a health check, to stdout
+    Haproxy,
+    /// Manifests for Kubernetes with a fresh key, and a Job for load, to stdout
+    Kubernetes,
+    /// A dashboard of the metrics for Grafana, to stdout
+    Grafana,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  saltecho generate man ~/.local/share/man/man1
+  saltecho generate completions bash > ~/.local/share/bash-completion/completions/saltecho
+  saltecho generate systemd
+  saltecho generate haproxy > haproxy.cfg
+  (umask 077; saltecho generate kubernetes > saltecho.yaml)";
+
+/// A file, by the place where a package would put it.
+type Template = (&'static str, &'static str);
+
+const SYSTEMD: [Template; 3] = [
+    ("/usr/lib/systemd/system/saltecho.service", include_str!("saltecho.service")),
+    ("/usr/lib/sysusers.d/saltecho.conf", include_str!("sysusers.conf")),
+    ("/etc/default/saltecho", include_str!("default")),
+];
+const HAPROXY: &str = include_str!("haproxy.cfg");
+const KUBERNETES: &str = include_str!("kubernetes.yaml");
+
+pub(super) fn run(args: &GenerateArgs) -> Result<(), Failure> {
+    match &args.what {
+        What::Man { directory } => man(directory)?,
+        What::Completions { shell } => output::print(&completions(*shell))?,
+        What::Systemd { directory: None } => output::print(&together(&SYSTEMD))?,
+        What::Systemd { directory: Some(directory) } => write_all(directory, &SYSTEMD)?,
+        What::Haproxy => output::print(HAPROXY)?,
+        What::Kubernetes => output::print(&kubernetes()?)?,
+        What::Grafana => output::print(&format!("{:#}\n", grafana::dashboard()))?,
+    }
+    Ok(())
+}
+
+/// The command line as man pages and completions show it: without `help COMMAND`, which repeats
+/// every command.
+fn command() -> Command {
+    Cli::command()
+        .disable_help_subcommand(true)
+        .mut_subcommand("generate", |generate| generate.disable_help_subcommand(true))
+}
+
+/// The manifests, with a key that nobody else has.
+fn kubernetes() -> Result<Zeroizing<String>> {
+    let key = keygen::fresh(Encoding::Base64)?;
+    let text = KUBERNETES.replace("@VERSION@", env!("CARGO_PKG_VERSION"));
+    Ok(Zeroizing::new(text.replace("@KEY@", &key)))
+}
+
+/// Writes a page for each command.
+fn man(directory: &Path) -> Result<()> {
+    create(directory)?;
+    let mut program = command();
+    // Gives the commands their full names.
+    program.build();
+    let mut commands = vec![program];
+    while let Some(command) = commands.pop() {
+        commands.extend(command.get_subcommands().cloned());
+        let man = Man::new(command);
+        let mut page = Vec::new();
+        man.render(&mut page).expect("a Vec takes every byte");
+        let page = String::from_utf8(page).expect("it was text");
+        // The text behind the options is what our help calls by this name.
+        let page = page.replace("\n.SH EXTRA\n", "\n.SH EXAMPLES\n");
+        let path = directory.join(man.get_filename());
+        fs::write(&path, page).with_context(|| cannot_write(&path))?;
+    }
+    Ok(())
+}
+
+fn completions(shell: Shell) -> String {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut command(), "saltecho", &mut script);
+    String::from_utf8(script).expect("a script is text")
+}
+
+/// All files, each below the place where it belongs.
+fn together(files: &[Template]) -> String {
+    let parts = files.iter().map(|(path, text)| format!("# {path}\n{text}"));
+    parts.collect::<Vec<_>>().join("\n")
+}
+
+/// Writes files by their place below `directory`, and says which.
+fn write_all(directory: &Path, files: &[Template]) -> Result<()> {
+    for (place, text) in files {
+        let path = directory.join(place.trim_start_matches('/'));
+        create(path.parent().expect("a place is more than a name"))?;
+        fs::write(&path, text).with_context(|| cannot_write(&path))?;
+        output::print(&format!("{}\n", path.display()))?;
+    }
+    Ok(())
+}
+
+fn create(directory: &Path) -> Result<()> {
+    fs::create_dir_all(directory).with_context(|| cannot_write(directory))
+}
+
+fn cannot_write(path: &Path) -> String {
+    format!("cannot write {}", path.display())
+}

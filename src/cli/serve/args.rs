@@ -1,0 +1,116 @@
+//! The flags of `saltecho serve`.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::admission::AdmissionArgs;
+use crate::cli::address::listen_address;
+use crate::cli::keyfile::KeyArgs;
+use crate::cli::reply::Reply;
+use crate::cli::values::{Limit, Size, Spin, keepalive};
+
+/// Accept connections, authenticate them, and answer their messages.
+///
+/// SIGTERM and SIGINT (Ctrl-C) stop accepting, finish pending answers, and exit; a second one exits
+/// at once. SIGHUP reloads the key file. SIGUSR1 logs the counters. A signal that is ignored at
+/// startup, as under nohup, stays ignored.
+#[derive(Args, Debug)]
+#[command(after_long_help = SERVE_EXAMPLES)]
+pub(in crate::cli) struct ServeArgs {
+    /// Address to listen on (default port: 9999; port 0 picks a free one). May be given several
+    /// times
+    #[arg(short, long, value_name = "ADDR", default_value = "127.0.0.1:9999")]
+    #[arg(env = "SALTECHO_LISTEN", hide_env_values = true)]
+    #[arg(value_delimiter = ',', value_parser = listen_address)]
+    pub(super) listen: Vec<SocketAddr>,
+
+    #[command(flatten)]
+    pub(super) keys: KeyArgs,
+
+    /// Answer to each message
+    #[arg(long, value_enum, value_name = "HOW", default_value_t = Reply::Upper)]
+    #[arg(env = "SALTECHO_REPLY", hide_env_values = true)]
+    pub(super) reply: Reply,
+
+    /// Maximum number of bytes that one recv returns (1k, 32k, 1m); the tutorial uses 1k
+    #[arg(long, visible_alias = "bufsize", value_name = "SIZE", default_value = "32k")]
+    #[arg(env = "SALTECHO_RECV_SIZE", hide_env_values = true)]
+    pub(super) recv_size: Size,
+
+    /// Length of the kernel's queue of connections not yet accepted; net.core.somaxconn caps it
+    #[arg(long, value_name = "N", default_value_t = 4096)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=65_535))]
+    #[arg(env = "SALTECHO_BACKLOG", hide_env_values = true)]
+    pub(super) backlog: u32,
+
+    /// Maximum number of connections [default: as many as the descriptor limit allows]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(env = "SALTECHO_MAX_CONNECTIONS", hide_env_values = true)]
+    pub(super) max_connections: Option<u32>,
+
+    #[command(flatten)]
+    pub(super) admission: AdmissionArgs,
+
+    /// Time limit for a client to authenticate (5s, 500ms, off)
+    #[arg(long, value_name = "TIME", default_value = "5s")]
+    #[arg(env = "SALTECHO_AUTH_TIMEOUT", hide_env_values = true)]
+    pub(super) auth_timeout: Limit,
+
+    /// Close an authenticated connection that sends nothing for this long (10m, off)
+    #[arg(long, value_name = "TIME", default_value = "off")]
+    #[arg(env = "SALTECHO_IDLE_TIMEOUT", hide_env_values = true)]
+    pub(super) idle_timeout: Limit,
+
+    /// Time limit for sending one whole answer
+    #[arg(long, value_name = "TIME", default_value = "60s")]
+    #[arg(env = "SALTECHO_SEND_TIMEOUT", hide_env_values = true)]
+    pub(super) send_timeout: Limit,
+
+    /// Probe clients that have been silent for this long (1s to 3h, off). A client that vanished is
+    /// closed within three times this long, and with `off` never. A probe costs two packets; each
+    /// loop sends at most 2,000 per second, so beyond 120,000 silent clients it takes longer
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = keepalive)]
+    #[arg(env = "SALTECHO_KEEPALIVE", hide_env_values = true)]
+    pub(super) keepalive: Limit,
+
+    /// Time limit for finishing connections after SIGTERM
+    #[arg(long, value_name = "TIME", default_value = "25s")]
+    #[arg(env = "SALTECHO_DRAIN_TIMEOUT", hide_env_values = true)]
+    pub(super) drain_timeout: Limit,
+
+    /// Poll without sleeping for this long after the last event (50us, off): lower latency, but a
+    /// core stays busy while messages arrive
+    #[arg(long, value_name = "TIME", default_value = "off")]
+    #[arg(env = "SALTECHO_SPIN", hide_env_values = true)]
+    pub(super) spin: Spin,
+
+    /// Number of event loops, each on its own thread with its own listeners and its share of the
+    /// connections; more than one per core does not help
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(value_parser = clap::value_parser!(u16).range(1..=256))]
+    #[arg(env = "SALTECHO_WORKERS", hide_env_values = true)]
+    pub(super) workers: u16,
+
+    /// Write the ports to this file or FIFO once they are open, one per line; `-` is stdout
+    #[arg(long, value_name = "FILE", env = "SALTECHO_PORT_FILE", hide_env_values = true)]
+    pub(super) port_file: Option<PathBuf>,
+
+    /// Log each connection: accepted, authenticated, closed and why
+    #[arg(short, long, env = "SALTECHO_VERBOSE", hide_env_values = true)]
+    #[arg(value_parser = clap::builder::FalseyValueParser::new())]
+    pub(super) verbose: bool,
+
+    /// Log only errors and what signals ask for; overrides --verbose
+    #[arg(short, long, env = "SALTECHO_QUIET", hide_env_values = true)]
+    #[arg(value_parser = clap::builder::FalseyValueParser::new())]
+    pub(super) quiet: bool,
+}
+
+const SERVE_EXAMPLES: &str = "\
+Examples:
+  saltecho serve
+  saltecho serve -v --recv-size 1k --idle-timeout 10m
+  saltecho serve -k saltecho.key --mac sha256
+  saltecho serve -l 127.0.0.1:0 -l 127.0.0.2:0 --port-file ports";

@@ -1,0 +1,230 @@
+//! `saltecho serve`: from flags to running event loops.
+
+mod admission;
+mod args;
+mod journal;
+mod port_file;
+mod signals;
+
+use std::io;
+use std::net::SocketAddr;
+
+use anyhow::{Context, anyhow};
+use saltecho::auth::Keyring;
+use saltecho::proto::{Config, Handler, Identity, Upper};
+use saltecho::reactor::MioKernel;
+use saltecho::server::{BuildError, Limits, Server, ServerBuilder, run_workers};
+use signal_hook::consts::SIGHUP;
+
+use self::journal::Reporter;
+use self::port_file::PortFile;
+use self::signals::Signals;
+
+use crate::cli::failure::{Exit, Failure};
+use crate::cli::keyfile::{Keys, is_loopback};
+use crate::cli::log::{Level, Log};
+use crate::cli::reply::Reply;
+use crate::cli::signals::not_ignored;
+pub(super) use args::ServeArgs;
+
+pub(super) fn run(args: &ServeArgs) -> Result<(), Failure> {
+    let level = match (args.quiet, args.verbose) {
+        (true, _) => Level::Quiet,
+        (false, true) => Level::Verbose,
+        (false, false) => Level::Normal,
+    };
+    let (log, log_thread) = Log::start(level).context("cannot start a thread for the log")?;
+    let result = match args.reply {
+        Reply::Upper => serve(args, &log, Upper),
+        Reply::Same => serve(args, &log, Identity),
+    };
+    // An error is printed last, and only if stderr is not stalled.
+    drop(log);
+    match (log_thread.finish(), result) {
+        (false, Err(failure)) => failure.exit_silently(),
+        (_, result) => result,
+    }
+}
+
+fn serve<H: Handler + Clone + Send>(
+    args: &ServeArgs,
+    log: &Log,
+    handler: H,
+) -> Result<(), Failure> {
+    refuse_repeated(&args.listen)?;
+    let keys = Keys::for_server(&args.keys, &args.listen)
+        .map_err(|error| Failure::new(Exit::Usage, error))?;
+    warn_of_exposure(args, log);
+    let port_file = args.port_file.as_deref();
+    let port_file = port_file
+        .map(|path| PortFile::prepare(path, args.keys.key_file.as_deref()))
+        .transpose()
+        .map_err(|error| Failure::new(Exit::Usage, error))?;
+    let signals = Signals::catch()?;
+    if args.keys.key_file.is_some() && not_ignored(&[SIGHUP]).is_empty() {
+        log.print(
+            Level::Normal,
+            "SIGHUP was ignored at startup (by nohup?), so it does not reload the keys",
+        );
+    }
+    let (config, limits) = (args.config(keys.keyring), args.admission.apply(args.limits())?);
+    let workers = usize::from(args.workers);
+    let settings = journal::settings(&config, &limits, &keys.names, workers);
+    let settings = settings + &args.admission.settings();
+    let trusted = args.admission.trusted().iter().copied();
+    let mut builder = Server::builder().config(config).limits(limits).trust(trusted);
+    for address in &args.listen {
+        builder = builder.listen(*address);
+    }
+    let mut servers = build(builder.handler(handler), args)?;
+    for (server, number) in servers.iter_mut().zip(1..) {
+        let worker = (workers > 1).then_some(number);
+        server.set_observer(Box::new(Reporter::new(log.clone(), worker)));
+    }
+    let addresses = servers[0].addresses().context("cannot get the listening address")?;
+    let handle = servers.iter().map(Server::handle).collect();
+    let reload = {
+        let (keys, listen) = (args.keys.clone(), args.listen.clone());
+        move || match keys.key_file {
+            Some(_) => Keys::for_server(&keys, &listen),
+            None => Err(anyhow!("there is no key file (-k)")),
+        }
+    };
+    let signals = signals.spawn(handle, log.clone(), reload)?;
+    if let Some(port_file) = port_file {
+        port_file.write(&addresses, log)?;
+    }
+    let shown: Vec<String> = addresses.iter().map(SocketAddr::to_string).collect();
+    log.print(Level::Normal, format_args!("listening on {}: {settings}", shown.join(", ")));
+    let stats = run_workers(servers).context("the event loop failed")?;
+    drop(signals);
+    log.print(Level::Normal, journal::counters(&stats));
+    journal::check(&stats)
+}
+
+impl ServeArgs {
+    fn config(&self, keyring: Keyring) -> Config {
+        let mut config = Config::new(keyring);
+        config.auth_timeout = self.auth_timeout.0;
+        config.idle_timeout = self.idle_timeout.0;
+        config.send_timeout = self.send_timeout.0;
+        config.keepalive = self.keepalive.0;
+        config.recv_size = self.recv_size.0;
+        config
+    }
+
+    fn limits(&self) -> Limits {
+        let limits = match self.max_connections {
+            Some(number) => Limits::for_connections(number as usize),
+            None => Limits::for_workers(self.workers.into(), self.listen.len()),
+        };
+        Limits {
+            backlog: self.backlog,
+            drain_timeout: self.drain_timeout.0,
+            spin: self.spin.0,
+            ..limits
+        }
+    }
+}
+
+fn warn_of_exposure(args: &ServeArgs, log: &Log) {
+    if args.keys.key_file.is_none() {
+        log.warn("using the demo key, which is public; use your own with -k FILE");
+    }
+    if let Some(address) = args.listen.iter().find(|address| !is_loopback(address)) {
+        log.warn(format_args!(
+            "{address} can be reached from other machines, and nothing is encrypted: traffic can \
+             be read and changed on the way"
+        ));
+    }
+}
+
+/// Refuses an address that is given twice. Port 0 may be: it picks another port each time.
+fn refuse_repeated(addresses: &[SocketAddr]) -> Result<(), Failure> {
+    let repeated = addresses
+        .iter()
+        .enumerate()
+        .find(|(index, address)| address.port() != 0 && addresses[..*index].contains(address));
+    match repeated {
+        None => Ok(()),
+        Some((_, address)) => {
+            let text = format!("-l {address} is given twice: remove one");
+            Err(Failure::with_message(Exit::Usage, text))
+        }
+    }
+}
+
+fn build<H: Handler + Clone>(
+    builder: ServerBuilder<H>,
+    args: &ServeArgs,
+) -> Result<Vec<Server<MioKernel, H>>, Failure> {
+    builder.build_workers(args.workers.into()).map_err(|error| match error {
+        BuildError::Listen { address, source } => match overlapping(&args.listen, address) {
+            Some(other) if source.kind() == io::ErrorKind::AddrInUse => {
+                let text = format!("-l {address} and -l {other} overlap: remove one");
+                Failure::with_message(Exit::Usage, text)
+            }
+            _ => Failure::with_message(Exit::Runtime, cannot_listen(address, &source)),
+        },
+        BuildError::Descriptors { .. } => {
+            Failure::with_message(Exit::Usage, format!("--max-connections: {error}"))
+        }
+        BuildError::Zero(what @ ("connections" | "unauthenticated")) => {
+            let text = format!("--max-{what} must be at least the number of --workers");
+            Failure::with_message(Exit::Usage, text)
+        }
+        BuildError::NoAddress
+        | BuildError::NoDescriptors { .. }
+        | BuildError::Address(_)
+        | BuildError::Zero(_)
+        | BuildError::NotShared(_) => Failure::new(Exit::Usage, error),
+        BuildError::Loop(_) => Failure::new(Exit::Runtime, error),
+    })
+}
+
+/// Finds another of our own addresses that conflicts with this one because one of the two means
+/// every address of the machine.
+fn overlapping(addresses: &[SocketAddr], address: SocketAddr) -> Option<SocketAddr> {
+    let overlaps = |other: &&SocketAddr| {
+        **other != address
+            && other.port() == address.port()
+            && other.is_ipv4() == address.is_ipv4()
+            && (other.ip().is_unspecified() || address.ip().is_unspecified())
+    };
+    addresses.iter().find(overlaps).copied()
+}
+
+fn cannot_listen(address: SocketAddr, error: &io::Error) -> String {
+    let port = address.port();
+    match error.kind() {
+        io::ErrorKind::AddrInUse if port == 0 => {
+            format!("no port is free on {}: choose another address with -l", address.ip())
+        }
+        io::ErrorKind::AddrInUse => format!(
+            "{address} is in use: stop the program that uses it (`ss -ltnp sport = :{port}` shows \
+             which), or choose another address with -l (port 0 picks a free one)"
+        ),
+        io::ErrorKind::AddrNotAvailable => format!(
+            "{address} is not a local address (`ip address` lists them): choose another with -l, \
+             like 127.0.0.1:{port} or 0.0.0.0:{port}"
+        ),
+        io::ErrorKind::PermissionDenied => format!(
+            "this user may not listen on {address}: choose a port from 1024 up with -l, or grant \
+             CAP_NET_BIND_SERVICE"
+        ),
+        io::ErrorKind::InvalidInput if lacks_zone(address) => format!(
+            "{address} is link-local and needs the name of its interface, like \
+             [{}%eth0]:{port}",
+            address.ip()
+        ),
+        _ => format!("cannot listen on {address}: {error}"),
+    }
+}
+
+/// Returns whether an address is link-local without a zone: every interface may have the same one.
+fn lacks_zone(address: SocketAddr) -> bool {
+    match address {
+        SocketAddr::V4(_) => false,
+        SocketAddr::V6(address) => address.ip().is_unicast_link_local() && address.scope_id() == 0,
+    }
+}

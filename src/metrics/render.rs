@@ -1,0 +1,358 @@
+use std::fmt::{Error, Write as _};
+use std::time::{Duration, SystemTime};
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, NoLabelSet};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::registry::{Registry, Unit};
+
+use super::{Snapshot, TimeHistogram, Worker};
+use crate::proto::CloseReason;
+
+/// The content type of [`openmetrics`].
+pub const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+/// The content type of [`prometheus_text`].
+pub const PROMETHEUS_TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// A scrape in the OpenMetrics text format 1.0, which Prometheus asks for with
+/// `Accept: application/openmetrics-text`.
+pub fn openmetrics(snapshot: Snapshot) -> String {
+    let mut registry = Registry::default();
+    registry.register_collector(Box::new(Scrape(snapshot)));
+    let mut text = String::new();
+    encode(&mut text, &registry).expect("a String takes every text");
+    text
+}
+
+/// The same in Prometheus' older text format 0.0.4, for readers that do not ask for OpenMetrics,
+/// such as `promtool check metrics`. There the name of a counter ends in `_total` in its
+/// description too, an info is a gauge, and there are no units.
+pub fn prometheus_text(snapshot: Snapshot) -> String {
+    let mut text = String::new();
+    let mut help = "";
+    for line in openmetrics(snapshot).lines() {
+        if let Some(rest) = line.strip_prefix("# HELP ") {
+            help = rest;
+        } else if let Some((name, kind)) = line.strip_prefix("# TYPE ").and_then(split) {
+            let (suffix, kind) = match kind {
+                "counter" => ("_total", kind),
+                "info" => ("_info", "gauge"),
+                _ => ("", kind),
+            };
+            let help = split(help).map_or("", |(_, help)| help);
+            writeln!(text, "# HELP {name}{suffix} {help}\n# TYPE {name}{suffix} {kind}")
+                .expect("a String takes every text");
+        } else if !line.starts_with('#') {
+            text.push_str(line);
+            text.push('\n');
+        }
+    }
+    text
+}
+
+fn split(text: &str) -> Option<(&str, &str)> {
+    text.split_once(' ')
+}
+
+/// Prometheus asks a collector, which has to own what it tells.
+#[derive(Debug)]
+struct Scrape(Snapshot);
+
+impl Collector for Scrape {
+    fn encode(&self, encoder: DescriptorEncoder<'_>) -> Result<(), Error> {
+        let mut page = Page(encoder);
+        self.process(&mut page)?;
+        self.connections(&mut page)?;
+        self.ends(&mut page)?;
+        self.bytes(&mut page)?;
+        self.loops(&mut page)
+    }
+}
+
+impl Scrape {
+    fn process(&self, page: &mut Page<'_>) -> Result<(), Error> {
+        let process = &self.0.process;
+        let started = process.started.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let labels = [("version", self.0.version), ("commit", self.0.commit.unwrap_or("unknown"))];
+        page.info("saltecho_build", "Version and commit of the program.", &labels)?;
+        page.seconds_gauge(
+            "process_start_time",
+            "Start of the process, in seconds since the Unix epoch.",
+            started,
+        )?;
+        page.seconds("process_cpu", "Processor time of the process.", process.cpu)?;
+        page.bytes_gauge("process_resident_memory", "Resident memory.", process.resident)?;
+        page.gauge("process_open_fds", "Open descriptors.", process.descriptors)?;
+        page.gauge(
+            "process_max_fds",
+            "The most descriptors that may be open.",
+            process.descriptors_limit,
+        )
+    }
+
+    fn connections(&self, page: &mut Page<'_>) -> Result<(), Error> {
+        let Snapshot { connections, refused, .. } = &self.0;
+        page.gauge("saltecho_ready", "1 while new connections are accepted.", self.0.ready.into())?;
+        let states = [
+            ("await_digest", connections.await_digest),
+            ("echoing", connections.echoing),
+            ("finishing", connections.finishing),
+            ("lingering", connections.lingering),
+        ];
+        page.gauges("saltecho_connections", "Connections now, by state.", "state", states)?;
+        page.gauge(
+            "saltecho_connections_limit",
+            "The most connections at once.",
+            self.0.connections_limit,
+        )?;
+        page.counter("saltecho_accepted", "Connections accepted and served.", self.0.accepted)?;
+        let reasons = [
+            ("no_room", refused.no_room),
+            ("suspect", refused.suspect),
+            ("over_share", refused.over_share),
+        ];
+        page.counters("saltecho_refused", "Clients turned away, by reason.", "reason", reasons)?;
+        page.counter(
+            "saltecho_accept_errors",
+            "Errors of accept that concerned one client.",
+            self.0.accept_errors,
+        )?;
+        page.counter(
+            "saltecho_accept_pauses",
+            "Times that accepting had to rest, out of places or descriptors.",
+            self.0.accept_pauses,
+        )
+    }
+
+    fn ends(&self, page: &mut Page<'_>) -> Result<(), Error> {
+        let of = |reason: CloseReason| self.0.closed[reason as usize];
+        let right = self.0.authenticated.iter().map(|(key, count)| ("accepted", &**key, *count));
+        let wrong = [
+            ("rejected", "", of(CloseReason::Rejected)),
+            ("abandoned", "", of(CloseReason::AuthAbandoned)),
+            ("timed_out", "", of(CloseReason::AuthTimeout)),
+        ];
+        let rows = right.chain(wrong);
+        page.family(
+            "saltecho_authentications",
+            "Authentications that ended, by result and, if accepted, the id of the key.",
+            MetricType::Counter,
+            rows.map(|(result, key, count)| ([("result", result), ("key", key)], count)),
+        )?;
+        let closed = CloseReason::ALL.iter().map(|reason| (label(*reason), of(*reason)));
+        page.counters("saltecho_closed", "Connections that ended, by reason.", "reason", closed)?;
+        page.counter(
+            "saltecho_log_lines_suppressed",
+            "Log lines that were left out.",
+            self.0.log_lines_suppressed,
+        )
+    }
+
+    fn bytes(&self, page: &mut Page<'_>) -> Result<(), Error> {
+        let snapshot = &self.0;
+        for (name, help, count) in [
+            ("saltecho_received", "Bytes received, digests included.", snapshot.bytes_received),
+            ("saltecho_sent", "Bytes sent, challenges included.", snapshot.bytes_sent),
+            (
+                "saltecho_undelivered",
+                "Bytes of answers that were lost with their connection.",
+                snapshot.bytes_undelivered,
+            ),
+            (
+                "saltecho_discarded",
+                "Bytes read after our stream had ended, and not answered.",
+                snapshot.bytes_discarded,
+            ),
+        ] {
+            page.bytes(name, help, count)?;
+        }
+        page.bytes_gauge(
+            "saltecho_backlog",
+            "Bytes of answers that wait for their peers to read.",
+            snapshot.backlog_bytes,
+        )?;
+        page.gauge("saltecho_deadlines", "Deadlines that are armed.", snapshot.deadlines)
+    }
+
+    fn loops(&self, page: &mut Page<'_>) -> Result<(), Error> {
+        let numbers: Vec<String> = (1..=self.0.workers.len()).map(|n| n.to_string()).collect();
+        let each = || numbers.iter().map(String::as_str).zip(&self.0.workers);
+        let counts = |of: fn(&Worker) -> u64| each().map(move |(number, it)| (number, of(it)));
+        page.counters(
+            "saltecho_turns",
+            "Turns of the loop.",
+            "worker",
+            counts(|worker| worker.turns),
+        )?;
+        page.counters(
+            "saltecho_events",
+            "Events that polls reported.",
+            "worker",
+            counts(|worker| worker.events),
+        )?;
+        page.counters(
+            "saltecho_stale_events",
+            "Events for connections that were gone.",
+            "worker",
+            counts(|worker| worker.stale_events),
+        )?;
+        page.seconds_by(
+            "saltecho_asleep",
+            "Time that the loop slept in a poll.",
+            each().map(|(number, worker)| (number, worker.asleep)),
+        )?;
+        page.histograms(
+            "saltecho_turn_duration",
+            "Time of a turn of the loop, its sleep aside.",
+            each().map(|(number, worker)| (number, &worker.turn)),
+        )?;
+        page.histograms(
+            "saltecho_queue_wait",
+            "Time from when a connection could go on to when it did.",
+            each().map(|(number, worker)| (number, &worker.queue_wait)),
+        )
+    }
+}
+
+/// One metric after the other, each with its description.
+struct Page<'a>(DescriptorEncoder<'a>);
+
+impl Page<'_> {
+    fn info(&mut self, name: &str, help: &str, labels: &[(&str, &str)]) -> Result<(), Error> {
+        self.0.encode_descriptor(name, help, None, MetricType::Info)?.encode_info(&labels)
+    }
+
+    fn counter(&mut self, name: &str, help: &str, count: u64) -> Result<(), Error> {
+        let mut metric = self.0.encode_descriptor(name, help, None, MetricType::Counter)?;
+        metric.encode_counter::<NoLabelSet, _, f64>(&count, None)
+    }
+
+    fn gauge(&mut self, name: &str, help: &str, value: u64) -> Result<(), Error> {
+        self.0.encode_descriptor(name, help, None, MetricType::Gauge)?.encode_gauge(&value)
+    }
+
+    fn bytes(&mut self, name: &str, help: &str, count: u64) -> Result<(), Error> {
+        let unit = Some(&Unit::Bytes);
+        let mut metric = self.0.encode_descriptor(name, help, unit, MetricType::Counter)?;
+        metric.encode_counter::<NoLabelSet, _, f64>(&count, None)
+    }
+
+    fn bytes_gauge(&mut self, name: &str, help: &str, value: u64) -> Result<(), Error> {
+        let unit = Some(&Unit::Bytes);
+        self.0.encode_descriptor(name, help, unit, MetricType::Gauge)?.encode_gauge(&value)
+    }
+
+    fn seconds(&mut self, name: &str, help: &str, time: Duration) -> Result<(), Error> {
+        let unit = Some(&Unit::Seconds);
+        let mut metric = self.0.encode_descriptor(name, help, unit, MetricType::Counter)?;
+        metric.encode_counter::<NoLabelSet, _, f64>(&time.as_secs_f64(), None)
+    }
+
+    fn seconds_gauge(&mut self, name: &str, help: &str, time: Duration) -> Result<(), Error> {
+        let unit = Some(&Unit::Seconds);
+        let mut metric = self.0.encode_descriptor(name, help, unit, MetricType::Gauge)?;
+        metric.encode_gauge(&time.as_secs_f64())
+    }
+
+    fn counters<'b>(
+        &mut self,
+        name: &str,
+        help: &str,
+        label: &'b str,
+        rows: impl IntoIterator<Item = (&'b str, u64)>,
+    ) -> Result<(), Error> {
+        let rows = rows.into_iter().map(|(value, count)| ([(label, value)], count));
+        self.family(name, help, MetricType::Counter, rows)
+    }
+
+    fn gauges<'b>(
+        &mut self,
+        name: &str,
+        help: &str,
+        label: &'b str,
+        rows: impl IntoIterator<Item = (&'b str, u64)>,
+    ) -> Result<(), Error> {
+        let rows = rows.into_iter().map(|(value, count)| ([(label, value)], count));
+        self.family(name, help, MetricType::Gauge, rows)
+    }
+
+    fn family<S: EncodeLabelSet>(
+        &mut self,
+        name: &str,
+        help: &str,
+        kind: MetricType,
+        rows: impl Iterator<Item = (S, u64)>,
+    ) -> Result<(), Error> {
+        let mut metric = self.0.encode_descriptor(name, help, None, kind)?;
+        for (labels, value) in rows {
+            let mut row = metric.encode_family(&labels)?;
+            match kind {
+                MetricType::Gauge => row.encode_gauge(&value)?,
+                _ => row.encode_counter::<NoLabelSet, _, f64>(&value, None)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn seconds_by<'b>(
+        &mut self,
+        name: &str,
+        help: &str,
+        rows: impl Iterator<Item = (&'b str, Duration)>,
+    ) -> Result<(), Error> {
+        let unit = Some(&Unit::Seconds);
+        let mut metric = self.0.encode_descriptor(name, help, unit, MetricType::Counter)?;
+        for (worker, time) in rows {
+            let labels = [("worker", worker)];
+            let mut row = metric.encode_family(&labels)?;
+            row.encode_counter::<NoLabelSet, _, f64>(&time.as_secs_f64(), None)?;
+        }
+        Ok(())
+    }
+
+    fn histograms<'b>(
+        &mut self,
+        name: &str,
+        help: &str,
+        rows: impl Iterator<Item = (&'b str, &'b TimeHistogram)>,
+    ) -> Result<(), Error> {
+        let unit = Some(&Unit::Seconds);
+        let mut metric = self.0.encode_descriptor(name, help, unit, MetricType::Histogram)?;
+        for (worker, times) in rows {
+            let bound =
+                |bound: Option<Duration>| bound.map_or(f64::INFINITY, |it| it.as_secs_f64());
+            let buckets: Vec<_> = times.buckets().map(|(at, count)| (bound(at), count)).collect();
+            let labels = [("worker", worker)];
+            let mut row = metric.encode_family(&labels)?;
+            let (sum, count) = (times.sum().as_secs_f64(), times.count());
+            row.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)?;
+        }
+        Ok(())
+    }
+}
+
+/// A reason as the value of a label: its name in the source, in snake case.
+const fn label(reason: CloseReason) -> &'static str {
+    match reason {
+        CloseReason::PeerFinished => "peer_finished",
+        CloseReason::Rejected => "rejected",
+        CloseReason::AuthAbandoned => "auth_abandoned",
+        CloseReason::AuthTimeout => "auth_timeout",
+        CloseReason::IdleTimeout => "idle_timeout",
+        CloseReason::SendTimeout => "send_timeout",
+        CloseReason::Reset => "reset",
+        CloseReason::TransportError => "transport_error",
+        CloseReason::PeerVanished => "peer_vanished",
+        CloseReason::HandlerClosed => "handler_closed",
+        CloseReason::AnswerTooLong => "answer_too_long",
+        CloseReason::HandlerPanicked => "handler_panicked",
+        CloseReason::FellBehind => "fell_behind",
+        CloseReason::Drained => "drained",
+        CloseReason::DrainTimeout => "drain_timeout",
+        CloseReason::Stopped => "stopped",
+        CloseReason::Evicted => "evicted",
+        CloseReason::SetupFailed => "setup_failed",
+        CloseReason::OutOfMemory => "out_of_memory",
+    }
+}

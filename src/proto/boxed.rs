@@ -1,0 +1,34 @@
+use std::collections::TryReserveError;
+use std::ops::{Deref, DerefMut};
+
+/// A `Box` whose allocation may fail without ending the process, which std's cannot yet.
+#[derive(Debug)]
+pub(super) struct Boxed<T>(Box<[T; 1]>);
+
+impl<T> Boxed<T> {
+    /// # Errors
+    /// If there is no memory for it.
+    pub(super) fn new(value: T) -> Result<Self, TryReserveError> {
+        let mut values = Vec::new();
+        values.try_reserve_exact(1)?;
+        values.push(value);
+        match values.try_into() {
+            Ok(values) => Ok(Self(values)),
+            Err(_) => unreachable!("there is one"),
+        }
+    }
+}
+
+impl<T> Deref for Boxed<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.0[0]
+    }
+}
+
+impl<T> DerefMut for Boxed<T> {
+    fn deref_mut(&mut self) -> &mut T {
+        &mut self.0[0]
+    }
+}

@@ -1,0 +1,417 @@
+use std::io;
+use std::mem::offset_of;
+use std::net::{Shutdown, SocketAddr};
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use mio::event::Event;
+use mio::net::{TcpListener, TcpStream};
+use mio::{Events, Interest, Poll};
+use rand::rngs::{SmallRng, SysRng};
+use rand::{RngExt, SeedableRng, TryRng};
+use rustix::net::{self, RecvFlags, SendFlags};
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+
+use super::slots::Token;
+use super::{Close, Kernel, Liveness, Ready, Wake};
+use crate::auth::Challenge;
+use crate::python::Monotonic;
+use crate::rawopt;
+
+/// The real kernel, reached through mio: epoll, edge-triggered.
+pub struct MioKernel {
+    poll: Poll,
+    events: Events,
+    capacity: usize,
+    waker: Arc<mio::Waker>,
+    clock_zero: Instant,
+    random: RandomPool,
+    /// Spreads work over time.
+    scatter: SmallRng,
+    /// Given up for a moment to turn a client away when there is no other descriptor.
+    spare: Option<Poll>,
+}
+
+/// Events taken from one poll at the most; a wait that fills fewer has taken them all. They are
+/// 48 KiB that a process keeps once it had a crowd, and the next poll brings the rest.
+const MAX_EVENTS: usize = 4 << 10;
+
+impl MioKernel {
+    /// A kernel that at first takes this many events from one poll.
+    ///
+    /// # Errors
+    /// If there is no descriptor for an epoll instance, its waker or the spare.
+    pub fn new(events_per_poll: usize) -> io::Result<Self> {
+        let poll = Poll::new()?;
+        let waker = mio::Waker::new(poll.registry(), mio::Token(Token::WAKE.0))?;
+        Ok(Self {
+            poll,
+            events: Events::with_capacity(events_per_poll),
+            capacity: events_per_poll,
+            waker: Arc::new(waker),
+            clock_zero: Instant::now(),
+            random: RandomPool::new(),
+            scatter: SmallRng::try_from_rng(&mut SysRng).map_err(io::Error::other)?,
+            spare: Some(spare_descriptor()?),
+        })
+    }
+
+    /// A listener at `address`, with the options that its connections inherit from it.
+    ///
+    /// # Errors
+    /// Those of socket(2), bind(2) and listen(2).
+    pub fn listen(address: SocketAddr, options: ListenOptions) -> io::Result<TcpListener> {
+        Self::adopt(Self::bind(address, Port::Alone)?.into(), options)
+    }
+
+    /// So many listeners at one address, among which the kernel spreads clients (SO_REUSEPORT);
+    /// port 0 becomes the same one for all.
+    ///
+    /// From then on any process of the same user may join in, which is what that option means; but
+    /// an address at which somebody already listens is refused, even if they would share it.
+    ///
+    /// # Errors
+    /// Those of socket(2), bind(2) and listen(2).
+    pub fn listen_shared(
+        address: SocketAddr,
+        count: usize,
+        options: ListenOptions,
+    ) -> io::Result<Vec<TcpListener>> {
+        // Bound alone and opened to others afterwards: so there is no moment in which a stranger
+        // could be found to share it with.
+        let first = Self::bind(address, Port::Alone)?;
+        first.set_reuse_port(true)?;
+        let first = Self::adopt(first.into(), options)?;
+        let address = first.local_addr()?;
+        let others =
+            (1..count).map(|_| Self::adopt(Self::bind(address, Port::Shared)?.into(), options));
+        std::iter::once(Ok(first)).chain(others).collect()
+    }
+
+    fn bind(address: SocketAddr, port: Port) -> io::Result<Socket> {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_reuse_address(true)?;
+        if address.is_ipv6() {
+            // [::] means IPv6 alone, so that 0.0.0.0 can be listened on beside it.
+            socket.set_only_v6(true)?;
+        }
+        if port == Port::Shared {
+            socket.set_reuse_port(true)?;
+        }
+        socket.bind(&address.into())?;
+        Ok(socket)
+    }
+
+    /// Takes over a bound socket, listening or not.
+    ///
+    /// `listen` is called here, a second time if need be: std and mio hard-code a queue of 128.
+    ///
+    /// # Errors
+    /// Those of fcntl(2) and listen(2).
+    pub fn adopt(
+        listener: std::net::TcpListener,
+        options: ListenOptions,
+    ) -> io::Result<TcpListener> {
+        let socket = SockRef::from(&listener);
+        socket.set_nonblocking(true)?;
+        // On Linux an accepted socket inherits these, which saves calls for each. None of them is
+        // worth refusing service for.
+        let _ = socket.set_tcp_nodelay(true);
+        if options.keepalive {
+            // On, but so that the kernel never asks, nor gives up, before the loop does.
+            let keepalive = TcpKeepalive::new()
+                .with_time(NINE_HOURS)
+                .with_interval(NINE_HOURS)
+                .with_retries(127);
+            let _ = socket.set_tcp_keepalive(&keepalive);
+        }
+        socket.listen(i32::try_from(options.backlog).unwrap_or(i32::MAX))?;
+        Ok(TcpListener::from_std(listener))
+    }
+}
+
+/// Whether a socket is bound to an address beside others of ours, or must have it alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Port {
+    Alone,
+    Shared,
+}
+
+/// What a listener is told beside its address.
+#[derive(Clone, Copy, Debug)]
+pub struct ListenOptions {
+    /// `listen(backlog)`, cut to `net.core.somaxconn` by the kernel.
+    pub backlog: u32,
+    /// Whether peers can be [asked](Kernel::probe) for a sign of life.
+    pub keepalive: bool,
+}
+
+/// The most that TCP_KEEPIDLE and TCP_KEEPINTVL take, in whole seconds.
+const NINE_HOURS: Duration = Duration::from_secs(32_767);
+
+impl Kernel for MioKernel {
+    type Listener = TcpListener;
+    type Stream = TcpStream;
+
+    fn now(&mut self) -> Monotonic {
+        Monotonic::ZERO.saturating_add(self.clock_zero.elapsed())
+    }
+
+    fn poll(
+        &mut self,
+        timeout: Option<Duration>,
+        mut on_event: impl FnMut(Token, Ready),
+    ) -> io::Result<()> {
+        match self.poll.poll(&mut self.events, timeout) {
+            Ok(()) => {}
+            // A signal arrived or a tracer came: the loop computes its wait afresh.
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(()),
+            Err(error) => return Err(error),
+        }
+        let mut count = 0;
+        for event in &self.events {
+            count += 1;
+            on_event(Token(event.token().0), readiness(event));
+        }
+        let more = 2 * self.capacity;
+        if count == self.capacity && self.capacity < MAX_EVENTS && is_there_room_for(more) {
+            self.capacity = more;
+            self.events = Events::with_capacity(more);
+        }
+        Ok(())
+    }
+
+    fn waker(&self) -> Arc<dyn Wake> {
+        Arc::new(MioWaker(Arc::clone(&self.waker)))
+    }
+
+    fn register_listener(&mut self, listener: &mut TcpListener, token: Token) -> io::Result<()> {
+        self.poll.registry().register(listener, mio::Token(token.0), Interest::READABLE)
+    }
+
+    fn register(&mut self, stream: &mut TcpStream, token: Token) -> io::Result<()> {
+        // All at once and for good: epoll reports writability only after a send was refused, so
+        // this costs no event, and nothing ever has to be registered again.
+        let interest = Interest::READABLE.add(Interest::WRITABLE).add(Interest::PRIORITY);
+        self.poll.registry().register(stream, mio::Token(token.0), interest)
+    }
+
+    fn accept(
+        &mut self,
+        listener: &mut TcpListener,
+    ) -> io::Result<(TcpStream, Option<SocketAddr>)> {
+        listener.accept().map(|(stream, peer)| (stream, Some(peer)))
+    }
+
+    fn shed(&mut self, listener: &mut TcpListener) -> io::Result<()> {
+        self.spare = None;
+        let result = listener.accept().map(drop);
+        self.spare = spare_descriptor().ok();
+        result
+    }
+
+    /// Not by way of libc, nor is [`send`](Self::send): in a process of several threads glibc
+    /// makes each such call a cancellation point, which costs two atomic operations.
+    fn recv(&mut self, stream: &mut TcpStream, data: &mut [u8]) -> io::Result<usize> {
+        Ok(net::recv(stream, data, RecvFlags::empty())?.0)
+    }
+
+    fn send(&mut self, stream: &mut TcpStream, data: &[u8]) -> io::Result<usize> {
+        Ok(net::send(stream, data, SendFlags::NOSIGNAL)?)
+    }
+
+    fn shutdown(&mut self, stream: &mut TcpStream) -> io::Result<()> {
+        stream.shutdown(Shutdown::Write)
+    }
+
+    fn close(&mut self, stream: TcpStream, how: Close) {
+        if how == Close::Reset {
+            // If it fails the peer sees an ordinary end, as it would have without us trying.
+            let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
+        }
+        drop(stream);
+    }
+
+    /// Reads TCP_INFO up to the last member of interest; the kernel shortens its answer.
+    fn liveness(&mut self, stream: &mut TcpStream) -> io::Result<Liveness> {
+        let mut info = [0; size_of::<libc::tcp_info>()];
+        let len = rawopt::get(stream.as_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, &mut info)?;
+        let byte = |offset: usize| u32::from(info[offset]);
+        let word = |offset: usize| {
+            let bytes = info[offset..].first_chunk().expect("a member of the structure");
+            u32::from_ne_bytes(*bytes)
+        };
+        if len < offset_of!(libc::tcp_info, tcpi_pmtu) {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        let heard = word(offset_of!(libc::tcp_info, tcpi_last_ack_recv))
+            .min(word(offset_of!(libc::tcp_info, tcpi_last_data_recv)));
+        Ok(Liveness {
+            silent_for: Duration::from_millis(heard.into()),
+            unanswered: byte(offset_of!(libc::tcp_info, tcpi_probes))
+                .max(byte(offset_of!(libc::tcp_info, tcpi_retransmits))),
+            owes_acknowledgement: word(offset_of!(libc::tcp_info, tcpi_unacked)) > 0
+                || word(offset_of!(libc::tcp_info, tcpi_notsent_bytes)) > 0,
+        })
+    }
+
+    /// A keepalive time that has already passed makes the kernel's timer fire at the next tick, and
+    /// it then sends one probe (`tcp_sock_set_keepidle_locked`); the next would follow after
+    /// TCP_KEEPINTVL, nine hours later.
+    fn probe(&mut self, stream: &mut TcpStream) {
+        // If it fails the connection is over, of which an event tells.
+        let _ = net::sockopt::set_tcp_keepidle(stream, Duration::from_secs(1));
+    }
+
+    fn random_below(&mut self, limit: u64) -> u64 {
+        self.scatter.random_range(0..limit)
+    }
+
+    fn fill_random(&mut self, bytes: &mut [u8]) -> io::Result<()> {
+        self.random.fill(bytes)
+    }
+}
+
+/// Translates an event. An error or a hang-up counts as readiness in both directions: the call
+/// that is tried because of it reports what happened.
+fn readiness(event: &Event) -> Ready {
+    let mut ready = Ready::NONE;
+    let failed = event.is_error() || event.is_write_closed();
+    if event.is_readable() || event.is_read_closed() || failed {
+        ready.insert(Ready::READABLE);
+    }
+    if event.is_writable() || failed {
+        ready.insert(Ready::WRITABLE);
+    }
+    if event.is_read_closed() || failed {
+        ready.insert(Ready::CLOSED);
+    }
+    if event.is_priority() {
+        ready.insert(Ready::PRIORITY);
+    }
+    ready
+}
+
+/// Whether there is memory for so many events; without it the present number must do.
+fn is_there_room_for(events: usize) -> bool {
+    Vec::<libc::epoll_event>::new().try_reserve_exact(events).is_ok()
+}
+
+/// An epoll instance, since it needs no file: a bare root directory has no /dev/null.
+fn spare_descriptor() -> io::Result<Poll> {
+    Poll::new()
+}
+
+struct MioWaker(Arc<mio::Waker>);
+
+impl Wake for MioWaker {
+    fn wake(&self) {
+        // It fails only when the counter behind it is full, and then a wake-up is pending.
+        let _ = self.0.wake();
+    }
+}
+
+/// Random bytes of the system, drawn for many challenges with one call and wiped as they are
+/// handed out. Not a generator: every byte is the system's, and if it has none there is none.
+struct RandomPool {
+    bytes: Box<zeroize::Zeroizing<[u8; Self::LEN]>>,
+    used: usize,
+}
+
+impl RandomPool {
+    const LEN: usize = 128 * Challenge::LEN;
+
+    fn new() -> Self {
+        Self { bytes: Box::new(zeroize::Zeroizing::new([0; Self::LEN])), used: Self::LEN }
+    }
+
+    fn fill(&mut self, out: &mut [u8]) -> io::Result<()> {
+        if out.len() > Self::LEN {
+            return SysRng.try_fill_bytes(out).map_err(io::Error::other);
+        }
+        if out.len() > Self::LEN - self.used {
+            self.used = Self::LEN;
+            SysRng.try_fill_bytes(&mut self.bytes[..]).map_err(io::Error::other)?;
+            self.used = 0;
+        }
+        let taken = &mut self.bytes[self.used..self.used + out.len()];
+        out.copy_from_slice(taken);
+        zeroize::Zeroize::zeroize(taken);
+        self.used += out.len();
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::{AsRawFd, RawFd};
+
+    use mio::unix::SourceFd;
+
+    use super::*;
+
+    const PATIENCE: Option<Duration> = Some(Duration::from_secs(20));
+
+    /// Registers a descriptor for both directions.
+    fn watch(kernel: &MioKernel, fd: RawFd, token: usize) {
+        let both = Interest::READABLE.add(Interest::WRITABLE);
+        kernel.poll.registry().register(&mut SourceFd(&fd), mio::Token(token), both).unwrap();
+    }
+
+    fn poll(kernel: &mut MioKernel, timeout: Option<Duration>) -> Vec<Ready> {
+        let mut seen = Vec::new();
+        kernel.poll(timeout, |_, ready| seen.push(ready)).unwrap();
+        seen
+    }
+
+    #[test]
+    fn a_failure_is_readiness_in_both_directions() {
+        let all = Ready::READABLE.union(Ready::WRITABLE).union(Ready::CLOSED);
+        // epoll reports EPOLLHUP alone at the one end, EPOLLERR at the other.
+        let (reader, _) = std::io::pipe().unwrap();
+        let (_, writer) = std::io::pipe().unwrap();
+        for fd in [reader.as_raw_fd(), writer.as_raw_fd()] {
+            let mut kernel = MioKernel::new(16).unwrap();
+            watch(&kernel, fd, 1);
+            assert_eq!(poll(&mut kernel, PATIENCE), [all]);
+        }
+    }
+
+    #[test]
+    fn a_poll_whose_room_was_filled_is_followed_by_one_with_twice_the_room() {
+        let mut kernel = MioKernel::new(1).unwrap();
+        let pipes: Vec<_> = (0..10).map(|_| std::io::pipe().unwrap()).collect();
+        for (token, (_, writer)) in pipes.iter().enumerate() {
+            watch(&kernel, writer.as_raw_fd(), token);
+        }
+        let taken: Vec<usize> = (0..4).map(|_| poll(&mut kernel, PATIENCE).len()).collect();
+        assert_eq!(taken, [1, 2, 4, 3]);
+        assert_eq!(kernel.capacity, 8, "the last had room left");
+    }
+
+    #[test]
+    fn one_draw_serves_many_challenges() {
+        let mut pool = RandomPool::new();
+        for _ in 0..128 {
+            pool.fill(&mut [0; Challenge::LEN]).unwrap();
+        }
+        assert_eq!(pool.used, RandomPool::LEN);
+    }
+
+    #[test]
+    fn random_bytes_are_handed_out_once_and_wiped() {
+        let mut pool = RandomPool::new();
+        let mut seen = std::collections::HashSet::new();
+        for _ in 0..1000 {
+            let mut bytes = [0; Challenge::LEN];
+            pool.fill(&mut bytes).unwrap();
+            assert!(seen.insert(bytes), "the same challenge twice");
+            assert!(pool.bytes[..pool.used].iter().all(|byte| *byte == 0));
+        }
+        // More than the pool holds comes past it.
+        let mut many = vec![0; 3 * RandomPool::LEN];
+        pool.fill(&mut many).unwrap();
+        assert!(many.chunks(Challenge::LEN).all(|bytes| bytes.iter().any(|byte| *byte != 0)));
+    }
+}

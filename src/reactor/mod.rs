@@ -1,0 +1,334 @@
+//! The parts that any event loop needs: one thread, one poll, any number of connections.
+//!
+//! `Reactor` holds the connections of one loop with their sockets, their deadlines and the run
+//! queue; the server and the load generator are policies on top of it. Everything that a loop asks
+//! of the operating system goes through [`Kernel`], so the same loop runs over real sockets and
+//! over simulated ones.
+
+mod kernel;
+mod mio_kernel;
+mod ready;
+pub(crate) mod slots;
+mod timers;
+pub(crate) mod transfer;
+
+use std::collections::{TryReserveError, VecDeque};
+use std::io;
+use std::time::Duration;
+
+use slots::{Slot, Slots};
+use timers::Step;
+
+use crate::proto::ConnId;
+use crate::python::Monotonic;
+
+pub use kernel::{Close, Kernel, Liveness, Wake};
+pub use mio_kernel::{ListenOptions, MioKernel};
+pub use ready::Ready;
+pub use slots::{Target, Token};
+pub use timers::{Link, Links, Step as TimerStep, Wheel};
+
+/// The connections of one loop, each with its socket, its deadline and a value of type `T`.
+///
+/// Events only set bits and queue connections; all work is done from the run queue. So every
+/// wake-up is a hint, and a stale, late or spurious one costs a no-op.
+pub(crate) struct Reactor<K: Kernel, T> {
+    pub(crate) kernel: K,
+    pub(crate) slots: Slots<K::Stream, T>,
+    timers: Wheel,
+    /// Connections that may have work to do, each at most once, in the order of their turns.
+    run_queue: VecDeque<ConnId>,
+    now: Monotonic,
+    /// The poll does not sleep before this time, because the last event is recent.
+    awake_until: Monotonic,
+    spin: Duration,
+}
+
+/// Places in an empty run queue that are kept.
+const KEPT_QUEUE: usize = 1024;
+
+impl<K: Kernel, T> Reactor<K, T> {
+    /// A reactor without connections. For `spin` after an event it does not sleep.
+    pub(crate) fn new(mut kernel: K, spin: Duration) -> Self {
+        Self {
+            now: kernel.now(),
+            kernel,
+            slots: Slots::new(),
+            timers: Wheel::new(),
+            run_queue: VecDeque::new(),
+            awake_until: Monotonic::ZERO,
+            spin,
+        }
+    }
+
+    /// The clock as of the last poll.
+    pub(crate) const fn now(&self) -> Monotonic {
+        self.now
+    }
+
+    /// Polls once and reads the clock. An event for a connection sets its bits and queues it;
+    /// `on_other` gets every other target, a connection that is gone among them.
+    pub(crate) fn poll(
+        &mut self,
+        wait: Option<Duration>,
+        mut on_other: impl FnMut(Target),
+    ) -> io::Result<()> {
+        let Self { kernel, slots, run_queue, .. } = self;
+        let mut had_events = false;
+        kernel.poll(wait, |token, ready| {
+            had_events = true;
+            let target = token.target();
+            if let Target::Connection(id) = target
+                && let Some(slot) = slots.get_mut(id)
+            {
+                slot.ready.insert(ready);
+                enqueue(run_queue, slot, id);
+            } else {
+                on_other(target);
+            }
+        })?;
+        self.now = self.kernel.now();
+        if had_events {
+            self.awake_until = self.now.saturating_add(self.spin);
+        }
+        if self.run_queue.is_empty() && self.run_queue.capacity() > 4 * KEPT_QUEUE {
+            self.shrink_run_queue();
+        }
+        Ok(())
+    }
+
+    /// Gives memory back if the crowd that it was for is gone.
+    #[cold]
+    fn shrink_run_queue(&mut self) {
+        let need = self.queue_needs(KEPT_QUEUE);
+        if self.run_queue.capacity() / 4 > need {
+            self.run_queue.shrink_to(need);
+        }
+    }
+
+    /// The most that the run queue holds with so many new connections: each connection, and of the
+    /// new ones of a turn those that have already made room for another.
+    fn queue_needs(&self, more: usize) -> usize {
+        self.slots.len() + 2 * more
+    }
+
+    /// Makes room for `more` connections.
+    ///
+    /// # Errors
+    /// If there is no memory for them. Existing connections stay.
+    pub(crate) fn make_room(&mut self, more: usize) -> Result<(), TryReserveError> {
+        self.slots.make_room(more)?;
+        let queue = self.queue_needs(more).saturating_sub(self.run_queue.len());
+        self.run_queue.try_reserve(queue)
+    }
+
+    /// Whether the next poll must not sleep: a connection is queued, or the last event is recent
+    /// enough to spin.
+    pub(crate) fn busy(&self) -> bool {
+        !self.run_queue.is_empty() || self.now < self.awake_until
+    }
+
+    /// A time before which no deadline is due, if any is armed.
+    pub(crate) fn next_step(&self) -> Option<Monotonic> {
+        self.timers.next_step()
+    }
+
+    /// Connections in the run queue.
+    pub(crate) fn queued(&self) -> usize {
+        self.run_queue.len()
+    }
+
+    /// Takes the first connection out of the run queue; `None` if it is gone by now.
+    ///
+    /// One turn calls this [`queued`](Self::queued) times. A connection with work left goes to the
+    /// back of the queue, behind the others and behind the next poll.
+    pub(crate) fn next_queued(&mut self) -> Option<ConnId> {
+        let id = self.run_queue.pop_front()?;
+        self.slots.get_mut(id)?.queued = false;
+        Some(id)
+    }
+
+    /// Queues a connection for a turn, unless it is queued or gone.
+    pub(crate) fn requeue(&mut self, id: ConnId) {
+        if let Some(slot) = self.slots.get_mut(id) {
+            enqueue(&mut self.run_queue, slot, id);
+        }
+    }
+
+    /// The next connection whose deadline has come; it is no longer armed. Each step of the wheel
+    /// takes one of `steps`, so a crowd that is due at once is handled in slices.
+    pub(crate) fn due(&mut self, steps: &mut usize) -> Option<ConnId> {
+        while *steps > 0 {
+            *steps -= 1;
+            match self.timers.step(&mut self.slots, self.now) {
+                Step::Due(index) => return Some(self.slots.id_at(index)),
+                Step::Moved => {}
+                Step::Done => break,
+            }
+        }
+        None
+    }
+
+    /// Arms a connection so that it is due at `deadline` or before, or disarms it. The only place
+    /// that does either while the connection lives.
+    ///
+    /// An alarm that is set is never moved to later: when it fires, the caller settles again. So a
+    /// deadline that every message renews costs a comparison.
+    pub(crate) fn settle(&mut self, id: ConnId, deadline: Option<Monotonic>) {
+        match deadline {
+            Some(deadline) => self.timers.arm_by(&mut self.slots, id.index, deadline),
+            None => self.timers.disarm(&mut self.slots, id.index),
+        }
+    }
+
+    /// The name that the next connection to [enter](Self::enter) will have.
+    pub(crate) fn next_id(&self) -> ConnId {
+        self.slots.next_id()
+    }
+
+    /// Registers a socket for all events and keeps it with its value.
+    ///
+    /// # Errors
+    /// Those of [`Kernel::register`]. The socket is then closed, and the value comes back.
+    pub(crate) fn enter(
+        &mut self,
+        stream: K::Stream,
+        value: T,
+        ready: Ready,
+    ) -> Result<ConnId, (io::Error, T)> {
+        let id = self.slots.insert(stream, value, ready);
+        let slot = self.slots.get_mut(id).expect("it was inserted just now");
+        match self.kernel.register(&mut slot.stream, Token::connection(id)) {
+            Ok(()) => Ok(id),
+            Err(error) => Err((error, self.leave(id, Close::Orderly))),
+        }
+    }
+
+    /// Closes a connection's socket and returns its value. The connection must be there.
+    pub(crate) fn leave(&mut self, id: ConnId, how: Close) -> T {
+        self.timers.disarm(&mut self.slots, id.index);
+        let slot = self.slots.remove(id);
+        self.kernel.close(slot.stream, how);
+        self.slots.shrink_if_empty();
+        slot.connection
+    }
+}
+
+/// Puts a connection into the run queue, unless it is there.
+fn enqueue<S, T>(run_queue: &mut VecDeque<ConnId>, slot: &mut Slot<S, T>, id: ConnId) {
+    if !slot.queued {
+        slot.queued = true;
+        run_queue.push_back(id);
+    }
+}
+
+#[cfg(any(test, feature = "testing"))]
+impl<K: Kernel, T> Reactor<K, T> {
+    /// When a connection's alarm is set for, if it is armed.
+    pub(crate) fn alarm(&self, id: ConnId) -> Option<Monotonic> {
+        self.timers.alarm(self.slots.link(id.index))
+    }
+
+    /// Compares the run queue and the wheel with what the slots say.
+    ///
+    /// # Panics
+    /// If they disagree.
+    pub(crate) fn assert_consistent(&self) {
+        let slots = || self.slots.ids().filter_map(|id| self.slots.get(id));
+        let flagged = slots().filter(|slot| slot.queued).count();
+        let queued = self.run_queue.iter().filter(|id| self.slots.get(**id).is_some()).count();
+        assert_eq!(flagged, queued, "queued connections");
+        let armed = slots().filter(|slot| slot.is_armed()).count();
+        assert_eq!(armed, self.timers.armed(), "armed deadlines");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    use super::*;
+    use crate::sim::{Faults, SimKernel};
+
+    type World = Reactor<SimKernel, &'static str>;
+
+    /// A reactor, and the socket of a client that was accepted.
+    fn world(faults: Faults) -> (World, <SimKernel as Kernel>::Stream) {
+        let mut reactor = Reactor::new(SimKernel::new(1, faults), Duration::ZERO);
+        reactor.kernel.connect(100, 100, 100);
+        let (stream, _) = reactor.kernel.accept(&mut ()).unwrap();
+        (reactor, stream)
+    }
+
+    #[test]
+    fn a_value_that_cannot_be_registered_comes_back() {
+        let faults = Faults { register_error: Faults::ALWAYS, ..Faults::none() };
+        let (mut reactor, stream) = world(faults);
+        let (error, value) = reactor.enter(stream, "value", Ready::NONE).unwrap_err();
+        assert_eq!((error.raw_os_error(), value), (Some(libc::ENOSPC), "value"));
+        assert_eq!((reactor.slots.len(), reactor.kernel.open_streams()), (0, 0));
+    }
+
+    #[test]
+    fn the_next_name_is_that_of_the_connection_that_enters_next() {
+        let (mut reactor, stream) = world(Faults::none());
+        let name = reactor.next_id();
+        let first = reactor.enter(stream, "first", Ready::NONE).unwrap();
+        assert_eq!(first, name);
+        assert_eq!(reactor.leave(first, Close::Orderly), "first");
+        reactor.kernel.connect(100, 100, 100);
+        let (stream, _) = reactor.kernel.accept(&mut ()).unwrap();
+        let name = reactor.next_id();
+        assert_ne!(name, first, "the slot is used again, the name is not");
+        assert_eq!(reactor.enter(stream, "second", Ready::NONE).unwrap(), name);
+    }
+
+    #[test]
+    fn a_deadline_that_is_due_is_handled_within_the_steps_of_a_turn() {
+        let (mut reactor, stream) = world(Faults::none());
+        let id = reactor.enter(stream, "value", Ready::NONE).unwrap();
+        reactor.settle(id, Some(Monotonic::from_nanos(1)));
+        reactor.kernel.pass(Duration::from_secs(1));
+        reactor.poll(Some(Duration::ZERO), |_| {}).unwrap();
+        assert_eq!(reactor.due(&mut 0), None, "no step is left");
+        assert_eq!(reactor.due(&mut 100), Some(id));
+        assert_eq!(reactor.due(&mut 100), None, "it is disarmed");
+        assert_eq!(reactor.next_step(), None);
+    }
+
+    #[test]
+    fn a_connection_that_is_gone_has_no_turn() {
+        let (mut reactor, stream) = world(Faults::none());
+        let id = reactor.enter(stream, "value", Ready::NONE).unwrap();
+        reactor.requeue(id);
+        reactor.requeue(id);
+        assert_eq!(reactor.queued(), 1);
+        assert!(reactor.busy());
+        reactor.leave(id, Close::Orderly);
+        reactor.requeue(id);
+        assert_eq!((reactor.next_queued(), reactor.queued()), (None, 0));
+        assert!(!reactor.busy());
+    }
+
+    #[test]
+    fn each_inconsistency_is_found() {
+        type Falsify = fn(&mut World, ConnId);
+        let falsify: [(&str, Falsify); 3] = [
+            ("queued connections", |world, id| world.run_queue.push_back(id)),
+            ("queued connections", |world, id| world.slots.get_mut(id).unwrap().queued = true),
+            ("armed deadlines", |world, id| {
+                world.settle(id, Some(Monotonic::from_nanos(1)));
+                world.timers = Wheel::new();
+            }),
+        ];
+        for (expected, falsify) in falsify {
+            let (mut reactor, stream) = world(Faults::none());
+            let id = reactor.enter(stream, "value", Ready::NONE).unwrap();
+            reactor.assert_consistent();
+            falsify(&mut reactor, id);
+            let panic = catch_unwind(AssertUnwindSafe(|| reactor.assert_consistent())).unwrap_err();
+            let message = panic.downcast_ref::<String>().expect("it has a message");
+            assert!(message.contains(expected), "{expected:?} expected, not {message:?}");
+        }
+    }
+}

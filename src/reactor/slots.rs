@@ -1,0 +1,305 @@
+use std::collections::TryReserveError;
+
+use slab::Slab;
+
+use super::Ready;
+use super::timers::{Link, Links};
+use crate::proto::ConnId;
+
+impl ConnId {
+    /// How many connections came after `other` up to this one, which is not older. Numbers begin
+    /// again after four billion, hence not an order of names as such.
+    pub(crate) const fn age_after(self, other: Self) -> u32 {
+        self.generation.wrapping_sub(other.generation)
+    }
+}
+
+/// What an event is about, in the one word that epoll carries for us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Token(pub usize);
+
+/// A token, read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// Another thread wants attention.
+    Wake,
+    /// The listener with this index.
+    Listener(usize),
+    /// A connection, perhaps one that is gone.
+    Connection(ConnId),
+}
+
+/// The generation that no connection has; the index then says what else it is.
+const NO_CONNECTION: u32 = u32::MAX;
+const WAKE: u32 = u32::MAX;
+
+const _: () = assert!(usize::BITS >= 64, "a token packs two 32-bit numbers into a usize");
+
+impl Token {
+    /// What [`Wake::wake`](super::Wake::wake) causes.
+    pub const WAKE: Self = Self::pack(WAKE, NO_CONNECTION);
+
+    const fn pack(index: u32, generation: u32) -> Self {
+        Self((generation as usize) << 32 | index as usize)
+    }
+
+    /// The token of the listener with this index.
+    ///
+    /// # Panics
+    /// If there are 2^32 - 1 listeners.
+    pub fn listener(index: usize) -> Self {
+        let index = u32::try_from(index).ok().filter(|&index| index != WAKE);
+        Self::pack(index.expect("fewer than 2^32 - 1 listeners"), NO_CONNECTION)
+    }
+
+    /// The token of a connection.
+    pub const fn connection(id: ConnId) -> Self {
+        Self::pack(id.index, id.generation)
+    }
+
+    /// What the token stands for.
+    #[allow(clippy::cast_possible_truncation)] // The two halves are taken apart on purpose.
+    pub const fn target(self) -> Target {
+        let (index, generation) = (self.0 as u32, (self.0 >> 32) as u32);
+        match (generation, index) {
+            (NO_CONNECTION, WAKE) => Target::Wake,
+            (NO_CONNECTION, _) => Target::Listener(index as usize),
+            _ => Target::Connection(ConnId { index, generation }),
+        }
+    }
+}
+
+/// A socket, the protocol's side of the connection, and what a loop has to know of them. In a
+/// server that is all that an idle authenticated connection costs in user space.
+pub(crate) struct Slot<S, C> {
+    pub(crate) stream: S,
+    pub(crate) connection: C,
+    timer: Link,
+    generation: u32,
+    pub(crate) ready: Ready,
+    /// Whether the run queue holds this connection, so that it never does so twice.
+    pub(crate) queued: bool,
+}
+
+impl<S, C> Slot<S, C> {
+    /// Whether an alarm is set.
+    pub(crate) fn is_armed(&self) -> bool {
+        self.timer.is_armed()
+    }
+}
+
+/// The connections of one loop.
+pub(crate) struct Slots<S, C> {
+    slab: Slab<Slot<S, C>>,
+    /// Slots that were ever in use since the slab was made: the memory that it holds.
+    touched: usize,
+    next_generation: u32,
+}
+
+impl<S, C> Slots<S, C> {
+    /// Address space for more than half a million slots; memory is only what was touched of it.
+    ///
+    /// Up to 32 MiB glibc adapts to large blocks that are given back: it takes the next one from
+    /// its heap, and keeps that (mallopt(3), M_MMAP_THRESHOLD). A larger one is always mapped by
+    /// itself, and its memory returns to the system when a crowd is gone.
+    const RESERVED: usize = (32 << 20) / size_of::<Slot<S, C>>() + 1;
+
+    pub(crate) fn new() -> Self {
+        // Counting from 1 makes the generation a connection's number in logs.
+        Self { slab: Slab::new(), touched: 0, next_generation: 1 }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.slab.len()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.slab.is_empty()
+    }
+
+    /// Makes room for `more` connections.
+    ///
+    /// # Errors
+    /// If there is no memory for them. Existing connections stay.
+    pub(crate) fn make_room(&mut self, more: usize) -> Result<(), TryReserveError> {
+        let len = self.slab.len();
+        if self.slab.capacity() - len >= more {
+            return Ok(());
+        }
+        // Doubling costs least, but needs the old block beside the new one until it is filled.
+        let wishes = [len.max(Self::RESERVED), len / 4].into_iter().filter(|wish| *wish > more);
+        let mut wishes = wishes.filter(|wish| self.try_reserve(*wish).is_ok());
+        let wish = match wishes.next() {
+            Some(wish) => wish,
+            None => self.try_reserve(more).map(|()| more)?,
+        };
+        self.slab.reserve_exact(wish);
+        Ok(())
+    }
+
+    /// Asks for the block that the slab would need. The slab itself ends the process where there is
+    /// no memory.
+    fn try_reserve(&self, more: usize) -> Result<(), TryReserveError> {
+        Vec::<Slot<S, C>>::new().try_reserve_exact(self.slab.capacity() + more)
+    }
+
+    /// The name that the next connection will have.
+    pub(crate) fn next_id(&self) -> ConnId {
+        let index = u32::try_from(self.slab.vacant_key()).expect("fewer than 2^31 descriptors");
+        ConnId { index, generation: self.next_generation }
+    }
+
+    /// Adds a connection. Unless [`make_room`](Self::make_room) was called before, the process ends
+    /// where there is no memory.
+    pub(crate) fn insert(&mut self, stream: S, connection: C, ready: Ready) -> ConnId {
+        let generation = self.next_generation;
+        self.next_generation = match generation + 1 {
+            NO_CONNECTION => 1,
+            next => next,
+        };
+        let slot =
+            Slot { stream, connection, timer: Link::default(), generation, ready, queued: false };
+        // Where this fails, the insertion makes the attempt that counts.
+        let _ = self.make_room(1);
+        let index = u32::try_from(self.slab.insert(slot)).expect("fewer than 2^31 descriptors");
+        self.touched = self.touched.max(index as usize + 1);
+        ConnId { index, generation }
+    }
+
+    /// The connection of this name, unless it is gone.
+    pub(crate) fn get_mut(&mut self, id: ConnId) -> Option<&mut Slot<S, C>> {
+        self.slab.get_mut(id.index as usize).filter(|slot| slot.generation == id.generation)
+    }
+
+    pub(crate) fn get(&self, id: ConnId) -> Option<&Slot<S, C>> {
+        self.slab.get(id.index as usize).filter(|slot| slot.generation == id.generation)
+    }
+
+    /// The name of the connection that occupies a slot.
+    pub(crate) fn id_at(&self, index: u32) -> ConnId {
+        self.id_in(index).expect("the slot is occupied")
+    }
+
+    fn id_in(&self, index: u32) -> Option<ConnId> {
+        self.slab.get(index as usize).map(|slot| ConnId { index, generation: slot.generation })
+    }
+
+    pub(crate) fn remove(&mut self, id: ConnId) -> Slot<S, C> {
+        debug_assert!(self.get(id).is_some(), "removed twice");
+        self.slab.remove(id.index as usize)
+    }
+
+    pub(crate) fn ids(&self) -> impl Iterator<Item = ConnId> + '_ {
+        (0..self.bound()).filter_map(|index| self.id_in(index))
+    }
+
+    /// The next connection from this index on, for a walk in which connections may end.
+    pub(crate) fn id_from(&self, index: u32) -> Option<ConnId> {
+        (index..self.bound()).find_map(|index| self.id_in(index))
+    }
+
+    fn bound(&self) -> u32 {
+        u32::try_from(self.touched).expect("checked at each insertion")
+    }
+
+    /// Gives memory back once nothing is left of a crowd; that is not possible while slots near the
+    /// end are occupied. A new block is asked for when there is need of it: now it would be one more.
+    pub(crate) fn shrink_if_empty(&mut self) {
+        if self.slab.is_empty() && self.touched > 1024 {
+            self.slab = Slab::new();
+            self.touched = 0;
+        }
+    }
+}
+
+#[cfg(any(test, feature = "testing"))]
+impl<S, C> Slots<S, C> {
+    pub(crate) fn link(&self, index: u32) -> &Link {
+        &self.slab[index as usize].timer
+    }
+}
+
+impl<S, C> Links for Slots<S, C> {
+    fn link(&mut self, index: u32) -> &mut Link {
+        &mut self.slab[index as usize].timer
+    }
+}
+
+/// A slot is smaller than a cache line, the slab's own bookkeeping included. In a debug build mio
+/// keeps more in each socket, to catch its use with two polls.
+const _: () = {
+    #[allow(dead_code)]
+    enum Entry {
+        Vacant(usize),
+        Occupied(Slot<mio::net::TcpStream, crate::proto::Connection>),
+    }
+    assert!(size_of::<Entry>() <= if cfg!(debug_assertions) { 64 } else { 48 });
+};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::auth::{Challenge, Keyring};
+    use crate::proto::{Config, Connection, Upper};
+    use crate::python::Monotonic;
+
+    fn connection() -> Connection<Upper> {
+        let config = Config::new(Keyring::demo());
+        Connection::new(&config, Challenge::new([0; 32]), Upper, Monotonic::ZERO)
+    }
+
+    #[test]
+    fn tokens_say_what_they_stand_for() {
+        let id = ConnId { index: 7, generation: 9 };
+        assert_eq!(Token::connection(id).target(), Target::Connection(id));
+        assert_eq!(Token::listener(0).target(), Target::Listener(0));
+        assert_eq!(Token::WAKE.target(), Target::Wake);
+    }
+
+    #[test]
+    fn a_name_dies_with_its_connection() {
+        let mut slots = Slots::new();
+        let first = slots.insert((), connection(), Ready::NONE);
+        slots.remove(first);
+        let second = slots.insert((), connection(), Ready::NONE);
+        assert_eq!(first.index, second.index);
+        assert!(slots.get_mut(first).is_none());
+        assert!(slots.get_mut(second).is_some());
+        assert_eq!(slots.id_at(second.index), second);
+    }
+
+    #[test]
+    fn the_end_of_a_crowd_frees_its_slots_and_the_end_of_a_few_does_not() {
+        // A slab that is kept gives the slot that was freed last, a new one begins at its start.
+        for (crowd, next) in [(1024, 1023), (1025, 0)] {
+            let mut slots = Slots::new();
+            let ids: Vec<ConnId> =
+                (0..crowd).map(|_| slots.insert((), connection(), Ready::NONE)).collect();
+            for id in ids {
+                slots.shrink_if_empty();
+                slots.remove(id);
+            }
+            slots.shrink_if_empty();
+            let id = slots.insert((), connection(), Ready::NONE);
+            assert_eq!(id.index, next, "after {crowd}");
+            assert_eq!(id.to_string(), format!("#{}", crowd + 1), "numbers go on");
+        }
+    }
+
+    #[test]
+    fn the_slab_is_mapped_by_itself() {
+        let size = size_of::<Slot<mio::net::TcpStream, Upper>>();
+        let reserved = Slots::<mio::net::TcpStream, Upper>::RESERVED * size;
+        // Not in the heap, as it might be up to 32 MiB; nor much more address space than that.
+        assert!(reserved > 32 << 20 && reserved < 33 << 20, "{reserved} bytes");
+    }
+
+    #[test]
+    fn generations_wrap_without_touching_the_reserved_one() {
+        let mut slots = Slots::new();
+        slots.next_generation = u32::MAX - 1;
+        let last = slots.insert((), connection(), Ready::NONE);
+        let first = slots.insert((), connection(), Ready::NONE);
+        assert_eq!((last.generation, first.generation), (u32::MAX - 1, 1));
+    }
+}

@@ -1,0 +1,370 @@
+//! Deadlines: a hierarchical timing wheel (Varghese and Lauck, 1987) whose lists run through the
+//! timed things themselves.
+//!
+//! Every operation is O(1), a deadline costs twelve bytes in its owner's slot, and a connection
+//! that ends is unlinked at once instead of staying until its old deadline. An echo does not
+//! touch the wheel at all: a deadline that has moved to later is found to have done so when the
+//! old one fires, and armed again.
+
+use crate::python::Monotonic;
+
+/// One tick is 2^20 ns, about a millisecond: the resolution of epoll_wait, and a shift instead of
+/// a division.
+const TICK_BITS: u32 = 20;
+/// Buckets of a level: one bit each in a word.
+const BUCKETS: u32 = 64;
+const DIGIT_BITS: u32 = 6;
+/// 64^6 ticks are two years; deadlines are cut off at [`HORIZON`] long before.
+const LEVELS: u32 = 6;
+/// Twenty-six days in ticks. A deadline beyond it fires then, is found early, and armed again.
+const HORIZON: u64 = 1 << 31;
+
+/// Marks the end of a list.
+const END: u32 = u32::MAX;
+/// In `prev`: the rest is the number of the bucket whose list starts here.
+const HEAD: u32 = 1 << 31;
+
+/// A place in the wheel, kept by whoever has the deadline.
+#[derive(Clone, Copy, Debug)]
+pub struct Link {
+    /// The neighbour before, or `HEAD` and a bucket, or `END`: in no list.
+    prev: u32,
+    next: u32,
+    /// The low half of the tick; the wheel's own position supplies the rest.
+    tick: u32,
+}
+
+impl Default for Link {
+    fn default() -> Self {
+        Self { prev: END, next: END, tick: 0 }
+    }
+}
+
+impl Link {
+    /// Whether a deadline is armed.
+    pub fn is_armed(&self) -> bool {
+        self.prev != END
+    }
+}
+
+/// Whoever keeps the links, by index.
+pub trait Links {
+    /// The link with this index, which must exist.
+    fn link(&mut self, index: u32) -> &mut Link;
+}
+
+/// What one step of the wheel found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// The deadline of this index has come; it is no longer armed.
+    Due(u32),
+    /// A deadline was moved nearer to its place.
+    Moved,
+    /// Nothing is due.
+    Done,
+}
+
+/// The deadlines of one loop. It knows indices and ticks, not what they belong to.
+#[derive(Debug)]
+pub struct Wheel {
+    /// No armed deadline lies before this tick.
+    position: u64,
+    armed: usize,
+    occupied: [u64; LEVELS as usize],
+    heads: [u32; (LEVELS * BUCKETS) as usize],
+}
+
+impl Wheel {
+    /// A wheel without deadlines.
+    pub fn new() -> Self {
+        Self {
+            position: 0,
+            armed: 0,
+            occupied: [0; LEVELS as usize],
+            heads: [END; (LEVELS * BUCKETS) as usize],
+        }
+    }
+
+    /// How many deadlines are armed.
+    pub fn armed(&self) -> usize {
+        self.armed
+    }
+
+    /// Makes sure that `index` fires at `deadline` or before. One that fires before is armed
+    /// again by whoever is told, which is cheaper than moving it at each activity.
+    #[inline]
+    pub fn arm_by(&mut self, links: &mut impl Links, index: u32, deadline: Monotonic) {
+        let tick = ceil_tick(deadline).clamp(self.position, self.position + HORIZON);
+        let link = *links.link(index);
+        if link.is_armed() {
+            if self.full_tick(link.tick) <= tick {
+                return;
+            }
+            self.disarm(links, index);
+        }
+        self.insert(links, index, tick);
+    }
+
+    /// Forgets the deadline of `index`, if it has one.
+    pub fn disarm(&mut self, links: &mut impl Links, index: u32) {
+        let link = *links.link(index);
+        if !link.is_armed() {
+            return;
+        }
+        if link.next != END {
+            links.link(link.next).prev = link.prev;
+        }
+        if link.prev & HEAD == 0 {
+            links.link(link.prev).next = link.next;
+        } else {
+            let bucket = link.prev & !HEAD;
+            self.heads[bucket as usize] = link.next;
+            if link.next == END {
+                self.occupied[(bucket / BUCKETS) as usize] &= !(1 << (bucket % BUCKETS));
+            }
+        }
+        *links.link(index) = Link::default();
+        self.armed -= 1;
+    }
+
+    /// When a link's deadline fires, if it is armed.
+    pub fn alarm(&self, link: &Link) -> Option<Monotonic> {
+        link.is_armed().then(|| Monotonic::from_nanos(self.full_tick(link.tick) << TICK_BITS))
+    }
+
+    /// A time before which [`step`](Self::step) has nothing to do, if there is any deadline.
+    pub fn next_step(&self) -> Option<Monotonic> {
+        self.first_bucket().map(|(tick, _)| Monotonic::from_nanos(tick << TICK_BITS))
+    }
+
+    /// Handles one deadline that has come, or moves one nearer to its place. Never early: a
+    /// deadline is due in the tick that begins at or after it.
+    ///
+    /// A crowd that is due at once is thereby handled in slices of the caller's size.
+    pub fn step(&mut self, links: &mut impl Links, now: Monotonic) -> Step {
+        let now = now.as_nanos() >> TICK_BITS;
+        let Some((tick, bucket)) = self.first_bucket().filter(|(tick, _)| *tick <= now) else {
+            self.position = self.position.max(now);
+            return Step::Done;
+        };
+        self.position = tick;
+        let index = self.heads[bucket as usize];
+        let due = self.full_tick(links.link(index).tick);
+        self.disarm(links, index);
+        if due <= tick {
+            return Step::Due(index);
+        }
+        self.insert(links, index, due);
+        Step::Moved
+    }
+
+    #[allow(clippy::cast_possible_truncation)] // The low half is what a link keeps.
+    fn insert(&mut self, links: &mut impl Links, index: u32, tick: u64) {
+        let bucket = bucket_of(self.position, tick);
+        let next = self.heads[bucket as usize];
+        if next != END {
+            links.link(next).prev = index;
+        }
+        *links.link(index) = Link { prev: HEAD | bucket, next, tick: tick as u32 };
+        self.heads[bucket as usize] = index;
+        self.occupied[(bucket / BUCKETS) as usize] |= 1 << (bucket % BUCKETS);
+        self.armed += 1;
+    }
+
+    /// A tick is never before the position, nor 2^32 after it, so its low half is enough.
+    #[allow(clippy::cast_possible_truncation)]
+    fn full_tick(&self, low: u32) -> u64 {
+        self.position + u64::from(low.wrapping_sub(self.position as u32))
+    }
+
+    /// The occupied bucket that comes first, and the tick at which its turn is.
+    ///
+    /// Among equals the highest level comes first: what lies there may belong before what lies
+    /// below.
+    fn first_bucket(&self) -> Option<(u64, u32)> {
+        let mut first: Option<(u64, u32)> = None;
+        for level in (0..LEVELS).rev() {
+            let occupied = self.occupied[level as usize];
+            if occupied == 0 {
+                continue;
+            }
+            let shift = level * DIGIT_BITS;
+            let here = digit(self.position, level);
+            let ahead = occupied.rotate_right(here).trailing_zeros();
+            // Never before the position: what lies here on a higher level was moved down when the
+            // position came to where its bucket begins.
+            let tick = ((self.position >> shift) + u64::from(ahead)) << shift;
+            if first.is_none_or(|(earliest, _)| tick < earliest) {
+                first = Some((tick, level * BUCKETS + (here + ahead) % BUCKETS));
+            }
+        }
+        first
+    }
+}
+
+impl Default for Wheel {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// The tick that begins at or after `deadline`.
+fn ceil_tick(deadline: Monotonic) -> u64 {
+    deadline.as_nanos().div_ceil(1 << TICK_BITS)
+}
+
+#[allow(clippy::cast_possible_truncation)] // A digit has six bits.
+fn digit(tick: u64, level: u32) -> u32 {
+    (tick >> (level * DIGIT_BITS)) as u32 % BUCKETS
+}
+
+/// A tick lies on the level of the highest base-64 digit in which it differs from the position.
+fn bucket_of(position: u64, tick: u64) -> u32 {
+    let highest_bit = (position ^ tick).checked_ilog2().unwrap_or(0);
+    let level = (highest_bit / DIGIT_BITS).min(LEVELS - 1);
+    level * BUCKETS + digit(tick, level)
+}
+
+/// A deadline costs its owner no more than this.
+const _: () = assert!(size_of::<Link>() <= 12);
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const TICK: u64 = 1 << TICK_BITS;
+
+    impl Links for Vec<Link> {
+        fn link(&mut self, index: u32) -> &mut Link {
+            &mut self[index as usize]
+        }
+    }
+
+    fn at_tick(tick: u64) -> Monotonic {
+        Monotonic::from_nanos(tick << TICK_BITS)
+    }
+
+    /// Every index that is due at `now`, in the order in which the wheel gives them.
+    fn due(wheel: &mut Wheel, links: &mut Vec<Link>, now: Monotonic) -> Vec<u32> {
+        std::iter::from_fn(|| Some(wheel.step(links, now)))
+            .take_while(|step| *step != Step::Done)
+            .filter_map(|step| if let Step::Due(index) = step { Some(index) } else { None })
+            .collect()
+    }
+
+    #[test]
+    fn never_early_and_at_most_a_tick_late() {
+        let mut links = vec![Link::default()];
+        for nanos in [1, TICK - 1, TICK, TICK + 1, 63 * TICK, 64 * TICK, 64 * TICK + 1, 1 << 60] {
+            let mut wheel = Wheel::new();
+            let deadline = Monotonic::from_nanos(nanos);
+            // Beyond the horizon a deadline fires early and is armed again.
+            let mut now = Monotonic::ZERO;
+            loop {
+                wheel.arm_by(&mut links, 0, deadline);
+                loop {
+                    let next = wheel.next_step().expect("one is armed");
+                    assert!(next >= now, "time runs backwards");
+                    now = next;
+                    if wheel.step(&mut links, now) == Step::Due(0) {
+                        break;
+                    }
+                }
+                if now >= deadline {
+                    break;
+                }
+            }
+            assert!(now.since(deadline).as_nanos() < u128::from(TICK), "{nanos} ns");
+            assert_eq!(wheel.armed(), 0);
+        }
+    }
+
+    #[test]
+    fn a_later_deadline_costs_nothing_and_an_earlier_one_moves() {
+        let (mut wheel, mut links) = (Wheel::new(), vec![Link::default()]);
+        wheel.arm_by(&mut links, 0, at_tick(100));
+        let before = format!("{wheel:?}{links:?}");
+        wheel.arm_by(&mut links, 0, at_tick(5000));
+        assert_eq!(format!("{wheel:?}{links:?}"), before);
+        wheel.arm_by(&mut links, 0, at_tick(7));
+        assert_eq!(due(&mut wheel, &mut links, at_tick(6)), [0_u32; 0]);
+        assert_eq!(due(&mut wheel, &mut links, at_tick(7)), [0]);
+    }
+
+    #[test]
+    fn an_alarm_is_told_as_long_as_it_is_armed() {
+        let (mut wheel, mut links) = (Wheel::new(), vec![Link::default()]);
+        assert_eq!(wheel.alarm(&links[0]), None);
+        wheel.arm_by(&mut links, 0, at_tick(100));
+        assert_eq!(wheel.alarm(&links[0]), Some(at_tick(100)));
+        wheel.disarm(&mut links, 0);
+        assert_eq!(wheel.alarm(&links[0]), None);
+    }
+
+    #[derive(Clone, Debug)]
+    enum Op {
+        Arm(u32, u64),
+        Disarm(u32),
+        Advance(u64),
+    }
+
+    /// Distances that reach every level, and land on and around their edges.
+    fn distance() -> impl Strategy<Value = u64> {
+        (0..=31u32, -2..=2i64).prop_map(|(bit, off)| (1u64 << bit).saturating_add_signed(off))
+    }
+
+    fn op() -> impl Strategy<Value = Op> {
+        prop_oneof![
+            4 => (0..16u32, distance()).prop_map(|(index, ahead)| Op::Arm(index, ahead)),
+            1 => (0..16u32).prop_map(Op::Disarm),
+            3 => distance().prop_map(Op::Advance),
+        ]
+    }
+
+    proptest! {
+        /// The wheel against a map from index to tick, from positions next to each wrap.
+        #[test]
+        fn agrees_with_a_sorted_map(
+            start in prop_oneof![Just(0), Just((1u64 << 32) - 3), Just((1 << 36) - 3), Just(1 << 43)],
+            ops in proptest::collection::vec(op(), 1..80),
+        ) {
+            let (mut wheel, mut links) = (Wheel::new(), vec![Link::default(); 16]);
+            let mut model: BTreeMap<u32, u64> = BTreeMap::new();
+            let mut now = start;
+            prop_assert_eq!(wheel.step(&mut links, at_tick(now)), Step::Done);
+            for op in ops {
+                match op {
+                    Op::Arm(index, ahead) => {
+                        wheel.arm_by(&mut links, index, at_tick(now + ahead));
+                        let tick = now + ahead.min(HORIZON);
+                        let earliest = model.entry(index).or_insert(tick);
+                        *earliest = tick.min(*earliest);
+                    }
+                    Op::Disarm(index) => {
+                        wheel.disarm(&mut links, index);
+                        model.remove(&index);
+                    }
+                    Op::Advance(by) => {
+                        now += by;
+                        let mut fired = due(&mut wheel, &mut links, at_tick(now));
+                        fired.sort_unstable();
+                        let expected: Vec<u32> =
+                            model.iter().filter(|(_, tick)| **tick <= now).map(|(i, _)| *i).collect();
+                        model.retain(|_, tick| *tick > now);
+                        prop_assert_eq!(fired, expected);
+                    }
+                }
+                prop_assert_eq!(wheel.armed(), model.len());
+                match (wheel.next_step(), model.values().min()) {
+                    (None, None) => {}
+                    (Some(next), Some(&tick)) => prop_assert!(next <= at_tick(tick.max(now))),
+                    (next, model) => prop_assert!(false, "{next:?} against {model:?}"),
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,270 @@
+//! Every short script of up to three clients, over the simulated kernel without faults.
+//!
+//! `SALTECHO_SIM_SCRIPT_LENGTH=7 cargo test --release --test sim exhaustive -- --nocapture` runs
+//! all scripts of that length. Each runs twice: with room for all, and with room for two, of which
+//! one may be unauthenticated. If a client vanishes it runs a third time without timeouts and with
+//! five of six probes lost, so that only keepalive ends the connection. The checks after each turn
+//! and at each rest are in `world`.
+//!
+//! Clients connect in the order of their numbers; the first and the last have the same source. An
+//! act without effect (a second digest, reading without having stalled) is left out: the script
+//! without it is among the shorter ones, and each prefix of a script is checked with it.
+
+use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::world::World;
+use crate::world::client::{Client, Fate};
+use saltecho::auth::Keyring;
+use saltecho::proto::Config;
+use saltecho::random::SplitMix;
+use saltecho::server::Limits;
+use saltecho::sim::{Faults, SimKernel};
+
+const LENGTH: usize = 6;
+const SLOTS: usize = 3;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Act {
+    Connect,
+    RightDigest(usize),
+    WrongDigest(usize),
+    OneByte(usize),
+    MoreThanAWindow(usize),
+    Finish(usize),
+    Reset(usize),
+    Vanish(usize),
+    Read(usize),
+    Stall(usize),
+    TimePasses,
+}
+
+/// The part of a client's state that decides its possible acts.
+#[derive(Clone, Copy, Debug, Default)]
+struct Shadow {
+    has_given_digest: bool,
+    has_left: bool,
+    has_finished: bool,
+    stalls: bool,
+}
+
+#[test]
+fn every_short_script_keeps_the_invariants() {
+    let length = std::env::var("SALTECHO_SIM_SCRIPT_LENGTH")
+        .map_or(LENGTH, |length| length.parse().expect("SALTECHO_SIM_SCRIPT_LENGTH is a number"));
+    let mut beginnings = Vec::new();
+    extend(&mut Vec::new(), &mut Vec::new(), length.min(3), &mut |script| {
+        beginnings.push(script.to_vec());
+    });
+    let (next, scripts, begin) = (AtomicUsize::new(0), AtomicUsize::new(0), Instant::now());
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
+            scope.spawn(|| {
+                while let Some(beginning) = beginnings.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let (mut script, mut shadows) = (beginning.clone(), Vec::new());
+                    for act in beginning {
+                        follow(&mut shadows, *act);
+                    }
+                    extend(&mut script, &mut shadows, length, &mut |script| {
+                        scripts.fetch_add(1, Ordering::Relaxed);
+                        check(script);
+                    });
+                }
+            });
+        }
+    });
+    let (scripts, seconds) = (scripts.into_inner(), begin.elapsed().as_secs_f64());
+    println!("{scripts} scripts of length {length}, each twice at least, in {seconds:.1} s");
+    assert!(scripts > beginnings.len() || length <= 3);
+}
+
+/// Calls `run` with each script of this length that starts with this one.
+fn extend(
+    script: &mut Vec<Act>,
+    shadows: &mut Vec<Shadow>,
+    length: usize,
+    run: &mut dyn FnMut(&[Act]),
+) {
+    if script.len() == length {
+        return run(script);
+    }
+    for act in open_acts(shadows) {
+        let before = shadows.clone();
+        script.push(act);
+        follow(shadows, act);
+        extend(script, shadows, length, run);
+        script.pop();
+        *shadows = before;
+    }
+}
+
+fn open_acts(shadows: &[Shadow]) -> Vec<Act> {
+    let mut acts = Vec::new();
+    if shadows.len() < SLOTS {
+        acts.push(Act::Connect);
+    }
+    for (i, shadow) in shadows.iter().enumerate().filter(|(_, shadow)| !shadow.has_left) {
+        if !shadow.has_finished {
+            match shadow.has_given_digest {
+                false => acts.extend([Act::RightDigest(i), Act::WrongDigest(i)]),
+                true => acts.push(Act::MoreThanAWindow(i)),
+            }
+            acts.extend([Act::OneByte(i), Act::Finish(i)]);
+        }
+        // A client that vanishes after it finished is detected like one that vanished before.
+        if !shadow.has_finished {
+            acts.push(Act::Vanish(i));
+        }
+        acts.extend([Act::Reset(i), if shadow.stalls { Act::Read(i) } else { Act::Stall(i) }]);
+    }
+    if !shadows.is_empty() {
+        acts.push(Act::TimePasses);
+    }
+    acts
+}
+
+fn follow(shadows: &mut Vec<Shadow>, act: Act) {
+    match act {
+        Act::Connect => shadows.push(Shadow::default()),
+        Act::RightDigest(i) | Act::WrongDigest(i) => shadows[i].has_given_digest = true,
+        Act::Finish(i) => shadows[i].has_finished = true,
+        Act::Reset(i) | Act::Vanish(i) => shadows[i].has_left = true,
+        Act::Read(i) => shadows[i].stalls = false,
+        Act::Stall(i) => shadows[i].stalls = true,
+        Act::OneByte(_) | Act::MoreThanAWindow(_) | Act::TimePasses => {}
+    }
+}
+
+fn check(script: &[Act]) {
+    let vanishes = script.iter().any(|act| matches!(act, Act::Vanish(_)));
+    let patient = vanishes.then_some(Stage::Patient);
+    for stage in [Stage::Roomy, Stage::Tight].into_iter().chain(patient) {
+        if let Err(panic) = catch_unwind(|| perform(&mut stage.set(), stage, script)) {
+            println!("{script:?} failed on a stage that is {stage:?}; its account:");
+            let mut world = stage.set();
+            world.server.kernel_mut().start_trace();
+            let _ = catch_unwind(AssertUnwindSafe(|| perform(&mut world, stage, script)));
+            for line in world.server.kernel_mut().trace() {
+                println!("{line}");
+            }
+            resume_unwind(panic);
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Roomy,
+    Tight,
+    Patient,
+}
+
+impl Stage {
+    fn set(self) -> World {
+        let tight = self == Self::Tight;
+        let time_out = |millis| (self != Self::Patient).then(|| Duration::from_millis(millis));
+        let mut config = Config::new(Keyring::demo());
+        config.auth_timeout = time_out(500);
+        config.idle_timeout = time_out(700);
+        config.send_timeout = time_out(600);
+        config.linger_timeout = Some(Duration::from_millis(300));
+        config.keepalive = Some(Duration::from_secs(1));
+        config.recv_size = 24;
+        let mut limits = Limits::for_connections(if tight { 2 } else { SLOTS });
+        limits.unauthenticated = if tight { 1 } else { SLOTS };
+        limits.eviction_age = Duration::from_millis(300);
+        limits.suspicion = Duration::from_millis(700);
+        let lost_probe = if self == Self::Patient { Faults::ALWAYS } else { 0 };
+        let faults = Faults { lost_probe, ..Faults::none() };
+        World::new(SimKernel::new(7, faults), config, limits, SplitMix::new(7))
+    }
+}
+
+fn perform(world: &mut World, stage: Stage, script: &[Act]) {
+    let mut stalls = [false; SLOTS];
+    for act in script {
+        let kernel = world.server.kernel_mut();
+        match *act {
+            Act::Connect => {
+                let source = u8::try_from(world.clients.len() % 2).unwrap();
+                let peer = SocketAddr::from(([192, 0, 2, source], 1024));
+                let end = kernel.connect_from(Some(peer), 40, 36, 40);
+                world.clients.push(Client::new(end, true, 0));
+            }
+            Act::TimePasses => kernel.pass(Duration::from_millis(400)),
+            Act::Read(i) => stalls[i] = false,
+            Act::Stall(i) => stalls[i] = true,
+            Act::RightDigest(i) => world.clients[i].input_left += 16,
+            Act::WrongDigest(i) => {
+                world.clients[i].honest = false;
+                world.clients[i].input_left += 16;
+            }
+            Act::OneByte(i) => world.clients[i].input_left += 1,
+            Act::MoreThanAWindow(i) => world.clients[i].input_left += 100,
+            Act::Finish(i) => {
+                kernel.client_finish(world.clients[i].end);
+                world.clients[i].fate = Fate::Finished;
+            }
+            Act::Reset(i) => {
+                kernel.client_reset(world.clients[i].end);
+                world.clients[i].fate = Fate::Gone;
+            }
+            Act::Vanish(i) => {
+                kernel.client_vanish(world.clients[i].end, false);
+                world.clients[i].fate = Fate::Vanished;
+            }
+        }
+        come_to_rest(world, stalls);
+    }
+    come_to_rest(world, [false; SLOTS]);
+    if stage == Stage::Patient {
+        outlast_keepalive(world);
+    }
+    world.end_all();
+}
+
+/// Lets a minute pass, in which each peer is probed several times: after it vanished peers are
+/// closed and the others are not.
+fn outlast_keepalive(world: &mut World) {
+    let served = |world: &mut World| {
+        let kernel = world.server.kernel_mut();
+        world.clients.iter().map(|client| kernel.is_served(client.end)).collect::<Vec<_>>()
+    };
+    let before = served(world);
+    let kernel = world.server.kernel_mut();
+    let until = kernel.last_reading().saturating_add(Duration::from_secs(60));
+    kernel.set_patience(Duration::from_secs(60));
+    while world.server.kernel_mut().last_reading() < until {
+        world.turn();
+    }
+    let after = served(world);
+    for ((client, before), after) in world.clients.iter().zip(before).zip(after) {
+        let expected = before && client.fate != Fate::Vanished;
+        assert_eq!(after, expected, "{:?} after a minute", client.end);
+    }
+}
+
+/// Runs without any time passing until nothing moves; then every client that does not stall has all
+/// its data.
+fn come_to_rest(world: &mut World, stalls: [bool; SLOTS]) {
+    world.server.kernel_mut().set_patience(Duration::ZERO);
+    loop {
+        world.run_until_asleep();
+        let mut progress = false;
+        for (client, stalls) in world.clients.iter_mut().zip(stalls) {
+            let kernel = world.server.kernel_mut();
+            progress |= !stalls && client.read(kernel, usize::MAX);
+            progress |= client.send_allowed(kernel, &mut world.random);
+        }
+        if !progress {
+            break;
+        }
+    }
+    for (client, stalls) in world.clients.iter().zip(stalls) {
+        if !stalls {
+            client.assert_at_rest(world.server.kernel_mut());
+        }
+    }
+}

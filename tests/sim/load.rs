@@ -1,0 +1,532 @@
+//! The load generator over a network and a server with known delays: it must measure these delays
+//! and report its own.
+
+use std::num::NonZeroU64;
+use std::rc::Rc;
+use std::time::Duration;
+
+use crate::load_world::{DIGEST, Fate, Script, World};
+use saltecho::auth::{Key, MacAlgorithm};
+use saltecho::load::{
+    Assertion, ErrorKind, Load, Mode, Outcome, Pace, Part, Plan, PlanError, Record, Series,
+};
+use saltecho::random::SplitMix;
+
+fn millis(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+/// Ten connections, a thousand messages per second, five seconds.
+fn plan(adjust: impl FnOnce(&mut Plan)) -> Plan {
+    let target = "127.0.0.1:9".parse().unwrap();
+    let mut plan = Plan::new(target, Key::demo(), MacAlgorithm::Md5);
+    (plan.connections, plan.active) = (10, 10);
+    plan.duration = Duration::from_secs(5);
+    adjust(&mut plan);
+    plan
+}
+
+/// Runs a load and checks its counters against each other.
+fn run(script: Script, plan: &Plan) -> Outcome {
+    run_in(World::new(script), plan)
+}
+
+fn run_in(world: World, plan: &Plan) -> Outcome {
+    let mut sum = Record::new();
+    let mut last = Duration::ZERO;
+    let outcome = Load::new(world, plan.clone())
+        .unwrap()
+        .run(|interval| {
+            assert_eq!(interval.start, last, "intervals follow each other");
+            last += interval.length;
+            assert!(interval.length <= millis(1100), "{:?}", interval.length);
+            sum.merge(&interval.record);
+        })
+        .unwrap();
+    assert!(sum == outcome.record, "the intervals make up the whole");
+    let (counts, errors) = (&outcome.record.counts, &outcome.record.counts.errors);
+    let lost = errors.of(ErrorKind::Unanswered) + errors.of(ErrorKind::Late);
+    if plan.mode == Mode::Echo {
+        assert_eq!(counts.due, counts.answered + lost, "{counts:?}");
+    }
+    if let Some(main) = plan.mode.main_series() {
+        let timed = counts.answered + errors.of(ErrorKind::Late);
+        assert_eq!(outcome.record.series(main).len(), timed, "{counts:?}");
+    }
+    outcome
+}
+
+#[track_caller]
+fn assert_about(outcome: &Outcome, series: Series, quantile: f64, expected: Duration) {
+    let nanos = outcome.record.series(series).value_at_quantile(quantile);
+    let found = Duration::from_nanos(nanos);
+    let error = found.abs_diff(expected);
+    // An idle turn of this world takes 40 us.
+    assert!(error <= expected / 20 + Duration::from_micros(150), "{series:?}: {found:?}");
+}
+
+#[test]
+fn the_measured_latency_is_the_servers() {
+    let outcome = run(Script::default(), &plan(|_| ()));
+    let counts = &outcome.record.counts;
+    assert_eq!((counts.due, counts.answered, counts.errors.total()), (5000, 5000, 0));
+    assert_eq!((counts.connected, counts.authenticated), (10, 10));
+    assert_eq!(counts.bytes_sent, 10 * (16 + 64) + 5000 * 64);
+    assert_eq!(counts.bytes_received, 10 * (32 + 64) + 5000 * 64);
+    for quantile in [0.0, 0.5, 0.99, 1.0] {
+        assert_about(&outcome, Series::Echo, quantile, millis(1));
+        assert_about(&outcome, Series::Service, quantile, millis(1));
+        assert_about(&outcome, Series::Connect, quantile, Duration::from_micros(100));
+        assert_about(&outcome, Series::Auth, quantile, millis(1));
+        assert_about(&outcome, Series::Lateness, quantile, Duration::ZERO);
+    }
+    assert_eq!(outcome.measured.as_millis(), 5000);
+    assert!(!outcome.stopped);
+}
+
+/// The purpose of the open model: one message in twenty is due while the server stalls.
+#[test]
+fn a_stall_is_charged_to_every_message_that_was_due_in_it() {
+    let begin = Duration::from_secs(3);
+    let stall = Some((begin, begin + millis(500)));
+    let outcome = run(Script { stall, ..Script::default() }, &plan(|_| ()));
+    let counts = &outcome.record.counts;
+    assert_eq!((counts.due, counts.answered, counts.errors.total()), (5000, 5000, 0));
+    // 500 of 5,000 messages are due during the stall and wait 0 to 500 ms; then ten connections
+    // catch up on fifty each, at a millisecond each.
+    assert_about(&outcome, Series::Echo, 0.5, millis(1));
+    let p95 = outcome.record.series(Series::Echo).value_at_quantile(0.95);
+    assert!(p95 > millis(200).as_nanos().try_into().unwrap(), "p95 {p95} ns");
+    // Only ten were sent during the stall; a closed model would count only these as slow.
+    assert_about(&outcome, Series::Service, 0.99, millis(1));
+    assert_about(&outcome, Series::Service, 1.0, millis(500));
+    // The generator caused none of it.
+    assert_about(&outcome, Series::Lateness, 1.0, Duration::ZERO);
+}
+
+#[test]
+fn the_closed_model_sends_as_fast_as_answers_come() {
+    for (in_flight, rate) in [(1, 10_000), (4, 40_000)] {
+        let plan = plan(|plan| {
+            plan.pace = Pace::Closed;
+            plan.in_flight = in_flight;
+            plan.duration = Duration::from_secs(1);
+        });
+        let outcome = run(Script::default(), &plan);
+        let answered = outcome.record.counts.answered;
+        assert!(answered.abs_diff(rate) < rate / 20, "{answered} with {in_flight} in flight");
+        assert_about(&outcome, Series::Echo, 0.99, millis(1));
+        assert_eq!(outcome.record.counts.errors.total(), 0);
+    }
+}
+
+/// The closed model only: in the open model the generator does not sleep before a due message
+/// anyway.
+#[test]
+fn a_spinning_generator_sleeps_when_its_spin_time_has_passed_without_an_event() {
+    for spin in [0, 100, 700, 5_000].map(Duration::from_micros) {
+        let plan = plan(|plan| {
+            (plan.connections, plan.active, plan.pace) = (1, 1, Pace::Closed);
+            (plan.duration, plan.spin) = (Duration::from_secs(1), spin);
+        });
+        let world = World::new(Script::default());
+        let polls = Rc::clone(&world.polls);
+        let outcome = run_in(world, &plan);
+        let polls = polls.borrow();
+        let first = polls.iter().position(|poll| poll.reported).unwrap();
+        let (mut awake_until, mut restless) = (Duration::ZERO, 0);
+        for poll in &polls[first..] {
+            let sleeps = poll.timeout != Some(Duration::ZERO);
+            let is_to_spin = poll.began < awake_until;
+            assert!(!(sleeps && is_to_spin), "{poll:?}, to spin until {awake_until:?}");
+            restless += u32::from(!sleeps && !is_to_spin);
+            if poll.reported {
+                awake_until = poll.ended + spin;
+            }
+        }
+        // The turns in which measuring and draining start have work without an event.
+        assert!(restless <= 2, "{restless} polls after {spin:?} did not sleep");
+        // A spin longer than the answer time leaves no sleep, the others one per message.
+        let slept = polls.iter().filter(|poll| poll.timeout > Some(Duration::ZERO)).count() as u64;
+        let answered = outcome.record.counts.answered;
+        let expected = if spin > millis(1) { 0 } else { answered };
+        assert!(slept.abs_diff(expected) < 10, "{slept} sleeps in {answered} answers, {spin:?}");
+        // The measurement is the same.
+        assert!(answered.abs_diff(1000) < 50, "{answered} answers, {spin:?}");
+        assert_about(&outcome, Series::Echo, 0.99, millis(1));
+        assert_eq!(outcome.record.counts.errors.total(), 0);
+    }
+}
+
+#[test]
+fn spinning_changes_nothing_in_the_open_model() {
+    for rate in [50, 1000] {
+        let [sleeping, spinning] = [0, 500].map(|spin| {
+            let plan = plan(|plan| {
+                plan.pace = Pace::Open(NonZeroU64::new(rate).unwrap());
+                plan.spin = Duration::from_micros(spin);
+            });
+            let outcome = run(Script::default(), &plan);
+            assert_about(&outcome, Series::Echo, 0.99, millis(1));
+            assert_about(&outcome, Series::Lateness, 0.99, Duration::ZERO);
+            outcome.record.counts
+        });
+        assert_eq!(sleeping, spinning);
+        assert_eq!(spinning.answered, 5 * rate);
+    }
+}
+
+#[test]
+fn a_delayed_generator_records_its_lateness() {
+    let preempted = Some((millis(20), millis(20)));
+    for pace in [Pace::Open(NonZeroU64::new(1000).unwrap()), Pace::Closed] {
+        let outcome = run(Script { preempted, ..Script::default() }, &plan(|p| p.pace = pace));
+        let [p99, latency] = [Series::Lateness, Series::Echo]
+            .map(|series| outcome.record.series(series).value_at_quantile(0.99));
+        assert!(latency > 5_000_000, "{pace:?}: the delays are in what was measured: {latency}");
+        assert!(p99 * 10 > latency, "{pace:?}: {p99} ns late in {latency} ns");
+    }
+}
+
+#[test]
+fn messages_longer_than_a_send_are_verified_to_the_last_byte() {
+    let plan = plan(|plan| {
+        plan.size = 1 << 20;
+        plan.pace = Pace::Open(NonZeroU64::new(20).unwrap());
+    });
+    let outcome = run(Script::default(), &plan);
+    let counts = &outcome.record.counts;
+    assert_eq!((counts.answered, counts.errors.total()), (100, 0));
+    assert_eq!(counts.bytes_received, 10 * 32 + 110 * (1 << 20));
+}
+
+#[test]
+fn each_failure_is_counted_by_its_kind() {
+    let rate = NonZeroU64::new(200).unwrap();
+    for (fate, after, kind) in [
+        (Fate::Refused, 0, ErrorKind::Refused),
+        (Fate::Unreachable, 0, ErrorKind::ConnectTimeout),
+        (Fate::Mute, 0, ErrorKind::AuthTimeout),
+        (Fate::Ends, 0, ErrorKind::Rejected),
+        (Fate::FallsSilent, 0, ErrorKind::AuthTimeout),
+        (Fate::Ends, DIGEST + 64, ErrorKind::Closed),
+        (Fate::Resets, DIGEST + 64, ErrorKind::Reset),
+        (Fate::FallsSilent, DIGEST + 640, ErrorKind::EchoTimeout),
+        (Fate::Lies, DIGEST + 64, ErrorKind::Mismatch),
+        (Fate::Chatters, DIGEST + 64, ErrorKind::Mismatch),
+    ] {
+        let plan = plan(|plan| {
+            (plan.pace, plan.timeout) = (Pace::Open(rate), Some(Duration::from_secs(1)));
+        });
+        let script = Script { fate: Some((after, fate)), every: 5, ..Script::default() };
+        let outcome = run(script, &plan);
+        let (counts, errors) = (&outcome.record.counts, &outcome.record.counts.errors);
+        assert_eq!(errors.of(kind), 2, "{fate:?} after {after}: {counts:?}");
+        // Two of ten connections are lost with the messages due on them.
+        let unanswered = errors.of(ErrorKind::Unanswered);
+        assert_eq!(errors.total(), 2 + unanswered, "{fate:?} after {after}: {counts:?}");
+        let before = ((after.saturating_sub(DIGEST + 64)) / 64) as u64;
+        assert_eq!(unanswered, 200 - 2 * before, "{fate:?} after {after}: {counts:?}");
+        assert_eq!((outcome.standing.ended, counts.due), (2, 1000), "{fate:?}");
+    }
+}
+
+/// With 300 ms per answer, fifty connections get at most 167 answers per second.
+#[test]
+fn answers_after_the_end_do_not_count_in_the_rate() {
+    let crowded = |mode: Mode, pace: Pace| {
+        let plan = plan(|plan| {
+            (plan.mode, plan.pace) = (mode, pace);
+            (plan.connections, plan.active) = (50, 50);
+            plan.duration = Duration::from_secs(2);
+        });
+        run(Script { service: millis(300), ..Script::default() }, &plan)
+    };
+    let open = Pace::Open(NonZeroU64::new(250).unwrap());
+    for (mode, pace) in [
+        (Mode::Echo, open),
+        (Mode::Echo, Pace::Closed),
+        (Mode::Connect, open),
+        (Mode::Connect, Pace::Closed),
+    ] {
+        let outcome = crowded(mode, pace);
+        let Record { counts, measured, .. } = &outcome.record;
+        assert!(counts.answered > measured.answered, "{mode:?} {pace:?}: {counts:?}");
+        assert!((250..=334).contains(&measured.answered), "{mode:?} {pace:?}: {measured:?}");
+        let claim: Assertion = "rate>=200".parse().unwrap();
+        let judgement = claim.judge(mode, &outcome.record, outcome.measured);
+        assert!(!judgement.holds, "{mode:?} {pace:?}: {judgement:?}");
+    }
+}
+
+#[test]
+fn an_invalid_plan_is_refused() {
+    let too_much = |field, number, most| PlanError::TooMuch { field, number, most };
+    let active = |active| PlanError::Active { active, connections: 10 };
+    type Case = (fn(&mut Plan), PlanError);
+    let cases: [Case; 12] = [
+        (|plan| plan.connections = 0, PlanError::Zero("connections")),
+        (|plan| plan.in_flight = 0, PlanError::Zero("in_flight")),
+        (|plan| plan.size = 0, PlanError::Zero("size")),
+        (|plan| plan.duration = Duration::ZERO, PlanError::Zero("duration")),
+        (|plan| plan.timeout = Some(Duration::ZERO), PlanError::Zero("timeout")),
+        (|plan| plan.active = 0, active(0)),
+        (|plan| plan.active = 11, active(11)),
+        (|plan| plan.connections = (1 << 24) + 1, too_much("connections", (1 << 24) + 1, 1 << 24)),
+        (|plan| plan.in_flight = 65_537, too_much("in_flight", 65_537, 65_536)),
+        (|plan| plan.size = usize::MAX, too_much("size", u64::MAX, 16 << 20)),
+        (
+            |plan| plan.pace = Pace::Open(NonZeroU64::MAX),
+            too_much("the rate", u64::MAX, 1_000_000_000),
+        ),
+        (
+            |plan| plan.sources = vec!["[::1]:0".parse().unwrap()],
+            PlanError::Family { from: "::1".parse().unwrap(), to: "127.0.0.1:9".parse().unwrap() },
+        ),
+    ];
+    for (adjust, error) in cases {
+        let plan = plan(adjust);
+        assert_eq!(Load::new(World::new(Script::default()), plan).err(), Some(error));
+    }
+}
+
+#[test]
+fn a_socket_that_cannot_be_registered_is_one_failure() {
+    for (mode, failures) in [(Mode::Echo, 2), (Mode::Idle, 2), (Mode::Connect, 1000)] {
+        let plan = plan(|plan| plan.mode = mode);
+        let script = Script { is_unregistered: true, every: 5, ..Script::default() };
+        let outcome = run(script, &plan);
+        let errors = &outcome.record.counts.errors;
+        assert_eq!(errors.of(ErrorKind::Other), failures, "{mode:?}: {errors:?}");
+        // In echo mode a fifth of the messages is due on missing connections.
+        let unanswered = if mode == Mode::Echo { 1000 } else { 0 };
+        assert_eq!(errors.total(), failures + unanswered, "{mode:?}: {errors:?}");
+        let error = outcome.first_other.expect("it is kept");
+        assert_eq!(error.raw_os_error(), Some(libc::ENOSPC));
+    }
+}
+
+#[test]
+fn idle_connections_are_verified_at_the_end_and_lost_ones_are_errors() {
+    let idle = |connections: usize| {
+        plan(|plan| {
+            (plan.mode, plan.connections) = (Mode::Idle, connections);
+            plan.timeout = Some(Duration::from_secs(1));
+        })
+    };
+    // The first message is answered, later ones are not.
+    let after = DIGEST + 64;
+    for (fate, kind) in [
+        (Fate::FallsSilent, ErrorKind::EchoTimeout),
+        (Fate::Ends, ErrorKind::Closed),
+        (Fate::Resets, ErrorKind::Reset),
+        (Fate::Lies, ErrorKind::Mismatch),
+    ] {
+        let script = Script { fate: Some((after, fate)), every: 5, ..Script::default() };
+        let world = World::new(script);
+        let crowd = Rc::clone(&world.crowd);
+        let outcome = run_in(world, &idle(1000));
+        let counts = &outcome.record.counts;
+        assert_eq!((counts.due, counts.sent, counts.answered), (1000, 1000, 800), "{fate:?}");
+        assert_eq!((counts.errors.of(kind), counts.errors.total()), (200, 200), "{fate:?}");
+        let claim: Assertion = "errors==0".parse().unwrap();
+        assert!(!claim.judge(Mode::Idle, &outcome.record, outcome.measured).holds);
+        // They are verified no faster than they were connected.
+        assert!(crowd.get() <= Plan::MAX_CONNECTING, "{} at once", crowd.get());
+        // Lost connections do not delay the others.
+        assert!(outcome.drain < Duration::from_secs(3), "{fate:?}: {:?}", outcome.drain);
+        assert_eq!(outcome.measured.as_millis(), 5000, "the proof is not measured");
+        assert_eq!((outcome.standing.quiet, outcome.record.measured.due), (1000, 0), "{fate:?}");
+    }
+    let all = run(Script::default(), &idle(1000));
+    assert_eq!((all.record.counts.answered, all.record.counts.errors.total()), (1000, 0));
+    assert_eq!(all.record.series(Series::Echo).len(), 1000);
+}
+
+#[test]
+fn a_vanished_server_does_not_prolong_the_verification() {
+    let script = Script { fate: Some((DIGEST + 64, Fate::FallsSilent)), ..Script::default() };
+    for (timeout, longest) in [(Some(1), 8), (None, 400)] {
+        let plan = plan(|plan| {
+            (plan.mode, plan.connections) = (Mode::Idle, 2000);
+            plan.timeout = timeout.map(Duration::from_secs);
+        });
+        let outcome = run(script.clone(), &plan);
+        let counts = &outcome.record.counts;
+        assert_eq!((counts.due, counts.answered), (2000, 0), "{timeout:?}");
+        assert_eq!(counts.errors.of(ErrorKind::EchoTimeout), 2000, "{timeout:?}");
+        // 256 at first, then more and more.
+        assert!(outcome.drain < Duration::from_secs(longest), "{timeout:?}: {:?}", outcome.drain);
+    }
+}
+
+#[test]
+fn a_stopped_idle_load_is_verified_too() {
+    let plan = plan(|plan| plan.mode = Mode::Idle);
+    let load = Load::new(World::new(Script::default()), plan).unwrap();
+    let stopper = load.stopper();
+    let mut parts = Vec::new();
+    let outcome = load
+        .run(|interval| {
+            parts.push(interval.part);
+            if interval.part == Part::Measure {
+                stopper.stop();
+            }
+        })
+        .unwrap();
+    assert!(outcome.stopped);
+    assert!(parts.contains(&Part::Prove), "{parts:?}");
+    assert_eq!((outcome.record.counts.answered, outcome.record.counts.errors.total()), (10, 0));
+}
+
+#[test]
+fn unanswered_messages_count_with_the_time_they_waited() {
+    let begin = Duration::from_secs(5);
+    let stall = Some((begin, begin + Duration::from_secs(60)));
+    let outcome = run(Script { stall, ..Script::default() }, &plan(|_| ()));
+    let late = outcome.record.counts.errors.of(ErrorKind::Late);
+    assert!((1000..1020).contains(&late), "{late} of those due from second 4 to 5");
+    // The oldest waited during that second and the whole grace period.
+    assert_about(&outcome, Series::Echo, 1.0, Duration::from_secs(2));
+}
+
+/// One message per nanosecond is a billion, of which a few thousand can be answered.
+#[test]
+fn an_impossible_rate_is_given_up_on_time() {
+    for mode in [Mode::Echo, Mode::Connect] {
+        let plan = plan(|plan| {
+            plan.mode = mode;
+            plan.pace = Pace::Open(NonZeroU64::new(1_000_000_000).unwrap());
+            plan.duration = Duration::from_secs(1);
+        });
+        let outcome = run(Script::default(), &plan);
+        let counts = &outcome.record.counts;
+        assert!(counts.due >= 1_000_000_000, "{mode:?}: {counts:?}");
+        assert!(counts.answered > 1_000, "{mode:?}: {counts:?}");
+        let late = counts.errors.of(ErrorKind::Late);
+        assert_eq!(counts.answered + late, counts.due, "{mode:?}");
+        assert!(outcome.measured + outcome.drain < millis(2_100), "{mode:?}: {outcome:?}");
+        // They were due evenly over the second and waited for another.
+        assert_about(&outcome, mode.main_series().unwrap(), 0.5, millis(1_500));
+    }
+}
+
+#[test]
+fn a_ramp_is_even_and_sources_take_turns() {
+    let sources: Vec<_> = (2..5).map(|d| ([127, 0, 0, d], 0).into()).collect();
+    let plan = plan(|plan| {
+        (plan.connections, plan.active) = (40, 4);
+        plan.ramp = Duration::from_secs(2);
+        plan.sources.clone_from(&sources);
+        plan.mode = Mode::Idle;
+    });
+    let world = World::new(Script::default());
+    let dials = Rc::clone(&world.dials);
+    let load = Load::new(world, plan).unwrap();
+    let mut parts = Vec::new();
+    let outcome = load.run(|interval| parts.push(interval.part)).unwrap();
+    assert_eq!(parts.iter().filter(|part| **part == Part::Ramp).count(), 2, "{parts:?}");
+    for (i, (at, source)) in dials.borrow().iter().enumerate() {
+        let due = Duration::from_secs(1) + millis(50) * u32::try_from(i).unwrap();
+        assert!(at.abs_diff(due) < millis(1), "connection {i} at {at:?}");
+        assert_eq!(*source, Some(sources[i % 3]));
+    }
+    assert_eq!(dials.borrow().len(), 40);
+    assert_eq!((outcome.standing.quiet, outcome.record.counts.due), (40, 40));
+}
+
+#[test]
+fn cycles_are_timed_from_their_due_time() {
+    // A cycle takes 1.1 ms and its close 0.1 ms: with two at once about 1,600 fit into a second.
+    let cycles = |rate: u64| {
+        plan(|plan| {
+            plan.mode = Mode::Connect;
+            plan.pace = Pace::Open(NonZeroU64::new(rate).unwrap());
+            (plan.connections, plan.active) = (2, 2);
+            plan.duration = Duration::from_secs(2);
+        })
+    };
+    let easy = run(Script::default(), &cycles(1000));
+    assert_eq!((easy.record.counts.answered, easy.record.counts.errors.total()), (2000, 0));
+    assert_about(&easy, Series::Cycle, 0.99, Duration::from_micros(1100));
+    assert_about(&easy, Series::Service, 0.99, Duration::from_micros(1100));
+    let heavy = run(Script::default(), &cycles(3300));
+    assert_about(&heavy, Series::Service, 0.99, Duration::from_micros(1100));
+    // Of 6,600 cycles 3,200 can be served in time and 1,600 in the grace period of a second.
+    let late = heavy.record.counts.errors.of(ErrorKind::Late);
+    assert!((1600..2000).contains(&late), "{late}");
+    assert!(heavy.record.series(Series::Cycle).value_at_quantile(0.5) > 500_000_000);
+    assert_about(&heavy, Series::Lateness, 0.99, Duration::ZERO);
+    let failing = Script { fate: Some((0, Fate::Ends)), every: 4, ..Script::default() };
+    let failing = run(failing, &cycles(1000));
+    let errors = &failing.record.counts.errors;
+    assert_eq!((errors.of(ErrorKind::Rejected), errors.total()), (500, 500));
+    assert_eq!(failing.record.counts.answered, 1500);
+}
+
+#[test]
+fn a_stopped_load_reports_its_partial_result() {
+    let load = Load::new(World::new(Script::default()), plan(|_| ())).unwrap();
+    let stopper = load.stopper();
+    let mut seconds = 0;
+    let outcome = load
+        .run(|interval| {
+            seconds += u32::from(interval.part == Part::Measure);
+            if seconds == 2 {
+                stopper.stop();
+            }
+        })
+        .unwrap();
+    assert!(outcome.stopped);
+    assert_eq!(outcome.measured.as_secs(), 2);
+    let counts = &outcome.record.counts;
+    assert_eq!((counts.due, counts.errors.total()), (counts.answered, 0));
+}
+
+/// Random plans and failures: `run` checks that every message is accounted for.
+#[test]
+fn every_message_is_accounted_for() {
+    let fates = [
+        Fate::Refused,
+        Fate::Unreachable,
+        Fate::Mute,
+        Fate::Ends,
+        Fate::Resets,
+        Fate::FallsSilent,
+        Fate::Lies,
+        Fate::Chatters,
+    ];
+    for seed in 0..60 {
+        println!("seed {seed}");
+        let mut random = SplitMix::new(seed);
+        let mut below = |limit| random.below(limit);
+        let script = Script {
+            connecting: Duration::from_micros(below(3000) as u64),
+            service: Duration::from_micros(1 + below(30_000) as u64),
+            stall: (below(3) == 0).then(|| (millis(1200), millis(1200 + below(2000) as u64))),
+            fate: (below(2) == 0).then(|| (below(1000), fates[below(fates.len())])),
+            every: 1 + below(5),
+            is_unregistered: below(6) == 0,
+            preempted: (below(4) == 0).then(|| (millis(50), millis(below(30) as u64))),
+        };
+        let plan = plan(|plan| {
+            plan.connections = 1 + below(12);
+            plan.active = 1 + below(plan.connections);
+            plan.mode = [Mode::Echo, Mode::Echo, Mode::Connect, Mode::Idle][below(4)];
+            plan.in_flight = 1 + below(4);
+            plan.size = 1 + below(300);
+            plan.duration = millis(1 + below(1000) as u64);
+            plan.timeout = (below(3) > 0).then(|| millis(1 + below(400) as u64));
+            plan.ramp = millis(below(300) as u64);
+            plan.seed = seed;
+            let rate = NonZeroU64::new(1 + below(3000) as u64).unwrap();
+            plan.pace = if below(2) == 0 { Pace::Closed } else { Pace::Open(rate) };
+            plan.spin = Duration::from_micros(300 * below(3) as u64);
+        });
+        // Without a timeout, a connection that is never established would be waited for forever.
+        let hangs =
+            matches!(script.fate, Some((_, Fate::Unreachable | Fate::Mute | Fate::FallsSilent)));
+        let plan = Plan { timeout: plan.timeout.or(hangs.then(|| millis(500))), ..plan };
+        run(script, &plan);
+    }
+}

@@ -1,0 +1,14 @@
+//! The event loop and the load generator without a socket: over a simulated kernel, a scripted one,
+//! and a virtual clock. `truth` compares the simulated kernel with real sockets.
+#![cfg(feature = "server")]
+#![allow(clippy::unwrap_used)] // clippy.toml exempts `#[test]` functions, not their helpers.
+
+mod accept;
+mod exhaustive;
+#[cfg(feature = "load")]
+mod load;
+#[cfg(feature = "load")]
+mod load_world;
+mod random_worlds;
+mod truth;
+mod world;

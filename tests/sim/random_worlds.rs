@@ -1,0 +1,154 @@
+//! The real loop over the simulated kernel: random clients, random faults, one seed.
+//!
+//! `SALTECHO_SIM_SEED=7 cargo test --test sim random_worlds` replays one seed and prints its trace;
+//! `SALTECHO_SIM_SEEDS=1000000` runs that many new ones.
+
+use std::io::{IsTerminal, Write};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use crate::world::World;
+use crate::world::client::{Client, Fate};
+use saltecho::auth::Keyring;
+use saltecho::proto::{CloseReason, Config};
+use saltecho::random::SplitMix;
+use saltecho::server::Limits;
+use saltecho::sim::{Faults, Seen, SimKernel};
+
+const FIXED_SEEDS: u64 = 3000;
+const FRESH_SEEDS: u64 = 12_000;
+/// The minimum of a run with the default number of seeds.
+const LEAST_STEPS: u64 = 10_000_000;
+
+#[test]
+fn nothing_is_lost_whatever_the_kernel_does() {
+    if let Ok(seed) = std::env::var("SALTECHO_SIM_SEED") {
+        let seed = seed.parse().expect("SALTECHO_SIM_SEED is a number");
+        return replay(seed);
+    }
+    let fresh = std::env::var("SALTECHO_SIM_SEEDS")
+        .map_or(FRESH_SEEDS, |count| count.parse().expect("SALTECHO_SIM_SEEDS is a number"));
+    let first = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_micros();
+    let first = u64::try_from(first).unwrap();
+    println!("{FIXED_SEEDS} fixed seeds, and {fresh} new ones from {first}");
+    let seed = |number| match number {
+        0..FIXED_SEEDS => number,
+        _ => first.wrapping_add(number),
+    };
+    let (next, steps, failed) = (AtomicU64::new(0), AtomicU64::new(0), Mutex::new(None));
+    let begin = Instant::now();
+    let rate = || steps.load(Ordering::Relaxed) as f64 / begin.elapsed().as_secs_f64();
+    let work = || {
+        while failed.lock().unwrap().is_none() {
+            let number = next.fetch_add(1, Ordering::Relaxed);
+            if number >= FIXED_SEEDS + fresh {
+                break;
+            }
+            match catch_unwind(|| run(seed(number))) {
+                Ok(count) => steps.fetch_add(count, Ordering::Relaxed),
+                Err(_) => return *failed.lock().unwrap() = Some(seed(number)),
+            };
+            if number % 10_000 == 9_999 && std::io::stderr().is_terminal() {
+                let (seeds, rate) = (number + 1, rate() / 1e6);
+                let _ = write!(std::io::stderr(), "\r{seeds} seeds, {rate:.2} M steps/s ");
+            }
+        }
+    };
+    thread::scope(|scope| {
+        for _ in 0..thread::available_parallelism().map_or(1, usize::from) {
+            scope.spawn(work);
+        }
+    });
+    if let Some(seed) = failed.into_inner().unwrap() {
+        println!("seed {seed} failed; its trace:");
+        replay(seed);
+        unreachable!("a seed fails again");
+    }
+    let steps = steps.load(Ordering::Relaxed);
+    println!("{steps} events and calls, {:.0} a second", rate());
+    assert!(fresh < FRESH_SEEDS || steps >= LEAST_STEPS, "the worlds have become small");
+}
+
+/// Runs a seed; returns the number of events and calls.
+fn run(seed: u64) -> u64 {
+    let mut world = World::draw(SplitMix::new(seed), false);
+    world.run();
+    world.server.kernel_mut().steps()
+}
+
+/// Runs a seed with a trace, and prints it on failure.
+fn replay(seed: u64) {
+    let mut world = World::draw(SplitMix::new(seed), true);
+    let outcome = catch_unwind(AssertUnwindSafe(|| world.run()));
+    if let Err(panic) = outcome {
+        for line in world.server.kernel_mut().trace() {
+            println!("{line}");
+        }
+        std::panic::resume_unwind(panic);
+    }
+}
+
+/// The limit per turn and connection covers received and sent bytes together, and a call counts as
+/// at least 4 KiB.
+#[test]
+fn a_turn_moves_one_share() {
+    for (recv_size, received) in [(4096, 6 * 4096), (16, 12 * 16)] {
+        let mut config = Config::new(Keyring::demo());
+        config.recv_size = recv_size;
+        let mut limits = Limits::for_connections(1);
+        limits.bytes_per_turn = 48 << 10;
+        let kernel = SimKernel::new(1, Faults::none());
+        let mut world = World::new(kernel, config, limits, SplitMix::new(1));
+        let end = world.server.kernel_mut().connect(1 << 20, 1 << 20, 1 << 20);
+        world.clients.push(Client::new(end, true, 0));
+        while world.server.stats().authenticated == 0 {
+            world.turn();
+            let (client, kernel) = (&mut world.clients[0], world.server.kernel_mut());
+            client.read(kernel, usize::MAX);
+            client.send(kernel, &mut world.random, usize::MAX);
+        }
+        world.run_until_asleep();
+        let (client, kernel) = (&mut world.clients[0], world.server.kernel_mut());
+        client.input_left = 1 << 19;
+        client.send(kernel, &mut world.random, usize::MAX);
+        for _ in 0..3 {
+            let before = world.server.stats().bytes_received;
+            world.turn();
+            let moved = world.server.stats().bytes_received - before;
+            assert_eq!(moved, received, "in pieces of {recv_size}");
+        }
+    }
+}
+
+/// A peer that has finished and reads to the end must get all its answers.
+#[test]
+fn an_orderly_end_of_stream_means_a_complete_stream() {
+    for seed in 0..500 {
+        let mut random = SplitMix::new(seed);
+        let kernel = SimKernel::new(seed, Faults::none());
+        let (config, limits) = (Config::new(Keyring::demo()), Limits::for_connections(4));
+        let mut world = World::new(kernel, config, limits, SplitMix::new(seed));
+        let (to_server, to_client) = (1 + random.below(100), 32 + random.below(100));
+        let end = world.server.kernel_mut().connect(to_server, to_client, 1 + random.below(100));
+        world.clients.push(Client::new(end, true, 1000));
+        let mut turns = 0;
+        while world.clients[0].seen.is_none() {
+            turns += 1;
+            assert!(turns < 20_000, "seed {seed}: the end of the stream never came");
+            world.turn();
+            let (client, kernel) = (&mut world.clients[0], world.server.kernel_mut());
+            client.read(kernel, 1 + random.below(50));
+            client.send(kernel, &mut random, 70);
+            if client.input_left == 0 && client.fate == Fate::Present {
+                kernel.client_finish(end);
+                client.fate = Fate::Finished;
+            }
+        }
+        let client = &world.clients[0];
+        assert_eq!((client.seen, client.got.len()), (Some(Seen::End), 1000), "seed {seed}");
+        assert_eq!(world.server.stats().closed(CloseReason::PeerFinished), 1);
+    }
+}

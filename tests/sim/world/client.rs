@@ -1,0 +1,174 @@
+//! A simulated client: what it sent, what it may expect, and what it received.
+
+use saltecho::auth::{Challenge, Key, MacAlgorithm};
+use saltecho::python::Monotonic;
+use saltecho::random::SplitMix;
+use saltecho::sim::{Seen, SimClient, SimKernel};
+
+/// A client and its state.
+pub struct Client {
+    pub end: SimClient,
+    pub challenge: Vec<u8>,
+    pub honest: bool,
+    /// The unsent rest of the digest, which goes before its input.
+    pub digest: Vec<u8>,
+    pub digest_is_right: bool,
+    /// Input sent after the digest, as the server's kernel accepted it.
+    pub sent: Vec<u8>,
+    /// The received answers.
+    pub got: Vec<u8>,
+    /// The pushed messages that the server accepted, and when it accepted the last. They consist of
+    /// lower-case letters, which no answer has: `b`, any number of `c`, `d`.
+    pub pushed: Vec<u8>,
+    pub pushed_at: Option<Monotonic>,
+    /// The received messages.
+    pub messages: Vec<u8>,
+    pub input_left: usize,
+    /// True if one `recv` may not get all that it sent, because of an urgent mark or a window
+    /// smaller than a digest.
+    pub piecemeal: bool,
+    pub fate: Fate,
+    pub seen: Option<Seen>,
+}
+
+/// The state of a client's connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    Present,
+    Finished,
+    Gone,
+    /// Silently: only a probe detects it.
+    Vanished,
+}
+
+impl Client {
+    pub fn new(end: SimClient, honest: bool, input_left: usize) -> Self {
+        Self {
+            end,
+            challenge: Vec::new(),
+            honest,
+            digest: Vec::new(),
+            digest_is_right: false,
+            sent: Vec::new(),
+            got: Vec::new(),
+            pushed: Vec::new(),
+            pushed_at: None,
+            messages: Vec::new(),
+            input_left,
+            piecemeal: false,
+            fate: Fate::Present,
+            seen: None,
+        }
+    }
+
+    /// Sends pending data: the digest once the challenge is there, then input.
+    pub fn send(&mut self, kernel: &mut SimKernel, random: &mut SplitMix, limit: usize) -> bool {
+        if self.fate != Fate::Present || self.challenge.len() < Challenge::LEN {
+            return false;
+        }
+        if !self.digest.is_empty() {
+            let n = kernel.client_send(self.end, &self.digest[..limit.min(self.digest.len())]);
+            self.digest.drain(..n);
+            return n > 0;
+        }
+        let mut bytes = vec![0; limit.min(self.input_left)];
+        for word in bytes.chunks_mut(8) {
+            word.copy_from_slice(&random.next_u64().to_le_bytes()[..word.len()]);
+        }
+        let n = kernel.client_send(self.end, &bytes);
+        self.input_left -= n;
+        self.sent.extend_from_slice(&bytes[..n]);
+        n > 0
+    }
+
+    /// Sends as much as it may (`input_left`), starting with its digest. A dishonest client sends a
+    /// wrong last byte.
+    pub fn send_allowed(&mut self, kernel: &mut SimKernel, random: &mut SplitMix) -> bool {
+        if self.input_left == 0 {
+            return false;
+        }
+        if self.digest.is_empty() {
+            return self.send(kernel, random, usize::MAX);
+        }
+        if !self.honest && self.digest_is_right {
+            self.digest_is_right = false;
+            *self.digest.last_mut().expect("it is not empty") ^= 1;
+        }
+        let before = self.digest.len();
+        let sent = self.send(kernel, random, self.input_left);
+        self.input_left -= before - self.digest.len();
+        sent
+    }
+
+    /// Reads, and checks the data against what may arrive.
+    pub fn read(&mut self, kernel: &mut SimKernel, limit: usize) -> bool {
+        if self.fate == Fate::Vanished {
+            return false;
+        }
+        let bytes = match kernel.client_recv(self.end, limit) {
+            Ok(bytes) => bytes,
+            Err(Seen::Nothing) => return false,
+            Err(seen) => {
+                self.seen = Some(seen);
+                return false;
+            }
+        };
+        assert_eq!(self.seen, None, "bytes after the end");
+        let challenge = bytes.len().min(Challenge::LEN - self.challenge.len());
+        self.challenge.extend_from_slice(&bytes[..challenge]);
+        let before = self.got.len();
+        for &byte in &bytes[challenge..] {
+            if byte.is_ascii_lowercase() {
+                self.messages.push(byte);
+            } else {
+                let whole = matches!(self.messages.last(), None | Some(b'd'));
+                assert!(whole, "{:?}: an answer inside of a message", self.end);
+                self.got.push(byte);
+            }
+        }
+        assert!(self.pushed.starts_with(&self.messages), "{:?} got other messages", self.end);
+        if challenge > 0 && self.challenge.len() == Challenge::LEN {
+            let challenge = Challenge::new(self.challenge[..].try_into().unwrap());
+            self.digest = MacAlgorithm::Md5.digest(&Key::demo(), &challenge).as_bytes().to_vec();
+            self.digest_is_right = self.honest;
+            self.digest[7] ^= u8::from(!self.honest);
+        }
+        let nothing = self.got.is_empty() && self.messages.is_empty();
+        assert!(self.honest || nothing, "an answer to a wrong digest");
+        let expected = self.sent.get(before..self.got.len()).map(<[u8]>::to_ascii_uppercase);
+        let expected = expected.as_deref();
+        assert_eq!(expected, Some(&self.got[before..]), "{:?} got what it did not send", self.end);
+        true
+    }
+
+    /// Checks at rest that a client that is still served has received everything pending.
+    pub fn assert_satisfied(&self, kernel: &SimKernel) {
+        if matches!(self.fate, Fate::Gone | Fate::Vanished)
+            || self.seen.is_some()
+            || !kernel.is_served(self.end)
+        {
+            return;
+        }
+        assert_eq!(self.challenge.len(), Challenge::LEN, "{:?} waits for its challenge", self.end);
+        assert_ne!(self.fate, Fate::Finished, "{:?} has finished and is connected", self.end);
+        assert!(self.honest || !self.digest.is_empty(), "{:?} was not rejected", self.end);
+        self.assert_answered();
+    }
+
+    /// The same for a client that may still have a part of its digest to send.
+    pub fn assert_at_rest(&self, kernel: &SimKernel) {
+        if self.digest.is_empty() || self.input_left > 0 || self.fate == Fate::Finished {
+            self.assert_satisfied(kernel);
+        }
+    }
+
+    fn assert_answered(&self) {
+        assert_eq!(
+            self.got.len(),
+            self.sent.len(),
+            "{:?} lacks bytes, and nothing moves any more",
+            self.end
+        );
+        assert_eq!(self.messages, self.pushed, "{:?} lacks messages", self.end);
+    }
+}

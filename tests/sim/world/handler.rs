@@ -1,0 +1,56 @@
+//! The handler of a simulated server: upper-case answers, and a record of its calls.
+
+use std::panic::resume_unwind;
+use std::sync::{Arc, Mutex};
+
+use saltecho::proto::{Answer, CloseReason, Handler, Peer};
+use saltecho::python::upper;
+
+/// The calls of all connections' handlers.
+#[derive(Default)]
+pub struct Calls {
+    pub opened: Vec<Peer>,
+    pub closed: Vec<(Peer, CloseReason)>,
+}
+
+/// Answers in upper case. A fragile one panics sometimes, without the hook that prints panics.
+#[derive(Clone)]
+pub struct UpperHandler {
+    pub calls: Arc<Mutex<Calls>>,
+    pub fragile: bool,
+    peer: Option<Peer>,
+}
+
+impl UpperHandler {
+    pub fn new() -> Self {
+        Self { calls: Arc::default(), fragile: false, peer: None }
+    }
+}
+
+impl Handler for UpperHandler {
+    fn opened(&mut self, peer: &Peer) {
+        assert!(self.peer.is_none(), "a connection is opened twice");
+        self.peer = Some(*peer);
+        let mut calls = self.calls.lock().unwrap();
+        calls.opened.push(*peer);
+        let unlucky = calls.opened.len() % 7 == 3;
+        drop(calls);
+        if self.fragile && unlucky {
+            resume_unwind(Box::new(()));
+        }
+    }
+
+    fn handle(&mut self, data: &mut [u8]) -> Answer {
+        assert!(self.peer.is_some(), "bytes before the beginning");
+        if self.fragile && data[0] % 16 == 7 {
+            resume_unwind(Box::new(()));
+        }
+        upper(data);
+        Answer::InPlace
+    }
+
+    fn closed(&mut self, reason: CloseReason) {
+        let peer = self.peer.take().expect("it is closed once, after it was opened");
+        self.calls.lock().unwrap().closed.push((peer, reason));
+    }
+}

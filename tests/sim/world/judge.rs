@@ -1,0 +1,350 @@
+//! Judges a server from outside: by its observer's reports and its kernel's ledgers.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use saltecho::proto::{CloseReason, Config};
+use saltecho::python::Monotonic;
+use saltecho::reactor::Close;
+use saltecho::server::{ConnId, Limits, Observer, Stats};
+use saltecho::sim::{Deed, Ledger, SimClient, SimKernel};
+
+use super::admission::Admission;
+use super::client::{Client, Fate};
+use super::handler::Calls;
+use super::keepalive::Keepalive;
+
+const CHALLENGE: u64 = 32;
+const DIGEST: u64 = 16;
+/// A deadline is due in the tick of the wheel that begins at or after it.
+const TICK: u64 = 1 << 20;
+
+pub struct Judge {
+    config: Config,
+    /// The number of turns a deadline may be overdue: none if a turn may handle all deadlines;
+    /// otherwise enough to handle those of every connection on every level of the wheel.
+    grace_turns: u32,
+    /// True if the last look before an authentication timeout finds a whole digest that is there:
+    /// the receive buffer holds one, and no data arrives late.
+    pub last_look_is_whole: bool,
+    awake: Awake,
+    reports: Arc<Mutex<Vec<Report>>>,
+    admission: Admission,
+    keepalive: Keepalive,
+    overdue: BTreeMap<SimClient, u32>,
+    opened: u64,
+    authenticated: u64,
+    closes: HashMap<CloseReason, u64>,
+    /// The start of the drain.
+    pub draining: Option<Monotonic>,
+    drain_timeout: Option<Duration>,
+    pub reasons: BTreeMap<SimClient, CloseReason>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Report {
+    Kernel(Deed),
+    Opened(ConnId, Option<SocketAddr>),
+    Authenticated(ConnId),
+    Closed(ConnId, CloseReason),
+}
+
+struct Recorder(Arc<Mutex<Vec<Report>>>);
+
+impl Observer for Recorder {
+    fn opened(&mut self, id: ConnId, peer: Option<SocketAddr>) {
+        self.0.lock().unwrap().push(Report::Opened(id, peer));
+    }
+
+    fn authenticated(&mut self, id: ConnId) {
+        self.0.lock().unwrap().push(Report::Authenticated(id));
+    }
+
+    fn closed(&mut self, id: ConnId, reason: CloseReason) {
+        self.0.lock().unwrap().push(Report::Closed(id, reason));
+    }
+}
+
+impl Judge {
+    pub fn new(config: &Config, limits: &Limits, late_arrivals: bool) -> Self {
+        Self {
+            config: config.clone(),
+            grace_turns: if limits.deadlines_per_turn >= 1000 { 0 } else { 300 },
+            last_look_is_whole: config.recv_size as u64 >= DIGEST && !late_arrivals,
+            awake: Awake { spin: limits.spin, ..Awake::default() },
+            reports: Arc::default(),
+            admission: Admission::new(limits),
+            keepalive: Keepalive::new(config, limits),
+            overdue: BTreeMap::new(),
+            opened: 0,
+            authenticated: 0,
+            closes: HashMap::new(),
+            draining: None,
+            drain_timeout: limits.drain_timeout,
+            reasons: BTreeMap::new(),
+        }
+    }
+
+    /// True if vanished clients are detected.
+    pub fn detects_vanished(&self) -> bool {
+        self.config.keepalive.is_some()
+    }
+
+    pub fn observer(&self) -> Box<dyn Observer> {
+        Box::new(Recorder(Arc::clone(&self.reports)))
+    }
+
+    /// Records the kernel's events, in one order with the observer's reports.
+    pub fn witness(&self) -> impl FnMut(Deed) + Send + 'static {
+        let reports = Arc::clone(&self.reports);
+        move |deed| reports.lock().unwrap().push(Report::Kernel(deed))
+    }
+
+    /// Judges the effects of a turn.
+    pub fn after_turn(&mut self, kernel: &SimKernel, clients: &[Client], stats: &Stats) {
+        let (reports, now) =
+            (std::mem::take(&mut *self.reports.lock().unwrap()), kernel.last_reading());
+        let mut pending = None;
+        for report in reports {
+            match report {
+                Report::Kernel(Deed::Accepted(client)) => {
+                    pending = Some(client);
+                    self.admission.accepted(kernel.peer(client), now);
+                }
+                Report::Kernel(Deed::FoundNoRandomBytes) => {
+                    pending = None;
+                    self.admission.admitted();
+                }
+                Report::Kernel(Deed::Closed(client)) => {
+                    if pending == Some(client) {
+                        self.admission.refused();
+                    }
+                }
+                Report::Opened(id, peer) => {
+                    self.opened += 1;
+                    let client = pending.take().expect("it was accepted before");
+                    assert_eq!(peer, kernel.peer(client), "{id} has the address of another client");
+                    self.admission.opened(id, peer, now);
+                }
+                Report::Authenticated(id) => {
+                    self.authenticated += 1;
+                    self.admission.authenticated(id);
+                    let client = client_of(kernel, clients, id).expect("it is registered");
+                    assert!(client.honest, "a wrong digest was accepted");
+                }
+                Report::Closed(id, reason) => self.check_closed(kernel, clients, id, reason),
+            }
+        }
+        self.admission.audit(stats);
+        self.awake.judge(kernel);
+        self.keepalive.audit(stats, now);
+        for client in clients {
+            let ledger = kernel.ledger(client.end);
+            if kernel.is_served(client.end) {
+                self.check_open(client, ledger, now);
+                if client.fate == Fate::Vanished {
+                    self.keepalive.check_vanished(client.end, kernel.heard_at(client.end), now);
+                }
+            }
+            if ledger.shut_down_at == Some(now) && self.draining.is_none() {
+                let idle = last_moved(ledger).zip(self.config.idle_timeout);
+                let due = idle.map(|(moved, limit)| moved.saturating_add(limit));
+                assert!(due <= ledger.shut_down_at, "{:?} was idle until {due:?}", client.end);
+                assert!(due.is_some(), "{:?} was half-closed without a reason", client.end);
+            }
+        }
+    }
+
+    fn check_closed(
+        &mut self,
+        kernel: &SimKernel,
+        clients: &[Client],
+        id: ConnId,
+        reason: CloseReason,
+    ) {
+        *self.closes.entry(reason).or_default() += 1;
+        let now = kernel.last_reading();
+        self.admission.closed(id, reason, now);
+        let Some(client) = client_of(kernel, clients, id) else { return };
+        self.reasons.insert(client.end, reason);
+        let ledger = kernel.ledger(client.end);
+        let (_, how) = ledger.closed.expect("a connection that is over is closed");
+        let undelivered = undelivered(client, ledger);
+        if undelivered > 0 {
+            assert_eq!(how, Close::Reset, "a partial answer ends in order");
+        }
+        let accepted = ledger.accepted_at.expect("it was accepted");
+        let due = match reason {
+            CloseReason::AuthTimeout => {
+                let asked = ledger.sent >= CHALLENGE && self.last_look_is_whole;
+                let there = ledger.received + kernel.unread(client.end) as u64;
+                assert!(
+                    !asked || client.piecemeal || there < DIGEST,
+                    "{id} timed out with its digest in the kernel"
+                );
+                accepted.saturating_add(self.config.auth_timeout.expect("there is one"))
+            }
+            CloseReason::SendTimeout => {
+                assert!(undelivered > 0, "{id} had nothing pending");
+                // The start of a pushed message's `sendall` is not known from outside.
+                let since = ledger.received_at.filter(|_| client.pushed.is_empty());
+                let limit = self.config.send_timeout.expect("there is one");
+                since.unwrap_or(accepted).saturating_add(limit)
+            }
+            CloseReason::Rejected => {
+                assert!(!client.honest, "{id} gave the right digest");
+                assert_eq!(ledger.sent, CHALLENGE);
+                now
+            }
+            CloseReason::AuthAbandoned => {
+                assert!(ledger.received < DIGEST);
+                now
+            }
+            CloseReason::PeerFinished => {
+                assert_eq!(undelivered, 0, "{id} ended before it had everything");
+                now
+            }
+            CloseReason::Reset | CloseReason::TransportError => {
+                assert!(ledger.failed, "{id}: {reason}, and no call failed");
+                now
+            }
+            CloseReason::PeerVanished => {
+                assert_eq!(client.fate, Fate::Vanished, "{id} is present, and was given up");
+                self.keepalive.least(kernel.heard_at(client.end))
+            }
+            CloseReason::IdleTimeout => {
+                assert!(ledger.shut_down_at.is_some(), "{id} was not half-closed");
+                now
+            }
+            CloseReason::DrainTimeout => {
+                let since = self.draining.expect("only a drain has one");
+                since.saturating_add(self.drain_timeout.expect("there is one"))
+            }
+            _ => now,
+        };
+        assert!(due <= now, "{id}: {reason} at {now:?}, and it was due at {due:?}");
+    }
+
+    /// Checks at the end that each handler was called for the start and the end of its connection.
+    pub fn compare_with_handlers(&self, kernel: &SimKernel, calls: &Calls, stats: &Stats) {
+        assert_eq!(calls.opened.len() as u64, stats.authenticated, "opened handlers");
+        assert_eq!(calls.closed.len(), calls.opened.len(), "closed handlers");
+        for (peer, reason) in &calls.closed {
+            let client = kernel.client_named(peer.id()).expect("it was registered");
+            assert_eq!(
+                peer.address(),
+                kernel.peer(client),
+                "{client:?} has the address of another"
+            );
+            assert_eq!(self.reasons.get(&client), Some(reason), "{client:?}");
+        }
+    }
+
+    /// Checks at the end that the counters equal the observer's reports. It gets no report of a
+    /// client for which there were no random bytes.
+    pub fn compare_counters(&self, stats: &Stats) {
+        let unreported = stats.accepted - self.opened;
+        for (reason, count) in stats.closes() {
+            let reported = self.closes.get(&reason).copied().unwrap_or(0);
+            let reported =
+                reported + if reason == CloseReason::SetupFailed { unreported } else { 0 };
+            assert_eq!(reported, count, "the observer saw {reported} of them close: {reason}");
+        }
+        assert_eq!(self.authenticated, stats.authenticated, "reported and counted");
+    }
+
+    /// Checks an open connection between two turns.
+    fn check_open(&mut self, client: &Client, ledger: &Ledger, now: Monotonic) {
+        let end = client.end;
+        let lead = ledger.greatest_lead.unwrap_or(i64::MIN);
+        assert!(lead <= -16, "{end:?}: the server read before it had answered");
+        let undelivered = undelivered(client, ledger);
+        let most = match client.pushed_at {
+            None => self.config.recv_size,
+            Some(_) => self.config.max_answer,
+        };
+        assert!(undelivered <= most as u64, "{end:?} has more than one answer pending");
+        if !client.honest {
+            assert!(ledger.received < DIGEST, "{end:?} gave a wrong digest and is still connected");
+        }
+        let overdue = self.overdue.entry(end).or_default();
+        match due(&self.config, client, ledger, self.draining.is_some()) {
+            Some(due) if due.as_nanos().div_ceil(TICK) <= now.as_nanos() / TICK => *overdue += 1,
+            _ => *overdue = 0,
+        }
+        assert!(*overdue <= self.grace_turns, "{end:?} outlived its deadline: {ledger:?}");
+    }
+}
+
+/// Checks that the loop sleeps when it should: not before its spin time has passed since the last
+/// event, then soon, unless there is work.
+#[derive(Default)]
+struct Awake {
+    spin: Duration,
+    events: u64,
+    /// The loop's time before its last poll, and the end of its spin.
+    reading: Monotonic,
+    until: Monotonic,
+    /// The fruitless polls that belong to the spin.
+    spun: u32,
+}
+
+impl Awake {
+    fn judge(&mut self, kernel: &SimKernel) {
+        let spinning = self.reading < self.until;
+        assert!(
+            !(spinning && kernel.slept()),
+            "asleep at {:?}, with {:?} to spin",
+            self.reading,
+            self.until
+        );
+        let fruitless = kernel.fruitless_polls();
+        self.spun = if spinning { fruitless } else { self.spun.min(fruitless) };
+        assert!(fruitless - self.spun < 200, "the loop spins without doing anything");
+        self.reading = kernel.last_reading();
+        if kernel.events() > self.events {
+            self.events = kernel.events();
+            self.until = self.reading.saturating_add(self.spin);
+        }
+    }
+}
+
+fn client_of<'a>(kernel: &SimKernel, clients: &'a [Client], id: ConnId) -> Option<&'a Client> {
+    let end = kernel.client_named(id)?;
+    clients.iter().find(|client| client.end == end)
+}
+
+/// Bytes of answers and messages that the kernel has not accepted; the answer to `n` bytes has `n`.
+fn undelivered(client: &Client, ledger: &Ledger) -> u64 {
+    match ledger.received {
+        DIGEST.. if client.honest => {
+            ledger.received - DIGEST + CHALLENGE + client.pushed.len() as u64 - ledger.sent
+        }
+        _ => 0,
+    }
+}
+
+fn last_moved(ledger: &Ledger) -> Option<Monotonic> {
+    ledger.received_at.max(ledger.sent_at)
+}
+
+/// The deadline of an open connection's current call by Python's rules.
+fn due(config: &Config, client: &Client, ledger: &Ledger, draining: bool) -> Option<Monotonic> {
+    let (since, limit) = if ledger.shut_down_at.is_some() {
+        (ledger.shut_down_at, config.linger_timeout)
+    } else if ledger.received < DIGEST {
+        (ledger.accepted_at, config.auth_timeout)
+    } else if undelivered(client, ledger) > 0 {
+        // Each of several messages has its own timeout, which starts when the one before is sent.
+        let began = ledger.received_at.max(client.pushed_at);
+        let again = ledger.sent_at.filter(|_| client.pushed_at.is_some());
+        (began.max(again), config.send_timeout)
+    } else if draining {
+        (None, None) // It will be half-closed at once.
+    } else {
+        (last_moved(ledger), config.idle_timeout)
+    };
+    Some(since?.saturating_add(limit?))
+}

@@ -1,0 +1,353 @@
+//! A server over a simulated kernel, with its clients and its judge.
+#![allow(unreachable_pub)] // Public within the test that includes it.
+
+mod admission;
+pub mod client;
+mod handler;
+pub mod judge;
+mod keepalive;
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use client::{Client, Fate};
+use handler::UpperHandler;
+use judge::Judge;
+use saltecho::auth::Keyring;
+use saltecho::proto::{CloseReason, Config};
+use saltecho::random::SplitMix;
+use saltecho::server::{Limits, Server};
+use saltecho::sim::{Faults, Seen, SimKernel};
+
+/// A server, its kernel, its clients and their judge.
+pub struct World {
+    pub server: Server<SimKernel, UpperHandler>,
+    pub clients: Vec<Client>,
+    pub judge: Judge,
+    pub random: SplitMix,
+    /// The part of [`PEERS`] that clients come from: its length and its start.
+    sources: (usize, usize),
+    handler: UpperHandler,
+    /// The chance of a push before a turn, in thousandths, and the current push.
+    pushes: u32,
+    pushing: Option<(usize, Vec<u8>)>,
+}
+
+/// The longest pushed message in bytes.
+const MESSAGE: usize = 61;
+
+/// The addresses of clients: three of IPv4, one of them also as seen by an IPv6 listener; two of
+/// one IPv6 network and one of another; loopback; and an unknown one, of a client that was gone
+/// before its address was read.
+const PEERS: [Option<IpAddr>; 10] = [
+    Some(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1))),
+    Some(IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 1, 0, 0, 0, 1))),
+    Some(IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 1, 0x8000, 0, 0, 2))),
+    Some(IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 2, 0, 0, 0, 1))),
+    Some(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 2))),
+    None,
+    Some(IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2))),
+    Some(IpAddr::V6(Ipv6Addr::LOCALHOST)),
+    Some(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 3))),
+    Some(IpAddr::V6(Ipv6Addr::new(0, 0, 0, 0, 0, 0xffff, 0xc000, 0x0201))),
+];
+
+impl World {
+    /// A world in which everything is drawn from one seed, faults and limits included.
+    pub fn draw(mut random: SplitMix, traced: bool) -> Self {
+        let kernel = SplitMix::new(random.next_u64());
+        Self::of_choices(random, kernel).traced(traced)
+    }
+
+    /// The same with separate choices for the kernel.
+    pub fn of_choices(mut random: SplitMix, kernel: SplitMix) -> Self {
+        let faults = Faults::draw(&mut random);
+        let mut config = Config::new(Keyring::demo());
+        config.recv_size = 1 + random.below(64);
+        config.linger_bytes = 64;
+        let mut pick = |choices: &[Option<u64>]| {
+            choices[random.below(choices.len())].map(Duration::from_millis)
+        };
+        config.auth_timeout = pick(&[None, Some(500), Some(5000)]);
+        config.idle_timeout = pick(&[None, None, Some(700), Some(10_000)]);
+        config.send_timeout = pick(&[None, Some(600), Some(60_000)]);
+        config.keepalive = pick(&[None, Some(1000), Some(1000), Some(7000), Some(60_000)]);
+        let mut limits = Limits::for_connections(1 + random.below(12));
+        limits.unauthenticated = 1 + random.below(limits.connections);
+        limits.eviction_age = Duration::from_millis(random.below(3) as u64 * 500);
+        limits.unauthenticated_per_source = match random.below(3) {
+            0 => None,
+            _ => Some(1 + random.below(limits.unauthenticated)),
+        };
+        limits.suspicion = Duration::from_millis([300, 3000, 60_000][random.below(3)]);
+        limits.trust_loopback = random.chance(500);
+        let sources = (1 + random.below(5), random.below(PEERS.len()));
+        limits.accepts_per_turn = 1 + random.below(4);
+        limits.bytes_per_turn = 1 + random.below(10_000);
+        limits.deadlines_per_turn = if random.chance(500) { 1024 } else { 1 + random.below(4) };
+        limits.shed_per_retry = random.below(3);
+        limits.probes_per_second = [1, 10, 2000][random.below(3)];
+        limits.drain_timeout = Some(Duration::from_secs(3));
+        limits.spin = Duration::from_micros([0, 0, 50, 1000][random.below(4)]);
+        let pushes = [0, 0, 50, 500][random.below(4)];
+        if pushes > 0 && random.chance(500) {
+            config.max_answer = config.recv_size.max(MESSAGE) + random.below(300);
+        }
+        let mut handler = UpperHandler::new();
+        handler.fragile = random.chance(150);
+        let late = faults.late_arrival > 0;
+        let kernel = SimKernel::with_choices(kernel, faults);
+        let mut world = Self::with_handler(kernel, config, limits, random, handler);
+        world.pushes = pushes;
+        world.judge.last_look_is_whole &= !late;
+        world.sources = sources;
+        world
+    }
+
+    pub fn new(kernel: SimKernel, config: Config, limits: Limits, random: SplitMix) -> Self {
+        Self::with_handler(kernel, config, limits, random, UpperHandler::new())
+    }
+
+    fn with_handler(
+        mut kernel: SimKernel,
+        config: Config,
+        limits: Limits,
+        random: SplitMix,
+        handler: UpperHandler,
+    ) -> Self {
+        let judge = Judge::new(&config, &limits, false);
+        kernel.set_witness(judge.witness());
+        let (listeners, own) = (vec![()], handler.clone());
+        let mut server = Server::with_kernel(kernel, listeners, config, limits, own).unwrap();
+        server.set_observer(judge.observer());
+        Self {
+            server,
+            clients: Vec::new(),
+            judge,
+            random,
+            sources: (1, 0),
+            handler,
+            pushes: 0,
+            pushing: None,
+        }
+    }
+
+    fn traced(mut self, traced: bool) -> Self {
+        if traced {
+            self.server.kernel_mut().start_trace();
+        }
+        self
+    }
+
+    /// Random turns, then rest, then the end of all connections.
+    pub fn run(&mut self) {
+        for _ in 0..20 + self.random.below(150) {
+            self.random_turn();
+        }
+        self.quiesce();
+        self.end_all();
+    }
+
+    /// A few acts of a few clients, and a turn.
+    pub fn random_turn(&mut self) {
+        for _ in 0..self.random.below(4) {
+            self.act();
+        }
+        let patience = [0, 1, 50, 400, 3000][self.random.below(5)];
+        self.server.kernel_mut().set_patience(Duration::from_millis(patience));
+        if self.random.chance(self.pushes) {
+            self.push();
+        }
+        self.turn();
+    }
+
+    /// Pushes a message to a client that has authenticated, even if it is gone.
+    fn push(&mut self) {
+        let calls = self.handler.calls.lock().unwrap();
+        if calls.opened.is_empty() {
+            return;
+        }
+        let peer = calls.opened[self.random.below(calls.opened.len())];
+        drop(calls);
+        let client = self.server.kernel_mut().client_named(peer.id()).expect("it was registered");
+        let index = self.clients.iter().position(|known| known.end == client).expect("it is ours");
+        let message = [&b"b"[..], &vec![b'c'; self.random.below(MESSAGE - 1)], b"d"].concat();
+        self.server.kernel_mut().note(|| format!("{} bytes are pushed to {index}", message.len()));
+        self.server.handle().push(&peer, message.clone()).expect("there is room in the mailbox");
+        self.pushing = Some((index, message));
+    }
+
+    /// Records whether the loop accepted the push before this turn.
+    fn note_push(&mut self, pushed_before: u64, dropped_before: u64) {
+        let Some((index, message)) = self.pushing.take() else { return };
+        let (stats, now) = (self.server.stats(), self.server.kernel_mut().last_reading());
+        let outcome = (stats.pushed - pushed_before, stats.pushes_dropped - dropped_before);
+        let client = &mut self.clients[index];
+        match outcome {
+            (1, 0) => {
+                client.pushed.extend(message);
+                client.pushed_at = Some(now);
+            }
+            (0, 1) => {
+                let ledger = self.server.kernel_mut().ledger(client.end);
+                let open = ledger.closed.is_none() && ledger.shut_down_at.is_none();
+                assert!(!open, "{index} could have accepted the push");
+            }
+            other => panic!("one message became {other:?}"),
+        }
+    }
+
+    pub fn turn(&mut self) -> bool {
+        let before = self.server.stats();
+        let goes_on = self.server.turn().expect("no error of one connection ends the loop");
+        self.note_push(before.pushed, before.pushes_dropped);
+        self.server.assert_invariants();
+        let (open, stats) = (self.server.kernel_mut().open_streams(), self.server.stats());
+        assert_eq!(open, stats.connections, "a slot without a socket, or the reverse");
+        self.judge.after_turn(self.server.kernel_mut(), &self.clients, &stats);
+        goes_on
+    }
+
+    /// One random act of one random client.
+    fn act(&mut self) {
+        if self.clients.is_empty() || (self.clients.len() < 20 && self.random.chance(150)) {
+            return self.connect();
+        }
+        let index = self.random.below(self.clients.len());
+        let (client, kernel) = (&mut self.clients[index], self.server.kernel_mut());
+        match self.random.below(20) {
+            0 if client.fate == Fate::Present => {
+                kernel.client_finish(client.end);
+                client.fate = Fate::Finished;
+            }
+            1 if matches!(client.fate, Fate::Present | Fate::Finished)
+                && self.random.chance(300) =>
+            {
+                kernel.client_reset(client.end);
+                client.fate = Fate::Gone;
+            }
+            1 if client.fate == Fate::Present && self.judge.detects_vanished() => {
+                kernel.client_vanish(client.end, self.random.chance(300));
+                client.fate = Fate::Vanished;
+            }
+            2 => {
+                client.piecemeal |=
+                    client.fate == Fate::Present && kernel.client_send_urgent(client.end);
+            }
+            3..=9 => {
+                let limit = 1 + self.random.below(100);
+                client.send(kernel, &mut self.random, limit);
+            }
+            _ => {
+                let limit = 1 + self.random.below(100);
+                client.read(kernel, limit);
+            }
+        }
+    }
+
+    fn connect(&mut self) {
+        let mut capacity = || 1 + self.random.below(200);
+        let (to_server, to_client, window) = (capacity(), capacity().max(32), capacity());
+        let (span, first) = self.sources;
+        let ip = PEERS[(first + self.random.below(span)) % PEERS.len()];
+        let peer = ip.map(|ip| SocketAddr::new(ip, 1024));
+        let end = self.server.kernel_mut().connect_from(peer, to_server, to_client, window);
+        let mut client = Client::new(end, self.random.chance(850), self.random.below(600));
+        client.piecemeal = to_server.min(window) < 16;
+        self.clients.push(client);
+    }
+
+    /// Ends all faults and lets the clients finish. No time passes in which a deadline could make
+    /// up for a lost wake-up.
+    pub fn quiesce(&mut self) {
+        self.server.kernel_mut().calm();
+        self.server.kernel_mut().set_patience(Duration::ZERO);
+        // A pause of accepting needs time; it is not a lost wake-up.
+        loop {
+            self.run_until_asleep();
+            let mut progress = false;
+            for client in &mut self.clients {
+                let kernel = self.server.kernel_mut();
+                progress |= client.read(kernel, usize::MAX);
+                progress |= client.send(kernel, &mut self.random, usize::MAX);
+            }
+            if !progress {
+                break;
+            }
+        }
+        for client in &self.clients {
+            client.assert_satisfied(self.server.kernel_mut());
+        }
+    }
+
+    pub fn run_until_asleep(&mut self) {
+        for _ in 0..20_000 {
+            self.turn();
+            if self.server.kernel_mut().slept() {
+                return;
+            }
+        }
+        panic!("the loop spins: it neither sleeps nor has anything to do");
+    }
+
+    /// Ends all connections, one way or another; none may remain.
+    pub fn end_all(&mut self) {
+        let drained = self.random.chance(300);
+        if drained {
+            self.judge.draining = Some(self.server.kernel_mut().last_reading());
+            self.server.handle().drain();
+        }
+        for client in &mut self.clients {
+            let kernel = self.server.kernel_mut();
+            match self.random.below(3) {
+                _ if client.fate != Fate::Present => {}
+                0 => {
+                    kernel.client_reset(client.end);
+                    client.fate = Fate::Gone;
+                }
+                // A peer that never reads in a drain, so that the drain timeout is tested.
+                1 if drained && self.random.chance(100) => {}
+                _ => {
+                    kernel.client_finish(client.end);
+                    client.fate = Fate::Finished;
+                }
+            }
+        }
+        self.server.kernel_mut().set_patience(Duration::from_secs(1));
+        for _ in 0..20_000 {
+            let goes_on = self.turn();
+            for client in &mut self.clients {
+                while client.read(self.server.kernel_mut(), usize::MAX) {}
+            }
+            let idle = self.server.kernel_mut().queued_clients() == 0;
+            if !goes_on || (!drained && idle && self.server.stats().connections == 0) {
+                return self.check_end();
+            }
+        }
+        panic!("clients are gone but connections are not: {:?}", self.server.stats());
+    }
+
+    fn check_end(&mut self) {
+        let stats = self.server.stats();
+        assert_eq!(stats.connections, 0, "drained and not empty");
+        assert_eq!(stats.accepted, stats.closed_in_all(), "one reason for each connection");
+        self.judge.compare_counters(&stats);
+        let calls = self.handler.calls.lock().unwrap();
+        self.judge.compare_with_handlers(self.server.kernel_mut(), &calls, &stats);
+        drop(calls);
+        for client in self.clients.iter().filter(|client| client.fate == Fate::Finished) {
+            let kernel = self.server.kernel_mut();
+            let severed = kernel.ledger(client.end).severed;
+            if self.judge.reasons.get(&client.end) == Some(&CloseReason::PeerFinished) && !severed {
+                assert_eq!(
+                    client.seen,
+                    Some(Seen::End),
+                    "{:?} did not see the end of the stream",
+                    client.end
+                );
+                assert_eq!(client.got.len(), client.sent.len(), "{:?} lost bytes", client.end);
+                assert_eq!(client.messages, client.pushed, "{:?} lost messages", client.end);
+            }
+        }
+    }
+}
