@@ -64,7 +64,7 @@ impl Socket {
 /// `socket.socketpair()`: two connected Unix stream sockets.
 ///
 /// # Errors
-/// What the kernel says, for instance EMFILE.
+/// The kernel's, for example EMFILE.
 pub fn socketpair() -> Result<(Socket, Socket)> {
     socketpair_with(Family::Unix, SocketType::Stream, 0)
 }

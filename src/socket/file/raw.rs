@@ -221,7 +221,7 @@ impl Access {
     }
 }
 
-/// What CPython's generic `readline` says when `read` has nothing on a non-blocking socket.
+/// Error of CPython's generic `readline` when `read` has no data on a non-blocking socket.
 pub(super) const fn not_bytes() -> Error {
     Error::raised(ErrorKind::OSError, "read() should have returned a bytes object, not 'NoneType'")
 }

@@ -301,7 +301,7 @@ impl Newline {
         text.find(ending).map(|at| at + ending.len())
     }
 
-    /// How many bytes at the end of `text` could be the first part of an ending. The decoder never
+    /// Number of bytes at the end of `text` that could start a line ending. The decoder never
     /// splits `"\r\n"` where both end a line, so this concerns a given `"\r\n"` only.
     fn could_begin_at_the_end_of(self, text: &str) -> usize {
         usize::from(self == Self::Given("\r\n") && text.ends_with('\r'))
