@@ -30,8 +30,7 @@ fn ctrl_c_restores_the_terminal_and_prints_the_report() {
     let before = session.read_line().unwrap();
     session.read_line().unwrap();
     session.exp_string(ENTER).unwrap();
-    // Only changed cells are drawn; after "starting" and "ramp: 5 of 5" all of these
-    // change.
+    // Only changed cells are drawn; after "starting" and "ramp: 5 of 5" all of these change.
     session.exp_string("measure: ").unwrap();
     session.send("keys that are not shown").unwrap();
     session.send_control('c').unwrap();
