@@ -7,4 +7,5 @@ mod common;
 
 mod chaos;
 mod hot_path;
+mod scarce_memory;
 mod strace;
