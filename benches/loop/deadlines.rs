@@ -28,7 +28,7 @@ use hierarchical_hash_wheel_timer::wheels::{Skip, cancellable};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use saltecho::python::Monotonic;
-use saltecho::reactor::{Link, Links, TimerStep, Wheel};
+use saltecho::reactor::{Link, Links, Step, Wheel};
 
 type CancellableWheel = cancellable::QuadWheelWithOverflow<IdOnlyTimerEntry<u32>>;
 
@@ -95,9 +95,9 @@ impl Timers for ServerWheel {
         let mut fired = 0;
         loop {
             match self.wheel.step(&mut self.slots, at_ms(now)) {
-                TimerStep::Due(id) => fired += usize::from(black_box(id) < u32::MAX),
-                TimerStep::Moved => {}
-                TimerStep::Done => return fired,
+                Step::Due(id) => fired += usize::from(black_box(id) < u32::MAX),
+                Step::Moved => {}
+                Step::Done => return fired,
             }
         }
     }

@@ -1,100 +1,163 @@
+use std::io;
+
 use super::pump::Numbers;
 use super::schedule::Schedule;
-use super::{Dial, Interval, Load, Mode, Part, Record, Series, Standing};
+use super::session::Session;
+use super::{Counts, Dial, ErrorKind, Interval, Load, Mode, Phase, Record, Series, StateCounts};
 use crate::python::Monotonic;
 
-/// What is told of a load.
+/// What a run has recorded.
+pub(super) struct Recorder {
+    pub(super) interval_began: Monotonic,
+    /// What was recorded in this interval.
+    pub(super) record: Record,
+    /// What was recorded in the intervals before.
+    pub(super) total: Record,
+    /// The states of the connections when the measurement ended.
+    pub(super) states: StateCounts,
+    /// The first failure of the kind "other", so that a report can name it.
+    pub(super) first_other: Option<io::Error>,
+}
+
+impl Recorder {
+    pub(super) fn new(now: Monotonic) -> Self {
+        Self {
+            interval_began: now,
+            record: Record::new(),
+            total: Record::new(),
+            states: StateCounts::default(),
+            first_other: None,
+        }
+    }
+
+    /// The counts of this interval.
+    pub(super) const fn counts(&mut self) -> &mut Counts {
+        &mut self.record.counts
+    }
+
+    pub(super) fn note_error(&mut self, error: io::Error) {
+        let kind = match error.kind() {
+            io::ErrorKind::ConnectionRefused => ErrorKind::Refused,
+            io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::BrokenPipe => ErrorKind::Reset,
+            // The kernel's own limit, which by default is far beyond ours.
+            io::ErrorKind::TimedOut => ErrorKind::ConnectTimeout,
+            _ => ErrorKind::Other,
+        };
+        self.counts().errors.add(kind, 1);
+        if kind == ErrorKind::Other {
+            self.first_other.get_or_insert(error);
+        }
+    }
+}
+
+/// Reports of a load.
 impl<K: Dial> Load<K> {
     /// Reports the interval that ends here and begins the next.
     pub(super) fn report(
         &mut self,
-        part: Part,
+        phase: Phase,
         ends: Option<Monotonic>,
         on_interval: &mut impl FnMut(Interval),
     ) {
         let now = self.reactor.now();
-        let mut record = std::mem::take(&mut self.record);
-        if part == Part::Measure {
+        let mut record = std::mem::take(&mut self.recorder.record);
+        if phase == Phase::Measure {
             record.measured = record.counts.clone();
         }
-        self.total.merge(&record);
+        self.recorder.total.merge(&record);
+        let began = std::mem::replace(&mut self.recorder.interval_began, now);
         on_interval(Interval {
-            start: self.interval_began.since(self.began),
-            length: now.since(self.interval_began),
-            part,
+            start: began.since(self.progress.began),
+            length: now.since(began),
+            phase,
             record,
-            standing: self.count_standing(),
+            states: self.count_states(),
             left: ends.map(|end| end.since(now)),
         });
-        self.interval_began = now;
     }
 
-    pub(super) fn count_standing(&self) -> Standing {
-        let mut standing = Standing::default();
-        for id in self.reactor.slots.ids() {
-            let session = &self.reactor.slots.get(id).expect("it was just listed").connection;
-            let place = match () {
-                () if session.is_connecting() => &mut standing.connecting,
-                () if !session.has_authenticated() => &mut standing.authenticating,
-                () if session.is_busy() => &mut standing.busy,
-                () => &mut standing.quiet,
-            };
-            *place += 1;
+    /// Checks the counters against every session, in a debug build.
+    pub(super) fn check_counters(&self) {
+        if cfg!(debug_assertions) {
+            self.counters.check(self.pacing.mode, self.sessions());
         }
-        let dialled = usize::try_from(self.dialled).unwrap_or(usize::MAX);
-        standing.ended = dialled - self.reactor.slots.len();
-        standing.waiting = match self.pacing.mode {
-            Mode::Connect => usize::try_from(self.cycles_due).unwrap_or(usize::MAX),
-            Mode::Echo | Mode::Idle => self.terms.plan.connections - dialled,
-        };
-        standing
     }
 
-    /// The end: whatever is still owed was too late, and has waited until now.
+    fn sessions(&self) -> impl Iterator<Item = &Session> {
+        let slots = &self.reactor.slots;
+        slots.ids().map(|id| &slots.get(id).expect("it was just listed").connection)
+    }
+
+    pub(super) fn count_states(&self) -> StateCounts {
+        let mut states = StateCounts::default();
+        for session in self.sessions() {
+            let count = match () {
+                () if session.is_connecting() => &mut states.connecting,
+                () if !session.has_authenticated() => &mut states.authenticating,
+                () if session.is_busy() => &mut states.busy,
+                () => &mut states.quiet,
+            };
+            *count += 1;
+        }
+        let dialed = usize::try_from(self.counters.dialed()).unwrap_or(usize::MAX);
+        states.ended = dialed - self.reactor.slots.len();
+        states.waiting = match self.pacing.mode {
+            Mode::Connect => usize::try_from(self.counters.waiting_cycles()).unwrap_or(usize::MAX),
+            Mode::Echo | Mode::Idle => self.terms.plan.connections - dialed,
+        };
+        states
+    }
+
+    /// Ends the run: whatever is still pending was too late, and has waited until now.
     pub(super) fn finish(&mut self, now: Monotonic) {
-        debug_assert_eq!(self.part, Part::Drain);
-        for id in self.reactor.slots.ids() {
-            let session = &self.reactor.slots.get(id).expect("it was just listed").connection;
-            let (owed, pacing) = (session.owed(), &self.pacing);
+        self.check_counters();
+        let (pacing, record) = (&self.pacing, &mut self.recorder.record);
+        let slots = &self.reactor.slots;
+        for id in slots.ids() {
+            let session = &slots.get(id).expect("it was just listed").connection;
+            let pending = session.pending();
             match (pacing.mode, &pacing.schedule) {
                 (Mode::Echo, Some(schedule)) => {
-                    let numbers = pacing.numbers(session.number, owed);
-                    self.owed -= note_late(&mut self.record, Series::Echo, schedule, numbers, now);
+                    let numbers = pacing.numbers(session.number, pending);
+                    self.counters.lost(note_late(record, Series::Echo, schedule, numbers, now));
                 }
                 (Mode::Connect, Some(schedule)) if !session.has_authenticated() => {
                     let numbers = Numbers { first: session.number, step: 1, count: 1 };
-                    self.owed -= note_late(&mut self.record, Series::Cycle, schedule, numbers, now);
+                    self.counters.lost(note_late(record, Series::Cycle, schedule, numbers, now));
                 }
                 (Mode::Connect, None) if !session.has_authenticated() => {
-                    self.record.note_late(Series::Cycle, now.since(session.dialled), 1);
-                    self.owed -= 1;
+                    record.note_late(Series::Cycle, now.since(session.dialed), 1);
+                    self.counters.lost(1);
                 }
                 (Mode::Echo, None) => {
                     for begun in session.under_way() {
-                        self.record.note_late(Series::Echo, now.since(begun), 1);
-                        self.owed -= 1;
+                        record.note_late(Series::Echo, now.since(begun), 1);
+                        self.counters.lost(1);
                     }
                 }
                 (Mode::Idle, _) => {
-                    let asked = session.under_way().next().unwrap_or(self.part_began);
-                    let number = owed.end - owed.start;
-                    self.record.note_late(Series::Echo, now.since(asked), number);
-                    self.owed -= number;
+                    let asked = session.under_way().next().unwrap_or(self.progress.stage_began);
+                    let number = pending.end - pending.start;
+                    record.note_late(Series::Echo, now.since(asked), number);
+                    self.counters.lost(number);
                 }
                 (Mode::Connect, _) => {}
             }
         }
-        if let Some(schedule) = &self.pacing.schedule {
-            let count = std::mem::take(&mut self.cycles_due);
-            let numbers = Numbers { first: self.dialled, step: 1, count };
-            self.owed -= note_late(&mut self.record, Series::Cycle, schedule, numbers, now);
+        if let Some(schedule) = &pacing.schedule {
+            let count = self.counters.lose_waiting_cycles();
+            let numbers = Numbers { first: self.counters.dialed(), step: 1, count };
+            note_late(record, Series::Cycle, schedule, numbers, now);
         }
-        debug_assert_eq!(self.owed, 0);
+        debug_assert_eq!(self.counters.pending(), 0, "every message is accounted for");
     }
 }
 
-/// Records how long messages of a schedule have waited that nothing was answered to; how many they
-/// are. There may be hundreds of millions: those that a histogram does not tell apart are one step.
+/// Records how long unanswered messages of a schedule have waited. Returns their number.
+///
+/// There may be hundreds of millions: those that a histogram does not tell apart are one step.
 fn note_late(
     record: &mut Record,
     series: Series,

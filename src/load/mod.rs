@@ -13,9 +13,12 @@
 
 mod account;
 mod assertion;
+mod counters;
 mod dial;
+mod errors;
 mod pattern;
 mod plan;
+mod progress;
 mod proof;
 mod pump;
 mod record;
@@ -29,8 +32,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use account::Recorder;
+use counters::Counters;
 use pattern::Pattern;
-use proof::Proof;
+use progress::{Progress, Stage};
 use pump::{Ended, Pacing};
 use schedule::Schedule;
 use session::{Session, Terms};
@@ -43,7 +48,8 @@ pub use assertion::{Assertion, AssertionError, CheckedAssertion};
 pub use dial::Dial;
 pub use plan::{Mode, Pace, Plan, PlanError};
 pub use record::{
-    Counts, ErrorKind, Errors, Interval, Outcome, Part, Record, Series, Standing, empty_histogram,
+    Counts, ErrorKind, Errors, Interval, Outcome, Phase, Record, Series, StateCounts,
+    empty_histogram,
 };
 pub use unit::parse_with_unit;
 
@@ -53,41 +59,21 @@ pub struct Load<K: Kernel = MioKernel> {
     terms: Terms,
     /// The connections that are to exchange messages, by their number; empty places are those that
     /// have ended.
-    roster: Vec<Option<ConnId>>,
-    proof: Proof,
-    /// Connections or cycles that have been begun.
-    dialled: u64,
-    /// Connections whose probe is not answered yet.
-    opening: usize,
+    active: Vec<Option<ConnId>>,
     pacing: Pacing,
-    /// Cycles that are due.
-    cycles_due: u64,
+    progress: Progress,
+    counters: Counters,
+    recorder: Recorder,
     /// Since when there was room for a cycle.
     room_since: Monotonic,
-    /// Messages that were due and are neither answered nor given up.
-    owed: u64,
-    part: Part,
-    began: Monotonic,
-    part_began: Monotonic,
-    measured: Duration,
-    ramp: Duration,
-    proving: Duration,
-    standing: Standing,
+    /// How much later the last poll returned than it was asked to.
+    overslept: Duration,
     stopper: Stopper,
     stopped: bool,
     scratch: Box<[u8]>,
-    /// How much later the last poll returned than it was asked to.
-    overslept: Duration,
-    interval_began: Monotonic,
-    /// What was recorded in this interval, and in those before.
-    record: Record,
-    total: Record,
-    /// The first failure of the kind "other", for whoever wonders what that was.
-    first_other: Option<io::Error>,
 }
 
-/// Ends a load before its time, from another thread. What is owed is waited for as at a regular
-/// end.
+/// Ends a load early, from another thread. Pending answers are awaited as at a regular end.
 #[derive(Clone)]
 pub struct Stopper {
     flag: Arc<AtomicBool>,
@@ -95,7 +81,7 @@ pub struct Stopper {
 }
 
 impl Stopper {
-    /// Nothing more is due from here on.
+    /// Stops the load: nothing more is due from here on.
     pub fn stop(&self) {
         self.flag.store(true, Ordering::Relaxed);
         self.waker.wake();
@@ -118,73 +104,77 @@ impl<K: Dial> Load<K> {
     /// A load over any kernel.
     ///
     /// # Errors
-    /// When the plan is none; see [`Plan::check`].
+    /// When no load can be made of the plan; see [`Plan::check`].
     pub fn new(mut kernel: K, plan: Plan) -> Result<Self, PlanError> {
         plan.check()?;
         let now = kernel.now();
-        let stopper = Stopper { flag: Arc::default(), waker: kernel.waker() };
-        let part = if plan.mode == Mode::Connect { Part::Measure } else { Part::Ramp };
-        let pattern = Pattern::new(plan.seed, plan.upper);
         let mut load = Self {
+            stopper: Stopper { flag: Arc::default(), waker: kernel.waker() },
             reactor: Reactor::new(kernel, plan.spin),
-            roster: Vec::new(),
-            proof: Proof::new(),
-            dialled: 0,
-            opening: 0,
+            active: Vec::new(),
             pacing: Pacing::new(plan.mode, plan.active),
-            cycles_due: 0,
+            progress: Progress::new(&plan, now),
+            counters: Counters::default(),
+            recorder: Recorder::new(now),
             room_since: now,
-            owed: 0,
-            part,
-            began: now,
-            part_began: now,
-            measured: Duration::ZERO,
-            ramp: Duration::ZERO,
-            proving: Duration::ZERO,
-            standing: Standing::default(),
-            stopper,
+            overslept: Duration::ZERO,
             stopped: false,
             scratch: vec![0; RECV].into_boxed_slice(),
-            overslept: Duration::ZERO,
-            interval_began: now,
-            record: Record::new(),
-            total: Record::new(),
-            first_other: None,
-            terms: Terms { plan, pattern },
+            terms: Terms { pattern: Pattern::new(plan.seed, plan.upper), plan },
         };
-        if part == Part::Measure {
-            load.begin_measuring(now);
+        if load.progress.phase() == Phase::Measure {
+            load.start_schedule(now);
         }
         Ok(load)
     }
 
-    /// What ends it before its time.
+    /// A handle that ends the load early.
     pub fn stopper(&self) -> Stopper {
         self.stopper.clone()
     }
 
-    /// Makes the load, and says each second what happened in it. `on_interval` runs on the loop's
-    /// own thread: what it takes is time that messages wait.
+    /// Makes the load, and reports each second what happened in it. `on_interval` runs on the loop's
+    /// own thread: messages wait while it runs.
     ///
     /// # Errors
-    /// When polling fails. What befalls connections is counted and never ends the run.
+    /// When polling fails. Failures of connections are counted and never end the run.
     pub fn run(mut self, mut on_interval: impl FnMut(Interval)) -> io::Result<Outcome> {
         // Before anything is due there is nothing to wait for.
         self.advance();
         while self.turn(&mut on_interval)? {}
         Ok(Outcome {
-            record: self.total,
-            ramp: self.ramp,
-            measured: self.measured,
-            drain: self.proving + self.reactor.now().since(self.part_began),
+            record: self.recorder.total,
+            ramp: self.progress.ramp,
+            measured: self.progress.measured,
+            drain: self.progress.drained(self.reactor.now()),
             stopped: self.stopped,
-            standing: self.standing,
-            first_other: self.first_other,
+            states: self.recorder.states,
+            first_other: self.recorder.first_other,
         })
     }
 
     /// One turn of the loop; false once the run is over.
     fn turn(&mut self, on_interval: &mut impl FnMut(Interval)) -> io::Result<bool> {
+        self.poll()?;
+        self.pump_queue();
+        self.handle_deadlines();
+        let phase = self.progress.phase();
+        // The proof is over when all have answered, which is long before it is given up.
+        let ends = self.progress.ends().filter(|_| phase != Phase::Prove);
+        let goes_on = self.advance();
+        // An interval belongs to one phase.
+        let is_over = !goes_on || self.progress.phase() != phase;
+        if is_over || self.reactor.now().since(self.recorder.interval_began) >= INTERVAL {
+            if goes_on {
+                self.check_counters();
+            }
+            self.report(phase, ends, on_interval);
+        }
+        Ok(goes_on)
+    }
+
+    /// Polls, and notes how late the poll returned: the load generator's own delay.
+    fn poll(&mut self) -> io::Result<()> {
         let wait = self.wait();
         let asleep = self.reactor.kernel.now();
         self.reactor.poll(wait, |_| {})?;
@@ -192,33 +182,22 @@ impl<K: Dial> Load<K> {
             let allowed = if wait.is_zero() { wait } else { wait + TICK };
             self.reactor.now().since(asleep).saturating_sub(allowed)
         });
-        self.pump_queue();
-        self.handle_deadlines();
-        let part = self.part;
-        // The proof is over when all have answered, which is long before it is given up.
-        let ends = self.part_ends().filter(|_| part != Part::Prove);
-        let goes_on = self.advance();
-        // An interval belongs to one part.
-        let is_over = !goes_on || self.part != part;
-        if is_over || self.reactor.now().since(self.interval_began) >= INTERVAL {
-            self.report(part, ends, on_interval);
-        }
-        Ok(goes_on)
+        Ok(())
     }
 
-    /// How long the next poll may sleep: until the next message, connection, deadline, report or
-    /// part of the run, but not at all when that is too near to be met by sleeping, the last event
-    /// recent enough to spin, or a part has just begun, which may have something to do.
+    /// Time that the next poll may sleep: until the next message, connection, deadline, report or
+    /// phase; none if that is too near to be met by sleeping, while the reactor is busy, or when a
+    /// phase has just begun, which may have something to do.
     fn wait(&self) -> Option<Duration> {
-        let has_begun = self.reactor.now() <= self.part_began;
+        let has_begun = self.reactor.now() <= self.progress.stage_began;
         if has_begun || self.reactor.busy() {
             return Some(Duration::ZERO);
         }
         let exact = [self.pacing.schedule.as_ref().and_then(Schedule::next_due), self.next_dial()];
         let rough = [
-            Some(self.interval_began.saturating_add(INTERVAL)),
+            Some(self.recorder.interval_began.saturating_add(INTERVAL)),
             self.reactor.next_step(),
-            self.part_ends(),
+            self.progress.ends(),
         ];
         let exact = exact.into_iter().flatten().min().map(|time| {
             let wait = time.since(self.reactor.now());
@@ -228,51 +207,41 @@ impl<K: Dial> Load<K> {
         exact.into_iter().chain(rough).min()
     }
 
-    /// When the present part of the run ends at the latest, if that is a matter of time.
-    fn part_ends(&self) -> Option<Monotonic> {
-        match self.part {
-            Part::Ramp => None,
-            Part::Measure => Some(self.part_began.saturating_add(self.terms.plan.duration)),
-            Part::Prove => Some(self.proof_ends()),
-            Part::Drain => Some(self.part_began.saturating_add(Plan::GRACE)),
-        }
-    }
-
-    /// Does what has become due, and says whether anything is still to come.
+    /// Does what has become due; false once nothing is still to come.
     fn advance(&mut self) -> bool {
         let now = self.reactor.kernel.now();
-        if self.stopper.flag.load(Ordering::Relaxed) && !self.stopped && self.part != Part::Drain {
+        if self.stopper.flag.load(Ordering::Relaxed)
+            && !self.stopped
+            && self.progress.phase() != Phase::Drain
+        {
             self.stop(now);
         }
         let is_cycling = self.terms.plan.mode == Mode::Connect;
-        match self.part {
-            Part::Ramp => {
+        let is_over = self.progress.ends().is_some_and(|ends| ends <= now);
+        match self.progress.stage {
+            Stage::Ramp => {
                 self.dial_those_due(now);
-                if self.dialled == self.terms.plan.connections as u64 && self.opening == 0 {
-                    self.ramp = now.since(self.began);
+                if self.has_dialed_all() && self.counters.opening() == 0 {
                     self.begin_measuring(now);
                 }
             }
-            Part::Measure => {
-                let deserted = !is_cycling && self.reactor.slots.is_empty();
-                let is_over = self.part_ends().is_some_and(|end| end <= now);
+            Stage::Measure { .. } => {
+                let none_left = !is_cycling && self.reactor.slots.is_empty();
                 if is_over && self.terms.plan.mode == Mode::Idle {
-                    self.begin_proving(now);
-                } else if deserted || is_over {
+                    self.begin_proof(now);
+                } else if none_left || is_over {
                     self.begin_draining(now);
                 } else {
                     self.hand_out(now);
                 }
             }
-            Part::Prove => {
-                let goes_on = self.prove(now);
-                if !goes_on || self.part_ends().is_some_and(|end| end <= now) {
+            Stage::Prove(_) => {
+                if !self.prove(now) || self.progress.ends().is_some_and(|ends| ends <= now) {
                     self.begin_draining(now);
                 }
             }
-            Part::Drain => {
-                let is_over = self.part_ends().is_some_and(|end| end <= now);
-                if self.owed == 0 || is_over {
+            Stage::Drain { .. } => {
+                if self.counters.pending() == 0 || is_over {
                     self.finish(now);
                     return false;
                 }
@@ -284,55 +253,58 @@ impl<K: Dial> Load<K> {
         true
     }
 
+    fn has_dialed_all(&self) -> bool {
+        self.counters.dialed() >= self.terms.plan.connections as u64
+    }
+
     fn begin_measuring(&mut self, now: Monotonic) {
-        (self.part, self.part_began) = (Part::Measure, now);
+        let ends = now.saturating_add(self.terms.plan.duration);
+        self.progress.enter(Stage::Measure { ends }, now);
+        self.start_schedule(now);
         let plan = &self.terms.plan;
-        match plan.pace {
-            Pace::Open(rate) if plan.mode != Mode::Idle => {
-                self.pacing.schedule = Some(Schedule::new(rate, now, plan.duration));
+        if plan.pace == Pace::Closed && plan.mode == Mode::Echo {
+            // In the closed model all of them may go on from here.
+            for id in self.active.iter().flatten() {
+                self.reactor.requeue(*id);
             }
-            _ => {}
-        }
-        if plan.pace != Pace::Closed || plan.mode != Mode::Echo {
-            return;
-        }
-        // In the closed model all of them may go on from here.
-        for id in self.roster.iter().flatten() {
-            self.reactor.requeue(*id);
         }
     }
 
-    /// Ends the load before its time. An idle one is proved to be there all the same.
+    fn start_schedule(&mut self, now: Monotonic) {
+        let plan = &self.terms.plan;
+        if let Pace::Open(rate) = plan.pace
+            && plan.mode != Mode::Idle
+        {
+            self.pacing.schedule = Some(Schedule::new(rate, now, plan.duration));
+        }
+    }
+
+    /// Ends the load early. Idle connections still show that they are there.
     fn stop(&mut self, now: Monotonic) {
         self.stopped = true;
-        match (self.part, self.terms.plan.mode) {
-            (Part::Measure, Mode::Idle) => self.begin_proving(now),
+        match (self.progress.phase(), self.terms.plan.mode) {
+            (Phase::Measure, Mode::Idle) => self.begin_proof(now),
             _ => self.begin_draining(now),
         }
     }
 
-    fn end_measuring(&mut self, now: Monotonic) {
+    /// Messages that are due by now belong to the measurement, which ends here.
+    pub(super) fn end_measuring(&mut self, now: Monotonic) {
         self.hand_out(now);
-        self.measured = now.since(self.part_began);
-        self.standing = self.count_standing();
-    }
-
-    fn begin_proving(&mut self, now: Monotonic) {
-        self.end_measuring(now);
-        self.begin_proof(now);
-        (self.part, self.part_began) = (Part::Prove, now);
+        self.recorder.states = self.count_states();
     }
 
     fn begin_draining(&mut self, now: Monotonic) {
-        match self.part {
-            Part::Measure => self.end_measuring(now),
-            Part::Prove => self.proving = now.since(self.part_began),
-            Part::Ramp | Part::Drain => self.standing = self.count_standing(),
+        match self.progress.stage {
+            Stage::Measure { .. } => self.end_measuring(now),
+            Stage::Prove(_) => {}
+            Stage::Ramp | Stage::Drain { .. } => self.recorder.states = self.count_states(),
         }
         if let Some(schedule) = &mut self.pacing.schedule {
             schedule.stop(now);
         }
-        (self.part, self.part_began) = (Part::Drain, now);
+        let ends = now.saturating_add(Plan::GRACE);
+        self.progress.enter(Stage::Drain { ends }, now);
     }
 
     /// Gives connections the messages that have become due, in turn.
@@ -340,29 +312,23 @@ impl<K: Dial> Load<K> {
         let Some(schedule) = &mut self.pacing.schedule else { return };
         let numbers = schedule.take_due(now);
         let count = numbers.end - numbers.start;
-        self.record.counts.due += count;
+        self.recorder.counts().due += count;
         if self.terms.plan.mode == Mode::Connect {
-            self.cycles_due += count;
-            self.owed += count;
-            return;
+            return self.counters.begin_cycles(count);
         }
-        // At a rate that is beyond all means each of them has many at once.
-        let places = self.roster.len() as u64;
+        // At a rate beyond all means each connection has many at once.
+        let places = self.active.len() as u64;
         for i in 0..count.min(places) {
             let share = count / places + u64::from(i < count % places);
             let place = usize::try_from((numbers.start + i) % places).expect("it is a place");
-            match self.roster[place] {
+            match self.active[place] {
                 Some(id) => {
-                    let slot = self
-                        .reactor
-                        .slots
-                        .get_mut(id)
-                        .expect("the roster names those who are here");
+                    let slot = self.reactor.slots.get_mut(id).expect("an active one is here");
                     slot.connection.due += share;
-                    self.owed += share;
+                    self.counters.begin(share);
                     self.reactor.requeue(id);
                 }
-                None => self.record.counts.errors.add(ErrorKind::Unanswered, share),
+                None => self.recorder.counts().errors.add(ErrorKind::Unanswered, share),
             }
         }
     }
@@ -370,17 +336,18 @@ impl<K: Dial> Load<K> {
     /// When the next connection of the ramp is due, if that is a matter of time.
     fn next_dial(&self) -> Option<Monotonic> {
         let plan = &self.terms.plan;
-        let is_due = self.part == Part::Ramp && self.dialled < plan.connections as u64;
-        let share = u128::from(self.dialled) * plan.ramp.as_nanos() / plan.connections as u128;
+        let is_due = self.progress.phase() == Phase::Ramp && !self.has_dialed_all();
+        let dialed = u128::from(self.counters.dialed());
+        let share = dialed * plan.ramp.as_nanos() / plan.connections as u128;
         let after = Duration::from_nanos(u64::try_from(share).unwrap_or(u64::MAX));
-        (is_due && !plan.ramp.is_zero()).then(|| self.began.saturating_add(after))
+        (is_due && !plan.ramp.is_zero()).then(|| self.progress.began.saturating_add(after))
     }
 
     fn dial_those_due(&mut self, now: Monotonic) {
-        while self.dialled < self.terms.plan.connections as u64 {
+        while !self.has_dialed_all() {
             let is_due = match self.next_dial() {
                 Some(due) => due <= now,
-                None => self.opening < Plan::MAX_CONNECTING,
+                None => self.counters.opening() < Plan::MAX_CONNECTING,
             };
             if !is_due {
                 break;
@@ -393,17 +360,17 @@ impl<K: Dial> Load<K> {
     fn begin_cycles(&mut self) {
         while self.reactor.slots.len() < self.terms.plan.connections {
             match self.terms.plan.pace {
-                Pace::Open(_) if self.cycles_due > 0 => self.cycles_due -= 1,
-                Pace::Closed if self.part == Part::Measure => {
-                    self.record.counts.due += 1;
-                    self.owed += 1;
+                Pace::Open(_) if self.counters.take_cycle() => {}
+                Pace::Closed if self.progress.phase() == Phase::Measure => {
+                    self.recorder.counts().due += 1;
+                    self.counters.begin(1);
                 }
                 _ => break,
             }
-            let failed = self.record.counts.errors.total();
+            let failed = self.recorder.counts().errors.total();
             self.dial();
-            if self.record.counts.errors.total() > failed {
-                // Whatever it was, asking again at once would only repeat it.
+            if self.recorder.counts().errors.total() > failed {
+                // Another attempt at once would only fail the same way.
                 break;
             }
         }
@@ -412,22 +379,21 @@ impl<K: Dial> Load<K> {
     /// Begins one connection.
     fn dial(&mut self) {
         let plan = &self.terms.plan;
-        let number = self.dialled;
-        self.dialled += 1;
+        let number = self.counters.dial();
         if plan.mode == Mode::Connect {
-            self.record.counts.sent += 1;
+            self.recorder.counts().sent += 1;
         }
         let source = match plan.sources.len() as u64 {
             0 => None,
             len => Some(plan.sources[usize::try_from(number % len).expect("it is a place")]),
         };
-        let partners = match plan.mode {
+        let active = match plan.mode {
             Mode::Echo => plan.active,
             Mode::Idle => plan.connections,
             Mode::Connect => 0,
         };
-        if self.roster.len() < partners {
-            self.roster.push(None);
+        if self.active.len() < active {
+            self.active.push(None);
         }
         let now = self.reactor.kernel.now();
         let mut session = Session::new(number, plan.seed, now);
@@ -436,16 +402,13 @@ impl<K: Dial> Load<K> {
         {
             session.late = now.since(due.max(self.room_since));
         }
-        let stream = match self.reactor.kernel.dial(plan.target, source) {
-            Ok(stream) => stream,
-            Err(error) => {
-                self.give_up(&session);
-                return self.note_error(error);
-            }
+        let entered = match self.reactor.kernel.dial(plan.target, source) {
+            Ok(stream) => self.reactor.enter(stream, session, Ready::NONE),
+            Err(error) => Err((error, session)),
         };
-        match self.reactor.enter(stream, session, Ready::NONE) {
+        match entered {
             Ok(id) => {
-                self.opening += 1;
+                self.counters.entered();
                 if let Some(place) = self.place(number) {
                     *place = Some(id);
                 }
@@ -453,14 +416,14 @@ impl<K: Dial> Load<K> {
             }
             Err((error, session)) => {
                 self.give_up(&session);
-                self.note_error(error);
+                self.recorder.note_error(error);
             }
         }
     }
 
-    /// The place in the roster of the connection of this number, if it has one.
+    /// The place among the active connections of the one with this number, if it has one.
     pub(super) fn place(&mut self, number: u64) -> Option<&mut Option<ConnId>> {
-        self.roster.get_mut(usize::try_from(number).ok()?)
+        self.active.get_mut(usize::try_from(number).ok()?)
     }
 
     fn handle_deadlines(&mut self) {

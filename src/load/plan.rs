@@ -6,9 +6,13 @@ use serde::{Deserialize, Serialize};
 
 use super::Series;
 use crate::auth::{Key, MacAlgorithm};
+use crate::python::saturating_nanos;
 
-/// What load is to be made.
+/// A load to be made: the server, the connections, what they do and for how long.
+///
+/// [`Load::new`](super::Load::new) refuses a plan of which no load can be made.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Plan {
     /// The server.
     pub target: SocketAddr,
@@ -131,17 +135,18 @@ impl Plan {
             spin: Duration::ZERO,
         }
     }
-    /// Whether a load can be made of it. Not whether this machine allows it.
+
+    /// Checks that a load can be made of it. Not whether this machine allows it.
     ///
     /// # Errors
-    /// The first of its fields that allows none.
+    /// The first of its fields that makes it impossible.
     pub fn check(&self) -> Result<(), PlanError> {
         let at_least_one = [
             ("connections", self.connections as u64),
             ("in_flight", self.in_flight as u64),
             ("size", self.size as u64),
-            ("duration", nanos(self.duration)),
-            ("timeout", self.timeout.map_or(1, nanos)),
+            ("duration", saturating_nanos(self.duration)),
+            ("timeout", self.timeout.map_or(1, saturating_nanos)),
         ];
         if let Some((field, _)) = at_least_one.into_iter().find(|(_, number)| *number == 0) {
             return Err(PlanError::Zero(field));
@@ -170,11 +175,7 @@ impl Plan {
     }
 }
 
-fn nanos(time: Duration) -> u64 {
-    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
-}
-
-/// Why a [`Plan`] is none.
+/// The reason for which no load can be made of a [`Plan`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PlanError {

@@ -1,10 +1,10 @@
 use std::time::Duration;
 
-use super::{Dial, Load, Plan};
+use super::{Dial, Load, Plan, Stage};
 use crate::python::Monotonic;
 
-/// At the end of an idle load each connection is asked for an echo: whether the peer is still
-/// there cannot be known without one. This says who is asked next, and when.
+/// The order in which idle connections are asked for an echo at the end of their load: only an echo
+/// shows that the peer is still there.
 ///
 /// All at once would be a burst that loses packets where the kernel queues them for a processor
 /// (net.core.netdev_max_backlog: 1,000), so a window moves over the connections. Those in it have
@@ -12,10 +12,11 @@ use crate::python::Monotonic;
 /// but must not hold up the others. If nothing in a whole window answers within the time-out, the
 /// window doubles: where hardly anything is left there is no burst of answers to fear, and to wait
 /// for each 256 of a million that are lost would take hours.
+#[derive(Debug)]
 pub(super) struct Proof {
-    /// How many places of the roster have been asked, or were found empty.
+    /// Connections that were asked, or whose place was found empty.
     asked: usize,
-    /// How many places come before the window: up to the last that has answered.
+    /// Places before the window: up to the last that has answered.
     passed: usize,
     /// Places in the window that will not answer, as far as that became known since it moved.
     gone: usize,
@@ -24,6 +25,8 @@ pub(super) struct Proof {
     lost: usize,
     /// When something last happened.
     moved: Monotonic,
+    /// The longest time that nothing may happen.
+    patience: Duration,
 }
 
 impl Proof {
@@ -33,8 +36,14 @@ impl Proof {
     /// lost segment again.
     pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 
-    pub(super) const fn new() -> Self {
-        Self { asked: 0, passed: 0, gone: 0, window: Self::WINDOW, lost: 0, moved: Monotonic::ZERO }
+    pub(super) const fn new(patience: Duration, now: Monotonic) -> Self {
+        let window = Self::WINDOW;
+        Self { asked: 0, passed: 0, gone: 0, window, lost: 0, moved: now, patience }
+    }
+
+    /// The time at which the proof is given up: nothing has moved for longer than an echo may take.
+    pub(super) fn ends(&self) -> Monotonic {
+        self.moved.saturating_add(self.patience).saturating_add(Plan::GRACE)
     }
 
     pub(super) fn handle_answer(&mut self, place: u64, now: Monotonic) {
@@ -59,44 +68,43 @@ impl Proof {
 }
 
 fn index(place: u64) -> usize {
-    usize::try_from(place).expect("it is a place in the roster")
+    usize::try_from(place).expect("it is the place of a connection")
 }
 
 impl<K: Dial> Load<K> {
-    /// Numbers the connections that are left, in the order in which they will be asked.
+    /// Ends the measurement of an idle load and begins its proof. Numbers the connections that are
+    /// left, in the order in which they will be asked.
     pub(super) fn begin_proof(&mut self, now: Monotonic) {
-        self.roster.retain(Option::is_some);
-        for (place, id) in self.roster.iter().enumerate() {
+        self.end_measuring(now);
+        self.active.retain(Option::is_some);
+        for (place, id) in self.active.iter().enumerate() {
             let id = id.expect("the others were left out");
-            let slot = self.reactor.slots.get_mut(id).expect("the roster names those who are here");
+            let slot = self.reactor.slots.get_mut(id).expect("an active one is here");
             slot.connection.number = place as u64;
         }
-        self.proof = Proof { moved: now, ..Proof::new() };
+        let patience = self.terms.echo_timeout().unwrap_or(Proof::PATIENCE);
+        self.progress.enter(Stage::Prove(Proof::new(patience, now)), now);
     }
 
-    /// Asks as many as there is room for in the window; whether anything is left to wait for.
+    /// Asks as many as there is room for in the window; false once nothing is left to wait for.
     pub(super) fn prove(&mut self, now: Monotonic) -> bool {
-        while self.proof.asked < self.roster.len() && (self.proof.has_room() || self.owed == 0) {
-            let place = self.proof.asked;
-            self.proof.asked += 1;
-            let Some(id) = self.roster[place] else {
+        let Stage::Prove(proof) = &mut self.progress.stage else { return false };
+        let counters = &mut self.counters;
+        while proof.asked < self.active.len() && (proof.has_room() || counters.pending() == 0) {
+            let place = proof.asked;
+            proof.asked += 1;
+            let Some(id) = self.active[place] else {
                 // It ended after the others had been numbered, and has been counted.
-                self.proof.gone += 1;
+                proof.gone += 1;
                 continue;
             };
-            let slot = self.reactor.slots.get_mut(id).expect("the roster names those who are here");
+            let slot = self.reactor.slots.get_mut(id).expect("an active one is here");
             slot.connection.due += 1;
             self.reactor.requeue(id);
-            self.record.counts.due += 1;
-            self.owed += 1;
-            self.proof.moved = now;
+            self.recorder.counts().due += 1;
+            counters.begin(1);
+            proof.moved = now;
         }
-        self.owed > 0 || self.proof.asked < self.roster.len()
-    }
-
-    /// When the proof is given up: nothing has moved for longer than an echo may take.
-    pub(super) fn proof_ends(&self) -> Monotonic {
-        let patience = self.terms.echo_timeout().unwrap_or(Proof::PATIENCE);
-        self.proof.moved.saturating_add(patience).saturating_add(Plan::GRACE)
+        counters.pending() > 0 || proof.asked < self.active.len()
     }
 }

@@ -2,16 +2,18 @@ use std::io;
 use std::ops::Range;
 use std::time::Duration;
 
+use super::counters::Counters;
+use super::progress::Stage;
 use super::proof::Proof;
-use super::{Dial, ErrorKind, Load, Mode, Pace, Part, Record, Schedule, Series};
-use crate::load::session::{Begun, Session};
+use super::session::{Begun, Session};
+use super::{Dial, ErrorKind, Load, Mode, Pace, Phase, Record, Schedule, Series};
 use crate::proto::ConnId;
 use crate::python::Monotonic;
 use crate::reactor::slots::Slot;
 use crate::reactor::transfer::{recv, send};
 use crate::reactor::{Close, Ready};
 
-/// What one connection may move in one turn, in bytes, so that the others' answers are looked at
+/// Bytes that one connection may move in one turn, so that the answers of the others are looked at
 /// in time.
 const SHARE: usize = 256 << 10;
 
@@ -84,8 +86,8 @@ impl<K: Dial> Load<K> {
             let now = self.reactor.kernel.now();
             let since = slot.connection.since;
             slot.connection.handle_connected(now);
-            self.record.counts.connected += 1;
-            self.record.note(Series::Connect, now.since(since));
+            self.recorder.counts().connected += 1;
+            self.recorder.record.note(Series::Connect, now.since(since));
         }
         let mut share = SHARE;
         loop {
@@ -116,14 +118,16 @@ impl<K: Dial> Load<K> {
         }
         let now = self.reactor.kernel.now();
         let answers = &mut Answers {
-            record: &mut self.record,
-            owed: &mut self.owed,
-            opening: &mut self.opening,
-            proof: &mut self.proof,
+            record: &mut self.recorder.record,
+            counters: &mut self.counters,
+            proof: match &mut self.progress.stage {
+                Stage::Prove(proof) => Some(proof),
+                Stage::Ramp | Stage::Measure { .. } | Stage::Drain { .. } => None,
+            },
             pacing: &self.pacing,
             waited: now.since(polled) + self.overslept,
             now,
-            dialled: connection.dialled,
+            dialed: connection.dialed,
             late: connection.late,
             since: connection.since,
             number: connection.number,
@@ -148,7 +152,7 @@ impl<K: Dial> Load<K> {
     fn transmit(&mut self, id: ConnId) -> Result<usize, Ended> {
         let Slot { stream, connection, ready, .. } =
             self.reactor.slots.get_mut(id).expect("it is closed by the caller only");
-        let is_unpaced = self.part == Part::Measure
+        let is_unpaced = self.progress.phase() == Phase::Measure
             && self.pacing.mode == Mode::Echo
             && self.terms.plan.pace == Pace::Closed
             && connection.number < self.pacing.active;
@@ -159,7 +163,7 @@ impl<K: Dial> Load<K> {
         }
         let (now, offered) = (self.reactor.kernel.now(), chunk.len());
         let n = send(&mut self.reactor.kernel, stream, ready, chunk)?;
-        self.record.counts.bytes_sent += n as u64;
+        self.recorder.counts().bytes_sent += n as u64;
         let number = connection.number;
         let had_begun = connection.has_begun();
         let due_at = |message| match self.pacing.mode {
@@ -170,50 +174,50 @@ impl<K: Dial> Load<K> {
         // The first of all is the probe, which is not measured.
         let messages = begun - u64::from(begun > 0 && !had_begun);
         if self.pacing.mode != Mode::Connect {
-            self.record.counts.sent += messages;
+            self.recorder.counts().sent += messages;
         }
         if is_unpaced {
-            self.record.counts.due += messages;
-            self.owed += messages;
+            self.recorder.counts().due += messages;
+            self.counters.begin(messages);
         }
         Ok(n)
     }
 
-    /// Sees to a session's deadline.
+    /// Updates a session's deadline after an event.
     pub(super) fn settle(&mut self, id: ConnId) {
         let Some(slot) = self.reactor.slots.get(id) else { return };
         let deadline = slot.connection.deadline(&self.terms);
         self.reactor.settle(id, deadline.map(|(deadline, _)| deadline));
     }
 
-    /// A session is over: counts why, and what it leaves unanswered.
+    /// Closes a session that is over. Counts why, and what it leaves unanswered.
     pub(super) fn end(&mut self, id: ConnId, ended: Ended) {
         match ended {
             Ended::InOrder => {}
-            Ended::Failed(kind) => self.record.counts.errors.add(kind, 1),
-            Ended::Error(error) => self.note_error(error),
+            Ended::Failed(kind) => self.recorder.counts().errors.add(kind, 1),
+            Ended::Error(error) => self.recorder.note_error(error),
         }
         let session = self.close(id);
         self.give_up(&session);
     }
 
-    /// What a session that is over, or was never begun, leaves unanswered.
+    /// Counts what a session that is over, or could not begin, leaves unanswered.
     pub(super) fn give_up(&mut self, session: &Session) {
         match self.pacing.mode {
             // The cycle's failure has been counted.
-            Mode::Connect => self.owed -= u64::from(!session.has_authenticated()),
+            Mode::Connect => self.counters.lost(u64::from(!session.has_authenticated())),
             Mode::Echo => {
-                let owed = session.owed();
-                let owed = owed.end - owed.start;
-                self.owed -= owed;
-                self.record.counts.errors.add(ErrorKind::Unanswered, owed);
+                let pending = session.pending();
+                let pending = pending.end - pending.start;
+                self.counters.lost(pending);
+                self.recorder.counts().errors.add(ErrorKind::Unanswered, pending);
             }
             // So has the connection's, which owes at most its proof.
             Mode::Idle => {
-                let owed = session.owed();
-                self.owed -= owed.end - owed.start;
-                if self.part == Part::Prove {
-                    self.proof.handle_loss(session.number, self.reactor.now());
+                let pending = session.pending();
+                self.counters.lost(pending.end - pending.start);
+                if let Stage::Prove(proof) = &mut self.progress.stage {
+                    proof.handle_loss(session.number, self.reactor.now());
                 }
             }
         }
@@ -227,24 +231,8 @@ impl<K: Dial> Load<K> {
             self.room_since = self.reactor.now();
         }
         let connection = self.reactor.leave(id, Close::Orderly);
-        self.opening -= usize::from(!connection.has_authenticated());
+        self.counters.left(connection.has_authenticated());
         connection
-    }
-
-    pub(super) fn note_error(&mut self, error: io::Error) {
-        let kind = match error.kind() {
-            io::ErrorKind::ConnectionRefused => ErrorKind::Refused,
-            io::ErrorKind::ConnectionReset
-            | io::ErrorKind::ConnectionAborted
-            | io::ErrorKind::BrokenPipe => ErrorKind::Reset,
-            // The kernel's patience, which ends long after ours by default.
-            io::ErrorKind::TimedOut => ErrorKind::ConnectTimeout,
-            _ => ErrorKind::Other,
-        };
-        self.record.counts.errors.add(kind, 1);
-        if kind == ErrorKind::Other {
-            self.first_other.get_or_insert(error);
-        }
     }
 }
 
@@ -264,14 +252,13 @@ impl From<io::Error> for Ended {
 /// Where the answers of one `recv` are recorded.
 struct Answers<'a> {
     record: &'a mut Record,
-    owed: &'a mut u64,
-    opening: &'a mut usize,
-    proof: &'a mut Proof,
+    counters: &'a mut Counters,
+    proof: Option<&'a mut Proof>,
     pacing: &'a Pacing,
     /// How long the answers had been there before they were looked at, as far as is known.
     waited: Duration,
     now: Monotonic,
-    dialled: Monotonic,
+    dialed: Monotonic,
     late: Duration,
     since: Monotonic,
     number: u64,
@@ -281,19 +268,21 @@ impl Answers<'_> {
     fn note(&mut self, message: u64, begun: Begun) {
         let (main, sent, late) = match (message, self.pacing.mode) {
             (0, mode) => {
-                *self.opening -= 1;
+                self.counters.authenticated();
                 self.record.counts.authenticated += 1;
                 self.record.note(Series::Auth, self.now.since(self.since));
                 if mode != Mode::Connect {
                     return;
                 }
-                (Series::Cycle, self.dialled, self.late)
+                (Series::Cycle, self.dialed, self.late)
             }
             (_, Mode::Idle) => {
-                self.proof.handle_answer(self.number, self.now);
+                if let Some(proof) = &mut self.proof {
+                    proof.handle_answer(self.number, self.now);
+                }
                 self.record.note(Series::Echo, self.now.since(begun.at));
                 self.record.counts.answered += 1;
-                *self.owed -= 1;
+                self.counters.answered();
                 return;
             }
             _ => (Series::Echo, begun.at, begun.late),
@@ -303,6 +292,6 @@ impl Answers<'_> {
         self.record.note(Series::Service, self.now.since(sent));
         self.record.note(Series::Lateness, late + self.waited);
         self.record.counts.answered += 1;
-        *self.owed -= 1;
+        self.counters.answered();
     }
 }

@@ -9,6 +9,7 @@ use crate::python::saturating_nanos;
 /// What is timed: one histogram each, in nanoseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
+#[non_exhaustive]
 pub enum Series {
     /// From `connect()` until the connection stands.
     Connect,
@@ -55,6 +56,7 @@ impl Series {
 /// How something failed: a connection, once, or a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
+#[non_exhaustive]
 pub enum ErrorKind {
     /// Nobody listens (ECONNREFUSED).
     Refused,
@@ -150,6 +152,7 @@ impl Errors {
 /// What was done, in numbers. *Messages* are echoes of the measurement, or cycles; probes are
 /// none.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Counts {
     /// Connections that stood.
     pub connected: u64,
@@ -167,7 +170,7 @@ pub struct Counts {
     /// Bytes received, challenges and probes included.
     pub bytes_received: u64,
     /// What failed.
-    #[serde(with = "super::report::errors")]
+    #[serde(with = "super::errors")]
     pub errors: Errors,
 }
 
@@ -191,7 +194,8 @@ impl Counts {
 
 /// Where the connections stand at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Standing {
+#[non_exhaustive]
+pub struct StateCounts {
     /// Not begun: their turn has not come.
     pub waiting: usize,
     /// `connect()` is under way.
@@ -206,7 +210,7 @@ pub struct Standing {
     pub ended: usize,
 }
 
-impl Standing {
+impl StateCounts {
     /// The fields by name, in the order of a connection's life.
     pub const fn by_name(&self) -> [(&'static str, usize); 6] {
         [
@@ -262,15 +266,14 @@ impl Record {
     /// Counts so many messages that were not answered when the run ended, and how long they had
     /// waited by then.
     pub(super) fn note_late(&mut self, series: Series, time: Duration, number: u64) {
-        let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        let nanos = saturating_nanos(time);
         self.series[series as usize].saturating_record_n(nanos.max(1), number);
         self.counts.errors.add(ErrorKind::Late, number);
     }
 
     /// The shortest time in nanoseconds that is recorded as this one is.
     pub(super) fn least_like(&self, series: Series, time: Duration) -> u64 {
-        let nanos = u64::try_from(time.min(Self::LONGEST).as_nanos()).unwrap_or(u64::MAX);
-        self.series[series as usize].lowest_equivalent(nanos)
+        self.series[series as usize].lowest_equivalent(saturating_nanos(time.min(Self::LONGEST)))
     }
 
     /// Adds another record: histograms are added up, which is the only right way to merge
@@ -296,21 +299,22 @@ pub fn empty_histogram() -> Histogram<u64> {
         .expect("the bounds are sound")
 }
 
-/// Which part of a run it is in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// The phase of a run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Part {
+pub enum Phase {
     /// Connections are made and authenticated.
+    #[default]
     Ramp,
-    /// The load that is measured.
+    /// The load is measured.
     Measure,
     /// Idle connections show that they are there, by one echo each.
     Prove,
-    /// Nothing new is due; what is owed is waited for.
+    /// Nothing new is due; pending answers are awaited.
     Drain,
 }
 
-impl Part {
+impl Phase {
     /// The name in reports.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -323,37 +327,39 @@ impl Part {
 }
 
 /// What happened in one stretch of a run, a second as a rule.
-#[derive(Debug)]
+#[derive(Debug, Default)]
+#[non_exhaustive]
 pub struct Interval {
-    /// When it began, from the beginning of the run.
+    /// Its beginning, from the beginning of the run.
     pub start: Duration,
-    /// How long it was.
+    /// Its length.
     pub length: Duration,
-    /// Which part of the run it belongs to.
-    pub part: Part,
+    /// The phase that it belongs to.
+    pub phase: Phase,
     /// What was recorded in it.
     pub record: Record,
-    /// How the connections stand at its end.
-    pub standing: Standing,
-    /// How long this part of the run goes on, if that is known.
+    /// The states of the connections at its end.
+    pub states: StateCounts,
+    /// Time left in this phase, if that is known.
     pub left: Option<Duration>,
 }
 
-/// How a run went.
-#[derive(Debug)]
+/// The result of a run.
+#[derive(Debug, Default)]
+#[non_exhaustive]
 pub struct Outcome {
     /// All of it.
     pub record: Record,
-    /// How long connections took to be made.
+    /// Time that connecting took.
     pub ramp: Duration,
-    /// How long the load was measured.
+    /// Time for which the load was measured.
     pub measured: Duration,
-    /// How long what was owed was waited for, the proof of idle connections included.
+    /// Time for which pending answers were awaited, the proof of idle connections included.
     pub drain: Duration,
-    /// Whether somebody ended it before its time.
+    /// Whether the run was ended early.
     pub stopped: bool,
-    /// How the connections stood when the measurement ended.
-    pub standing: Standing,
+    /// The states of the connections when the measurement ended.
+    pub states: StateCounts,
     /// The first failure of the kind [`ErrorKind::Other`].
     pub first_other: Option<io::Error>,
 }

@@ -8,7 +8,7 @@ use super::{ErrorKind, Mode, Plan};
 use crate::proto::Responder;
 use crate::python::Monotonic;
 
-/// What all sessions of a load have in common.
+/// The data that all sessions of a load share.
 pub(super) struct Terms {
     pub(super) plan: Plan,
     pub(super) pattern: Pattern,
@@ -35,10 +35,10 @@ impl Terms {
 pub(super) struct Session {
     stage: Stage,
     start: Start,
-    /// The number of a connection, which is its place in the roster, or of a cycle.
+    /// The number of a connection, which is its place among the active ones, or of a cycle.
     pub(super) number: u64,
     /// When `connect()` was called.
-    pub(super) dialled: Monotonic,
+    pub(super) dialed: Monotonic,
     /// How long after it could have been.
     pub(super) late: Duration,
     /// When the connection stood, or, in the end, when our stream had ended.
@@ -88,7 +88,7 @@ impl Session {
             stage: Stage::Connecting,
             start: Pattern::start(seed, number),
             number,
-            dialled: now,
+            dialed: now,
             late: Duration::ZERO,
             since: now,
             due: 1,
@@ -123,7 +123,7 @@ impl Session {
     }
 
     /// The numbers of the messages that are due and not answered. The probe is none of them.
-    pub(super) fn owed(&self) -> Range<u64> {
+    pub(super) fn pending(&self) -> Range<u64> {
         let first = self.answered.max(1);
         first..self.due.max(first)
     }

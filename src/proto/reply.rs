@@ -111,6 +111,8 @@ impl<'a, H: Handler> Reply<'a, H> {
 
 impl<H: Handler> Drop for Reply<'_, H> {
     fn drop(&mut self) {
-        self.advance(0);
+        if !self.bytes().is_empty() {
+            self.advance(0);
+        }
     }
 }

@@ -44,7 +44,7 @@ impl MioKernel {
     /// If there is no descriptor for an epoll instance, its waker or the spare.
     pub fn new(events_per_poll: usize) -> io::Result<Self> {
         let poll = Poll::new()?;
-        let waker = mio::Waker::new(poll.registry(), mio::Token(Token::WAKE.0))?;
+        let waker = mio::Waker::new(poll.registry(), mio::Token(Token::WAKE.as_raw()))?;
         Ok(Self {
             poll,
             events: Events::with_capacity(events_per_poll),
@@ -138,13 +138,21 @@ enum Port {
     Shared,
 }
 
-/// What a listener is told beside its address.
+/// Options of a listener, beside its address.
 #[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
 pub struct ListenOptions {
     /// `listen(backlog)`, cut to `net.core.somaxconn` by the kernel.
     pub backlog: u32,
-    /// Whether peers can be [asked](Kernel::probe) for a sign of life.
+    /// Whether [`Kernel::probe`] works on its connections.
     pub keepalive: bool,
+}
+
+impl ListenOptions {
+    /// A queue of this length, and keepalive or not.
+    pub const fn new(backlog: u32, keepalive: bool) -> Self {
+        Self { backlog, keepalive }
+    }
 }
 
 /// The most that TCP_KEEPIDLE and TCP_KEEPINTVL take, in whole seconds.
@@ -172,7 +180,7 @@ impl Kernel for MioKernel {
         let mut count = 0;
         for event in &self.events {
             count += 1;
-            on_event(Token(event.token().0), readiness(event));
+            on_event(Token::from_raw(event.token().0), readiness(event));
         }
         let more = 2 * self.capacity;
         if count == self.capacity && self.capacity < MAX_EVENTS && is_there_room_for(more) {
@@ -187,14 +195,14 @@ impl Kernel for MioKernel {
     }
 
     fn register_listener(&mut self, listener: &mut TcpListener, token: Token) -> io::Result<()> {
-        self.poll.registry().register(listener, mio::Token(token.0), Interest::READABLE)
+        self.poll.registry().register(listener, mio::Token(token.as_raw()), Interest::READABLE)
     }
 
     fn register(&mut self, stream: &mut TcpStream, token: Token) -> io::Result<()> {
         // All at once and for good: epoll reports writability only after a send was refused, so
         // this costs no event, and nothing ever has to be registered again.
         let interest = Interest::READABLE.add(Interest::WRITABLE).add(Interest::PRIORITY);
-        self.poll.registry().register(stream, mio::Token(token.0), interest)
+        self.poll.registry().register(stream, mio::Token(token.as_raw()), interest)
     }
 
     fn accept(

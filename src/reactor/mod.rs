@@ -9,6 +9,7 @@ mod kernel;
 mod mio_kernel;
 mod ready;
 pub(crate) mod slots;
+#[cfg_attr(not(feature = "testing"), allow(unreachable_pub))]
 mod timers;
 pub(crate) mod transfer;
 
@@ -17,7 +18,8 @@ use std::io;
 use std::time::Duration;
 
 use slots::{Slot, Slots};
-use timers::Step;
+#[cfg(not(feature = "testing"))]
+use timers::{Step, Wheel};
 
 use crate::proto::ConnId;
 use crate::python::Monotonic;
@@ -25,8 +27,10 @@ use crate::python::Monotonic;
 pub use kernel::{Close, Kernel, Liveness, Wake};
 pub use mio_kernel::{ListenOptions, MioKernel};
 pub use ready::Ready;
-pub use slots::{Target, Token};
-pub use timers::{Link, Links, Step as TimerStep, Wheel};
+pub(crate) use slots::Target;
+pub use slots::Token;
+#[cfg(feature = "testing")]
+pub use timers::{Link, Links, Step, Wheel};
 
 /// The connections of one loop, each with its socket, its deadline and a value of type `T`.
 ///
@@ -239,7 +243,7 @@ impl<K: Kernel, T> Reactor<K, T> {
         let queued = self.run_queue.iter().filter(|id| self.slots.get(**id).is_some()).count();
         assert_eq!(flagged, queued, "queued connections");
         let armed = slots().filter(|slot| slot.is_armed()).count();
-        assert_eq!(armed, self.timers.armed(), "armed deadlines");
+        assert_eq!(armed, self.timers.armed(|index| *self.slots.link(index)), "armed deadlines");
     }
 }
 

@@ -14,13 +14,13 @@ impl ConnId {
     }
 }
 
-/// What an event is about, in the one word that epoll carries for us.
+/// The subject of an event, in the one word that epoll carries for a loop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Token(pub usize);
+pub struct Token(usize);
 
-/// A token, read.
+/// The meaning of a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Target {
+pub(crate) enum Target {
     /// Another thread wants attention.
     Wake,
     /// The listener with this index.
@@ -36,7 +36,7 @@ const WAKE: u32 = u32::MAX;
 const _: () = assert!(usize::BITS >= 64, "a token packs two 32-bit numbers into a usize");
 
 impl Token {
-    /// What [`Wake::wake`](super::Wake::wake) causes.
+    /// The token of an event that [`Wake::wake`](super::Wake::wake) causes.
     pub const WAKE: Self = Self::pack(WAKE, NO_CONNECTION);
 
     const fn pack(index: u32, generation: u32) -> Self {
@@ -52,14 +52,25 @@ impl Token {
         Self::pack(index.expect("fewer than 2^32 - 1 listeners"), NO_CONNECTION)
     }
 
+    /// The token that [`as_raw`](Self::as_raw) gave this word for. Any other word is the token of a
+    /// connection that is gone, at worst of one that is there: its event is a hint like all others.
+    pub const fn from_raw(raw: usize) -> Self {
+        Self(raw)
+    }
+
+    /// The word to hand to epoll.
+    pub const fn as_raw(self) -> usize {
+        self.0
+    }
+
     /// The token of a connection.
-    pub const fn connection(id: ConnId) -> Self {
+    pub(crate) const fn connection(id: ConnId) -> Self {
         Self::pack(id.index, id.generation)
     }
 
     /// What the token stands for.
     #[allow(clippy::cast_possible_truncation)] // The two halves are taken apart on purpose.
-    pub const fn target(self) -> Target {
+    pub(crate) const fn target(self) -> Target {
         let (index, generation) = (self.0 as u32, (self.0 >> 32) as u32);
         match (generation, index) {
             (NO_CONNECTION, WAKE) => Target::Wake,
@@ -189,6 +200,7 @@ impl<S, C> Slots<S, C> {
         self.slab.remove(id.index as usize)
     }
 
+    #[cfg(any(test, feature = "testing", feature = "load"))]
     pub(crate) fn ids(&self) -> impl Iterator<Item = ConnId> + '_ {
         (0..self.bound()).filter_map(|index| self.id_in(index))
     }

@@ -24,7 +24,7 @@ const END: u32 = u32::MAX;
 /// In `prev`: the rest is the number of the bucket whose list starts here.
 const HEAD: u32 = 1 << 31;
 
-/// A place in the wheel, kept by whoever has the deadline.
+/// A place in the wheel, kept in the slot of the deadline's owner.
 #[derive(Clone, Copy, Debug)]
 pub struct Link {
     /// The neighbour before, or `HEAD` and a bucket, or `END`: in no list.
@@ -47,13 +47,13 @@ impl Link {
     }
 }
 
-/// Whoever keeps the links, by index.
+/// The owner of the links, by index.
 pub trait Links {
     /// The link with this index, which must exist.
     fn link(&mut self, index: u32) -> &mut Link;
 }
 
-/// What one step of the wheel found.
+/// The result of one step of the wheel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
     /// The deadline of this index has come; it is no longer armed.
@@ -69,7 +69,6 @@ pub enum Step {
 pub struct Wheel {
     /// No armed deadline lies before this tick.
     position: u64,
-    armed: usize,
     occupied: [u64; LEVELS as usize],
     heads: [u32; (LEVELS * BUCKETS) as usize],
 }
@@ -79,19 +78,21 @@ impl Wheel {
     pub fn new() -> Self {
         Self {
             position: 0,
-            armed: 0,
             occupied: [0; LEVELS as usize],
             heads: [END; (LEVELS * BUCKETS) as usize],
         }
     }
 
-    /// How many deadlines are armed.
-    pub fn armed(&self) -> usize {
-        self.armed
+    /// The number of armed deadlines, counted one by one.
+    #[cfg(any(test, feature = "testing"))]
+    pub fn armed(&self, link: impl Fn(u32) -> Link) -> usize {
+        let after = |index: &u32| Some(link(*index).next).filter(|next| *next != END);
+        let heads = self.heads.iter().copied().filter(|head| *head != END);
+        heads.map(|head| std::iter::successors(Some(head), after).count()).sum()
     }
 
-    /// Makes sure that `index` fires at `deadline` or before. One that fires before is armed
-    /// again by whoever is told, which is cheaper than moving it at each activity.
+    /// Makes sure that `index` fires at `deadline` or before. The caller arms one that fires before
+    /// again, which is cheaper than moving it at each activity.
     #[inline]
     pub fn arm_by(&mut self, links: &mut impl Links, index: u32, deadline: Monotonic) {
         let tick = ceil_tick(deadline).clamp(self.position, self.position + HORIZON);
@@ -124,10 +125,10 @@ impl Wheel {
             }
         }
         *links.link(index) = Link::default();
-        self.armed -= 1;
     }
 
     /// When a link's deadline fires, if it is armed.
+    #[cfg(any(test, feature = "testing"))]
     pub fn alarm(&self, link: &Link) -> Option<Monotonic> {
         link.is_armed().then(|| Monotonic::from_nanos(self.full_tick(link.tick) << TICK_BITS))
     }
@@ -158,17 +159,17 @@ impl Wheel {
         Step::Moved
     }
 
+    /// Not inlined: an echo finds its alarm set, and needs only the comparison in `arm_by`.
+    #[inline(never)]
     #[allow(clippy::cast_possible_truncation)] // The low half is what a link keeps.
     fn insert(&mut self, links: &mut impl Links, index: u32, tick: u64) {
         let bucket = bucket_of(self.position, tick);
-        let next = self.heads[bucket as usize];
+        let next = std::mem::replace(&mut self.heads[bucket as usize], index);
         if next != END {
             links.link(next).prev = index;
         }
         *links.link(index) = Link { prev: HEAD | bucket, next, tick: tick as u32 };
-        self.heads[bucket as usize] = index;
         self.occupied[(bucket / BUCKETS) as usize] |= 1 << (bucket % BUCKETS);
-        self.armed += 1;
     }
 
     /// A tick is never before the position, nor 2^32 after it, so its low half is enough.
@@ -279,7 +280,7 @@ mod tests {
                 }
             }
             assert!(now.since(deadline).as_nanos() < u128::from(TICK), "{nanos} ns");
-            assert_eq!(wheel.armed(), 0);
+            assert_eq!(wheel.armed(|index| links[index as usize]), 0);
         }
     }
 
@@ -358,7 +359,7 @@ mod tests {
                         prop_assert_eq!(fired, expected);
                     }
                 }
-                prop_assert_eq!(wheel.armed(), model.len());
+                prop_assert_eq!(wheel.armed(|index| links[index as usize]), model.len());
                 match (wheel.next_step(), model.values().min()) {
                     (None, None) => {}
                     (Some(next), Some(&tick)) => prop_assert!(next <= at_tick(tick.max(now))),

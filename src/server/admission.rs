@@ -271,7 +271,7 @@ mod tests {
     }
 
     fn id(number: u32) -> ConnId {
-        match Token((number as usize) << 32).target() {
+        match Token::from_raw((number as usize) << 32).target() {
             Target::Connection(id) => id,
             other => panic!("{number} is the token of {other:?}"),
         }

@@ -35,6 +35,7 @@ pub struct ServerBuilder<H = Upper> {
 
 /// Why a server could not be built.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum BuildError {
     /// Neither an address nor a listener was given.
     #[error("there is no address to listen on")]
@@ -202,8 +203,7 @@ impl<H: Handler + Clone> ServerBuilder<H> {
         let addresses = self.addresses.len() + self.listeners.len();
         let limits = allowed_limits(self.limits, workers, addresses)?;
         self.check(workers, &limits.part(0, workers.max(1)))?;
-        let options =
-            ListenOptions { backlog: limits.backlog, keepalive: self.config.keepalive.is_some() };
+        let options = ListenOptions::new(limits.backlog, self.config.keepalive.is_some());
         let mut listeners: Vec<_> = std::iter::repeat_with(Vec::new).take(workers).collect();
         for &address in &self.addresses {
             let shared = match workers {

@@ -104,7 +104,9 @@ mod tests {
                 world.acceptor.unauthenticated.remove(id);
             }),
             ("one that is not unauthenticated is listed", |world, _| {
-                let Target::Connection(absent) = Token(99).target() else { unreachable!() };
+                let Target::Connection(absent) = Token::from_raw(99).target() else {
+                    unreachable!()
+                };
                 world.acceptor.unauthenticated = Unauthenticated::default();
                 world.acceptor.unauthenticated.add(absent, None, world.reactor.now());
             }),

@@ -31,6 +31,7 @@ pub(super) enum Command {
 
 /// Why a message was not [pushed](Handle::push). It was dropped, and nothing else happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum PushError {
     /// The peer's loop has ended, or the handle does not reach it.
     #[error("the connection's loop has ended, or this handle is another server's")]

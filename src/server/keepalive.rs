@@ -12,11 +12,9 @@
 //! socket options for each period; one that talks costs a reading, and a message costs nothing. A
 //! connection that is over before its first alarm, which is its deadline for the digest, costs nothing.
 
-use std::time::Duration;
-
 use super::{ConnId, Limits, Server};
 use crate::proto::{CloseReason, Config, Handler};
-use crate::python::Monotonic;
+use crate::python::{Monotonic, saturating_nanos};
 use crate::reactor::{Kernel, Liveness};
 
 /// Unanswered in a row, after which a peer is gone. Five losses in a row are no proof: a queue that
@@ -67,7 +65,8 @@ impl Keepalive {
     const LONGEST: Nanos = 3 * 3600 * SECOND;
 
     pub(super) fn new(config: &Config, limits: &Limits) -> Self {
-        let period = config.keepalive.map(|p| nanos(p).clamp(Self::SHORTEST, Self::LONGEST));
+        let period =
+            config.keepalive.map(|p| saturating_nanos(p).clamp(Self::SHORTEST, Self::LONGEST));
         let gap = SECOND.div_ceil(limits.probes_per_second.max(1) as u64);
         Self { period, gap, next: 0 }
     }
@@ -101,7 +100,7 @@ impl Keepalive {
     }
 
     fn assess(liveness: &Liveness, period: Nanos) -> Finding {
-        let silent_for = nanos(liveness.silent_for);
+        let silent_for = saturating_nanos(liveness.silent_for);
         if silent_for < period {
             Finding::Heard(silent_for)
         } else if silent_for >= 2 * period && liveness.unanswered >= PROBES {
@@ -204,12 +203,10 @@ fn on_grid(now: Monotonic, wait: Nanos) -> Monotonic {
     Monotonic::from_nanos(now.as_nanos().saturating_add(wait) | within)
 }
 
-fn nanos(time: Duration) -> Nanos {
-    Nanos::try_from(time.as_nanos()).unwrap_or(Nanos::MAX)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::auth::Keyring;
     use crate::sim::{Faults, SimKernel};

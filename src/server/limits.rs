@@ -1,8 +1,14 @@
 use std::time::Duration;
 
-/// How much of the machine the loop takes, and how much one peer takes of the loop. What one
-/// connection may hold or how long it may take is in [`Config`](crate::proto::Config).
+/// Limits of one loop: how much of the machine it takes, and how much of it one peer takes. Limits
+/// of one connection are in [`Config`](crate::proto::Config).
+///
+/// ```
+/// let mut limits = saltecho::server::Limits::for_process();
+/// limits.spin = std::time::Duration::from_micros(50);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Limits {
     /// Connections at once. By default as many as the process may have descriptors, less
     /// [`Limits::RESERVED_DESCRIPTORS`]. Beyond it clients wait in the kernel's queue, and some
@@ -49,7 +55,7 @@ pub struct Limits {
     /// Peers asked for a sign of life in one second (see
     /// [`Config::keepalive`](crate::proto::Config::keepalive)): 2,000, which is 8 in a tick of the
     /// kernel's clock, and a queue between two interfaces holds 1,000 packets. A crowd of more than
-    /// 120,000 is therefore asked less often than each 60 s.
+    /// 60,000 is therefore probed over a longer time, and one of more than 240,000 less often.
     pub probes_per_second: usize,
     /// Deadlines handled in one turn: 1024.
     pub deadlines_per_turn: usize,

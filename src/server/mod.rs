@@ -262,7 +262,7 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
             now,
             &mut self.stats,
         );
-        let authenticated = slot.connection.has_authenticated() != known;
+        let authenticated = !known && slot.connection.has_authenticated();
         if unfinished {
             self.reactor.requeue(id);
         }

@@ -9,7 +9,7 @@ use saltecho::load::report::{
     Collector, Generator, HistogramLog, Machine, PlanInfo, ProgramInfo, Report,
 };
 use saltecho::load::{
-    ErrorKind, Interval, Mode, Outcome, Pace, Part, Plan, Record, Series, Standing,
+    ErrorKind, Interval, Mode, Outcome, Pace, Phase, Plan, Record, Series, StateCounts,
 };
 
 /// The properties of the run.
@@ -72,19 +72,26 @@ impl Script {
     pub fn intervals(&self) -> Vec<Interval> {
         let mut intervals = vec![self.ramp()];
         intervals.extend((0..self.seconds).map(|second| self.measure(second)));
-        intervals.push(Interval {
-            start: Duration::from_secs(1 + self.seconds),
-            length: Duration::from_millis(3),
-            part: Part::Drain,
-            record: Record::new(),
-            standing: self.standing(0),
-            left: None,
-        });
+        let mut drain = self.interval(Phase::Drain, 1 + self.seconds, Record::new(), 0);
+        drain.length = Duration::from_millis(3);
+        intervals.push(drain);
         intervals
     }
 
-    fn standing(&self, busy: usize) -> Standing {
-        Standing { quiet: self.plan.connections - busy, busy, ..Standing::default() }
+    fn states(&self, busy: usize) -> StateCounts {
+        let mut states = StateCounts::default();
+        (states.quiet, states.busy) = (self.plan.connections - busy, busy);
+        states
+    }
+
+    /// A second of the run, at whose end so many connections are busy.
+    fn interval(&self, phase: Phase, start: u64, record: Record, busy: usize) -> Interval {
+        let mut interval = Interval::default();
+        interval.start = Duration::from_secs(start);
+        interval.length = Duration::from_secs(1);
+        (interval.phase, interval.record) = (phase, record);
+        interval.states = self.states(busy);
+        interval
     }
 
     fn ramp(&self) -> Interval {
@@ -101,14 +108,7 @@ impl Script {
         for &(kind, number) in &self.errors {
             record.counts.errors.add(kind, number);
         }
-        Interval {
-            start: Duration::ZERO,
-            length: Duration::from_secs(1),
-            part: Part::Ramp,
-            record,
-            standing: self.standing(0),
-            left: None,
-        }
+        self.interval(Phase::Ramp, 0, record, 0)
     }
 
     fn measure(&self, second: u64) -> Interval {
@@ -137,14 +137,10 @@ impl Script {
             counts.bytes_received = counts.bytes_sent;
         }
         record.measured = record.counts.clone();
-        Interval {
-            start: Duration::from_secs(1 + second),
-            length: Duration::from_secs(1),
-            part: Part::Measure,
-            record,
-            standing: self.standing(if stall > 0 { self.plan.connections } else { 3 }),
-            left: Some(Duration::from_secs(self.seconds - second - 1)),
-        }
+        let busy = if stall > 0 { self.plan.connections } else { 3 };
+        let mut interval = self.interval(Phase::Measure, 1 + second, record, busy);
+        interval.left = Some(Duration::from_secs(self.seconds - second - 1));
+        interval
     }
 
     /// Numbers of about `scale` with a long tail, by a mixing function of `splitmix64`.
@@ -158,17 +154,13 @@ impl Script {
     }
 
     pub fn outcome(&self, intervals: &[Interval]) -> Outcome {
-        let mut record = Record::new();
-        intervals.iter().for_each(|interval| record.merge(&interval.record));
-        Outcome {
-            record,
-            ramp: Duration::from_secs(1),
-            measured: Duration::from_secs(self.seconds),
-            drain: Duration::from_millis(3),
-            stopped: false,
-            standing: self.standing(3),
-            first_other: None,
-        }
+        let mut outcome = Outcome::default();
+        intervals.iter().for_each(|interval| outcome.record.merge(&interval.record));
+        outcome.ramp = Duration::from_secs(1);
+        outcome.measured = Duration::from_secs(self.seconds);
+        outcome.drain = Duration::from_millis(3);
+        outcome.states = self.states(3);
+        outcome
     }
 
     /// Feeds the whole run to a collector; `with` adds sinks.

@@ -5,7 +5,7 @@ use std::hint::black_box;
 
 use saltecho::auth::{Challenge, Key, Keyring, MacAlgorithm};
 use saltecho::python::{Monotonic, upper};
-use saltecho::reactor::{Link, Links, TimerStep, Token, Wheel};
+use saltecho::reactor::{Link, Links, Step, Token, Wheel};
 
 use super::support::kernel::{admit, disconnect, send_each_turn, server, turn};
 use super::support::{CHALLENGE, NOW, authenticated, challenge, config, digest};
@@ -50,8 +50,8 @@ pub(crate) const SCENARIOS: [(&str, Scenario); 17] = [
             links.each(|links, index| wheel.arm_by(links, index, at(now + ahead(index))));
             now += 60_000;
             let fired = std::iter::repeat_with(|| wheel.step(&mut links, at(now)))
-                .take_while(|step| *step != TimerStep::Done)
-                .filter(|step| matches!(step, TimerStep::Due(_)))
+                .take_while(|step| *step != Step::Done)
+                .filter(|step| matches!(step, Step::Due(_)))
                 .count();
             assert_eq!(fired, 1000);
         })

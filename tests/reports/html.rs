@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::common::needs::CHROMIUM;
 use crate::common::run::Script;
 use saltecho::load::report::{Comparison, LoadLog, Report, merge};
-use saltecho::load::{ErrorKind, Mode, Record, Standing};
+use saltecho::load::{ErrorKind, Mode, Record, StateCounts};
 
 /// Fails unless elements nest and every attribute is closed.
 #[track_caller]
@@ -157,7 +157,7 @@ fn short_and_empty_runs_are_drawn() {
 #[test]
 fn unknown_states_are_not_drawn() {
     let mut report = Script::new(Mode::Echo).report();
-    report.seconds.iter_mut().for_each(|second| second.standing = Standing::default());
+    report.seconds.iter_mut().for_each(|second| second.standing = StateCounts::default());
     let page = page(&report);
     assert!(page.contains("Connection states are unknown."));
     assert_eq!(page.matches("<svg").count(), 3);

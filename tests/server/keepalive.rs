@@ -60,7 +60,7 @@ fn a_probe_is_one_packet_and_silent_peers_stay_connected() {
 fn the_kernel_never_probes_an_accepted_socket_on_its_own() {
     for keepalive in [true, false] {
         let mut kernel = MioKernel::new(16).unwrap();
-        let options = ListenOptions { backlog: 16, keepalive };
+        let options = ListenOptions::new(16, keepalive);
         let mut listener = MioKernel::listen(any_port(), options).unwrap();
         let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (stream, _) = kernel.accept(&mut listener).unwrap();
@@ -92,7 +92,7 @@ fn until(
 #[test]
 fn the_kernel_reports_the_state_of_a_peer() {
     let mut kernel = MioKernel::new(16).unwrap();
-    let options = ListenOptions { backlog: 16, keepalive: true };
+    let options = ListenOptions::new(16, true);
     let mut listener = MioKernel::listen(any_port(), options).unwrap();
     let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     let (mut stream, _) = kernel.accept(&mut listener).unwrap();

@@ -171,7 +171,8 @@ fn a_partial_answer_ends_with_a_reset() {
 
 #[test]
 fn a_greedy_peer_delays_a_quiet_one_by_one_turn() {
-    let limits = Limits { bytes_per_turn: 64 << 10, ..Limits::for_connections(10) };
+    let mut limits = Limits::for_connections(10);
+    limits.bytes_per_turn = 64 << 10;
     let mut server = Server::builder().listen(any_port()).limits(limits).build().unwrap();
     let address = server.addresses().unwrap()[0];
     let clients = thread::spawn(move || (authenticated(address), authenticated(address)));

@@ -349,7 +349,7 @@ fn a_failed_setup_casts_no_suspicion_on_the_source() {
 #[test]
 fn turns_and_stale_events_are_counted() {
     let mut server = server(vec![Script::new()], |_| {});
-    let stale = Token(7 << 32 | 5);
+    let stale = Token::from_raw(7 << 32 | 5);
     server.kernel_mut().events = vec![(stale, Ready::READABLE), (stale, Ready::CLOSED)];
     turns(&mut server, 1);
     server.kernel_mut().events = vec![(Token::listener(9), Ready::READABLE)];

@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::load_world::{DIGEST, Fate, Script, World};
 use saltecho::auth::{Key, MacAlgorithm};
 use saltecho::load::{
-    Assertion, ErrorKind, Load, Mode, Outcome, Pace, Part, Plan, PlanError, Record, Series,
+    Assertion, ErrorKind, Load, Mode, Outcome, Pace, Phase, Plan, PlanError, Record, Series,
 };
 use saltecho::random::SplitMix;
 
@@ -227,7 +227,7 @@ fn each_failure_is_counted_by_its_kind() {
         assert_eq!(errors.total(), 2 + unanswered, "{fate:?} after {after}: {counts:?}");
         let before = ((after.saturating_sub(DIGEST + 64)) / 64) as u64;
         assert_eq!(unanswered, 200 - 2 * before, "{fate:?} after {after}: {counts:?}");
-        assert_eq!((outcome.standing.ended, counts.due), (2, 1000), "{fate:?}");
+        assert_eq!((outcome.states.ended, counts.due), (2, 1000), "{fate:?}");
     }
 }
 
@@ -336,7 +336,7 @@ fn idle_connections_are_verified_at_the_end_and_lost_ones_are_errors() {
         // Lost connections do not delay the others.
         assert!(outcome.drain < Duration::from_secs(3), "{fate:?}: {:?}", outcome.drain);
         assert_eq!(outcome.measured.as_millis(), 5000, "the proof is not measured");
-        assert_eq!((outcome.standing.quiet, outcome.record.measured.due), (1000, 0), "{fate:?}");
+        assert_eq!((outcome.states.quiet, outcome.record.measured.due), (1000, 0), "{fate:?}");
     }
     let all = run(Script::default(), &idle(1000));
     assert_eq!((all.record.counts.answered, all.record.counts.errors.total()), (1000, 0));
@@ -368,14 +368,14 @@ fn a_stopped_idle_load_is_verified_too() {
     let mut parts = Vec::new();
     let outcome = load
         .run(|interval| {
-            parts.push(interval.part);
-            if interval.part == Part::Measure {
+            parts.push(interval.phase);
+            if interval.phase == Phase::Measure {
                 stopper.stop();
             }
         })
         .unwrap();
     assert!(outcome.stopped);
-    assert!(parts.contains(&Part::Prove), "{parts:?}");
+    assert!(parts.contains(&Phase::Prove), "{parts:?}");
     assert_eq!((outcome.record.counts.answered, outcome.record.counts.errors.total()), (10, 0));
 }
 
@@ -424,15 +424,15 @@ fn a_ramp_is_even_and_sources_take_turns() {
     let dials = Rc::clone(&world.dials);
     let load = Load::new(world, plan).unwrap();
     let mut parts = Vec::new();
-    let outcome = load.run(|interval| parts.push(interval.part)).unwrap();
-    assert_eq!(parts.iter().filter(|part| **part == Part::Ramp).count(), 2, "{parts:?}");
+    let outcome = load.run(|interval| parts.push(interval.phase)).unwrap();
+    assert_eq!(parts.iter().filter(|part| **part == Phase::Ramp).count(), 2, "{parts:?}");
     for (i, (at, source)) in dials.borrow().iter().enumerate() {
         let due = Duration::from_secs(1) + millis(50) * u32::try_from(i).unwrap();
         assert!(at.abs_diff(due) < millis(1), "connection {i} at {at:?}");
         assert_eq!(*source, Some(sources[i % 3]));
     }
     assert_eq!(dials.borrow().len(), 40);
-    assert_eq!((outcome.standing.quiet, outcome.record.counts.due), (40, 40));
+    assert_eq!((outcome.states.quiet, outcome.record.counts.due), (40, 40));
 }
 
 #[test]
@@ -471,7 +471,7 @@ fn a_stopped_load_reports_its_partial_result() {
     let mut seconds = 0;
     let outcome = load
         .run(|interval| {
-            seconds += u32::from(interval.part == Part::Measure);
+            seconds += u32::from(interval.phase == Phase::Measure);
             if seconds == 2 {
                 stopper.stop();
             }
@@ -526,7 +526,8 @@ fn every_message_is_accounted_for() {
         // Without a timeout, a connection that is never established would be waited for forever.
         let hangs =
             matches!(script.fate, Some((_, Fate::Unreachable | Fate::Mute | Fate::FallsSilent)));
-        let plan = Plan { timeout: plan.timeout.or(hangs.then(|| millis(500))), ..plan };
+        let mut plan = plan;
+        plan.timeout = plan.timeout.or(hangs.then(|| millis(500)));
         run(script, &plan);
     }
 }

@@ -220,7 +220,9 @@ fn config() -> Config {
 }
 
 fn limits() -> Limits {
-    Limits { drain_timeout: None, ..Limits::for_connections(8) }
+    let mut limits = Limits::for_connections(8);
+    limits.drain_timeout = None;
+    limits
 }
 
 struct Simulated {
@@ -279,7 +281,7 @@ struct Real {
 
 impl Real {
     fn new() -> Self {
-        let options = ListenOptions { backlog: 16, keepalive: false };
+        let options = ListenOptions::new(16, false);
         let listener = MioKernel::listen("127.0.0.1:0".parse().unwrap(), options).unwrap();
         let address = listener.local_addr().unwrap();
         let kernel = Prompt { kernel: MioKernel::new(16).unwrap(), idle: false };

@@ -4,7 +4,7 @@ use std::io::{IsTerminal, Write};
 
 use rustix::termios::tcgetwinsize;
 use saltecho::load::report::Nanos;
-use saltecho::load::{Interval, Mode, Part};
+use saltecho::load::{Interval, Mode, Phase};
 
 /// Shows the progress of a load, and restores the terminal when dropped.
 pub(super) trait Live: Send {
@@ -69,12 +69,12 @@ fn width() -> usize {
 /// Formats an interval in at most `width` columns. If there is not enough room, parts are left out in
 /// the order of their ranks, the highest first; rank 0 always stays.
 fn line(mode: Mode, interval: &Interval, width: usize) -> String {
-    let (counts, states) = (&interval.record.counts, interval.standing);
+    let (counts, states) = (&interval.record.counts, interval.states);
     let end = (interval.start + interval.length).as_secs_f64();
-    let mut parts = vec![(0, format!("{end:6.1}s {:<7}", interval.part.as_str()))];
+    let mut parts = vec![(0, format!("{end:6.1}s {:<7}", interval.phase.as_str()))];
     let seconds = interval.length.as_secs_f64().max(1e-9);
     let main = mode.main_series().map(|series| interval.record.series(series));
-    if let Some(times) = main.filter(|_| interval.part != Part::Ramp) {
+    if let Some(times) = main.filter(|_| interval.phase != Phase::Ramp) {
         #[allow(clippy::cast_precision_loss)] // A count of one second.
         let rate = counts.answered as f64 / seconds;
         parts.push((1, format!(" {rate:>9.0}/s")));
@@ -93,7 +93,7 @@ fn line(mode: Mode, interval: &Interval, width: usize) -> String {
     for (name, number) in states.by_name().into_iter().filter(|(_, number)| *number > 0) {
         connections.push_str(&format!(" {number} {name}"));
     }
-    parts.push((if interval.part == Part::Ramp { 1 } else { 7 }, connections));
+    parts.push((if interval.phase == Phase::Ramp { 1 } else { 7 }, connections));
     if let Some(left) = interval.left {
         parts.push((4, format!("  {:.0}s left", left.as_secs_f64())));
     }
@@ -112,7 +112,7 @@ fn line(mode: Mode, interval: &Interval, width: usize) -> String {
 mod tests {
     use std::time::Duration;
 
-    use saltecho::load::{ErrorKind, Record, Series, Standing};
+    use saltecho::load::{ErrorKind, Record, Series};
 
     use super::*;
 
@@ -121,14 +121,13 @@ mod tests {
         record.note(Series::Echo, Duration::from_micros(1500));
         record.counts.answered = 2000;
         record.counts.errors.add(ErrorKind::Reset, 3);
-        Interval {
-            start: Duration::from_secs(4),
-            length: Duration::from_secs(2),
-            part: Part::Measure,
-            record,
-            standing: Standing { busy: 7, ended: 3, ..Standing::default() },
-            left: Some(Duration::from_secs(9)),
-        }
+        let mut interval = Interval::default();
+        interval.start = Duration::from_secs(4);
+        interval.length = Duration::from_secs(2);
+        (interval.phase, interval.record) = (Phase::Measure, record);
+        (interval.states.busy, interval.states.ended) = (7, 3);
+        interval.left = Some(Duration::from_secs(9));
+        interval
     }
 
     #[test]

@@ -81,9 +81,9 @@ pub(super) fn run(args: &LoadArgs) -> Result<(), Failure> {
     let mut cpu_wait = CpuWait::start();
     let outcome = load.run(|interval| {
         if let Some(usage) = &mut server_usage {
-            usage.update(interval.part);
+            usage.update(interval.phase);
         }
-        cpu_wait.update(interval.part);
+        cpu_wait.update(interval.phase);
         // The thread ends when the load does, not earlier, so it receives this.
         let _ = intervals.send(interval);
     });
@@ -106,29 +106,27 @@ impl LoadArgs {
                 .among(self.connections)
                 .map_err(|text| Failure::with_message(Exit::Usage, text))?,
         };
-        let plan = Plan::new(target, key, self.keys.mac.into());
+        let mut plan = Plan::new(target, key, self.keys.mac.into());
         let pace = match self.rate {
             _ if self.closed => Pace::Closed,
             Some(rate) => Pace::Open(rate.0),
             None => plan.pace,
         };
         let sources = self.source.iter().flat_map(|sources| &sources.0);
-        Ok(Plan {
-            sources: sources.map(|source| in_zone_of(target, *source)).collect(),
-            mode: self.mode.into(),
-            pace,
-            connections: self.connections as usize,
-            active: active as usize,
-            in_flight: self.in_flight.map_or(plan.in_flight, |number| number as usize),
-            size: self.size.0,
-            upper: matches!(self.reply, Reply::Upper),
-            ramp: self.ramp.unwrap_or_default(),
-            duration: self.duration,
-            timeout: self.timeout.0,
-            seed: self.seed,
-            spin: self.spin.0,
-            ..plan
-        })
+        plan.sources = sources.map(|source| in_zone_of(target, *source)).collect();
+        plan.mode = self.mode.into();
+        plan.pace = pace;
+        plan.connections = self.connections as usize;
+        plan.active = active as usize;
+        plan.in_flight = self.in_flight.map_or(plan.in_flight, |number| number as usize);
+        plan.size = self.size.0;
+        plan.upper = matches!(self.reply, Reply::Upper);
+        plan.ramp = self.ramp.unwrap_or_default();
+        plan.duration = self.duration;
+        plan.timeout = self.timeout.0;
+        plan.seed = self.seed;
+        plan.spin = self.spin.0;
+        Ok(plan)
     }
 
     /// The addresses of the server, at least one: those of the sources' family if there are any.

@@ -5,7 +5,7 @@ use std::io;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use saltecho::load::Part;
+use saltecho::load::Phase;
 use saltecho::load::report::ServerUse;
 
 /// CPU time and memory of a process so far.
@@ -82,11 +82,11 @@ impl ServerUsage {
 
     /// Reads the usage at the end of an interval of this phase of the run. If the process has ended,
     /// the last values stay.
-    pub(super) fn update(&mut self, part: Part) {
+    pub(super) fn update(&mut self, part: Phase) {
         match (part, Usage::read(self.pid)) {
-            (Part::Ramp, Ok(usage)) => (self.start, self.end) = (usage, usage),
-            (Part::Measure, Ok(usage)) => self.end = usage,
-            (Part::Prove | Part::Drain, _) | (_, Err(_)) => {}
+            (Phase::Ramp, Ok(usage)) => (self.start, self.end) = (usage, usage),
+            (Phase::Measure, Ok(usage)) => self.end = usage,
+            (Phase::Prove | Phase::Drain, _) | (_, Err(_)) => {}
         }
     }
 
@@ -120,11 +120,11 @@ impl CpuWait {
     }
 
     /// Reads the counter at the end of an interval of this phase of the run, on the same thread.
-    pub(super) fn update(&mut self, part: Part) {
+    pub(super) fn update(&mut self, part: Phase) {
         match part {
-            Part::Ramp => *self = Self::start(),
-            Part::Measure => self.end = Self::so_far(),
-            Part::Prove | Part::Drain => {}
+            Phase::Ramp => *self = Self::start(),
+            Phase::Measure => self.end = Self::so_far(),
+            Phase::Prove | Phase::Drain => {}
         }
     }
 
@@ -174,12 +174,12 @@ mod tests {
         assert!(CpuWait::start().finish().is_some(), "the kernel counts it");
         let at = |millis| Some(Duration::from_millis(millis));
         let mut wait = CpuWait { start: at(0), end: at(0) };
-        wait.update(Part::Measure);
+        wait.update(Phase::Measure);
         let measured = wait.end;
-        wait.update(Part::Drain);
+        wait.update(Phase::Drain);
         assert_eq!(wait.end, measured, "the drain is not measured");
         wait = CpuWait { start: at(0), end: at(1) };
-        wait.update(Part::Ramp);
+        wait.update(Phase::Ramp);
         assert_eq!(wait.finish(), Some(Duration::ZERO), "nor is the ramp");
         assert_eq!(CpuWait { start: None, end: at(1) }.finish(), None);
     }

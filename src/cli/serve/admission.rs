@@ -64,7 +64,7 @@ impl AdmissionArgs {
     }
 
     /// Applies the flags to `limits`.
-    pub(super) fn apply(&self, limits: Limits) -> Result<Limits, Failure> {
+    pub(super) fn apply(&self, mut limits: Limits) -> Result<Limits, Failure> {
         let asked = self.max_unauthenticated.map(|number| number as usize);
         if let Some(number) = asked.filter(|number| *number > limits.connections) {
             let text = format!(
@@ -76,14 +76,13 @@ impl AdmissionArgs {
         }
         let unauthenticated = asked.unwrap_or(limits.unauthenticated);
         let share = self.max_unauthenticated_per_source.map(|count| count.0);
-        Ok(Limits {
-            unauthenticated,
-            unauthenticated_per_source: share.unwrap_or(Some(Limits::share_of(unauthenticated))),
-            suspicion: self.suspicion.0.unwrap_or(Duration::ZERO),
-            eviction_age: self.eviction_age.0.unwrap_or(Duration::MAX),
-            trust_loopback: !self.distrust_loopback,
-            ..limits
-        })
+        limits.unauthenticated = unauthenticated;
+        limits.unauthenticated_per_source =
+            share.unwrap_or(Some(Limits::share_of(unauthenticated)));
+        limits.suspicion = self.suspicion.0.unwrap_or(Duration::ZERO);
+        limits.eviction_age = self.eviction_age.0.unwrap_or(Duration::MAX);
+        limits.trust_loopback = !self.distrust_loopback;
+        Ok(limits)
     }
 }
 

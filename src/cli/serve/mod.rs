@@ -114,16 +114,14 @@ impl ServeArgs {
     }
 
     fn limits(&self) -> Limits {
-        let limits = match self.max_connections {
+        let mut limits = match self.max_connections {
             Some(number) => Limits::for_connections(number as usize),
             None => Limits::for_workers(self.workers.into(), self.listen.len()),
         };
-        Limits {
-            backlog: self.backlog,
-            drain_timeout: self.drain_timeout.0,
-            spin: self.spin.0,
-            ..limits
-        }
+        limits.backlog = self.backlog;
+        limits.drain_timeout = self.drain_timeout.0;
+        limits.spin = self.spin.0;
+        limits
     }
 }
 
@@ -178,7 +176,7 @@ fn build<H: Handler + Clone>(
         | BuildError::Address(_)
         | BuildError::Zero(_)
         | BuildError::NotShared(_) => Failure::new(Exit::Usage, error),
-        BuildError::Loop(_) => Failure::new(Exit::Runtime, error),
+        _ => Failure::new(Exit::Runtime, error),
     })
 }
 

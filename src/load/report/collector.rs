@@ -9,7 +9,7 @@ use super::figures::Percentiles;
 use super::generator::nanos;
 use super::verdict::{Verdict, shortfall};
 use super::{Generator, Report, RunInfo};
-use crate::load::{Counts, ErrorKind, Interval, Outcome, Part, Record, Series, Standing};
+use crate::load::{Counts, ErrorKind, Interval, Outcome, Phase, Record, Series, StateCounts};
 
 /// The figures of one second of a run, without the histograms.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,11 +21,11 @@ pub struct Second {
     #[serde(rename = "duration_ns", with = "nanos")]
     pub length: Duration,
     /// Phase of the run that it belongs to.
-    pub part: Part,
+    pub part: Phase,
     /// Counts of this second.
     pub counts: Counts,
     /// States of the connections at its end.
-    pub standing: Standing,
+    pub standing: StateCounts,
     /// Percentiles of each series.
     #[serde(rename = "phases", with = "series_map")]
     series: [Percentiles; Series::ALL.len()],
@@ -33,7 +33,7 @@ pub struct Second {
 
 impl From<&Interval> for Second {
     fn from(interval: &Interval) -> Self {
-        let Interval { start, length, part, standing, .. } = *interval;
+        let Interval { start, length, phase: part, states: standing, .. } = *interval;
         Self::new(start, length, part, standing, &interval.record)
     }
 }
@@ -42,8 +42,8 @@ impl Second {
     pub(super) fn new(
         start: Duration,
         length: Duration,
-        part: Part,
-        standing: Standing,
+        part: Phase,
+        standing: StateCounts,
         record: &Record,
     ) -> Self {
         let series = Series::ALL.map(|series| Percentiles::from(record.series(series)));
@@ -184,7 +184,7 @@ impl Collector {
             seconds: self.seconds,
             measured: outcome.measured,
             overlap: None,
-            standing: outcome.standing,
+            standing: outcome.states,
             server: None,
             warnings,
         };

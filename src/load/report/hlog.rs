@@ -19,7 +19,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::{Generator, RunInfo, Second, Sink};
-use crate::load::{Interval, Part, Record, Series};
+use crate::load::{Interval, Phase, Record, Series};
 
 const RUN: &str = "saltecho run ";
 const SECOND: &str = "saltecho second ";
@@ -245,7 +245,7 @@ impl Reader {
             );
         }
         self.record.counts.merge(&second.counts);
-        if second.part == Part::Measure {
+        if second.part == Phase::Measure {
             self.record.measured.merge(&second.counts);
         }
         self.seconds.push(second);

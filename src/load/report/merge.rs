@@ -7,7 +7,7 @@ use super::figures::Nanos;
 use super::hlog::{LoadLog, unpack};
 use super::verdict::shortfall;
 use super::{Generator, Report, Second, Verdict};
-use crate::load::{Counts, Pace, Part, Record, Standing};
+use crate::load::{Counts, Pace, Phase, Record, StateCounts};
 
 /// The reason why logs cannot be merged.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -47,7 +47,7 @@ pub fn merge(mut logs: Vec<LoadLog>) -> Result<Report, MergeError> {
     let mut warnings: Vec<String> =
         logs.iter_mut().flat_map(|log| std::mem::take(&mut log.warnings)).collect();
     let mut record = Record::new();
-    let mut standing = Standing::default();
+    let mut standing = StateCounts::default();
     let mut unreliable: Vec<(&str, String)> = Vec::new();
     for log in &logs {
         record.merge(&log.record);
@@ -121,7 +121,7 @@ fn is_same_run(one: &LoadLog, other: &LoadLog) -> bool {
 /// The time from the first start to the last end of measuring, and the time in which all measured.
 fn spans(logs: &[LoadLog]) -> (Duration, Duration) {
     let measured = |log: &LoadLog| {
-        let mut seconds = log.seconds.iter().filter(|second| second.part == Part::Measure);
+        let mut seconds = log.seconds.iter().filter(|second| second.part == Phase::Measure);
         let first = seconds.next()?;
         let last = seconds.next_back().unwrap_or(first);
         // The generator's own duration is exact; a log that was cut off has only its seconds.
@@ -145,12 +145,12 @@ fn spans(logs: &[LoadLog]) -> (Duration, Duration) {
     )
 }
 
-fn final_states(seconds: &[Second]) -> Standing {
-    let measured = seconds.iter().rfind(|second| second.part == Part::Measure);
+fn final_states(seconds: &[Second]) -> StateCounts {
+    let measured = seconds.iter().rfind(|second| second.part == Phase::Measure);
     measured.or(seconds.last()).map(|second| second.standing).unwrap_or_default()
 }
 
-fn add(sum: &mut Standing, other: &Standing) {
+fn add(sum: &mut StateCounts, other: &StateCounts) {
     for (sum, more) in [
         (&mut sum.waiting, other.waiting),
         (&mut sum.connecting, other.connecting),
@@ -176,13 +176,13 @@ fn merged_seconds(logs: &[LoadLog]) -> Vec<Second> {
     let mut rest: Vec<_> =
         logs.iter().map(|log| (log.base, log.seconds.as_slice(), None)).collect();
     let mut seconds = Vec::new();
-    let next = |rest: &[(Duration, &[Second], Option<Standing>)]| {
+    let next = |rest: &[(Duration, &[Second], Option<StateCounts>)]| {
         let firsts = rest.iter().filter_map(|(base, left, _)| Some(*base + left.first()?.start));
         firsts.min().map(place)
     };
     while let Some(number) = next(&rest) {
         let mut counts = Counts::default();
-        let mut standing = Standing::default();
+        let mut standing = StateCounts::default();
         let mut parts = Vec::new();
         for (base, left, latest) in &mut rest {
             while let Some((second, others)) = left.split_first()
@@ -205,8 +205,8 @@ fn merged_seconds(logs: &[LoadLog]) -> Vec<Second> {
             record.series_mut(*series).add(&histogram).expect("it was added when it was read");
         }
         record.counts = counts;
-        let part = [Part::Measure, Part::Ramp, Part::Prove, Part::Drain].into_iter();
-        let part = part.into_iter().find(|part| parts.contains(part)).unwrap_or(Part::Measure);
+        let part = [Phase::Measure, Phase::Ramp, Phase::Prove, Phase::Drain].into_iter();
+        let part = part.into_iter().find(|part| parts.contains(part)).unwrap_or(Phase::Measure);
         let start = Duration::from_secs(number);
         seconds.push(Second::new(start, Duration::from_secs(1), part, standing, &record));
     }

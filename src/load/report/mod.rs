@@ -8,7 +8,6 @@
 
 mod collector;
 mod compare;
-pub(super) mod errors;
 mod events;
 mod figures;
 mod generator;
@@ -34,7 +33,7 @@ pub use server::ServerUse;
 pub use verdict::Verdict;
 pub use visible::Visible;
 
-use super::{Counts, Mode, Pace, Record, Series, Standing};
+use super::{Counts, Mode, Pace, Record, Series, StateCounts};
 
 /// The report on a run, or on several merged ones.
 #[derive(Debug)]
@@ -50,7 +49,7 @@ pub struct Report {
     /// For several generators, the time in which all of them measured.
     pub overlap: Option<Duration>,
     /// States of the connections at the end of the measurement.
-    pub standing: Standing,
+    pub standing: StateCounts,
     /// CPU time and memory of the server, if its PID was given.
     pub server: Option<ServerUse>,
     /// Problems that a reader has to know about before trusting the figures.

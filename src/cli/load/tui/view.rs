@@ -12,7 +12,7 @@ use ratatui::symbols::Marker;
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Axis, Block, Chart, Dataset, GraphType, LineGauge, Paragraph};
 use saltecho::load::report::{Grouped, Nanos};
-use saltecho::load::{Counts, Interval, Mode, Pace, Part, Plan, Series, Standing};
+use saltecho::load::{Counts, Interval, Mode, Pace, Phase, Plan, Series, StateCounts};
 
 /// Minimum size for curves; a smaller terminal shows numbers only.
 const LEAST: (u16, u16) = (80, 16);
@@ -57,9 +57,9 @@ struct Point {
 
 /// The end of the last interval.
 struct Last {
-    part: Part,
+    part: Phase,
     left: Option<Duration>,
-    standing: Standing,
+    standing: StateCounts,
 }
 
 impl View {
@@ -88,14 +88,14 @@ impl View {
     }
 
     pub(super) fn take(&mut self, interval: &Interval) {
-        let (counts, part) = (&interval.record.counts, interval.part);
+        let (counts, part) = (&interval.record.counts, interval.phase);
         self.counts.merge(counts);
-        self.last = Some(Last { part, left: interval.left, standing: interval.standing });
+        self.last = Some(Last { part, left: interval.left, standing: interval.states });
         // Answers after the measurement do not belong to the load.
-        if matches!(part, Part::Prove | Part::Drain) {
+        if matches!(part, Phase::Prove | Phase::Drain) {
             return;
         }
-        let main = self.mode.main_series().filter(|_| part == Part::Measure);
+        let main = self.mode.main_series().filter(|_| part == Phase::Measure);
         let series = main.unwrap_or(Series::Auth);
         if self.series != series {
             self.series = series;
@@ -159,7 +159,7 @@ impl View {
         };
         let name = part.as_str();
         match left {
-            _ if *part == Part::Prove => {
+            _ if *part == Phase::Prove => {
                 let (done, all) = (self.counts.answered, self.counts.authenticated);
                 let text = format!("{name}: {} of {} answered", Grouped(done), Grouped(all));
                 (text, done as f64 / all.max(1) as f64)
@@ -172,14 +172,14 @@ impl View {
             }
             Some(left) => {
                 let whole = Duration::from_secs((*left + HALF_A_SECOND).as_secs());
-                let all = if *part == Part::Drain { Plan::GRACE } else { self.duration };
+                let all = if *part == Phase::Drain { Plan::GRACE } else { self.duration };
                 let over = 1.0 - left.as_secs_f64() / all.as_secs_f64();
                 (format!("{name}: {} left", humantime::format_duration(whole)), over)
             }
         }
     }
 
-    fn standing(&self) -> Standing {
+    fn standing(&self) -> StateCounts {
         self.last.as_ref().map(|last| last.standing).unwrap_or_default()
     }
 
@@ -358,12 +358,13 @@ mod tests {
     fn plan(mode: Mode) -> Plan {
         let target = "127.0.0.1:9999".parse().unwrap();
         let pace = Pace::Open(NonZeroU64::new(20_000).unwrap());
-        let plan = Plan::new(target, Key::demo(), MacAlgorithm::Md5);
-        Plan { mode, pace, connections: 1000, ..plan }
+        let mut plan = Plan::new(target, Key::demo(), MacAlgorithm::Md5);
+        (plan.mode, plan.pace, plan.connections) = (mode, pace, 1000);
+        plan
     }
 
     /// Second `number` of a run, with `answered` messages that each took `micros`.
-    fn second(part: Part, number: u64, answered: u64, micros: u64) -> Interval {
+    fn second(phase: Phase, number: u64, answered: u64, micros: u64) -> Interval {
         let mut record = Record::new();
         for series in [Series::Auth, Series::Echo, Series::Cycle] {
             record.note(series, Duration::from_micros(micros));
@@ -371,14 +372,14 @@ mod tests {
         record.note(Series::Lateness, Duration::from_micros(7));
         record.counts.answered = answered;
         record.counts.authenticated = 300;
-        Interval {
-            start: Duration::from_secs(number),
-            length: Duration::from_secs(1),
-            part,
-            record,
-            standing: Standing { quiet: 590, busy: 400, ended: 10, ..Standing::default() },
-            left: (part != Part::Ramp).then(|| Duration::from_secs(30 - number)),
-        }
+        let mut interval = Interval::default();
+        interval.start = Duration::from_secs(number);
+        interval.length = Duration::from_secs(1);
+        (interval.phase, interval.record) = (phase, record);
+        let states = &mut interval.states;
+        (states.quiet, states.busy, states.ended) = (590, 400, 10);
+        interval.left = (phase != Phase::Ramp).then(|| Duration::from_secs(30 - number));
+        interval
     }
 
     /// The contents of a terminal of this size.
@@ -399,7 +400,7 @@ mod tests {
     fn the_dashboard_shows_all_figures() {
         let mut view = View::new(&plan(Mode::Echo));
         for number in 0..13 {
-            let mut second = second(Part::Measure, number, 19_998, 1500);
+            let mut second = second(Phase::Measure, number, 19_998, 1500);
             second.record.counts.errors.add(ErrorKind::Reset, 3);
             second.record.counts.errors.add(ErrorKind::EchoTimeout, 100);
             for _ in 0..2 {
@@ -448,7 +449,7 @@ mod tests {
         let mut view = View::new(&plan(Mode::Echo));
         for number in 0..20 {
             let (rate, micros) = if number < 10 { (10_000, 10) } else { (2_500, 1_000) };
-            view.take(&second(Part::Measure, number, rate, micros));
+            view.take(&second(Phase::Measure, number, rate, micros));
         }
         let screen = screen(&view, (80, 24));
         // Whether something is drawn in the first and in the second half of a line.
@@ -472,23 +473,23 @@ mod tests {
         {
             let mut view = View::new(&plan(mode));
             assert_shown(&screen(&view, (80, 24)), &["starting", "errors  0"]);
-            view.take(&second(Part::Ramp, 0, 0, 2_000));
+            view.take(&second(Phase::Ramp, 0, 0, 2_000));
             let ramp = screen(&view, (80, 24));
             assert_shown(&ramp, &["ramp: 1,000 of 1,000", "300 connections/s", "p99 2.00 ms"]);
-            view.take(&second(Part::Measure, 1, answered, 500));
+            view.take(&second(Phase::Measure, 1, answered, 500));
             let measure = screen(&view, (80, 24));
             assert_shown(&measure, &[&format!("rate  20 {unit}"), "p99 500 µs", "│1 s "]);
             // A second without any answer.
-            let mut silence = second(Part::Measure, 2, 0, 1);
+            let mut silence = second(Phase::Measure, 2, 0, 1);
             silence.record = Record::new();
             view.take(&silence);
             assert_shown(&screen(&view, (80, 24)), &[&format!("rate  0 {unit}"), "p50 -  p99 -"]);
             // Answers after the measurement are not in the rate.
-            view.take(&second(Part::Drain, 29, 7, 9_000));
+            view.take(&second(Phase::Drain, 29, 7, 9_000));
             assert_shown(&screen(&view, (80, 24)), &["drain: 1s left", &format!("  0 {unit}")]);
         }
         let mut view = View::new(&plan(Mode::Idle));
-        view.take(&second(Part::Measure, 0, 0, 2_000));
+        view.take(&second(Phase::Measure, 0, 0, 2_000));
         assert_shown(&screen(&view, (80, 24)), &["rate  300 connections/s", "p99 2.00 ms"]);
     }
 
@@ -496,12 +497,12 @@ mod tests {
     fn a_small_terminal_shows_the_most_important_numbers() {
         let mut view = View::new(&plan(Mode::Echo));
         // The largest numbers, and every kind of error.
-        let mut second = second(Part::Measure, 0, u64::MAX >> 12, 1);
+        let mut second = second(Phase::Measure, 0, u64::MAX >> 12, 1);
         second.record.note(Series::Echo, Record::LONGEST);
         for kind in ErrorKind::ALL {
             second.record.counts.errors.add(kind, u64::MAX >> 20);
         }
-        second.standing.ended = usize::MAX >> 20;
+        second.states.ended = usize::MAX >> 20;
         for number in 0..u64::try_from(MEMORY).unwrap() + 10 {
             second.start = Duration::from_secs(number);
             view.take(&second);
@@ -515,7 +516,7 @@ mod tests {
             }
         }
         let mut view = View::new(&plan(Mode::Echo));
-        view.take(&self::second(Part::Measure, 12, 19_998, 1500));
+        view.take(&self::second(Phase::Measure, 12, 19_998, 1500));
         let small = screen(&view, (60, 5));
         assert_shown(&small, &["measure: 18s left", "rate  19,998 messages/s", "p99 1.50 ms"]);
         assert_shown(&small, &["errors 0", "590 quiet, 400 busy, 10 ended"]);

@@ -10,7 +10,7 @@ use chart::{Axis, Chart, Line};
 
 use super::figures::{Grouped, Nanos, Percentiles, QUANTILES};
 use super::{Generator, Report, Second, Verdict, Visible, rate};
-use crate::load::{Mode, Part, Series};
+use crate::load::{Mode, Phase, Series};
 
 const STYLE: &str = include_str!("style.css");
 
@@ -222,7 +222,7 @@ impl Report {
         let is_idle = self.mode() == Mode::Idle;
         let counts = &second.counts;
         let number = if is_idle { counts.authenticated } else { counts.answered };
-        let counts_here = second.part == Part::Measure || is_idle;
+        let counts_here = second.part == Phase::Measure || is_idle;
         (counts_here && second.length.as_millis() >= 100).then(|| rate(number, second.length))
     }
 
@@ -328,7 +328,7 @@ impl Generator {
     }
 }
 
-/// A color for each state in `Standing::by_name`; quiet and busy are blue and green.
+/// A color for each state in `StateCounts::by_name`; quiet and busy are blue and green.
 const STATE_COLOURS: [usize; 6] = [3, 4, 1, 5, 0, 2];
 
 /// Latency and service time are next to each other, so their colors must differ most.

@@ -7,11 +7,11 @@ use serde::de::{Error, MapAccess, Visitor};
 use serde::ser::SerializeMap;
 use serde::{Deserializer, Serializer};
 
-use crate::load::{ErrorKind, Errors};
+use super::{ErrorKind, Errors};
 
 const TOTAL: &str = "total";
 
-pub(crate) fn serialize<S: Serializer>(errors: &Errors, to: S) -> Result<S::Ok, S::Error> {
+pub(super) fn serialize<S: Serializer>(errors: &Errors, to: S) -> Result<S::Ok, S::Error> {
     let mut map = to.serialize_map(Some(1 + ErrorKind::ALL.len()))?;
     map.serialize_entry(TOTAL, &errors.total())?;
     for kind in ErrorKind::ALL {
@@ -20,7 +20,7 @@ pub(crate) fn serialize<S: Serializer>(errors: &Errors, to: S) -> Result<S::Ok, 
     map.end()
 }
 
-pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Errors, D::Error> {
+pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Errors, D::Error> {
     from.deserialize_map(ErrorsVisitor)
 }
 
