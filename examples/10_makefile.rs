@@ -23,7 +23,7 @@ const MAX_LINE: usize = 1024;
 /// Answers each line of numbers with their sum.
 fn serve(conn: &Socket) -> Result<()> {
     let mut lines = conn.makefile("r", FileOptions::default())?;
-    let mut answers = conn.makefile("w", FileOptions::default())?;
+    let answers = conn.makefile("w", FileOptions::default())?;
     while let Some(line) = read_line(&mut lines)? {
         let sum: i64 = line.split_whitespace().filter_map(|word| word.parse::<i64>().ok()).sum();
         answers.write(&*format!("{sum}\n"))?;

@@ -92,7 +92,7 @@ fn talk(what: &str, socket: &Socket, pieces: &[&[u8]], lines: usize) -> Result<(
     for piece in pieces {
         socket.sendall(piece)?;
     }
-    let mut answers = socket.makefile("r", FileOptions::default())?;
+    let answers = socket.makefile("r", FileOptions::default())?;
     let mut seen = Vec::new();
     for _ in 0..lines {
         seen.push(answers.readline(Some(100))?.into_text().unwrap_or_default());

@@ -5,7 +5,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::Report;
-use crate::client::{authenticated, exchange};
+use crate::client::{authenticated, authenticated_from, exchange};
+use crate::idle::source;
 use crate::server::Trial;
 
 /// Connections of a crowd, close to the descriptor limit of a process.
@@ -18,9 +19,12 @@ pub(crate) fn run(rounds: u64, report: &mut Report) {
         assert_eq!(exchange(&authenticated(server.address), b"x"), b"X");
     }
     let start = server.resident();
-    let (mut peaks, mut after) = (Vec::new(), Vec::new());
+    let (mut peaks, mut after, mut ports) = (Vec::new(), Vec::new(), 0..);
     for _ in 0..rounds {
-        let crowd: Vec<TcpStream> = (0..CROWD).map(|_| authenticated(server.address)).collect();
+        // Each crowd has ports of its own, since those of the last one rest for a minute.
+        let crowd = (0..CROWD).map(|_| ports.next().expect("there are enough"));
+        let crowd = crowd.map(|number| authenticated_from(source(number), server.address));
+        let crowd: Vec<TcpStream> = crowd.collect();
         for stream in &crowd {
             assert_eq!(exchange(stream, b"here"), b"HERE");
         }

@@ -57,7 +57,8 @@ pub(crate) fn run(send_timeout: u64, report: &mut Report) {
 pub(crate) fn inside(send_timeout: u64, report: &mut Report) {
     let mut command = Command::new("unshare");
     command.arg("-n").arg(std::env::current_exe().unwrap());
-    command.args(["serve", "listen=0.0.0.0:0", &format!("send_timeout={send_timeout}")]);
+    command.args(["serve", "listen=0.0.0.0:0", "by_source=1"]);
+    command.arg(format!("send_timeout={send_timeout}"));
     let mut server = Trial::start_command(command);
     let pid = server.pid();
     let near = ENDING.into_iter().chain([BYSTANDING]);

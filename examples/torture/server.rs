@@ -39,7 +39,11 @@ pub(crate) fn serve(args: &[String]) {
     let address = args.iter().find_map(|arg| arg.strip_prefix("listen=")).unwrap_or("127.0.0.1:0");
     let server = Server::builder().listen(address).limits(limits).config(config);
     let ends = Ends::default();
-    let running = server.observer(Box::new(ends.clone())).spawn().unwrap();
+    let server = match option("by_source") {
+        Some(_) => server.observer(Box::new(ends.clone())),
+        None => server,
+    };
+    let running = server.spawn().unwrap();
     println!("{}", running.addresses()[0]);
     for line in stdin().lines() {
         match line.unwrap().as_str() {

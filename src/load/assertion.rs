@@ -6,16 +6,16 @@ use super::report::Nanos;
 use super::unit::split_unit;
 use super::{ErrorKind, Mode, Record, Series};
 
-/// Something that is claimed of a run, like `p99<5ms`, `errors==0`, `connect.max<1s` or
-/// `rate>=50k`. Parsed from a string and judged once the run is over.
+/// A condition on the result of a run, like `p99<5ms`, `errors==0`, `connect.max<1s` or `rate>=50k`.
+/// Parsed from a string and checked once the run is over.
 ///
-/// | left of the comparison | what it is |
+/// | left of the comparison | meaning |
 /// | --- | --- |
-/// | `p50`, `p99.9`, any other; `max`, `mean` | a time of what is measured above all: echo, cycle |
-/// | `connect.p99`, `auth.max`, `service.p50`, `lateness.p99` | the same of another series |
-/// | `errors`, `errors.reset` | failures, or those of one kind |
-/// | `rate` | messages answered a second while the load was measured |
-/// | `answered`, `due`, `connected`, `authenticated` | numbers |
+/// | `p50`, `p99.9`, any other; `max`, `mean` | a time of the main series: echo, cycle |
+/// | `connect.p99`, `auth.max`, `service.p50`, `lateness.p99` | the same for another series |
+/// | `errors`, `errors.reset` | errors, or those of one kind |
+/// | `rate` | messages answered per second during the measurement |
+/// | `answered`, `due`, `connected`, `authenticated` | counts |
 ///
 /// The comparison is one of `<`, `<=`, `>`, `>=`, `==` and `!=`; times have a unit.
 #[derive(Clone, Debug)]
@@ -26,34 +26,34 @@ pub struct Assertion {
     bound: f64,
 }
 
-/// Whether an [`Assertion`] holds, and what it was judged by.
+/// The result of [`Assertion::check`].
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Judgement {
-    /// Whether it holds. What was not measured holds nothing.
+pub struct CheckedAssertion {
+    /// Whether the assertion holds. It fails if there is no value.
     pub holds: bool,
-    /// What there was instead of what was claimed: `7.20 ms`, `12`, or "nothing was measured".
+    /// The actual value: `7.20 ms`, `12`, or "nothing was measured".
     pub actual: String,
 }
 
-/// Why a string is no assertion.
+/// The reason why a string is not an assertion.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AssertionError {
-    /// There is no comparison in it.
+    /// It has no comparison.
     #[error("expected a comparison, like p99<5ms, errors==0 or rate>=50k")]
     NoComparison,
-    /// What is compared is unknown.
+    /// The left side is unknown.
     #[error(
-        "{0:?} is not measured: expected p50, p99.9, max or mean, perhaps with connect., auth., \
-         echo., cycle., service. or lateness. before it, errors, errors.KIND, rate, answered, due, \
+        "{0:?} is not measured: expected p50, p99.9, max or mean, optionally prefixed by connect., \
+         auth., echo., cycle., service. or lateness., errors, errors.KIND, rate, answered, due, \
          connected or authenticated"
     )]
     UnknownQuantity(String),
-    /// A time is compared with something else.
-    #[error("{0:?} is no time: expected a number with its unit, like 5ms, 250us or 1s")]
-    NoTime(String),
-    /// A number is compared with something else.
-    #[error("{0:?} is no number: expected one like 0, 1000 or 50k")]
-    NoNumber(String),
+    /// A time is compared with something that is not a duration.
+    #[error("{0:?} is not a duration: expected a number with a unit, like 5ms, 250us or 1s")]
+    NotADuration(String),
+    /// A count is compared with something that is not a number.
+    #[error("{0:?} is not a number: expected one like 0, 1000 or 50k")]
+    NotANumber(String),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -85,7 +85,7 @@ enum Comparison {
 }
 
 impl Comparison {
-    /// The longer ones first, because the shorter ones begin them.
+    /// All comparisons; longer ones come first, because shorter ones are their prefixes.
     const ALL: [(&'static str, Self); 6] = [
         ("<=", Self::LessOrEqual),
         (">=", Self::GreaterOrEqual),
@@ -123,9 +123,9 @@ impl FromStr for Assertion {
             quantity(left).ok_or_else(|| AssertionError::UnknownQuantity(left.to_owned()))?;
         let bound = match quantity {
             Quantity::Time(..) => {
-                time(right).ok_or_else(|| AssertionError::NoTime(right.to_owned()))?
+                time(right).ok_or_else(|| AssertionError::NotADuration(right.to_owned()))?
             }
-            _ => number(right).ok_or_else(|| AssertionError::NoNumber(right.to_owned()))?,
+            _ => number(right).ok_or_else(|| AssertionError::NotANumber(right.to_owned()))?,
         };
         Ok(Self { text: text.to_owned(), quantity, comparison, bound })
     }
@@ -138,8 +138,8 @@ impl fmt::Display for Assertion {
 }
 
 impl Assertion {
-    /// Judges it by what was recorded in a run of this mode that was measured this long.
-    pub fn judge(&self, mode: Mode, record: &Record, measured: Duration) -> Judgement {
+    /// Checks the assertion against the record of a run of this mode that was measured this long.
+    pub fn check(&self, mode: Mode, record: &Record, measured: Duration) -> CheckedAssertion {
         #[allow(clippy::cast_precision_loss)] // Counts stay far below 2^53.
         let count = |n: u64| (Some(n as f64), n.to_string());
         let counts = &record.counts;
@@ -165,7 +165,7 @@ impl Assertion {
             }
         };
         let holds = actual.is_some_and(|actual| self.comparison.holds(actual, self.bound));
-        Judgement { holds, actual: shown }
+        CheckedAssertion { holds, actual: shown }
     }
 }
 
@@ -215,7 +215,7 @@ fn statistic(text: &str) -> Option<Statistic> {
     }
 }
 
-#[allow(clippy::cast_precision_loss)] // Nobody asserts times of more than 104 days.
+#[allow(clippy::cast_precision_loss)] // Times beyond 104 days lose nanoseconds.
 fn time(text: &str) -> Option<f64> {
     humantime::parse_duration(text).ok().map(|time| time.as_nanos() as f64)
 }
@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn claims_are_judged_by_what_was_recorded() {
+    fn assertions_are_checked_against_the_record() {
         for (text, holds, actual) in [
             ("p50 < 51ms", true, "50.0 ms"),
             ("p50<50ms", false, "50.0 ms"),
@@ -272,21 +272,21 @@ mod tests {
             ("authenticated==0", true, "0"),
         ] {
             let assertion: Assertion = text.parse().unwrap();
-            let judgement = assertion.judge(Mode::Echo, &record(), Duration::from_secs(2));
-            assert_eq!(judgement.holds, holds, "{text}: {judgement:?}");
-            assert!(judgement.actual.contains(actual), "{text}: {judgement:?}");
+            let checked = assertion.check(Mode::Echo, &record(), Duration::from_secs(2));
+            assert_eq!(checked.holds, holds, "{text}: {checked:?}");
+            assert!(checked.actual.contains(actual), "{text}: {checked:?}");
             assert_eq!(assertion.to_string(), text);
         }
-        // In another mode the plain percentiles are those of another series.
+        // The main series depends on the mode.
         let cycles: Assertion = "p50<1s".parse().unwrap();
-        assert!(!cycles.judge(Mode::Connect, &record(), Duration::from_secs(2)).holds);
+        assert!(!cycles.check(Mode::Connect, &record(), Duration::from_secs(2)).holds);
         let rate: Assertion = "rate>=0".parse().unwrap();
-        assert!(!rate.judge(Mode::Echo, &record(), Duration::ZERO).holds, "never measured");
+        assert!(!rate.check(Mode::Echo, &record(), Duration::ZERO).holds, "never measured");
     }
 
     #[test]
-    fn what_cannot_be_judged_is_refused_with_what_could() {
-        use AssertionError::{NoComparison, NoNumber, NoTime, UnknownQuantity};
+    fn invalid_assertions_are_refused_with_the_valid_forms() {
+        use AssertionError::{NoComparison, NotADuration, NotANumber, UnknownQuantity};
         let unknown = |text: &str| UnknownQuantity(text.to_owned());
         for (text, error) in [
             ("", NoComparison),
@@ -298,11 +298,11 @@ mod tests {
             ("p-1<5ms", unknown("p-1")),
             ("ping.p99<5ms", unknown("ping.p99")),
             ("errors.typo==0", unknown("errors.typo")),
-            ("p99<5", NoTime("5".to_owned())),
-            ("p99<fast", NoTime("fast".to_owned())),
-            ("errors==none", NoNumber("none".to_owned())),
-            ("errors==-1", NoNumber("-1".to_owned())),
-            ("rate>=", NoNumber(String::new())),
+            ("p99<5", NotADuration("5".to_owned())),
+            ("p99<fast", NotADuration("fast".to_owned())),
+            ("errors==none", NotANumber("none".to_owned())),
+            ("errors==-1", NotANumber("-1".to_owned())),
+            ("rate>=", NotANumber(String::new())),
         ] {
             assert_eq!(text.parse::<Assertion>().unwrap_err(), error, "{text:?}");
         }

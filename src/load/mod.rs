@@ -44,7 +44,7 @@ use crate::proto::ConnId;
 use crate::python::Monotonic;
 use crate::reactor::{Kernel, MioKernel, Reactor, Ready, Wake};
 
-pub use assertion::{Assertion, AssertionError, Judgement};
+pub use assertion::{Assertion, AssertionError, CheckedAssertion};
 pub use dial::Dial;
 pub use plan::{Mode, Pace, Plan, PlanError};
 pub use record::{

@@ -2,7 +2,6 @@ use std::collections::TryReserveError;
 use std::ops::{Deref, DerefMut};
 
 /// A `Box` whose allocation may fail without ending the process, which std's cannot yet.
-#[derive(Debug)]
 pub(super) struct Boxed<T>(Box<[T; 1]>);
 
 impl<T> Boxed<T> {
@@ -16,6 +15,12 @@ impl<T> Boxed<T> {
             Ok(values) => Ok(Self(values)),
             Err(_) => unreachable!("there is one"),
         }
+    }
+}
+
+impl<T: std::fmt::Debug> std::fmt::Debug for Boxed<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        (**self).fmt(f)
     }
 }
 

@@ -200,6 +200,7 @@ impl<S, C> Slots<S, C> {
         self.slab.remove(id.index as usize)
     }
 
+    #[cfg(any(test, feature = "testing", feature = "load"))]
     pub(crate) fn ids(&self) -> impl Iterator<Item = ConnId> + '_ {
         (0..self.bound()).filter_map(|index| self.id_in(index))
     }

@@ -55,7 +55,7 @@ pub struct Limits {
     /// Peers asked for a sign of life in one second (see
     /// [`Config::keepalive`](crate::proto::Config::keepalive)): 2,000, which is 8 in a tick of the
     /// kernel's clock, and a queue between two interfaces holds 1,000 packets. A crowd of more than
-    /// 120,000 is therefore asked less often than each 60 s.
+    /// 60,000 is therefore probed over a longer time, and one of more than 240,000 less often.
     pub probes_per_second: usize,
     /// Deadlines handled in one turn: 1024.
     pub deadlines_per_turn: usize,

@@ -1,13 +1,13 @@
 use std::borrow::Cow;
 use std::fmt;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6, ToSocketAddrs};
+use std::net::{Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketAddrAny, SocketAddrUnix};
 
 use super::{Error, ErrorKind, Family, Result};
+use crate::rawopt::Name;
 
 /// An address as returned by the kernel, for example from `getsockname`.
 ///
@@ -16,17 +16,19 @@ use super::{Error, ErrorKind, Family, Result};
 pub enum Address {
     /// Python's `(host, port)`.
     V4(SocketAddrV4),
-    /// Python's `(host, port, flowinfo, scope_id)`.
+    /// Python's `(host, port, flowinfo, scope_id)`, the flow information in the host's byte order
+    /// and at most 20 bits of it.
     V6(SocketAddrV6),
-    /// A path; empty for a Unix socket without a name, with a leading zero byte for an abstract
-    /// one.
+    /// A path of at most 107 bytes (108 come back if a peer uses all of them); empty for a Unix
+    /// socket without a name, with a leading zero byte for an abstract one of at most 108 bytes.
     Unix(Vec<u8>),
 }
 
 /// An address argument: a host (which may be a name) and a port, or an [`Address`].
 ///
 /// The host `""` means all interfaces and `"<broadcast>"` 255.255.255.255. Names are resolved by
-/// the system, which blocks and is outside every timeout, as in Python.
+/// the system, which blocks and is outside every timeout, as in Python. They are ASCII: a name in
+/// another script is given in its `xn--` form. An IPv6 host may end in a zone, `"fe80::1%eth0"`.
 ///
 /// ```
 /// use saltecho::socket::AddressArg;
@@ -37,18 +39,25 @@ pub enum Address {
 pub enum AddressArg<'a> {
     /// Python's `(host, port)`; the call checks the range of the port (OverflowError).
     HostPort(Cow<'a, str>, i64),
+    /// Python's `(host, port, flowinfo, scope_id)`, for IPv6 sockets only. A scope of 0 leaves the
+    /// host's zone in force.
+    HostPort6(Cow<'a, str>, i64, u32, u32),
+    /// What `getaddrinfo` takes: perhaps no host, which is this machine, and the name or number of
+    /// a service. For [`create_connection`](super::create_connection) only, as in Python.
+    Service(Option<Cow<'a, str>>, Cow<'a, str>),
     /// An address that needs no resolution.
     Exact(Address),
 }
 
+/// The length of `sun_path`.
+const PATH_CAPACITY: usize = 108;
+/// What fits into IPv6's flow information.
+const FLOWINFO_MAX: u32 = 0xf_ffff;
+
 impl Address {
     /// The port; `None` for a Unix socket.
     pub fn port(&self) -> Option<u16> {
-        match self {
-            Self::V4(address) => Some(address.port()),
-            Self::V6(address) => Some(address.port()),
-            Self::Unix(_) => None,
-        }
+        self.as_socket_addr().map(|address| address.port())
     }
 
     /// The IP address and port; `None` for a Unix socket.
@@ -68,36 +77,105 @@ impl Address {
         }
     }
 
-    /// The form in which the kernel takes it. A path that is too long is the kernel's
-    /// ENAMETOOLONG, one with a zero byte inside EINVAL.
-    pub(super) fn to_kernel(&self) -> Result<SocketAddrAny> {
-        Ok(match self {
-            Self::V4(address) => SocketAddrAny::from(*address),
-            Self::V6(address) => SocketAddrAny::from(*address),
-            Self::Unix(path) => match path.split_first() {
-                None => SocketAddrUnix::new_unnamed().into(),
-                Some((0, name)) => SocketAddrUnix::new_abstract_name(name)?.into(),
-                Some(_) => SocketAddrUnix::new(path.as_slice())?.into(),
-            },
-        })
+    /// The form in which the kernel takes it.
+    ///
+    /// # Errors
+    /// OSError without an errno for a path that is too long, as in Python; ValueError for a path
+    /// with a zero byte inside, which the kernel would cut there.
+    pub(super) fn to_kernel(&self) -> Result<Name> {
+        let family = self.family().to_kernel().as_raw().to_ne_bytes();
+        let name = match self {
+            Self::V4(address) => Name::from_parts(&[
+                &family,
+                &address.port().to_be_bytes(),
+                &address.ip().octets(),
+                &[0; 8],
+            ]),
+            Self::V6(address) => Name::from_parts(&[
+                &family,
+                &address.port().to_be_bytes(),
+                &address.flowinfo().to_be_bytes(),
+                &address.ip().octets(),
+                &address.scope_id().to_ne_bytes(),
+            ]),
+            Self::Unix(path) if matches!(path.first(), None | Some(0)) => Some(path)
+                .filter(|path| path.len() <= PATH_CAPACITY)
+                .and_then(|path| Name::from_parts(&[&family, path])),
+            Self::Unix(path) if path.contains(&0) => {
+                return Err(Error::value("embedded null byte"));
+            }
+            Self::Unix(path) => Some(path)
+                .filter(|path| path.len() < PATH_CAPACITY)
+                .and_then(|path| Name::from_parts(&[&family, path, b"\0"])),
+        };
+        name.ok_or(Error::raised(ErrorKind::OSError, "AF_UNIX path too long"))
     }
 
     /// What the kernel reported; nothing at all stands for a Unix socket without a name.
-    pub(super) fn from_kernel(address: Option<SocketAddrAny>) -> Result<Self> {
-        let Some(address) = address else { return Ok(Self::Unix(Vec::new())) };
-        match address.address_family() {
-            AddressFamily::INET => Ok(Self::V4(address.try_into()?)),
-            AddressFamily::INET6 => Ok(Self::V6(address.try_into()?)),
-            AddressFamily::UNIX => {
-                let name = SocketAddrUnix::try_from(address)?;
-                Ok(Self::Unix(match (name.path_bytes(), name.abstract_name()) {
-                    (Some(path), _) => path.to_vec(),
-                    (None, Some(name)) if !name.is_empty() => [b"\0", name].concat(),
-                    (None, _) => Vec::new(),
-                }))
+    ///
+    /// # Errors
+    /// EAFNOSUPPORT for an address of another family.
+    pub(super) fn from_kernel(name: &Name) -> Result<Self> {
+        let Some((family, rest)) = name.as_bytes().split_first_chunk() else {
+            return Ok(Self::Unix(Vec::new()));
+        };
+        let mut rest = Fields(rest);
+        let address = match i32::from(u16::from_ne_bytes(*family)) {
+            libc::AF_INET => {
+                let (port, ip) = (rest.take().map(u16::from_be_bytes), rest.take::<4>());
+                ip.zip(port).map(|(ip, port)| Self::V4(SocketAddrV4::new(ip.into(), port)))
             }
-            _ => Err(Errno::AFNOSUPPORT.into()),
+            libc::AF_INET6 => rest.take_v6().map(Self::V6),
+            libc::AF_UNIX => Some(Self::Unix(match rest.0 {
+                [0, ..] => rest.0.to_vec(),
+                // Up to the zero byte, for which a path of full length leaves no room.
+                path => path.split(|&byte| byte == 0).next().unwrap_or_default().to_vec(),
+            })),
+            _ => None,
+        };
+        address.ok_or(Errno::AFNOSUPPORT.into())
+    }
+
+    /// The address as Python's `repr` shows it.
+    pub(super) fn repr(&self) -> String {
+        match self {
+            Self::V4(address) => format!("('{}', {})", address.ip(), address.port()),
+            Self::V6(address) => {
+                let (flowinfo, scope) = (address.flowinfo(), address.scope_id());
+                format!("('{}', {}, {flowinfo}, {scope})", address.ip(), address.port())
+            }
+            Self::Unix(path) => super::repr(&String::from_utf8_lossy(path)),
         }
+    }
+
+    /// Python's range check of the flow information; `caller` is named in the text.
+    pub(super) fn check_flowinfo(self, caller: &str) -> Result<Self> {
+        match &self {
+            Self::V6(address) if address.flowinfo() > FLOWINFO_MAX => {
+                let text = format!("{caller}(): flowinfo must be 0-{FLOWINFO_MAX}.");
+                Err(Error::raised_with(ErrorKind::OverflowError, text))
+            }
+            _ => Ok(self),
+        }
+    }
+}
+
+/// The rest of a `sockaddr`.
+struct Fields<'a>(&'a [u8]);
+
+impl Fields<'_> {
+    fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (field, rest) = self.0.split_first_chunk()?;
+        self.0 = rest;
+        Some(*field)
+    }
+
+    fn take_v6(&mut self) -> Option<SocketAddrV6> {
+        let port = u16::from_be_bytes(self.take()?);
+        let flowinfo = u32::from_be_bytes(self.take()?);
+        let ip = Ipv6Addr::from(self.take::<16>()?);
+        let scope = u32::from_ne_bytes(self.take()?);
+        Some(SocketAddrV6::new(ip, port, flowinfo, scope))
     }
 }
 
@@ -112,89 +190,21 @@ impl fmt::Display for Address {
 }
 
 impl AddressArg<'_> {
-    /// The address for a socket of this family. `caller` is named in the error for a bad port.
-    ///
-    /// The host comes first and the port second, as in CPython's `getsockaddrarg`.
-    pub(super) fn resolve(self, family: Family, caller: &str) -> Result<Address> {
-        let (host, port) = match self {
-            Self::Exact(address) => return Ok(address),
-            Self::HostPort(host, port) => (host, port),
-        };
-        let address = match family {
-            Family::Inet => Address::V4(SocketAddrV4::new(resolve_v4(&host)?, 0)),
-            Family::Inet6 => Address::V6(resolve_v6(&host)?),
-            Family::Unix => {
-                return Err(Error::raised(
-                    ErrorKind::TypeError,
-                    "a Unix socket's address is a path, not a host and a port",
-                ));
-            }
-        };
-        let port = u16::try_from(port).map_err(|_| {
-            let text = format!("{caller}(): port must be 0-65535.");
-            Error::raised_with(ErrorKind::OverflowError, text)
-        })?;
-        Ok(match address {
-            Address::V4(address) => Address::V4(SocketAddrV4::new(*address.ip(), port)),
-            Address::V6(mut address) => {
-                address.set_port(port);
-                Address::V6(address)
-            }
-            Address::Unix(_) => address,
-        })
-    }
-
-    /// Every address of either family that the host has, in the resolver's order
-    /// (`create_connection` tries them one after the other).
-    pub(super) fn resolve_all(self) -> Result<Vec<Address>> {
+    /// The argument as Python's `repr` shows it.
+    pub(super) fn repr(&self) -> String {
+        let host = |host: &str| super::repr(host);
         match self {
-            Self::Exact(address) => Ok(vec![address]),
-            Self::HostPort(host, port) => {
-                let port = u16::try_from(port).map_err(|_| {
-                    let text = "getaddrinfo(): port must be 0-65535.";
-                    Error::raised(ErrorKind::OverflowError, text)
-                })?;
-                Ok(look_up(&host, port)?.map(Address::from).collect())
+            Self::HostPort(name, port) => format!("({}, {port})", host(name)),
+            Self::HostPort6(name, port, flowinfo, scope) => {
+                format!("({}, {port}, {flowinfo}, {scope})", host(name))
             }
+            Self::Service(name, service) => {
+                let name = name.as_deref().map_or("None".to_owned(), host);
+                format!("({name}, {})", host(service))
+            }
+            Self::Exact(address) => address.repr(),
         }
     }
-}
-
-fn resolve_v4(host: &str) -> Result<Ipv4Addr> {
-    match host {
-        "" => Ok(Ipv4Addr::UNSPECIFIED),
-        "<broadcast>" => Ok(Ipv4Addr::BROADCAST),
-        _ => look_up(host, 0)?
-            .find_map(|address| match address {
-                SocketAddr::V4(address) => Some(*address.ip()),
-                SocketAddr::V6(_) => None,
-            })
-            .ok_or_else(|| no_such_family(host)),
-    }
-}
-
-fn resolve_v6(host: &str) -> Result<SocketAddrV6> {
-    match host {
-        "" => Ok(SocketAddrV6::new(Ipv6Addr::UNSPECIFIED, 0, 0, 0)),
-        "<broadcast>" => Err(Error::raised(ErrorKind::OSError, "address family mismatched")),
-        _ => look_up(host, 0)?
-            .find_map(|address| match address {
-                SocketAddr::V6(address) => Some(address),
-                SocketAddr::V4(_) => None,
-            })
-            .ok_or_else(|| no_such_family(host)),
-    }
-}
-
-fn look_up(host: &str, port: u16) -> Result<std::vec::IntoIter<SocketAddr>> {
-    (host, port)
-        .to_socket_addrs()
-        .map_err(|error| Error::raised_with(ErrorKind::GaiError, format!("{host}: {error}")))
-}
-
-fn no_such_family(host: &str) -> Error {
-    let text = format!("{host}: Address family for hostname not supported");
-    Error::raised_with(ErrorKind::GaiError, text)
 }
 
 impl From<SocketAddr> for Address {
@@ -215,6 +225,18 @@ impl<'a> From<(&'a str, i32)> for AddressArg<'a> {
 impl<'a> From<(&'a str, u16)> for AddressArg<'a> {
     fn from((host, port): (&'a str, u16)) -> Self {
         Self::HostPort(Cow::Borrowed(host), port.into())
+    }
+}
+
+impl<'a> From<(&'a str, u16, u32, u32)> for AddressArg<'a> {
+    fn from((host, port, flowinfo, scope): (&'a str, u16, u32, u32)) -> Self {
+        Self::HostPort6(Cow::Borrowed(host), port.into(), flowinfo, scope)
+    }
+}
+
+impl<'a> From<(&'a str, &'a str)> for AddressArg<'a> {
+    fn from((host, service): (&'a str, &'a str)) -> Self {
+        Self::Service(Some(Cow::Borrowed(host)), Cow::Borrowed(service))
     }
 }
 
@@ -247,44 +269,36 @@ impl From<&Path> for AddressArg<'_> {
 mod tests {
     use super::*;
 
-    fn resolve(host: &str, port: i32, family: Family) -> Result<String> {
-        AddressArg::from((host, port)).resolve(family, "bind").map(|address| address.to_string())
-    }
-
-    #[test]
-    fn hosts_follow_the_sockets_family() {
-        let v4 = |host| resolve(host, 7, Family::Inet);
-        let v6 = |host| resolve(host, 7, Family::Inet6);
-        assert_eq!(v4("127.0.0.1").as_deref(), Ok("127.0.0.1:7"));
-        assert_eq!(v4("").as_deref(), Ok("0.0.0.0:7"));
-        assert_eq!(v4("<broadcast>").as_deref(), Ok("255.255.255.255:7"));
-        assert_eq!(v6("::1").as_deref(), Ok("[::1]:7"));
-        assert_eq!(v6("").as_deref(), Ok("[::]:7"));
-        assert_eq!(v4("::1").map_err(|e| e.kind()), Err(ErrorKind::GaiError));
-        assert_eq!(v6("<broadcast>").map_err(|e| e.kind()), Err(ErrorKind::OSError));
-    }
-
-    #[test]
-    fn a_port_out_of_range_names_the_call() {
-        for port in [-1, 65536] {
-            let error = resolve("127.0.0.1", port, Family::Inet).expect_err("no such port");
-            assert_eq!(error.kind(), ErrorKind::OverflowError);
-            assert_eq!(error.to_string(), "bind(): port must be 0-65535.");
-        }
-    }
-
     #[test]
     fn kernel_forms_survive_the_round_trip() {
         for address in [
             Address::V4("127.0.0.1:80".parse().expect("an address")),
-            Address::V6("[fe80::1]:80".parse().expect("an address")),
+            Address::V6(SocketAddrV6::new(Ipv6Addr::LOCALHOST, 80, FLOWINFO_MAX, 3)),
             Address::Unix(b"/run/echo".to_vec()),
+            Address::Unix(vec![b'p'; PATH_CAPACITY - 1]),
             Address::Unix(b"\0abstract".to_vec()),
+            Address::Unix([&[0], &[b'a'; PATH_CAPACITY - 1][..]].concat()),
             Address::Unix(Vec::new()),
         ] {
             let there = address.to_kernel().expect("a form that the kernel takes");
-            assert_eq!(Address::from_kernel(Some(there)).as_ref(), Ok(&address));
+            assert_eq!(Address::from_kernel(&there).as_ref(), Ok(&address));
         }
-        assert_eq!(Address::from_kernel(None), Ok(Address::Unix(Vec::new())));
+    }
+
+    #[test]
+    fn the_kernel_may_report_nothing_or_a_path_without_an_end() {
+        let family = libc::AF_UNIX.to_ne_bytes();
+        let unix = |path: &[u8]| {
+            let name = Name::from_parts(&[&family[..2], path]).expect("it fits");
+            Address::from_kernel(&name)
+        };
+        assert_eq!(Address::from_kernel(&Name::from_parts(&[]).expect("it fits")), unix(b""));
+        for (path, end) in [(&[b'p'; PATH_CAPACITY][..], PATH_CAPACITY), (b"path\0\0\0", 4)] {
+            assert_eq!(unix(path), Ok(Address::Unix(path[..end].to_vec())));
+        }
+        for short in [&[9, 0, 0, 0][..], &[2, 0, 0, 80, 127, 0, 0], &[10, 0, 0, 80]] {
+            let name = Name::from_parts(&[short]).expect("it fits");
+            assert_eq!(Address::from_kernel(&name), Err(Errno::AFNOSUPPORT.into()));
+        }
     }
 }

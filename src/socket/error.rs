@@ -1,6 +1,7 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::io;
+use std::os::fd::OwnedFd;
 
 use rustix::io::Errno;
 
@@ -22,8 +23,12 @@ pub struct Error {
 enum Cause {
     /// An error of the kernel; the errno determines the class.
     Os { errno: i32, detail: Option<Box<str>> },
+    /// A number that is the resolver's and not the kernel's.
+    Numbered { kind: ErrorKind, number: i32, text: Box<str> },
     /// An error raised by Python itself, without an errno.
     Raised { kind: ErrorKind, text: Cow<'static, str> },
+    /// Several attempts failed, each with its own error.
+    Group(Box<[Error]>),
     /// A buffered writer on a full non-blocking socket.
     ShortWrite { written: usize },
 }
@@ -36,34 +41,51 @@ pub enum ErrorKind {
     BlockingIOError,
     /// EPIPE, ESHUTDOWN.
     BrokenPipeError,
+    /// ECHILD.
+    ChildProcessError,
     /// ECONNABORTED.
     ConnectionAbortedError,
     /// ECONNREFUSED.
     ConnectionRefusedError,
     /// ECONNRESET.
     ConnectionResetError,
+    /// Python's `ExceptionGroup`, from
+    /// [`create_connection_all_errors`](super::create_connection_all_errors) only; see
+    /// [`Error::exceptions`].
+    ExceptionGroup,
+    /// EEXIST.
+    FileExistsError,
     /// ENOENT: a Unix socket's path that does not exist.
     FileNotFoundError,
-    /// A host name that cannot be resolved; the number of `getaddrinfo` is not available.
+    /// A host name that cannot be resolved; its number is that of `getaddrinfo`, below zero.
     GaiError,
-    /// EINTR. Not seen in practice, since interrupted calls are repeated.
+    /// EINTR: the hook of [`set_interrupt_hook`](super::set_interrupt_hook) ended a waiting call.
+    /// Without a hook interrupted calls are repeated.
     InterruptedError,
+    /// EISDIR.
+    IsADirectoryError,
     /// An encoding or error handler that text files do not support.
     LookupError,
     /// A buffer that cannot be allocated.
     MemoryError,
+    /// ENOTDIR: a Unix socket's path below something that is not a directory.
+    NotADirectoryError,
     /// Every other errno, and a few errors of Python itself without one.
     OSError,
-    /// A timeout or a port outside its range.
+    /// A timeout, port, flow information or buffer size outside its range.
     OverflowError,
     /// EACCES, EPERM.
     PermissionError,
+    /// ESRCH.
+    ProcessLookupError,
     /// A timeout: Python's own without an errno, or the kernel's with ETIMEDOUT.
     TimeoutError,
     /// An argument of the wrong form for this address family or file.
     TypeError,
     /// Bytes that are not UTF-8, in a text file with strict errors.
     UnicodeDecodeError,
+    /// A host name that is not ASCII.
+    UnicodeError,
     /// `io.UnsupportedOperation`: reading a writer, writing a reader, a missing facility.
     UnsupportedOperation,
     /// An argument out of range, or a closed file.
@@ -75,16 +97,19 @@ impl Error {
     pub fn kind(&self) -> ErrorKind {
         match &self.cause {
             Cause::Os { errno, .. } => ErrorKind::from_errno(*errno),
-            Cause::Raised { kind, .. } => *kind,
+            Cause::Numbered { kind, .. } | Cause::Raised { kind, .. } => *kind,
+            Cause::Group(_) => ErrorKind::ExceptionGroup,
             Cause::ShortWrite { .. } => ErrorKind::BlockingIOError,
         }
     }
 
-    /// The exception's `errno`; `None` for an error that Python itself raises.
+    /// The exception's `errno`; `None` for an error that Python itself raises. A gaierror has the
+    /// number of `getaddrinfo`, which is below zero.
     pub fn errno(&self) -> Option<i32> {
         match &self.cause {
             Cause::Os { errno, .. } => Some(*errno),
-            Cause::Raised { .. } => None,
+            Cause::Numbered { number, .. } => Some(*number),
+            Cause::Raised { .. } | Cause::Group(_) => None,
             Cause::ShortWrite { .. } => Some(libc::EAGAIN),
         }
     }
@@ -98,7 +123,13 @@ impl Error {
                     detail.as_ref().map_or(text.clone(), |detail| format!("{text} {detail}")),
                 )
             }
+            Cause::Numbered { text, .. } => Cow::Borrowed(text),
             Cause::Raised { text, .. } => Cow::Borrowed(text),
+            Cause::Group(errors) => {
+                let plural = if errors.len() == 1 { "" } else { "s" };
+                let count = errors.len();
+                Cow::Owned(format!("create_connection failed ({count} sub-exception{plural})"))
+            }
             Cause::ShortWrite { .. } => Cow::Borrowed("write could not complete without blocking"),
         }
     }
@@ -108,7 +139,15 @@ impl Error {
     pub fn characters_written(&self) -> Option<usize> {
         match &self.cause {
             Cause::ShortWrite { written } => Some(*written),
-            Cause::Os { .. } | Cause::Raised { .. } => None,
+            _ => None,
+        }
+    }
+
+    /// The members of an ExceptionGroup, in the order of the attempts; otherwise none.
+    pub fn exceptions(&self) -> &[Self] {
+        match &self.cause {
+            Cause::Group(errors) => errors,
+            _ => &[],
         }
     }
 
@@ -120,8 +159,21 @@ impl Error {
         Self { cause: Cause::Raised { kind, text: Cow::Owned(text) } }
     }
 
+    pub(super) fn group(errors: Vec<Self>) -> Self {
+        Self { cause: Cause::Group(errors.into_boxed_slice()) }
+    }
+
+    pub(super) fn gai(number: i32, text: String) -> Self {
+        let text = text.into_boxed_str();
+        Self { cause: Cause::Numbered { kind: ErrorKind::GaiError, number, text } }
+    }
+
     pub(super) const fn value(text: &'static str) -> Self {
         Self::raised(ErrorKind::ValueError, text)
+    }
+
+    pub(super) const fn no_memory() -> Self {
+        Self::raised(ErrorKind::MemoryError, "the buffer cannot be allocated")
     }
 
     pub(super) const fn unsupported(text: &'static str) -> Self {
@@ -137,13 +189,31 @@ impl Error {
         Self { cause: Cause::ShortWrite { written } }
     }
 
-    /// The same error, its text followed by `detail`. Errors without an errno stay as they are.
-    pub(super) fn with_detail(self, detail: String) -> Self {
-        match self.cause {
-            Cause::Os { errno, .. } => {
-                Self { cause: Cause::Os { errno, detail: Some(detail.into_boxed_str()) } }
+    /// An OSError of any class with `detail` behind its text; a gaierror becomes a plain OSError
+    /// with the same number. Other errors stay as they are.
+    pub(super) fn with_detail(self, detail: &str) -> Self {
+        let kind = ErrorKind::OSError;
+        let cause = match self.cause {
+            Cause::Os { errno, .. } => Cause::Os { errno, detail: Some(detail.into()) },
+            Cause::Numbered { number, text, .. } => {
+                Cause::Numbered { kind, number, text: format!("{text} {detail}").into() }
             }
-            Cause::Raised { .. } | Cause::ShortWrite { .. } => self,
+            Cause::Raised { kind: ErrorKind::OSError, text } => {
+                Cause::Raised { kind, text: format!("{text} {detail}").into() }
+            }
+            cause => cause,
+        };
+        Self { cause }
+    }
+
+    /// Whether Python's class is OSError or derived from it, gaierror included.
+    pub(super) fn is_os_error(&self) -> bool {
+        match &self.cause {
+            Cause::Os { .. } | Cause::Numbered { .. } | Cause::ShortWrite { .. } => true,
+            Cause::Raised { kind, .. } => {
+                matches!(kind, ErrorKind::OSError | ErrorKind::TimeoutError)
+            }
+            Cause::Group(_) => false,
         }
     }
 
@@ -159,11 +229,16 @@ impl ErrorKind {
         match errno {
             libc::EAGAIN | libc::EALREADY | libc::EINPROGRESS => Self::BlockingIOError,
             libc::EPIPE | libc::ESHUTDOWN => Self::BrokenPipeError,
+            libc::ECHILD => Self::ChildProcessError,
             libc::ECONNABORTED => Self::ConnectionAbortedError,
             libc::ECONNREFUSED => Self::ConnectionRefusedError,
             libc::ECONNRESET => Self::ConnectionResetError,
+            libc::EEXIST => Self::FileExistsError,
             libc::ENOENT => Self::FileNotFoundError,
             libc::EINTR => Self::InterruptedError,
+            libc::EISDIR => Self::IsADirectoryError,
+            libc::ENOTDIR => Self::NotADirectoryError,
+            libc::ESRCH => Self::ProcessLookupError,
             libc::EACCES | libc::EPERM => Self::PermissionError,
             libc::ETIMEDOUT => Self::TimeoutError,
             _ => Self::OSError,
@@ -175,20 +250,27 @@ impl ErrorKind {
         match self {
             Self::BlockingIOError => "BlockingIOError",
             Self::BrokenPipeError => "BrokenPipeError",
+            Self::ChildProcessError => "ChildProcessError",
             Self::ConnectionAbortedError => "ConnectionAbortedError",
             Self::ConnectionRefusedError => "ConnectionRefusedError",
             Self::ConnectionResetError => "ConnectionResetError",
+            Self::ExceptionGroup => "ExceptionGroup",
+            Self::FileExistsError => "FileExistsError",
             Self::FileNotFoundError => "FileNotFoundError",
             Self::GaiError => "gaierror",
             Self::InterruptedError => "InterruptedError",
+            Self::IsADirectoryError => "IsADirectoryError",
             Self::LookupError => "LookupError",
             Self::MemoryError => "MemoryError",
+            Self::NotADirectoryError => "NotADirectoryError",
             Self::OSError => "OSError",
             Self::OverflowError => "OverflowError",
             Self::PermissionError => "PermissionError",
+            Self::ProcessLookupError => "ProcessLookupError",
             Self::TimeoutError => "TimeoutError",
             Self::TypeError => "TypeError",
             Self::UnicodeDecodeError => "UnicodeDecodeError",
+            Self::UnicodeError => "UnicodeError",
             Self::UnsupportedOperation => "UnsupportedOperation",
             Self::ValueError => "ValueError",
         }
@@ -200,7 +282,10 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.cause {
             Cause::Os { errno, .. } => write!(f, "[Errno {errno}] {}", self.message()),
-            Cause::Raised { .. } | Cause::ShortWrite { .. } => f.write_str(&self.message()),
+            Cause::Numbered { number, text, .. } => write!(f, "[Errno {number}] {text}"),
+            Cause::Raised { .. } | Cause::Group(_) | Cause::ShortWrite { .. } => {
+                f.write_str(&self.message())
+            }
         }
     }
 }
@@ -235,10 +320,50 @@ impl From<Error> for io::Error {
             (_, ErrorKind::UnsupportedOperation) => io::ErrorKind::Unsupported,
             (_, ErrorKind::UnicodeDecodeError) => io::ErrorKind::InvalidData,
             (_, ErrorKind::MemoryError) => io::ErrorKind::OutOfMemory,
-            (_, ErrorKind::OSError | ErrorKind::GaiError) => io::ErrorKind::Other,
+            (_, ErrorKind::OSError | ErrorKind::GaiError | ErrorKind::ExceptionGroup) => {
+                io::ErrorKind::Other
+            }
             _ => io::ErrorKind::InvalidInput,
         };
         Self::new(kind, error)
+    }
+}
+
+/// A descriptor that [`Socket::from_fd`](super::Socket::from_fd) refused, with the reason.
+#[derive(Debug)]
+pub struct FromFdError {
+    error: Error,
+    fd: OwnedFd,
+}
+
+impl FromFdError {
+    pub(super) const fn new(error: Error, fd: OwnedFd) -> Self {
+        Self { error, fd }
+    }
+
+    /// The reason.
+    pub const fn error(&self) -> &Error {
+        &self.error
+    }
+
+    /// The reason and the descriptor, which is otherwise closed when this is dropped.
+    pub fn into_parts(self) -> (Error, OwnedFd) {
+        (self.error, self.fd)
+    }
+}
+
+impl fmt::Display for FromFdError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.error.fmt(f)
+    }
+}
+
+impl std::error::Error for FromFdError {}
+
+impl From<FromFdError> for Error {
+    /// Closes the descriptor.
+    fn from(refused: FromFdError) -> Self {
+        refused.error
     }
 }
 
@@ -249,6 +374,25 @@ fn strerror(errno: i32) -> String {
         text.truncate(end);
     }
     text
+}
+
+/// Python's `repr` of a short string, for error texts.
+pub(super) fn repr(text: &str) -> String {
+    let quote = if text.contains('\'') && !text.contains('"') { '"' } else { '\'' };
+    let mut out = String::from(quote);
+    for c in text.chars() {
+        match c {
+            '\n' => out.push_str("\\n"),
+            '\r' => out.push_str("\\r"),
+            '\t' => out.push_str("\\t"),
+            '\\' => out.push_str("\\\\"),
+            c if c == quote => out.extend(['\\', c]),
+            c if c.is_ascii_control() => out.push_str(&format!("\\x{:02x}", u32::from(c))),
+            c => out.push(c),
+        }
+    }
+    out.push(quote);
+    out
 }
 
 #[cfg(test)]
@@ -271,6 +415,11 @@ mod tests {
             (libc::ETIMEDOUT, "TimeoutError"),
             (libc::EACCES, "PermissionError"),
             (libc::EPERM, "PermissionError"),
+            (libc::ECHILD, "ChildProcessError"),
+            (libc::EEXIST, "FileExistsError"),
+            (libc::EISDIR, "IsADirectoryError"),
+            (libc::ENOTDIR, "NotADirectoryError"),
+            (libc::ESRCH, "ProcessLookupError"),
             (libc::EBADF, "OSError"),
         ] {
             let error = Error::from(Errno::from_raw_os_error(errno));
@@ -284,8 +433,28 @@ mod tests {
         let reset = Error::from(Errno::CONNRESET);
         assert_eq!(reset.to_string(), "[Errno 104] Connection reset by peer");
         assert_eq!(Error::timed_out().to_string(), "timed out");
-        let in_use = Error::from(Errno::ADDRINUSE).with_detail("(here)".into());
+        let in_use = Error::from(Errno::ADDRINUSE).with_detail("(here)");
         assert_eq!(in_use.to_string(), "[Errno 98] Address already in use (here)");
+        let unknown = Error::gai(-2, "Name or service not known".into());
+        assert_eq!(unknown.to_string(), "[Errno -2] Name or service not known");
+        let unknown = unknown.with_detail("(there)");
+        assert_eq!((unknown.kind(), unknown.errno()), (ErrorKind::OSError, Some(-2)));
+        assert_eq!(unknown.to_string(), "[Errno -2] Name or service not known (there)");
+        let group = Error::group(vec![Error::timed_out(), unknown]);
+        assert_eq!(group.to_string(), "create_connection failed (2 sub-exceptions)");
+        assert_eq!((group.kind().name(), group.exceptions().len()), ("ExceptionGroup", 2));
+    }
+
+    #[test]
+    fn repr_quotes_as_python_does() {
+        for (text, quoted) in [
+            ("a", "'a'"),
+            ("it's", "\"it's\""),
+            ("'\"", "'\\'\"'"),
+            ("a\nb\\\0", "'a\\nb\\\\\\x00'"),
+        ] {
+            assert_eq!(repr(text), quoted);
+        }
     }
 
     #[test]

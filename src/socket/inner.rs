@@ -2,7 +2,7 @@ use std::num::NonZeroUsize;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use rustix::io::Errno;
+use rustix::io::{Errno, ioctl_fionbio};
 
 use super::{Family, Result, SocketType};
 use crate::python::Timeout;
@@ -12,11 +12,25 @@ use crate::python::Timeout;
 /// Each call briefly takes the lock to copy the descriptor and the timeout, then works without it,
 /// so that one thread can receive while another sends. A call in progress keeps the descriptor
 /// open: a `close` from another thread takes effect when that call ends. The kernel does the same
-/// with a file in use by a system call.
+/// with a file in use by a system call. A call with a timeout looks again each time it wakes, as
+/// Python does, and ends with EBADF.
 pub(super) struct Inner {
     pub(super) family: Family,
     pub(super) kind: SocketType,
+    pub(super) proto: i32,
+    pub(super) origin: Origin,
     state: Mutex<State>,
+}
+
+/// Where a descriptor comes from, which decides about its O_NONBLOCK.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// Created here: it never blocks, in any mode.
+    Made,
+    /// Taken over. Another process may hold the same open file description, to which the flag
+    /// belongs, so it is set as Python sets it: when a mode is chosen, and according to the mode.
+    /// What would block in blocking mode all the same passes MSG_DONTWAIT.
+    TakenOver,
 }
 
 struct State {
@@ -39,9 +53,14 @@ enum Life {
 }
 
 impl Inner {
-    pub(super) fn new(fd: OwnedFd, family: Family, kind: SocketType, timeout: Timeout) -> Self {
+    pub(super) fn new(
+        fd: OwnedFd,
+        (family, kind, proto): (Family, SocketType, i32),
+        origin: Origin,
+        timeout: Timeout,
+    ) -> Self {
         let life = Life::Open { fd: Arc::new(fd), files: 0 };
-        Self { family, kind, state: Mutex::new(State { timeout, life }) }
+        Self { family, kind, proto, origin, state: Mutex::new(State { timeout, life }) }
     }
 
     /// Returns the descriptor and the timeout for one call.
@@ -64,7 +83,18 @@ impl Inner {
     pub(super) fn set_timeout(&self, timeout: Timeout) -> Result<()> {
         let mut state = self.lock();
         state.timeout = timeout;
-        match state.life {
+        match &state.life {
+            Life::Open { fd, .. } | Life::Closing { fd, .. } => match self.origin {
+                Origin::Made => Ok(()),
+                Origin::TakenOver => Ok(ioctl_fionbio(fd, timeout != Timeout::Blocking)?),
+            },
+            Life::Closed => Err(Errno::BADF.into()),
+        }
+    }
+
+    /// For a call that has waited: EBADF if the socket was closed or detached meanwhile.
+    pub(super) fn still_open(&self) -> Result<()> {
+        match self.lock().life {
             Life::Open { .. } | Life::Closing { .. } => Ok(()),
             Life::Closed => Err(Errno::BADF.into()),
         }

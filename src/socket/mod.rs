@@ -26,15 +26,18 @@
 //! # Ok::<(), saltecho::socket::Error>(())
 //! ```
 //!
-//! Not imitated: SO_RCVLOWAT in blocking mode, MSG_WAITALL together with MSG_PEEK, and a blocking
-//! `connect` to a Unix listener whose queue is full, which is EAGAIN at once.
+//! It also lists what is not imitated, with the reason.
 
 mod address;
+mod connect;
 mod create;
 mod error;
 mod file;
 mod inner;
+mod message;
 mod options;
+mod resolve;
+mod sendfile;
 mod transfer;
 mod wait;
 
@@ -44,29 +47,35 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use libc::{
-    IP_TTL, IPPROTO_IP, IPPROTO_IPV6, IPPROTO_TCP, IPV6_V6ONLY, MSG_DONTWAIT, MSG_MORE,
-    MSG_NOSIGNAL, MSG_OOB, MSG_PEEK, MSG_TRUNC, MSG_WAITALL, SO_ACCEPTCONN, SO_BROADCAST,
-    SO_DOMAIN, SO_ERROR, SO_KEEPALIVE, SO_LINGER, SO_PROTOCOL, SO_RCVBUF, SO_RCVTIMEO,
+    IP_TTL, IPPROTO_IP, IPPROTO_IPV6, IPPROTO_TCP, IPV6_HOPLIMIT, IPV6_RECVHOPLIMIT,
+    IPV6_RECVTCLASS, IPV6_TCLASS, IPV6_UNICAST_HOPS, IPV6_V6ONLY, MSG_CMSG_CLOEXEC, MSG_CTRUNC,
+    MSG_DONTWAIT, MSG_EOR, MSG_ERRQUEUE, MSG_FASTOPEN, MSG_MORE, MSG_NOSIGNAL, MSG_OOB, MSG_PEEK,
+    MSG_TRUNC, MSG_WAITALL, SCM_CREDENTIALS, SCM_RIGHTS, SO_ACCEPTCONN, SO_BROADCAST, SO_DOMAIN,
+    SO_ERROR, SO_KEEPALIVE, SO_LINGER, SO_PASSCRED, SO_PROTOCOL, SO_RCVBUF, SO_RCVTIMEO,
     SO_REUSEADDR, SO_REUSEPORT, SO_SNDBUF, SO_SNDTIMEO, SO_TYPE, SOL_SOCKET, SOMAXCONN,
     TCP_NODELAY,
 };
-use rustix::io::{Errno, ioctl_fionbio};
-use rustix::net::{self, AddressFamily, SocketFlags, sockopt};
+use rustix::io::{Errno, FdFlags, fcntl_dupfd_cloexec, fcntl_getfd, fcntl_setfd, ioctl_fionbio};
+use rustix::net::{self, AddressFamily, sockopt};
 
-use self::inner::Inner;
-use self::wait::{Interest, Waiter};
+use self::error::repr;
+use self::inner::{Inner, Origin};
 use crate::python::Timeout;
 
 pub use self::address::{Address, AddressArg};
 pub use self::create::{
-    ServerOptions, create_connection, create_server, getdefaulttimeout, setdefaulttimeout,
-    socketpair,
+    ServerOptions, SocketOptions, create_connection, create_connection_all_errors, create_server,
+    getdefaulttimeout, setdefaulttimeout, socketpair, socketpair_with,
 };
-pub use self::error::{Error, ErrorKind, Result};
+pub use self::error::{Error, ErrorKind, FromFdError, Result};
 pub use self::file::{
     BufferedFile, Data, DataArg, DecodeErrors, File, FileOptions, RawFile, TextFile,
 };
+pub use self::message::{
+    Ancillary, AncillaryArg, Message, cmsg_len, cmsg_space, recv_fds, send_fds,
+};
 pub use self::options::{OptionArg, OptionValue};
+pub use self::wait::set_interrupt_hook;
 
 /// Python's address families.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -131,277 +140,77 @@ impl Socket {
     /// # Errors
     /// The kernel's, for example EMFILE.
     pub fn new(family: Family, kind: SocketType) -> Result<Self> {
-        let fd = net::socket_with(family.to_kernel(), kind.to_kernel(), new_flags(), None)?;
-        Ok(Self::from_parts(fd, family, kind))
+        Self::new_with(family, kind, SocketOptions::default())
     }
 
-    /// `socket(fileno=fd)`: takes over a descriptor, finds out what it is and makes it
-    /// non-blocking. Its mode comes from the default timeout.
+    /// `socket(fileno=fd)`: takes over a descriptor and finds out what it is. Its mode comes from
+    /// the default timeout.
+    ///
+    /// Others may hold the same open file description, to which O_NONBLOCK belongs. As in Python a
+    /// blocking socket leaves the flag as it is, and choosing a mode sets it for all of them. Unlike
+    /// there, a blocking socket waits on a descriptor that came with the flag set.
     ///
     /// # Errors
-    /// ENOTSOCK and the like; EAFNOSUPPORT or EPROTOTYPE for a socket of a kind not known here.
-    pub fn from_fd(fd: OwnedFd) -> Result<Self> {
-        let family = match sockopt::socket_domain(&fd)? {
+    /// ENOTSOCK and the like; EAFNOSUPPORT or EPROTOTYPE for a socket of a kind not known here. The
+    /// descriptor comes back with the error, unchanged.
+    pub fn from_fd(fd: OwnedFd) -> std::result::Result<Self, FromFdError> {
+        match Self::identify(&fd) {
+            Ok(what) => Ok(Self::from_parts(fd, what, Origin::TakenOver)),
+            Err(error) => Err(FromFdError::new(error, fd)),
+        }
+    }
+
+    /// What a descriptor is, set non-blocking if sockets begin with a timeout.
+    fn identify(fd: &OwnedFd) -> Result<(Family, SocketType, i32)> {
+        let family = match sockopt::socket_domain(fd)? {
             AddressFamily::INET => Family::Inet,
             AddressFamily::INET6 => Family::Inet6,
             AddressFamily::UNIX => Family::Unix,
             _ => return Err(Errno::AFNOSUPPORT.into()),
         };
-        let kind = match sockopt::socket_type(&fd)? {
+        let kind = match sockopt::socket_type(fd)? {
             net::SocketType::STREAM => SocketType::Stream,
             net::SocketType::DGRAM => SocketType::Datagram,
             _ => return Err(Errno::PROTOTYPE.into()),
         };
-        ioctl_fionbio(&fd, true)?;
-        Ok(Self::from_parts(fd, family, kind))
+        let proto = sockopt::socket_protocol(fd)?;
+        let proto = proto.map_or(0, |proto| proto.as_raw().get().cast_signed());
+        if create::default_timeout() != Timeout::Blocking {
+            ioctl_fionbio(fd, true)?;
+        }
+        Ok((family, kind, proto))
     }
 
-    /// `bind(address)`. Never waits, except to resolve a host name.
+    /// `dup()`: another socket on a duplicate of the descriptor, with the same timeout. It is not
+    /// inheritable.
     ///
     /// # Errors
-    /// EINVAL if already bound or connected, EADDRINUSE, EADDRNOTAVAIL; OverflowError for a port
-    /// out of range, before the descriptor is looked at.
-    pub fn bind<'a>(&self, address: impl Into<AddressArg<'a>>) -> Result<()> {
-        let address = address.into().resolve(self.inner.family, "bind")?.to_kernel()?;
-        let (fd, _) = self.inner.begin()?;
-        Ok(net::bind(fd, &address)?)
-    }
-
-    /// `listen([backlog])`: by default min(SOMAXCONN, 128); a negative backlog counts as 0. Linux
-    /// queues one more connection than the backlog. Never waits.
-    ///
-    /// # Errors
-    /// EOPNOTSUPP for datagrams, EINVAL for a connected socket.
-    pub fn listen(&self, backlog: Option<i32>) -> Result<()> {
-        let (fd, _) = self.inner.begin()?;
-        Ok(net::listen(fd, backlog.unwrap_or(SOMAXCONN.min(128)).max(0))?)
-    }
-
-    /// `accept()`: the next connection and the address of its peer.
-    ///
-    /// The new socket gets the mode of the default timeout, not of the listener.
-    ///
-    /// # Errors
-    /// As for every waiting call, BlockingIOError or TimeoutError depending on the mode; EINVAL at
-    /// once if not listening, EOPNOTSUPP for datagrams.
-    pub fn accept(&self) -> Result<(Self, Address)> {
+    /// EBADF on a closed socket, EMFILE.
+    pub fn dup(&self) -> Result<Self> {
         let (fd, timeout) = self.inner.begin()?;
-        let (accepted, peer) = Waiter::begin(fd.as_fd(), timeout)
-            .run(Interest::Readable, || net::acceptfrom_with(&fd, new_flags()))?;
-        let address = Address::from_kernel(peer)?;
-        Ok((Self::from_parts(accepted, self.inner.family, self.inner.kind), address))
+        let Inner { family, kind, proto, origin, .. } = *self.inner;
+        let fd = fcntl_dupfd_cloexec(&*fd, 0)?;
+        Ok(Self { inner: Arc::new(Inner::new(fd, (family, kind, proto), origin, timeout)) })
     }
 
-    /// `connect(address)`: waits for the connection without limit, or up to the timeout.
-    ///
-    /// After a timeout, and in non-blocking mode after EINPROGRESS, the attempt continues in the
-    /// kernel. Another call fails with EALREADY while it is pending, except in blocking mode, which
-    /// waits for it; once connected, the next call succeeds and the one after it fails with EISCONN.
-    ///
-    /// # Errors
-    /// ConnectionRefusedError, TimeoutError without an errno, BlockingIOError (EINPROGRESS,
-    /// EALREADY), EISCONN, and those of [`bind`](Self::bind) for the address.
-    pub fn connect<'a>(&self, address: impl Into<AddressArg<'a>>) -> Result<()> {
-        self.connect_to(&address.into().resolve(self.inner.family, "connect")?)
-    }
-
-    /// `connect_ex(address)`: like [`connect`](Self::connect), but returns the errno: 0 for success,
-    /// 11 (EAGAIN) for a timeout, 9 (EBADF) for a closed socket.
-    ///
-    /// # Errors
-    /// Those of the arguments only: OverflowError for the port, gaierror for the host.
-    pub fn connect_ex<'a>(&self, address: impl Into<AddressArg<'a>>) -> Result<i32> {
-        let address = address.into().resolve(self.inner.family, "connect_ex")?;
-        match self.connect_to(&address) {
-            Ok(()) => Ok(0),
-            Err(error) => Ok(error.errno().unwrap_or(libc::EAGAIN)),
-        }
-    }
-
-    fn connect_to(&self, address: &Address) -> Result<()> {
-        let address = address.to_kernel()?;
-        let (fd, timeout) = self.inner.begin()?;
-        let mut waiter = Waiter::begin(fd.as_fd(), timeout);
-        if timeout == Timeout::Blocking {
-            // Calling connect again, instead of reading SO_ERROR, leaves the socket in the state of
-            // a blocking connect: reusable after a refusal, EISCONN after success.
-            loop {
-                match net::connect(&fd, &address) {
-                    Err(Errno::INTR) => {}
-                    Err(errno @ (Errno::INPROGRESS | Errno::ALREADY)) => {
-                        waiter.wait(Interest::Writable, errno)?;
-                    }
-                    outcome => return Ok(outcome?),
-                }
-            }
-        }
-        match net::connect(&fd, &address) {
-            Err(Errno::INPROGRESS | Errno::INTR) if timeout != Timeout::NonBlocking => {
-                waiter.wait(Interest::Writable, Errno::INPROGRESS)?;
-                match sockopt::socket_error(&fd)? {
-                    Ok(()) | Err(Errno::ISCONN) => Ok(()),
-                    Err(errno) => Err(errno.into()),
-                }
-            }
-            outcome => Ok(outcome?),
-        }
-    }
-
-    /// `recv(n)`: up to `n` bytes, as soon as there are any; empty at the end of a stream.
-    ///
-    /// `recv(0)` returns empty at once, without a system call, even on a closed socket.
-    ///
-    /// # Errors
-    /// ValueError for a negative `n`, before anything else; BlockingIOError or TimeoutError by
-    /// mode; ConnectionResetError once; ENOTCONN at once on an unconnected stream.
-    pub fn recv(&self, n: isize) -> Result<Vec<u8>> {
-        self.recv_with_flags(n, 0)
-    }
-
-    /// `recv(n, flags)`, with flags like [`MSG_PEEK`].
-    ///
-    /// MSG_DONTWAIT and MSG_WAITALL have an effect in blocking mode only, as in Python.
-    ///
-    /// # Errors
-    /// As [`recv`](Self::recv).
-    pub fn recv_with_flags(&self, n: isize, flags: i32) -> Result<Vec<u8>> {
-        let limit = usize::try_from(n).map_err(|_| Error::value("negative buffersize in recv"))?;
-        self.inner.recv(limit, flags)
-    }
-
-    /// `recv_into(buffer)`: like [`recv`](Self::recv) into the caller's buffer; returns the count.
-    ///
-    /// # Errors
-    /// As [`recv`](Self::recv).
-    pub fn recv_into(&self, buffer: &mut [u8]) -> Result<usize> {
-        self.inner.recv_into(buffer, 0)
-    }
-
-    /// `recv_into(buffer, 0, flags)`.
-    ///
-    /// # Errors
-    /// As [`recv`](Self::recv).
-    pub fn recv_into_with_flags(&self, buffer: &mut [u8], flags: i32) -> Result<usize> {
-        self.inner.recv_into(buffer, flags)
-    }
-
-    /// `recvfrom(n)`: the data and its sender, `None` on a stream.
-    ///
-    /// Unlike `recv`, a limit of 0 makes the system call: it waits like any other read and consumes a
-    /// datagram. A datagram longer than `n` is truncated; the rest is lost.
-    ///
-    /// # Errors
-    /// As [`recv`](Self::recv), with its own text for a negative `n`.
-    pub fn recvfrom(&self, n: isize) -> Result<(Vec<u8>, Option<Address>)> {
-        self.recvfrom_with_flags(n, 0)
-    }
-
-    /// `recvfrom(n, flags)`.
-    ///
-    /// # Errors
-    /// As [`recvfrom`](Self::recvfrom).
-    pub fn recvfrom_with_flags(&self, n: isize, flags: i32) -> Result<(Vec<u8>, Option<Address>)> {
-        let limit =
-            usize::try_from(n).map_err(|_| Error::value("negative buffersize in recvfrom"))?;
-        self.inner.recvfrom(limit, flags)
-    }
-
-    /// `send(data)`: the number of bytes taken.
-    ///
-    /// In blocking mode a stream takes everything; in the other modes as much as fits at once. An
-    /// empty `send` on a full stream returns 0 in non-blocking mode but times out in timeout mode.
-    ///
-    /// # Errors
-    /// BlockingIOError or TimeoutError depending on the mode; BrokenPipeError on an unconnected
-    /// stream, after `shutdown`, or after a reported reset; EDESTADDRREQ for an unconnected datagram
-    /// socket.
-    pub fn send(&self, data: &[u8]) -> Result<usize> {
-        self.inner.send(data, 0, None)
-    }
-
-    /// `send(data, flags)`. MSG_NOSIGNAL is always added: no SIGPIPE, as in Python.
-    ///
-    /// # Errors
-    /// As [`send`](Self::send).
-    pub fn send_with_flags(&self, data: &[u8], flags: i32) -> Result<usize> {
-        self.inner.send(data, flags, None)
-    }
-
-    /// `sendall(data)`: sends until everything is queued in the kernel.
-    ///
-    /// Like the loop `while data: data = data[send(data):]`, with three differences: it makes at least
-    /// one call, also for empty data; in timeout mode one deadline covers all of it; and a failure
-    /// does not report the length of the part already sent.
-    ///
-    /// # Errors
-    /// As [`send`](Self::send); BlockingIOError in non-blocking mode as soon as the kernel is full.
-    pub fn sendall(&self, data: &[u8]) -> Result<()> {
-        self.inner.sendall(data, 0)
-    }
-
-    /// `sendall(data, flags)`.
-    ///
-    /// # Errors
-    /// As [`sendall`](Self::sendall).
-    pub fn sendall_with_flags(&self, data: &[u8], flags: i32) -> Result<()> {
-        self.inner.sendall(data, flags)
-    }
-
-    /// `sendto(data, address)`: one datagram. On a connected stream the address is ignored.
-    ///
-    /// # Errors
-    /// As [`send`](Self::send), EMSGSIZE for a datagram over 65507 bytes, and those of
-    /// [`bind`](Self::bind) for the address.
-    pub fn sendto<'a>(&self, data: &[u8], address: impl Into<AddressArg<'a>>) -> Result<usize> {
-        self.sendto_with_flags(data, 0, address)
-    }
-
-    /// `sendto(data, flags, address)`.
-    ///
-    /// # Errors
-    /// As [`sendto`](Self::sendto).
-    pub fn sendto_with_flags<'a>(
-        &self,
-        data: &[u8],
-        flags: i32,
-        address: impl Into<AddressArg<'a>>,
-    ) -> Result<usize> {
-        let address = address.into().resolve(self.inner.family, "sendto")?.to_kernel()?;
-        self.inner.send(data, flags, Some(&address))
-    }
-
-    /// `getpeername()`. Never waits.
-    ///
-    /// # Errors
-    /// ENOTCONN if unconnected, pending or listening, and after a reset.
-    pub fn getpeername(&self) -> Result<Address> {
-        let (fd, _) = self.inner.begin()?;
-        Address::from_kernel(net::getpeername(fd)?)
-    }
-
-    /// `getsockname()`: all zeros if unbound. Never waits.
+    /// `get_inheritable()`: whether child processes that this one executes get the descriptor.
     ///
     /// # Errors
     /// EBADF on a closed socket.
-    pub fn getsockname(&self) -> Result<Address> {
+    pub fn get_inheritable(&self) -> Result<bool> {
         let (fd, _) = self.inner.begin()?;
-        Address::from_kernel(Some(net::getsockname(fd)?))
+        Ok(!fcntl_getfd(&*fd)?.contains(FdFlags::CLOEXEC))
     }
 
-    /// `shutdown(how)`. Never waits.
-    ///
-    /// After a shutdown of reading, Linux still delivers data that arrives later.
+    /// `set_inheritable(inheritable)`.
     ///
     /// # Errors
-    /// ENOTCONN when unconnected.
-    pub fn shutdown(&self, how: Shutdown) -> Result<()> {
+    /// EBADF on a closed socket.
+    pub fn set_inheritable(&self, inheritable: bool) -> Result<()> {
         let (fd, _) = self.inner.begin()?;
-        let how = match how {
-            Shutdown::Read => net::Shutdown::Read,
-            Shutdown::Write => net::Shutdown::Write,
-            Shutdown::Both => net::Shutdown::Both,
-        };
-        Ok(net::shutdown(fd, how)?)
+        let mut flags = fcntl_getfd(&*fd)?;
+        flags.set(FdFlags::CLOEXEC, !inheritable);
+        Ok(fcntl_setfd(&*fd, flags)?)
     }
 
     /// `close()`. Closing twice is allowed. With open files it takes effect when the last one is
@@ -414,23 +223,27 @@ impl Socket {
 
     /// `detach()`: closes the object and returns its descriptor; `None` if it was already closed.
     ///
-    /// As in Python the descriptor blocks if the socket was in blocking mode.
+    /// As in Python the descriptor blocks if the socket was in blocking mode. While another thread
+    /// is in a call on this socket, it returns a duplicate with another number: that call still uses
+    /// the first one, whose number must not be free for another file yet.
     ///
     /// # Errors
-    /// EMFILE if another thread is in a call on this socket and no second descriptor can be had.
+    /// EMFILE if such a duplicate cannot be had.
     pub fn detach(&self) -> Result<Option<OwnedFd>> {
         let Some(shared) = self.inner.detach() else { return Ok(None) };
         let fd = match Arc::try_unwrap(shared) {
             Ok(fd) => fd,
-            Err(in_use) => rustix::io::fcntl_dupfd_cloexec(in_use.as_fd(), 0)?,
+            Err(in_use) => fcntl_dupfd_cloexec(in_use.as_fd(), 0)?,
         };
-        ioctl_fionbio(&fd, self.inner.timeout() != Timeout::Blocking)?;
+        if self.inner.origin == Origin::Made {
+            ioctl_fionbio(&fd, self.inner.timeout() != Timeout::Blocking)?;
+        }
         Ok(Some(fd))
     }
 
     /// Duplicates the descriptor; the duplicate is as non-blocking as the original.
     pub(crate) fn duplicate(&self) -> Result<OwnedFd> {
-        Ok(rustix::io::fcntl_dupfd_cloexec(self.inner.begin()?.0, 0)?)
+        Ok(fcntl_dupfd_cloexec(self.inner.begin()?.0, 0)?)
     }
 
     /// Waits until the connection has failed or both directions have ended; false after `limit`.
@@ -472,7 +285,8 @@ impl Socket {
 
     /// `fileno()`: the descriptor's number, -1 once closed.
     ///
-    /// For looking at, or for a readiness API: the descriptor is non-blocking in every mode.
+    /// For looking at, or for a readiness API. The descriptor is non-blocking in every mode, unless
+    /// it was taken over by [`from_fd`](Self::from_fd).
     pub fn fileno(&self) -> i32 {
         self.inner.begin().map_or(-1, |(fd, _)| fd.as_raw_fd())
     }
@@ -487,6 +301,12 @@ impl Socket {
         self.inner.kind
     }
 
+    /// The protocol it was made with; Python's attribute `proto`. 0 is the default one of the family
+    /// and type.
+    pub fn proto(&self) -> i32 {
+        self.inner.proto
+    }
+
     /// `makefile(mode, ...)`: a file on this socket; see [`File`].
     ///
     /// # Errors
@@ -497,8 +317,9 @@ impl Socket {
         File::open(&self.inner, mode, options)
     }
 
-    fn from_parts(fd: OwnedFd, family: Family, kind: SocketType) -> Self {
-        Self { inner: Arc::new(Inner::new(fd, family, kind, create::default_timeout())) }
+    fn from_parts(fd: OwnedFd, what: (Family, SocketType, i32), origin: Origin) -> Self {
+        let inner = Inner::new(fd, what, origin, create::default_timeout());
+        Self { inner: Arc::new(inner) }
     }
 }
 
@@ -536,9 +357,4 @@ impl SocketType {
             Self::Datagram => net::SocketType::DGRAM,
         }
     }
-}
-
-/// Flags of every new descriptor: non-blocking, not inherited by child processes.
-fn new_flags() -> SocketFlags {
-    SocketFlags::NONBLOCK | SocketFlags::CLOEXEC
 }

@@ -4,16 +4,41 @@
 //! attempt again. Non-blocking: attempt, and return "would block". Timeout: wait **first**, up to
 //! the deadline, then attempt; "would block" after that was a spurious wakeup.
 
+use std::cell::Cell;
 use std::os::fd::BorrowedFd;
-use std::sync::LazyLock;
+use std::sync::{LazyLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::sockopt;
 
+use super::inner::Inner;
 use super::{Error, Result};
 use crate::python::{Blocked, Call, Monotonic, Timeout};
+
+/// Asked by waiting calls after a signal has interrupted them.
+static INTERRUPT_HOOK: RwLock<Option<fn() -> bool>> = RwLock::new(None);
+
+/// Installs a function that decides whether a waiting call that a signal handler has interrupted
+/// ends: `true` ends it with InterruptedError (EINTR), `false` repeats it with the time that is
+/// left. Process-wide, and asked on the thread that was interrupted; `None` always repeats.
+///
+/// It is the place where CPython runs Python's signal handlers (`PyErr_CheckSignals`, PEP 475),
+/// whose exceptions end a call. The handler itself only has to leave a mark that the hook finds:
+///
+/// ```
+/// use std::sync::atomic::{AtomicBool, Ordering};
+/// static STOP: AtomicBool = AtomicBool::new(false); // set by a handler for SIGINT
+/// saltecho::socket::set_interrupt_hook(Some(|| STOP.load(Ordering::Relaxed)));
+/// # saltecho::socket::set_interrupt_hook(None);
+/// ```
+///
+/// A signal that comes just before the call begins to wait interrupts nothing. If that matters, wait
+/// for a descriptor (`signalfd(2)`, a pipe) together with the socket instead.
+pub fn set_interrupt_hook(hook: Option<fn() -> bool>) {
+    *INTERRUPT_HOOK.write().unwrap_or_else(PoisonError::into_inner) = hook;
+}
 
 /// Event that a call waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,41 +53,52 @@ pub(super) enum Interest {
 ///
 /// Each wait polls the descriptor again, as Python does. There is no registration, so no early
 /// readiness event can be missed.
-pub(super) struct Waiter<'fd> {
-    fd: BorrowedFd<'fd>,
+pub(super) struct Waiter<'a> {
+    socket: &'a Inner,
+    fd: BorrowedFd<'a>,
     call: Call,
     /// Clock reading from which the deadline was computed. The first check uses it too, so that even
     /// a timeout of one nanosecond polls once.
     began: Option<Monotonic>,
 }
 
-impl<'fd> Waiter<'fd> {
+impl<'a> Waiter<'a> {
     /// Starts a call now. Reads the clock in timeout mode only.
-    pub(super) fn begin(fd: BorrowedFd<'fd>, timeout: Timeout) -> Self {
+    pub(super) fn begin(socket: &'a Inner, fd: BorrowedFd<'a>, timeout: Timeout) -> Self {
         let began = match timeout {
             Timeout::Blocking | Timeout::NonBlocking => Monotonic::ZERO,
             Timeout::After(_) => clock(),
         };
-        Self { fd, call: Call::begin(timeout, began), began: Some(began) }
+        Self { socket, fd, call: Call::begin(timeout, began), began: Some(began) }
     }
 
     /// Attempts until the kernel's result is not "would block", or the deadline passes.
     ///
     /// A call that goes on (`sendall`) may run several times under its one deadline. EINTR repeats
-    /// the attempt or the wait, with the time that is left (PEP 475).
+    /// the attempt or the wait, with the time that is left (PEP 475), unless the hook objects.
     pub(super) fn run<T>(
         &mut self,
         interest: Interest,
+        attempt: impl FnMut() -> rustix::io::Result<T>,
+    ) -> Result<T> {
+        self.run_with(interest, attempt, |waiter| waiter.wait(interest, Errno::AGAIN))
+    }
+
+    /// As `run`, with another way to wait after an attempt that would block.
+    pub(super) fn run_with<T>(
+        &mut self,
+        interest: Interest,
         mut attempt: impl FnMut() -> rustix::io::Result<T>,
+        mut wait: impl FnMut(&mut Self) -> Result<Readiness>,
     ) -> Result<T> {
         if self.call.waits_first() {
             self.wait(interest, Errno::AGAIN)?;
         }
         loop {
             match attempt() {
-                Err(Errno::INTR) => {}
+                Err(Errno::INTR) => self.interrupted()?,
                 Err(Errno::AGAIN) => {
-                    self.wait(interest, Errno::AGAIN)?;
+                    wait(self)?;
                 }
                 result => return Ok(result?),
             }
@@ -70,30 +106,36 @@ impl<'fd> Waiter<'fd> {
     }
 
     /// Attempts until `wanted` bytes have been moved, as the kernel does for a blocking `send` or
-    /// for MSG_WAITALL. `attempt` is given the count so far and returns what it added.
+    /// for MSG_WAITALL. `attempt` is given the count so far and returns what it added; it may lower
+    /// what is wanted.
     ///
-    /// Once something was moved the call no longer fails: it returns the count. A pending error is
-    /// then left where it is for the next call, as the kernel would, hence no attempt after poll
-    /// has reported one. Zero from `attempt` is the end of the stream.
+    /// Once something was moved the call no longer fails: it returns the count, also after a
+    /// signal. A pending error is then left where it is for the next call, as the kernel would,
+    /// hence no attempt after poll has reported one. Zero from `attempt` is the end of the stream.
     pub(super) fn run_to_the_end(
         &mut self,
         interest: Interest,
-        wanted: usize,
+        wanted: &Cell<usize>,
         mut attempt: impl FnMut(usize) -> rustix::io::Result<usize>,
     ) -> Result<usize> {
         let mut done = 0;
         loop {
             match attempt(done) {
                 Ok(0) => return Ok(done),
-                Ok(count) if done + count >= wanted => return Ok(done + count),
+                Ok(count) if done + count >= wanted.get() => return Ok(done + count),
                 Ok(count) => done += count,
-                Err(Errno::INTR) => continue,
+                Err(Errno::INTR) if done == 0 => {
+                    self.interrupted()?;
+                    continue;
+                }
                 Err(Errno::AGAIN) => {}
                 Err(_) if done > 0 => return Ok(done),
                 Err(errno) => return Err(errno.into()),
             }
-            match self.wait(interest, Errno::AGAIN) {
-                Ok(Readiness::Failed) | Err(_) if done > 0 => return Ok(done),
+            match self.wait_or_signal(self.fd, interest, Errno::AGAIN) {
+                Ok(Readiness::Failed | Readiness::Interrupted) | Err(_) if done > 0 => {
+                    return Ok(done);
+                }
                 Ok(_) => {}
                 Err(error) => return Err(error),
             }
@@ -104,6 +146,31 @@ impl<'fd> Waiter<'fd> {
     ///
     /// Errors and hang-ups count as ready: the next attempt returns the kernel's error.
     pub(super) fn wait(&mut self, interest: Interest, refusal: Errno) -> Result<Readiness> {
+        self.wait_for(self.fd, interest, refusal)
+    }
+
+    /// As `wait`, for another descriptor than the socket's.
+    pub(super) fn wait_for(
+        &mut self,
+        fd: BorrowedFd<'_>,
+        interest: Interest,
+        refusal: Errno,
+    ) -> Result<Readiness> {
+        loop {
+            match self.wait_or_signal(fd, interest, refusal)? {
+                Readiness::Interrupted => {}
+                readiness => return Ok(readiness),
+            }
+        }
+    }
+
+    /// As `wait_for`, but a signal ends the wait.
+    fn wait_or_signal(
+        &mut self,
+        fd: BorrowedFd<'_>,
+        interest: Interest,
+        refusal: Errno,
+    ) -> Result<Readiness> {
         let kernels = self.kernels_own_timeout(interest);
         loop {
             let now = self.now();
@@ -117,10 +184,32 @@ impl<'fd> Waiter<'fd> {
                     None => None,
                 },
             };
-            if let Some(readiness) = poll_once(self.fd, interest, limit)? {
-                return Ok(readiness);
+            match poll_once(fd, interest, limit)? {
+                None => {}
+                Some(Readiness::Interrupted) => {
+                    self.interrupted()?;
+                    return Ok(Readiness::Interrupted);
+                }
+                Some(readiness) => {
+                    // Python reads the descriptor's number afresh for the attempt; a blocking call
+                    // is inside the kernel, where a close from another thread does not reach it.
+                    if self.call.deadline().is_some() {
+                        self.socket.still_open()?;
+                    }
+                    return Ok(readiness);
+                }
             }
         }
+    }
+
+    /// A signal came: CPython runs the handlers, and then repeats the call on what the socket's
+    /// descriptor is by now.
+    pub(super) fn interrupted(&self) -> Result<()> {
+        let hook = *INTERRUPT_HOOK.read().unwrap_or_else(PoisonError::into_inner);
+        if hook.is_some_and(|hook| hook()) {
+            return Err(Errno::INTR.into());
+        }
+        self.socket.still_open()
     }
 
     /// SO_RCVTIMEO or SO_SNDTIMEO, the kernel's time limit on a blocking descriptor.
@@ -154,6 +243,8 @@ pub(super) enum Readiness {
     Ready,
     /// Ready because of an error or a hang-up; there may still be data.
     Failed,
+    /// Not ready: a signal came, and the call goes on.
+    Interrupted,
 }
 
 /// Waits for an error or a hang-up, ignoring data; returns false after `limit`.
@@ -170,7 +261,7 @@ pub(super) fn fails_within(fd: BorrowedFd<'_>, limit: Duration) -> Result<bool> 
     }
 }
 
-/// One poll(2); `None` if the limit passed or a signal came.
+/// One poll(2); `None` if the limit passed.
 fn poll_once(
     fd: BorrowedFd<'_>,
     interest: Interest,
@@ -182,7 +273,8 @@ fn poll_once(
     };
     let mut fds = [PollFd::from_borrowed_fd(fd, events)];
     match poll(&mut fds, limit.map(poll_timeout).as_ref()) {
-        Ok(0) | Err(Errno::INTR) => Ok(None),
+        Ok(0) => Ok(None),
+        Err(Errno::INTR) => Ok(Some(Readiness::Interrupted)),
         Ok(_) if fds[0].revents().intersects(PollFlags::ERR | PollFlags::HUP) => {
             Ok(Some(Readiness::Failed))
         }

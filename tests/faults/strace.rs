@@ -204,6 +204,35 @@ fn sends_raise_no_signal_and_sockets_are_not_inherited() {
     serving.finish();
 }
 
+/// Errors of keepalive's two calls, which are made for a silent peer.
+#[test]
+fn a_peer_that_cannot_be_examined_or_probed_stays() {
+    const SIZE: usize = 20;
+    if STRACE.is_missing() {
+        return;
+    }
+    for (call, errno) in [("getsockopt", "ENOBUFS"), ("setsockopt", "EINVAL")] {
+        let serving = Serving::start(&["--keepalive", "1s"]);
+        let crowd: Vec<TcpStream> = (0..SIZE).map(|_| authenticated(serving.address)).collect();
+        crowd.iter().for_each(|stream| assert_eq!(exchange(stream, b"hello"), b"HELLO"));
+        let inject = format!("inject={call}:error={errno}:when=1+");
+        let tracer =
+            Tracer::attach(&serving, &["-e", "trace=getsockopt,setsockopt", "-e", &inject]);
+        let (failed, begin) = (|| tracer.log().matches(errno).count(), Instant::now());
+        // A peer that answers nothing for so long would be given up.
+        while failed() < 8 * SIZE {
+            assert!(begin.elapsed() < PATIENCE, "{} failures of {call}", failed());
+            thread::sleep(Duration::from_millis(20));
+        }
+        let failures = failed();
+        let most = SIZE * usize::try_from(2 + begin.elapsed().as_secs()).unwrap();
+        assert!(failures <= most, "{failures} failures of {call} are a spin");
+        drop(tracer);
+        crowd.iter().for_each(|stream| assert_eq!(exchange(stream, b"still here"), b"STILL HERE"));
+        serving.finish().expect(0, &[]);
+    }
+}
+
 /// The one error that ends the loop: without a poll it could only spin.
 #[test]
 fn a_poll_that_keeps_failing_ends_the_program_with_an_error() {

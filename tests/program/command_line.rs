@@ -172,7 +172,10 @@ fn unsafe_or_malformed_key_files_are_refused() {
         (&files.key("weak", "\nshort"), &["line 2", "5 bytes", "--allow-weak-key"]),
         (&files.key("hex", "hex:xyz"), &["line 1", "after `hex:` is not valid hex"]),
         (&files.key("binary", "sixteen bytes \u{1} and\na line feed"), &["line 1", "base64 -w0"]),
-        (&files.key("url", "base64url:AAECAwQFBgcICQoLDA0ODw"), &["line 1", "`text:` in front"]),
+        (
+            &files.key("url", "base64url:AAECAwQFBgcICQoLDA0ODw"),
+            &["line 1", "put `text:` before it"],
+        ),
         (&files.key("many", &format!("{SECRET}\n").repeat(5)), &["line 5: more than 4 keys"]),
     ] {
         let name = format!("key file {path}: ");

@@ -254,8 +254,8 @@ fn answers_after_the_end_do_not_count_in_the_rate() {
         assert!(counts.answered > measured.answered, "{mode:?} {pace:?}: {counts:?}");
         assert!((250..=334).contains(&measured.answered), "{mode:?} {pace:?}: {measured:?}");
         let claim: Assertion = "rate>=200".parse().unwrap();
-        let judgement = claim.judge(mode, &outcome.record, outcome.measured);
-        assert!(!judgement.holds, "{mode:?} {pace:?}: {judgement:?}");
+        let checked = claim.check(mode, &outcome.record, outcome.measured);
+        assert!(!checked.holds, "{mode:?} {pace:?}: {checked:?}");
     }
 }
 
@@ -330,7 +330,7 @@ fn idle_connections_are_verified_at_the_end_and_lost_ones_are_errors() {
         assert_eq!((counts.due, counts.sent, counts.answered), (1000, 1000, 800), "{fate:?}");
         assert_eq!((counts.errors.of(kind), counts.errors.total()), (200, 200), "{fate:?}");
         let claim: Assertion = "errors==0".parse().unwrap();
-        assert!(!claim.judge(Mode::Idle, &outcome.record, outcome.measured).holds);
+        assert!(!claim.check(Mode::Idle, &outcome.record, outcome.measured).holds);
         // They are verified no faster than they were connected.
         assert!(crowd.get() <= Plan::MAX_CONNECTING, "{} at once", crowd.get());
         // Lost connections do not delay the others.

@@ -6,6 +6,12 @@
 mod common;
 
 mod client;
+mod proc_self;
 mod semantics;
 mod sendall_law;
+#[path = "../python/replay/signals.rs"]
+mod signals;
 mod socket_calls;
+mod socket_edges;
+mod socket_messages;
+mod socket_sendfile;

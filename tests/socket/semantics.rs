@@ -7,8 +7,11 @@ use serde_json::Value as Json;
 
 const TABLE: &str = include_str!("../../docs/SEMANTICS.md");
 const SCENARIOS: &str = include_str!("../data/scenarios.json");
-const TEST_FILES: [(&str, &str); 2] = [
+const TEST_FILES: [(&str, &str); 5] = [
     ("socket_calls", include_str!("socket_calls.rs")),
+    ("socket_edges", include_str!("socket_edges.rs")),
+    ("socket_messages", include_str!("socket_messages.rs")),
+    ("socket_sendfile", include_str!("socket_sendfile.rs")),
     ("sendall_law", include_str!("sendall_law.rs")),
 ];
 

@@ -3,7 +3,6 @@
 
 use std::net::TcpListener;
 use std::os::fd::AsRawFd;
-use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -13,6 +12,8 @@ use saltecho::socket::{
     Result, SO_LINGER, SO_RCVTIMEO, SO_SNDBUF, SOL_SOCKET, ServerOptions, Shutdown, Socket,
     SocketType, create_connection, create_server, socketpair,
 };
+
+use super::proc_self::{is_nonblocking, this_thread, wait_until_asleep};
 
 const SHORT: Duration = Duration::from_millis(60);
 
@@ -45,13 +46,6 @@ fn timeval(millis: i64) -> [u8; 16] {
 fn kind_and_errno<T: std::fmt::Debug>(result: Result<T>) -> (ErrorKind, Option<i32>) {
     let error = result.expect_err("this call fails");
     (error.kind(), error.errno())
-}
-
-/// Reads O_NONBLOCK from /proc.
-fn is_nonblocking(fd: i32) -> bool {
-    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).expect("it is open");
-    let flags = info.lines().find_map(|line| line.strip_prefix("flags:")).expect("it has flags");
-    u32::from_str_radix(flags.trim(), 8).expect("an octal number") & 0o4000 != 0
 }
 
 #[test]
@@ -185,7 +179,7 @@ fn connect_ex_rejects_bad_arguments_too() -> Result<()> {
     assert_eq!(error.kind(), ErrorKind::OverflowError);
     assert_eq!(error.to_string(), "connect_ex(): port must be 0-65535.");
     let error = socket.connect_ex(("::1", 80)).expect_err("not an IPv4 host");
-    assert_eq!((error.kind().name(), error.errno()), ("gaierror", None));
+    assert_eq!((error.kind().name(), error.errno()), ("gaierror", Some(-9)));
     Ok(())
 }
 
@@ -257,27 +251,17 @@ fn a_call_in_progress_outlives_close() -> Result<()> {
     Ok(())
 }
 
-/// True if a thread waits in the kernel, by its directory in /proc.
-fn is_asleep(thread: &Path) -> bool {
-    let stat = std::fs::read_to_string(Path::new("/proc").join(thread).join("stat"));
-    let stat = stat.expect("it lives");
-    // After the name, which is in parentheses and may contain any character.
-    stat.rsplit(')').next().is_some_and(|fields| fields.trim_start().starts_with('S'))
-}
-
 #[test]
 fn a_reset_during_a_blocking_send_is_left_for_the_next_call() -> Result<()> {
     let (a, b) = tcp_pair(Some(32_768))?;
     let data = vec![0; 16_000_000];
-    let sender = std::fs::read_link("/proc/thread-self").expect("this thread has a directory");
+    let sender = this_thread();
     let sent = thread::scope(|scope| {
         scope.spawn(|| {
             // Some of it has arrived, so the send has started; it cannot end without a reader. The
             // reset must find it asleep.
             b.recv_with_flags(1, MSG_PEEK).expect("something arrives");
-            while !is_asleep(&sender) {
-                thread::yield_now();
-            }
+            wait_until_asleep(&sender);
             b.setsockopt(SOL_SOCKET, SO_LINGER, &[1, 0, 0, 0, 0, 0, 0, 0]).expect("an option");
             b.close();
         });
@@ -293,7 +277,7 @@ fn a_reset_during_a_blocking_send_is_left_for_the_next_call() -> Result<()> {
 fn dropping_a_file_flushes_it_and_releases_its_reference() -> Result<()> {
     for mode in ["wb", "w"] {
         let (a, b) = socketpair()?;
-        let mut file = a.makefile(mode, FileOptions::default())?;
+        let file = a.makefile(mode, FileOptions::default())?;
         if mode == "wb" {
             file.write(b"tail")?
         } else {
@@ -311,7 +295,7 @@ fn dropping_a_file_flushes_it_and_releases_its_reference() -> Result<()> {
 #[test]
 fn a_dropped_socket_closes_with_its_last_file() -> Result<()> {
     let (a, b) = socketpair()?;
-    let mut file = a.makefile("rb", FileOptions::default())?;
+    let file = a.makefile("rb", FileOptions::default())?;
     drop(a);
     b.sendall(b"line\n")?;
     assert_eq!(file.readline(None)?.into_bytes(), b"line\n");
@@ -323,7 +307,7 @@ fn a_dropped_socket_closes_with_its_last_file() -> Result<()> {
 #[test]
 fn a_file_whose_flush_fails_is_still_closed() -> Result<()> {
     let (a, b) = socketpair()?;
-    let mut file = a.makefile("wb", FileOptions::default())?;
+    let file = a.makefile("wb", FileOptions::default())?;
     file.write(b"nobody reads this")?;
     b.close();
     assert_eq!(kind_and_errno(file.close()), (ErrorKind::BrokenPipeError, Some(32)));
@@ -339,7 +323,7 @@ fn a_full_writer_reports_how_much_it_accepted() -> Result<()> {
     a.setblocking(false)?;
     let filled = std::iter::from_fn(|| a.send(&[0; 4096]).ok()).sum::<usize>();
     let options = FileOptions { buffering: Some(10), ..FileOptions::default() };
-    let mut file = a.makefile("wb", options)?;
+    let file = a.makefile("wb", options)?;
     assert_eq!(file.write(b"1234")?, Some(4));
     let error = file.write(b"56789abcdef").expect_err("six of these fit");
     assert_eq!((error.errno(), error.characters_written()), (Some(11), Some(6)));
@@ -364,7 +348,7 @@ fn detach_leaves_the_descriptor_as_python_does() -> Result<()> {
         assert_eq!(is_nonblocking(number), nonblocking, "{seconds:?}");
         assert!(a.detach()?.is_none(), "it is gone");
         let again = Socket::from_fd(fd)?;
-        assert!(is_nonblocking(number));
+        assert_eq!(is_nonblocking(number), nonblocking, "as it was given");
         assert_eq!((again.family(), again.kind()), (Family::Unix, SocketType::Stream));
         again.sendall(b"on")?;
         assert_eq!(b.recv(2)?, b"on");
@@ -413,18 +397,6 @@ fn create_connection_tries_the_next_address() -> Result<()> {
     drop((client, listener));
     let refused = kind_and_errno(create_connection(("localhost", port), None, None));
     assert_eq!(refused, (ErrorKind::ConnectionRefusedError, Some(111)));
-    Ok(())
-}
-
-#[test]
-fn create_server_names_the_address_it_could_not_bind() -> Result<()> {
-    let server = create_server(("127.0.0.1", 0), ServerOptions::default())?;
-    let address = server.getsockname()?;
-    let error = create_server(&address, ServerOptions::default()).expect_err("it is taken");
-    let text = format!(
-        "[Errno 98] Address already in use (while attempting to bind on address {address})"
-    );
-    assert_eq!(error.to_string(), text);
     Ok(())
 }
 

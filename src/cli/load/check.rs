@@ -31,8 +31,8 @@ pub(in crate::cli) fn check(
     let failed: Vec<String> = assertions
         .iter()
         .filter_map(|assertion| {
-            let judgement = assertion.judge(report.mode(), &report.record, report.measured);
-            (!judgement.holds).then(|| format!("{assertion} (actual: {})", judgement.actual))
+            let checked = assertion.check(report.mode(), &report.record, report.measured);
+            (!checked.holds).then(|| format!("{assertion} (actual: {})", checked.actual))
         })
         .collect();
     if !failed.is_empty() {

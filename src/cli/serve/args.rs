@@ -70,7 +70,7 @@ pub(in crate::cli) struct ServeArgs {
 
     /// Probe clients that have been silent for this long (1s to 3h, off). A client that vanished is
     /// closed within three times this long, and with `off` never. A probe costs two packets; each
-    /// loop sends at most 2,000 per second, so beyond 120,000 silent clients it takes longer
+    /// loop sends at most 2,000 per second, so beyond 60,000 silent clients it takes longer
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = keepalive)]
     #[arg(env = "SALTECHO_KEEPALIVE", hide_env_values = true)]
     pub(super) keepalive: Limit,

@@ -1,8 +1,14 @@
-use super::raw::{not_bytes, zeroed};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::super::transfer::zeroed;
+use super::raw::not_bytes;
 use super::{Access, RawFile};
 use crate::socket::{Error, Result};
 
 /// Python's BufferedReader, BufferedWriter and BufferedRWPair over a [`RawFile`].
+///
+/// Several threads may use it at once. Each buffer has its lock, as in CPython: a read that waits
+/// keeps other reads waiting, but no write.
 ///
 /// The pair has two independent buffers over one raw file, so a timeout disables both, and fewer
 /// features: no `fileno`, no `mode`, and a `readline` built on `peek`.
@@ -14,17 +20,19 @@ pub struct BufferedFile {
 
 #[derive(Debug)]
 enum Layout {
-    Reader(ReadBuffer),
-    Writer(WriteBuffer),
-    Pair(ReadBuffer, WriteBuffer),
+    Reader(Mutex<ReadBuffer>),
+    Writer(Mutex<WriteBuffer>),
+    Pair(Mutex<ReadBuffer>, Mutex<WriteBuffer>),
 }
 
 impl BufferedFile {
     pub(super) fn new(raw: RawFile, size: usize) -> Result<Self> {
+        let reader = || ReadBuffer::new(size).map(Mutex::new);
+        let writer = || WriteBuffer::new(size).map(Mutex::new);
         let layout = match raw.access() {
-            Access::Read => Layout::Reader(ReadBuffer::new(size)?),
-            Access::Write => Layout::Writer(WriteBuffer::new(size)?),
-            Access::ReadWrite => Layout::Pair(ReadBuffer::new(size)?, WriteBuffer::new(size)?),
+            Access::Read => Layout::Reader(reader()?),
+            Access::Write => Layout::Writer(writer()?),
+            Access::ReadWrite => Layout::Pair(reader()?, writer()?),
         };
         Ok(Self { raw, layout })
     }
@@ -36,8 +44,8 @@ impl BufferedFile {
     /// # Errors
     /// ValueError if closed, UnsupportedOperation for a writer, and the socket's; what the failing
     /// call had gathered is lost.
-    pub fn read(&mut self, n: Option<usize>) -> Result<Option<Vec<u8>>> {
-        let (reader, raw) = self.reader("read", "read of closed file")?;
+    pub fn read(&self, n: Option<usize>) -> Result<Option<Vec<u8>>> {
+        let (mut reader, raw) = self.reader("read", "read of closed file")?;
         match n {
             None => reader.read_all(raw),
             Some(n) => reader.read(raw, n),
@@ -49,8 +57,8 @@ impl BufferedFile {
     ///
     /// # Errors
     /// As [`read`](Self::read).
-    pub fn read1(&mut self, n: Option<usize>) -> Result<Vec<u8>> {
-        let (reader, raw) = self.reader("read1", "read of closed file")?;
+    pub fn read1(&self, n: Option<usize>) -> Result<Vec<u8>> {
+        let (mut reader, raw) = self.reader("read1", "read of closed file")?;
         reader.read1(raw, n)
     }
 
@@ -58,8 +66,8 @@ impl BufferedFile {
     ///
     /// # Errors
     /// As [`read`](Self::read).
-    pub fn readinto(&mut self, buffer: &mut [u8]) -> Result<Option<usize>> {
-        let (reader, raw) = self.reader("read", "readinto of closed file")?;
+    pub fn readinto(&self, buffer: &mut [u8]) -> Result<Option<usize>> {
+        let (mut reader, raw) = self.reader("read", "readinto of closed file")?;
         reader.readinto(raw, buffer)
     }
 
@@ -67,8 +75,8 @@ impl BufferedFile {
     ///
     /// # Errors
     /// As [`read`](Self::read).
-    pub fn peek(&mut self) -> Result<Vec<u8>> {
-        let (reader, raw) = self.reader("peek", "peek of closed file")?;
+    pub fn peek(&self) -> Result<Vec<u8>> {
+        let (mut reader, raw) = self.reader("peek", "peek of closed file")?;
         Ok(reader.peek(raw)?.to_vec())
     }
 
@@ -77,11 +85,11 @@ impl BufferedFile {
     ///
     /// # Errors
     /// As [`read`](Self::read).
-    pub fn readline(&mut self, limit: Option<usize>) -> Result<Vec<u8>> {
+    pub fn readline(&self, limit: Option<usize>) -> Result<Vec<u8>> {
         if let Layout::Writer(_) | Layout::Pair(..) = self.layout {
             return self.readline_by_peeking(limit);
         }
-        let (reader, raw) = self.reader("read", "readline of closed file")?;
+        let (mut reader, raw) = self.reader("read", "readline of closed file")?;
         reader.readline(raw, limit)
     }
 
@@ -90,10 +98,10 @@ impl BufferedFile {
     ///
     /// The limit applies to each peeked piece, not to the whole line, so a line of several pieces can
     /// exceed it. CPython does the same.
-    fn readline_by_peeking(&mut self, limit: Option<usize>) -> Result<Vec<u8>> {
+    fn readline_by_peeking(&self, limit: Option<usize>) -> Result<Vec<u8>> {
         let mut line = Vec::new();
         while limit.is_none_or(|limit| line.len() < limit) {
-            let (reader, raw) = self.reader("read", "peek of closed file")?;
+            let (mut reader, raw) = self.reader("read", "peek of closed file")?;
             let ahead = reader.peek(raw)?;
             let ahead = &ahead[..limit.map_or(ahead.len(), |limit| limit.min(ahead.len()))];
             let wanted = find_newline(ahead).unwrap_or(ahead.len()).max(1);
@@ -111,28 +119,28 @@ impl BufferedFile {
     /// # Errors
     /// ValueError if closed, UnsupportedOperation for a reader, and the socket's. On a full
     /// non-blocking socket BlockingIOError, with the number of bytes that the buffer took.
-    pub fn write(&mut self, data: &[u8]) -> Result<usize> {
+    pub fn write(&self, data: &[u8]) -> Result<usize> {
         let closed = self.raw.closed();
-        let (Layout::Writer(writer) | Layout::Pair(_, writer)) = &mut self.layout else {
+        let (Layout::Writer(writer) | Layout::Pair(_, writer)) = &self.layout else {
             return Err(Error::unsupported("write"));
         };
         if closed {
             return Err(Error::value("write to closed file"));
         }
-        writer.write(&mut self.raw, data)
+        lock(writer).write(&self.raw, data)
     }
 
     /// `flush()`: sends the buffered data.
     ///
     /// # Errors
     /// ValueError if closed, and the socket's; the unsent rest stays for the next flush.
-    pub fn flush(&mut self) -> Result<()> {
-        match &mut self.layout {
+    pub fn flush(&self) -> Result<()> {
+        match &self.layout {
             Layout::Reader(_) => self.raw.flush(),
             Layout::Writer(_) | Layout::Pair(..) if self.raw.closed() => {
                 Err(Error::value("flush of closed file"))
             }
-            Layout::Writer(writer) | Layout::Pair(_, writer) => writer.flush(&mut self.raw),
+            Layout::Writer(writer) | Layout::Pair(_, writer) => lock(writer).flush(&self.raw),
         }
     }
 
@@ -140,14 +148,14 @@ impl BufferedFile {
     ///
     /// # Errors
     /// Those of the flush.
-    pub fn close(&mut self) -> Result<()> {
+    pub fn close(&self) -> Result<()> {
         if self.raw.closed() {
             return Ok(());
         }
         let flushed = self.flush();
         self.raw.close();
-        if let Layout::Reader(reader) = &mut self.layout {
-            reader.clear();
+        if let Layout::Reader(reader) = &self.layout {
+            lock(reader).clear();
         }
         flushed
     }
@@ -214,19 +222,20 @@ impl BufferedFile {
     }
 
     fn reader(
-        &mut self,
+        &self,
         call: &'static str,
         if_closed: &'static str,
-    ) -> Result<(&mut ReadBuffer, &mut RawFile)> {
-        let (Layout::Reader(reader) | Layout::Pair(reader, _)) = &mut self.layout else {
+    ) -> Result<(MutexGuard<'_, ReadBuffer>, &RawFile)> {
+        let (Layout::Reader(reader) | Layout::Pair(reader, _)) = &self.layout else {
             return Err(Error::unsupported(call));
         };
+        let reader = lock(reader);
         // What was read ahead through a pair can still be taken after it was closed: CPython closes
         // the writer's half, which closes the raw file, and then leaves the reader's alone.
         if self.raw.closed() && reader.ahead().is_empty() {
             return Err(Error::value(if_closed));
         }
-        Ok((reader, &mut self.raw))
+        Ok((reader, &self.raw))
     }
 }
 
@@ -267,14 +276,14 @@ impl ReadBuffer {
     }
 
     /// One raw read behind what is there; `None` if nothing is there on a non-blocking socket.
-    fn fill(&mut self, raw: &mut RawFile) -> Result<Option<usize>> {
+    fn fill(&mut self, raw: &RawFile) -> Result<Option<usize>> {
         let count = raw.readinto(&mut self.bytes[self.end..])?;
         self.end += count.unwrap_or(0);
         Ok(count)
     }
 
     /// Everything up to the end. The bytes read ahead are given up even if the rest fails.
-    fn read_all(&mut self, raw: &mut RawFile) -> Result<Option<Vec<u8>>> {
+    fn read_all(&mut self, raw: &RawFile) -> Result<Option<Vec<u8>>> {
         let ahead = self.take(usize::MAX).to_vec();
         self.clear();
         let rest = raw.readall()?;
@@ -286,7 +295,7 @@ impl ReadBuffer {
 
     /// Whole blocks go directly to the result; the last part of one goes through the buffer, which
     /// may then hold more than was asked for. There is no read once `n` bytes are there.
-    fn read(&mut self, raw: &mut RawFile, n: usize) -> Result<Option<Vec<u8>>> {
+    fn read(&mut self, raw: &RawFile, n: usize) -> Result<Option<Vec<u8>>> {
         if n <= self.ahead().len() {
             return Ok(Some(self.take(n).to_vec()));
         }
@@ -319,7 +328,7 @@ impl ReadBuffer {
         Ok(Some(data))
     }
 
-    fn read1(&mut self, raw: &mut RawFile, n: Option<usize>) -> Result<Vec<u8>> {
+    fn read1(&mut self, raw: &RawFile, n: Option<usize>) -> Result<Vec<u8>> {
         let n = n.unwrap_or(self.bytes.len());
         if n == 0 || !self.ahead().is_empty() {
             return Ok(self.take(n).to_vec());
@@ -331,7 +340,7 @@ impl ReadBuffer {
         Ok(data)
     }
 
-    fn readinto(&mut self, raw: &mut RawFile, buffer: &mut [u8]) -> Result<Option<usize>> {
+    fn readinto(&mut self, raw: &RawFile, buffer: &mut [u8]) -> Result<Option<usize>> {
         let ahead = self.take(buffer.len());
         let mut done = ahead.len();
         buffer[..done].copy_from_slice(ahead);
@@ -361,7 +370,7 @@ impl ReadBuffer {
         Ok(Some(done))
     }
 
-    fn peek(&mut self, raw: &mut RawFile) -> Result<&[u8]> {
+    fn peek(&mut self, raw: &RawFile) -> Result<&[u8]> {
         if self.ahead().is_empty() {
             self.clear();
             self.fill(raw)?;
@@ -369,7 +378,7 @@ impl ReadBuffer {
         Ok(self.ahead())
     }
 
-    fn readline(&mut self, raw: &mut RawFile, limit: Option<usize>) -> Result<Vec<u8>> {
+    fn readline(&mut self, raw: &RawFile, limit: Option<usize>) -> Result<Vec<u8>> {
         let mut line = Vec::new();
         loop {
             let limit = limit.map_or(usize::MAX, |limit| limit - line.len());
@@ -406,7 +415,7 @@ impl WriteBuffer {
         Ok(Self { held, sent: 0, size })
     }
 
-    fn write(&mut self, raw: &mut RawFile, data: &[u8]) -> Result<usize> {
+    fn write(&mut self, raw: &RawFile, data: &[u8]) -> Result<usize> {
         if data.len() <= self.size - self.held.len() {
             self.held.extend_from_slice(data);
             return Ok(data.len());
@@ -436,7 +445,7 @@ impl WriteBuffer {
         Ok(data.len())
     }
 
-    fn flush(&mut self, raw: &mut RawFile) -> Result<()> {
+    fn flush(&mut self, raw: &RawFile) -> Result<()> {
         while self.sent < self.held.len() {
             match raw.write(&self.held[self.sent..])? {
                 Some(count) => self.sent += count,
@@ -447,6 +456,11 @@ impl WriteBuffer {
         self.sent = 0;
         Ok(())
     }
+}
+
+fn lock<T>(buffer: &Mutex<T>) -> MutexGuard<'_, T> {
+    // A buffer that is written to half-way is still one: its counts are set last.
+    buffer.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The length of the first line, its newline included.

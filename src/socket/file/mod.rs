@@ -7,6 +7,7 @@ mod text;
 
 use std::sync::Arc;
 
+use super::error::repr;
 use super::inner::Inner;
 use super::{Error, ErrorKind, Result};
 
@@ -102,7 +103,7 @@ impl File {
     ///
     /// # Errors
     /// UnsupportedOperation for a writer, ValueError for a closed file, and the socket's errors.
-    pub fn read(&mut self, n: Option<usize>) -> Result<Option<Data>> {
+    pub fn read(&self, n: Option<usize>) -> Result<Option<Data>> {
         Ok(match self {
             Self::Raw(file) => file.read(n)?.map(Data::Bytes),
             Self::Buffered(file) => file.read(n)?.map(Data::Bytes),
@@ -114,7 +115,7 @@ impl File {
     ///
     /// # Errors
     /// As [`read`](Self::read); UnsupportedOperation for a raw or text file.
-    pub fn read1(&mut self, n: Option<usize>) -> Result<Vec<u8>> {
+    pub fn read1(&self, n: Option<usize>) -> Result<Vec<u8>> {
         match self {
             Self::Buffered(file) => file.read1(n),
             Self::Raw(_) | Self::Text(_) => Err(Error::unsupported("read1")),
@@ -125,7 +126,7 @@ impl File {
     ///
     /// # Errors
     /// As [`read`](Self::read); UnsupportedOperation for a text file.
-    pub fn readinto(&mut self, buffer: &mut [u8]) -> Result<Option<usize>> {
+    pub fn readinto(&self, buffer: &mut [u8]) -> Result<Option<usize>> {
         match self {
             Self::Raw(file) => file.readinto(buffer),
             Self::Buffered(file) => file.readinto(buffer),
@@ -137,7 +138,7 @@ impl File {
     ///
     /// # Errors
     /// As [`read`](Self::read); UnsupportedOperation for a raw or text file.
-    pub fn peek(&mut self) -> Result<Vec<u8>> {
+    pub fn peek(&self) -> Result<Vec<u8>> {
         match self {
             Self::Buffered(file) => file.peek(),
             Self::Raw(_) | Self::Text(_) => Err(Error::unsupported("peek")),
@@ -149,7 +150,7 @@ impl File {
     ///
     /// # Errors
     /// As [`read`](Self::read). A raw file on a non-blocking socket with nothing there: OSError.
-    pub fn readline(&mut self, limit: Option<usize>) -> Result<Data> {
+    pub fn readline(&self, limit: Option<usize>) -> Result<Data> {
         match self {
             Self::Raw(file) => file.readline(limit).map(Data::Bytes),
             Self::Buffered(file) => file.readline(limit).map(Data::Bytes),
@@ -161,7 +162,7 @@ impl File {
     ///
     /// # Errors
     /// As [`readline`](Self::readline); the lines read before the error are lost.
-    pub fn readlines(&mut self) -> Result<Vec<Data>> {
+    pub fn readlines(&self) -> Result<Vec<Data>> {
         if self.closed() {
             return Err(closed_file());
         }
@@ -182,7 +183,7 @@ impl File {
     /// UnsupportedOperation for a reader, ValueError for a closed file, TypeError for text to a
     /// binary file or the reverse, and the socket's errors. A buffered writer on a full
     /// non-blocking socket: BlockingIOError with [`Error::characters_written`].
-    pub fn write<'a>(&mut self, data: impl Into<DataArg<'a>>) -> Result<Option<usize>> {
+    pub fn write<'a>(&self, data: impl Into<DataArg<'a>>) -> Result<Option<usize>> {
         match (self, data.into()) {
             (Self::Raw(file), DataArg::Bytes(bytes)) => file.write(bytes),
             (Self::Buffered(file), DataArg::Bytes(bytes)) => file.write(bytes).map(Some),
@@ -201,7 +202,7 @@ impl File {
     ///
     /// # Errors
     /// As [`write`](Self::write); after a failure the unsent rest is kept for the next flush.
-    pub fn flush(&mut self) -> Result<()> {
+    pub fn flush(&self) -> Result<()> {
         match self {
             Self::Raw(file) => file.flush(),
             Self::Buffered(file) => file.flush(),
@@ -213,7 +214,7 @@ impl File {
     ///
     /// # Errors
     /// Those of the flush; the file is closed anyway.
-    pub fn close(&mut self) -> Result<()> {
+    pub fn close(&self) -> Result<()> {
         match self {
             Self::Raw(file) => {
                 file.close();
@@ -349,38 +350,6 @@ enum Access {
     ReadWrite,
 }
 
-/// Python's `repr` of a short string, for error texts.
-fn repr(text: &str) -> String {
-    let quote = if text.contains('\'') && !text.contains('"') { '"' } else { '\'' };
-    let mut out = String::from(quote);
-    for c in text.chars() {
-        match c {
-            '\n' => out.push_str("\\n"),
-            '\r' => out.push_str("\\r"),
-            '\t' => out.push_str("\\t"),
-            '\\' => out.push_str("\\\\"),
-            c if c == quote => out.extend(['\\', c]),
-            c => out.push(c),
-        }
-    }
-    out.push(quote);
-    out
-}
-
 const fn closed_file() -> Error {
     Error::value("I/O operation on closed file.")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::repr;
-
-    #[test]
-    fn repr_quotes_as_python_does() {
-        for (text, quoted) in
-            [("a", "'a'"), ("it's", "\"it's\""), ("'\"", "'\\'\"'"), ("a\nb\\", "'a\\nb\\\\'")]
-        {
-            assert_eq!(repr(text), quoted);
-        }
-    }
 }

@@ -1,33 +1,39 @@
 use std::fmt;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::super::inner::Inner;
+use super::super::transfer::zeroed;
 use super::{Access, DEFAULT_BUFFER_SIZE, closed_file};
 use crate::socket::{Error, ErrorKind, Result};
 
 /// Python's `SocketIO`: a file whose every call is one call on the socket.
 ///
 /// The socket's mode is looked up at each call. Nothing there on a non-blocking socket is `None`,
-/// not an error, and the end of the stream is empty.
+/// not an error, and the end of the stream is empty. Several threads may use it at once.
 pub struct RawFile {
     /// `None` once this file is closed, regardless of the socket.
-    socket: Option<Arc<Inner>>,
+    socket: Mutex<Option<Arc<Inner>>>,
     access: Access,
     /// A read timed out: every later read fails, even in blocking mode (`_timeout_occurred`).
-    spoiled: bool,
+    spoiled: AtomicBool,
 }
 
 impl RawFile {
     pub(super) fn new(inner: &Arc<Inner>, access: Access) -> Self {
         inner.file_opened();
-        Self { socket: Some(Arc::clone(inner)), access, spoiled: false }
+        Self {
+            socket: Mutex::new(Some(Arc::clone(inner))),
+            access,
+            spoiled: AtomicBool::new(false),
+        }
     }
 
     /// `read(n)`: one receive; `read()` until the end, or until nothing more is there.
     ///
     /// # Errors
     /// As [`readinto`](Self::readinto).
-    pub fn read(&mut self, n: Option<usize>) -> Result<Option<Vec<u8>>> {
+    pub fn read(&self, n: Option<usize>) -> Result<Option<Vec<u8>>> {
         let Some(n) = n else { return self.readall() };
         let mut buffer = zeroed(n)?;
         Ok(self.readinto(&mut buffer)?.map(|count| {
@@ -41,7 +47,7 @@ impl RawFile {
     ///
     /// # Errors
     /// As [`readinto`](Self::readinto); what was read before the error is lost.
-    pub fn readall(&mut self) -> Result<Option<Vec<u8>>> {
+    pub fn readall(&self) -> Result<Option<Vec<u8>>> {
         let mut all = Vec::new();
         let mut piece = zeroed(DEFAULT_BUFFER_SIZE)?;
         loop {
@@ -58,19 +64,21 @@ impl RawFile {
     /// # Errors
     /// ValueError if closed, UnsupportedOperation for a writer, OSError without an errno after an
     /// earlier timeout, and the socket's own.
-    pub fn readinto(&mut self, buffer: &mut [u8]) -> Result<Option<usize>> {
-        let socket = self.socket.as_ref().ok_or_else(closed_file)?;
+    pub fn readinto(&self, buffer: &mut [u8]) -> Result<Option<usize>> {
+        let socket = self.socket().ok_or_else(closed_file)?;
         if !self.access.reads() {
             return Err(Error::unsupported("File or stream is not readable."));
         }
-        if self.spoiled {
+        if self.spoiled.load(Ordering::Relaxed) {
             return Err(Error::raised(ErrorKind::OSError, "cannot read from timed out object"));
         }
         match socket.recv_into(buffer, 0) {
             Ok(count) => Ok(Some(count)),
             Err(error) if error.is_would_block() => Ok(None),
             Err(error) => {
-                self.spoiled = error.kind() == ErrorKind::TimeoutError;
+                if error.kind() == ErrorKind::TimeoutError {
+                    self.spoiled.store(true, Ordering::Relaxed);
+                }
                 Err(error)
             }
         }
@@ -81,7 +89,7 @@ impl RawFile {
     /// # Errors
     /// As [`readinto`](Self::readinto); OSError if nothing is there on a non-blocking socket, and
     /// what the line had so far is lost.
-    pub fn readline(&mut self, limit: Option<usize>) -> Result<Vec<u8>> {
+    pub fn readline(&self, limit: Option<usize>) -> Result<Vec<u8>> {
         let mut line = Vec::new();
         while limit.is_none_or(|limit| line.len() < limit) {
             let byte = self.read(Some(1))?.ok_or_else(not_bytes)?;
@@ -98,8 +106,8 @@ impl RawFile {
     ///
     /// # Errors
     /// ValueError if closed, UnsupportedOperation for a reader, and the socket's own.
-    pub fn write(&mut self, data: &[u8]) -> Result<Option<usize>> {
-        let socket = self.socket.as_ref().ok_or_else(closed_file)?;
+    pub fn write(&self, data: &[u8]) -> Result<Option<usize>> {
+        let socket = self.socket().ok_or_else(closed_file)?;
         if !self.access.writes() {
             return Err(Error::unsupported("File or stream is not writable."));
         }
@@ -114,20 +122,21 @@ impl RawFile {
     ///
     /// # Errors
     /// ValueError if closed.
-    pub fn flush(&mut self) -> Result<()> {
-        self.socket.as_ref().map(drop).ok_or_else(closed_file)
+    pub fn flush(&self) -> Result<()> {
+        self.socket().map(drop).ok_or_else(closed_file)
     }
 
     /// `close()`: drops the reference to the socket. Closing twice is allowed.
-    pub fn close(&mut self) {
-        if let Some(socket) = self.socket.take() {
+    pub fn close(&self) {
+        let socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(socket) = socket {
             socket.file_closed();
         }
     }
 
     /// The attribute `closed`.
     pub fn closed(&self) -> bool {
-        self.socket.is_none()
+        self.socket().is_none()
     }
 
     /// `readable()`.
@@ -160,7 +169,7 @@ impl RawFile {
     /// ValueError if closed.
     pub fn fileno(&self) -> Result<i32> {
         use std::os::fd::AsRawFd;
-        let socket = self.socket.as_ref().ok_or_else(closed_file)?;
+        let socket = self.socket().ok_or_else(closed_file)?;
         Ok(socket.begin().map_or(-1, |(fd, _)| fd.as_raw_fd()))
     }
 
@@ -177,8 +186,12 @@ impl RawFile {
         self.access
     }
 
-    fn open_socket(&self) -> Result<&Arc<Inner>> {
-        self.socket.as_ref().ok_or(Error::value("I/O operation on closed socket."))
+    fn open_socket(&self) -> Result<Arc<Inner>> {
+        self.socket().ok_or(Error::value("I/O operation on closed socket."))
+    }
+
+    fn socket(&self) -> Option<Arc<Inner>> {
+        self.socket.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -208,17 +221,7 @@ impl Access {
     }
 }
 
-/// What CPython's generic `readline` says when `read` has nothing on a non-blocking socket.
+/// Error of CPython's generic `readline` when `read` has no data on a non-blocking socket.
 pub(super) const fn not_bytes() -> Error {
     Error::raised(ErrorKind::OSError, "read() should have returned a bytes object, not 'NoneType'")
-}
-
-/// A buffer of `size` zero bytes, or Python's MemoryError.
-pub(super) fn zeroed(size: usize) -> Result<Vec<u8>> {
-    let mut buffer = Vec::new();
-    buffer
-        .try_reserve_exact(size)
-        .map_err(|_| Error::raised(ErrorKind::MemoryError, "the buffer cannot be allocated"))?;
-    buffer.resize(size, 0);
-    Ok(buffer)
 }

@@ -1,17 +1,25 @@
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
 use super::decoder::{Decoder, Newlines};
-use super::{BufferedFile, FileOptions, closed_file, repr};
+use super::{BufferedFile, FileOptions, closed_file};
 use crate::socket::{Error, ErrorKind, Result};
 
 /// Python's TextIOWrapper over a [`BufferedFile`], in UTF-8.
 ///
 /// Written text gathers here until there are 8192 bytes of it and then in the buffer below; a flush
 /// empties both. Reading and writing through one text file is possible, but a write throws away
-/// text that was read ahead and not taken (CPython resets its decoder then).
+/// text that was read ahead and not taken (CPython resets its decoder then). Threads that share it
+/// take turns: a write waits behind a read that waits.
 #[derive(Debug)]
 pub struct TextFile {
     buffer: BufferedFile,
     mode: String,
     newline: Newline,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
     /// `None` for a write-only file.
     reader: Option<TextReader>,
     /// Encoded text that the buffer below has not been given; `None` for a file not writable.
@@ -53,7 +61,8 @@ impl TextFile {
             bytes_per_char: 0.0,
         });
         let pending = buffer.writable()?.then(Vec::new);
-        Ok(Self { buffer, mode: mode.to_owned(), newline, reader, pending })
+        let state = Mutex::new(State { reader, pending });
+        Ok(Self { buffer, mode: mode.to_owned(), newline, state })
     }
 
     /// `read(n)`: `n` characters or up to the end of the stream; `read()` to the end.
@@ -61,13 +70,14 @@ impl TextFile {
     /// # Errors
     /// ValueError if closed, UnsupportedOperation for a writer, UnicodeDecodeError, the socket's;
     /// TypeError for `read()` with nothing there on a non-blocking socket.
-    pub fn read(&mut self, n: Option<usize>) -> Result<String> {
+    pub fn read(&self, n: Option<usize>) -> Result<String> {
         self.check_open()?;
-        if self.reader.is_none() {
+        let mut state = self.lock();
+        if state.reader.is_none() {
             return Err(Error::unsupported("not readable"));
         }
-        self.pass_on_pending()?;
-        let reader = self.reader.as_mut().ok_or(Error::unsupported("not readable"))?;
+        state.pass_on_pending(&self.buffer)?;
+        let reader = state.reader.as_mut().ok_or(Error::unsupported("not readable"))?;
         let Some(n) = n else {
             let bytes = self.buffer.read(None)?.ok_or_else(none_is_not_bytes)?;
             let rest = reader.decoder.decode(&bytes, true)?;
@@ -77,7 +87,7 @@ impl TextFile {
         };
         let mut text = reader.take(n);
         let mut missing = n - text.chars().count();
-        while missing > 0 && reader.read_chunk(&mut self.buffer, missing)? {
+        while missing > 0 && reader.read_chunk(&self.buffer, missing)? {
             let piece = reader.take(missing);
             missing -= piece.chars().count();
             text += &piece;
@@ -90,17 +100,18 @@ impl TextFile {
     ///
     /// # Errors
     /// As [`read`](Self::read).
-    pub fn readline(&mut self, limit: Option<usize>) -> Result<String> {
+    pub fn readline(&self, limit: Option<usize>) -> Result<String> {
         self.check_open()?;
-        self.pass_on_pending()?;
+        let mut state = self.lock();
+        state.pass_on_pending(&self.buffer)?;
         let newline = self.newline;
-        let reader = self.reader.as_mut().ok_or(Error::unsupported("not readable"))?;
+        let reader = state.reader.as_mut().ok_or(Error::unsupported("not readable"))?;
         let mut line = String::new();
         // The last character of a chunk, if an ending of two could begin with it.
         let mut carried = String::new();
         loop {
             while reader.decoded.is_empty() {
-                if !reader.read_chunk(&mut self.buffer, 0)? {
+                if !reader.read_chunk(&self.buffer, 0)? {
                     reader.clear();
                     return Ok(line + &carried);
                 }
@@ -132,9 +143,10 @@ impl TextFile {
     /// # Errors
     /// ValueError if closed, UnsupportedOperation for a reader, and what the buffer below says when
     /// it is given the text gathered so far, which is then lost.
-    pub fn write(&mut self, text: &str) -> Result<usize> {
+    pub fn write(&self, text: &str) -> Result<usize> {
         self.check_open()?;
-        let Some(pending) = &mut self.pending else {
+        let mut state = self.lock();
+        let Some(pending) = &mut state.pending else {
             return Err(Error::unsupported("not writable"));
         };
         let encoded = match self.newline {
@@ -149,9 +161,9 @@ impl TextFile {
         }
         pending.extend_from_slice(&encoded);
         if pending.len() >= CHUNK {
-            self.pass_on_pending()?;
+            state.pass_on_pending(&self.buffer)?;
         }
-        if let Some(reader) = &mut self.reader {
+        if let Some(reader) = &mut state.reader {
             reader.clear();
             reader.decoder.reset();
         }
@@ -162,9 +174,9 @@ impl TextFile {
     ///
     /// # Errors
     /// As [`write`](Self::write).
-    pub fn flush(&mut self) -> Result<()> {
+    pub fn flush(&self) -> Result<()> {
         self.check_open()?;
-        self.pass_on_pending()?;
+        self.lock().pass_on_pending(&self.buffer)?;
         self.buffer.flush()
     }
 
@@ -172,7 +184,7 @@ impl TextFile {
     ///
     /// # Errors
     /// Those of the flush.
-    pub fn close(&mut self) -> Result<()> {
+    pub fn close(&self) -> Result<()> {
         if self.buffer.closed() {
             return Ok(());
         }
@@ -196,19 +208,25 @@ impl TextFile {
         &self.buffer
     }
 
+    fn check_open(&self) -> Result<()> {
+        if self.buffer.closed() { Err(closed_file()) } else { Ok(()) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
     /// Hands the gathered text to the buffer below; if that fails the text is gone.
-    fn pass_on_pending(&mut self) -> Result<()> {
+    fn pass_on_pending(&mut self, buffer: &BufferedFile) -> Result<()> {
         match &mut self.pending {
             Some(pending) if !pending.is_empty() => {
                 let gathered = std::mem::take(pending);
-                self.buffer.write(&gathered).map(drop)
+                buffer.write(&gathered).map(drop)
             }
             Some(_) | None => Ok(()),
         }
-    }
-
-    fn check_open(&self) -> Result<()> {
-        if self.buffer.closed() { Err(closed_file()) } else { Ok(()) }
     }
 }
 
@@ -230,7 +248,7 @@ impl TextReader {
 
     /// Reads and decodes one chunk in place of the last; false at the end of the stream, which on a
     /// non-blocking socket cannot be told from "nothing there".
-    fn read_chunk(&mut self, buffer: &mut BufferedFile, wanted: usize) -> Result<bool> {
+    fn read_chunk(&mut self, buffer: &BufferedFile, wanted: usize) -> Result<bool> {
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // a size hint
         let hint = (self.bytes_per_char.max(1.0) * wanted as f64) as usize;
         let bytes = buffer.read1(Some(CHUNK.max(hint)))?;
@@ -256,7 +274,7 @@ impl Newline {
             Some("\r") => Self::Given("\r"),
             Some("\r\n") => Self::Given("\r\n"),
             Some(other) => {
-                let text = format!("illegal newline value: {}", repr(other));
+                let text = format!("illegal newline value: {other}");
                 return Err(Error::raised_with(ErrorKind::ValueError, text));
             }
         })
@@ -283,7 +301,7 @@ impl Newline {
         text.find(ending).map(|at| at + ending.len())
     }
 
-    /// How many bytes at the end of `text` could be the first part of an ending. The decoder never
+    /// Number of bytes at the end of `text` that could start a line ending. The decoder never
     /// splits `"\r\n"` where both end a line, so this concerns a given `"\r\n"` only.
     fn could_begin_at_the_end_of(self, text: &str) -> usize {
         usize::from(self == Self::Given("\r\n") && text.ends_with('\r'))
