@@ -181,6 +181,15 @@ impl<K: Kernel, T> Reactor<K, T> {
     /// deadline that every message renews costs a comparison.
     #[inline]
     pub(crate) fn settle(&mut self, id: ConnId, deadline: Option<Monotonic>) {
+        let link = self.slots.link(id.index);
+        if deadline.is_none_or(|deadline| !self.timers.is_armed_by(link, deadline)) {
+            self.set_alarm(id, deadline);
+        }
+    }
+
+    /// Not inlined: a message finds its alarm set.
+    #[inline(never)]
+    fn set_alarm(&mut self, id: ConnId, deadline: Option<Monotonic>) {
         match deadline {
             Some(deadline) => self.timers.arm_by(&mut self.slots, id.index, deadline),
             None => self.timers.disarm(&mut self.slots, id.index),

@@ -186,6 +186,11 @@ impl<S, C> Slots<S, C> {
         self.slab.get(id.index as usize).filter(|slot| slot.generation == id.generation)
     }
 
+    /// The place of a connection in the wheel.
+    pub(crate) fn link(&self, index: u32) -> &Link {
+        &self.slab[index as usize].timer
+    }
+
     /// The name of the connection that occupies a slot.
     pub(crate) fn id_at(&self, index: u32) -> ConnId {
         self.id_in(index).expect("the slot is occupied")
@@ -221,13 +226,6 @@ impl<S, C> Slots<S, C> {
             self.slab = Slab::new();
             self.touched = 0;
         }
-    }
-}
-
-#[cfg(any(test, feature = "testing"))]
-impl<S, C> Slots<S, C> {
-    pub(crate) fn link(&self, index: u32) -> &Link {
-        &self.slab[index as usize].timer
     }
 }
 

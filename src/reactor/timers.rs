@@ -95,24 +95,30 @@ impl Wheel {
     /// again, which is cheaper than moving it at each activity.
     #[inline]
     pub fn arm_by(&mut self, links: &mut impl Links, index: u32, deadline: Monotonic) {
-        let tick = ceil_tick(deadline).clamp(self.position, self.position + HORIZON);
+        let tick = self.tick_of(deadline);
         let link = *links.link(index);
-        if !link.is_armed() {
-            self.insert(links, index, tick);
-        } else if self.full_tick(link.tick) > tick {
-            self.rearm(links, index, tick);
+        if link.is_armed() {
+            if self.full_tick(link.tick) <= tick {
+                return;
+            }
+            self.disarm(links, index);
         }
-    }
-
-    /// Not inlined: an echo finds its alarm set, and needs only the comparison in `arm_by`.
-    #[inline(never)]
-    fn rearm(&mut self, links: &mut impl Links, index: u32, tick: u64) {
-        self.disarm(links, index);
         self.insert(links, index, tick);
     }
 
+    /// Whether a link is armed so that it fires at `deadline` or before.
+    #[inline]
+    pub fn is_armed_by(&self, link: &Link, deadline: Monotonic) -> bool {
+        link.is_armed() && self.full_tick(link.tick) <= self.tick_of(deadline)
+    }
+
+    /// The tick that begins at or after a deadline, if the wheel reaches that far.
+    #[inline]
+    fn tick_of(&self, deadline: Monotonic) -> u64 {
+        ceil_tick(deadline).clamp(self.position, self.position + HORIZON)
+    }
+
     /// Forgets the deadline of `index`, if it has one.
-    #[inline(never)]
     pub fn disarm(&mut self, links: &mut impl Links, index: u32) {
         let link = *links.link(index);
         if !link.is_armed() {
@@ -165,8 +171,6 @@ impl Wheel {
         Step::Moved
     }
 
-    /// Not inlined for the same reason.
-    #[inline(never)]
     #[allow(clippy::cast_possible_truncation)] // The low half is what a link keeps.
     fn insert(&mut self, links: &mut impl Links, index: u32, tick: u64) {
         let bucket = bucket_of(self.position, tick);
