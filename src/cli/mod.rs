@@ -28,8 +28,8 @@ use std::process::ExitCode;
 use std::thread;
 
 use anyhow::Context;
-use clap::Parser;
 use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser};
 use saltecho::load::report::Visible;
 
 use args::{Cli, Command};
@@ -76,7 +76,7 @@ fn execute(command: Command) -> Result<(), Failure> {
         Command::Report(args) => on_own_stack(|| report::run(&args))?,
         Command::Keygen(args) => keygen::run(&args),
         Command::Doctor(args) => doctor::run(&args),
-        Command::Generate(args) => generate::run(&args),
+        Command::Generate(args) => generate::run(&args, Cli::command()),
     }
 }
 
