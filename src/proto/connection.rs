@@ -7,7 +7,7 @@ use super::backlog::Backlog;
 use super::boxed::Boxed;
 use super::config::call_timeout;
 use super::guard::guarded;
-use super::handshake::Handshake;
+use super::handshake::{Handshake, saturating_u32};
 use super::{CloseReason, Config, Handler, Peer, Reply, Upper};
 use crate::auth::Challenge;
 use crate::python::{Call, Monotonic};
@@ -485,9 +485,4 @@ impl<H: Handler> Connection<H> {
             Some(reason) => self.stage = Stage::Finishing(reason),
         }
     }
-}
-
-/// `n`, or `u32::MAX` if it is larger.
-pub(super) fn saturating_u32(n: usize) -> u32 {
-    u32::try_from(n).unwrap_or(u32::MAX)
 }

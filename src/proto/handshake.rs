@@ -1,6 +1,5 @@
 use zeroize::Zeroizing;
 
-use super::connection::saturating_u32;
 use super::{Config, Peer};
 use crate::auth::{Challenge, Digest};
 
@@ -66,4 +65,9 @@ impl std::fmt::Debug for Handshake {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Handshake {{ sent: {}, received: {} }}", self.sent, self.received)
     }
+}
+
+/// `n`, or `u32::MAX` if it is larger.
+pub(super) fn saturating_u32(n: usize) -> u32 {
+    u32::try_from(n).unwrap_or(u32::MAX)
 }

@@ -97,12 +97,17 @@ impl Wheel {
     pub fn arm_by(&mut self, links: &mut impl Links, index: u32, deadline: Monotonic) {
         let tick = ceil_tick(deadline).clamp(self.position, self.position + HORIZON);
         let link = *links.link(index);
-        if link.is_armed() {
-            if self.full_tick(link.tick) <= tick {
-                return;
-            }
-            self.disarm(links, index);
+        if !link.is_armed() {
+            self.insert(links, index, tick);
+        } else if self.full_tick(link.tick) > tick {
+            self.rearm(links, index, tick);
         }
+    }
+
+    /// Not inlined: an echo finds its alarm set, and needs only the comparison in `arm_by`.
+    #[inline(never)]
+    fn rearm(&mut self, links: &mut impl Links, index: u32, tick: u64) {
+        self.disarm(links, index);
         self.insert(links, index, tick);
     }
 
@@ -159,7 +164,7 @@ impl Wheel {
         Step::Moved
     }
 
-    /// Not inlined: an echo finds its alarm set, and needs only the comparison in `arm_by`.
+    /// Not inlined for the same reason.
     #[inline(never)]
     #[allow(clippy::cast_possible_truncation)] // The low half is what a link keeps.
     fn insert(&mut self, links: &mut impl Links, index: u32, tick: u64) {
