@@ -1,12 +1,13 @@
-//! The load generator: many authenticated clients on one event loop, built of the server's own
-//! parts.
+//! The load generator: many authenticated clients on one event loop, on the server's own
+//! [`reactor`](crate::reactor).
 //!
-//! - [`Plan`] says what load to make; [`Load`] makes it; [`Record`] is what comes of it.
-//! - The clock of a message in the open model starts when it was *due*, whether or not there was
-//!   room for it by then. Whoever starts it when it could be sent leaves out the very delays that
+//! - [`Plan`] describes a load, [`Load`] makes it, and a [`Record`] is the result.
+//! - In the open model a message's clock starts when it is *due*, whether or not there is room for
+//!   it by then. A clock that starts when the message can be sent leaves out the very delays that
 //!   users have (coordinated omission).
-//! - Every byte that comes back is compared with the one that was due.
-//! - The generator times itself too ([`Series::Lateness`]): what it adds to the latencies is known.
+//! - Every byte that comes back is compared with the expected one.
+//! - The generator times itself too ([`Series::Lateness`]), so its own share of the latencies is
+//!   known.
 //! - Percentiles are computed from histograms that were added up, never averaged.
 //!
 //! Start reading at `Load::turn`.

@@ -58,7 +58,7 @@ impl Series {
 #[repr(u8)]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// Nobody listens (ECONNREFUSED).
+    /// No listener (ECONNREFUSED).
     Refused,
     /// The connection did not stand in time.
     ConnectTimeout,

@@ -92,6 +92,7 @@ impl<'a, H: Handler> Reply<'a, H> {
         self.advance(n);
     }
 
+    #[inline]
     fn advance(&mut self, n: usize) {
         let len = self.bytes().len();
         debug_assert!(n <= len, "more bytes sent than were offered");
@@ -102,17 +103,24 @@ impl<'a, H: Handler> Reply<'a, H> {
             self.bytes = ReplyBytes::InPlace(&[]);
             self.connection.sendall_done(self.config, self.then_close, self.now);
         } else {
-            let rest = self.bytes.split_off(n);
-            let backlog = rest.and_then(|rest| Backlog::new(rest, self.then_close));
-            self.connection.begin_sendall(self.config, backlog, len - n, self.now);
+            self.keep_rest(n);
         }
+    }
+
+    /// Not inlined, so that an answer which the kernel takes whole does not prepare for this.
+    #[inline(never)]
+    fn keep_rest(&mut self, n: usize) {
+        let unsent = self.bytes().len() - n;
+        let rest = self.bytes.split_off(n);
+        let backlog = rest.and_then(|rest| Backlog::new(rest, self.then_close));
+        self.connection.begin_sendall(self.config, backlog, unsent, self.now);
     }
 }
 
 impl<H: Handler> Drop for Reply<'_, H> {
     fn drop(&mut self) {
         if !self.bytes().is_empty() {
-            self.advance(0);
+            self.keep_rest(0);
         }
     }
 }

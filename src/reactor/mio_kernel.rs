@@ -69,7 +69,7 @@ impl MioKernel {
     /// port 0 becomes the same one for all.
     ///
     /// From then on any process of the same user may join in, which is what that option means; but
-    /// an address at which somebody already listens is refused, even if they would share it.
+    /// an address at which another process already listens is refused, even if that one shares it.
     ///
     /// # Errors
     /// Those of socket(2), bind(2) and listen(2).

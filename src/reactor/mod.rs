@@ -22,7 +22,7 @@ use slots::{Slot, Slots};
 use timers::{Step, Wheel};
 
 use crate::proto::ConnId;
-use crate::python::Monotonic;
+use crate::python::{Monotonic, saturating_nanos};
 
 pub use kernel::{Close, Kernel, Liveness, Wake};
 pub use mio_kernel::{ListenOptions, MioKernel};
@@ -45,7 +45,8 @@ pub(crate) struct Reactor<K: Kernel, T> {
     now: Monotonic,
     /// The poll does not sleep before this time, because the last event is recent.
     awake_until: Monotonic,
-    spin: Duration,
+    /// Nanoseconds after an event for which it does not sleep.
+    spin: u64,
 }
 
 /// Places in an empty run queue that are kept.
@@ -61,7 +62,7 @@ impl<K: Kernel, T> Reactor<K, T> {
             timers: Wheel::new(),
             run_queue: VecDeque::new(),
             awake_until: Monotonic::ZERO,
-            spin,
+            spin: saturating_nanos(spin),
         }
     }
 
@@ -93,7 +94,7 @@ impl<K: Kernel, T> Reactor<K, T> {
         })?;
         self.now = self.kernel.now();
         if had_events {
-            self.awake_until = self.now.saturating_add(self.spin);
+            self.awake_until = Monotonic::from_nanos(self.now.as_nanos().saturating_add(self.spin));
         }
         if self.run_queue.is_empty() && self.run_queue.capacity() > 4 * KEPT_QUEUE {
             self.shrink_run_queue();
@@ -178,6 +179,7 @@ impl<K: Kernel, T> Reactor<K, T> {
     ///
     /// An alarm that is set is never moved to later: when it fires, the caller settles again. So a
     /// deadline that every message renews costs a comparison.
+    #[inline]
     pub(crate) fn settle(&mut self, id: ConnId, deadline: Option<Monotonic>) {
         match deadline {
             Some(deadline) => self.timers.arm_by(&mut self.slots, id.index, deadline),

@@ -112,6 +112,7 @@ impl Wheel {
     }
 
     /// Forgets the deadline of `index`, if it has one.
+    #[inline(never)]
     pub fn disarm(&mut self, links: &mut impl Links, index: u32) {
         let link = *links.link(index);
         if !link.is_armed() {

@@ -360,7 +360,7 @@ impl Drop for Running {
     fn drop(&mut self) {
         if self.thread.is_some() && !std::thread::panicking() {
             self.handle.stop();
-            // Whoever wants to know how it ended calls `stop` instead.
+            // A caller that needs the result calls `stop` instead.
             let _ = self.join();
         }
     }

@@ -61,9 +61,9 @@ pub struct Limits {
     pub deadlines_per_turn: usize,
     /// Events taken from one poll at first; doubled up to 4,096 whenever they were not enough.
     pub events_per_poll: usize,
-    /// How long the loop polls without sleeping after the last event: zero, that is not at all. A
-    /// sleep costs an answer some ten microseconds; a spin costs a core for as long as anybody
-    /// talks, and nothing once nobody does.
+    /// Time for which the loop polls without sleeping after an event: zero by default, so it always
+    /// sleeps. A sleep costs an answer some ten microseconds; a spin costs a core while any client
+    /// talks, and nothing while none does.
     pub spin: Duration,
     /// `listen(backlog)`: 4096, which the kernel cuts to `net.core.somaxconn`. A short queue makes
     /// clients hang that believe they are connected and wait for a challenge.
@@ -156,7 +156,7 @@ impl Limits {
 
 /// How many descriptors this process may have, now that it has asked for as many as it may.
 pub(super) fn descriptor_limit() -> usize {
-    // Whoever asks for less than the limit gets what there is, like whoever may not raise it.
+    // Never lowers the limit; if it cannot be raised, the current one stands.
     let limit = rlimit::increase_nofile_limit(u64::MAX).unwrap_or(1024);
     usize::try_from(limit).unwrap_or(usize::MAX)
 }

@@ -273,6 +273,9 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
     }
 
     /// After an event: closes the connection if it is over, else updates its deadline.
+    ///
+    /// Its calls are not inlined, and neither is `authenticated`: each happens once in a
+    /// connection's life, and every message would pay for their stack frames.
     #[inline]
     fn close_or_settle(&mut self, id: ConnId) {
         let Some(slot) = self.reactor.slots.get(id) else { return };
@@ -287,6 +290,7 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         }
     }
 
+    #[inline(never)]
     fn authenticated(&mut self, id: ConnId) {
         self.acceptor.unauthenticated.remove(id);
         self.stats.authenticated += 1;
@@ -310,6 +314,7 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         }
     }
 
+    #[inline(never)]
     fn close(&mut self, id: ConnId, reason: CloseReason) {
         let Some(slot) = self.reactor.slots.get(id) else { return };
         let incomplete = slot.connection.undelivered() > 0 || slot.connection.is_unanswered();

@@ -1,6 +1,6 @@
 use crate::random::SplitMix;
 
-/// How often a simulated kernel misbehaves, each in thousandths of the occasions.
+/// Frequencies of a simulated kernel's faults, in thousandths of the occasions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Faults {
     /// An event for a socket or a listener that is not ready.
@@ -43,7 +43,7 @@ impl Faults {
     /// On every occasion.
     pub const ALWAYS: u32 = 1000;
 
-    /// A kernel that does what it should.
+    /// No faults.
     pub const fn none() -> Self {
         Self {
             spurious_event: 0,

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::socket::{Answer, End};
-use super::{Deed, Faults, SimClient, SimKernel};
+use super::{Event, Faults, SimClient, SimKernel};
 use crate::python::Monotonic;
 use crate::reactor::{Close, Kernel, Liveness, Ready, Token, Wake};
 
@@ -79,7 +79,7 @@ impl Kernel for SimKernel {
             self.fault(Faults::ALWAYS, libc::EMFILE)?;
         }
         self.fail_to_accept()?;
-        let index = self.queue.pop_front().expect("somebody waits");
+        let index = self.queue.pop_front().expect("a client waits");
         let socket = &mut self.sockets[index];
         socket.server_end = End::Open;
         socket.heard_at = self.clock;
@@ -88,7 +88,7 @@ impl Kernel for SimKernel {
         self.open += 1;
         self.fruitless = 0;
         self.note(|| format!("server accepts client {index}"));
-        self.bear_witness(Deed::Accepted(SimClient(index)));
+        self.observe(Event::Accepted(SimClient(index)));
         Ok((SimStream(index), peer))
     }
 
@@ -99,7 +99,7 @@ impl Kernel for SimKernel {
         }
         // Another thread may have taken the descriptor that was given up for this.
         self.fault(self.faults.accept_error, libc::EMFILE)?;
-        let index = self.queue.pop_front().expect("somebody waits");
+        let index = self.queue.pop_front().expect("a client waits");
         self.open += 1;
         self.note(|| format!("server turns client {index} away"));
         self.close(SimStream(index), Close::Orderly);
@@ -107,7 +107,7 @@ impl Kernel for SimKernel {
     }
 
     fn recv(&mut self, stream: &mut SimStream, data: &mut [u8]) -> io::Result<usize> {
-        self.befall(stream.0)?;
+        self.inject(stream.0)?;
         let (now, socket) = (self.last_reading, &mut self.sockets[stream.0]);
         socket.ledger.count_request();
         let n = socket.to_server.read(data);
@@ -132,7 +132,7 @@ impl Kernel for SimKernel {
     }
 
     fn send(&mut self, stream: &mut SimStream, data: &[u8]) -> io::Result<usize> {
-        self.befall(stream.0)?;
+        self.inject(stream.0)?;
         let part = match self.random.chance(self.faults.partial_write) {
             true => 1 + self.random.below(data.len()),
             false => data.len(),
@@ -191,7 +191,7 @@ impl Kernel for SimKernel {
             self.stale.truncate(32);
         }
         self.note(|| format!("server closes {}: {how:?}", stream.0));
-        self.bear_witness(Deed::Closed(SimClient(stream.0)));
+        self.observe(Event::Closed(SimClient(stream.0)));
     }
 
     fn liveness(&mut self, stream: &mut SimStream) -> io::Result<Liveness> {
@@ -219,7 +219,7 @@ impl Kernel for SimKernel {
 
     fn fill_random(&mut self, bytes: &mut [u8]) -> io::Result<()> {
         if let Err(error) = self.fault(self.faults.random_error, libc::EAGAIN) {
-            self.bear_witness(Deed::FoundNoRandomBytes);
+            self.observe(Event::FoundNoRandomBytes);
             return Err(error);
         }
         for word in bytes.chunks_mut(8) {
@@ -236,8 +236,8 @@ impl SimKernel {
         on_event(token, ready);
     }
 
-    /// The listener's edge, which only a new client raises: whoever waits since an `accept` that
-    /// failed is not announced again.
+    /// The listener's edge, which only a new client raises: clients that wait since an `accept` that
+    /// failed are not announced again.
     fn announce_clients(&mut self, on_event: &mut impl FnMut(Token, Ready)) {
         let Some(token) = self.listener.filter(|_| self.listener_edge) else { return };
         if self.random.chance(self.faults.delayed_event) {
@@ -330,15 +330,15 @@ impl SimKernel {
         Ok(())
     }
 
-    /// What may befall a socket between any two calls, and this call itself.
-    fn befall(&mut self, index: usize) -> io::Result<()> {
+    /// Injects what may happen to a socket between any two calls, and to this call.
+    fn inject(&mut self, index: usize) -> io::Result<()> {
         if self.random.chance(self.faults.late_arrival) {
             self.move_something();
         }
         if self.random.chance(self.faults.network_failure) {
             let errnos = [libc::ECONNRESET, libc::ETIMEDOUT, libc::EHOSTUNREACH];
             let errno = errnos[self.random.below(errnos.len())];
-            self.sever(SimClient(index), errno);
+            self.disconnect(SimClient(index), errno);
         }
         self.fault(self.faults.interrupted, libc::EINTR)?;
         // The socket is of no use afterwards, however well it is: the loop is to close it.

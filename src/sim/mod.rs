@@ -16,9 +16,9 @@
 //! - a `close()` with unread input resets, and so does input that comes after a `close()`; that
 //!   destroys what has not arrived at the peer;
 //! - a client that resets while it is queued is accepted all the same;
-//! - a listener whose `accept` failed stays silent until somebody else connects.
+//! - a listener whose `accept` failed stays silent until another client connects.
 //!
-//! Beyond that it may do whatever [`Faults`] allow, all of which the loop has to bear.
+//! Beyond that it does what [`Faults`] allow, and the loop must cope with all of it.
 
 mod faults;
 mod kernel;
@@ -45,14 +45,14 @@ use crate::reactor::Token;
 /// The kernel below a simulated loop, and the network and the clients beside it.
 pub struct SimKernel {
     clock: Duration,
-    /// What the loop last read from the clock.
+    /// The loop's last reading of the clock.
     last_reading: Monotonic,
     random: SplitMix,
     /// What spreads the loop's work over time. It has its own sequence, so that a run's other choices
     /// do not depend on how often the loop spreads something.
     scatter: SplitMix,
     faults: Faults,
-    /// How long the next sleep may last before somebody else in the simulation wants to act.
+    /// The longest next sleep: after it another part of the simulation acts.
     patience: Duration,
     asleep: bool,
     sockets: Vec<Socket>,
@@ -74,17 +74,17 @@ pub struct SimKernel {
     /// anything between them.
     fruitless: u32,
     trace: Option<Vec<String>>,
-    witness: Option<Box<dyn FnMut(Deed) + Send>>,
+    observer: Option<Box<dyn FnMut(Event) + Send>>,
 }
 
 /// A client's end of a simulated connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SimClient(usize);
 
-/// What a witness is told of a loop's dealings with its clients, in their order: together with
-/// what an [`Observer`](crate::server::Observer) hears, it shows who was let in and who was not.
+/// What a loop did with a client, in order. Together with the calls of a server's observer this
+/// shows which clients were admitted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Deed {
+pub enum Event {
     /// A client was accepted.
     Accepted(SimClient),
     /// A client's connection was closed, or the client was turned away.
@@ -134,21 +134,21 @@ impl SimKernel {
             calls: 0,
             fruitless: 0,
             trace: None,
-            witness: None,
+            observer: None,
         }
     }
 
-    /// Keeps a readable account of everything from here on.
+    /// Keeps a readable trace of everything from here on.
     pub fn start_trace(&mut self) {
         self.trace = Some(Vec::new());
     }
 
-    /// The account so far, one line a step.
+    /// The trace so far, one line per step.
     pub fn trace(&self) -> &[String] {
         self.trace.as_deref().unwrap_or_default()
     }
 
-    /// Adds a line to the account.
+    /// Adds a line to the trace.
     pub fn note(&mut self, text: impl FnOnce() -> String) {
         let clock = self.clock;
         if let Some(trace) = &mut self.trace {
@@ -156,24 +156,24 @@ impl SimKernel {
         }
     }
 
-    /// Tells `witness` of every [`Deed`] from here on, when it happens.
-    pub fn set_witness(&mut self, witness: impl FnMut(Deed) + Send + 'static) {
-        self.witness = Some(Box::new(witness));
+    /// Calls `observer` with every [`Event`] from here on, when it happens.
+    pub fn set_observer(&mut self, observer: impl FnMut(Event) + Send + 'static) {
+        self.observer = Some(Box::new(observer));
     }
 
-    fn bear_witness(&mut self, deed: Deed) {
-        if let Some(witness) = &mut self.witness {
-            witness(deed);
+    fn observe(&mut self, event: Event) {
+        if let Some(observer) = &mut self.observer {
+            observer(event);
         }
     }
 
-    /// No more faults from here on: what is owed must now come about.
-    pub fn calm(&mut self) {
+    /// Injects no more faults from here on, so that everything pending must now happen.
+    pub fn stop_faults(&mut self) {
         self.faults = Faults::none();
         self.descriptors = usize::MAX;
     }
 
-    /// How long the loop's next sleeps may last: the virtual clock goes on by that much at most.
+    /// Limits the loop's next sleeps: the virtual clock advances by at most this.
     pub fn set_patience(&mut self, patience: Duration) {
         self.patience = patience;
     }
@@ -183,13 +183,13 @@ impl SimKernel {
         self.asleep
     }
 
-    /// How many polls in a row were forbidden to sleep although nothing happened between them: a
-    /// loop that spins.
+    /// Polls in a row that were not allowed to sleep although nothing happened between them: a loop
+    /// that spins.
     pub const fn fruitless_polls(&self) -> u32 {
         self.fruitless
     }
 
-    /// What the loop last read from the clock.
+    /// The loop's last reading of the clock.
     pub const fn last_reading(&self) -> Monotonic {
         self.last_reading
     }
@@ -214,7 +214,7 @@ impl SimKernel {
         self.events + self.calls
     }
 
-    /// What the server has done with a client's connection so far.
+    /// The server's calls for a client's connection so far.
     pub fn ledger(&self, client: SimClient) -> &Ledger {
         &self.sockets[client.0].ledger
     }
@@ -224,7 +224,7 @@ impl SimKernel {
         Monotonic::ZERO.saturating_add(self.sockets[client.0].heard_at)
     }
 
-    /// How many bytes have arrived at the server's end of a connection that it has not received.
+    /// Bytes that have arrived at the server's end of a connection and are not received.
     pub fn unread(&self, client: SimClient) -> usize {
         self.sockets[client.0].to_server.unread()
     }
@@ -275,7 +275,7 @@ impl SimKernel {
 
     /// A client sends; how many bytes there was room for.
     pub fn client_send(&mut self, client: SimClient, bytes: &[u8]) -> usize {
-        if !bytes.is_empty() && self.sockets[client.0].is_sent_to_nobody() {
+        if !bytes.is_empty() && self.sockets[client.0].is_sent_in_vain() {
             return bytes.len();
         }
         let n = self.sockets[client.0].to_server.push(bytes);
@@ -289,7 +289,7 @@ impl SimKernel {
     /// A client sends one urgent byte; false if there is no room for it, or an earlier one has
     /// not been passed.
     pub fn client_send_urgent(&mut self, client: SimClient) -> bool {
-        if self.sockets[client.0].is_sent_to_nobody() {
+        if self.sockets[client.0].is_sent_in_vain() {
             return true;
         }
         let sent = self.sockets[client.0].to_server.push_urgent();
@@ -352,11 +352,11 @@ impl SimKernel {
             Some(if starts_again { Answer::Reset } else { Answer::None });
     }
 
-    /// The network ends a connection, which both ends learn: the server as this error.
-    pub fn sever(&mut self, client: SimClient, errno: i32) {
+    /// The network disconnects a client. Both ends learn of it, the server by this error.
+    pub fn disconnect(&mut self, client: SimClient, errno: i32) {
         self.note(|| format!("the network ends {} with errno {errno}", client.0));
         let socket = &mut self.sockets[client.0];
-        socket.ledger.severed = true;
+        socket.ledger.disconnected = true;
         socket.reset_client();
         socket.fail(errno);
         self.raise(client.0);

@@ -124,7 +124,7 @@ impl Direction {
         self.arrived > 0 || self.tail == Tail::EndArrived
     }
 
-    /// A byte that nobody has received, an urgent one included.
+    /// Whether a byte is unreceived, an urgent one included.
     pub(super) fn has_unread(&self) -> bool {
         !self.bytes.is_empty() || self.urgent_at.is_some()
     }

@@ -53,8 +53,7 @@ pub(super) struct Failure {
     pub(super) reported: bool,
 }
 
-/// What a server has done with one connection, as its kernel saw it: the material for judging a
-/// loop from outside. The times are those that the loop had last read from the clock.
+/// A server's calls for one connection, as its kernel saw them, for a judge of the loop from outside. The times are those that the loop had last read from the clock.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Ledger {
     /// The name under which it was registered.
@@ -77,8 +76,8 @@ pub struct Ledger {
     pub failed: bool,
     /// Keepalive probes that the server sent.
     pub probes: u32,
-    /// Whether the network ended it.
-    pub severed: bool,
+    /// Whether the network disconnected it.
+    pub disconnected: bool,
     /// The greatest lead of bytes received over bytes sent with which it asked for more, before
     /// it ended its stream.
     pub greatest_lead: Option<i64>,
@@ -186,16 +185,16 @@ impl Socket {
         answer
     }
 
-    /// Whether what a client sends now reaches nobody: then the server's kernel answers it with a
+    /// Whether what a client sends now is lost: then the server's kernel answers it with a
     /// reset, unless one has come, which this send reports.
-    pub(super) fn is_sent_to_nobody(&mut self) -> bool {
-        let nobody = self.server_end == End::Closed || self.failure.is_some();
+    pub(super) fn is_sent_in_vain(&mut self) -> bool {
+        let in_vain = self.server_end == End::Closed || self.failure.is_some();
         match &mut self.client_reset {
             Some(unreported) => *unreported = false,
-            None if nobody && !self.to_server.is_ended() => self.reset_client(),
+            None if in_vain && !self.to_server.is_ended() => self.reset_client(),
             None => {}
         }
-        nobody
+        in_vain
     }
 
     /// The pending error, which is thereby reported.

@@ -9,7 +9,7 @@ use saltecho::proto::{CloseReason, Config};
 use saltecho::python::Monotonic;
 use saltecho::reactor::Close;
 use saltecho::server::{ConnId, Limits, Observer, Stats};
-use saltecho::sim::{Deed, Ledger, SimClient, SimKernel};
+use saltecho::sim::{Event, Ledger, SimClient, SimKernel};
 
 use super::admission::Admission;
 use super::client::{Client, Fate};
@@ -45,7 +45,7 @@ pub struct Judge {
 
 #[derive(Clone, Copy, Debug)]
 enum Report {
-    Kernel(Deed),
+    Kernel(Event),
     Opened(ConnId, Option<SocketAddr>),
     Authenticated(ConnId),
     Closed(ConnId, CloseReason),
@@ -97,7 +97,7 @@ impl Judge {
     }
 
     /// Records the kernel's events, in one order with the observer's reports.
-    pub fn witness(&self) -> impl FnMut(Deed) + Send + 'static {
+    pub fn witness(&self) -> impl FnMut(Event) + Send + 'static {
         let reports = Arc::clone(&self.reports);
         move |deed| reports.lock().unwrap().push(Report::Kernel(deed))
     }
@@ -109,15 +109,15 @@ impl Judge {
         let mut pending = None;
         for report in reports {
             match report {
-                Report::Kernel(Deed::Accepted(client)) => {
+                Report::Kernel(Event::Accepted(client)) => {
                     pending = Some(client);
                     self.admission.accepted(kernel.peer(client), now);
                 }
-                Report::Kernel(Deed::FoundNoRandomBytes) => {
+                Report::Kernel(Event::FoundNoRandomBytes) => {
                     pending = None;
                     self.admission.admitted();
                 }
-                Report::Kernel(Deed::Closed(client)) => {
+                Report::Kernel(Event::Closed(client)) => {
                     if pending == Some(client) {
                         self.admission.refused();
                     }

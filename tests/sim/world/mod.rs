@@ -116,7 +116,7 @@ impl World {
         handler: UpperHandler,
     ) -> Self {
         let judge = Judge::new(&config, &limits, false);
-        kernel.set_witness(judge.witness());
+        kernel.set_observer(judge.witness());
         let (listeners, own) = (vec![()], handler.clone());
         let mut server = Server::with_kernel(kernel, listeners, config, limits, own).unwrap();
         server.set_observer(judge.observer());
@@ -260,7 +260,7 @@ impl World {
     /// Ends all faults and lets the clients finish. No time passes in which a deadline could make
     /// up for a lost wake-up.
     pub fn quiesce(&mut self) {
-        self.server.kernel_mut().calm();
+        self.server.kernel_mut().stop_faults();
         self.server.kernel_mut().set_patience(Duration::ZERO);
         // A pause of accepting needs time; it is not a lost wake-up.
         loop {
@@ -337,8 +337,10 @@ impl World {
         drop(calls);
         for client in self.clients.iter().filter(|client| client.fate == Fate::Finished) {
             let kernel = self.server.kernel_mut();
-            let severed = kernel.ledger(client.end).severed;
-            if self.judge.reasons.get(&client.end) == Some(&CloseReason::PeerFinished) && !severed {
+            let disconnected = kernel.ledger(client.end).disconnected;
+            if self.judge.reasons.get(&client.end) == Some(&CloseReason::PeerFinished)
+                && !disconnected
+            {
                 assert_eq!(
                     client.seen,
                     Some(Seen::End),
