@@ -1,4 +1,4 @@
-//! `saltecho generate`: files for other programs, all of which this version can serve.
+//! `saltecho generate`: files for other programs, matching this version.
 
 mod grafana;
 
@@ -17,7 +17,7 @@ use super::{keygen, output};
 
 /// Write files for other programs: man pages, completions, units, configurations, manifests.
 ///
-/// Each file is complete as it is, with comments on what to change.
+/// Each file is complete, with comments on what to change.
 #[derive(Args, Debug)]
 #[command(after_long_help = EXAMPLES, arg_required_else_help = true)]
 pub(super) struct GenerateArgs {
@@ -29,25 +29,25 @@ pub(super) struct GenerateArgs {
 enum What {
     /// Man pages of the program and each of its commands
     Man {
-        /// The directory to write them to; it is made if it is not there
+        /// Directory to write them to; it is created if necessary
         #[arg(value_name = "DIR")]
         directory: PathBuf,
     },
     /// Completions for a shell, to stdout
     Completions {
-        /// The shell
+        /// Name of the shell
         #[arg(value_name = "SHELL")]
         shell: Shell,
     },
     /// A hardened unit, its user, and its settings
     Systemd {
-        /// The directory to write them to [default: all to stdout]
+        /// Directory to write them to [default: all to stdout]
         #[arg(value_name = "DIR")]
         directory: Option<PathBuf>,
     },
     /// A configuration of HAProxy with a health check, to stdout
     Haproxy,
-    /// Manifests for Kubernetes with a fresh key, and a Job for load, to stdout
+    /// Manifests for Kubernetes with a new key, and a Job for load, to stdout
     Kubernetes,
     /// A dashboard of the metrics for Grafana, to stdout
     Grafana,
@@ -61,7 +61,7 @@ Examples:
   saltecho generate haproxy > haproxy.cfg
   (umask 077; saltecho generate kubernetes > saltecho.yaml)";
 
-/// A file, by the place where a package would put it.
+/// A file, and the path where a package would install it.
 type Template = (&'static str, &'static str);
 
 const SYSTEMD: [Template; 3] = [
@@ -72,11 +72,11 @@ const SYSTEMD: [Template; 3] = [
 const HAPROXY: &str = include_str!("haproxy.cfg");
 const KUBERNETES: &str = include_str!("kubernetes.yaml");
 
-/// `program` is the whole command line, which man pages and completions describe.
-pub(super) fn run(args: &GenerateArgs, program: Command) -> Result<(), Failure> {
+/// Writes the files. `cli` is the whole command line, for man pages and completions.
+pub(super) fn run(args: &GenerateArgs, cli: Command) -> Result<(), Failure> {
     match &args.what {
-        What::Man { directory } => man(described(program), directory)?,
-        What::Completions { shell } => output::print(&completions(described(program), *shell))?,
+        What::Man { directory } => man(directory, cli)?,
+        What::Completions { shell } => output::print(&completions(*shell, cli))?,
         What::Systemd { directory: None } => output::print(&together(&SYSTEMD))?,
         What::Systemd { directory: Some(directory) } => write_all(directory, &SYSTEMD)?,
         What::Haproxy => output::print(HAPROXY)?,
@@ -86,15 +86,13 @@ pub(super) fn run(args: &GenerateArgs, program: Command) -> Result<(), Failure> 
     Ok(())
 }
 
-/// The command line as man pages and completions show it: without `help COMMAND`, which repeats
-/// every command.
-fn described(program: Command) -> Command {
-    program
-        .disable_help_subcommand(true)
+/// Removes `help COMMAND`, which would repeat every command in man pages and completions.
+fn without_help_command(cli: Command) -> Command {
+    cli.disable_help_subcommand(true)
         .mut_subcommand("generate", |generate| generate.disable_help_subcommand(true))
 }
 
-/// The manifests, with a key that nobody else has.
+/// The manifests, with a new key.
 fn kubernetes() -> Result<Zeroizing<String>> {
     let key = keygen::fresh(Encoding::Base64)?;
     let text = KUBERNETES.replace("@VERSION@", env!("CARGO_PKG_VERSION"));
@@ -102,9 +100,10 @@ fn kubernetes() -> Result<Zeroizing<String>> {
 }
 
 /// Writes a page for each command.
-fn man(mut program: Command, directory: &Path) -> Result<()> {
+fn man(directory: &Path, cli: Command) -> Result<()> {
     create(directory)?;
-    // Gives the commands their full names.
+    let mut program = without_help_command(cli);
+    // Sets the full names of the commands.
     program.build();
     let mut commands = vec![program];
     while let Some(command) = commands.pop() {
@@ -112,8 +111,8 @@ fn man(mut program: Command, directory: &Path) -> Result<()> {
         let man = Man::new(command);
         let mut page = Vec::new();
         man.render(&mut page).expect("a Vec takes every byte");
-        let page = String::from_utf8(page).expect("it was text");
-        // The text behind the options is what our help calls by this name.
+        let page = String::from_utf8(page).expect("a man page is text");
+        // The text after the options has examples.
         let page = page.replace("\n.SH EXTRA\n", "\n.SH EXAMPLES\n");
         let path = directory.join(man.get_filename());
         fs::write(&path, page).with_context(|| cannot_write(&path))?;
@@ -121,19 +120,19 @@ fn man(mut program: Command, directory: &Path) -> Result<()> {
     Ok(())
 }
 
-fn completions(mut program: Command, shell: Shell) -> String {
+fn completions(shell: Shell, cli: Command) -> String {
     let mut script = Vec::new();
-    clap_complete::generate(shell, &mut program, "saltecho", &mut script);
+    clap_complete::generate(shell, &mut without_help_command(cli), "saltecho", &mut script);
     String::from_utf8(script).expect("a script is text")
 }
 
-/// All files, each below the place where it belongs.
+/// Joins all files, each after a comment with its path.
 fn together(files: &[Template]) -> String {
     let parts = files.iter().map(|(path, text)| format!("# {path}\n{text}"));
     parts.collect::<Vec<_>>().join("\n")
 }
 
-/// Writes files by their place below `directory`, and says which.
+/// Writes files to their paths below `directory`, and lists them.
 fn write_all(directory: &Path, files: &[Template]) -> Result<()> {
     for (place, text) in files {
         let path = directory.join(place.trim_start_matches('/'));
