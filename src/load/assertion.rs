@@ -28,6 +28,7 @@ pub struct Assertion {
 
 /// The result of [`Assertion::check`].
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct CheckedAssertion {
     /// Whether the assertion holds. It fails if there is no value.
     pub holds: bool,
@@ -37,6 +38,7 @@ pub struct CheckedAssertion {
 
 /// The reason why a string is not an assertion.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum AssertionError {
     /// It has no comparison.
     #[error("expected a comparison, like p99<5ms, errors==0 or rate>=50k")]
