@@ -93,7 +93,7 @@ impl Wheel {
 
     /// Makes sure that `index` fires at `deadline` or before. The caller arms one that fires before
     /// again, which is cheaper than moving it at each activity.
-    #[inline]
+    #[inline(always)] // It has one caller, in which the rest of it stays in registers.
     pub fn arm_by(&mut self, links: &mut impl Links, index: u32, deadline: Monotonic) {
         let tick = self.tick_of(deadline);
         let link = *links.link(index);
