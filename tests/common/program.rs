@@ -10,22 +10,41 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::{Arc, Once};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 pub use rustix::process::Signal;
 use rustix::process::{Pid, kill_process};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use tempfile::TempDir;
 
 use super::client::PATIENCE;
 
 /// The program without the settings in this test's environment.
 pub fn saltecho(args: &[&str]) -> Command {
+    catch_ignored_signals();
     let other = std::env::var_os("SALTECHO_PROGRAM");
     let program = other.unwrap_or_else(|| env!("CARGO_BIN_EXE_saltecho").into());
     let mut command = Command::new(program);
     clean(&mut command).args(args);
     command
+}
+
+/// Catches the signals that this process was started to ignore, as by nohup or a script's `&`. The
+/// program would inherit that and ignore them too; a caught signal is reset by execve(2).
+fn catch_ignored_signals() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+        let ignored = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+        for signal in [SIGHUP, SIGINT, SIGQUIT, SIGTERM] {
+            if ignored.unwrap_or(0) >> (signal - 1) & 1 == 1 {
+                signal_hook::flag::register(signal, Arc::default()).unwrap();
+            }
+        }
+    });
 }
 
 /// Removes variables that would change the program's behavior.
