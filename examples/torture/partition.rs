@@ -105,8 +105,8 @@ pub(crate) fn inside(send_timeout: u64, report: &mut Report) {
     let (zero, send_timeout) = (Duration::ZERO, Duration::from_secs(send_timeout));
     let patience = KEEPALIVE / 4;
     for (what, source, after, since) in [
-        // When its time is up there is a last look. On a machine that was short of TCP memory before,
-        // the kernel may take the rest then, and the next answer has its own time.
+        // When its time is up there is a last look. The kernel may take the rest then (why it did not
+        // before is not known), and the next answer has its own time.
         ("partitioned, unfinished sendall", DEAF, send_timeout..2 * send_timeout, filling..filled),
         (
             "partitioned, answer in flight",
