@@ -298,6 +298,30 @@ fn a_shell_can_suspend_and_continue_it() {
 }
 
 #[test]
+fn the_session_may_have_been_opened_outside_the_container() {
+    let mut container = std::process::Command::new("unshare");
+    container.args(["--user", "--map-root-user", "--pid", "--fork", "--"]);
+    let mut probe = std::process::Command::new(container.get_program());
+    if !probe.args(container.get_args()).arg("true").status().is_ok_and(|status| status.success()) {
+        say("NOT TESTED where PID namespaces cannot be made: sessions from outside");
+        return;
+    }
+    let server = Serving::start(&[]);
+    // The shell waits, so that the program has a parent here; their session's leader is outside.
+    container.args(["sh", "-c", "\"$0\" connect \"$1\"; echo ended: $?"]);
+    container.arg(saltecho(&[]).get_program()).arg(server.place()).env("TERM", "xterm");
+    let mut session = spawn_command(container, Some(20_000)).unwrap();
+    session.exp_string(PROMPT).unwrap();
+    session.send_line("hello").unwrap();
+    session.exp_string("HELLO\r\n").unwrap();
+    session.exp_string(PROMPT).unwrap();
+    session.send_line("quit").unwrap();
+    session.exp_string("ended: 0").unwrap();
+    session.exp_eof().unwrap();
+    server.finish();
+}
+
+#[test]
 fn a_long_wait_is_announced_and_ctrl_c_ends_it() {
     // The kernel completes the connection; the program never accepts it.
     let place = fake_server_from_the_start(|_held| {

@@ -5,8 +5,8 @@ use std::io::{self, IsTerminal, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 
+use nix::unistd::{getppid, getsid};
 use rustix::io::Errno;
-use rustix::process::{getppid, getsid};
 use rustix::termios::{
     InputModes, LocalModes, OptionalActions, QueueSelector, SpecialCodeIndex, Termios, tcflush,
     tcgetattr, tcgetwinsize, tcsetattr,
@@ -193,6 +193,9 @@ pub(super) fn end_by(signal: i32) {
 }
 
 /// Returns whether the parent is in our session, and so can be a shell that controls this job.
+///
+/// A parent or a session outside this PID namespace, as a container's can be, has the number 0.
 fn can_be_continued() -> bool {
-    getppid().is_some_and(|parent| getsid(Some(parent)).ok() == getsid(None).ok())
+    let parent = getppid();
+    parent.as_raw() != 0 && getsid(Some(parent)).ok() == getsid(None).ok()
 }
