@@ -66,6 +66,11 @@ impl<K: Kernel, T> Reactor<K, T> {
         }
     }
 
+    /// Changes the time after an event for which it does not sleep, from the next event on.
+    pub(crate) fn set_spin(&mut self, spin: Duration) {
+        self.spin = saturating_nanos(spin);
+    }
+
     /// The clock as of the last poll.
     pub(crate) const fn now(&self) -> Monotonic {
         self.now

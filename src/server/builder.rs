@@ -253,6 +253,20 @@ impl<H: Handler + Clone> ServerBuilder<H> {
         Running::start(self.build_workers(workers)?)
     }
 
+    /// Makes the checks of [`build_workers`](Self::build_workers) and opens nothing.
+    ///
+    /// # Errors
+    /// Those of [`build_workers`](Self::build_workers), but for what only opening can tell.
+    pub fn check_workers(&self, workers: usize) -> Result<(), BuildError> {
+        if let Some(error) = &self.unresolved {
+            let error = io::Error::new(error.kind(), error.to_string());
+            return Err(BuildError::Address(error));
+        }
+        let addresses = self.addresses.len() + self.listeners.len();
+        let limits = allowed_limits(self.limits, workers, addresses)?;
+        self.check(workers, &limits.part(0, workers.max(1)))
+    }
+
     fn check(&self, workers: usize, least: &Limits) -> Result<(), BuildError> {
         if self.addresses.is_empty() && self.listeners.is_empty() {
             return Err(BuildError::NoAddress);
@@ -263,26 +277,34 @@ impl<H: Handler + Clone> ServerBuilder<H> {
         if workers > 1 && self.observer.is_some() {
             return Err(BuildError::NotShared("an observer"));
         }
-        let counts = [
-            ("workers", workers),
-            ("recv_size", self.config.recv_size),
-            ("connections", least.connections),
-            ("unauthenticated", least.unauthenticated),
-            ("accepts_per_turn", least.accepts_per_turn),
-            ("bytes_per_turn", least.bytes_per_turn),
-            ("probes_per_second", least.probes_per_second),
-            ("deadlines_per_turn", least.deadlines_per_turn),
-            ("events_per_poll", least.events_per_poll),
-        ];
-        match counts.into_iter().find(|(_, count)| *count == 0) {
-            Some((name, _)) => Err(BuildError::Zero(name)),
-            None => Ok(()),
+        if workers == 0 {
+            return Err(BuildError::Zero("workers"));
         }
+        refuse_zero(&self.config, least)
+    }
+}
+
+/// Refuses a number of zero under which nothing could ever happen. `least` are the limits of the
+/// loop that has the least.
+pub(super) fn refuse_zero(config: &Config, least: &Limits) -> Result<(), BuildError> {
+    let counts = [
+        ("recv_size", config.recv_size),
+        ("connections", least.connections),
+        ("unauthenticated", least.unauthenticated),
+        ("accepts_per_turn", least.accepts_per_turn),
+        ("bytes_per_turn", least.bytes_per_turn),
+        ("probes_per_second", least.probes_per_second),
+        ("deadlines_per_turn", least.deadlines_per_turn),
+        ("events_per_poll", least.events_per_poll),
+    ];
+    match counts.into_iter().find(|(_, count)| *count == 0) {
+        Some((name, _)) => Err(BuildError::Zero(name)),
+        None => Ok(()),
     }
 }
 
 /// The limits asked for, if the process may have that many descriptors; else its own defaults.
-fn allowed_limits(
+pub(super) fn allowed_limits(
     asked: Option<Limits>,
     workers: usize,
     addresses: usize,

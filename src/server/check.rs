@@ -33,7 +33,9 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
             );
             let deadline = connection.poll_timeout();
             // One that is to be half-closed does not wait for its peer.
-            let watched = latest_alarm.filter(|_| connection.state() != State::Finishing);
+            let is_watched =
+                connection.state() != State::Finishing && !self.unsettled.is_rearming();
+            let watched = latest_alarm.filter(|_| is_watched);
             // A slot that is armed for no reason fires once, and is then left alone.
             if let Some(latest) = [deadline, watched].into_iter().flatten().min() {
                 let alarm = self.reactor.alarm(id);
@@ -55,9 +57,15 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
             "invariant 10: it is going to sleep while a connection could go on"
         );
         let connections = self.reactor.slots.len();
-        assert!(connections <= self.limits.connections, "more connections than allowed");
+        let unauthenticated = self.acceptor.unauthenticated.len();
+        // Those who were there when a limit was lowered stay, and none comes to them.
+        let (veterans, unproven) = self.unsettled.still_present(connections, unauthenticated);
         assert!(
-            self.acceptor.unauthenticated.len() <= self.limits.unauthenticated,
+            connections <= self.limits.connections.max(veterans),
+            "more connections than allowed"
+        );
+        assert!(
+            unauthenticated <= self.limits.unauthenticated.max(unproven),
             "too many unauthenticated"
         );
         let open = self.stats.accepted - self.stats.closed_in_all();

@@ -3,9 +3,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 
-use super::Stats;
+use super::builder::{BuildError, allowed_limits, refuse_zero};
+use super::reconfigure::Reconfiguration;
+use super::{IpNet, Limits, Stats};
 use crate::auth::Keyring;
-use crate::proto::{ConnId, Peer, in_user_code};
+use crate::proto::{Config, ConnId, Peer, in_user_code};
 use crate::reactor::Wake;
 
 /// Reaches into a running loop, or into several at once, from another thread. Clones reach the
@@ -25,6 +27,7 @@ pub(super) enum Command {
     Drain,
     Stop,
     ReplaceKeyring(Box<Keyring>),
+    Reconfigure(Box<Reconfiguration>),
     Push(ConnId, Bytes),
     Stats(mpsc::Sender<Stats>),
 }
@@ -51,6 +54,8 @@ struct Mailbox {
     server: u32,
     /// Bytes of pushed messages that may wait here.
     limit: usize,
+    /// The listeners that the server began with, each of which takes a descriptor.
+    listeners: usize,
     /// `None` once the loop has ended.
     waiting: Mutex<Option<Waiting>>,
 }
@@ -65,9 +70,9 @@ struct Waiting {
 const LEAST_MESSAGE: usize = 64;
 
 impl Inbox {
-    pub(super) fn new(server: u32, limit: usize) -> Self {
+    pub(super) fn new(server: u32, limit: usize, listeners: usize) -> Self {
         let waiting = Mutex::new(Some(Waiting::default()));
-        Self(Arc::new(Mailbox { server, limit, waiting }))
+        Self(Arc::new(Mailbox { server, limit, listeners, waiting }))
     }
 
     pub(super) fn server(&self) -> u32 {
@@ -138,6 +143,45 @@ impl Handle {
     /// Judges digests by other keys from now on. Authenticated connections stay.
     pub fn replace_keyring(&self, keyring: Keyring) {
         self.post(&Command::ReplaceKeyring(Box::new(keyring)));
+    }
+
+    /// Replaces the settings of the running loops: all that [`ServerBuilder`](super::ServerBuilder)
+    /// takes in `config`, `limits` and `trust`. `limits` are those of all loops together, each of
+    /// which gets its [part](Limits::part).
+    ///
+    /// It returns at once, and each loop changes in its next turn:
+    ///
+    /// - Keys, admission and sizes count from then on. With fewer places than connections none is
+    ///   closed; there are no new ones until enough have ended.
+    /// - A time limit counts from a connection's next call on: the call in progress, be it the
+    ///   `recv` of an idle connection, keeps the deadline that it began with. The drain timeout
+    ///   counts from the next [`drain`](Self::drain) on.
+    /// - A period of keepalive counts for connections that are silent already, too. But keepalive
+    ///   stays off if it was off when the listeners were opened, since their connections have no
+    ///   timers to probe with.
+    /// - [`Limits::backlog`], [`Limits::events_per_poll`] and [`Limits::mailbox_bytes`] stay as they
+    ///   were, and so does [`Config::recv_size`] if there is no memory for a new buffer.
+    ///
+    /// # Errors
+    /// [`BuildError::Zero`], [`BuildError::NoDescriptors`] or [`BuildError::Descriptors`], as when
+    /// building a server. Then nothing changes.
+    pub fn reconfigure(
+        &self,
+        config: &Config,
+        limits: &Limits,
+        trusted: &[IpNet],
+    ) -> Result<(), BuildError> {
+        let loops = self.0.len();
+        let Some(first) = self.0.first() else { return Ok(()) };
+        let limits = allowed_limits(Some(*limits), loops, first.mailbox.listeners)?;
+        refuse_zero(config, &limits.part(0, loops))?;
+        for (index, one) in self.0.iter().enumerate() {
+            let (config, limits) = (config.clone(), limits.part(index, loops));
+            let change = Reconfiguration { config, limits, trusted: trusted.to_vec() };
+            // A loop that has ended needs no settings.
+            let _ = one.post(Command::Reconfigure(Box::new(change)), 0);
+        }
+        Ok(())
     }
 
     /// Sends `message` to a peer unasked, once it has been sent all that comes before, and before

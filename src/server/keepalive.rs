@@ -37,6 +37,8 @@ type Nanos = u64;
 /// [`Limits::probes_per_second`](super::Limits::probes_per_second).
 #[derive(Debug)]
 pub(super) struct Keepalive {
+    /// Whether probes work: they are an option of the listeners.
+    possible: bool,
     /// How long a peer may be silent before it is asked.
     period: Option<Nanos>,
     /// Between two probes at the highest rate.
@@ -65,10 +67,20 @@ impl Keepalive {
     const LONGEST: Nanos = 3 * 3600 * SECOND;
 
     pub(super) fn new(config: &Config, limits: &Limits) -> Self {
+        let mut keepalive =
+            Self { possible: config.keepalive.is_some(), period: None, gap: 0, next: 0 };
+        keepalive.change(config, limits);
+        keepalive
+    }
+
+    /// Takes other settings. True if silent peers now have to be asked sooner than their connections
+    /// are armed for.
+    pub(super) fn change(&mut self, config: &Config, limits: &Limits) -> bool {
         let period =
             config.keepalive.map(|p| saturating_nanos(p).clamp(Self::SHORTEST, Self::LONGEST));
-        let gap = SECOND.div_ceil(limits.probes_per_second.max(1) as u64);
-        Self { period, gap, next: 0 }
+        let before = std::mem::replace(&mut self.period, period.filter(|_| self.possible));
+        self.gap = SECOND.div_ceil(limits.probes_per_second.max(1) as u64);
+        self.period.is_some_and(|period| before.is_none_or(|before| period < before))
     }
 
     pub(super) fn is_on(&self) -> bool {
@@ -192,7 +204,8 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
     #[cfg(any(test, feature = "testing"))]
     pub(super) fn latest_alarm(&self) -> Option<Monotonic> {
         let period = self.keepalive.period?;
-        let (least, spread) = self.keepalive.silences(period, self.limits.connections);
+        let connections = self.limits.connections.max(self.reactor.slots.len());
+        let (least, spread) = self.keepalive.silences(period, connections);
         Some(on_grid(self.reactor.now(), least.saturating_add(spread)))
     }
 }

@@ -17,6 +17,7 @@ mod keepalive;
 mod limits;
 mod observer;
 mod pump;
+mod reconfigure;
 mod stats;
 mod workers;
 
@@ -30,6 +31,7 @@ use bytes::Bytes;
 use accept::{Acceptor, Listening, Purpose};
 use handle::{Command, Inbox};
 use keepalive::Keepalive;
+use reconfigure::Unsettled;
 
 use crate::proto::{CloseReason, Config, Connection, Handler, Upper, guarded};
 use crate::python::Monotonic;
@@ -56,6 +58,8 @@ pub struct Server<K: Kernel = MioKernel, H = Upper> {
     /// Each new connection's handler is a clone of this one.
     handler: H,
     keepalive: Keepalive,
+    /// What the last change of the settings has not reached yet.
+    unsettled: Unsettled,
     lifecycle: Lifecycle,
     /// Every recv of every connection lands here; nothing stays between two of them.
     scratch: Box<[u8]>,
@@ -111,12 +115,14 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         }
         // It tells the peers of several servers in one process apart; 0 is no server's.
         static NUMBER: AtomicU32 = AtomicU32::new(1);
-        let inbox = Inbox::new(NUMBER.fetch_add(1, Ordering::Relaxed), limits.mailbox_bytes);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let inbox = Inbox::new(number, limits.mailbox_bytes, registered.len());
         Ok(Self {
             reactor: Reactor::new(kernel, limits.spin),
             acceptor: Acceptor::new(registered),
             scratch: vec![0; config.recv_size].into_boxed_slice(),
             keepalive: Keepalive::new(&config, &limits),
+            unsettled: Unsettled::default(),
             config,
             limits,
             handler,
@@ -189,6 +195,7 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         if woken {
             self.handle_commands();
         }
+        self.rearm_some();
         self.pump_queue();
         self.handle_deadlines();
         self.accept()?;
@@ -200,7 +207,7 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
     /// deadline or attempt to accept. Measured from the last reading of the clock, so a deadline may
     /// be late by the length of a turn, and is never early.
     fn wait(&self) -> Option<Duration> {
-        if self.reactor.busy() {
+        if self.reactor.busy() || self.unsettled.is_rearming() {
             return Some(Duration::ZERO);
         }
         let now = self.reactor.now();
@@ -218,6 +225,7 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
                 Command::Drain => self.drain(),
                 Command::Stop => self.end_all(CloseReason::Stopped),
                 Command::ReplaceKeyring(keyring) => self.config.keyring = *keyring,
+                Command::Reconfigure(change) => self.reconfigure(*change),
                 Command::Push(id, message) => self.push(id, message),
                 // The thread that asked may be gone.
                 Command::Stats(reply) => drop(reply.send(self.stats())),
