@@ -10,5 +10,6 @@ mod load;
 #[cfg(feature = "load")]
 mod load_world;
 mod random_worlds;
+mod reconfigure;
 mod truth;
 mod world;
