@@ -2,6 +2,7 @@
 
 use clap::{Parser, Subcommand};
 
+use super::config::ConfigArgs;
 use super::connect::ConnectArgs;
 use super::doctor::DoctorArgs;
 use super::generate::GenerateArgs;
@@ -41,7 +42,7 @@ Exit codes:
   6  the result is unreliable, or nothing was measured (load, report)
 
 Many flags can be set by an environment variable too, which the help of the flag names. The flag
-overrides the variable.";
+overrides the variable, and for `serve` the variable overrides the configuration (--config).";
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -50,6 +51,7 @@ pub(super) enum Command {
     Load(LoadArgs),
     Report(ReportArgs),
     Keygen(KeygenArgs),
+    Config(ConfigArgs),
     Doctor(DoctorArgs),
     Generate(GenerateArgs),
 }

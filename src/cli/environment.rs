@@ -80,9 +80,13 @@ fn variable_at_fault(
     };
     let mut cli = Cli::command();
     cli.build();
-    let command = cli
+    let mut command = &cli;
+    while let Some(inner) = command
         .get_subcommands()
-        .find(|command| words.iter().any(|word| word == command.get_name()))?;
+        .find(|command| words.iter().any(|word| word == command.get_name()))
+    {
+        command = inner;
+    }
     let argument = command.get_arguments().find(|argument| argument.to_string() == *named)?;
     let name = argument.get_env()?.to_str()?;
     let value = value_of(name)?;

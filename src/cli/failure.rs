@@ -2,6 +2,7 @@ use std::process::ExitCode;
 
 use saltecho::load::report::Visible;
 
+use super::config::FileError;
 use super::log::{ERROR, RESET};
 use super::output;
 
@@ -46,6 +47,11 @@ impl Failure {
         Self { error: self.error.context(what), ..self }
     }
 
+    /// The failure as one line.
+    pub(super) fn text(&self) -> String {
+        format!("{:#}", self.error)
+    }
+
     /// Ends the program without printing the failure, where stderr would block for ever.
     pub(super) fn exit_silently(&self) -> ! {
         std::process::exit(self.exit as i32)
@@ -53,8 +59,9 @@ impl Failure {
 
     /// Prints the failure and returns its exit code.
     pub(super) fn report(&self) -> ExitCode {
-        let text = Visible(format!("{:#}", self.error));
-        output::print_error(&format!("saltecho: {ERROR}error:{RESET} {text}\n"));
+        let text = Visible(self.text());
+        let excerpt = self.error.downcast_ref().map_or("", FileError::excerpt);
+        output::print_error(&format!("saltecho: {ERROR}error:{RESET} {text}\n{excerpt}"));
         ExitCode::from(self.exit as u8)
     }
 }

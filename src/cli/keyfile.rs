@@ -1,5 +1,6 @@
 //! Reading keys: from a file that only its owner has access to, or the demo key.
 
+use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
 use std::net::SocketAddr;
@@ -19,6 +20,8 @@ pub(super) struct KeyArgs {
     /// One key per line, at most four: as plain text, or prefixed with `hex:`, `base64:` or
     /// `text:`; `#` starts a comment line. A server accepts any of them, a client uses the first.
     /// Only its owner may have access to the file; if root owns it, its group may read it.
+    /// `credential:NAME` is the file of that name in $CREDENTIALS_DIRECTORY, where systemd puts what
+    /// LoadCredential= names.
     #[arg(short, long, value_name = "FILE", env = "SALTECHO_KEY_FILE", hide_env_values = true)]
     pub(super) key_file: Option<PathBuf>,
 
@@ -67,8 +70,15 @@ impl KeyArgs {
     pub(super) fn load(&self) -> Result<Vec<Key>> {
         match &self.key_file {
             None => Ok(vec![Key::demo()]),
-            Some(path) => self.read(path).with_context(|| format!("key file {}", path.display())),
+            Some(name) => resolve(name, std::env::var_os(CREDENTIALS))
+                .and_then(|path| self.read(&path))
+                .with_context(|| format!("key file {}", name.display())),
         }
+    }
+
+    /// The path of the key file, if there is one and its name can be resolved.
+    pub(super) fn path(&self) -> Option<PathBuf> {
+        resolve(self.key_file.as_ref()?, std::env::var_os(CREDENTIALS)).ok()
     }
 
     fn read(&self, path: &Path) -> Result<Vec<Key>> {
@@ -97,6 +107,27 @@ impl KeyArgs {
         ensure!(text.len() as u64 <= MAX_LEN, "it is larger than 64 KiB, too large for a key file");
         Ok(parse_key_file(&text, self.allow_weak_key)?)
     }
+}
+
+/// The variable in which systemd names the directory of a unit's credentials (systemd.exec(5)).
+const CREDENTIALS: &str = "CREDENTIALS_DIRECTORY";
+
+/// The path of a key file, which may be a credential by its name.
+fn resolve(name: &Path, directory: Option<OsString>) -> Result<PathBuf> {
+    let Some(credential) = name.to_str().and_then(|name| name.strip_prefix("credential:")) else {
+        return Ok(name.to_owned());
+    };
+    ensure!(
+        !credential.is_empty() && !credential.contains('/') && ![".", ".."].contains(&credential),
+        "expected `credential:` and the name of a credential, without `/`"
+    );
+    let directory = directory.filter(|directory| !directory.is_empty()).with_context(|| {
+        format!(
+            "{CREDENTIALS} is not set: systemd sets it for a unit with \
+             LoadCredential={credential}:FILE"
+        )
+    })?;
+    Ok(Path::new(&directory).join(credential))
 }
 
 /// The keys that a server accepts, and their public names.
@@ -176,4 +207,29 @@ fn check_access(file: &File, path: &Path) -> Result<()> {
         "other users have access to it (mode {mode:04o}): `chmod 600 {path}`; {MOUNTED}"
     );
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn credentials_are_files_in_their_directory() {
+        let directory = || Some(OsString::from("/run/credentials/saltecho.service"));
+        for (name, path) in [
+            ("saltecho.key", "saltecho.key"),
+            ("./credential:key", "./credential:key"),
+            ("credential:key", "/run/credentials/saltecho.service/key"),
+        ] {
+            assert_eq!(resolve(Path::new(name), directory()).unwrap(), Path::new(path));
+        }
+        for name in ["credential:", "credential:..", "credential:a/b", "credential:/etc/shadow"] {
+            let error = resolve(Path::new(name), directory()).unwrap_err().to_string();
+            assert!(error.contains("the name of a credential"), "{name}: {error}");
+        }
+        for directory in [None, Some(OsString::new())] {
+            let error = resolve(Path::new("credential:key"), directory).unwrap_err().to_string();
+            assert!(error.contains("LoadCredential=key:FILE"), "{error}");
+        }
+    }
 }

@@ -6,6 +6,7 @@
 mod address;
 mod args;
 mod blocking;
+mod config;
 mod connect;
 mod doctor;
 mod environment;
@@ -28,11 +29,12 @@ use std::process::ExitCode;
 use std::thread;
 
 use anyhow::Context;
+use clap::CommandFactory;
 use clap::error::ErrorKind;
-use clap::{CommandFactory, Parser};
 use saltecho::load::report::Visible;
 
 use args::{Cli, Command};
+use config::Refusal;
 use failure::Failure;
 
 /// Stack size of [`on_own_stack`]: parsing a command line takes over 64 KiB in an unoptimized build,
@@ -44,13 +46,15 @@ pub(crate) fn main() -> ExitCode {
     signals::outlive_file_size_limit();
     let parse = || {
         environment::warn_of_unknown();
-        Cli::try_parse().map_err(environment::name_variable)
+        config::parse()
     };
     let outcome = match on_own_stack(parse) {
         Ok(Ok(cli)) => execute(cli.command),
-        Ok(Err(answer)) if answer.use_stderr() => return print_usage_error(&answer),
-        Ok(Err(answer)) => print_help(&answer),
-        Err(failure) => Err(failure),
+        Ok(Err(Refusal::CommandLine(answer))) if answer.use_stderr() => {
+            return print_usage_error(&answer);
+        }
+        Ok(Err(Refusal::CommandLine(answer))) => print_help(&answer),
+        Ok(Err(Refusal::Configuration(failure))) | Err(failure) => Err(failure),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -75,6 +79,7 @@ fn execute(command: Command) -> Result<(), Failure> {
         Command::Load(args) => load::run(&args),
         Command::Report(args) => on_own_stack(|| report::run(&args))?,
         Command::Keygen(args) => keygen::run(&args),
+        Command::Config(args) => config::run(&args, &Cli::command()),
         Command::Doctor(args) => doctor::run(&args),
         Command::Generate(args) => generate::run(&args, Cli::command()),
     }

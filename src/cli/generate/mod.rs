@@ -13,7 +13,7 @@ use zeroize::Zeroizing;
 
 use super::failure::Failure;
 use super::keygen::Encoding;
-use super::{keygen, output};
+use super::{config, keygen, output};
 
 /// Write files for other programs: man pages, completions, units, configurations, manifests.
 ///
@@ -39,6 +39,8 @@ enum What {
         #[arg(value_name = "SHELL")]
         shell: Shell,
     },
+    /// A configuration of `saltecho serve` with all keys at their defaults, to stdout
+    Config,
     /// A hardened unit, its user, and its settings
     Systemd {
         /// Directory to write them to [default: all to stdout]
@@ -57,6 +59,7 @@ const EXAMPLES: &str = "\
 Examples:
   saltecho generate man ~/.local/share/man/man1
   saltecho generate completions bash > ~/.local/share/bash-completion/completions/saltecho
+  saltecho generate config > saltecho.toml
   saltecho generate systemd
   saltecho generate haproxy > haproxy.cfg
   (umask 077; saltecho generate kubernetes > saltecho.yaml)";
@@ -76,6 +79,7 @@ const KUBERNETES: &str = include_str!("kubernetes.yaml");
 pub(super) fn run(args: &GenerateArgs, cli: Command) -> Result<(), Failure> {
     match &args.what {
         What::Man { directory } => man(directory, cli)?,
+        What::Config => output::print(&config::commented(&cli))?,
         What::Completions { shell } => output::print(&completions(*shell, cli))?,
         What::Systemd { directory: None } => output::print(&together(&SYSTEMD))?,
         What::Systemd { directory: Some(directory) } => write_all(directory, &SYSTEMD)?,
@@ -90,6 +94,7 @@ pub(super) fn run(args: &GenerateArgs, cli: Command) -> Result<(), Failure> {
 fn without_help_command(cli: Command) -> Command {
     cli.disable_help_subcommand(true)
         .mut_subcommand("generate", |generate| generate.disable_help_subcommand(true))
+        .mut_subcommand("config", |config| config.disable_help_subcommand(true))
 }
 
 /// The manifests, with a new key.

@@ -57,12 +57,6 @@ impl AdmissionArgs {
         &self.trust
     }
 
-    /// The trusted networks for the server's first log line.
-    pub(super) fn settings(&self) -> String {
-        let networks: Vec<String> = self.trust.iter().map(ToString::to_string).collect();
-        if networks.is_empty() { String::new() } else { format!("; trust {}", networks.join(", ")) }
-    }
-
     /// Applies the flags to `limits`.
     pub(super) fn apply(&self, mut limits: Limits) -> Result<Limits, Failure> {
         let asked = self.max_unauthenticated.map(|number| number as usize);

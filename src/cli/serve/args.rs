@@ -7,6 +7,7 @@ use clap::Args;
 
 use super::admission::AdmissionArgs;
 use crate::cli::address::listen_address;
+use crate::cli::config::Effective;
 use crate::cli::keyfile::KeyArgs;
 use crate::cli::reply::Reply;
 use crate::cli::values::{Limit, Size, Spin, keepalive};
@@ -14,11 +15,23 @@ use crate::cli::values::{Limit, Size, Spin, keepalive};
 /// Accept connections, authenticate them, and answer their messages.
 ///
 /// SIGTERM and SIGINT (Ctrl-C) stop accepting, finish pending answers, and exit; a second one exits
-/// at once. SIGHUP reloads the key file. SIGUSR1 logs the counters. A signal that is ignored at
-/// startup, as under nohup, stays ignored.
+/// at once. SIGHUP reloads the configuration and the key file. SIGUSR1 logs the counters. A signal
+/// that is ignored at startup, as under nohup, stays ignored.
 #[derive(Args, Debug)]
 #[command(after_long_help = SERVE_EXAMPLES)]
 pub(in crate::cli) struct ServeArgs {
+    /// Configuration: a TOML file whose keys are these flags, which override it, as do their
+    /// variables
+    ///
+    /// `saltecho config init` prints one, `saltecho config check` checks one, and `saltecho config
+    /// show --origin` shows where each setting comes from.
+    #[arg(long, value_name = "FILE", env = "SALTECHO_CONFIG", hide_env_values = true)]
+    pub(in crate::cli) config: Option<PathBuf>,
+
+    /// All settings, and where each comes from.
+    #[arg(skip)]
+    pub(in crate::cli) effective: Effective,
+
     /// Address to listen on (default port: 9999; port 0 picks a free one). May be given several
     /// times
     #[arg(short, long, value_name = "ADDR", default_value = "127.0.0.1:9999")]
@@ -113,4 +126,5 @@ Examples:
   saltecho serve
   saltecho serve -v --recv-size 1k --idle-timeout 10m
   saltecho serve -k saltecho.key --mac sha256
+  saltecho serve --config saltecho.toml
   saltecho serve -l 127.0.0.1:0 -l 127.0.0.2:0 --port-file ports";

@@ -4,24 +4,26 @@ mod admission;
 mod args;
 mod journal;
 mod port_file;
+mod reload;
+mod settings;
 mod signals;
 
 use std::io;
 use std::net::SocketAddr;
 
-use anyhow::{Context, anyhow};
-use saltecho::auth::Keyring;
-use saltecho::proto::{Config, Handler, Identity, Upper};
-use saltecho::reactor::MioKernel;
-use saltecho::server::{BuildError, Limits, Server, ServerBuilder, run_workers};
+use anyhow::Context;
+use saltecho::proto::{Handler, Identity, Upper};
+use saltecho::server::{BuildError, Server, run_workers};
 use signal_hook::consts::SIGHUP;
 
 use self::journal::Reporter;
 use self::port_file::PortFile;
+use self::reload::Running;
+use self::settings::Settings;
 use self::signals::Signals;
 
 use crate::cli::failure::{Exit, Failure};
-use crate::cli::keyfile::{Keys, is_loopback};
+use crate::cli::keyfile::is_loopback;
 use crate::cli::log::{Level, Log};
 use crate::cli::reply::Reply;
 use crate::cli::signals::not_ignored;
@@ -46,83 +48,60 @@ pub(super) fn run(args: &ServeArgs) -> Result<(), Failure> {
     }
 }
 
+/// Makes every check of [`run`] that opens no socket and changes nothing; returns the settings in
+/// one line.
+pub(super) fn check(args: &ServeArgs) -> Result<String, Failure> {
+    let settings = Settings::check(args)?;
+    find_port_file(args)?;
+    Ok(settings.to_string())
+}
+
 fn serve<H: Handler + Clone + Send>(
     args: &ServeArgs,
     log: &Log,
     handler: H,
 ) -> Result<(), Failure> {
-    refuse_repeated(&args.listen)?;
-    let keys = Keys::for_server(&args.keys, &args.listen)
-        .map_err(|error| Failure::new(Exit::Usage, error))?;
+    let settings = Settings::check(args)?;
     warn_of_exposure(args, log);
-    let port_file = args.port_file.as_deref();
-    let port_file = port_file
-        .map(|path| PortFile::prepare(path, args.keys.key_file.as_deref()))
-        .transpose()
-        .map_err(|error| Failure::new(Exit::Usage, error))?;
+    let usage = |error| Failure::new(Exit::Usage, error);
+    let port_file = find_port_file(args)?.map(PortFile::clear).transpose().map_err(usage)?;
     let signals = Signals::catch()?;
-    if args.keys.key_file.is_some() && not_ignored(&[SIGHUP]).is_empty() {
+    let is_reloaded = args.keys.key_file.is_some() || args.effective.file.is_some();
+    if is_reloaded && not_ignored(&[SIGHUP]).is_empty() {
         log.print(
             Level::Normal,
             "SIGHUP was ignored at startup (by nohup?), so it does not reload the keys",
         );
     }
-    let (config, limits) = (args.config(keys.keyring), args.admission.apply(args.limits())?);
-    let workers = usize::from(args.workers);
-    let settings = journal::settings(&config, &limits, &keys.names, workers);
-    let settings = settings + &args.admission.settings();
-    let trusted = args.admission.trusted().iter().copied();
-    let mut builder = Server::builder().config(config).limits(limits).trust(trusted);
-    for address in &args.listen {
-        builder = builder.listen(*address);
-    }
-    let mut servers = build(builder.handler(handler), args)?;
+    let servers = settings.builder().handler(handler).build_workers(settings.workers);
+    let mut servers = servers.map_err(|error| cannot_build(error, &settings))?;
     for (server, number) in servers.iter_mut().zip(1..) {
-        let worker = (workers > 1).then_some(number);
+        let worker = (settings.workers > 1).then_some(number);
         server.set_observer(Box::new(Reporter::new(log.clone(), worker)));
     }
     let addresses = servers[0].addresses().context("cannot get the listening address")?;
     let handle = servers.iter().map(Server::handle).collect();
-    let reload = {
-        let (keys, listen) = (args.keys.clone(), args.listen.clone());
-        move || match keys.key_file {
-            Some(_) => Keys::for_server(&keys, &listen),
-            None => Err(anyhow!("there is no key file (-k)")),
-        }
-    };
-    let signals = signals.spawn(handle, log.clone(), reload)?;
+    let shown: Vec<String> = addresses.iter().map(SocketAddr::to_string).collect();
+    let start_line = format!("listening on {}: {settings}", shown.join(", "));
+    let signals = signals.spawn(handle, log.clone(), Running::new(args, &settings))?;
     if let Some(port_file) = port_file {
         port_file.write(&addresses, log)?;
     }
-    let shown: Vec<String> = addresses.iter().map(SocketAddr::to_string).collect();
-    log.print(Level::Normal, format_args!("listening on {}: {settings}", shown.join(", ")));
+    log.print(Level::Normal, start_line);
     let stats = run_workers(servers).context("the event loop failed")?;
     drop(signals);
     log.print(Level::Normal, journal::counters(&stats));
     journal::check(&stats)
 }
 
-impl ServeArgs {
-    fn config(&self, keyring: Keyring) -> Config {
-        let mut config = Config::new(keyring);
-        config.auth_timeout = self.auth_timeout.0;
-        config.idle_timeout = self.idle_timeout.0;
-        config.send_timeout = self.send_timeout.0;
-        config.keepalive = self.keepalive.0;
-        config.recv_size = self.recv_size.0;
-        config
-    }
-
-    fn limits(&self) -> Limits {
-        let mut limits = match self.max_connections {
-            Some(number) => Limits::for_connections(number as usize),
-            None => Limits::for_workers(self.workers.into(), self.listen.len()),
-        };
-        limits.backlog = self.backlog;
-        limits.drain_timeout = self.drain_timeout.0;
-        limits.spin = self.spin.0;
-        limits
-    }
+fn find_port_file(args: &ServeArgs) -> Result<Option<PortFile>, Failure> {
+    let key_file = args.keys.path();
+    let others = [
+        ("the key file", key_file.as_deref()),
+        ("the configuration", args.effective.file.as_deref()),
+    ];
+    let found = args.port_file.as_deref().map(|path| PortFile::find(path, &others));
+    found.transpose().map_err(|error| Failure::new(Exit::Usage, error))
 }
 
 fn warn_of_exposure(args: &ServeArgs, log: &Log) {
@@ -137,27 +116,10 @@ fn warn_of_exposure(args: &ServeArgs, log: &Log) {
     }
 }
 
-/// Refuses an address that is given twice. Port 0 may be: it picks another port each time.
-fn refuse_repeated(addresses: &[SocketAddr]) -> Result<(), Failure> {
-    let repeated = addresses
-        .iter()
-        .enumerate()
-        .find(|(index, address)| address.port() != 0 && addresses[..*index].contains(address));
-    match repeated {
-        None => Ok(()),
-        Some((_, address)) => {
-            let text = format!("-l {address} is given twice: remove one");
-            Err(Failure::with_message(Exit::Usage, text))
-        }
-    }
-}
-
-fn build<H: Handler + Clone>(
-    builder: ServerBuilder<H>,
-    args: &ServeArgs,
-) -> Result<Vec<Server<MioKernel, H>>, Failure> {
-    builder.build_workers(args.workers.into()).map_err(|error| match error {
-        BuildError::Listen { address, source } => match overlapping(&args.listen, address) {
+/// The error of a server that could not be built, in the words of its flags.
+fn cannot_build(error: BuildError, settings: &Settings) -> Failure {
+    match error {
+        BuildError::Listen { address, source } => match overlapping(&settings.listen, address) {
             Some(other) if source.kind() == io::ErrorKind::AddrInUse => {
                 let text = format!("-l {address} and -l {other} overlap: remove one");
                 Failure::with_message(Exit::Usage, text)
@@ -177,7 +139,7 @@ fn build<H: Handler + Clone>(
         | BuildError::Zero(_)
         | BuildError::NotShared(_) => Failure::new(Exit::Usage, error),
         _ => Failure::new(Exit::Runtime, error),
-    })
+    }
 }
 
 /// Finds another of our own addresses that conflicts with this one because one of the two means

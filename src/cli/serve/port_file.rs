@@ -37,14 +37,25 @@ enum Place {
 }
 
 impl PortFile {
+    /// Finds the place that a path names. `others` are files that the server reads, and what they
+    /// are.
+    ///
+    /// # Errors
+    /// If the path cannot be resolved, or names something that cannot hold ports, one of the
+    /// `others`, or the file that the log goes to.
+    pub(super) fn find(path: &Path, others: &[(&str, Option<&Path>)]) -> Result<Self> {
+        let place = Place::find(path).and_then(|place| place.unless_in_use(others));
+        Ok(Self { path: path.to_owned(), place: place.with_context(|| cannot_write(path))? })
+    }
+
     /// Removes the ports of an earlier run, so that a reader cannot mistake them for the new ones.
     ///
     /// # Errors
-    /// If the path cannot be resolved, or names something that cannot hold ports, the key file, or
-    /// the file that the log goes to.
-    pub(super) fn prepare(path: &Path, key_file: Option<&Path>) -> Result<Self> {
-        let place = Place::find(path).and_then(|place| place.clear(key_file));
-        Ok(Self { path: path.to_owned(), place: place.with_context(|| cannot_write(path))? })
+    /// If that is not possible.
+    pub(super) fn clear(self) -> Result<Self> {
+        let Self { path, place } = self;
+        let place = place.clear().with_context(|| cannot_write(&path))?;
+        Ok(Self { path, place })
     }
 
     /// Writes one port per line. For a FIFO a thread waits for the reader; if that fails, it logs a
@@ -116,18 +127,24 @@ impl Place {
         }
     }
 
-    /// Removes a regular file, or truncates one that cannot be removed.
-    fn clear(self, key_file: Option<&Path>) -> Result<Self> {
+    /// Refuses a regular file that has another use.
+    fn unless_in_use(self, others: &[(&str, Option<&Path>)]) -> Result<Self> {
         let Self::Regular(path) = &self else { return Ok(self) };
         let same = |other: Option<Metadata>| match (fs::metadata(path), other) {
             (Ok(ours), Some(other)) => (ours.dev(), ours.ino()) == (other.dev(), other.ino()),
             _ => false,
         };
-        ensure!(
-            !same(key_file.and_then(|path| fs::metadata(path).ok())),
-            "it is the key file: choose another"
-        );
+        for (what, other) in others {
+            let other = other.and_then(|other| fs::metadata(other).ok());
+            ensure!(!same(other), "it is {what}: choose another");
+        }
         ensure!(!same(metadata_of_stderr()), "the log is written to it: choose another");
+        Ok(self)
+    }
+
+    /// Removes a regular file, or truncates one that cannot be removed.
+    fn clear(self) -> Result<Self> {
+        let Self::Regular(path) = &self else { return Ok(self) };
         match fs::remove_file(path) {
             Ok(()) => Ok(self),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(self),

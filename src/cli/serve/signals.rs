@@ -8,7 +8,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator;
 
 use super::journal;
-use crate::cli::keyfile::Keys;
+use super::reload::Running;
 use crate::cli::log::{Level, Log};
 use crate::cli::signals::not_ignored;
 
@@ -28,19 +28,19 @@ impl Signals {
         Ok(Self(signals.context("cannot catch signals")?))
     }
 
-    /// Handles signals on a thread of their own. `reload` reads the keys again.
+    /// Handles signals on a thread of their own. `running` are the server's settings.
     pub(super) fn spawn(
         mut self,
         server: Handle,
         log: Log,
-        reload: impl Fn() -> Result<Keys> + Send + 'static,
+        mut running: Running,
     ) -> Result<SignalThread> {
         let handle = self.0.handle();
         let work = move || {
             let mut draining = false;
             for signal in self.0.forever() {
                 match signal {
-                    SIGHUP => replace_keys(&server, &log, &reload),
+                    SIGHUP => running.reload_and_log(&server, &log),
                     SIGUSR1 => {
                         if let Some(stats) = server.stats() {
                             log.print(Level::Quiet, journal::counters(&stats));
@@ -66,20 +66,5 @@ impl Drop for SignalThread {
         self.handle.close();
         // A panic of the thread has printed itself.
         let _ = self.thread.take().map(JoinHandle::join);
-    }
-}
-
-fn replace_keys(server: &Handle, log: &Log, reload: &impl Fn() -> Result<Keys>) {
-    match reload() {
-        Ok(keys) => {
-            server.replace_keyring(keys.keyring);
-            log.print(Level::Normal, format_args!("keys reloaded: {}", keys.names.join(", ")));
-        }
-        Err(error) => {
-            log.warn_at(
-                Level::Quiet,
-                format_args!("keys not reloaded, the old ones stay valid: {error:#}"),
-            );
-        }
     }
 }

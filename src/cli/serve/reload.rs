@@ -1,0 +1,181 @@
+//! A reload: the configuration and the key file are read again, checked, compared, and applied to the
+//! running loops. A file with an error changes nothing.
+
+use std::fmt;
+
+use saltecho::server::Handle;
+
+use super::{ServeArgs, Settings, cannot_build};
+use crate::cli::config::{self, Setting};
+use crate::cli::failure::{Exit, Failure};
+use crate::cli::log::{Level, Log};
+use crate::cli::on_own_stack;
+
+/// The keys that take effect in a running server. Every other needs a restart.
+const LIVE: [&str; 17] = [
+    "key-file",
+    "allow-exposed-key",
+    "allow-weak-key",
+    "mac",
+    "recv-size",
+    "max-connections",
+    "max-unauthenticated",
+    "max-unauthenticated-per-source",
+    "suspicion",
+    "eviction-age",
+    "trust",
+    "distrust-loopback",
+    "auth-timeout",
+    "idle-timeout",
+    "send-timeout",
+    "drain-timeout",
+    "spin",
+];
+
+/// The settings of a running server.
+pub(super) struct Running {
+    /// What the server was started with, and what it has been told since.
+    settings: Vec<Setting>,
+    started: Started,
+    /// Whether there is a file to read again.
+    has_configuration: bool,
+    has_key_file: bool,
+}
+
+/// What cannot change while it runs.
+struct Started {
+    listen: Vec<std::net::SocketAddr>,
+    workers: u16,
+    backlog: u32,
+    keepalive: bool,
+}
+
+/// The result of a reload.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Report {
+    /// Public names of the keys, if they come from a file.
+    keys: Option<Vec<String>>,
+    /// The settings that changed; `None` without a configuration.
+    changed: Option<Vec<String>>,
+    /// The settings that differ from the running server's until it is started again.
+    waiting: Vec<String>,
+}
+
+impl Running {
+    pub(super) fn new(args: &ServeArgs, settings: &Settings) -> Self {
+        Self {
+            settings: args.effective.settings.clone(),
+            started: Started {
+                listen: settings.listen.clone(),
+                workers: args.workers,
+                backlog: args.backlog,
+                keepalive: settings.config.keepalive.is_some(),
+            },
+            has_configuration: args.effective.file.is_some(),
+            has_key_file: args.keys.key_file.is_some(),
+        }
+    }
+
+    /// Reads the configuration and the keys again, and applies to the loops what can change.
+    ///
+    /// # Errors
+    /// If there is nothing to read, or something is wrong with it. Then nothing changes.
+    pub(super) fn reload(&mut self, server: &Handle) -> Result<Report, Failure> {
+        if !self.has_configuration && !self.has_key_file {
+            let text = "there is no key file (-k) and no configuration (--config)";
+            return Err(Failure::with_message(Exit::Usage, text.to_owned()));
+        }
+        let mut args = on_own_stack(config::parse_again)??;
+        // Also what needs a restart has to be right: it must not come up then.
+        Settings::check(&args)?;
+        (args.listen, args.workers) = (self.started.listen.clone(), self.started.workers);
+        args.backlog = self.started.backlog;
+        let settings = Settings::check(&args)?;
+        server
+            .reconfigure(&settings.config, &settings.limits, &settings.trusted)
+            .map_err(|error| cannot_build(error, &settings))?;
+        let (changed, waiting) = self.compare(&args.effective.settings);
+        self.has_key_file = args.keys.key_file.is_some();
+        Ok(Report {
+            keys: self.has_key_file.then_some(settings.keys),
+            changed: self.has_configuration.then_some(changed),
+            waiting,
+        })
+    }
+
+    /// What changed, and what needs a restart to change; remembers the former.
+    fn compare(&mut self, new: &[Setting]) -> (Vec<String>, Vec<String>) {
+        let (mut changed, mut waiting) = (Vec::new(), Vec::new());
+        for (old, new) in self.settings.iter_mut().zip(new) {
+            if old.value == new.value {
+                continue;
+            }
+            let change = format!("{} {} -> {}", new.key, shown(old), shown(new));
+            let is_live = match new.key.as_str() {
+                // A listener that was opened without it has connections that cannot be probed.
+                "keepalive" => self.started.keepalive,
+                key => LIVE.contains(&key),
+            };
+            if is_live {
+                changed.push(change);
+                *old = new.clone();
+            } else {
+                waiting.push(change);
+            }
+        }
+        (changed, waiting)
+    }
+
+    /// Reloads, and logs what came of it.
+    pub(super) fn reload_and_log(&mut self, server: &Handle, log: &Log) {
+        match self.reload(server) {
+            Ok(report) => report.log(log),
+            Err(failure) => log
+                .warn_at(Level::Quiet, format_args!("{}: {}", self.not_reloaded(), failure.text())),
+        }
+    }
+
+    fn not_reloaded(&self) -> &'static str {
+        match self.has_configuration {
+            true => "configuration not reloaded, the old one stays in force",
+            false => "keys not reloaded, the old ones stay valid",
+        }
+    }
+}
+
+/// A value without the quotes of a string.
+fn shown(setting: &Setting) -> &str {
+    setting.value.as_deref().map_or("(not set)", |value| value.trim_matches('"'))
+}
+
+impl Report {
+    fn log(&self, log: &Log) {
+        for line in self.reloaded() {
+            log.print(Level::Normal, line);
+        }
+        if let Some(line) = self.restart() {
+            log.warn(line);
+        }
+    }
+
+    fn reloaded(&self) -> impl Iterator<Item = String> {
+        let keys = self.keys.as_ref().map(|keys| format!("keys reloaded: {}", keys.join(", ")));
+        let changed = self.changed.as_ref().map(|changed| match changed.is_empty() {
+            true => "configuration reloaded: no change".to_owned(),
+            false => format!("configuration reloaded: {}", changed.join(", ")),
+        });
+        keys.into_iter().chain(changed)
+    }
+
+    fn restart(&self) -> Option<String> {
+        let needs = || format!("a restart is needed for: {}", self.waiting.join(", "));
+        (!self.waiting.is_empty()).then(needs)
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let lines: Vec<String> = self.reloaded().chain(self.restart()).collect();
+        f.write_str(&lines.join("; "))
+    }
+}

@@ -1,0 +1,100 @@
+//! From flags to the settings of a server, with every check that needs no socket.
+
+use std::fmt;
+use std::net::SocketAddr;
+
+use saltecho::auth::Keyring;
+use saltecho::proto::Config;
+use saltecho::server::{IpNet, Limits, Server, ServerBuilder};
+
+use super::{ServeArgs, cannot_build, journal};
+use crate::cli::failure::{Exit, Failure};
+use crate::cli::keyfile::Keys;
+
+/// The settings of a server.
+pub(super) struct Settings {
+    pub(super) listen: Vec<SocketAddr>,
+    pub(super) workers: usize,
+    pub(super) config: Config,
+    pub(super) limits: Limits,
+    pub(super) trusted: Vec<IpNet>,
+    /// The public names of the keys.
+    pub(super) keys: Vec<String>,
+}
+
+impl Settings {
+    /// Reads the keys and checks that all flags fit together and into this process.
+    pub(super) fn check(args: &ServeArgs) -> Result<Self, Failure> {
+        refuse_repeated(&args.listen)?;
+        let keys = Keys::for_server(&args.keys, &args.listen)
+            .map_err(|error| Failure::new(Exit::Usage, error))?;
+        let settings = Self {
+            listen: args.listen.clone(),
+            workers: usize::from(args.workers),
+            config: args.config(keys.keyring),
+            limits: args.admission.apply(args.limits())?,
+            trusted: args.admission.trusted().to_vec(),
+            keys: keys.names,
+        };
+        let checked = settings.builder().check_workers(settings.workers);
+        checked.map_err(|error| cannot_build(error, &settings))?;
+        Ok(settings)
+    }
+
+    /// The server with these settings, which is not yet built.
+    pub(super) fn builder(&self) -> ServerBuilder {
+        let trusted = self.trusted.iter().copied();
+        let builder = Server::builder().config(self.config.clone()).limits(self.limits);
+        self.listen.iter().fold(builder.trust(trusted), |builder, address| builder.listen(*address))
+    }
+}
+
+impl fmt::Display for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { config, limits, keys, workers, .. } = self;
+        f.write_str(&journal::settings(config, limits, keys, *workers))?;
+        let networks: Vec<String> = self.trusted.iter().map(ToString::to_string).collect();
+        match networks.is_empty() {
+            true => Ok(()),
+            false => write!(f, "; trust {}", networks.join(", ")),
+        }
+    }
+}
+
+impl ServeArgs {
+    fn config(&self, keyring: Keyring) -> Config {
+        let mut config = Config::new(keyring);
+        config.auth_timeout = self.auth_timeout.0;
+        config.idle_timeout = self.idle_timeout.0;
+        config.send_timeout = self.send_timeout.0;
+        config.keepalive = self.keepalive.0;
+        config.recv_size = self.recv_size.0;
+        config
+    }
+
+    fn limits(&self) -> Limits {
+        let mut limits = match self.max_connections {
+            Some(number) => Limits::for_connections(number as usize),
+            None => Limits::for_workers(self.workers.into(), self.listen.len()),
+        };
+        limits.backlog = self.backlog;
+        limits.drain_timeout = self.drain_timeout.0;
+        limits.spin = self.spin.0;
+        limits
+    }
+}
+
+/// Refuses an address that is given twice. Port 0 may be: it picks another port each time.
+fn refuse_repeated(addresses: &[SocketAddr]) -> Result<(), Failure> {
+    let repeated = addresses
+        .iter()
+        .enumerate()
+        .find(|(index, address)| address.port() != 0 && addresses[..*index].contains(address));
+    match repeated {
+        None => Ok(()),
+        Some((_, address)) => {
+            let text = format!("-l {address} is given twice: remove one");
+            Err(Failure::with_message(Exit::Usage, text))
+        }
+    }
+}
