@@ -60,11 +60,16 @@ fn the_examples_of_the_help_run() {
     let files = Files::new();
     let key = files.key("saltecho.key", SECRET);
     files.write("input", b"from a file\n", 0o600);
+    files.write("saltecho.toml", b"listen = ['127.0.0.1:0']\n", 0o600);
     let plain = Serving::start(&[]);
     let keyed = Serving::start(&["-k", &key, "--mac", "sha256"]);
-    for command in
-        [&["--help"][..], &["serve", "--help"], &["connect", "--help"], &["keygen", "--help"]]
-    {
+    for command in [
+        &["--help"][..],
+        &["serve", "--help"],
+        &["config", "--help"],
+        &["connect", "--help"],
+        &["keygen", "--help"],
+    ] {
         let help = String::from_utf8(run(command, b"").stdout).unwrap();
         for example in examples(&help) {
             let server = if example.contains("-k saltecho.key") { &keyed } else { &plain };

@@ -6,10 +6,12 @@
 mod common;
 
 mod command_line;
+mod config;
 mod connect;
 mod load;
 mod outputs;
 mod port_file;
+mod reload;
 mod serve;
 mod serve_log;
 mod signals;

@@ -70,7 +70,7 @@ fn serve<H: Handler + Clone + Send>(
     if is_reloaded && not_ignored(&[SIGHUP]).is_empty() {
         log.print(
             Level::Normal,
-            "SIGHUP was ignored at startup (by nohup?), so it does not reload the keys",
+            "SIGHUP was ignored at startup (by nohup?), so it reloads nothing",
         );
     }
     let servers = settings.builder().handler(handler).build_workers(settings.workers);

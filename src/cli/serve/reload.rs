@@ -2,6 +2,7 @@
 //! running loops. A file with an error changes nothing.
 
 use std::fmt;
+use std::net::SocketAddr;
 
 use saltecho::server::Handle;
 
@@ -44,7 +45,7 @@ pub(super) struct Running {
 
 /// What cannot change while it runs.
 struct Started {
-    listen: Vec<std::net::SocketAddr>,
+    listen: Vec<SocketAddr>,
     workers: u16,
     backlog: u32,
     keepalive: bool,
@@ -86,6 +87,11 @@ impl Running {
             return Err(Failure::with_message(Exit::Usage, text.to_owned()));
         }
         let mut args = on_own_stack(config::parse_again)??;
+        if self.has_key_file && args.keys.key_file.is_none() {
+            let text =
+                "no key file is named any more, and only a restart goes back to the demo key";
+            return Err(Failure::with_message(Exit::Usage, text.to_owned()));
+        }
         // Also what needs a restart has to be right: it must not come up then.
         Settings::check(&args)?;
         (args.listen, args.workers) = (self.started.listen.clone(), self.started.workers);
@@ -177,5 +183,45 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let lines: Vec<String> = self.reloaded().chain(self.restart()).collect();
         f.write_str(&lines.join("; "))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory, Parser};
+
+    use super::*;
+    use crate::cli::args::{Cli, Command};
+
+    fn settings(flags: &[&str]) -> Settings {
+        let words = ["saltecho", "serve"].iter().chain(flags);
+        let Command::Serve(args) = Cli::parse_from(words).command else { unreachable!() };
+        Settings::check(&args).unwrap()
+    }
+
+    /// Everything that a running loop is given.
+    fn given(settings: &Settings) -> String {
+        format!("{:?} {:?} {:?}", settings.config, settings.limits, settings.trusted)
+    }
+
+    #[test]
+    fn each_live_key_is_a_flag_whose_value_reaches_the_loops() {
+        let cli = Cli::command();
+        let serve = cli.find_subcommand("serve").unwrap();
+        let before = given(&settings(&[]));
+        for key in LIVE.into_iter().chain(["keepalive"]) {
+            assert!(serve.get_arguments().any(|arg| arg.get_long() == Some(key)), "{key}");
+            let flag = match key {
+                // These decide which file is read, and whether it may be.
+                "key-file" | "allow-exposed-key" | "allow-weak-key" => continue,
+                "distrust-loopback" => "--distrust-loopback".to_owned(),
+                "mac" => "--mac=sha256".to_owned(),
+                "trust" => "--trust=10.0.0.0/8".to_owned(),
+                "recv-size" | "max-connections" | "max-unauthenticated" => format!("--{key}=77"),
+                "max-unauthenticated-per-source" => format!("--{key}=7"),
+                _ => format!("--{key}=7s"),
+            };
+            assert_ne!(given(&settings(&[&flag])), before, "{key} changes nothing");
+        }
     }
 }
