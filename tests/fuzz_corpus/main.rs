@@ -13,6 +13,8 @@ use saltecho::random::SplitMix;
 const DRAWN: u64 = 1000;
 /// The characters of flag values.
 const VALUES: &[u8] = b"0123456789.:[]%+-/kKmMsunhdwy oflcaet";
+/// The characters of a configuration.
+const TOML: &[u8] = b"ab1_-.=[]{}'\",# \n\\t";
 
 #[test]
 fn every_corpus_is_replayed() {
@@ -33,6 +35,7 @@ fn every_target_accepts_random_inputs() {
     for (name, target) in harness::TARGETS {
         let (longest, alphabet) = match name {
             "command_line_values" => (12, Some(VALUES)),
+            "configuration" => (40, Some(TOML)),
             "whole_loop" => (1000, None),
             _ => (300, None),
         };

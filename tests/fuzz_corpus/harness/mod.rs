@@ -4,6 +4,7 @@
 #![allow(unreachable_pub)] // Public towards the target that includes it.
 
 mod command_line;
+mod configuration;
 mod connection_model;
 mod wire_formats;
 #[path = "../../sim/world/mod.rs"]
@@ -15,6 +16,7 @@ use saltecho::random::SplitMix;
 use world::World;
 
 pub use command_line::command_line_values;
+pub use configuration::configuration;
 pub use connection_model::connection_script;
 pub use wire_formats::{http_exchange, proxy_header};
 
@@ -22,8 +24,9 @@ pub use wire_formats::{http_exchange, proxy_header};
 pub type Target = fn(&[u8]);
 
 /// The targets by name.
-pub const TARGETS: [(&str, Target); 7] = [
+pub const TARGETS: [(&str, Target); 8] = [
     ("command_line_values", command_line_values),
+    ("configuration", configuration),
     ("connection_script", connection_script),
     ("http_exchange", http_exchange),
     ("key_file", key_file),
