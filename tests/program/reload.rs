@@ -135,9 +135,9 @@ fn reloads_under_load_lose_nothing() {
                 let (ended, address) = (Arc::clone(&ended), world.server.address);
                 thread::spawn(move || {
                     let veteran = authenticated(address);
-                    let mut exchanges = 0_u64;
+                    let mut exchanges = 0_usize;
                     while !ended.load(Ordering::Relaxed) || exchanges == 0 {
-                        let message = vec![b'a'; 1 + (exchanges as usize * 7919) % 100_000];
+                        let message = vec![b'a'; 1 + (exchanges * 7919) % 100_000];
                         assert_eq!(exchange(&veteran, &message), message.to_ascii_uppercase());
                         // Clients come and go as well.
                         assert_eq!(exchange(&authenticated(address), b"new"), b"NEW");
@@ -160,7 +160,7 @@ fn reloads_under_load_lose_nothing() {
             assert!(said.contains("max-connections"), "{said}");
         }
         ended.store(true, Ordering::Relaxed);
-        let exchanges: u64 = clients.into_iter().map(|client| client.join().unwrap()).sum();
+        let exchanges: usize = clients.into_iter().map(|client| client.join().unwrap()).sum();
         let counters = world.server.counters();
         assert!(counters.contains(&format!("accepted {}", exchanges + 4)), "{counters}");
         world.server.wait_for_descriptors(descriptors);
