@@ -88,6 +88,23 @@ pub enum State {
     Closed(CloseReason),
 }
 
+impl State {
+    /// The names of the states of connections that are open.
+    pub const NAMES: &'static [&'static str] =
+        &["await_digest", "echoing", "finishing", "lingering"];
+
+    /// The name in lists and metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::AwaitDigest => "await_digest",
+            Self::Echoing => "echoing",
+            Self::Finishing => "finishing",
+            Self::Lingering => "lingering",
+            Self::Closed(_) => "closed",
+        }
+    }
+}
+
 /// The one call that a connection wants made on its socket; derived from its state.
 ///
 /// Exhaustive on purpose: an I/O loop that ignores one of these stalls, so a new one must not
@@ -433,7 +450,7 @@ impl<H: Handler> Connection<H> {
     }
 
     /// Unsent bytes of answers and pushed messages.
-    #[cfg(feature = "testing")]
+    #[cfg(feature = "server")]
     pub(crate) fn unsent(&self) -> usize {
         match &self.stage {
             Stage::Echoing(Some(backlog)) => backlog.len(),

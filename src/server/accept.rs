@@ -253,7 +253,7 @@ const ERRORS_IN_A_ROW: usize = 16;
 /// What an error of `accept` means. Sources: accept(2), which passes on pending network errors
 /// of the new socket, and the servers that died of treating them as their own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum AcceptError {
+pub(super) enum AcceptError {
     /// No client is waiting.
     Drained,
     /// It concerned one client, which is gone.
@@ -264,7 +264,7 @@ enum AcceptError {
     Fatal,
 }
 
-fn classify(error: &io::Error) -> AcceptError {
+pub(super) fn classify(error: &io::Error) -> AcceptError {
     match error.raw_os_error() {
         _ if error.kind() == io::ErrorKind::WouldBlock => AcceptError::Drained,
         Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => AcceptError::Exhausted,

@@ -3,7 +3,9 @@ use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::thread::JoinHandle;
 
 use super::limits::descriptor_limit;
-use super::{Handle, IpNet, Limits, Observer, Server, Stats, run_workers};
+use super::{
+    AdminAddress, AdminListener, Handle, IpNet, Limits, Observer, Server, Stats, run_workers,
+};
 use crate::auth::Keyring;
 use crate::proto::{Config, Handler, Upper};
 use crate::reactor::{ListenOptions, MioKernel};
@@ -26,11 +28,18 @@ pub struct ServerBuilder<H = Upper> {
     /// Why an address was none.
     unresolved: Option<io::Error>,
     listeners: Vec<TcpListener>,
+    admin: Option<Endpoint>,
     config: Config,
     limits: Option<Limits>,
     trusted: Vec<IpNet>,
     handler: H,
     observer: Option<Box<dyn Observer>>,
+}
+
+/// An admin endpoint, to be opened or already open.
+enum Endpoint {
+    At(AdminAddress),
+    Open(AdminListener),
 }
 
 /// Why a server could not be built.
@@ -48,6 +57,14 @@ pub enum BuildError {
     Listen {
         /// The address.
         address: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The address of the admin endpoint cannot be had.
+    #[error("cannot listen on {address} for the admin endpoint: {source}")]
+    ListenAdmin {
+        /// The address.
+        address: AdminAddress,
         /// What the system said.
         source: io::Error,
     },
@@ -93,6 +110,7 @@ impl ServerBuilder {
             addresses: Vec::new(),
             unresolved: None,
             listeners: Vec::new(),
+            admin: None,
             config: Config::new(Keyring::demo()),
             limits: None,
             trusted: Vec::new(),
@@ -121,6 +139,22 @@ impl<H: Handler + Clone> ServerBuilder<H> {
     #[must_use]
     pub fn listener(mut self, listener: TcpListener) -> Self {
         self.listeners.push(listener);
+        self
+    }
+
+    /// Serves an admin endpoint at this address: HTTP for probes, lists of connections and a few
+    /// actions (docs/OPERATIONS.md). Everyone who reaches the address may use it, so it should be a
+    /// Unix socket or a loopback address. Of several servers the first has it.
+    #[must_use]
+    pub fn admin(mut self, address: AdminAddress) -> Self {
+        self.admin = Some(Endpoint::At(address));
+        self
+    }
+
+    /// The same at a socket that listens already.
+    #[must_use]
+    pub fn admin_listener(mut self, listener: AdminListener) -> Self {
+        self.admin = Some(Endpoint::Open(listener));
         self
     }
 
@@ -157,11 +191,14 @@ impl<H: Handler + Clone> ServerBuilder<H> {
     /// What authenticated connections answer; each gets a clone.
     #[must_use]
     pub fn handler<N: Handler + Clone>(self, handler: N) -> ServerBuilder<N> {
-        let Self { addresses, unresolved, listeners, config, limits, trusted, observer, .. } = self;
+        let Self {
+            addresses, unresolved, listeners, admin, config, limits, trusted, observer, ..
+        } = self;
         ServerBuilder {
             addresses,
             unresolved,
             listeners,
+            admin,
             config,
             limits,
             trusted,
@@ -201,7 +238,8 @@ impl<H: Handler + Clone> ServerBuilder<H> {
             return Err(BuildError::Address(error));
         }
         let addresses = self.addresses.len() + self.listeners.len();
-        let limits = allowed_limits(self.limits, workers, addresses)?;
+        let others = self.admin.as_ref().map_or(0, |_| Limits::DESCRIPTORS_OF_ADMIN);
+        let limits = allowed_limits(self.limits, workers, addresses, others)?;
         self.check(workers, &limits.part(0, workers.max(1)))?;
         let options = ListenOptions::new(limits.backlog, self.config.keepalive.is_some());
         let mut listeners: Vec<_> = std::iter::repeat_with(Vec::new).take(workers).collect();
@@ -227,6 +265,9 @@ impl<H: Handler + Clone> ServerBuilder<H> {
         servers.iter_mut().for_each(|server| server.trust(&self.trusted));
         if let Some(observer) = self.observer {
             servers[0].set_observer(observer);
+        }
+        if let Some(endpoint) = self.admin {
+            servers[0].set_admin(endpoint.open()?)?;
         }
         Ok(servers)
     }
@@ -281,20 +322,31 @@ impl<H: Handler + Clone> ServerBuilder<H> {
     }
 }
 
+impl Endpoint {
+    fn open(self) -> Result<AdminListener, BuildError> {
+        match self {
+            Self::Open(listener) => Ok(listener),
+            Self::At(address) => AdminListener::bind(&address)
+                .map_err(|source| BuildError::ListenAdmin { address, source }),
+        }
+    }
+}
+
 /// The limits asked for, if the process may have that many descriptors; else its own defaults.
 fn allowed_limits(
     asked: Option<Limits>,
     workers: usize,
     addresses: usize,
+    others: usize,
 ) -> Result<Limits, BuildError> {
     let limit = descriptor_limit();
     // Down to the minimum that the loops themselves need; the default reserve is comfort.
-    let own = Limits::least_reserved(workers, addresses);
+    let own = Limits::least_reserved(workers, addresses).saturating_add(others);
     let needed = own.saturating_add(workers);
     if needed > limit {
         return Err(BuildError::NoDescriptors { needed, limit });
     }
-    let Some(asked) = asked else { return Ok(Limits::for_workers(workers, addresses)) };
+    let Some(asked) = asked else { return Ok(Limits::for_workers(workers, addresses, others)) };
     let needed = asked.connections.saturating_add(own);
     if needed > limit {
         return Err(BuildError::Descriptors { wanted: asked.connections, needed, limit });
@@ -306,6 +358,7 @@ fn allowed_limits(
 #[derive(Debug)]
 pub struct Running {
     addresses: Vec<SocketAddr>,
+    admin: Option<AdminAddress>,
     handle: Handle,
     thread: Option<JoinHandle<io::Result<Stats>>>,
 }
@@ -314,17 +367,23 @@ impl Running {
     fn start<H: Handler + Clone + Send + 'static>(
         servers: Vec<Server<MioKernel, H>>,
     ) -> Result<Self, BuildError> {
-        let addresses = servers.first().expect("there is one at least").addresses()?;
+        let first = servers.first().expect("there is one at least");
+        let (addresses, admin) = (first.addresses()?, first.admin_address().cloned());
         let handle = servers.iter().map(Server::handle).collect();
         let thread = std::thread::Builder::new()
             .name("saltecho".to_owned())
             .spawn(move || run_workers(servers))?;
-        Ok(Self { addresses, handle, thread: Some(thread) })
+        Ok(Self { addresses, admin, handle, thread: Some(thread) })
     }
 
     /// Where it listens, in the order in which it was told to.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
+    }
+
+    /// Where its admin endpoint listens, if it has one.
+    pub const fn admin_address(&self) -> Option<&AdminAddress> {
+        self.admin.as_ref()
     }
 
     /// Reaches into its loop.

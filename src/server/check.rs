@@ -46,6 +46,9 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
             }
         }
         self.reactor.assert_consistent();
+        if let Some(admin) = &self.admin {
+            admin.assert_consistent(self.reactor.now());
+        }
         assert_eq!(unauthenticated, self.acceptor.unauthenticated.len(), "unauthenticated");
         self.acceptor.unauthenticated.assert_consistent(|id| {
             self.reactor.slots.get(id).is_some_and(|slot| !slot.connection.has_authenticated())

@@ -8,6 +8,7 @@
 //! Start reading at [`Server::turn`].
 
 mod accept;
+mod admin;
 mod admission;
 mod builder;
 #[cfg(any(test, feature = "testing"))]
@@ -28,6 +29,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use accept::{Acceptor, Listening, Purpose};
+use admin::Admin;
 use handle::{Command, Inbox};
 use keepalive::Keepalive;
 
@@ -36,6 +38,7 @@ use crate::python::Monotonic;
 use crate::reactor::{Close, Kernel, MioKernel, Reactor, Ready, Target, Token};
 
 pub use crate::proto::ConnId;
+pub use crate::reactor::{AdminAddress, AdminListener};
 pub use builder::{BuildError, Running, ServerBuilder};
 pub use handle::{Handle, PushError};
 pub use ipnet::IpNet;
@@ -51,6 +54,8 @@ pub use workers::run_workers;
 pub struct Server<K: Kernel = MioKernel, H = Upper> {
     reactor: Reactor<K, Connection<H>>,
     acceptor: Acceptor<K::Listener>,
+    /// Boxed, and absent unless it was asked for.
+    admin: Option<Box<Admin<K>>>,
     config: Config,
     limits: Limits,
     /// Each new connection's handler is a clone of this one.
@@ -90,6 +95,11 @@ impl<H> Server<MioKernel, H> {
     pub fn addresses(&self) -> io::Result<Vec<SocketAddr>> {
         self.acceptor.listeners.iter().map(|listening| listening.listener.local_addr()).collect()
     }
+
+    /// The address of its admin endpoint, if it has one.
+    pub fn admin_address(&self) -> Option<&AdminAddress> {
+        self.admin.as_ref().map(|admin| admin.listener().address())
+    }
 }
 
 impl<K: Kernel, H: Handler + Clone> Server<K, H> {
@@ -115,6 +125,7 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         Ok(Self {
             reactor: Reactor::new(kernel, limits.spin),
             acceptor: Acceptor::new(registered),
+            admin: None,
             scratch: vec![0; config.recv_size].into_boxed_slice(),
             keepalive: Keepalive::new(&config, &limits),
             config,
@@ -137,6 +148,21 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
     /// free place, and can be the oldest that makes room.
     pub fn trust(&mut self, networks: &[IpNet]) {
         self.acceptor.unauthenticated.trust(networks);
+    }
+
+    /// Serves an admin endpoint at this listener too. It has places of its own and answers while the
+    /// service has none.
+    ///
+    /// # Errors
+    /// If the listener cannot be registered.
+    pub fn set_admin(&mut self, listener: K::AdminListener) -> io::Result<()> {
+        self.admin = Some(Box::new(Admin::new(&mut self.reactor.kernel, listener)?));
+        Ok(())
+    }
+
+    /// Whether new clients are welcome: true until the server drains.
+    pub fn is_ready(&self) -> bool {
+        self.lifecycle == Lifecycle::Running
     }
 
     /// A handle through which other threads reach the loop.
@@ -179,9 +205,14 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
     pub fn turn(&mut self) -> io::Result<bool> {
         let wait = self.wait();
         let mut woken = false;
-        let polled = self.reactor.poll(wait, |target| match target {
+        let polled = self.reactor.poll(wait, |target, ready| match target {
             Target::Wake => woken = true,
             Target::Listener(index) => self.acceptor.handle_event(index),
+            Target::Admin(number) => {
+                if let Some(admin) = &mut self.admin {
+                    admin.handle_event(number, ready);
+                }
+            }
             Target::Connection(_) => self.stats.stale_events += 1,
         });
         polled.inspect_err(|_| self.inbox.close())?;
@@ -192,6 +223,7 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         self.pump_queue();
         self.handle_deadlines();
         self.accept()?;
+        self.serve_admin();
         self.finish_draining();
         Ok(self.lifecycle != Lifecycle::Stopped)
     }
@@ -208,7 +240,8 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
             Lifecycle::Draining { until } => until,
             Lifecycle::Running | Lifecycle::Stopped => None,
         };
-        let times = [self.reactor.next_step(), self.acceptor.next_attempt(now), drained];
+        let admin = self.admin.as_ref().and_then(|admin| admin.next());
+        let times = [self.reactor.next_step(), self.acceptor.next_attempt(now), drained, admin];
         times.into_iter().flatten().min().map(|time| time.since(now))
     }
 
@@ -412,5 +445,8 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
     fn end(&mut self) {
         self.lifecycle = Lifecycle::Stopped;
         self.inbox.close();
+        if let Some(admin) = self.admin.take() {
+            admin.close(&mut self.reactor.kernel);
+        }
     }
 }
