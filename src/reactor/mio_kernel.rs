@@ -6,12 +6,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mio::event::Event;
-use mio::net::{TcpListener, TcpStream};
+use mio::net::{TcpListener, TcpStream, UnixStream};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll};
 use rand::rngs::{SmallRng, SysRng};
 use rand::{RngExt, SeedableRng, TryRng};
 use rustix::net::{self, RecvFlags, SendFlags};
+use signal_hook::consts::FORBIDDEN;
+use signal_hook::iterator::backend::SignalDelivery;
+use signal_hook::iterator::exfiltrator::WithRawSiginfo;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
 use super::AdminListener;
@@ -31,6 +34,8 @@ pub struct MioKernel {
     random: RandomPool,
     /// Spreads work over time.
     scatter: SmallRng,
+    /// Keeps a few signals of each kind, so that a second one counts.
+    signals: Option<SignalDelivery<UnixStream, WithRawSiginfo>>,
     /// Given up for a moment to turn a client away when there is no other descriptor.
     spare: Option<Poll>,
 }
@@ -55,6 +60,7 @@ impl MioKernel {
             clock_zero: Instant::now(),
             random: RandomPool::new(),
             scatter: SmallRng::try_from_rng(&mut SysRng).map_err(io::Error::other)?,
+            signals: None,
             spare: Some(spare_descriptor()?),
         })
     }
@@ -197,6 +203,25 @@ impl Kernel for MioKernel {
         Arc::new(MioWaker(Arc::clone(&self.waker)))
     }
 
+    /// The handler writes a byte to a socket pair whose other end the poll watches: two
+    /// descriptors. Other handlers of the same signals, such as another server's, are called too.
+    fn catch_signals(&mut self, signals: &[i32]) -> io::Result<()> {
+        // The crate panics for these.
+        let possible = |signal: &&i32| (1..=MAX_SIGNAL).contains(*signal);
+        if signals.iter().any(|signal| FORBIDDEN.contains(signal) || !possible(&signal)) {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let (mut read, write) = UnixStream::pair()?;
+        let token = mio::Token(Token::SIGNAL.as_raw());
+        self.poll.registry().register(&mut read, token, Interest::READABLE)?;
+        self.signals = Some(SignalDelivery::with_pipe(read, write, WithRawSiginfo, signals)?);
+        Ok(())
+    }
+
+    fn next_signal(&mut self) -> Option<i32> {
+        Some(self.signals.as_mut()?.pending().next()?.si_signo)
+    }
+
     fn register_listener(&mut self, listener: &mut TcpListener, token: Token) -> io::Result<()> {
         self.poll.registry().register(listener, mio::Token(token.as_raw()), Interest::READABLE)
     }
@@ -300,6 +325,9 @@ impl Kernel for MioKernel {
         self.random.fill(bytes)
     }
 }
+
+/// The highest signal number of Linux.
+const MAX_SIGNAL: i32 = 64;
 
 /// Translates an event. An error or a hang-up counts as readiness in both directions: the call
 /// that is tried because of it reports what happened.

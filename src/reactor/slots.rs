@@ -23,6 +23,8 @@ pub struct Token(usize);
 pub(crate) enum Target {
     /// Another thread wants attention.
     Wake,
+    /// A signal came.
+    Signal,
     /// The listener with this index.
     Listener(usize),
     /// The part of the admin endpoint with this number.
@@ -34,8 +36,9 @@ pub(crate) enum Target {
 /// The generation that no connection has; the index then says what else it is.
 const NO_CONNECTION: u32 = u32::MAX;
 const WAKE: u32 = u32::MAX;
+const SIGNAL: u32 = u32::MAX - 1;
 /// The first index of the admin endpoint's parts.
-const ADMIN: u32 = WAKE - ADMIN_PARTS;
+const ADMIN: u32 = SIGNAL - ADMIN_PARTS;
 /// Numbers for parts of the admin endpoint.
 const ADMIN_PARTS: u32 = 256;
 
@@ -44,6 +47,9 @@ const _: () = assert!(usize::BITS >= 64, "a token packs two 32-bit numbers into 
 impl Token {
     /// The token of an event that [`Wake::wake`](super::Wake::wake) causes.
     pub const WAKE: Self = Self::pack(WAKE, NO_CONNECTION);
+
+    /// The token of a signal that [`Kernel::catch_signals`](super::Kernel::catch_signals) caught.
+    pub const SIGNAL: Self = Self::pack(SIGNAL, NO_CONNECTION);
 
     const fn pack(index: u32, generation: u32) -> Self {
         Self((generation as usize) << 32 | index as usize)
@@ -85,6 +91,7 @@ impl Token {
         let (index, generation) = (self.0 as u32, (self.0 >> 32) as u32);
         match (generation, index) {
             (NO_CONNECTION, WAKE) => Target::Wake,
+            (NO_CONNECTION, SIGNAL) => Target::Signal,
             (NO_CONNECTION, ADMIN..) => Target::Admin((index - ADMIN) as usize),
             (NO_CONNECTION, _) => Target::Listener(index as usize),
             _ => Target::Connection(ConnId { index, generation }),
@@ -280,6 +287,7 @@ mod tests {
         assert_eq!(Token::admin(0).target(), Target::Admin(0));
         assert_eq!(Token::admin(u8::MAX).target(), Target::Admin(255));
         assert_eq!(Token::WAKE.target(), Target::Wake);
+        assert_eq!(Token::SIGNAL.target(), Target::Signal);
     }
 
     #[test]

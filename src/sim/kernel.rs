@@ -44,6 +44,7 @@ impl Kernel for SimKernel {
         if self.woken.swap(false, Ordering::Relaxed) {
             self.deliver(Token::WAKE, Ready::READABLE, &mut on_event);
         }
+        self.announce_signals(&mut on_event);
         self.announce_clients(&mut on_event);
         self.announce_admin_clients(&mut on_event);
         for _ in 0..self.edges.len() {
@@ -51,7 +52,7 @@ impl Kernel for SimKernel {
         }
         self.disturb(&mut on_event);
         let edges = !self.edges.is_empty() || self.listener_edge || self.admin.edge;
-        let pending = edges || !self.under_way.is_empty();
+        let pending = edges || !self.under_way.is_empty() || self.signal_edge;
         let nothing = self.events == before && !pending;
         self.asleep = nothing && timeout != Some(Duration::ZERO);
         let forbidden = nothing && timeout == Some(Duration::ZERO);
@@ -62,6 +63,15 @@ impl Kernel for SimKernel {
 
     fn waker(&self) -> Arc<dyn Wake> {
         Arc::new(SimWaker(Arc::clone(&self.woken)))
+    }
+
+    /// Every signal that a test sends is caught.
+    fn catch_signals(&mut self, _signals: &[i32]) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn next_signal(&mut self) -> Option<i32> {
+        self.signals.pop_front()
     }
 
     fn register_listener(&mut self, _listener: &mut (), token: Token) -> io::Result<()> {
@@ -304,6 +314,17 @@ impl SimKernel {
         self.admin.edge = false;
         if !self.admin.clients.is_empty() {
             self.deliver(token, Ready::READABLE, on_event);
+        }
+    }
+
+    fn announce_signals(&mut self, on_event: &mut impl FnMut(Token, Ready)) {
+        if !self.signal_edge || self.random.chance(self.faults.delayed_event) {
+            return;
+        }
+        self.signal_edge = false;
+        self.deliver(Token::SIGNAL, Ready::READABLE, on_event);
+        if self.random.chance(self.faults.repeated_event) {
+            self.deliver(Token::SIGNAL, Ready::READABLE, on_event);
         }
     }
 

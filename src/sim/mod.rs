@@ -70,6 +70,9 @@ pub struct SimKernel {
     open: usize,
     open_admin: usize,
     woken: Arc<AtomicBool>,
+    /// Signals that have come and were not taken.
+    signals: VecDeque<i32>,
+    signal_edge: bool,
     events: u64,
     calls: u64,
     /// Polls in a row that were forbidden to sleep, without an event or a call that achieved
@@ -142,6 +145,8 @@ impl SimKernel {
             open: 0,
             open_admin: 0,
             woken: Arc::default(),
+            signals: VecDeque::new(),
+            signal_edge: false,
             events: 0,
             calls: 0,
             fruitless: 0,
@@ -261,6 +266,13 @@ impl SimKernel {
     pub fn pass(&mut self, time: Duration) {
         self.clock += time;
         self.note(|| format!("{time:?} pass"));
+    }
+
+    /// Sends the process a signal.
+    pub fn signal(&mut self, signal: i32) {
+        self.note(|| format!("signal {signal}"));
+        self.signals.push_back(signal);
+        self.signal_edge = true;
     }
 
     /// A client connects, whose address `accept` does not tell. Each direction holds this many
