@@ -215,7 +215,8 @@ impl<S, C> Slots<S, C> {
         (index..self.bound()).find_map(|index| self.id_in(index))
     }
 
-    fn bound(&self) -> u32 {
+    /// The number of slots that were ever in use since the slab was made: every index is below it.
+    pub(crate) fn bound(&self) -> u32 {
         u32::try_from(self.touched).expect("checked at each insertion")
     }
 

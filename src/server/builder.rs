@@ -29,6 +29,7 @@ pub struct ServerBuilder<H = Upper> {
     config: Config,
     limits: Option<Limits>,
     trusted: Vec<IpNet>,
+    records: bool,
     handler: H,
     observer: Option<Box<dyn Observer>>,
 }
@@ -96,6 +97,7 @@ impl ServerBuilder {
             config: Config::new(Keyring::demo()),
             limits: None,
             trusted: Vec::new(),
+            records: false,
             handler: Upper,
             observer: None,
         }
@@ -154,10 +156,27 @@ impl<H: Handler + Clone> ServerBuilder<H> {
         self
     }
 
+    /// Keeps a record of each connection, for the observer; see [`Server::keep_records`].
+    #[must_use]
+    pub const fn records(mut self, keep: bool) -> Self {
+        self.records = keep;
+        self
+    }
+
     /// What authenticated connections answer; each gets a clone.
     #[must_use]
     pub fn handler<N: Handler + Clone>(self, handler: N) -> ServerBuilder<N> {
-        let Self { addresses, unresolved, listeners, config, limits, trusted, observer, .. } = self;
+        let Self {
+            addresses,
+            unresolved,
+            listeners,
+            config,
+            limits,
+            trusted,
+            records,
+            observer,
+            ..
+        } = self;
         ServerBuilder {
             addresses,
             unresolved,
@@ -165,6 +184,7 @@ impl<H: Handler + Clone> ServerBuilder<H> {
             config,
             limits,
             trusted,
+            records,
             handler,
             observer,
         }
@@ -224,7 +244,10 @@ impl<H: Handler + Clone> ServerBuilder<H> {
             Server::with_kernel(kernel, listeners, config, limits, self.handler.clone())
         });
         let mut servers = servers.collect::<io::Result<Vec<_>>>()?;
-        servers.iter_mut().for_each(|server| server.trust(&self.trusted));
+        for server in &mut servers {
+            server.trust(&self.trusted);
+            server.keep_records(self.records);
+        }
         if let Some(observer) = self.observer {
             servers[0].set_observer(observer);
         }
