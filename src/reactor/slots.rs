@@ -235,7 +235,7 @@ impl<S, C> Slots<S, C> {
         (index..self.bound()).find_map(|index| self.id_in(index))
     }
 
-    /// An index beyond all connections.
+    /// The number of slots that were ever in use since the slab was made: every index is below it.
     pub(crate) fn bound(&self) -> u32 {
         u32::try_from(self.touched).expect("checked at each insertion")
     }

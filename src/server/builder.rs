@@ -33,6 +33,7 @@ pub struct ServerBuilder<H = Upper> {
     config: Config,
     limits: Option<Limits>,
     trusted: Vec<IpNet>,
+    records: bool,
     handler: H,
     observer: Option<Box<dyn Observer>>,
     control: Option<(Box<dyn Control>, Vec<i32>)>,
@@ -127,6 +128,7 @@ impl ServerBuilder {
             config: Config::new(Keyring::demo()),
             limits: None,
             trusted: Vec::new(),
+            records: false,
             handler: Upper,
             observer: None,
             control: None,
@@ -203,11 +205,18 @@ impl<H: Handler + Clone> ServerBuilder<H> {
         self
     }
 
+    /// Keeps a record of each connection, for the observer; see [`Server::keep_records`].
+    #[must_use]
+    pub const fn records(mut self, keep: bool) -> Self {
+        self.records = keep;
+        self
+    }
+
     /// What authenticated connections answer; each gets a clone.
     #[must_use]
     pub fn handler<N: Handler + Clone>(self, handler: N) -> ServerBuilder<N> {
         let Self { addresses, unresolved, listeners, admin, config, limits, .. } = self;
-        let Self { trusted, observer, control, .. } = self;
+        let Self { trusted, records, observer, control, .. } = self;
         ServerBuilder {
             addresses,
             unresolved,
@@ -216,6 +225,7 @@ impl<H: Handler + Clone> ServerBuilder<H> {
             config,
             limits,
             trusted,
+            records,
             handler,
             observer,
             control,
@@ -293,7 +303,10 @@ impl<H: Handler + Clone> ServerBuilder<H> {
             Server::with_kernel(kernel, listeners, config, limits, self.handler.clone())
         });
         let mut servers = servers.collect::<io::Result<Vec<_>>>()?;
-        servers.iter_mut().for_each(|server| server.trust(&self.trusted));
+        for server in &mut servers {
+            server.trust(&self.trusted);
+            server.keep_records(self.records);
+        }
         if let Some(observer) = self.observer {
             servers[0].set_observer(observer);
         }

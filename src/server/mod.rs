@@ -19,6 +19,7 @@ mod keepalive;
 mod limits;
 mod observer;
 mod pump;
+mod records;
 mod stats;
 mod workers;
 
@@ -34,7 +35,10 @@ use admin::Admin;
 use control::Controlled;
 use handle::{Command, Inbox};
 use keepalive::Keepalive;
+use pump::Pumped;
+use records::Records;
 
+use crate::auth::Keyring;
 use crate::proto::{CloseReason, Config, Connection, Handler, Upper, guarded};
 use crate::python::Monotonic;
 use crate::reactor::{Close, Kernel, MioKernel, Reactor, Ready, Target, Token};
@@ -47,6 +51,7 @@ pub use handle::{Handle, PushError};
 pub use ipnet::IpNet;
 pub use limits::Limits;
 pub use observer::{AcceptPause, Observer};
+pub use records::Record;
 pub use stats::Stats;
 pub use workers::run_workers;
 
@@ -68,6 +73,8 @@ pub struct Server<K: Kernel = MioKernel, H = Upper> {
     /// Every recv of every connection lands here; nothing stays between two of them.
     scratch: Box<[u8]>,
     stats: Stats,
+    /// `None` unless they are asked for.
+    records: Option<Records>,
     observer: Option<Box<dyn Observer>>,
     controlled: Option<Controlled>,
     inbox: Inbox,
@@ -139,11 +146,12 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
             admin: None,
             scratch: vec![0; config.recv_size].into_boxed_slice(),
             keepalive: Keepalive::new(&config, &limits),
+            stats: Stats::with_keys(config.keyring.names()),
             config,
             limits,
             handler,
             lifecycle: Lifecycle::Running,
-            stats: Stats::default(),
+            records: None,
             observer: None,
             controlled: None,
             inbox,
@@ -153,6 +161,22 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
     /// Reports connections to `observer` from now on.
     pub fn set_observer(&mut self, observer: Box<dyn Observer>) {
         self.observer = Some(observer);
+    }
+
+    /// Keeps a [`Record`] of each connection accepted from now on, or stops keeping any. 72 bytes for
+    /// each connection of the largest crowd, until the last connection is gone; a branch for each turn
+    /// of a connection. Off at first.
+    pub fn keep_records(&mut self, keep: bool) {
+        if keep != self.records.is_some() {
+            self.records = keep.then(Records::default);
+        }
+    }
+
+    /// The record of an open connection. `None` if it is gone, or was accepted while no records were
+    /// kept.
+    pub fn record(&self, id: ConnId) -> Option<Record> {
+        self.reactor.slots.get(id)?;
+        self.records.as_ref()?.get(id, self.reactor.now())
     }
 
     /// Never refuses clients from these networks for their source; replaces the list so far. For
@@ -268,12 +292,17 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
             match command {
                 Command::Drain => self.drain(),
                 Command::Stop => self.end_all(CloseReason::Stopped),
-                Command::ReplaceKeyring(keyring) => self.config.keyring = *keyring,
+                Command::ReplaceKeyring(keyring) => self.replace_keyring(*keyring),
                 Command::Push(id, message) => self.push(id, message),
                 Command::Reload => drop(self.reload()),
                 Command::Stats(collector) => collector.add(self.stats()),
             }
         }
+    }
+
+    fn replace_keyring(&mut self, keyring: Keyring) {
+        self.stats.replace_keys(keyring.names());
+        self.config.keyring = keyring;
     }
 
     fn push(&mut self, id: ConnId, message: Bytes) {
@@ -304,7 +333,8 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         let now = self.reactor.now();
         let Some(slot) = self.reactor.slots.get_mut(id) else { return };
         let known = slot.connection.has_authenticated();
-        let unfinished = pump::pump(
+        let moved_before = self.stats.bytes_moved();
+        let Pumped { unfinished, key } = pump::pump(
             &mut self.reactor.kernel,
             &self.config,
             slot,
@@ -317,8 +347,11 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         if unfinished {
             self.reactor.requeue(id);
         }
+        if self.records.is_some() {
+            self.note_moved(id, moved_before);
+        }
         if authenticated {
-            self.authenticated(id);
+            self.authenticated(id, key);
         }
         self.close_or_settle(id);
     }
@@ -341,12 +374,30 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         }
     }
 
+    /// Adds what a turn of a connection moved to its record.
     #[inline(never)]
-    fn authenticated(&mut self, id: ConnId) {
+    fn note_moved(&mut self, id: ConnId, (received, sent): (u64, u64)) {
+        let (received_now, sent_now) = self.stats.bytes_moved();
+        let (received, sent) = (received_now - received, sent_now - sent);
+        let now = self.reactor.now();
+        if received + sent > 0
+            && let Some(row) = self.records.as_mut().and_then(|records| records.row_mut(id))
+        {
+            row.add(received, sent, now);
+        }
+    }
+
+    /// Counts a connection that has authenticated, under the key at this position of the ring.
+    #[inline(never)]
+    fn authenticated(&mut self, id: ConnId, key: Option<usize>) {
         self.acceptor.unauthenticated.remove(id);
-        self.stats.authenticated += 1;
+        let key = key.map(|position| self.config.keyring.names()[position]);
+        self.stats.count_authenticated(key);
+        if let Some(row) = self.records.as_mut().and_then(|records| records.row_mut(id)) {
+            row.key = key;
+        }
         self.acceptor.end_pause();
-        self.notify(|observer| observer.authenticated(id));
+        self.notify(|observer| observer.authenticated(id, key));
     }
 
     /// Calls the observer, whose panic must not end the loop.
@@ -393,7 +444,17 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         guarded(|| drop(connection));
         self.stats.count_close(reason);
         self.acceptor.end_pause();
-        self.notify(|observer| observer.closed(id, reason));
+        let record = self.forget_record(id);
+        self.notify(|observer| observer.closed(id, reason, record.as_ref()));
+    }
+
+    fn forget_record(&mut self, id: ConnId) -> Option<Record> {
+        let records = self.records.as_mut()?;
+        let record = records.remove(id, self.reactor.now());
+        if self.reactor.slots.is_empty() {
+            records.shrink();
+        }
+        record
     }
 
     /// Handles the deadlines that have come, a limited number per turn; the rest makes the next
