@@ -1,13 +1,15 @@
+use std::mem;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 
-use super::builder::{BuildError, allowed_limits, refuse_zero};
+use super::builder::{BuildError, allowed_limits, refuse_impossible};
 use super::reconfigure::Reconfiguration;
 use super::{IpNet, Limits, Stats};
 use crate::auth::Keyring;
-use crate::proto::{Config, ConnId, Peer, in_user_code};
+use crate::proto::{Config, ConnId, Peer, guarded, in_user_code};
 use crate::reactor::Wake;
 
 /// Reaches into a running loop, or into several at once, from another thread. Clones reach the
@@ -26,10 +28,42 @@ struct LoopHandle {
 pub(super) enum Command {
     Drain,
     Stop,
+    Reload,
     ReplaceKeyring(Box<Keyring>),
     Reconfigure(Box<Reconfiguration>),
     Push(ConnId, Bytes),
-    Stats(mpsc::Sender<Stats>),
+    Stats(Arc<Collector>),
+}
+
+/// Collects the counters of several loops. It is complete when the last reference to it is gone:
+/// each loop has answered, or dropped the question because it has ended.
+pub(super) struct Collector(Mutex<Collected>);
+
+struct Collected {
+    stats: Vec<Stats>,
+    then: Option<Box<dyn FnOnce(Stats) + Send>>,
+}
+
+impl Collector {
+    fn new(then: impl FnOnce(Stats) + Send + 'static) -> Self {
+        Self(Mutex::new(Collected { stats: Vec::new(), then: Some(Box::new(then)) }))
+    }
+
+    pub(super) fn add(&self, stats: Stats) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).stats.push(stats);
+    }
+}
+
+impl Drop for Collector {
+    fn drop(&mut self) {
+        let collected = self.0.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let stats = mem::take(&mut collected.stats);
+        if let Some(then) = collected.then.take()
+            && !stats.is_empty()
+        {
+            guarded(|| then(stats.into_iter().sum()));
+        }
+    }
 }
 
 /// Why a message was not [pushed](Handle::push). It was dropped, and nothing else happened.
@@ -56,6 +90,8 @@ struct Mailbox {
     limit: usize,
     /// The listeners that the server began with, each of which takes a descriptor.
     listeners: usize,
+    /// Descriptors that it uses beside those of connections and listeners.
+    others: AtomicUsize,
     /// `None` once the loop has ended.
     waiting: Mutex<Option<Waiting>>,
 }
@@ -72,11 +108,17 @@ const LEAST_MESSAGE: usize = 64;
 impl Inbox {
     pub(super) fn new(server: u32, limit: usize, listeners: usize) -> Self {
         let waiting = Mutex::new(Some(Waiting::default()));
-        Self(Arc::new(Mailbox { server, limit, listeners, waiting }))
+        let others = AtomicUsize::new(0);
+        Self(Arc::new(Mailbox { server, limit, listeners, others, waiting }))
     }
 
     pub(super) fn server(&self) -> u32 {
         self.0.server
+    }
+
+    /// Counts so many descriptors as used for other things than connections and listeners.
+    pub(super) fn set_other_descriptors(&self, number: usize) {
+        self.0.others.store(number, Ordering::Relaxed);
     }
 
     pub(super) fn take(&self) -> Vec<Command> {
@@ -85,7 +127,9 @@ impl Inbox {
 
     /// Nothing is taken any more: the loop has ended, though its server may still be there.
     pub(super) fn close(&self) {
-        *self.0.lock() = None;
+        let waiting = self.0.lock().take();
+        // Not under the lock: the end of a question may call the one who asked.
+        drop(waiting);
     }
 
     pub(super) fn handle(&self, waker: Arc<dyn Wake>) -> Handle {
@@ -129,7 +173,7 @@ impl LoopHandle {
 }
 
 impl Handle {
-    /// Stops accepting, finishes every unfinished `sendall`, half-closes, and ends the loop when
+    /// Waits for [`Limits::drain_delay`](super::Limits::drain_delay), stops accepting, finishes every unfinished `sendall`, half-closes, and ends the loop when
     /// the last connection is gone or the drain time-out has passed.
     pub fn drain(&self) {
         self.post(&Command::Drain);
@@ -138,6 +182,12 @@ impl Handle {
     /// Ends the loop at once. Connections with an unfinished answer are reset.
     pub fn stop(&self) {
         self.post(&Command::Stop);
+    }
+
+    /// Reloads keys and settings: calls [`Control::reload`](super::Control::reload) on its loop.
+    /// Without a control nothing happens.
+    pub fn reload(&self) {
+        self.post(&Command::Reload);
     }
 
     /// Judges digests by other keys from now on. Authenticated connections stay.
@@ -163,8 +213,8 @@ impl Handle {
     ///   were, and so does [`Config::recv_size`] if there is no memory for a new buffer.
     ///
     /// # Errors
-    /// [`BuildError::Zero`], [`BuildError::NoDescriptors`] or [`BuildError::Descriptors`], as when
-    /// building a server. Then nothing changes.
+    /// [`BuildError::Zero`], [`BuildError::DrainDelay`], [`BuildError::NoDescriptors`] or
+    /// [`BuildError::Descriptors`], as when building a server. Then nothing changes.
     pub fn reconfigure(
         &self,
         config: &Config,
@@ -173,8 +223,9 @@ impl Handle {
     ) -> Result<(), BuildError> {
         let loops = self.0.len();
         let Some(first) = self.0.first() else { return Ok(()) };
-        let limits = allowed_limits(Some(*limits), loops, first.mailbox.listeners)?;
-        refuse_zero(config, &limits.part(0, loops))?;
+        let others = self.0.iter().map(|one| one.mailbox.others.load(Ordering::Relaxed)).sum();
+        let limits = allowed_limits(Some(*limits), loops, first.mailbox.listeners, others)?;
+        refuse_impossible(config, &limits.part(0, loops))?;
         for (index, one) in self.0.iter().enumerate() {
             let (config, limits) = (config.clone(), limits.part(index, loops));
             let change = Reconfiguration { config, limits, trusted: trusted.to_vec() };
@@ -216,10 +267,18 @@ impl Handle {
             return None;
         }
         let (reply, stats) = mpsc::channel();
-        self.post(&Command::Stats(reply));
-        // A loop that does not answer has dropped the question.
-        let stats: Vec<Stats> = stats.iter().collect();
-        (!stats.is_empty()).then(|| stats.into_iter().sum())
+        self.with_stats(move |stats| drop(reply.send(stats)));
+        stats.recv().ok()
+    }
+
+    /// Calls `then` with the counters of all loops, as [`stats`](Self::stats) returns them, once
+    /// the last loop has answered; if all have ended, it is dropped. It waits for nothing, so a
+    /// handler, an observer or a control may use it.
+    ///
+    /// The last loop calls it, on its own thread, so `then` must not block. A panic in it ends it
+    /// alone.
+    pub fn with_stats(&self, then: impl FnOnce(Stats) + Send + 'static) {
+        self.post(&Command::Stats(Arc::new(Collector::new(then))));
     }
 
     fn post(&self, command: &Command) {

@@ -59,6 +59,7 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         self.acceptor.unauthenticated.trust(&trusted);
         // There may be room now.
         self.acceptor.end_pause();
+        self.replace_keyring(config.keyring.clone());
         (self.config, self.limits) = (config, limits);
     }
 

@@ -82,12 +82,13 @@ fn serve<H: Handler + Clone + Send>(
     let addresses = servers[0].addresses().context("cannot get the listening address")?;
     let handle = servers.iter().map(Server::handle).collect();
     let shown: Vec<String> = addresses.iter().map(SocketAddr::to_string).collect();
-    let start_line = format!("listening on {}: {settings}", shown.join(", "));
     let signals = signals.spawn(handle, log.clone(), Running::new(args, &settings))?;
     if let Some(port_file) = port_file {
         port_file.write(&addresses, log)?;
     }
-    log.print(Level::Normal, start_line);
+    let admin = servers[0].admin_address();
+    let admin = admin.map_or(String::new(), |address| format!(", admin endpoint {address}"));
+    log.print(Level::Normal, format_args!("listening on {}{admin}: {settings}", shown.join(", ")));
     let stats = run_workers(servers).context("the event loop failed")?;
     drop(signals);
     log.print(Level::Normal, journal::counters(&stats));
@@ -126,6 +127,10 @@ fn cannot_build(error: BuildError, settings: &Settings) -> Failure {
             }
             _ => Failure::with_message(Exit::Runtime, cannot_listen(address, &source)),
         },
+        BuildError::ListenAdmin { address, source } => {
+            let text = format!("--admin {address}: {source}");
+            Failure::with_message(Exit::Runtime, text)
+        }
         BuildError::Descriptors { .. } => {
             Failure::with_message(Exit::Usage, format!("--max-connections: {error}"))
         }

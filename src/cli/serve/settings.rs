@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use saltecho::auth::Keyring;
 use saltecho::proto::Config;
-use saltecho::server::{IpNet, Limits, Server, ServerBuilder};
+use saltecho::server::{AdminAddress, IpNet, Limits, Server, ServerBuilder};
 
 use super::{ServeArgs, cannot_build, journal};
 use crate::cli::failure::{Exit, Failure};
@@ -14,6 +14,7 @@ use crate::cli::keyfile::Keys;
 /// The settings of a server.
 pub(super) struct Settings {
     pub(super) listen: Vec<SocketAddr>,
+    admin: Option<AdminAddress>,
     pub(super) workers: usize,
     pub(super) config: Config,
     pub(super) limits: Limits,
@@ -26,10 +27,12 @@ impl Settings {
     /// Reads the keys and checks that all flags fit together and into this process.
     pub(super) fn check(args: &ServeArgs) -> Result<Self, Failure> {
         refuse_repeated(&args.listen)?;
+        args.refuse_exposed_admin()?;
         let keys = Keys::for_server(&args.keys, &args.listen)
             .map_err(|error| Failure::new(Exit::Usage, error))?;
         let settings = Self {
             listen: args.listen.clone(),
+            admin: args.admin.clone(),
             workers: usize::from(args.workers),
             config: args.config(keys.keyring),
             limits: args.admission.apply(args.limits())?,
@@ -44,8 +47,14 @@ impl Settings {
     /// The server with these settings, which is not yet built.
     pub(super) fn builder(&self) -> ServerBuilder {
         let trusted = self.trusted.iter().copied();
-        let builder = Server::builder().config(self.config.clone()).limits(self.limits);
-        self.listen.iter().fold(builder.trust(trusted), |builder, address| builder.listen(*address))
+        let mut builder = Server::builder().config(self.config.clone()).limits(self.limits);
+        for address in &self.listen {
+            builder = builder.listen(*address);
+        }
+        if let Some(address) = &self.admin {
+            builder = builder.admin(address.clone());
+        }
+        builder.trust(trusted)
     }
 }
 
@@ -62,6 +71,21 @@ impl fmt::Display for Settings {
 }
 
 impl ServeArgs {
+    /// Refuses an admin endpoint that other machines reach, unless that is allowed.
+    fn refuse_exposed_admin(&self) -> Result<(), Failure> {
+        match &self.admin {
+            Some(address) if !address.is_local() && !self.admin_exposed => {
+                let text = format!(
+                    "--admin {address} can be reached from other machines, which could list and \
+                     kill connections and stop the server: use a loopback address or unix:PATH, or \
+                     allow it with --admin-exposed"
+                );
+                Err(Failure::with_message(Exit::Usage, text))
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn config(&self, keyring: Keyring) -> Config {
         let mut config = Config::new(keyring);
         config.auth_timeout = self.auth_timeout.0;
@@ -75,7 +99,10 @@ impl ServeArgs {
     fn limits(&self) -> Limits {
         let mut limits = match self.max_connections {
             Some(number) => Limits::for_connections(number as usize),
-            None => Limits::for_workers(self.workers.into(), self.listen.len()),
+            None => {
+                let admin = self.admin.as_ref().map_or(0, |_| Limits::DESCRIPTORS_OF_ADMIN);
+                Limits::for_workers(self.workers.into(), self.listen.len(), admin)
+            }
         };
         limits.backlog = self.backlog;
         limits.drain_timeout = self.drain_timeout.0;
