@@ -419,7 +419,7 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
             let id = self.reactor.slots.id_from(next?)?;
             let slot = self.reactor.slots.get_mut(id).expect("it was found just now");
             slot.connection.close(CloseReason::Drained);
-            self.reactor.requeue(id);
+            self.pump(id);
             next = Some(id.index + 1);
         }
         next
