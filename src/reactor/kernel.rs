@@ -20,6 +20,8 @@ pub trait Kernel {
     type Listener;
     /// A connected stream socket.
     type Stream;
+    /// A listening socket of an admin endpoint, whose clients come over TCP or a Unix socket.
+    type AdminListener;
 
     /// Reads the monotonic clock.
     fn now(&mut self) -> Monotonic;
@@ -74,6 +76,23 @@ pub trait Kernel {
         &mut self,
         listener: &mut Self::Listener,
     ) -> io::Result<(Self::Stream, Option<SocketAddr>)>;
+
+    /// Starts events for the listener of an admin endpoint.
+    ///
+    /// # Errors
+    /// Whatever the system says.
+    fn register_admin_listener(
+        &mut self,
+        listener: &mut Self::AdminListener,
+        token: Token,
+    ) -> io::Result<()>;
+
+    /// `accept()` for an admin endpoint. When the process has no descriptor left, one client at a
+    /// time is still accepted, with a descriptor that the listener keeps for that.
+    ///
+    /// # Errors
+    /// Those of accept(2), unfiltered.
+    fn accept_admin(&mut self, listener: &mut Self::AdminListener) -> io::Result<Self::Stream>;
 
     /// Accepts one client and closes it at once, so that it learns that it is not served. Works
     /// when the process has no descriptor left, by giving up a spare one for the moment.

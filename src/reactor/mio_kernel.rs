@@ -1,12 +1,13 @@
 use std::io;
 use std::mem::offset_of;
 use std::net::{Shutdown, SocketAddr};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mio::event::Event;
 use mio::net::{TcpListener, TcpStream, UnixStream};
+use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll};
 use rand::rngs::{SmallRng, SysRng};
 use rand::{RngExt, SeedableRng, TryRng};
@@ -16,6 +17,7 @@ use signal_hook::iterator::backend::SignalDelivery;
 use signal_hook::iterator::exfiltrator::WithRawSiginfo;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
+use super::AdminListener;
 use super::slots::Token;
 use super::{Close, Kernel, Liveness, Ready, Wake};
 use crate::auth::Challenge;
@@ -167,6 +169,7 @@ const NINE_HOURS: Duration = Duration::from_secs(32_767);
 impl Kernel for MioKernel {
     type Listener = TcpListener;
     type Stream = TcpStream;
+    type AdminListener = AdminListener;
 
     fn now(&mut self) -> Monotonic {
         Monotonic::ZERO.saturating_add(self.clock_zero.elapsed())
@@ -235,6 +238,23 @@ impl Kernel for MioKernel {
         listener: &mut TcpListener,
     ) -> io::Result<(TcpStream, Option<SocketAddr>)> {
         listener.accept().map(|(stream, peer)| (stream, Some(peer)))
+    }
+
+    fn register_admin_listener(
+        &mut self,
+        listener: &mut AdminListener,
+        token: Token,
+    ) -> io::Result<()> {
+        let fd = listener.as_fd().as_raw_fd();
+        let token = mio::Token(token.as_raw());
+        self.poll.registry().register(&mut SourceFd(&fd), token, Interest::READABLE)
+    }
+
+    /// To every call that a loop makes a stream is a descriptor, so one of a Unix socket serves as
+    /// mio's TcpStream: a type that tells the two apart would cost each connection's slot its size.
+    fn accept_admin(&mut self, listener: &mut AdminListener) -> io::Result<TcpStream> {
+        let stream = std::net::TcpStream::from(listener.accept()?);
+        Ok(TcpStream::from_std(stream))
     }
 
     fn shed(&mut self, listener: &mut TcpListener) -> io::Result<()> {
@@ -381,9 +401,7 @@ impl RandomPool {
 
 #[cfg(test)]
 mod tests {
-    use std::os::fd::{AsRawFd, RawFd};
-
-    use mio::unix::SourceFd;
+    use std::os::fd::RawFd;
 
     use super::*;
 

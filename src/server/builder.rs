@@ -3,7 +3,10 @@ use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::thread::JoinHandle;
 
 use super::limits::descriptor_limit;
-use super::{Control, Handle, IpNet, Limits, Observer, Server, Stats, run_workers};
+use super::{
+    AdminAddress, AdminListener, Control, Handle, IpNet, Limits, Observer, Server, Stats,
+    run_workers,
+};
 use crate::auth::Keyring;
 use crate::proto::{Config, Handler, Upper};
 use crate::reactor::{Kernel, ListenOptions, MioKernel};
@@ -26,12 +29,20 @@ pub struct ServerBuilder<H = Upper> {
     /// Why an address was none.
     unresolved: Option<io::Error>,
     listeners: Vec<TcpListener>,
+    admin: Option<Endpoint>,
     config: Config,
     limits: Option<Limits>,
     trusted: Vec<IpNet>,
+    records: bool,
     handler: H,
     observer: Option<Box<dyn Observer>>,
     control: Option<(Box<dyn Control>, Vec<i32>)>,
+}
+
+/// An admin endpoint, to be opened or already open.
+enum Endpoint {
+    At(AdminAddress),
+    Open(AdminListener),
 }
 
 /// Why a server could not be built.
@@ -49,6 +60,14 @@ pub enum BuildError {
     Listen {
         /// The address.
         address: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The address of the admin endpoint cannot be had.
+    #[error("cannot listen on {address} for the admin endpoint: {source}")]
+    ListenAdmin {
+        /// The address.
+        address: AdminAddress,
         /// What the system said.
         source: io::Error,
     },
@@ -105,9 +124,11 @@ impl ServerBuilder {
             addresses: Vec::new(),
             unresolved: None,
             listeners: Vec::new(),
+            admin: None,
             config: Config::new(Keyring::demo()),
             limits: None,
             trusted: Vec::new(),
+            records: false,
             handler: Upper,
             observer: None,
             control: None,
@@ -135,6 +156,22 @@ impl<H: Handler + Clone> ServerBuilder<H> {
     #[must_use]
     pub fn listener(mut self, listener: TcpListener) -> Self {
         self.listeners.push(listener);
+        self
+    }
+
+    /// Serves an admin endpoint at this address: HTTP for probes, lists of connections and a few
+    /// actions (docs/OPERATIONS.md). Everyone who reaches the address may use it, so it should be a
+    /// Unix socket or a loopback address. Of several servers the first has it.
+    #[must_use]
+    pub fn admin(mut self, address: AdminAddress) -> Self {
+        self.admin = Some(Endpoint::At(address));
+        self
+    }
+
+    /// The same at a socket that listens already.
+    #[must_use]
+    pub fn admin_listener(mut self, listener: AdminListener) -> Self {
+        self.admin = Some(Endpoint::Open(listener));
         self
     }
 
@@ -168,18 +205,27 @@ impl<H: Handler + Clone> ServerBuilder<H> {
         self
     }
 
+    /// Keeps a record of each connection, for the observer; see [`Server::keep_records`].
+    #[must_use]
+    pub const fn records(mut self, keep: bool) -> Self {
+        self.records = keep;
+        self
+    }
+
     /// What authenticated connections answer; each gets a clone.
     #[must_use]
     pub fn handler<N: Handler + Clone>(self, handler: N) -> ServerBuilder<N> {
-        let Self { addresses, unresolved, listeners, config, limits, .. } = self;
-        let Self { trusted, observer, control, .. } = self;
+        let Self { addresses, unresolved, listeners, admin, config, limits, .. } = self;
+        let Self { trusted, records, observer, control, .. } = self;
         ServerBuilder {
             addresses,
             unresolved,
             listeners,
+            admin,
             config,
             limits,
             trusted,
+            records,
             handler,
             observer,
             control,
@@ -225,7 +271,8 @@ impl<H: Handler + Clone> ServerBuilder<H> {
             return Err(BuildError::Address(error));
         }
         let addresses = self.addresses.len() + self.listeners.len();
-        let limits = allowed_limits(self.limits, workers, addresses)?;
+        let others = self.admin.as_ref().map_or(0, |_| Limits::DESCRIPTORS_OF_ADMIN);
+        let limits = allowed_limits(self.limits, workers, addresses, others)?;
         self.check(workers, &limits.part(0, workers.max(1)))?;
         let kernels = (0..workers).map(|_| MioKernel::new(limits.events_per_poll));
         let mut kernels = kernels.collect::<io::Result<Vec<_>>>()?;
@@ -256,9 +303,15 @@ impl<H: Handler + Clone> ServerBuilder<H> {
             Server::with_kernel(kernel, listeners, config, limits, self.handler.clone())
         });
         let mut servers = servers.collect::<io::Result<Vec<_>>>()?;
-        servers.iter_mut().for_each(|server| server.trust(&self.trusted));
+        for server in &mut servers {
+            server.trust(&self.trusted);
+            server.keep_records(self.records);
+        }
         if let Some(observer) = self.observer {
             servers[0].set_observer(observer);
+        }
+        if let Some(endpoint) = self.admin {
+            servers[0].set_admin(endpoint.open()?)?;
         }
         if let Some((control, _)) = self.control {
             let all = servers.iter().map(Server::handle).collect();
@@ -319,20 +372,31 @@ impl<H: Handler + Clone> ServerBuilder<H> {
     }
 }
 
+impl Endpoint {
+    fn open(self) -> Result<AdminListener, BuildError> {
+        match self {
+            Self::Open(listener) => Ok(listener),
+            Self::At(address) => AdminListener::bind(&address)
+                .map_err(|source| BuildError::ListenAdmin { address, source }),
+        }
+    }
+}
+
 /// The limits asked for, if the process may have that many descriptors; else its own defaults.
 fn allowed_limits(
     asked: Option<Limits>,
     workers: usize,
     addresses: usize,
+    others: usize,
 ) -> Result<Limits, BuildError> {
     let limit = descriptor_limit();
     // Down to the minimum that the loops themselves need; the default reserve is comfort.
-    let own = Limits::least_reserved(workers, addresses);
+    let own = Limits::least_reserved(workers, addresses).saturating_add(others);
     let needed = own.saturating_add(workers);
     if needed > limit {
         return Err(BuildError::NoDescriptors { needed, limit });
     }
-    let Some(asked) = asked else { return Ok(Limits::for_workers(workers, addresses)) };
+    let Some(asked) = asked else { return Ok(Limits::for_workers(workers, addresses, others)) };
     let needed = asked.connections.saturating_add(own);
     if needed > limit {
         return Err(BuildError::Descriptors { wanted: asked.connections, needed, limit });
@@ -344,6 +408,7 @@ fn allowed_limits(
 #[derive(Debug)]
 pub struct Running {
     addresses: Vec<SocketAddr>,
+    admin: Option<AdminAddress>,
     handle: Handle,
     thread: Option<JoinHandle<io::Result<Stats>>>,
 }
@@ -352,17 +417,23 @@ impl Running {
     fn start<H: Handler + Clone + Send + 'static>(
         servers: Vec<Server<MioKernel, H>>,
     ) -> Result<Self, BuildError> {
-        let addresses = servers.first().expect("there is one at least").addresses()?;
+        let first = servers.first().expect("there is one at least");
+        let (addresses, admin) = (first.addresses()?, first.admin_address().cloned());
         let handle = servers.iter().map(Server::handle).collect();
         let thread = std::thread::Builder::new()
             .name("saltecho".to_owned())
             .spawn(move || run_workers(servers))?;
-        Ok(Self { addresses, handle, thread: Some(thread) })
+        Ok(Self { addresses, admin, handle, thread: Some(thread) })
     }
 
     /// Where it listens, in the order in which it was told to.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
+    }
+
+    /// Where its admin endpoint listens, if it has one.
+    pub const fn admin_address(&self) -> Option<&AdminAddress> {
+        self.admin.as_ref()
     }
 
     /// Reaches into its loop.

@@ -85,15 +85,19 @@ impl Limits {
     /// waker, the spare one.
     pub const DESCRIPTORS_OF_A_WORKER: usize = 3;
 
+    /// Descriptors of an admin endpoint: its listener, its clients, and one in reserve.
+    pub const DESCRIPTORS_OF_ADMIN: usize = super::admin::DESCRIPTORS;
+
     /// The defaults for this process, whose soft limit on descriptors is raised to the hard one.
     pub fn for_process() -> Self {
-        Self::for_workers(1, 1)
+        Self::for_workers(1, 1, 0)
     }
 
     /// The defaults for all the loops of this process together, each with a listener at each of
-    /// so many addresses.
-    pub fn for_workers(workers: usize, addresses: usize) -> Self {
-        let others = Self::least_reserved(workers, addresses) - Self::LEAST_RESERVED_DESCRIPTORS;
+    /// so many addresses, and so many other descriptors that are in use from the start.
+    pub fn for_workers(workers: usize, addresses: usize, others: usize) -> Self {
+        let least = Self::least_reserved(workers, addresses).saturating_add(others);
+        let others = least - Self::LEAST_RESERVED_DESCRIPTORS;
         Self::for_descriptors(descriptor_limit().saturating_sub(others))
     }
 

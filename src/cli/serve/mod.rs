@@ -60,6 +60,7 @@ fn serve<H: Handler + Clone + Send>(
 ) -> Result<(), Failure> {
     let listen = args.addresses(&passed);
     refuse_repeated(&listen)?;
+    args.refuse_exposed_admin()?;
     let passed_addresses = passed.service.iter().map(TcpListener::local_addr);
     let passed_addresses = passed_addresses.collect::<io::Result<Vec<_>>>();
     let addresses = passed_addresses.context("cannot get the address of a socket passed")?;
@@ -91,6 +92,9 @@ fn serve<H: Handler + Clone + Send>(
     for listener in passed.service {
         builder = builder.listener(listener);
     }
+    if let Some(address) = &args.admin {
+        builder = builder.admin(address.clone());
+    }
     let control = ServiceControl::new(log, &args.keys, &addresses, limits.drain_delay)
         .map_err(|error| Failure::new(Exit::Usage, error))?;
     let builder = builder.control(Box::new(control), &not_ignored(&SIGNALS));
@@ -104,13 +108,30 @@ fn serve<H: Handler + Clone + Send>(
         port_file.write(&addresses, log)?;
     }
     let shown: Vec<String> = addresses.iter().map(SocketAddr::to_string).collect();
-    log.print(Level::Normal, format_args!("listening on {}: {settings}", shown.join(", ")));
+    let admin = servers[0].admin_address();
+    let admin = admin.map_or(String::new(), |address| format!(", admin endpoint {address}"));
+    log.print(Level::Normal, format_args!("listening on {}{admin}: {settings}", shown.join(", ")));
     let stats = run_workers(servers).context("the event loop failed")?;
     log.print(Level::Normal, journal::counters(&stats));
     journal::check(&stats)
 }
 
 impl ServeArgs {
+    /// Refuses an admin endpoint that other machines reach, unless that is allowed.
+    fn refuse_exposed_admin(&self) -> Result<(), Failure> {
+        match &self.admin {
+            Some(address) if !address.is_local() && !self.admin_exposed => {
+                let text = format!(
+                    "--admin {address} can be reached from other machines, which could list and \
+                     kill connections and stop the server: use a loopback address or unix:PATH, or \
+                     allow it with --admin-exposed"
+                );
+                Err(Failure::with_message(Exit::Usage, text))
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn config(&self, keyring: Keyring) -> Config {
         let mut config = Config::new(keyring);
         config.auth_timeout = self.auth_timeout.0;
@@ -133,7 +154,10 @@ impl ServeArgs {
     fn limits(&self, addresses: usize) -> Limits {
         let mut limits = match self.max_connections {
             Some(number) => Limits::for_connections(number as usize),
-            None => Limits::for_workers(self.workers.into(), addresses),
+            None => {
+                let admin = self.admin.as_ref().map_or(0, |_| Limits::DESCRIPTORS_OF_ADMIN);
+                Limits::for_workers(self.workers.into(), addresses, admin)
+            }
         };
         limits.backlog = self.backlog;
         limits.drain_delay = self.drain_delay.0.unwrap_or_default();
@@ -189,6 +213,10 @@ fn build<H: Handler + Clone>(
                 args.drain_delay, args.drain_timeout
             );
             Failure::with_message(Exit::Usage, text)
+        }
+        BuildError::ListenAdmin { address, source } => {
+            let text = format!("--admin {address}: {source}");
+            Failure::with_message(Exit::Runtime, text)
         }
         BuildError::Descriptors { .. } => {
             Failure::with_message(Exit::Usage, format!("--max-connections: {error}"))
