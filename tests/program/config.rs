@@ -90,7 +90,10 @@ fn checks_are_those_of_serve() {
     let key = files.key("key", "a key that is long enough\n");
     let exposed = files.write("exposed", b"a key that is long enough\n", 0o644);
     for (text, words) in [
-        ("listen = []".to_owned(), "there is no address to listen on"),
+        (
+            "drain-delay = '25s'".to_owned(),
+            "--drain-delay 25s must be shorter than --drain-timeout",
+        ),
         ("listen = ['127.0.0.1:1', '127.0.0.1:1']".to_owned(), "is given twice"),
         ("listen = ['0.0.0.0:1']".to_owned(), "the demo key is public"),
         ("max-connections = 90000000".to_owned(), "--max-connections: room for 90000000 takes"),
@@ -133,7 +136,7 @@ fn the_flag_overrides_the_variable_which_overrides_the_file_which_overrides_the_
     shown.expect(0, &[]);
     let shown = stdout(&shown);
     for (setting, origin) in [
-        ("listen = [\"127.0.0.1:9999\"]", "default"),
+        ("#listen = [\"ADDR\"]", "default"),
         ("#key-file = \"FILE\"", "default"),
         ("trust = [\"10.0.0.0/8\", \"192.0.2.1\"]", "saltecho.toml:4"),
         ("auth-timeout = \"1s\"", "saltecho.toml:1"),

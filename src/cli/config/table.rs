@@ -238,10 +238,11 @@ fn value(arg: &Arg, matches: &ArgMatches) -> Option<String> {
     to_toml(arg, &words)
 }
 
-/// Writes words of the command line as a value; `None` if there are none, unless it is a list.
+/// Writes words of the command line as a value; `None` if there are none.
 pub(super) fn to_toml(arg: &Arg, words: &[String]) -> Option<String> {
     let quoted = |word: &String| toml::Value::String(word.clone()).to_string();
     match kind(arg) {
+        Kind::List if words.is_empty() => None,
         Kind::List => {
             Some(format!("[{}]", words.iter().map(quoted).collect::<Vec<_>>().join(", ")))
         }
@@ -254,7 +255,11 @@ pub(super) fn to_toml(arg: &Arg, words: &[String]) -> Option<String> {
 pub(super) fn placeholder(arg: &Arg) -> String {
     let name = arg.get_value_names().and_then(|names| names.first());
     let name = name.map_or("VALUE", |name| name.as_str());
-    if kind(arg) == Kind::Text { format!("{name:?}") } else { name.to_owned() }
+    match kind(arg) {
+        Kind::Text => format!("{name:?}"),
+        Kind::List => format!("[{name:?}]"),
+        Kind::Number | Kind::Switch => name.to_owned(),
+    }
 }
 
 #[cfg(test)]

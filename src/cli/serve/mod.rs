@@ -1,35 +1,41 @@
 //! `saltecho serve`: from flags to running event loops.
 
+mod activation;
 mod admission;
 mod args;
+mod control;
 mod journal;
+mod notify;
 mod port_file;
 mod reload;
 mod settings;
-mod signals;
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 
 use anyhow::Context;
 use saltecho::proto::{Handler, Identity, Upper};
-use saltecho::server::{BuildError, Server, run_workers};
+use saltecho::server::{BuildError, run_workers};
 use signal_hook::consts::SIGHUP;
 
+use self::activation::Passed;
+use self::control::{SIGNALS, ServiceControl};
 use self::journal::Reporter;
 use self::port_file::PortFile;
 use self::reload::Running;
 use self::settings::Settings;
-use self::signals::Signals;
 
 use crate::cli::failure::{Exit, Failure};
 use crate::cli::keyfile::is_loopback;
 use crate::cli::log::{Level, Log};
 use crate::cli::reply::Reply;
 use crate::cli::signals::not_ignored;
+use crate::cli::values::Limit;
 pub(super) use args::ServeArgs;
 
 pub(super) fn run(args: &ServeArgs) -> Result<(), Failure> {
+    // Before the second thread is there.
+    let passed = Passed::take().map_err(|error| Failure::new(Exit::Usage, error))?;
     let level = match (args.quiet, args.verbose) {
         (true, _) => Level::Quiet,
         (false, true) => Level::Verbose,
@@ -37,8 +43,8 @@ pub(super) fn run(args: &ServeArgs) -> Result<(), Failure> {
     };
     let (log, log_thread) = Log::start(level).context("cannot start a thread for the log")?;
     let result = match args.reply {
-        Reply::Upper => serve(args, &log, Upper),
-        Reply::Same => serve(args, &log, Identity),
+        Reply::Upper => serve(args, passed, &log, Upper),
+        Reply::Same => serve(args, passed, &log, Identity),
     };
     // An error is printed last, and only if stderr is not stalled.
     drop(log);
@@ -51,21 +57,24 @@ pub(super) fn run(args: &ServeArgs) -> Result<(), Failure> {
 /// Makes every check of [`run`] that opens no socket and changes nothing; returns the settings in
 /// one line.
 pub(super) fn check(args: &ServeArgs) -> Result<String, Failure> {
-    let settings = Settings::check(args)?;
+    let settings = Settings::check(args, &[])?;
     find_port_file(args)?;
     Ok(settings.to_string())
 }
 
 fn serve<H: Handler + Clone + Send>(
     args: &ServeArgs,
+    passed: Passed,
     log: &Log,
     handler: H,
 ) -> Result<(), Failure> {
-    let settings = Settings::check(args)?;
-    warn_of_exposure(args, log);
+    let passed_addresses = passed.service.iter().map(TcpListener::local_addr);
+    let passed_addresses = passed_addresses.collect::<io::Result<Vec<_>>>();
+    let passed_addresses = passed_addresses.context("cannot get the address of a socket passed")?;
+    let settings = Settings::check(args, &passed_addresses)?;
+    warn_of_exposure(args, &settings.addresses(), log);
     let usage = |error| Failure::new(Exit::Usage, error);
     let port_file = find_port_file(args)?.map(PortFile::clear).transpose().map_err(usage)?;
-    let signals = Signals::catch()?;
     let is_reloaded = args.keys.key_file.is_some() || args.effective.file.is_some();
     if is_reloaded && not_ignored(&[SIGHUP]).is_empty() {
         log.print(
@@ -73,24 +82,26 @@ fn serve<H: Handler + Clone + Send>(
             "SIGHUP was ignored at startup (by nohup?), so it reloads nothing",
         );
     }
-    let servers = settings.builder().handler(handler).build_workers(settings.workers);
+    let control = ServiceControl::new(log, Running::new(args, &settings)).map_err(usage)?;
+    let mut builder = settings.builder().control(Box::new(control), &not_ignored(&SIGNALS));
+    for listener in passed.service {
+        builder = builder.listener(listener);
+    }
+    let servers = builder.handler(handler).build_workers(settings.workers);
     let mut servers = servers.map_err(|error| cannot_build(error, &settings))?;
     for (server, number) in servers.iter_mut().zip(1..) {
         let worker = (settings.workers > 1).then_some(number);
         server.set_observer(Box::new(Reporter::new(log.clone(), worker)));
     }
     let addresses = servers[0].addresses().context("cannot get the listening address")?;
-    let handle = servers.iter().map(Server::handle).collect();
-    let shown: Vec<String> = addresses.iter().map(SocketAddr::to_string).collect();
-    let signals = signals.spawn(handle, log.clone(), Running::new(args, &settings))?;
     if let Some(port_file) = port_file {
         port_file.write(&addresses, log)?;
     }
+    let shown: Vec<String> = addresses.iter().map(SocketAddr::to_string).collect();
     let admin = servers[0].admin_address();
     let admin = admin.map_or(String::new(), |address| format!(", admin endpoint {address}"));
     log.print(Level::Normal, format_args!("listening on {}{admin}: {settings}", shown.join(", ")));
     let stats = run_workers(servers).context("the event loop failed")?;
-    drop(signals);
     log.print(Level::Normal, journal::counters(&stats));
     journal::check(&stats)
 }
@@ -105,11 +116,11 @@ fn find_port_file(args: &ServeArgs) -> Result<Option<PortFile>, Failure> {
     found.transpose().map_err(|error| Failure::new(Exit::Usage, error))
 }
 
-fn warn_of_exposure(args: &ServeArgs, log: &Log) {
+fn warn_of_exposure(args: &ServeArgs, addresses: &[SocketAddr], log: &Log) {
     if args.keys.key_file.is_none() {
         log.warn("using the demo key, which is public; use your own with -k FILE");
     }
-    if let Some(address) = args.listen.iter().find(|address| !is_loopback(address)) {
+    if let Some(address) = addresses.iter().find(|address| !is_loopback(address)) {
         log.warn(format_args!(
             "{address} can be reached from other machines, and nothing is encrypted: traffic can \
              be read and changed on the way"
@@ -127,6 +138,14 @@ fn cannot_build(error: BuildError, settings: &Settings) -> Failure {
             }
             _ => Failure::with_message(Exit::Runtime, cannot_listen(address, &source)),
         },
+        BuildError::DrainDelay { delay, timeout } => {
+            let [delay, timeout] = [delay, timeout].map(|time| Limit(Some(time)));
+            let text = format!(
+                "--drain-delay {delay} must be shorter than --drain-timeout {timeout}, which begins \
+                 with it"
+            );
+            Failure::with_message(Exit::Usage, text)
+        }
         BuildError::ListenAdmin { address, source } => {
             let text = format!("--admin {address}: {source}");
             Failure::with_message(Exit::Runtime, text)

@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use saltecho::server::Handle;
 
@@ -13,7 +14,7 @@ use crate::cli::log::{Level, Log};
 use crate::cli::on_own_stack;
 
 /// The keys that take effect in a running server. Every other needs a restart.
-const LIVE: [&str; 17] = [
+const LIVE: [&str; 18] = [
     "key-file",
     "allow-exposed-key",
     "allow-weak-key",
@@ -29,6 +30,7 @@ const LIVE: [&str; 17] = [
     "auth-timeout",
     "idle-timeout",
     "send-timeout",
+    "drain-delay",
     "drain-timeout",
     "spin",
 ];
@@ -41,11 +43,13 @@ pub(super) struct Running {
     /// Whether there is a file to read again.
     has_configuration: bool,
     has_key_file: bool,
+    drain_delay: Duration,
 }
 
 /// What cannot change while it runs.
 struct Started {
     listen: Vec<SocketAddr>,
+    passed: Vec<SocketAddr>,
     workers: u16,
     backlog: u32,
     keepalive: bool,
@@ -68,12 +72,14 @@ impl Running {
             settings: args.effective.settings.clone(),
             started: Started {
                 listen: settings.listen.clone(),
+                passed: settings.passed.clone(),
                 workers: args.workers,
                 backlog: args.backlog,
                 keepalive: settings.config.keepalive.is_some(),
             },
             has_configuration: args.effective.file.is_some(),
             has_key_file: args.keys.key_file.is_some(),
+            drain_delay: settings.limits.drain_delay,
         }
     }
 
@@ -93,14 +99,15 @@ impl Running {
             return Err(Failure::with_message(Exit::Usage, text.to_owned()));
         }
         // Also what needs a restart has to be right: it must not come up then.
-        Settings::check(&args)?;
+        Settings::check(&args, &self.started.passed)?;
         (args.listen, args.workers) = (self.started.listen.clone(), self.started.workers);
         args.backlog = self.started.backlog;
-        let settings = Settings::check(&args)?;
+        let settings = Settings::check(&args, &self.started.passed)?;
         server
             .reconfigure(&settings.config, &settings.limits, &settings.trusted)
             .map_err(|error| cannot_build(error, &settings))?;
         let (changed, waiting) = self.compare(&args.effective.settings);
+        self.drain_delay = settings.limits.drain_delay;
         self.has_key_file = args.keys.key_file.is_some();
         Ok(Report {
             keys: self.has_key_file.then_some(settings.keys),
@@ -132,16 +139,13 @@ impl Running {
         (changed, waiting)
     }
 
-    /// Reloads, and logs what came of it.
-    pub(super) fn reload_and_log(&mut self, server: &Handle, log: &Log) {
-        match self.reload(server) {
-            Ok(report) => report.log(log),
-            Err(failure) => log
-                .warn_at(Level::Quiet, format_args!("{}: {}", self.not_reloaded(), failure.text())),
-        }
+    /// The time between a request to drain and the end of accepting.
+    pub(super) fn drain_delay(&self) -> Duration {
+        self.drain_delay
     }
 
-    fn not_reloaded(&self) -> &'static str {
+    /// What to say before the error of a reload.
+    pub(super) fn not_reloaded(&self) -> &'static str {
         match self.has_configuration {
             true => "configuration not reloaded, the old one stays in force",
             false => "keys not reloaded, the old ones stay valid",
@@ -155,7 +159,7 @@ fn shown(setting: &Setting) -> &str {
 }
 
 impl Report {
-    fn log(&self, log: &Log) {
+    pub(super) fn log(&self, log: &Log) {
         for line in self.reloaded() {
             log.print(Level::Normal, line);
         }
@@ -196,7 +200,7 @@ mod tests {
     fn settings(flags: &[&str]) -> Settings {
         let words = ["saltecho", "serve"].iter().chain(flags);
         let Command::Serve(args) = Cli::parse_from(words).command else { unreachable!() };
-        Settings::check(&args).unwrap()
+        Settings::check(&args, &[]).unwrap()
     }
 
     /// Everything that a running loop is given.
