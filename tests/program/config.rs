@@ -219,3 +219,21 @@ fn a_key_may_be_a_credential() {
     assert!(!server.start_line.contains("demo"), "{}", server.start_line);
     server.finish();
 }
+
+#[test]
+fn a_mounted_key_may_be_readable_by_the_group_if_root_owns_it() {
+    let files = Files::new();
+    let is_root = rustix::process::geteuid().is_root();
+    for (mode, is_fine) in [(0o400, true), (0o440, is_root), (0o640, is_root), (0o444, false)] {
+        let key = files.write("key", b"a key that is long enough\n", mode);
+        let text = format!("key-file = '{key}'\n");
+        let checked = run_with(&text, &["config", "check", NAME], &[]);
+        match is_fine {
+            true => checked.expect(0, &[]),
+            false => checked.expect(2, &["other users have access", "--allow-exposed-key"]),
+        }
+        let text = text + "allow-exposed-key = true\n";
+        run_with(&text, &["config", "check", NAME], &[]).expect(0, &[]);
+        std::fs::remove_file(key).unwrap();
+    }
+}
