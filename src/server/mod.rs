@@ -16,6 +16,7 @@ mod handle;
 mod keepalive;
 mod limits;
 mod observer;
+mod proxied;
 mod pump;
 mod stats;
 mod workers;
@@ -31,7 +32,7 @@ use accept::{Acceptor, Listening, Purpose};
 use handle::{Command, Inbox};
 use keepalive::Keepalive;
 
-use crate::proto::{CloseReason, Config, Connection, Handler, Upper, guarded};
+use crate::proto::{CloseReason, Config, Connection, Handler, State, Upper, guarded};
 use crate::python::Monotonic;
 use crate::reactor::{Close, Kernel, MioKernel, Reactor, Ready, Target, Token};
 
@@ -107,7 +108,7 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         let mut registered = Vec::with_capacity(listeners.len());
         for (index, mut listener) in listeners.into_iter().enumerate() {
             kernel.register_listener(&mut listener, Token::listener(index))?;
-            registered.push(Listening::new(listener, Purpose::Service));
+            registered.push(Listening::new(listener, Purpose::Service { proxied: false }));
         }
         // It tells the peers of several servers in one process apart; 0 is no server's.
         static NUMBER: AtomicU32 = AtomicU32::new(1);
@@ -253,6 +254,9 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         let now = self.reactor.now();
         let Some(slot) = self.reactor.slots.get_mut(id) else { return };
         let known = slot.connection.has_authenticated();
+        if !known && slot.connection.state() == State::AwaitHeader {
+            return self.pump_header(id);
+        }
         let unfinished = pump::pump(
             &mut self.reactor.kernel,
             &self.config,
