@@ -4,8 +4,10 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::Args;
+use clap::builder::ArgPredicate;
 
 use super::admission::AdmissionArgs;
+use super::proxy::ProxyArgs;
 use crate::cli::address::listen_address;
 use crate::cli::keyfile::KeyArgs;
 use crate::cli::reply::Reply;
@@ -24,7 +26,11 @@ pub(in crate::cli) struct ServeArgs {
     #[arg(short, long, value_name = "ADDR", default_value = "127.0.0.1:9999")]
     #[arg(env = "SALTECHO_LISTEN", hide_env_values = true)]
     #[arg(value_delimiter = ',', value_parser = listen_address)]
+    #[arg(default_value_if("listen_proxy", ArgPredicate::IsPresent, None))]
     pub(super) listen: Vec<SocketAddr>,
+
+    #[command(flatten)]
+    pub(super) proxy: ProxyArgs,
 
     #[command(flatten)]
     pub(super) keys: KeyArgs,
@@ -113,4 +119,5 @@ Examples:
   saltecho serve
   saltecho serve -v --recv-size 1k --idle-timeout 10m
   saltecho serve -k saltecho.key --mac sha256
-  saltecho serve -l 127.0.0.1:0 -l 127.0.0.2:0 --port-file ports";
+  saltecho serve -l 127.0.0.1:0 -l 127.0.0.2:0 --port-file ports
+  saltecho serve -l 0.0.0.0:9999 --proxy require --proxy-trust 192.0.2.1";

@@ -4,6 +4,7 @@ mod admission;
 mod args;
 mod journal;
 mod port_file;
+mod proxy;
 mod signals;
 
 use std::io;
@@ -18,6 +19,7 @@ use signal_hook::consts::SIGHUP;
 
 use self::journal::Reporter;
 use self::port_file::PortFile;
+use self::proxy::Place;
 use self::signals::Signals;
 
 use crate::cli::failure::{Exit, Failure};
@@ -51,10 +53,13 @@ fn serve<H: Handler + Clone + Send>(
     log: &Log,
     handler: H,
 ) -> Result<(), Failure> {
-    refuse_repeated(&args.listen)?;
-    let keys = Keys::for_server(&args.keys, &args.listen)
-        .map_err(|error| Failure::new(Exit::Usage, error))?;
-    warn_of_exposure(args, log);
+    let places = args.proxy.places(&args.listen);
+    refuse_repeated(&places)?;
+    let listen: Vec<SocketAddr> = places.iter().map(|place| place.address).collect();
+    let keys =
+        Keys::for_server(&args.keys, &listen).map_err(|error| Failure::new(Exit::Usage, error))?;
+    warn_of_exposure(args, &listen, log);
+    args.proxy.warn(&places, log);
     let port_file = args.port_file.as_deref();
     let port_file = port_file
         .map(|path| PortFile::prepare(path, args.keys.key_file.as_deref()))
@@ -67,16 +72,21 @@ fn serve<H: Handler + Clone + Send>(
             "SIGHUP was ignored at startup (by nohup?), so it does not reload the keys",
         );
     }
-    let (config, limits) = (args.config(keys.keyring), args.admission.apply(args.limits())?);
+    let (config, limits) =
+        (args.config(keys.keyring), args.admission.apply(args.limits(places.len()))?);
     let workers = usize::from(args.workers);
     let settings = journal::settings(&config, &limits, &keys.names, workers);
-    let settings = settings + &args.admission.settings();
+    let settings = settings + &args.admission.settings() + &args.proxy.settings(&places);
     let trusted = args.admission.trusted().iter().copied();
     let mut builder = Server::builder().config(config).limits(limits).trust(trusted);
-    for address in &args.listen {
-        builder = builder.listen(*address);
+    builder = builder.trust_proxies(args.proxy.trusted().iter().copied());
+    for place in &places {
+        builder = match place.proxied {
+            true => builder.listen_proxy(place.address),
+            false => builder.listen(place.address),
+        };
     }
-    let mut servers = build(builder.handler(handler), args)?;
+    let mut servers = build(builder.handler(handler), args, &places)?;
     for (server, number) in servers.iter_mut().zip(1..) {
         let worker = (workers > 1).then_some(number);
         server.set_observer(Box::new(Reporter::new(log.clone(), worker)));
@@ -84,7 +94,7 @@ fn serve<H: Handler + Clone + Send>(
     let addresses = servers[0].addresses().context("cannot get the listening address")?;
     let handle = servers.iter().map(Server::handle).collect();
     let reload = {
-        let (keys, listen) = (args.keys.clone(), args.listen.clone());
+        let keys = args.keys.clone();
         move || match keys.key_file {
             Some(_) => Keys::for_server(&keys, &listen),
             None => Err(anyhow!("there is no key file (-k)")),
@@ -94,7 +104,11 @@ fn serve<H: Handler + Clone + Send>(
     if let Some(port_file) = port_file {
         port_file.write(&addresses, log)?;
     }
-    let shown: Vec<String> = addresses.iter().map(SocketAddr::to_string).collect();
+    let shown = addresses.iter().zip(&places).map(|(address, place)| match place.proxied {
+        true => format!("{address} (PROXY header)"),
+        false => address.to_string(),
+    });
+    let shown: Vec<String> = shown.collect();
     log.print(Level::Normal, format_args!("listening on {}: {settings}", shown.join(", ")));
     let stats = run_workers(servers).context("the event loop failed")?;
     drop(signals);
@@ -105,6 +119,7 @@ fn serve<H: Handler + Clone + Send>(
 impl ServeArgs {
     fn config(&self, keyring: Keyring) -> Config {
         let mut config = Config::new(keyring);
+        config.header_timeout = self.proxy.header_timeout.0;
         config.auth_timeout = self.auth_timeout.0;
         config.idle_timeout = self.idle_timeout.0;
         config.send_timeout = self.send_timeout.0;
@@ -113,10 +128,10 @@ impl ServeArgs {
         config
     }
 
-    fn limits(&self) -> Limits {
+    fn limits(&self, addresses: usize) -> Limits {
         let mut limits = match self.max_connections {
             Some(number) => Limits::for_connections(number as usize),
-            None => Limits::for_workers(self.workers.into(), self.listen.len()),
+            None => Limits::for_workers(self.workers.into(), addresses),
         };
         limits.backlog = self.backlog;
         limits.drain_timeout = self.drain_timeout.0;
@@ -125,11 +140,11 @@ impl ServeArgs {
     }
 }
 
-fn warn_of_exposure(args: &ServeArgs, log: &Log) {
+fn warn_of_exposure(args: &ServeArgs, listen: &[SocketAddr], log: &Log) {
     if args.keys.key_file.is_none() {
         log.warn("using the demo key, which is public; use your own with -k FILE");
     }
-    if let Some(address) = args.listen.iter().find(|address| !is_loopback(address)) {
+    if let Some(address) = listen.iter().find(|address| !is_loopback(address)) {
         log.warn(format_args!(
             "{address} can be reached from other machines, and nothing is encrypted: traffic can \
              be read and changed on the way"
@@ -138,15 +153,23 @@ fn warn_of_exposure(args: &ServeArgs, log: &Log) {
 }
 
 /// Refuses an address that is given twice. Port 0 may be: it picks another port each time.
-fn refuse_repeated(addresses: &[SocketAddr]) -> Result<(), Failure> {
-    let repeated = addresses
-        .iter()
-        .enumerate()
-        .find(|(index, address)| address.port() != 0 && addresses[..*index].contains(address));
+fn refuse_repeated(places: &[Place]) -> Result<(), Failure> {
+    let repeated = places.iter().enumerate().find_map(|(index, place)| {
+        let same = |other: &&Place| other.address == place.address && place.address.port() != 0;
+        places[..index].iter().find(same).map(|other| (place, other))
+    });
     match repeated {
         None => Ok(()),
-        Some((_, address)) => {
-            let text = format!("-l {address} is given twice: remove one");
+        Some((Place { address, flag, .. }, other)) if *flag == other.flag => {
+            let text = format!("{flag} {address} is given twice: remove one");
+            Err(Failure::with_message(Exit::Usage, text))
+        }
+        Some((Place { address, flag, .. }, other)) => {
+            let text = format!(
+                "{} {address} and {flag} {address} are the same address: a listener either requires \
+                 PROXY headers or does not, so give one of them another port",
+                other.flag
+            );
             Err(Failure::with_message(Exit::Usage, text))
         }
     }
@@ -155,11 +178,15 @@ fn refuse_repeated(addresses: &[SocketAddr]) -> Result<(), Failure> {
 fn build<H: Handler + Clone>(
     builder: ServerBuilder<H>,
     args: &ServeArgs,
+    places: &[Place],
 ) -> Result<Vec<Server<MioKernel, H>>, Failure> {
     builder.build_workers(args.workers.into()).map_err(|error| match error {
-        BuildError::Listen { address, source } => match overlapping(&args.listen, address) {
-            Some(other) if source.kind() == io::ErrorKind::AddrInUse => {
-                let text = format!("-l {address} and -l {other} overlap: remove one");
+        BuildError::Listen { address, source } => match overlapping(places, address) {
+            Some((one, other)) if source.kind() == io::ErrorKind::AddrInUse => {
+                let text = format!(
+                    "{} {} and {} {} overlap: remove one",
+                    one.flag, one.address, other.flag, other.address
+                );
                 Failure::with_message(Exit::Usage, text)
             }
             _ => Failure::with_message(Exit::Runtime, cannot_listen(address, &source)),
@@ -182,14 +209,16 @@ fn build<H: Handler + Clone>(
 
 /// Finds another of our own addresses that conflicts with this one because one of the two means
 /// every address of the machine.
-fn overlapping(addresses: &[SocketAddr], address: SocketAddr) -> Option<SocketAddr> {
-    let overlaps = |other: &&SocketAddr| {
-        **other != address
+fn overlapping(places: &[Place], address: SocketAddr) -> Option<(&Place, &Place)> {
+    let overlaps = |other: &&Place| {
+        let other = other.address;
+        other != address
             && other.port() == address.port()
             && other.is_ipv4() == address.is_ipv4()
             && (other.ip().is_unspecified() || address.ip().is_unspecified())
     };
-    addresses.iter().find(overlaps).copied()
+    let one = places.iter().find(|place| place.address == address)?;
+    Some((one, places.iter().find(overlaps)?))
 }
 
 fn cannot_listen(address: SocketAddr, error: &io::Error) -> String {
