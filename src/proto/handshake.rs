@@ -116,12 +116,13 @@ impl Handshake {
         usize::from(self.received) >= config.keyring.algorithm().digest_len()
     }
 
-    /// Verifies the digest; `None` while it is incomplete. An unauthenticated client costs one MAC
-    /// at most, after its last byte.
+    /// Verifies the digest; `None` while it is incomplete, then the position of its key in the ring,
+    /// if it is right. An unauthenticated client costs one MAC of each key at most, after its last
+    /// byte.
     #[must_use]
-    pub(super) fn verify(&self, config: &Config) -> Option<bool> {
+    pub(super) fn verify(&self, config: &Config) -> Option<Option<usize>> {
         let digest = &self.digest[..usize::from(self.received)];
-        self.is_complete(config).then(|| config.keyring.verify(&self.challenge, digest))
+        self.is_complete(config).then(|| config.keyring.find(&self.challenge, digest))
     }
 }
 

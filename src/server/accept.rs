@@ -6,9 +6,10 @@ use std::io;
 use std::net::SocketAddr;
 
 use super::admission::{Networks, Source, Unauthenticated};
+use super::records::Row;
 use super::{AcceptPause, Limits, Server};
 use crate::auth::Challenge;
-use crate::proto::{CloseReason, Config, Connection, Handler, Peer, guarded};
+use crate::proto::{CloseReason, Connection, Handler, Peer, guarded};
 use crate::python::Monotonic;
 use crate::reactor::{Close, Kernel, Ready};
 
@@ -136,8 +137,10 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
                     Ok((stream, peer)) => {
                         errors_in_a_row = 0;
                         match *purpose {
-                            Purpose::Service { proxied: false } => self.admit(stream, peer),
-                            Purpose::Service { proxied: true } => self.admit_proxied(stream, peer),
+                            Purpose::Service { proxied: false } => self.admit(stream, peer, index),
+                            Purpose::Service { proxied: true } => {
+                                self.admit_proxied(stream, peer, index);
+                            }
                         }
                     }
                     Err(error) => match classify(&error) {
@@ -171,13 +174,16 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         let reserve = |server: &mut Self, more| -> Result<usize, TryReserveError> {
             server.reactor.make_room(more)?;
             server.acceptor.unauthenticated.make_room(more)?;
+            if let Some(records) = &mut server.records {
+                records.make_room(server.reactor.slots.bound() as usize + more)?;
+            }
             Ok(more)
         };
         reserve(self, wanted).or_else(|_| reserve(self, 1)).unwrap_or(0)
     }
 
     /// Sends a client its challenge, unless its source may have no more connections now.
-    fn admit(&mut self, stream: K::Stream, peer: Option<SocketAddr>) {
+    fn admit(&mut self, stream: K::Stream, peer: Option<SocketAddr>, listener: usize) {
         self.acceptor.end_pause();
         let (limits, now) = (&self.limits, self.reactor.now());
         let unauthenticated = &mut self.acceptor.unauthenticated;
@@ -187,12 +193,12 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
             return self.reactor.kernel.close(stream, Close::Orderly);
         }
         self.evict();
-        self.open(stream, peer, source, Connection::new);
+        self.open(stream, peer, source, listener);
     }
 
     /// Waits for the PROXY header of a connection, unless its peer may not send one. Its client is
     /// admitted once the header is complete.
-    fn admit_proxied(&mut self, stream: K::Stream, peer: Option<SocketAddr>) {
+    fn admit_proxied(&mut self, stream: K::Stream, peer: Option<SocketAddr>, listener: usize) {
         self.acceptor.end_pause();
         let proxies = &self.acceptor.proxies;
         // A peer that was gone before its address was read cannot be one of the list.
@@ -202,7 +208,7 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
             return self.reactor.kernel.close(stream, Close::Orderly);
         }
         self.evict();
-        self.open(stream, peer, None, Connection::behind_proxy);
+        self.open(stream, peer, None, listener);
     }
 
     /// Makes room for one more unauthenticated connection.
@@ -249,7 +255,7 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         stream: K::Stream,
         peer: Option<SocketAddr>,
         source: Option<Source>,
-        connection: fn(&Config, Challenge, H, Monotonic) -> Connection<H>,
+        listener: usize,
     ) {
         let mut random = [0; Challenge::LEN];
         if self.reactor.kernel.fill_random(&mut random).is_err() {
@@ -259,9 +265,16 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
             return self.cannot_open(stream, CloseReason::HandlerPanicked);
         };
         let (id, now) = (self.reactor.next_id(), self.reactor.now());
-        let mut connection = connection(&self.config, Challenge::new(random), handler, now);
+        let begin = match self.acceptor.listeners[listener].purpose {
+            Purpose::Service { proxied: false } => Connection::new,
+            Purpose::Service { proxied: true } => Connection::behind_proxy,
+        };
+        let mut connection = begin(&self.config, Challenge::new(random), handler, now);
         connection.set_peer(Peer::new(self.inbox.server(), id, peer));
         self.acceptor.unauthenticated.add(id, source, now);
+        if let Some(records) = &mut self.records {
+            records.insert(id, Row::new(peer, listener, now));
+        }
         self.stats.accepted += 1;
         let connections = self.reactor.slots.len() + 1;
         self.stats.peak_connections = self.stats.peak_connections.max(connections);
@@ -290,7 +303,7 @@ const ERRORS_IN_A_ROW: usize = 16;
 /// What an error of `accept` means. Sources: accept(2), which passes on pending network errors
 /// of the new socket, and the servers that died of treating them as their own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum AcceptError {
+pub(super) enum AcceptError {
     /// No client is waiting.
     Drained,
     /// It concerned one client, which is gone.
@@ -301,7 +314,7 @@ enum AcceptError {
     Fatal,
 }
 
-fn classify(error: &io::Error) -> AcceptError {
+pub(super) fn classify(error: &io::Error) -> AcceptError {
     match error.raw_os_error() {
         _ if error.kind() == io::ErrorKind::WouldBlock => AcceptError::Drained,
         Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => AcceptError::Exhausted,

@@ -1,7 +1,8 @@
 use std::io;
 use std::net::SocketAddr;
 
-use super::ConnId;
+use super::{ConnId, Record};
+use crate::auth::KeyName;
 use crate::proto::CloseReason;
 use crate::proto::proxy::Header;
 
@@ -23,11 +24,11 @@ pub trait Observer: Send {
     /// [`Server::trust_proxies`](super::Server::trust_proxies).
     fn proxy_refused(&mut self, peer: Option<SocketAddr>) {}
 
-    /// Its digest was right.
-    fn authenticated(&mut self, id: ConnId) {}
+    /// Its digest was right, under this key.
+    fn authenticated(&mut self, id: ConnId, key: Option<KeyName>) {}
 
-    /// It ended.
-    fn closed(&mut self, id: ConnId, reason: CloseReason) {}
+    /// It ended. The record is there if the server [keeps](super::Server::keep_records) them.
+    fn closed(&mut self, id: ConnId, reason: CloseReason, record: Option<&Record>) {}
 
     /// Accepting rests for a moment.
     fn accept_paused(&mut self, pause: AcceptPause<'_>) {}

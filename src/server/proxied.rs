@@ -39,11 +39,16 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         let (scratch, stats) = (&mut self.scratch, &mut self.stats);
         let kernel = &mut self.reactor.kernel;
         // The least share is one call: the challenge must not follow before the client is admitted.
-        let unfinished = pump::pump(kernel, &self.config, slot, scratch, 1, now, stats);
-        match slot.connection.header().cloned() {
+        let moved_before = stats.bytes_moved();
+        let pumped = pump::pump(kernel, &self.config, slot, scratch, 1, now, stats);
+        let header = slot.connection.header().cloned();
+        if self.records.is_some() {
+            self.note_moved(id, moved_before);
+        }
+        match header {
             Some(header) => self.identified(id, &header),
             None => {
-                if unfinished {
+                if pumped.unfinished {
                     self.reactor.requeue(id);
                 }
                 self.close_or_settle(id);
@@ -58,6 +63,9 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         let unauthenticated = &mut self.acceptor.unauthenticated;
         // A connection of the balancer's own, like a health check, has no source.
         let client = header.endpoints.map(|endpoints| endpoints.source);
+        if let Some(row) = self.records.as_mut().and_then(|records| records.row_mut(id)) {
+            row.peer = client.or(row.peer);
+        }
         let source = unauthenticated.source_of(client, limits);
         match unauthenticated.identify(id, source, limits, now) {
             Ok(()) => self.pump(id),

@@ -8,10 +8,10 @@ use std::time::Duration;
 use crate::common::client::*;
 use crate::common::program::{Serving, run, saltecho};
 use crate::common::server::*;
-use saltecho::auth::Keyring;
+use saltecho::auth::{KeyName, Keyring};
 use saltecho::proto::proxy::Header;
 use saltecho::proto::{Answer, CloseReason, Config, Handler, Peer};
-use saltecho::server::{ConnId, Limits, Observer, Running, Server, ServerBuilder};
+use saltecho::server::{ConnId, Limits, Observer, Record, Running, Server, ServerBuilder};
 
 const LOCAL: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0";
 
@@ -83,12 +83,13 @@ impl Observer for Calls {
         self.0.lock().unwrap().push(format!("refused {}", peer.unwrap().ip()));
     }
 
-    fn authenticated(&mut self, id: ConnId) {
+    fn authenticated(&mut self, id: ConnId, _: Option<KeyName>) {
         self.0.lock().unwrap().push(format!("{id} authenticated"));
     }
 
-    fn closed(&mut self, id: ConnId, reason: CloseReason) {
-        self.0.lock().unwrap().push(format!("{id} closed: {reason}"));
+    fn closed(&mut self, id: ConnId, reason: CloseReason, record: Option<&Record>) {
+        let peer = record.and_then(|record| record.peer).expect("records are kept");
+        self.0.lock().unwrap().push(format!("{id} from {} closed: {reason}", peer.ip()));
     }
 }
 
@@ -96,7 +97,7 @@ impl Observer for Calls {
 fn a_handler_and_an_observer_get_the_clients_address() {
     let calls = Calls::default();
     let own = Box::new(calls.clone());
-    let server = builder().observer(own).handler(Mirror::default()).spawn().unwrap();
+    let server = builder().records(true).observer(own).handler(Mirror::default()).spawn().unwrap();
     let mut client = authenticated_through(server.addresses()[0], &header(7));
     client.write_all(b"?").unwrap();
     assert_eq!(rest(&client).unwrap(), b"192.0.2.7:1007");
@@ -107,7 +108,7 @@ fn a_handler_and_an_observer_get_the_clients_address() {
         "#1 opened by 127.0.0.1",
         "#1 proxied for Some(\"192.0.2.7:1007\")",
         "#1 authenticated",
-        "#1 closed: closed by the handler",
+        "#1 from 192.0.2.7 closed: closed by the handler",
     ];
     assert_eq!(*calls.0.lock().unwrap(), expected);
 }
@@ -214,7 +215,7 @@ fn the_oldest_makes_room_before_and_after_its_header() {
 fn only_named_balancers_may_send_a_header() {
     let calls = Calls::default();
     let builder = builder().trust_proxies(["127.0.0.2/32".parse().unwrap()]);
-    let server = builder.observer(Box::new(calls.clone())).spawn().unwrap();
+    let server = builder.records(true).observer(Box::new(calls.clone())).spawn().unwrap();
     let address = server.addresses()[0];
     assert_eq!(rest(&through(address, b"")).unwrap(), b"", "closed at once");
     let from = |from: Ipv4Addr| {

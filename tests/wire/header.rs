@@ -32,7 +32,7 @@ fn waiting_with<H: Handler>(handler: H) -> Peer<H> {
     let config = config();
     let challenge = Challenge::new(CHALLENGE);
     let connection = Connection::behind_proxy(&config, challenge, handler, Monotonic::ZERO);
-    Peer { config, connection, sent: Vec::new(), now: Monotonic::ZERO }
+    Peer { config, connection, sent: Vec::new(), keys: Vec::new(), now: Monotonic::ZERO }
 }
 
 /// Behind this header, with the challenge sent.
