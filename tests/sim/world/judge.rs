@@ -247,9 +247,9 @@ impl Judge {
             }
             CloseReason::HeaderTimeout => {
                 let header = client.header.as_ref().expect("it was to send one");
-                let unread = kernel.unread(client.end);
-                let whole = self.last_look_is_whole && self.config.recv_size >= unread;
-                let there = ledger.received + unread as u64;
+                let whole = self.config.recv_size as u64 >= header.len();
+                let whole = whole && self.last_look_is_whole;
+                let there = ledger.received + kernel.unread(client.end) as u64;
                 assert!(
                     !whole || client.piecemeal || there < header.len(),
                     "{id} timed out with its header in the kernel"
