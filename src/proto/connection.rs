@@ -433,7 +433,7 @@ impl<H: Handler> Connection<H> {
     }
 
     /// Unsent bytes of answers and pushed messages.
-    #[cfg(feature = "testing")]
+    #[cfg(feature = "server")]
     pub(crate) fn unsent(&self) -> usize {
         match &self.stage {
             Stage::Echoing(Some(backlog)) => backlog.len(),

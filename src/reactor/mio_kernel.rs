@@ -2,8 +2,8 @@ use std::io;
 use std::mem::offset_of;
 use std::net::{Shutdown, SocketAddr};
 use std::os::fd::AsFd;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant, SystemTime};
 
 use mio::event::Event;
 use mio::net::{TcpListener, TcpStream};
@@ -14,8 +14,9 @@ use rustix::net::{self, RecvFlags, SendFlags};
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
 use super::slots::Token;
-use super::{Close, Kernel, Liveness, Ready, Wake};
+use super::{Close, Kernel, Liveness, Ready, Wake, process};
 use crate::auth::Challenge;
+use crate::metrics::Process;
 use crate::python::Monotonic;
 use crate::rawopt;
 
@@ -26,6 +27,8 @@ pub struct MioKernel {
     capacity: usize,
     waker: Arc<mio::Waker>,
     clock_zero: Instant,
+    /// When the process started, once that was asked for.
+    process_started: OnceLock<SystemTime>,
     random: RandomPool,
     /// Spreads work over time.
     scatter: SmallRng,
@@ -51,6 +54,7 @@ impl MioKernel {
             capacity: events_per_poll,
             waker: Arc::new(waker),
             clock_zero: Instant::now(),
+            process_started: OnceLock::new(),
             random: RandomPool::new(),
             scatter: SmallRng::try_from_rng(&mut SysRng).map_err(io::Error::other)?,
             spare: Some(spare_descriptor()?),
@@ -278,6 +282,12 @@ impl Kernel for MioKernel {
 
     fn fill_random(&mut self, bytes: &mut [u8]) -> io::Result<()> {
         self.random.fill(bytes)
+    }
+
+    fn process(&self) -> Option<Process> {
+        let process = process::read(self.process_started.get().copied())?;
+        self.process_started.get_or_init(|| process.started);
+        Some(process)
     }
 }
 

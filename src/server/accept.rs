@@ -101,6 +101,7 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
                 && !self.acceptor.pause.holds(now)
             {
                 left -= 1;
+                self.lag.time_this_turn();
                 if self.reactor.slots.len() >= self.limits.connections {
                     self.cannot_accept(index, AcceptPause::Full);
                     continue;

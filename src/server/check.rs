@@ -16,13 +16,15 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
     /// # Panics
     /// If one does not hold: that is a fault of this crate.
     pub fn assert_invariants(&mut self) {
-        let mut unauthenticated = 0;
+        let (mut unauthenticated, mut lingering, mut unsent) = (0, 0, 0);
         let latest_alarm = self.latest_alarm();
         for id in self.reactor.slots.ids() {
             let slot = self.reactor.slots.get(id).expect("it was just listed");
             let connection = &slot.connection;
             assert_eq!(connection.close_reason(), None, "{id} is over and still here");
             unauthenticated += usize::from(!connection.has_authenticated());
+            lingering += usize::from(connection.state() == State::Lingering);
+            unsent += connection.unsent() as u64;
             assert!(
                 slot.queued || !can_go_on(&self.config, connection, slot.ready),
                 "invariant 10: {id} could go on and is not queued"
@@ -47,6 +49,8 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         }
         self.reactor.assert_consistent();
         assert_eq!(unauthenticated, self.acceptor.unauthenticated.len(), "unauthenticated");
+        assert_eq!(lingering, self.stats.lingering, "the number that linger");
+        assert_eq!(unsent, self.stats.backlog_bytes, "bytes that wait for their peers");
         self.acceptor.unauthenticated.assert_consistent(|id| {
             self.reactor.slots.get(id).is_some_and(|slot| !slot.connection.has_authenticated())
         });
@@ -93,7 +97,9 @@ mod tests {
     #[test]
     fn each_broken_invariant_is_found() {
         type Falsify = fn(&mut World, ConnId);
-        let falsify: [(&str, Falsify); 9] = [
+        let falsify: [(&str, Falsify); 11] = [
+            ("the number that linger", |world, _| world.stats.lingering += 1),
+            ("bytes that wait for their peers", |world, _| world.stats.backlog_bytes += 1),
             ("invariant 10: #1 could", |world, id| {
                 world.reactor.slots.get_mut(id).unwrap().ready = Ready::READABLE;
             }),

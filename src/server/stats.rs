@@ -23,10 +23,14 @@ pub struct Stats {
     pub peak_connections: usize,
     /// Of the connections now, those that have not authenticated.
     pub unauthenticated: usize,
+    /// Of the connections now, those whose stream we have ended and whose rest we read away.
+    pub lingering: usize,
     /// Bytes received, digests included.
     pub bytes_received: u64,
     /// Bytes that the kernel took from us, challenges included.
     pub bytes_sent: u64,
+    /// Bytes of answers and pushed messages that wait now for their peers to read.
+    pub backlog_bytes: u64,
     /// Bytes of answers that had not been handed to the kernel when their connection ended.
     pub bytes_undelivered: u64,
     /// Bytes that were read and not answered, because we had already ended our stream: what a
@@ -95,8 +99,10 @@ impl Stats {
             connections,
             peak_connections,
             unauthenticated,
+            lingering,
             bytes_received,
             bytes_sent,
+            backlog_bytes,
             bytes_undelivered,
             bytes_discarded,
             shed,
@@ -119,8 +125,10 @@ impl Stats {
         self.connections += connections;
         self.peak_connections += peak_connections;
         self.unauthenticated += unauthenticated;
+        self.lingering += lingering;
         self.bytes_received += bytes_received;
         self.bytes_sent += bytes_sent;
+        self.backlog_bytes += backlog_bytes;
         self.bytes_undelivered += bytes_undelivered;
         self.bytes_discarded += bytes_discarded;
         self.shed += shed;
@@ -189,6 +197,8 @@ mod tests {
                 connections: gauge(5),
                 peak_connections: gauge(6),
                 unauthenticated: gauge(7),
+                lingering: gauge(24),
+                backlog_bytes: counter(25),
                 bytes_received: counter(8),
                 bytes_sent: counter(9),
                 bytes_undelivered: counter(10),
