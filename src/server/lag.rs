@@ -156,3 +156,131 @@ impl Lag {
         (self.last, self.last_end) = (number, started);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MICRO: u64 = 1000;
+
+    /// Turns of a loop, under a clock of the test's own.
+    struct Turns {
+        lag: Lag,
+        now: u64,
+        number: u64,
+    }
+
+    impl Turns {
+        fn new() -> Self {
+            Self { lag: Lag::new(Monotonic::ZERO), now: 0, number: 0 }
+        }
+
+        fn pass(&mut self, micros: u64) -> Monotonic {
+            self.now += micros * MICRO;
+            Monotonic::from_nanos(self.now)
+        }
+
+        /// A turn after so long a poll, whose connections take so long each. Whether it was timed.
+        fn turn(&mut self, polled: u64, queued: usize, each: u64) -> bool {
+            self.number += 1;
+            let started = self.pass(polled);
+            let mut place = queued;
+            if queued >= Lag::CROWD || self.lag.is_due(started) {
+                place = self.lag.begin(self.number, started, true, queued);
+                assert!(queued == 0 || place < queued, "{place} of {queued}");
+                let now = self.pass(place as u64 * each);
+                if queued > 0 {
+                    self.lag.waited(place, queued, now);
+                }
+            } else {
+                self.pass(place as u64 * each);
+            }
+            let ended = self.pass((queued - place) as u64 * each);
+            let timed = self.lag.is_timed();
+            if timed {
+                self.lag.end(self.number, started, true, ended);
+            }
+            timed
+        }
+    }
+
+    fn micros(micros: u64) -> Duration {
+        Duration::from_micros(micros)
+    }
+
+    #[test]
+    fn each_turn_of_a_quiet_loop_is_timed() {
+        let mut turns = Turns::new();
+        for _ in 0..100 {
+            assert!(turns.turn(600, 1, 10));
+        }
+        let Lag { asleep, turn, queue_wait, .. } = turns.lag;
+        assert_eq!((turn.count(), turn.sum()), (100, micros(1000)));
+        assert_eq!(asleep, micros(60_000));
+        assert_eq!((queue_wait.count(), queue_wait.sum()), (100, Duration::ZERO));
+    }
+
+    #[test]
+    fn samples_stand_for_the_turns_of_a_busy_loop() {
+        let mut turns = Turns::new();
+        let timed = (0..100_000).filter(|_| turns.turn(2, 1, 8)).count();
+        // A second, with a sample each 500 us.
+        assert_eq!(timed, 2000);
+        let Lag { asleep, turn, .. } = &turns.lag;
+        assert_eq!(turn.count(), turns.lag.last);
+        assert_eq!(turn.sum(), micros(8) * u32::try_from(turn.count()).unwrap());
+        assert_eq!(*asleep, micros(2) * u32::try_from(turn.count()).unwrap());
+    }
+
+    #[test]
+    fn a_turn_with_much_to_do_is_timed_and_stands_for_itself() {
+        let mut turns = Turns::new();
+        for round in 0..1000 {
+            turns.turn(1, 1, 10);
+            if round % 100 == 99 {
+                assert!(turns.turn(1, 1000, 10));
+            }
+        }
+        let lag = &turns.lag;
+        let slow: u64 = lag.turn.buckets().filter(|it| it.0 > Some(micros(5000))).map(|it| it.1).sum();
+        assert_eq!(slow, 10);
+        // Of each crowd one connection was timed for all, and the places are spread.
+        let waits = lag.queue_wait.sum();
+        assert!(waits > micros(10 * 1000 * 4000) && waits < micros(10 * 1000 * 6000), "{waits:?}");
+    }
+
+    #[test]
+    fn a_stall_in_a_sample_does_not_count_for_more_time_than_passed() {
+        let mut turns = Turns::new();
+        assert!(turns.turn(1, 1, 50_000));
+        while turns.number < 100 {
+            turns.turn(2, 1, 3);
+        }
+        turns.turn(1000, 1, 3);
+        let lag = &turns.lag;
+        let sum = lag.turn.sum() + lag.asleep;
+        assert_eq!(sum, Duration::from_nanos(turns.now), "all the time there was");
+    }
+
+    #[test]
+    fn a_connection_with_work_left_waits_since_its_last_turn() {
+        let mut lag = Lag::new(Monotonic::ZERO);
+        let at = |micros| Monotonic::from_nanos(micros * MICRO);
+        // The second of two connections of a turn has used up its share 30 us into it.
+        lag.begin(1, at(0), true, 2);
+        lag.carry(1, || at(30));
+        lag.carry(1, || at(31));
+        lag.end(1, at(0), true, at(35));
+        let place = lag.begin(2, at(600), false, 3);
+        lag.waited(0, 3, at(630));
+        assert_eq!((lag.queue_wait.count(), lag.queue_wait.sum()), (3, micros(3 * 600)));
+        lag.waited(2, 1, at(630));
+        assert_eq!(lag.queue_wait.sum(), micros(3 * 600 + 30), "one with an event ({place})");
+        lag.end(2, at(600), false, at(640));
+        assert_eq!(lag.asleep, Duration::ZERO, "it polled without waiting");
+        // Carried two turns ago: it had another turn meanwhile.
+        lag.begin(3, at(2000), true, 1);
+        lag.waited(0, 1, at(2001));
+        assert_eq!(lag.queue_wait.sum(), micros(3 * 600 + 30 + 1));
+    }
+}
