@@ -187,12 +187,14 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
     }
 
     /// Serves an admin endpoint at this listener too. It has places of its own and answers while the
-    /// service has none.
+    /// service has none. It lists the connections of all the loops that `all` reaches, this one
+    /// among them, and acts on all.
     ///
     /// # Errors
     /// If the listener cannot be registered.
-    pub fn set_admin(&mut self, listener: K::AdminListener) -> io::Result<()> {
-        self.admin = Some(Box::new(Admin::new(&mut self.reactor.kernel, listener)?));
+    pub fn set_admin(&mut self, listener: K::AdminListener, all: Handle) -> io::Result<()> {
+        let (kernel, home) = (&mut self.reactor.kernel, self.inbox.server());
+        self.admin = Some(Box::new(Admin::new(kernel, listener, all, home)?));
         Ok(())
     }
 
@@ -249,6 +251,9 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         });
         polled.inspect_err(|_| self.inbox.close())?;
         self.stats.turns += 1;
+        if woken && let Some(admin) = &mut self.admin {
+            admin.handle_wake();
+        }
         if signaled {
             self.handle_signals();
         }
@@ -295,6 +300,7 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
                 Command::ReplaceKeyring(keyring) => self.replace_keyring(*keyring),
                 Command::Push(id, message) => self.push(id, message),
                 Command::Reload => drop(self.reload()),
+                Command::Visit(errand) => errand.run(self),
                 Command::Stats(collector) => collector.add(self.stats()),
             }
         }
