@@ -242,7 +242,8 @@ mod tests {
             }
         }
         let lag = &turns.lag;
-        let slow: u64 = lag.turn.buckets().filter(|it| it.0 > Some(micros(5000))).map(|it| it.1).sum();
+        let slow: u64 =
+            lag.turn.buckets().filter(|it| it.0 > Some(micros(5000))).map(|it| it.1).sum();
         assert_eq!(slow, 10);
         // Of each crowd one connection was timed for all, and the places are spread.
         let waits = lag.queue_wait.sum();

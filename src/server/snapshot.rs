@@ -1,4 +1,4 @@
-use super::{Lifecycle, Server};
+use super::Server;
 use crate::metrics::{Connections, Refusals, Snapshot, Worker};
 use crate::proto::{CloseReason, Handler};
 use crate::reactor::Kernel;
@@ -11,12 +11,13 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
     }
 
     /// The same without the process, for a loop beside the one that is asked.
-    fn figures(&self) -> Snapshot {
+    pub(super) fn figures(&self) -> Snapshot {
         let stats = self.stats();
+        let by_key = stats.authenticated_by_key();
         Snapshot {
             version: env!("CARGO_PKG_VERSION"),
             commit: option_env!("BUILD_COMMIT"),
-            ready: self.lifecycle == Lifecycle::Running,
+            ready: self.is_ready(),
             process: None,
             descriptors: (stats.connections + self.acceptor.listeners.len() + OWN_DESCRIPTORS)
                 as u64,
@@ -34,7 +35,7 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
             },
             accept_errors: stats.accept_errors,
             accept_pauses: stats.accept_pauses,
-            authenticated: vec![(String::new(), stats.authenticated)],
+            authenticated: by_key.iter().map(|(key, count)| (key.to_string(), *count)).collect(),
             closed: std::array::from_fn(|index| stats.closed(CloseReason::ALL[index])),
             bytes_received: stats.bytes_received,
             bytes_sent: stats.bytes_sent,
