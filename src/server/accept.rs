@@ -9,7 +9,7 @@ use super::admission::{Networks, Source, Unauthenticated};
 use super::records::Row;
 use super::{AcceptPause, Limits, Server};
 use crate::auth::Challenge;
-use crate::proto::{CloseReason, Connection, Handler, Peer, guarded};
+use crate::proto::{CloseReason, Connection, Handler, Peer, State, guarded};
 use crate::python::Monotonic;
 use crate::reactor::{Close, Kernel, Ready};
 
@@ -114,6 +114,7 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
                 && !self.acceptor.pause.holds(now)
             {
                 left -= 1;
+                self.lag.time_this_turn();
                 if self.reactor.slots.len() >= self.limits.connections {
                     self.cannot_accept(index, AcceptPause::Full);
                     continue;
@@ -271,7 +272,11 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         };
         let mut connection = begin(&self.config, Challenge::new(random), handler, now);
         connection.set_peer(Peer::new(self.inbox.server(), id, peer));
-        self.acceptor.unauthenticated.add(id, source, now);
+        let unauthenticated = &mut self.acceptor.unauthenticated;
+        match connection.state() == State::AwaitHeader {
+            true => unauthenticated.add_awaiting_header(id, now),
+            false => unauthenticated.add(id, source, now),
+        }
         if let Some(records) = &mut self.records {
             records.insert(id, Row::new(peer, listener, now));
         }
