@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 
+use super::admin::Errand;
 use super::builder::{BuildError, allowed_limits, refuse_impossible};
 use super::reconfigure::Reconfiguration;
 use super::{IpNet, Limits, Stats};
@@ -33,6 +34,7 @@ pub(super) enum Command {
     Reconfigure(Box<Reconfiguration>),
     Push(ConnId, Bytes),
     Stats(Arc<Collector>),
+    Visit(Arc<Errand>),
 }
 
 /// Collects the counters of several loops. It is complete when the last reference to it is gone:
@@ -196,7 +198,7 @@ impl Handle {
     }
 
     /// Replaces the settings of the running loops: all that [`ServerBuilder`](super::ServerBuilder)
-    /// takes in `config`, `limits` and `trust`. `limits` are those of all loops together, each of
+    /// takes in `config`, `limits`, `trust` and `trust_proxies`. `limits` are those of all loops together, each of
     /// which gets its [part](Limits::part).
     ///
     /// It returns at once, and each loop changes in its next turn:
@@ -220,6 +222,7 @@ impl Handle {
         config: &Config,
         limits: &Limits,
         trusted: &[IpNet],
+        proxies: &[IpNet],
     ) -> Result<(), BuildError> {
         let loops = self.0.len();
         let Some(first) = self.0.first() else { return Ok(()) };
@@ -228,7 +231,8 @@ impl Handle {
         refuse_impossible(config, &limits.part(0, loops))?;
         for (index, one) in self.0.iter().enumerate() {
             let (config, limits) = (config.clone(), limits.part(index, loops));
-            let change = Reconfiguration { config, limits, trusted: trusted.to_vec() };
+            let (trusted, proxies) = (trusted.to_vec(), proxies.to_vec());
+            let change = Reconfiguration { config, limits, trusted, proxies };
             // A loop that has ended needs no settings.
             let _ = one.post(Command::Reconfigure(Box::new(change)), 0);
         }
@@ -279,6 +283,23 @@ impl Handle {
     /// alone.
     pub fn with_stats(&self, then: impl FnOnce(Stats) + Send + 'static) {
         self.post(&Command::Stats(Arc::new(Collector::new(then))));
+    }
+
+    /// How many loops it reaches.
+    pub(super) fn loops(&self) -> usize {
+        self.0.len()
+    }
+
+    /// The number of the server whose loop this is.
+    pub(super) fn server(&self, index: usize) -> Option<u32> {
+        self.0.get(index).map(|one| one.mailbox.server)
+    }
+
+    /// Sends a part of an answer to a loop. One that has ended drops it.
+    pub(super) fn visit(&self, index: usize, errand: Arc<Errand>) {
+        if let Some(one) = self.0.get(index) {
+            let _ = one.post(Command::Visit(errand), 0);
+        }
     }
 
     fn post(&self, command: &Command) {

@@ -10,6 +10,7 @@ pub(super) struct Reconfiguration {
     pub(super) config: Config,
     pub(super) limits: Limits,
     pub(super) trusted: Vec<IpNet>,
+    pub(super) proxies: Vec<IpNet>,
 }
 
 /// What a change has not reached yet.
@@ -40,7 +41,7 @@ impl Unsettled {
 
 impl<K: Kernel, H: Handler + Clone> Server<K, H> {
     pub(super) fn reconfigure(&mut self, change: Reconfiguration) {
-        let Reconfiguration { mut config, limits, trusted } = change;
+        let Reconfiguration { mut config, limits, trusted, proxies } = change;
         if config.recv_size != self.config.recv_size {
             match buffer(config.recv_size) {
                 Some(scratch) => self.scratch = scratch,
@@ -56,7 +57,8 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
                 (self.reactor.slots.len(), self.acceptor.unauthenticated.len());
         }
         self.reactor.set_spin(limits.spin);
-        self.acceptor.unauthenticated.trust(&trusted);
+        self.trust(&trusted);
+        self.trust_proxies(&proxies);
         // There may be room now.
         self.acceptor.end_pause();
         self.replace_keyring(config.keyring.clone());

@@ -32,7 +32,7 @@ impl World {
     fn change(&mut self, adjust: impl FnOnce(&mut Config, &mut Limits)) {
         adjust(&mut self.config, &mut self.limits);
         let handle = self.server.handle();
-        handle.reconfigure(&self.config, &self.limits, &self.trusted).unwrap();
+        handle.reconfigure(&self.config, &self.limits, &self.trusted, &[]).unwrap();
         self.settle();
     }
 
@@ -203,7 +203,7 @@ fn a_shorter_keepalive_reaches_those_who_are_silent_already_in_slices() {
     let crowd: Vec<SimClient> = (0..50).map(|_| world.join()).collect();
     world.config.keepalive = Some(SECOND);
     let handle = world.server.handle();
-    handle.reconfigure(&world.config, &world.limits, &[]).unwrap();
+    handle.reconfigure(&world.config, &world.limits, &[], &[]).unwrap();
     world.server.kernel_mut().set_patience(3600 * SECOND);
     let before = world.now();
     for _ in 0..50 / 7 {
@@ -280,7 +280,7 @@ fn trust_is_replaced() {
 fn settings_that_cannot_be_kept_are_refused_and_change_nothing() {
     let mut world = World::new(|_, _| {});
     let handle = world.server.handle();
-    let refused = |config: &Config, limits: &Limits| handle.reconfigure(config, limits, &[]);
+    let refused = |config: &Config, limits: &Limits| handle.reconfigure(config, limits, &[], &[]);
     for (connections, unauthenticated, recv_size) in [(0, 1, 1), (1, 0, 1), (1, 1, 0)] {
         let (mut config, mut limits) = (world.config.clone(), world.limits);
         config.recv_size = recv_size;
@@ -305,7 +305,7 @@ fn several_loops_get_their_parts() {
     let all: Handle = worlds.iter().map(|world| world.server.handle()).collect();
     let (config, mut limits) = (worlds[0].config.clone(), worlds[0].limits);
     (limits.connections, limits.unauthenticated) = (10, 10);
-    all.reconfigure(&config, &limits, &[]).unwrap();
+    all.reconfigure(&config, &limits, &[], &[]).unwrap();
     let served = worlds.iter_mut().map(|world| {
         world.settle();
         for _ in 0..10 {

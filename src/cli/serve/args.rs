@@ -7,6 +7,7 @@ use clap::Args;
 use saltecho::server::AdminAddress;
 
 use super::admission::AdmissionArgs;
+use super::proxy::ProxyArgs;
 use crate::cli::address::{admin_address, listen_address};
 use crate::cli::config::Effective;
 use crate::cli::keyfile::KeyArgs;
@@ -40,6 +41,9 @@ pub(in crate::cli) struct ServeArgs {
     #[arg(env = "SALTECHO_LISTEN", hide_env_values = true)]
     #[arg(value_delimiter = ',', value_parser = listen_address)]
     pub(super) listen: Vec<SocketAddr>,
+
+    #[command(flatten)]
+    pub(super) proxy: ProxyArgs,
 
     #[command(flatten)]
     pub(super) keys: KeyArgs,
@@ -147,4 +151,5 @@ Examples:
   saltecho serve -v --recv-size 1k --idle-timeout 10m
   saltecho serve -k saltecho.key --mac sha256
   saltecho serve --config saltecho.toml
-  saltecho serve -l 127.0.0.1:0 -l 127.0.0.2:0 --port-file ports";
+  saltecho serve -l 127.0.0.1:0 -l 127.0.0.2:0 --port-file ports
+  saltecho serve -l 0.0.0.0:9999 --proxy require --proxy-trust 192.0.2.1";

@@ -7,6 +7,7 @@ mod control;
 mod journal;
 mod notify;
 mod port_file;
+mod proxy;
 mod reload;
 mod settings;
 
@@ -22,6 +23,7 @@ use self::activation::Passed;
 use self::control::{SIGNALS, ServiceControl};
 use self::journal::Reporter;
 use self::port_file::PortFile;
+use self::proxy::Place;
 use self::reload::Running;
 use self::settings::Settings;
 
@@ -72,7 +74,8 @@ fn serve<H: Handler + Clone + Send>(
     let passed_addresses = passed_addresses.collect::<io::Result<Vec<_>>>();
     let passed_addresses = passed_addresses.context("cannot get the address of a socket passed")?;
     let settings = Settings::check(args, &passed_addresses)?;
-    warn_of_exposure(args, &settings.addresses(), log);
+    warn_of_exposure(args, &settings.fixed.addresses(), log);
+    args.proxy.warn(&settings.fixed.places, log);
     let usage = |error| Failure::new(Exit::Usage, error);
     let port_file = find_port_file(args)?.map(PortFile::clear).transpose().map_err(usage)?;
     let is_reloaded = args.keys.key_file.is_some() || args.effective.file.is_some();
@@ -85,19 +88,29 @@ fn serve<H: Handler + Clone + Send>(
     let control = ServiceControl::new(log, Running::new(args, &settings)).map_err(usage)?;
     let mut builder = settings.builder().control(Box::new(control), &not_ignored(&SIGNALS));
     for listener in passed.service {
-        builder = builder.listener(listener);
+        builder = match args.proxy.is_required() {
+            true => builder.proxy_listener(listener),
+            false => builder.listener(listener),
+        };
     }
-    let servers = builder.handler(handler).build_workers(settings.workers);
+    let servers = builder.handler(handler).build_workers(settings.fixed.workers);
     let mut servers = servers.map_err(|error| cannot_build(error, &settings))?;
     for (server, number) in servers.iter_mut().zip(1..) {
-        let worker = (settings.workers > 1).then_some(number);
+        let worker = (settings.fixed.workers > 1).then_some(number);
         server.set_observer(Box::new(Reporter::new(log.clone(), worker)));
     }
     let addresses = servers[0].addresses().context("cannot get the listening address")?;
     if let Some(port_file) = port_file {
         port_file.write(&addresses, log)?;
     }
-    let shown: Vec<String> = addresses.iter().map(SocketAddr::to_string).collect();
+    let shown =
+        addresses.iter().zip(settings.fixed.all_places()).map(|(address, place)| {
+            match place.proxied {
+                true => format!("{address} (PROXY header)"),
+                false => address.to_string(),
+            }
+        });
+    let shown: Vec<String> = shown.collect();
     let admin = servers[0].admin_address();
     let admin = admin.map_or(String::new(), |address| format!(", admin endpoint {address}"));
     log.print(Level::Normal, format_args!("listening on {}{admin}: {settings}", shown.join(", ")));
@@ -131,13 +144,18 @@ fn warn_of_exposure(args: &ServeArgs, addresses: &[SocketAddr], log: &Log) {
 /// The error of a server that could not be built, in the words of its flags.
 fn cannot_build(error: BuildError, settings: &Settings) -> Failure {
     match error {
-        BuildError::Listen { address, source } => match overlapping(&settings.listen, address) {
-            Some(other) if source.kind() == io::ErrorKind::AddrInUse => {
-                let text = format!("-l {address} and -l {other} overlap: remove one");
-                Failure::with_message(Exit::Usage, text)
+        BuildError::Listen { address, source } => {
+            match overlapping(&settings.fixed.places, address) {
+                Some((one, other)) if source.kind() == io::ErrorKind::AddrInUse => {
+                    let text = format!(
+                        "{} {} and {} {} overlap: remove one",
+                        one.flag, one.address, other.flag, other.address
+                    );
+                    Failure::with_message(Exit::Usage, text)
+                }
+                _ => Failure::with_message(Exit::Runtime, cannot_listen(address, &source)),
             }
-            _ => Failure::with_message(Exit::Runtime, cannot_listen(address, &source)),
-        },
+        }
         BuildError::DrainDelay { delay, timeout } => {
             let [delay, timeout] = [delay, timeout].map(|time| Limit(Some(time)));
             let text = format!(
@@ -168,14 +186,16 @@ fn cannot_build(error: BuildError, settings: &Settings) -> Failure {
 
 /// Finds another of our own addresses that conflicts with this one because one of the two means
 /// every address of the machine.
-fn overlapping(addresses: &[SocketAddr], address: SocketAddr) -> Option<SocketAddr> {
-    let overlaps = |other: &&SocketAddr| {
-        **other != address
+fn overlapping(places: &[Place], address: SocketAddr) -> Option<(&Place, &Place)> {
+    let overlaps = |other: &&Place| {
+        let other = other.address;
+        other != address
             && other.port() == address.port()
             && other.is_ipv4() == address.is_ipv4()
             && (other.ip().is_unspecified() || address.ip().is_unspecified())
     };
-    addresses.iter().find(overlaps).copied()
+    let one = places.iter().find(|place| place.address == address)?;
+    Some((one, places.iter().find(overlaps)?))
 }
 
 fn cannot_listen(address: SocketAddr, error: &io::Error) -> String {

@@ -2,11 +2,11 @@
 //! running loops. A file with an error changes nothing.
 
 use std::fmt;
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use saltecho::server::Handle;
 
+use super::settings::Fixed;
 use super::{ServeArgs, Settings, cannot_build};
 use crate::cli::config::{self, Setting};
 use crate::cli::failure::{Exit, Failure};
@@ -14,7 +14,7 @@ use crate::cli::log::{Level, Log};
 use crate::cli::on_own_stack;
 
 /// The keys that take effect in a running server. Every other needs a restart.
-const LIVE: [&str; 18] = [
+const LIVE: [&str; 20] = [
     "key-file",
     "allow-exposed-key",
     "allow-weak-key",
@@ -27,6 +27,8 @@ const LIVE: [&str; 18] = [
     "eviction-age",
     "trust",
     "distrust-loopback",
+    "proxy-trust",
+    "header-timeout",
     "auth-timeout",
     "idle-timeout",
     "send-timeout",
@@ -39,20 +41,13 @@ const LIVE: [&str; 18] = [
 pub(super) struct Running {
     /// What the server was started with, and what it has been told since.
     settings: Vec<Setting>,
-    started: Started,
+    fixed: Fixed,
+    /// Whether the listeners were opened with keepalive.
+    can_probe: bool,
     /// Whether there is a file to read again.
     has_configuration: bool,
     has_key_file: bool,
     drain_delay: Duration,
-}
-
-/// What cannot change while it runs.
-struct Started {
-    listen: Vec<SocketAddr>,
-    passed: Vec<SocketAddr>,
-    workers: u16,
-    backlog: u32,
-    keepalive: bool,
 }
 
 /// The result of a reload.
@@ -70,13 +65,8 @@ impl Running {
     pub(super) fn new(args: &ServeArgs, settings: &Settings) -> Self {
         Self {
             settings: args.effective.settings.clone(),
-            started: Started {
-                listen: settings.listen.clone(),
-                passed: settings.passed.clone(),
-                workers: args.workers,
-                backlog: args.backlog,
-                keepalive: settings.config.keepalive.is_some(),
-            },
+            fixed: settings.fixed.clone(),
+            can_probe: settings.config.keepalive.is_some(),
             has_configuration: args.effective.file.is_some(),
             has_key_file: args.keys.key_file.is_some(),
             drain_delay: settings.limits.drain_delay,
@@ -92,19 +82,18 @@ impl Running {
             let text = "there is no key file (-k) and no configuration (--config)";
             return Err(Failure::with_message(Exit::Usage, text.to_owned()));
         }
-        let mut args = on_own_stack(config::parse_again)??;
+        let args = on_own_stack(config::parse_again)??;
         if self.has_key_file && args.keys.key_file.is_none() {
             let text =
                 "no key file is named any more, and only a restart goes back to the demo key";
             return Err(Failure::with_message(Exit::Usage, text.to_owned()));
         }
         // Also what needs a restart has to be right: it must not come up then.
-        Settings::check(&args, &self.started.passed)?;
-        (args.listen, args.workers) = (self.started.listen.clone(), self.started.workers);
-        args.backlog = self.started.backlog;
-        let settings = Settings::check(&args, &self.started.passed)?;
+        let passed: Vec<_> = self.fixed.passed.iter().map(|place| place.address).collect();
+        Settings::check(&args, &passed)?;
+        let settings = Settings::with(&args, self.fixed.clone())?;
         server
-            .reconfigure(&settings.config, &settings.limits, &settings.trusted)
+            .reconfigure(&settings.config, &settings.limits, &settings.trusted, &settings.proxies)
             .map_err(|error| cannot_build(error, &settings))?;
         let (changed, waiting) = self.compare(&args.effective.settings);
         self.drain_delay = settings.limits.drain_delay;
@@ -126,7 +115,7 @@ impl Running {
             let change = format!("{} {} -> {}", new.key, shown(old), shown(new));
             let is_live = match new.key.as_str() {
                 // A listener that was opened without it has connections that cannot be probed.
-                "keepalive" => self.started.keepalive,
+                "keepalive" => self.can_probe,
                 key => LIVE.contains(&key),
             };
             if is_live {
@@ -205,7 +194,8 @@ mod tests {
 
     /// Everything that a running loop is given.
     fn given(settings: &Settings) -> String {
-        format!("{:?} {:?} {:?}", settings.config, settings.limits, settings.trusted)
+        let Settings { config, limits, trusted, proxies, .. } = settings;
+        format!("{config:?} {limits:?} {trusted:?} {proxies:?}")
     }
 
     #[test]
@@ -220,7 +210,7 @@ mod tests {
                 "key-file" | "allow-exposed-key" | "allow-weak-key" => continue,
                 "distrust-loopback" => "--distrust-loopback".to_owned(),
                 "mac" => "--mac=sha256".to_owned(),
-                "trust" => "--trust=10.0.0.0/8".to_owned(),
+                "trust" | "proxy-trust" => format!("--{key}=10.0.0.0/8"),
                 "recv-size" | "max-connections" | "max-unauthenticated" => format!("--{key}=77"),
                 "max-unauthenticated-per-source" => format!("--{key}=7"),
                 _ => format!("--{key}=7s"),

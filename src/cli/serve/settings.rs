@@ -7,84 +7,133 @@ use saltecho::auth::Keyring;
 use saltecho::proto::Config;
 use saltecho::server::{AdminAddress, IpNet, Limits, Server, ServerBuilder};
 
+use super::proxy::Place;
 use super::{ServeArgs, cannot_build, journal};
 use crate::cli::address::ServerAddress;
 use crate::cli::failure::{Exit, Failure};
 use crate::cli::keyfile::Keys;
+use crate::cli::values::Limit;
 
 /// The settings of a server.
 pub(super) struct Settings {
-    /// The addresses to listen on.
-    pub(super) listen: Vec<SocketAddr>,
-    /// The addresses of the sockets that a service manager passed.
-    pub(super) passed: Vec<SocketAddr>,
-    admin: Option<AdminAddress>,
-    pub(super) workers: usize,
+    pub(super) fixed: Fixed,
     pub(super) config: Config,
     pub(super) limits: Limits,
     pub(super) trusted: Vec<IpNet>,
+    /// The networks that may send PROXY headers; all if there is none.
+    pub(super) proxies: Vec<IpNet>,
     /// The public names of the keys.
     pub(super) keys: Vec<String>,
+}
+
+/// Settings that cannot change while the server runs.
+#[derive(Clone)]
+pub(super) struct Fixed {
+    /// The addresses to listen on.
+    pub(super) places: Vec<Place>,
+    /// The addresses of the sockets that a service manager passed.
+    pub(super) passed: Vec<Place>,
+    admin: Option<AdminAddress>,
+    pub(super) workers: usize,
+}
+
+impl Fixed {
+    fn new(args: &ServeArgs, passed: &[SocketAddr]) -> Result<Self, Failure> {
+        let is_default = args.listen.is_empty() && passed.is_empty() && !args.proxy.has_listeners();
+        let default = [SocketAddr::from((Ipv4Addr::LOCALHOST, ServerAddress::DEFAULT_PORT))];
+        let places = args.proxy.places(if is_default { &default } else { &args.listen });
+        refuse_repeated(&places)?;
+        let proxied = args.proxy.is_required();
+        let passed = passed.iter().map(|&address| Place { address, proxied, flag: "LISTEN_FDS" });
+        Ok(Self {
+            places,
+            passed: passed.collect(),
+            admin: args.admin.clone(),
+            workers: usize::from(args.workers),
+        })
+    }
+
+    pub(super) fn all_places(&self) -> impl Iterator<Item = &Place> {
+        self.places.iter().chain(&self.passed)
+    }
+
+    /// All addresses, those of the passed sockets last.
+    pub(super) fn addresses(&self) -> Vec<SocketAddr> {
+        self.all_places().map(|place| place.address).collect()
+    }
 }
 
 impl Settings {
     /// Reads the keys and checks that all flags fit together and into this process, for a server that
     /// was also passed sockets at these addresses.
     pub(super) fn check(args: &ServeArgs, passed: &[SocketAddr]) -> Result<Self, Failure> {
-        let listen = args.addresses(passed);
-        refuse_repeated(&listen)?;
         args.refuse_exposed_admin()?;
-        let addresses = [&listen[..], passed].concat();
-        let keys = Keys::for_server(&args.keys, &addresses)
+        Self::with(args, Fixed::new(args, passed)?)
+    }
+
+    /// The settings of a running server, in which `fixed` stays as it is.
+    ///
+    /// # Errors
+    /// Those of [`check`](Self::check).
+    pub(super) fn with(args: &ServeArgs, fixed: Fixed) -> Result<Self, Failure> {
+        let keys = Keys::for_server(&args.keys, &fixed.addresses())
             .map_err(|error| Failure::new(Exit::Usage, error))?;
         let settings = Self {
-            listen,
-            passed: passed.to_vec(),
-            admin: args.admin.clone(),
-            workers: usize::from(args.workers),
             config: args.config(keys.keyring),
-            limits: args.admission.apply(args.limits(addresses.len()))?,
+            limits: args.admission.apply(args.limits(&fixed))?,
             trusted: args.admission.trusted().to_vec(),
+            proxies: args.proxy.trusted().to_vec(),
             keys: keys.names,
+            fixed,
         };
         // A socket that was passed needs the same as one that is opened.
-        let checked = settings.builder_at(&addresses).check_workers(settings.workers);
+        let builder = settings.builder_at(settings.fixed.all_places());
+        let checked = builder.check_workers(settings.fixed.workers);
         checked.map_err(|error| cannot_build(error, &settings))?;
         Ok(settings)
     }
 
-    /// All addresses, those of the passed sockets last.
-    pub(super) fn addresses(&self) -> Vec<SocketAddr> {
-        [&self.listen[..], &self.passed].concat()
-    }
-
     /// The server with these settings, which is not yet built and has no passed sockets.
     pub(super) fn builder(&self) -> ServerBuilder {
-        self.builder_at(&self.listen)
+        self.builder_at(self.fixed.places.iter())
     }
 
-    fn builder_at(&self, addresses: &[SocketAddr]) -> ServerBuilder {
+    fn builder_at<'a>(&self, places: impl Iterator<Item = &'a Place>) -> ServerBuilder {
         let mut builder = Server::builder().config(self.config.clone()).limits(self.limits);
-        for address in addresses {
-            builder = builder.listen(*address);
+        for place in places {
+            builder = match place.proxied {
+                true => builder.listen_proxy(place.address),
+                false => builder.listen(place.address),
+            };
         }
-        if let Some(address) = &self.admin {
+        if let Some(address) = &self.fixed.admin {
             builder = builder.admin(address.clone());
         }
-        builder.trust(self.trusted.iter().copied())
+        builder.trust(self.trusted.iter().copied()).trust_proxies(self.proxies.iter().copied())
     }
 }
 
 impl fmt::Display for Settings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { config, limits, keys, workers, .. } = self;
-        f.write_str(&journal::settings(config, limits, keys, *workers))?;
-        let networks: Vec<String> = self.trusted.iter().map(ToString::to_string).collect();
-        match networks.is_empty() {
-            true => Ok(()),
-            false => write!(f, "; trust {}", networks.join(", ")),
+        let Self { fixed, config, limits, keys, .. } = self;
+        f.write_str(&journal::settings(config, limits, keys, fixed.workers))?;
+        if !self.trusted.is_empty() {
+            write!(f, "; trust {}", list(&self.trusted))?;
         }
+        if fixed.all_places().any(|place| place.proxied) {
+            let from = match self.proxies.is_empty() {
+                true => "anywhere".to_owned(),
+                false => list(&self.proxies),
+            };
+            let time = Limit(config.header_timeout);
+            write!(f, "; PROXY headers from {from} within {time}")?;
+        }
+        Ok(())
     }
+}
+
+fn list(networks: &[IpNet]) -> String {
+    networks.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
 impl ServeArgs {
@@ -105,6 +154,7 @@ impl ServeArgs {
 
     fn config(&self, keyring: Keyring) -> Config {
         let mut config = Config::new(keyring);
+        config.header_timeout = self.proxy.header_timeout.0;
         config.auth_timeout = self.auth_timeout.0;
         config.idle_timeout = self.idle_timeout.0;
         config.send_timeout = self.send_timeout.0;
@@ -113,21 +163,12 @@ impl ServeArgs {
         config
     }
 
-    /// The addresses to listen on beside the sockets that were passed, which take the place of the
-    /// default.
-    fn addresses(&self, passed: &[SocketAddr]) -> Vec<SocketAddr> {
-        match self.listen.is_empty() && passed.is_empty() {
-            true => vec![SocketAddr::from((Ipv4Addr::LOCALHOST, ServerAddress::DEFAULT_PORT))],
-            false => self.listen.clone(),
-        }
-    }
-
-    fn limits(&self, addresses: usize) -> Limits {
+    fn limits(&self, fixed: &Fixed) -> Limits {
         let mut limits = match self.max_connections {
             Some(number) => Limits::for_connections(number as usize),
             None => {
-                let admin = self.admin.as_ref().map_or(0, |_| Limits::DESCRIPTORS_OF_ADMIN);
-                Limits::for_workers(self.workers.into(), addresses, admin)
+                let admin = fixed.admin.as_ref().map_or(0, |_| Limits::DESCRIPTORS_OF_ADMIN);
+                Limits::for_workers(fixed.workers, fixed.all_places().count(), admin)
             }
         };
         limits.backlog = self.backlog;
@@ -139,15 +180,23 @@ impl ServeArgs {
 }
 
 /// Refuses an address that is given twice. Port 0 may be: it picks another port each time.
-fn refuse_repeated(addresses: &[SocketAddr]) -> Result<(), Failure> {
-    let repeated = addresses
-        .iter()
-        .enumerate()
-        .find(|(index, address)| address.port() != 0 && addresses[..*index].contains(address));
+fn refuse_repeated(places: &[Place]) -> Result<(), Failure> {
+    let repeated = places.iter().enumerate().find_map(|(index, place)| {
+        let same = |other: &&Place| other.address == place.address && place.address.port() != 0;
+        places[..index].iter().find(same).map(|other| (place, other))
+    });
     match repeated {
         None => Ok(()),
-        Some((_, address)) => {
-            let text = format!("-l {address} is given twice: remove one");
+        Some((Place { address, flag, .. }, other)) if *flag == other.flag => {
+            let text = format!("{flag} {address} is given twice: remove one");
+            Err(Failure::with_message(Exit::Usage, text))
+        }
+        Some((Place { address, flag, .. }, other)) => {
+            let text = format!(
+                "{} {address} and {flag} {address} are the same address: a listener either requires \
+                 PROXY headers or does not, so give one of them another port",
+                other.flag
+            );
             Err(Failure::with_message(Exit::Usage, text))
         }
     }
