@@ -289,13 +289,24 @@ mod tests {
             Kind::Switch => &["true"],
             Kind::Number => &["7"],
             Kind::List => &["[\"127.0.0.9:1\"]", "[\"10.0.0.0/8\"]"],
-            Kind::Text => &["\"7s\"", "\"7\"", "\"sha256\"", "\"same\"", "\"other\""],
+            Kind::Text => &[
+                "\"7s\"",
+                "\"7\"",
+                "\"sha256\"",
+                "\"same\"",
+                "\"require\"",
+                "\"127.0.0.1:7\"",
+                "\"other\"",
+            ],
         };
         let is_accepted = |value: &&&str| {
             let entries = file::parse(&format!("{} = {value}", name(arg))).unwrap();
             words(arg, &entries[0]).is_ok()
         };
-        candidates.iter().find(is_accepted).unwrap_or_else(|| panic!("{arg} takes none: add one"))
+        candidates
+            .iter()
+            .find(is_accepted)
+            .unwrap_or_else(|| panic!("{} takes none: add one", name(arg)))
     }
 
     fn find_setting(settings: Vec<Setting>, key: &str) -> Setting {
