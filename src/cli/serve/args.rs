@@ -133,4 +133,4 @@ Examples:
   saltecho serve -v --recv-size 1k --idle-timeout 10m
   saltecho serve -k saltecho.key --mac sha256
   saltecho serve -l 127.0.0.1:0 -l 127.0.0.2:0 --port-file ports
-  saltecho serve -l 127.0.0.1:9999 --proxy require --proxy-trust 127.0.0.1";
+  saltecho serve -l 127.0.0.1:0 --listen-proxy 127.0.0.1:0 --proxy-trust 127.0.0.1";
