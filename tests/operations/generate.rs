@@ -133,7 +133,7 @@ fn the_units_settings_are_accepted() {
         assert!(help.contains(&format!("[env: {name}]")), "{name} is no setting");
         number += 1;
         match name {
-            "SALTECHO_LISTEN" => command.env(name, "127.0.0.1:0"),
+            "SALTECHO_LISTEN" | "SALTECHO_LISTEN_PROXY" => command.env(name, "127.0.0.1:0"),
             "SALTECHO_KEY_FILE" => command.env(name, &key),
             _ => command.env(name, value),
         };

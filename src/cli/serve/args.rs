@@ -152,4 +152,4 @@ Examples:
   saltecho serve -k saltecho.key --mac sha256
   saltecho serve --config saltecho.toml
   saltecho serve -l 127.0.0.1:0 -l 127.0.0.2:0 --port-file ports
-  saltecho serve -k saltecho.key --proxy require --proxy-trust 192.0.2.1";
+  saltecho serve -l 127.0.0.1:0 --listen-proxy 127.0.0.1:0 --proxy-trust 127.0.0.1";

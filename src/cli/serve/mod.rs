@@ -12,7 +12,7 @@ mod reload;
 mod settings;
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 
 use anyhow::Context;
 use saltecho::proto::{Handler, Identity, Upper};
@@ -59,7 +59,7 @@ pub(super) fn run(args: &ServeArgs) -> Result<(), Failure> {
 /// Makes every check of [`run`] that opens no socket and changes nothing; returns the settings in
 /// one line.
 pub(super) fn check(args: &ServeArgs) -> Result<String, Failure> {
-    let settings = Settings::check(args, &[])?;
+    let settings = Settings::check(args, Vec::new())?;
     find_port_file(args)?;
     Ok(settings.to_string())
 }
@@ -70,12 +70,9 @@ fn serve<H: Handler + Clone + Send>(
     log: &Log,
     handler: H,
 ) -> Result<(), Failure> {
-    let passed_addresses = passed.service.iter().map(TcpListener::local_addr);
-    let passed_addresses = passed_addresses.collect::<io::Result<Vec<_>>>();
-    let passed_addresses = passed_addresses.context("cannot get the address of a socket passed")?;
-    let settings = Settings::check(args, &passed_addresses)?;
+    let settings = Settings::check(args, args.proxy.passed(&passed)?)?;
     warn_of_exposure(args, &settings.fixed.addresses(), log);
-    args.proxy.warn(&settings.fixed.places, log);
+    args.proxy.warn(settings.fixed.all_places(), log);
     let usage = |error| Failure::new(Exit::Usage, error);
     let port_file = find_port_file(args)?.map(PortFile::clear).transpose().map_err(usage)?;
     let is_reloaded = args.keys.key_file.is_some() || args.effective.file.is_some();
@@ -87,8 +84,8 @@ fn serve<H: Handler + Clone + Send>(
     }
     let control = ServiceControl::new(log, Running::new(args, &settings)).map_err(usage)?;
     let mut builder = settings.builder().control(Box::new(control), &not_ignored(&SIGNALS));
-    for listener in passed.service {
-        builder = match args.proxy.is_required() {
+    for (place, (listener, _)) in settings.fixed.passed.iter().zip(passed.listeners) {
+        builder = match place.proxied {
             true => builder.proxy_listener(listener),
             false => builder.listener(listener),
         };

@@ -2,9 +2,11 @@
 
 use std::net::SocketAddr;
 
+use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 use saltecho::server::IpNet;
 
+use super::activation::{Passed, Purpose};
 use super::admission::network;
 use crate::cli::address::listen_address;
 use crate::cli::keyfile::is_loopback;
@@ -55,23 +57,32 @@ pub(super) struct Place {
 }
 
 impl ProxyArgs {
-    /// Whether listeners of -l, and sockets that are passed in its place, require the header.
-    pub(super) fn is_required(&self) -> bool {
-        self.proxy == Mode::Require
-    }
-
-    /// Whether there are listeners beside those of -l.
-    pub(super) fn has_listeners(&self) -> bool {
-        !self.listen_proxy.is_empty()
-    }
-
     /// All addresses to listen on, of which `listen` are those of -l.
     pub(super) fn places(&self, listen: &[SocketAddr]) -> Vec<Place> {
-        let proxied = self.is_required();
+        let proxied = self.proxy == Mode::Require;
         let direct = listen.iter().map(|&address| Place { address, proxied, flag: "-l" });
         let behind = self.listen_proxy.iter();
         let flag = "--listen-proxy";
         direct.chain(behind.map(|&address| Place { address, proxied: true, flag })).collect()
+    }
+
+    /// Whether --listen-proxy names an address.
+    pub(super) const fn has_listeners(&self) -> bool {
+        !self.listen_proxy.is_empty()
+    }
+
+    /// The places of the listeners that were passed.
+    ///
+    /// # Errors
+    /// Those of getsockname(2).
+    pub(super) fn passed(&self, passed: &Passed) -> Result<Vec<Place>> {
+        let places = passed.listeners.iter().map(|(listener, purpose)| {
+            let address =
+                listener.local_addr().context("cannot get the address of a socket passed")?;
+            let proxied = *purpose == Purpose::Balancer || self.proxy == Mode::Require;
+            Ok(Place { address, proxied, flag: "a socket passed" })
+        });
+        places.collect()
     }
 
     /// The networks that may send a header; all if there is none.
@@ -79,8 +90,8 @@ impl ProxyArgs {
         &self.proxy_trust
     }
 
-    pub(super) fn warn(&self, places: &[Place], log: &Log) {
-        let mut proxied = places.iter().filter(|place| place.proxied).peekable();
+    pub(super) fn warn<'a>(&self, places: impl Iterator<Item = &'a Place>, log: &Log) {
+        let mut proxied = places.filter(|place| place.proxied).peekable();
         if proxied.peek().is_none() && !self.proxy_trust.is_empty() {
             log.warn(
                 "--proxy-trust has no effect: no listener requires a PROXY header (--proxy require, \

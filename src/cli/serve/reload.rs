@@ -89,8 +89,7 @@ impl Running {
             return Err(Failure::with_message(Exit::Usage, text.to_owned()));
         }
         // Also what needs a restart has to be right: it must not come up then.
-        let passed: Vec<_> = self.fixed.passed.iter().map(|place| place.address).collect();
-        Settings::check(&args, &passed)?;
+        Settings::check(&args, self.fixed.passed.clone())?;
         let settings = Settings::with(&args, self.fixed.clone())?;
         server
             .reconfigure(&settings.config, &settings.limits, &settings.trusted, &settings.proxies)
@@ -189,7 +188,7 @@ mod tests {
     fn settings(flags: &[&str]) -> Settings {
         let words = ["saltecho", "serve"].iter().chain(flags);
         let Command::Serve(args) = Cli::parse_from(words).command else { unreachable!() };
-        Settings::check(&args, &[]).unwrap()
+        Settings::check(&args, Vec::new()).unwrap()
     }
 
     /// Everything that a running loop is given.

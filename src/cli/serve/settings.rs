@@ -31,26 +31,20 @@ pub(super) struct Settings {
 pub(super) struct Fixed {
     /// The addresses to listen on.
     pub(super) places: Vec<Place>,
-    /// The addresses of the sockets that a service manager passed.
+    /// The sockets that a service manager passed.
     pub(super) passed: Vec<Place>,
     admin: Option<AdminAddress>,
     pub(super) workers: usize,
 }
 
 impl Fixed {
-    fn new(args: &ServeArgs, passed: &[SocketAddr]) -> Result<Self, Failure> {
+    fn new(args: &ServeArgs, passed: Vec<Place>) -> Result<Self, Failure> {
         let is_default = args.listen.is_empty() && passed.is_empty() && !args.proxy.has_listeners();
         let default = [SocketAddr::from((Ipv4Addr::LOCALHOST, ServerAddress::DEFAULT_PORT))];
         let places = args.proxy.places(if is_default { &default } else { &args.listen });
         refuse_repeated(&places)?;
-        let proxied = args.proxy.is_required();
-        let passed = passed.iter().map(|&address| Place { address, proxied, flag: "LISTEN_FDS" });
-        Ok(Self {
-            places,
-            passed: passed.collect(),
-            admin: args.admin.clone(),
-            workers: usize::from(args.workers),
-        })
+        let (admin, workers) = (args.admin.clone(), usize::from(args.workers));
+        Ok(Self { places, passed, admin, workers })
     }
 
     pub(super) fn all_places(&self) -> impl Iterator<Item = &Place> {
@@ -65,8 +59,8 @@ impl Fixed {
 
 impl Settings {
     /// Reads the keys and checks that all flags fit together and into this process, for a server that
-    /// was also passed sockets at these addresses.
-    pub(super) fn check(args: &ServeArgs, passed: &[SocketAddr]) -> Result<Self, Failure> {
+    /// was also passed these sockets.
+    pub(super) fn check(args: &ServeArgs, passed: Vec<Place>) -> Result<Self, Failure> {
         args.refuse_exposed_admin()?;
         Self::with(args, Fixed::new(args, passed)?)
     }
