@@ -13,6 +13,7 @@ const CALL_COST: usize = 4096;
 /// Does what a connection wants for as long as its socket is believed ready and its share lasts.
 /// The only place where a socket is read, written or half-closed. True if its share was used up
 /// while it could have gone on: then it is due again.
+#[inline(always)] // It has one caller, and every message would pay for its arguments.
 pub(super) fn pump<K: Kernel, H: Handler>(
     kernel: &mut K,
     config: &Config,
