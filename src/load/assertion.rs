@@ -2,7 +2,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use super::report::Nanos;
+use super::format::Nanos;
 use super::unit::split_unit;
 use super::{ErrorKind, Mode, Record, Series};
 

@@ -17,6 +17,7 @@ mod assertion;
 mod counters;
 mod dial;
 mod errors;
+mod format;
 mod pattern;
 mod plan;
 mod progress;

@@ -23,7 +23,7 @@ pub struct Generator {
     /// Settings of the load.
     pub plan: PlanInfo,
     /// Durations of the run; unknown if the log was cut off.
-    #[serde(default, rename = "ran", skip_serializing_if = "Option::is_none")]
+    #[serde(default, alias = "ran", skip_serializing_if = "Option::is_none")]
     pub run: Option<RunInfo>,
 }
 

@@ -25,13 +25,15 @@ use std::time::Duration;
 pub use collector::{Collector, Second, Sink, SinkFailure};
 pub use compare::Comparison;
 pub use events::EventLog;
-pub use figures::{Bytes, Grouped, Nanos, Percentiles, QUANTILES};
+pub use figures::{Percentiles, QUANTILES};
 pub use generator::{Generator, Machine, PlanInfo, ProgramInfo, RunInfo};
 pub use hlog::{HistogramLog, LoadLog, LogError};
 pub use merge::{MergeError, merge};
 pub use server::ServerUse;
 pub use verdict::Verdict;
 pub use visible::Visible;
+
+pub use super::format::{Bytes, Grouped, Nanos};
 
 use super::{Counts, Mode, Pace, Record, Series, StateCounts};
 
@@ -49,7 +51,7 @@ pub struct Report {
     /// For several generators, the time in which all of them measured.
     pub overlap: Option<Duration>,
     /// States of the connections at the end of the measurement.
-    pub standing: StateCounts,
+    pub states: StateCounts,
     /// CPU time and memory of the server, if its PID was given.
     pub server: Option<ServerUse>,
     /// Problems that a reader has to know about before trusting the figures.

@@ -1,7 +1,8 @@
 //! The reliability of a load's result, and the difference between latency and service time.
 
-use super::figures::{Grouped, Nanos, Percentiles};
+use super::figures::Percentiles;
 use super::text::Range;
+use super::{Grouped, Nanos};
 use super::{Report, RunInfo, headline};
 use crate::load::{Counts, Mode, Record, Series};
 
