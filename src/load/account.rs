@@ -110,7 +110,7 @@ impl<K: Dial> Load<K> {
         states
     }
 
-    /// Ends the run: whatever is still pending was too late, and has waited until now.
+    /// Ends the run: messages still pending are late, and have waited until now.
     pub(super) fn finish(&mut self, now: Monotonic) {
         self.check_counters();
         let (pacing, record) = (&self.pacing, &mut self.recorder.record);

@@ -212,7 +212,7 @@ impl<K: Dial> Load<K> {
                 self.counters.lost(pending);
                 self.recorder.counts().errors.add(ErrorKind::Unanswered, pending);
             }
-            // So has the connection's, which owes at most its proof.
+            // So has the connection's, of which at most the proof is pending.
             Mode::Idle => {
                 let pending = session.pending();
                 self.counters.lost(pending.end - pending.start);

@@ -41,13 +41,13 @@ pub trait Kernel {
     /// Starts events for a listener.
     ///
     /// # Errors
-    /// Whatever the system says.
+    /// Those of epoll_ctl(2).
     fn register_listener(&mut self, listener: &mut Self::Listener, token: Token) -> io::Result<()>;
 
     /// Starts events in both directions for a stream; it is never changed afterwards.
     ///
     /// # Errors
-    /// Whatever the system says: ENOSPC when the user's epoll watches are used up.
+    /// Those of epoll_ctl(2): ENOSPC when the user's epoll watches are used up.
     fn register(&mut self, stream: &mut Self::Stream, token: Token) -> io::Result<()>;
 
     /// `accept()`. The peer's address is missing if the peer is already gone.

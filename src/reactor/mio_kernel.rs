@@ -33,8 +33,8 @@ pub struct MioKernel {
     spare: Option<Poll>,
 }
 
-/// Events taken from one poll at the most; a wait that fills fewer has taken them all. They are
-/// 48 KiB that a process keeps once it had a crowd, and the next poll brings the rest.
+/// Maximum number of events per poll; the next poll returns the rest. The buffer takes 48 KiB, which a
+/// process keeps once it had a crowd.
 const MAX_EVENTS: usize = 4 << 10;
 
 impl MioKernel {
@@ -78,8 +78,7 @@ impl MioKernel {
         count: usize,
         options: ListenOptions,
     ) -> io::Result<Vec<TcpListener>> {
-        // Bound alone and opened to others afterwards: so there is no moment in which a stranger
-        // could be found to share it with.
+        // Bound alone and shared afterwards, so that no other process can already be listening there.
         let first = Self::bind(address, Port::Alone)?;
         first.set_reuse_port(true)?;
         let first = Self::adopt(first.into(), options)?;

@@ -27,7 +27,7 @@ const HEAD: u32 = 1 << 31;
 /// A place in the wheel, kept in the slot of the deadline's owner.
 #[derive(Clone, Copy, Debug)]
 pub struct Link {
-    /// The neighbour before, or `HEAD` and a bucket, or `END`: in no list.
+    /// The neighbor before, or `HEAD` and a bucket, or `END`: in no list.
     prev: u32,
     next: u32,
     /// The low half of the tick; the wheel's own position supplies the rest.

@@ -20,7 +20,7 @@ use crate::reactor::{ListenOptions, MioKernel};
 /// # Ok(()) }
 /// ```
 ///
-/// Without a key it accepts the demo key, which everybody knows.
+/// Without a key it accepts the demo key, which is public.
 pub struct ServerBuilder<H = Upper> {
     addresses: Vec<SocketAddr>,
     /// Why an address was none.

@@ -58,7 +58,7 @@ pub struct SimKernel {
     sockets: Vec<Socket>,
     /// Sockets with an edge that has not been fetched, in order.
     edges: VecDeque<usize>,
-    /// Sockets towards whose server's end something is under way.
+    /// Sockets with bytes or an end in flight to the server.
     under_way: VecDeque<usize>,
     listener: Option<Token>,
     listener_edge: bool,
@@ -367,7 +367,7 @@ impl SimKernel {
         self.sockets[client.0].server_end == End::Open
     }
 
-    /// Something is under way to the server: it arrives at once, or when the network likes.
+    /// Delivers what a client sent to the server: at once, or later at random.
     fn send_off(&mut self, index: usize) {
         if self.random.chance(self.faults.late_arrival) {
             let socket = &mut self.sockets[index];
@@ -381,7 +381,7 @@ impl SimKernel {
         }
     }
 
-    /// The network moves whatever is under way somewhere, or a part of it.
+    /// Delivers what is in flight on one connection, or a part of it.
     fn move_something(&mut self) {
         let Some(index) = self.under_way.pop_front() else { return };
         let socket = &mut self.sockets[index];

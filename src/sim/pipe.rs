@@ -4,12 +4,12 @@ use std::collections::VecDeque;
 /// and an end. Not a network: it keeps order and loses nothing.
 #[derive(Debug)]
 pub(super) struct Direction {
-    /// First what has arrived and is unread, then what is under way.
+    /// The unread bytes that have arrived, then those in flight.
     bytes: VecDeque<u8>,
     arrived: usize,
-    /// How much may have arrived and be unread.
+    /// Maximum number of unread bytes that have arrived.
     window: usize,
-    /// How much may be unread, under way or not.
+    /// Maximum number of unread bytes, in flight or not.
     capacity: usize,
     /// Where an urgent byte was sent, as a distance from the front; it is not among the bytes.
     urgent_at: Option<usize>,

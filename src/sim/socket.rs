@@ -16,7 +16,7 @@ pub(super) struct Socket {
     pub(super) token: Option<Token>,
     /// An edge waits to be fetched.
     pub(super) edge: bool,
-    /// Bytes or the end are under way to the server, and the network knows of them.
+    /// Bytes or the end are in flight to the server, and the network knows of them.
     pub(super) under_way: bool,
     /// A `send` found no room since writability was last announced.
     pub(super) no_space: bool,
@@ -53,7 +53,8 @@ pub(super) struct Failure {
     pub(super) reported: bool,
 }
 
-/// A server's calls for one connection, as its kernel saw them, for a judge of the loop from outside. The times are those that the loop had last read from the clock.
+/// A server's calls for one connection, as its kernel saw them, for an independent judge of the loop.
+/// The times are those that the loop had last read from the clock.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Ledger {
     /// The name under which it was registered.

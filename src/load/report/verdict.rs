@@ -172,9 +172,9 @@ impl Report {
     fn cause(&self, waited: u64) -> String {
         let lateness = self.percentiles(Series::Lateness);
         if lateness.max_ns >= waited / 2 && self.verdict != Verdict::Reliable {
-            let who = if self.is_merged() { "generators" } else { "generator" };
+            let subject = if self.is_merged() { "generators" } else { "generator" };
             return format!(
-                "The {who} may have caused the difference: messages were sent up to {} late.",
+                "The {subject} may have caused the difference: messages were sent up to {} late.",
                 Nanos(lateness.max_ns)
             );
         }

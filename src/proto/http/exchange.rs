@@ -198,7 +198,7 @@ impl Exchange {
         }
     }
 
-    /// Answers the request. The content of an answer to HEAD is left out; its length is told.
+    /// Answers the request. An answer to HEAD has the length of its content and no content.
     ///
     /// # Panics
     /// If there is no request to answer.
@@ -256,8 +256,8 @@ impl Exchange {
         }
     }
 
-    /// `shutdown(SHUT_WR)` was done. That it failed does not matter: then the peer is gone, and
-    /// the next `recv` says so.
+    /// Reports that `shutdown(SHUT_WR)` was called. Its result does not matter: it fails if the peer is
+    /// gone, and then the next `recv` fails too.
     pub fn handle_shutdown(&mut self, now: Monotonic) {
         if matches!(self.stage, Stage::Finishing) {
             self.call = begin(LINGER_TIMEOUT, now);

@@ -71,7 +71,7 @@ pub struct Response {
 /// The content of a response.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Content {
-    /// All of it, whose length is told first.
+    /// The whole content, sent with its length.
     Whole(Vec<u8>),
     /// Slices from a [`Body`], whose length is not known beforehand: chunked in HTTP/1.1, until
     /// the end of the stream in HTTP/1.0.
