@@ -178,3 +178,29 @@ fn a_peer_that_answers_one_probe_in_six_stays() {
         assert_eq!(world.server.stats().authenticated, 1);
     }
 }
+
+/// A digest that arrived in time counts, even if the process was stopped until after the deadline and
+/// the event comes later still.
+#[test]
+fn a_digest_that_waits_in_the_kernel_is_in_time() {
+    for seed in 0..20 {
+        let faults = Faults { delayed_event: Faults::ALWAYS, ..Faults::none() };
+        let (config, limits) = (Config::new(Keyring::demo()), Limits::for_connections(1));
+        let mut world =
+            World::new(SimKernel::new(seed, faults), config, limits, SplitMix::new(seed));
+        let end = world.server.kernel_mut().connect(100, 100, 100);
+        world.clients.push(Client::new(end, true, 0));
+        while world.clients[0].digest.is_empty() {
+            world.turn();
+            world.clients[0].read(world.server.kernel_mut(), usize::MAX);
+        }
+        world.clients[0].send(world.server.kernel_mut(), &mut world.random, usize::MAX);
+        world.server.kernel_mut().pass(Duration::from_secs(60));
+        for _ in 0..3 {
+            world.turn();
+        }
+        let stats = world.server.stats();
+        let timed_out = stats.closed(CloseReason::AuthTimeout);
+        assert_eq!((stats.authenticated, timed_out), (1, 0), "seed {seed}");
+    }
+}
