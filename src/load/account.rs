@@ -6,12 +6,12 @@ use super::session::Session;
 use super::{Counts, Dial, ErrorKind, Interval, Load, Mode, Phase, Record, Series, StateCounts};
 use crate::python::Monotonic;
 
-/// What a run has recorded.
+/// The records of a run.
 pub(super) struct Recorder {
     pub(super) interval_began: Monotonic,
-    /// What was recorded in this interval.
+    /// The record of this interval.
     pub(super) record: Record,
-    /// What was recorded in the intervals before.
+    /// The sum of the intervals before.
     pub(super) total: Record,
     /// The states of the connections when the measurement ended.
     pub(super) states: StateCounts,

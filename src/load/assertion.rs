@@ -30,7 +30,7 @@ pub struct Assertion {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CheckedAssertion {
-    /// Whether the assertion holds. It fails if there is no value.
+    /// True if the assertion holds. It fails if there is no value.
     pub holds: bool,
     /// The actual value: `7.20 ms`, `12`, or "nothing was measured".
     pub actual: String,

@@ -36,7 +36,7 @@ pub struct Plan {
     pub in_flight: usize,
     /// Size of a message in bytes.
     pub size: usize,
-    /// Whether answers are expected in upper case (the default) or unchanged.
+    /// True if answers are expected in upper case (the default) or unchanged.
     pub upper: bool,
     /// Time over which connecting is spread evenly. Zero: as fast as possible,
     /// [`Plan::MAX_CONNECTING`] at a time.
@@ -183,19 +183,19 @@ pub enum PlanError {
     /// More of something than there can be.
     #[error("{field} must be at most {most}, not {number}")]
     TooMuch {
-        /// What it is.
+        /// Name of the field.
         field: &'static str,
-        /// How much it is.
+        /// Its value.
         number: u64,
-        /// How much it may be.
+        /// Its maximum.
         most: u64,
     },
     /// No connection sends messages, or more of them than there are.
     #[error("active must be from 1 to the {connections} connections, not {active}")]
     Active {
-        /// How many connections were to send messages.
+        /// Number of connections that were to send messages.
         active: usize,
-        /// How many there are.
+        /// Number of connections.
         connections: usize,
     },
     /// An IPv4 address cannot connect to an IPv6 one, nor the other way round.

@@ -236,7 +236,7 @@ impl<K: Dial> Load<K> {
     }
 }
 
-/// How a session ended.
+/// The end of a session.
 pub(super) enum Ended {
     InOrder,
     Failed(ErrorKind),
@@ -255,7 +255,7 @@ struct Answers<'a> {
     counters: &'a mut Counters,
     proof: Option<&'a mut Proof>,
     pacing: &'a Pacing,
-    /// How long the answers had been there before they were looked at, as far as is known.
+    /// Time that the answers waited in the kernel before they were read, as far as is known.
     waited: Duration,
     now: Monotonic,
     dialed: Monotonic,

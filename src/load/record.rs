@@ -355,7 +355,7 @@ pub struct Outcome {
     pub measured: Duration,
     /// Time spent waiting for pending answers, the proof of idle connections included.
     pub drain: Duration,
-    /// Whether the run was stopped early.
+    /// True if the run was stopped early.
     pub stopped: bool,
     /// The states of the connections when the measurement ended.
     pub states: StateCounts,

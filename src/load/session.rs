@@ -51,7 +51,7 @@ pub(super) struct Session {
     begun: VecDeque<Begun>,
     /// When the kernel last had room again for a message.
     room_since: Monotonic,
-    /// Whether the kernel had no room at the last attempt.
+    /// True if the kernel had no room at the last attempt.
     blocked: bool,
 }
 
@@ -116,7 +116,7 @@ impl Session {
         !self.begun.is_empty()
     }
 
-    /// Whether anything of a message, were it the probe, has been sent.
+    /// Returns true if anything of a message, were it the probe, has been sent.
     pub(super) const fn has_begun(&self) -> bool {
         self.sent > 0
     }
@@ -241,7 +241,7 @@ impl Session {
         Ok(())
     }
 
-    /// What the end of the peer's stream means; `None` if it was due.
+    /// Handles the end of the peer's stream. Returns its meaning; `None` if it was due.
     pub(super) const fn handle_eof(&self) -> Option<ErrorKind> {
         match &self.stage {
             Stage::Connecting | Stage::AwaitChallenge(_) => Some(ErrorKind::Closed),

@@ -130,7 +130,7 @@ impl MioKernel {
     }
 }
 
-/// Whether a socket is bound to an address beside others of ours, or must have it alone.
+/// The sharing of a bound address with other sockets of this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Port {
     Alone,
@@ -143,7 +143,7 @@ enum Port {
 pub struct ListenOptions {
     /// `listen(backlog)`, cut to `net.core.somaxconn` by the kernel.
     pub backlog: u32,
-    /// Whether [`Kernel::probe`] works on its connections.
+    /// True if [`Kernel::probe`] works on its connections.
     pub keepalive: bool,
 }
 
@@ -300,7 +300,7 @@ fn readiness(event: &Event) -> Ready {
     ready
 }
 
-/// Whether there is memory for so many events; without it the present number must do.
+/// Returns true if there is memory for so many events; without it the present number must do.
 fn is_there_room_for(events: usize) -> bool {
     Vec::<libc::epoll_event>::new().try_reserve_exact(events).is_ok()
 }

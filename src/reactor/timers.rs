@@ -41,7 +41,7 @@ impl Default for Link {
 }
 
 impl Link {
-    /// Whether a deadline is armed.
+    /// Returns true if a deadline is armed.
     pub fn is_armed(&self) -> bool {
         self.prev != END
     }
@@ -106,7 +106,7 @@ impl Wheel {
         self.insert(links, index, tick);
     }
 
-    /// Whether a link is armed so that it fires at `deadline` or before.
+    /// Returns true if a link is armed so that it fires at `deadline` or before.
     #[inline]
     pub fn is_armed_by(&self, link: &Link, deadline: Monotonic) -> bool {
         link.is_armed() && self.full_tick(link.tick) <= self.tick_of(deadline)

@@ -16,7 +16,7 @@ pub(super) struct Direction {
     tail: Tail,
 }
 
-/// What is behind the last byte.
+/// The state behind the last byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Tail {
     /// More may be sent.
@@ -68,7 +68,7 @@ impl Direction {
         more > 0 || end
     }
 
-    /// Whether [`arrive`](Self::arrive) would change anything.
+    /// Returns true if [`arrive`](Self::arrive) would change anything.
     pub(super) fn is_under_way(&self) -> bool {
         self.arrived < self.may_have_arrived() || self.end_is_next()
     }
@@ -124,12 +124,12 @@ impl Direction {
         self.arrived > 0 || self.tail == Tail::EndArrived
     }
 
-    /// Whether a byte is unreceived, an urgent one included.
+    /// Returns true if a byte is unreceived, an urgent one included.
     pub(super) fn has_unread(&self) -> bool {
         !self.bytes.is_empty() || self.urgent_at.is_some()
     }
 
-    /// How many bytes have arrived and are unread.
+    /// Number of bytes that have arrived and are unread.
     pub(super) fn unread(&self) -> usize {
         self.arrived
     }

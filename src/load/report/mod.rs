@@ -56,7 +56,7 @@ pub struct Report {
     pub server: Option<ServerUse>,
     /// Problems that a reader has to know about before trusting the figures.
     pub warnings: Vec<String>,
-    /// Whether the figures describe the server rather than the generator.
+    /// The reliability of the figures: of the server, or distorted by the generator.
     pub verdict: Verdict,
 }
 
@@ -71,7 +71,7 @@ impl Report {
         self.first().plan.mode
     }
 
-    /// Whether messages were due at a rate (open model).
+    /// Returns true if messages were due at a rate (open model).
     pub fn is_open(&self) -> bool {
         matches!(self.first().plan.pace, Pace::Open(_))
     }
@@ -98,7 +98,7 @@ impl Report {
         (self.per_second(bytes_sent), self.per_second(bytes_received))
     }
 
-    /// Whether several generators were merged.
+    /// Returns true if several generators were merged.
     fn is_merged(&self) -> bool {
         self.generators.len() > 1
     }

@@ -132,7 +132,7 @@ pub trait Body {
     fn fill(&mut self, out: &mut Vec<u8>, max: usize) -> Progress;
 }
 
-/// Whether a [`Body`] has come to its end.
+/// The progress of a [`Body`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {
     /// There may be another slice.
