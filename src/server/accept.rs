@@ -6,6 +6,7 @@ use std::io;
 use std::net::SocketAddr;
 
 use super::admission::{Refusal, Source, Unauthenticated};
+use super::records::Row;
 use super::{AcceptPause, Limits, Server};
 use crate::auth::Challenge;
 use crate::proto::{CloseReason, Connection, Handler, Peer, guarded};
@@ -124,7 +125,7 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
                     Ok((stream, peer)) => {
                         errors_in_a_row = 0;
                         match purpose {
-                            Purpose::Service => self.admit(stream, peer),
+                            Purpose::Service => self.admit(stream, peer, index),
                         }
                     }
                     Err(error) => match classify(&error) {
@@ -158,13 +159,16 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         let reserve = |server: &mut Self, more| -> Result<usize, TryReserveError> {
             server.reactor.make_room(more)?;
             server.acceptor.unauthenticated.make_room(more)?;
+            if let Some(records) = &mut server.records {
+                records.make_room(server.reactor.slots.bound() as usize + more)?;
+            }
             Ok(more)
         };
         reserve(self, wanted).or_else(|_| reserve(self, 1)).unwrap_or(0)
     }
 
     /// Sends a client its challenge, unless its source may have no more connections now.
-    fn admit(&mut self, stream: K::Stream, peer: Option<SocketAddr>) {
+    fn admit(&mut self, stream: K::Stream, peer: Option<SocketAddr>, listener: usize) {
         self.acceptor.end_pause();
         let (limits, now) = (&self.limits, self.reactor.now());
         let unauthenticated = &mut self.acceptor.unauthenticated;
@@ -181,7 +185,7 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         {
             self.abort(oldest, CloseReason::Evicted);
         }
-        self.open(stream, peer, source);
+        self.open(stream, peer, source, listener);
     }
 
     /// Pauses for want of room. If the last pause for that did not help, turns a few clients away,
@@ -213,7 +217,13 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         self.notify(|observer| observer.accept_paused(why));
     }
 
-    fn open(&mut self, stream: K::Stream, peer: Option<SocketAddr>, source: Option<Source>) {
+    fn open(
+        &mut self,
+        stream: K::Stream,
+        peer: Option<SocketAddr>,
+        source: Option<Source>,
+        listener: usize,
+    ) {
         let mut random = [0; Challenge::LEN];
         if self.reactor.kernel.fill_random(&mut random).is_err() {
             return self.cannot_open(stream, CloseReason::SetupFailed);
@@ -225,6 +235,9 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         let mut connection = Connection::new(&self.config, Challenge::new(random), handler, now);
         connection.set_peer(Peer::new(self.inbox.server(), id, peer));
         self.acceptor.unauthenticated.add(id, source, now);
+        if let Some(records) = &mut self.records {
+            records.insert(id, Row::new(peer, listener, now));
+        }
         self.stats.accepted += 1;
         let connections = self.reactor.slots.len() + 1;
         self.stats.peak_connections = self.stats.peak_connections.max(connections);
@@ -252,7 +265,7 @@ const ERRORS_IN_A_ROW: usize = 16;
 /// What an error of `accept` means. Sources: accept(2), which passes on pending network errors
 /// of the new socket, and the servers that died of treating them as their own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum AcceptError {
+pub(super) enum AcceptError {
     /// No client is waiting.
     Drained,
     /// It concerned one client, which is gone.
@@ -263,7 +276,7 @@ enum AcceptError {
     Fatal,
 }
 
-fn classify(error: &io::Error) -> AcceptError {
+pub(super) fn classify(error: &io::Error) -> AcceptError {
     match error.raw_os_error() {
         _ if error.kind() == io::ErrorKind::WouldBlock => AcceptError::Drained,
         Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => AcceptError::Exhausted,

@@ -66,6 +66,7 @@ fn every_segmentation_of_a_right_digest_with_every_ending() {
             assert_eq!(peer.connection.state(), state, "cuts {cuts:#b}, {ending:?}");
             assert_eq!(peer.sent, answer, "cuts {cuts:#b}, {ending:?}");
             assert!(peer.connection.has_authenticated());
+            assert_eq!(peer.keys, [0], "cuts {cuts:#b}, {ending:?}");
         }
     }
 }
@@ -87,7 +88,24 @@ fn every_segmentation_of_a_wrong_digest_ends_without_a_byte() {
             assert_eq!(peer.reason(), Some(CloseReason::Rejected));
             assert_eq!(peer.sent, b"");
             assert!(!peer.connection.has_authenticated());
+            assert!(peer.keys.is_empty());
         }
+    }
+}
+
+#[test]
+fn one_reply_names_the_key_of_the_digest() {
+    let keys = [[1; 16], [2; 16], [3; 16]].map(Key::new);
+    for (position, key) in keys.iter().enumerate() {
+        let ring = Keyring::new(MacAlgorithm::Md5, &keys).unwrap();
+        let mut peer = Peer::with(Config::new(ring), Upper);
+        let digest = MacAlgorithm::Md5.digest(key, &Challenge::new(CHALLENGE));
+        let stream = [digest.as_bytes(), b"first"].concat();
+        peer.receive(&stream[..15]);
+        assert!(peer.keys.is_empty(), "too early");
+        peer.receive(&stream[15..]);
+        peer.receive(b"second");
+        assert_eq!((&peer.keys[..], &peer.sent[..]), (&[position][..], &b"FIRSTSECOND"[..]));
     }
 }
 

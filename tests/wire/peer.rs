@@ -24,6 +24,8 @@ pub(crate) struct Peer<H: Handler = Upper> {
     pub(crate) connection: Connection<H>,
     pub(crate) sent: Vec<u8>,
     pub(crate) now: Monotonic,
+    /// The keys that replies named.
+    pub(crate) keys: Vec<usize>,
 }
 
 impl Peer {
@@ -36,7 +38,8 @@ impl<H: Handler> Peer<H> {
     pub(crate) fn with(config: Config, handler: H) -> Self {
         let challenge = Challenge::new(CHALLENGE);
         let connection = Connection::new(&config, challenge, handler, Monotonic::ZERO);
-        let mut peer = Self { config, connection, sent: Vec::new(), now: Monotonic::ZERO };
+        let (sent, now, keys) = (Vec::new(), Monotonic::ZERO, Vec::new());
+        let mut peer = Self { config, connection, sent, now, keys };
         assert_eq!(peer.connection.chunk(), CHALLENGE, "the challenge, and nothing else");
         peer.take_chunk(usize::MAX);
         peer.sent.clear();
@@ -60,6 +63,7 @@ impl<H: Handler> Peer<H> {
         assert!(matches!(self.connection.wants(&self.config), Wants::Recv { limit } if limit > 0));
         let mut data = data.to_vec();
         let reply = self.connection.handle_recv(&self.config, &mut data, self.now);
+        self.keys.extend(reply.key());
         let n = room.min(reply.bytes().len());
         self.sent.extend_from_slice(&reply.bytes()[..n]);
         reply.sent(n);
