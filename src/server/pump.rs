@@ -82,6 +82,7 @@ pub(super) fn can_go_on<H: Handler>(
 }
 
 /// Receives once and offers the answer to the kernel from the very buffer it was received in.
+#[inline(always)] // Like `pump`.
 fn recv_and_answer<K: Kernel, H: Handler>(
     io: &mut Io<'_, K>,
     config: &Config,
