@@ -88,6 +88,11 @@ impl HeaderReader {
         Self { seen: Vec::new() }
     }
 
+    /// Returns true before the first byte.
+    pub const fn is_empty(&self) -> bool {
+        self.seen.is_empty()
+    }
+
     /// Takes the bytes of one `recv`. The result does not depend on how the bytes are cut into pieces.
     ///
     /// # Errors

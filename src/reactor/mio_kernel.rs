@@ -2,8 +2,8 @@ use std::io;
 use std::mem::offset_of;
 use std::net::{Shutdown, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd};
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant, SystemTime};
 
 use mio::event::Event;
 use mio::net::{TcpListener, TcpStream, UnixStream};
@@ -19,8 +19,9 @@ use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
 use super::AdminListener;
 use super::slots::Token;
-use super::{Close, Kernel, Liveness, Ready, Wake};
+use super::{Close, Kernel, Liveness, Ready, Wake, process};
 use crate::auth::Challenge;
+use crate::metrics::Process;
 use crate::python::Monotonic;
 use crate::rawopt;
 
@@ -31,6 +32,8 @@ pub struct MioKernel {
     capacity: usize,
     waker: Arc<mio::Waker>,
     clock_zero: Instant,
+    /// When the process started, once that was asked for.
+    process_started: OnceLock<SystemTime>,
     random: RandomPool,
     /// Spreads work over time.
     scatter: SmallRng,
@@ -58,6 +61,7 @@ impl MioKernel {
             capacity: events_per_poll,
             waker: Arc::new(waker),
             clock_zero: Instant::now(),
+            process_started: OnceLock::new(),
             random: RandomPool::new(),
             scatter: SmallRng::try_from_rng(&mut SysRng).map_err(io::Error::other)?,
             signals: None,
@@ -323,6 +327,12 @@ impl Kernel for MioKernel {
     fn fill_random(&mut self, bytes: &mut [u8]) -> io::Result<()> {
         self.random.fill(bytes)
     }
+
+    fn process(&self) -> Option<Process> {
+        let process = process::read(self.process_started.get().copied())?;
+        self.process_started.get_or_init(|| process.started);
+        Some(process)
+    }
 }
 
 /// The highest signal number of Linux.
@@ -441,6 +451,35 @@ mod tests {
         let taken: Vec<usize> = (0..4).map(|_| poll(&mut kernel, PATIENCE).len()).collect();
         assert_eq!(taken, [1, 2, 4, 3]);
         assert_eq!(kernel.capacity, 8, "the last had room left");
+    }
+
+    #[test]
+    fn each_signal_is_counted_and_wakes_the_poll() {
+        let mut kernel = MioKernel::new(16).unwrap();
+        kernel.catch_signals(&[libc::SIGUSR2, libc::SIGWINCH]).unwrap();
+        assert_eq!(kernel.next_signal(), None);
+        for signal in [libc::SIGUSR2, libc::SIGWINCH, libc::SIGUSR2] {
+            signal_hook::low_level::raise(signal).unwrap();
+        }
+        let mut tokens = Vec::new();
+        // A poll that a signal interrupts returns without an event.
+        while tokens.is_empty() {
+            kernel.poll(PATIENCE, |token, _| tokens.push(token)).unwrap();
+        }
+        assert_eq!(tokens, [Token::SIGNAL]);
+        let mut signals: Vec<i32> = std::iter::from_fn(|| kernel.next_signal()).collect();
+        signals.sort_unstable();
+        assert_eq!(signals, [libc::SIGUSR2, libc::SIGUSR2, libc::SIGWINCH]);
+        assert_eq!(poll(&mut kernel, Some(Duration::ZERO)), [], "all were taken");
+    }
+
+    #[test]
+    fn signals_that_cannot_be_caught_are_refused() {
+        let mut kernel = MioKernel::new(16).unwrap();
+        for signal in [libc::SIGKILL, libc::SIGSTOP, libc::SIGSEGV, 0, -1, 65, i32::MAX] {
+            let refused = kernel.catch_signals(&[libc::SIGUSR2, signal]).unwrap_err();
+            assert_eq!(refused.kind(), io::ErrorKind::InvalidInput, "signal {signal}");
+        }
     }
 
     #[test]

@@ -6,5 +6,6 @@ mod answers;
 mod deadlines;
 mod digest;
 mod endings;
+mod header;
 mod memory;
 mod peer;

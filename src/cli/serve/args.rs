@@ -7,6 +7,7 @@ use clap::Args;
 use saltecho::server::AdminAddress;
 
 use super::admission::AdmissionArgs;
+use super::proxy::ProxyArgs;
 use crate::cli::address::{admin_address, listen_address};
 use crate::cli::keyfile::KeyArgs;
 use crate::cli::reply::Reply;
@@ -20,12 +21,16 @@ use crate::cli::values::{Limit, Size, Spin, keepalive};
 #[derive(Args, Debug)]
 #[command(after_long_help = SERVE_EXAMPLES)]
 pub(in crate::cli) struct ServeArgs {
-    /// Address to listen on (default port: 9999; port 0 picks a free one). May be given several
-    /// times
-    #[arg(short, long, value_name = "ADDR", default_value = "127.0.0.1:9999")]
+    /// Address to listen on (default port: 9999; port 0 picks a free one), beside the sockets that
+    /// a service manager passes. May be given several times [default: 127.0.0.1:9999, unless sockets
+    /// are passed]
+    #[arg(short, long, value_name = "ADDR")]
     #[arg(env = "SALTECHO_LISTEN", hide_env_values = true)]
     #[arg(value_delimiter = ',', value_parser = listen_address)]
     pub(super) listen: Vec<SocketAddr>,
+
+    #[command(flatten)]
+    pub(super) proxy: ProxyArgs,
 
     #[command(flatten)]
     pub(super) keys: KeyArgs,
@@ -88,7 +93,13 @@ pub(in crate::cli) struct ServeArgs {
     #[arg(env = "SALTECHO_KEEPALIVE", hide_env_values = true)]
     pub(super) keepalive: Limit,
 
-    /// Time limit for finishing connections after SIGTERM
+    /// Time after SIGTERM in which the server still accepts connections but is no longer ready, so
+    /// that balancers can notice (5s, off)
+    #[arg(long, value_name = "TIME", default_value = "off")]
+    #[arg(env = "SALTECHO_DRAIN_DELAY", hide_env_values = true)]
+    pub(super) drain_delay: Limit,
+
+    /// Time limit for finishing connections after SIGTERM, --drain-delay included
     #[arg(long, value_name = "TIME", default_value = "25s")]
     #[arg(env = "SALTECHO_DRAIN_TIMEOUT", hide_env_values = true)]
     pub(super) drain_timeout: Limit,
@@ -126,4 +137,5 @@ Examples:
   saltecho serve
   saltecho serve -v --recv-size 1k --idle-timeout 10m
   saltecho serve -k saltecho.key --mac sha256
-  saltecho serve -l 127.0.0.1:0 -l 127.0.0.2:0 --port-file ports";
+  saltecho serve -l 127.0.0.1:0 -l 127.0.0.2:0 --port-file ports
+  saltecho serve -l 127.0.0.1:0 --listen-proxy 127.0.0.1:0 --proxy-trust 127.0.0.1";

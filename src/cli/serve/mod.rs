@@ -1,25 +1,31 @@
 //! `saltecho serve`: from flags to running event loops.
 
+mod activation;
 mod admission;
 mod args;
+mod control;
 mod journal;
+mod notify;
 mod port_file;
-mod signals;
+mod proxy;
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 
-use anyhow::{Context, anyhow};
+use anyhow::Context;
 use saltecho::auth::Keyring;
 use saltecho::proto::{Config, Handler, Identity, Upper};
 use saltecho::reactor::MioKernel;
 use saltecho::server::{BuildError, Limits, Server, ServerBuilder, run_workers};
 use signal_hook::consts::SIGHUP;
 
+use self::activation::Passed;
+use self::control::{SIGNALS, ServiceControl};
 use self::journal::Reporter;
 use self::port_file::PortFile;
-use self::signals::Signals;
+use self::proxy::Place;
 
+use crate::cli::address::ServerAddress;
 use crate::cli::failure::{Exit, Failure};
 use crate::cli::keyfile::{Keys, is_loopback};
 use crate::cli::log::{Level, Log};
@@ -28,6 +34,8 @@ use crate::cli::signals::not_ignored;
 pub(super) use args::ServeArgs;
 
 pub(super) fn run(args: &ServeArgs) -> Result<(), Failure> {
+    // Before the second thread is there.
+    let passed = Passed::take().map_err(|error| Failure::new(Exit::Usage, error))?;
     let level = match (args.quiet, args.verbose) {
         (true, _) => Level::Quiet,
         (false, true) => Level::Verbose,
@@ -35,8 +43,8 @@ pub(super) fn run(args: &ServeArgs) -> Result<(), Failure> {
     };
     let (log, log_thread) = Log::start(level).context("cannot start a thread for the log")?;
     let result = match args.reply {
-        Reply::Upper => serve(args, &log, Upper),
-        Reply::Same => serve(args, &log, Identity),
+        Reply::Upper => serve(args, passed, &log, Upper),
+        Reply::Same => serve(args, passed, &log, Identity),
     };
     // An error is printed last, and only if stderr is not stalled.
     drop(log);
@@ -48,62 +56,74 @@ pub(super) fn run(args: &ServeArgs) -> Result<(), Failure> {
 
 fn serve<H: Handler + Clone + Send>(
     args: &ServeArgs,
+    passed: Passed,
     log: &Log,
     handler: H,
 ) -> Result<(), Failure> {
-    refuse_repeated(&args.listen)?;
     args.refuse_exposed_admin()?;
-    let keys = Keys::for_server(&args.keys, &args.listen)
-        .map_err(|error| Failure::new(Exit::Usage, error))?;
-    warn_of_exposure(args, log);
+    let places = args.proxy.places(&args.listen_at(&passed));
+    refuse_repeated(&places)?;
+    let all = [&places[..], &args.proxy.passed(&passed)?].concat();
+    let listen: Vec<SocketAddr> = all.iter().map(|place| place.address).collect();
+    let keys =
+        Keys::for_server(&args.keys, &listen).map_err(|error| Failure::new(Exit::Usage, error))?;
+    warn_of_exposure(args, &listen, log);
+    args.proxy.warn(&all, log);
     let port_file = args.port_file.as_deref();
     let port_file = port_file
         .map(|path| PortFile::prepare(path, args.keys.key_file.as_deref()))
         .transpose()
         .map_err(|error| Failure::new(Exit::Usage, error))?;
-    let signals = Signals::catch()?;
     if args.keys.key_file.is_some() && not_ignored(&[SIGHUP]).is_empty() {
         log.print(
             Level::Normal,
             "SIGHUP was ignored at startup (by nohup?), so it does not reload the keys",
         );
     }
-    let (config, limits) = (args.config(keys.keyring), args.admission.apply(args.limits())?);
+    let limits = args.admission.apply(args.limits(all.len()))?;
+    let config = args.config(keys.keyring);
     let workers = usize::from(args.workers);
     let settings = journal::settings(&config, &limits, &keys.names, workers);
-    let settings = settings + &args.admission.settings();
+    let settings = settings + &args.admission.settings() + &args.proxy.settings(&all);
     let trusted = args.admission.trusted().iter().copied();
     let mut builder = Server::builder().config(config).limits(limits).trust(trusted);
-    for address in &args.listen {
-        builder = builder.listen(*address);
+    builder = builder.trust_proxies(args.proxy.trusted().iter().copied());
+    for place in &places {
+        builder = match place.proxied {
+            true => builder.listen_proxy(place.address),
+            false => builder.listen(place.address),
+        };
+    }
+    for (place, (listener, _)) in all[places.len()..].iter().zip(passed.listeners) {
+        builder = match place.proxied {
+            true => builder.proxy_listener(listener),
+            false => builder.listener(listener),
+        };
     }
     if let Some(address) = &args.admin {
         builder = builder.admin(address.clone());
     }
-    let mut servers = build(builder.handler(handler), args)?;
+    let control = ServiceControl::new(log, &args.keys, &listen, limits.drain_delay)
+        .map_err(|error| Failure::new(Exit::Usage, error))?;
+    let builder = builder.control(Box::new(control), &not_ignored(&SIGNALS));
+    let mut servers = build(builder.handler(handler), args, &places)?;
     for (server, number) in servers.iter_mut().zip(1..) {
         let worker = (workers > 1).then_some(number);
         server.set_observer(Box::new(Reporter::new(log.clone(), worker)));
     }
     let addresses = servers[0].addresses().context("cannot get the listening address")?;
-    let handle = servers.iter().map(Server::handle).collect();
-    let reload = {
-        let (keys, listen) = (args.keys.clone(), args.listen.clone());
-        move || match keys.key_file {
-            Some(_) => Keys::for_server(&keys, &listen),
-            None => Err(anyhow!("there is no key file (-k)")),
-        }
-    };
-    let signals = signals.spawn(handle, log.clone(), reload)?;
     if let Some(port_file) = port_file {
         port_file.write(&addresses, log)?;
     }
-    let shown: Vec<String> = addresses.iter().map(SocketAddr::to_string).collect();
+    let shown = addresses.iter().zip(&all).map(|(address, place)| match place.proxied {
+        true => format!("{address} (PROXY header)"),
+        false => address.to_string(),
+    });
+    let shown: Vec<String> = shown.collect();
     let admin = servers[0].admin_address();
     let admin = admin.map_or(String::new(), |address| format!(", admin endpoint {address}"));
     log.print(Level::Normal, format_args!("listening on {}{admin}: {settings}", shown.join(", ")));
     let stats = run_workers(servers).context("the event loop failed")?;
-    drop(signals);
     log.print(Level::Normal, journal::counters(&stats));
     journal::check(&stats)
 }
@@ -126,6 +146,7 @@ impl ServeArgs {
 
     fn config(&self, keyring: Keyring) -> Config {
         let mut config = Config::new(keyring);
+        config.header_timeout = self.proxy.header_timeout.0;
         config.auth_timeout = self.auth_timeout.0;
         config.idle_timeout = self.idle_timeout.0;
         config.send_timeout = self.send_timeout.0;
@@ -134,26 +155,37 @@ impl ServeArgs {
         config
     }
 
-    fn limits(&self) -> Limits {
+    /// The addresses to listen on beside those of --listen-proxy and the sockets that were passed,
+    /// which take the place of the default.
+    fn listen_at(&self, passed: &Passed) -> Vec<SocketAddr> {
+        let others = self.proxy.has_listeners() || !passed.listeners.is_empty();
+        match self.listen.is_empty() && !others {
+            true => vec![SocketAddr::from((Ipv4Addr::LOCALHOST, ServerAddress::DEFAULT_PORT))],
+            false => self.listen.clone(),
+        }
+    }
+
+    fn limits(&self, addresses: usize) -> Limits {
         let mut limits = match self.max_connections {
             Some(number) => Limits::for_connections(number as usize),
             None => {
                 let admin = self.admin.as_ref().map_or(0, |_| Limits::DESCRIPTORS_OF_ADMIN);
-                Limits::for_workers(self.workers.into(), self.listen.len(), admin)
+                Limits::for_workers(self.workers.into(), addresses, admin)
             }
         };
         limits.backlog = self.backlog;
+        limits.drain_delay = self.drain_delay.0.unwrap_or_default();
         limits.drain_timeout = self.drain_timeout.0;
         limits.spin = self.spin.0;
         limits
     }
 }
 
-fn warn_of_exposure(args: &ServeArgs, log: &Log) {
+fn warn_of_exposure(args: &ServeArgs, listen: &[SocketAddr], log: &Log) {
     if args.keys.key_file.is_none() {
         log.warn("using the demo key, which is public; use your own with -k FILE");
     }
-    if let Some(address) = args.listen.iter().find(|address| !is_loopback(address)) {
+    if let Some(address) = listen.iter().find(|address| !is_loopback(address)) {
         log.warn(format_args!(
             "{address} can be reached from other machines, and nothing is encrypted: traffic can \
              be read and changed on the way"
@@ -162,15 +194,23 @@ fn warn_of_exposure(args: &ServeArgs, log: &Log) {
 }
 
 /// Refuses an address that is given twice. Port 0 may be: it picks another port each time.
-fn refuse_repeated(addresses: &[SocketAddr]) -> Result<(), Failure> {
-    let repeated = addresses
-        .iter()
-        .enumerate()
-        .find(|(index, address)| address.port() != 0 && addresses[..*index].contains(address));
+fn refuse_repeated(places: &[Place]) -> Result<(), Failure> {
+    let repeated = places.iter().enumerate().find_map(|(index, place)| {
+        let same = |other: &&Place| other.address == place.address && place.address.port() != 0;
+        places[..index].iter().find(same).map(|other| (place, other))
+    });
     match repeated {
         None => Ok(()),
-        Some((_, address)) => {
-            let text = format!("-l {address} is given twice: remove one");
+        Some((Place { address, flag, .. }, other)) if *flag == other.flag => {
+            let text = format!("{flag} {address} is given twice: remove one");
+            Err(Failure::with_message(Exit::Usage, text))
+        }
+        Some((Place { address, flag, .. }, other)) => {
+            let text = format!(
+                "{} {address} and {flag} {address} are the same address: a listener either requires \
+                 PROXY headers or does not, so give one of them another port",
+                other.flag
+            );
             Err(Failure::with_message(Exit::Usage, text))
         }
     }
@@ -179,15 +219,26 @@ fn refuse_repeated(addresses: &[SocketAddr]) -> Result<(), Failure> {
 fn build<H: Handler + Clone>(
     builder: ServerBuilder<H>,
     args: &ServeArgs,
+    places: &[Place],
 ) -> Result<Vec<Server<MioKernel, H>>, Failure> {
     builder.build_workers(args.workers.into()).map_err(|error| match error {
-        BuildError::Listen { address, source } => match overlapping(&args.listen, address) {
-            Some(other) if source.kind() == io::ErrorKind::AddrInUse => {
-                let text = format!("-l {address} and -l {other} overlap: remove one");
+        BuildError::Listen { address, source } => match overlapping(places, address) {
+            Some((one, other)) if source.kind() == io::ErrorKind::AddrInUse => {
+                let text = format!(
+                    "{} {} and {} {} overlap: remove one",
+                    one.flag, one.address, other.flag, other.address
+                );
                 Failure::with_message(Exit::Usage, text)
             }
             _ => Failure::with_message(Exit::Runtime, cannot_listen(address, &source)),
         },
+        BuildError::DrainDelay { .. } => {
+            let text = format!(
+                "--drain-delay {} must be shorter than --drain-timeout {}, which begins with it",
+                args.drain_delay, args.drain_timeout
+            );
+            Failure::with_message(Exit::Usage, text)
+        }
         BuildError::ListenAdmin { address, source } => {
             let text = format!("--admin {address}: {source}");
             Failure::with_message(Exit::Runtime, text)
@@ -210,14 +261,16 @@ fn build<H: Handler + Clone>(
 
 /// Finds another of our own addresses that conflicts with this one because one of the two means
 /// every address of the machine.
-fn overlapping(addresses: &[SocketAddr], address: SocketAddr) -> Option<SocketAddr> {
-    let overlaps = |other: &&SocketAddr| {
-        **other != address
+fn overlapping(places: &[Place], address: SocketAddr) -> Option<(&Place, &Place)> {
+    let overlaps = |other: &&Place| {
+        let other = other.address;
+        other != address
             && other.port() == address.port()
             && other.is_ipv4() == address.is_ipv4()
             && (other.ip().is_unspecified() || address.ip().is_unspecified())
     };
-    addresses.iter().find(overlaps).copied()
+    let one = places.iter().find(|place| place.address == address)?;
+    Some((one, places.iter().find(overlaps)?))
 }
 
 fn cannot_listen(address: SocketAddr, error: &io::Error) -> String {
