@@ -74,7 +74,7 @@ pub(crate) enum Control {
     Raw { level: i32, kind: i32, data: Vec<u8> },
 }
 
-/// What [`recvmsg`] received.
+/// The result of [`recvmsg`].
 pub(crate) struct Received {
     pub(crate) count: usize,
     pub(crate) control: Vec<Control>,
@@ -368,7 +368,7 @@ fn check(result: libc::c_int) -> Result<(), Errno> {
     if result == 0 { Ok(()) } else { Err(last_errno()) }
 }
 
-/// What a call returned, unless it is negative, which means that it failed.
+/// Converts the result of a call; a negative one means that it failed.
 fn count<T: TryInto<usize>>(result: T) -> Result<usize, Errno> {
     result.try_into().map_err(|_| last_errno())
 }

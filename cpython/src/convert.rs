@@ -16,7 +16,7 @@ use saltecho::socket as s;
 static FACTORY: OnceLock<Py<PyAny>> = OnceLock::new();
 
 thread_local! {
-    /// What a signal handler raised while this thread was in a call.
+    /// The exception of a signal handler that ran while this thread was in a call.
     static RAISED: RefCell<Option<PyErr>> = const { RefCell::new(None) };
 }
 
@@ -39,7 +39,7 @@ pub(crate) fn set_hook() {
     }));
 }
 
-/// What a signal handler raised during this thread's last call.
+/// Takes the exception of a signal handler that ran during this thread's last call.
 pub(crate) fn take_raised() -> Option<PyErr> {
     RAISED.take()
 }

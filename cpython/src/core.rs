@@ -28,7 +28,7 @@ impl Core {
     }
 }
 
-/// What a `recvfrom` gives: the data or their length, and the sender.
+/// The result of a `recvfrom`: the data or their length, and the sender.
 type Received<'py, T> = (T, Option<Bound<'py, PyAny>>);
 
 #[pymethods]

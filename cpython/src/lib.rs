@@ -1,6 +1,6 @@
 //! `saltecho::socket` as the Python module `_saltsock`: conversions and nothing else.
 //!
-//! What CPython's C code does with its arguments (tuples, enums, TypeErrors) is in `saltsock.py`.
+//! `saltsock.py` handles arguments as CPython's C code does (tuples, enums, TypeErrors).
 
 mod convert;
 mod core;

@@ -22,7 +22,7 @@ pub(super) struct Output {
     file: Blocking<File>,
     /// Name for errors: "to stdout", or the path.
     name: String,
-    /// Whether it is stdout or stderr, which are open already and may have contents.
+    /// True if it is stdout or stderr, which are open already and may have contents.
     is_standard: bool,
 }
 

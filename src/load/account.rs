@@ -6,12 +6,12 @@ use super::session::Session;
 use super::{Counts, Dial, ErrorKind, Interval, Load, Mode, Phase, Record, Series, StateCounts};
 use crate::python::Monotonic;
 
-/// What a run has recorded.
+/// The records of a run.
 pub(super) struct Recorder {
     pub(super) interval_began: Monotonic,
-    /// What was recorded in this interval.
+    /// The record of this interval.
     pub(super) record: Record,
-    /// What was recorded in the intervals before.
+    /// The sum of the intervals before.
     pub(super) total: Record,
     /// The states of the connections when the measurement ended.
     pub(super) states: StateCounts,
@@ -110,7 +110,7 @@ impl<K: Dial> Load<K> {
         states
     }
 
-    /// Ends the run: whatever is still pending was too late, and has waited until now.
+    /// Ends the run: messages still pending are late, and have waited until now.
     pub(super) fn finish(&mut self, now: Monotonic) {
         self.check_counters();
         let (pacing, record) = (&self.pacing, &mut self.recorder.record);

@@ -2,7 +2,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use super::report::Nanos;
+use super::format::Nanos;
 use super::unit::split_unit;
 use super::{ErrorKind, Mode, Record, Series};
 
@@ -30,7 +30,7 @@ pub struct Assertion {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CheckedAssertion {
-    /// Whether the assertion holds. It fails if there is no value.
+    /// True if the assertion holds. It fails if there is no value.
     pub holds: bool,
     /// The actual value: `7.20 ms`, `12`, or "nothing was measured".
     pub actual: String,

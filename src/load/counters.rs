@@ -1,19 +1,19 @@
 use super::Mode;
 use super::session::Session;
 
-/// What is under way in a run: connections that were begun and messages that are due.
+/// Counters of the work in progress: connections that were started and messages that are due.
 ///
 /// Every change goes through a method that is named after what happened, and
 /// [`check`](Self::check) compares the sums with the sessions that they are sums of.
 #[derive(Debug, Default)]
 pub(super) struct Counters {
-    /// Connections or cycles that were begun.
+    /// Connections or cycles that were started.
     dialed: u64,
     /// Connections that are not authenticated: their probe is not answered yet.
     opening: usize,
     /// Messages that are due and neither answered nor given up, waiting cycles included.
     pending: u64,
-    /// Cycles that are due and not begun.
+    /// Cycles that are due and not started.
     waiting_cycles: u64,
 }
 
@@ -34,13 +34,13 @@ impl Counters {
         self.waiting_cycles
     }
 
-    /// Begins a connection or cycle. Returns its number.
+    /// Starts a connection or cycle. Returns its number.
     pub(super) const fn dial(&mut self) -> u64 {
         self.dialed += 1;
         self.dialed - 1
     }
 
-    /// A connection that was begun has a socket.
+    /// A connection that was started has a socket.
     pub(super) const fn entered(&mut self) {
         self.opening += 1;
     }
@@ -120,7 +120,7 @@ mod tests {
     use super::*;
     use crate::python::Monotonic;
 
-    /// A session that owes its probe and one message, and its counters.
+    /// A session with its probe and one message pending, and its counters.
     fn world() -> (Counters, Session) {
         let mut counters = Counters::default();
         let mut session = Session::new(counters.dial(), 0, Monotonic::ZERO);

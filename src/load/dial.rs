@@ -8,20 +8,20 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use crate::rawopt;
 use crate::reactor::{Kernel, MioKernel};
 
-/// What a load generator asks of the system beyond what a server does.
+/// System calls that a load generator needs beyond those of a server.
 pub trait Dial: Kernel {
-    /// Begins to connect to `target`, from this address if one is given. The connection stands
-    /// when an event came and [`is_connected`](Self::is_connected) says so.
+    /// Starts to connect to `target`, from `source` if one is given. After an event,
+    /// [`is_connected`](Self::is_connected) tells whether the connection is established.
     ///
     /// # Errors
     /// Those of socket(2), bind(2) and connect(2): EADDRNOTAVAIL when the source has no more
     /// ports towards the target.
     fn dial(&mut self, target: SocketAddr, source: Option<SocketAddr>) -> io::Result<Self::Stream>;
 
-    /// Whether the connection stands by now.
+    /// Returns true once the connection is established.
     ///
     /// # Errors
-    /// What became of it instead: ECONNREFUSED, ETIMEDOUT.
+    /// The reason for which it failed: ECONNREFUSED, ETIMEDOUT.
     fn is_connected(&mut self, stream: &mut Self::Stream) -> io::Result<bool>;
 }
 

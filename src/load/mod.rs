@@ -17,6 +17,7 @@ mod assertion;
 mod counters;
 mod dial;
 mod errors;
+mod format;
 mod pattern;
 mod plan;
 mod progress;
@@ -67,7 +68,7 @@ pub struct Load<K: Kernel = MioKernel> {
     recorder: Recorder,
     /// Since when there was room for a cycle.
     room_since: Monotonic,
-    /// How much later the last poll returned than it was asked to.
+    /// Delay of the last poll's return.
     overslept: Duration,
     stopper: Stopper,
     stopped: bool,
@@ -92,11 +93,11 @@ impl Stopper {
 /// A poll cannot be told to return within less than a millisecond, nor does a sleeper wake at
 /// once: shorter waits are spent awake.
 const AWAKE: Duration = Duration::from_millis(2);
-/// What a sleep is rounded up to (epoll_wait(2) counts milliseconds).
+/// Resolution of a sleep (epoll_wait(2) counts milliseconds).
 const TICK: Duration = Duration::from_millis(1);
-/// How often an [`Interval`] is reported.
+/// Time between two reports of an [`Interval`].
 const INTERVAL: Duration = Duration::from_secs(1);
-/// What one `recv` may return.
+/// Maximum number of bytes of one `recv`.
 const RECV: usize = 64 << 10;
 /// Deadlines handled in one turn.
 const DEADLINES: usize = 1024;

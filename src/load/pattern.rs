@@ -46,7 +46,7 @@ impl Pattern {
         Self::slice(&self.sent, start, position, len)
     }
 
-    /// Whether these bytes are the answer to those at this position.
+    /// Returns true if these bytes are the answer to those at this position.
     pub(super) fn is_answer(&self, start: Start, mut position: u64, mut data: &[u8]) -> bool {
         while !data.is_empty() {
             let expected = Self::slice(&self.expected, start, position, data.len() as u64);

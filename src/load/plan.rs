@@ -8,61 +8,60 @@ use super::Series;
 use crate::auth::{Key, MacAlgorithm};
 use crate::python::saturating_nanos;
 
-/// A load to be made: the server, the connections, what they do and for how long.
+/// The settings of a load: the server, the connections, their behavior and its duration.
 ///
-/// [`Load::new`](super::Load::new) refuses a plan of which no load can be made.
+/// [`Load::new`](super::Load::new) refuses an invalid plan.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Plan {
     /// The server.
     pub target: SocketAddr,
-    /// Addresses of this machine to connect from, in turn; none leaves it to the system. Each has
-    /// some 28,000 ports towards one server, one of which is chosen where the port here is 0. A
-    /// link-local IPv6 address needs its scope.
+    /// Local addresses to connect from, in turn; if empty, the system chooses. Each has some 28,000
+    /// ports towards one server, and port 0 lets the system choose one. A link-local IPv6 address
+    /// needs its scope.
     pub sources: Vec<SocketAddr>,
-    /// The key that challenges are answered with.
+    /// The shared key.
     pub key: Key,
     /// The hash under the HMAC.
     pub algorithm: MacAlgorithm,
-    /// What the connections do.
+    /// Behavior of the connections.
     pub mode: Mode,
     /// When messages are due.
     pub pace: Pace,
-    /// How many connections there are; in [`Mode::Connect`], at once.
+    /// Number of connections; in [`Mode::Connect`], at a time.
     pub connections: usize,
-    /// Of these, how many send messages.
+    /// Number of connections that send messages.
     pub active: usize,
-    /// How many messages may be under way on one connection.
+    /// Maximum number of unanswered messages per connection.
     pub in_flight: usize,
-    /// The length of a message in bytes.
+    /// Size of a message in bytes.
     pub size: usize,
-    /// Whether the answer is in upper case, as by default, or the same bytes.
+    /// True if answers are expected in upper case (the default) or unchanged.
     pub upper: bool,
-    /// Over which time the connections are begun, evenly. Zero: as fast as they come about,
+    /// Time over which connecting is spread evenly. Zero: as fast as possible,
     /// [`Plan::MAX_CONNECTING`] at a time.
     pub ramp: Duration,
-    /// How long the load is measured, from when all connections have authenticated.
+    /// Duration of the measurement, which starts when all connections have authenticated.
     pub duration: Duration,
-    /// How long a connection, a verdict, and an echo may take each.
+    /// Time limit for each connect, authentication and echo.
     pub timeout: Option<Duration>,
-    /// What the bytes of messages follow from.
+    /// Seed for the message contents.
     pub seed: u64,
-    /// How long the loop polls without sleeping after the last event: zero, that is not at all, by
-    /// default. A sleep adds the time of a wake-up to what one connection measures; a spin costs a
-    /// core for as long as anything is answered.
+    /// Time to poll without sleeping after each event; zero (the default) never spins. A sleep adds the
+    /// time of a wake-up to the latency of a single connection; spinning takes a whole core.
     pub spin: Duration,
 }
 
-/// What the connections do.
+/// Behavior of the connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Mode {
     /// Authenticate once, then send messages.
     Echo,
-    /// Connect, authenticate, one message, close; again and again.
+    /// Connect, authenticate, send one message, close; repeatedly.
     Connect,
-    /// Authenticate, one message, then stay; at the end one more message each, which shows that the
-    /// connection is still there.
+    /// Authenticate, send one message, then stay silent; at the end one more message each, which shows
+    /// that the connection still works.
     Idle,
 }
 
@@ -76,7 +75,7 @@ impl Mode {
         }
     }
 
-    /// What is measured above all, if anything.
+    /// The main series, if there is one.
     pub const fn main_series(self) -> Option<Series> {
         match self {
             Self::Echo => Some(Series::Echo),
@@ -89,29 +88,28 @@ impl Mode {
 /// When messages are due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pace {
-    /// So many a second over all connections, whatever the server does: users do not wait for
-    /// each other. Latency counts from when a message was due.
+    /// This number per second over all connections, no matter how fast the server is: users do not
+    /// wait for each other. Latency counts from when a message was due.
     Open(NonZeroU64),
-    /// The next as soon as there is room for it. A slow server is asked less often, so its bad
-    /// moments are counted too rarely (coordinated omission): good for throughput, not for
-    /// latency.
+    /// The next one as soon as one is answered. A slow server gets fewer messages, so its slow moments
+    /// are underrepresented (coordinated omission): good for throughput, not for latency.
     Closed,
 }
 
 impl Plan {
-    /// Connections that are being made at once while no ramp is asked for: fewer than queues of
-    /// listeners hold, so that none of them overflows.
+    /// Maximum number of connects in progress without a ramp: fewer than a listener's queue holds, so
+    /// that none overflows.
     pub const MAX_CONNECTING: usize = 256;
-    /// Connections at most: more than any machine has descriptors and ports for.
+    /// Maximum number of connections: more than any machine has descriptors and ports for.
     pub const MAX_CONNECTIONS: usize = 1 << 24;
-    /// Messages under way on one connection at most.
+    /// Maximum number of unanswered messages per connection.
     pub const MAX_IN_FLIGHT: usize = 1 << 16;
-    /// The length of a message at most, in bytes: 16 MiB, which is also the longest answer that a
-    /// server keeps for one connection.
+    /// Maximum size of a message in bytes: 16 MiB, which is also the longest answer that a server keeps
+    /// for one connection.
     pub const MAX_SIZE: usize = 16 << 20;
-    /// Messages a second at most: one each nanosecond, which is what a clock tells apart.
+    /// Maximum rate per second: one message per nanosecond, the resolution of the clock.
     pub const MAX_RATE: u64 = 1_000_000_000;
-    /// How long answers are waited for after the last message was due.
+    /// Time to wait for answers after the last message was due.
     pub const GRACE: Duration = Duration::from_secs(1);
 
     /// A plan of the defaults: 50 connections, 1,000 messages of 64 bytes a second, for 30 s.
@@ -185,19 +183,19 @@ pub enum PlanError {
     /// More of something than there can be.
     #[error("{field} must be at most {most}, not {number}")]
     TooMuch {
-        /// What it is.
+        /// Name of the field.
         field: &'static str,
-        /// How much it is.
+        /// Its value.
         number: u64,
-        /// How much it may be.
+        /// Its maximum.
         most: u64,
     },
     /// No connection sends messages, or more of them than there are.
     #[error("active must be from 1 to the {connections} connections, not {active}")]
     Active {
-        /// How many connections were to send messages.
+        /// Number of connections that were to send messages.
         active: usize,
-        /// How many there are.
+        /// Number of connections.
         connections: usize,
     },
     /// An IPv4 address cannot connect to an IPv6 one, nor the other way round.

@@ -12,9 +12,9 @@ pub(super) struct Progress {
     pub(super) began: Monotonic,
     /// When this phase began.
     pub(super) stage_began: Monotonic,
-    /// How long connecting took.
+    /// Duration of the ramp-up.
     pub(super) ramp: Duration,
-    /// How long the load was measured.
+    /// Duration of the measurement.
     pub(super) measured: Duration,
     proving: Duration,
 }
@@ -78,7 +78,7 @@ impl Progress {
         (self.stage, self.stage_began) = (stage, now);
     }
 
-    /// How long answers were awaited after the measurement, the proof included.
+    /// Time spent waiting for answers after the measurement, the proof included.
     pub(super) fn drained(&self, now: Monotonic) -> Duration {
         self.proving + now.since(self.stage_began)
     }

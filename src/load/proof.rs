@@ -32,7 +32,7 @@ pub(super) struct Proof {
 impl Proof {
     /// As many as are connected at once: see [`Plan::MAX_CONNECTING`].
     const WINDOW: usize = Plan::MAX_CONNECTING;
-    /// How long an echo may take where the plan sets no limit: many times what TCP takes to send a
+    /// Time limit for an echo where the plan sets none: many times what TCP takes to send a
     /// lost segment again.
     pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 

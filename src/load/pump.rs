@@ -212,7 +212,7 @@ impl<K: Dial> Load<K> {
                 self.counters.lost(pending);
                 self.recorder.counts().errors.add(ErrorKind::Unanswered, pending);
             }
-            // So has the connection's, which owes at most its proof.
+            // So has the connection's, of which at most the proof is pending.
             Mode::Idle => {
                 let pending = session.pending();
                 self.counters.lost(pending.end - pending.start);
@@ -236,7 +236,7 @@ impl<K: Dial> Load<K> {
     }
 }
 
-/// How a session ended.
+/// The end of a session.
 pub(super) enum Ended {
     InOrder,
     Failed(ErrorKind),
@@ -255,7 +255,7 @@ struct Answers<'a> {
     counters: &'a mut Counters,
     proof: Option<&'a mut Proof>,
     pacing: &'a Pacing,
-    /// How long the answers had been there before they were looked at, as far as is known.
+    /// Time that the answers waited in the kernel before they were read, as far as is known.
     waited: Duration,
     now: Monotonic,
     dialed: Monotonic,

@@ -6,27 +6,27 @@ use serde::{Deserialize, Serialize};
 
 use crate::python::saturating_nanos;
 
-/// What is timed: one histogram each, in nanoseconds.
+/// The timed intervals, each with a histogram in nanoseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 #[non_exhaustive]
 pub enum Series {
-    /// From `connect()` until the connection stands.
+    /// From `connect()` until the connection is established.
     Connect,
-    /// From then until the first answer. The protocol has no word for "accepted", so a first
-    /// message, the probe, is sent right behind the digest, and its answer is the proof.
+    /// From then until the first answer. The protocol does not confirm authentication, so a first
+    /// message, the probe, is sent right behind the digest; its answer is the confirmation.
     Auth,
     /// An echo, from when it was due (open model) or sent (closed) until the last byte of its
     /// answer.
     Echo,
     /// A whole cycle of connecting, authenticating and one echo, from when it was due (open model)
-    /// or begun (closed).
+    /// or started (closed).
     Cycle,
-    /// The same echo or cycle from when it was really sent or begun. It leaves out the time that
-    /// the load waited for its turn, as users do not.
+    /// The same echo or cycle from when it was actually sent or started. It leaves out the time that a
+    /// message waited to be sent, which users would notice.
     Service,
-    /// What the generator itself added: how long after it was possible a message was sent, or how
-    /// long an answer had been announced before it was looked at.
+    /// Delay added by the generator itself: from when a message could be sent until it was, or from
+    /// when an answer was announced until it was read.
     Lateness,
 }
 
@@ -53,33 +53,33 @@ impl Series {
     }
 }
 
-/// How something failed: a connection, once, or a message.
+/// The kind of a failure: of a connection, counted once, or of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 #[non_exhaustive]
 pub enum ErrorKind {
     /// No listener (ECONNREFUSED).
     Refused,
-    /// The connection did not stand in time.
+    /// The connection was not established in time.
     ConnectTimeout,
-    /// There was no challenge, or no answer to the probe, in time.
+    /// No challenge, or no answer to the probe, in time.
     AuthTimeout,
-    /// An echo was not answered in time, or the end of our stream not by one of the peer's.
+    /// No answer to an echo in time, or no end of stream from the peer after ours.
     EchoTimeout,
-    /// Closed without a word after the digest: another key, another MAC.
+    /// Closed silently after the digest: the server has another key or another MAC.
     Rejected,
-    /// The stream ended while something was owed.
+    /// The stream ended while an answer was pending.
     Closed,
     /// Reset by the peer (ECONNRESET, EPIPE).
     Reset,
-    /// An echoed byte was not the one that was due, or one came that was not due.
+    /// A byte of an answer was wrong, or not expected at all.
     Mismatch,
-    /// A message whose connection had ended before it was answered.
+    /// A message whose connection ended before it was answered.
     Unanswered,
     /// A message that was due during the measurement and not answered when the run ended. It counts
     /// in the percentiles with the time that it had waited by then, a lower bound.
     Late,
-    /// Anything else that the system said: no route, no more ports, no more descriptors.
+    /// Any other system error: no route, no more ports, no more descriptors.
     Other,
 }
 
@@ -122,12 +122,12 @@ impl ErrorKind {
 pub struct Errors([u64; ErrorKind::ALL.len()]);
 
 impl Errors {
-    /// How many there were of one kind.
+    /// The number of one kind.
     pub const fn of(&self, kind: ErrorKind) -> u64 {
         self.0[kind as usize]
     }
 
-    /// How many there were.
+    /// The number of all kinds.
     pub fn total(&self) -> u64 {
         self.0.iter().fold(0, |total, number| total.saturating_add(*number))
     }
@@ -149,27 +149,27 @@ impl Errors {
     }
 }
 
-/// What was done, in numbers. *Messages* are echoes of the measurement, or cycles; probes are
-/// none.
+/// Counts of what was done. *Messages* are echoes of the measurement, or cycles; probes do not
+/// count.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Counts {
-    /// Connections that stood.
+    /// Connections established.
     pub connected: u64,
     /// Connections whose probe was answered.
     pub authenticated: u64,
-    /// Messages that were due. In the closed model a message is due when it is sent; of idle
-    /// connections each that is left in the end owes one.
+    /// Messages that were due. In the closed model a message is due when it is sent; with idle
+    /// connections, one for each connection left at the end.
     pub due: u64,
-    /// Messages sent, or cycles begun.
+    /// Messages sent, or cycles started.
     pub sent: u64,
-    /// Messages answered, every byte of them verified.
+    /// Messages answered, with every byte verified.
     pub answered: u64,
     /// Bytes sent, digests and probes included.
     pub bytes_sent: u64,
     /// Bytes received, challenges and probes included.
     pub bytes_received: u64,
-    /// What failed.
+    /// Failures by kind.
     #[serde(with = "super::errors")]
     pub errors: Errors,
 }
@@ -192,21 +192,21 @@ impl Counts {
     }
 }
 
-/// Where the connections stand at one moment.
+/// Number of connections in each state at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct StateCounts {
-    /// Not begun: their turn has not come.
+    /// Not started.
     pub waiting: usize,
-    /// `connect()` is under way.
+    /// `connect()` is in progress.
     pub connecting: usize,
     /// Connected; the probe is not answered.
     pub authenticating: usize,
-    /// Authenticated, with no message under way.
+    /// Authenticated, with no message in flight.
     pub quiet: usize,
-    /// Authenticated, with a message under way.
+    /// Authenticated, with a message in flight.
     pub busy: usize,
-    /// Over, in whatever way.
+    /// Closed, for any reason.
     pub ended: usize,
 }
 
@@ -224,19 +224,19 @@ impl StateCounts {
     }
 }
 
-/// The histograms and numbers of a stretch of time, or of a whole run.
+/// The histograms and counts of an interval, or of a whole run.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Record {
     series: [Histogram<u64>; Series::ALL.len()],
-    /// What was done.
+    /// Counts of everything.
     pub counts: Counts,
-    /// Of that, what was done while the load was measured. Rates are of this: what is answered
-    /// after the end would make a slow server look fast.
+    /// The part of them that falls into the measurement. Rates are computed from these: answers that
+    /// come later would make a slow server look fast.
     pub measured: Counts,
 }
 
 impl Record {
-    /// The longest time that is told from a longer one: an hour.
+    /// Maximum time that is recorded exactly: an hour.
     pub const LONGEST: Duration = Duration::from_secs(3600);
 
     /// An empty record.
@@ -253,17 +253,17 @@ impl Record {
         &self.series[series as usize]
     }
 
-    /// The same, to be added to.
+    /// The histogram of one series, to add to.
     pub const fn series_mut(&mut self, series: Series) -> &mut Histogram<u64> {
         &mut self.series[series as usize]
     }
 
-    /// Counts one time. More than [`Record::LONGEST`] counts as that.
+    /// Records a time, cut off at [`Record::LONGEST`].
     pub fn note(&mut self, series: Series, time: Duration) {
         self.series[series as usize].saturating_record(saturating_nanos(time).max(1));
     }
 
-    /// Counts so many messages that were not answered when the run ended, and how long they had
+    /// Records `number` messages that were not answered when the run ended, with the time that they had
     /// waited by then.
     pub(super) fn note_late(&mut self, series: Series, time: Duration, number: u64) {
         let nanos = saturating_nanos(time);
@@ -271,13 +271,12 @@ impl Record {
         self.counts.errors.add(ErrorKind::Late, number);
     }
 
-    /// The shortest time in nanoseconds that is recorded as this one is.
+    /// The shortest time, in nanoseconds, that falls into the same bucket.
     pub(super) fn least_like(&self, series: Series, time: Duration) -> u64 {
         self.series[series as usize].lowest_equivalent(saturating_nanos(time.min(Self::LONGEST)))
     }
 
-    /// Adds another record: histograms are added up, which is the only right way to merge
-    /// percentiles.
+    /// Adds another record. Histograms are added up: percentiles cannot be merged otherwise.
     pub fn merge(&mut self, other: &Self) {
         for (mine, theirs) in self.series.iter_mut().zip(&other.series) {
             mine.add(theirs).expect("all have the same bounds");
@@ -293,7 +292,7 @@ impl Default for Record {
     }
 }
 
-/// A histogram with the bounds that all of them have: 1 ns to an hour, three digits.
+/// A histogram with the common bounds: 1 ns to an hour, three digits.
 pub fn empty_histogram() -> Histogram<u64> {
     Histogram::new_with_bounds(1, saturating_nanos(Record::LONGEST), 3)
         .expect("the bounds are sound")
@@ -303,12 +302,12 @@ pub fn empty_histogram() -> Histogram<u64> {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Phase {
-    /// Connections are made and authenticated.
+    /// Connections are established and authenticated.
     #[default]
     Ramp,
     /// The load is measured.
     Measure,
-    /// Idle connections show that they are there, by one echo each.
+    /// Each idle connection shows with one echo that it still works.
     Prove,
     /// Nothing new is due; pending answers are awaited.
     Drain,
@@ -326,17 +325,17 @@ impl Phase {
     }
 }
 
-/// What happened in one stretch of a run, a second as a rule.
+/// The record of one interval of a run, usually a second.
 #[derive(Debug, Default)]
 #[non_exhaustive]
 pub struct Interval {
-    /// Its beginning, from the beginning of the run.
+    /// Its start, counted from the start of the run.
     pub start: Duration,
-    /// Its length.
+    /// Its duration.
     pub length: Duration,
     /// The phase that it belongs to.
     pub phase: Phase,
-    /// What was recorded in it.
+    /// Its histograms and counts.
     pub record: Record,
     /// The states of the connections at its end.
     pub states: StateCounts,
@@ -348,15 +347,15 @@ pub struct Interval {
 #[derive(Debug, Default)]
 #[non_exhaustive]
 pub struct Outcome {
-    /// All of it.
+    /// Histograms and counts of the whole run.
     pub record: Record,
-    /// Time that connecting took.
+    /// Duration of the ramp-up.
     pub ramp: Duration,
-    /// Time for which the load was measured.
+    /// Duration of the measurement.
     pub measured: Duration,
-    /// Time for which pending answers were awaited, the proof of idle connections included.
+    /// Time spent waiting for pending answers, the proof of idle connections included.
     pub drain: Duration,
-    /// Whether the run was ended early.
+    /// True if the run was stopped early.
     pub stopped: bool,
     /// The states of the connections when the measurement ended.
     pub states: StateCounts,

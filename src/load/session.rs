@@ -15,8 +15,7 @@ pub(super) struct Terms {
 }
 
 impl Terms {
-    /// How long an echo may take. Idle connections are not waited for without end: it is what shows
-    /// that they are lost.
+    /// Time limit for an echo. Idle connections always have one: it detects those that are lost.
     pub(super) fn echo_timeout(&self) -> Option<Duration> {
         self.plan.timeout.or((self.plan.mode == Mode::Idle).then_some(Proof::PATIENCE))
     }
@@ -31,7 +30,7 @@ impl Terms {
 /// messages may have been sent by now is an argument.
 ///
 /// Message 0 is the probe. The messages are consecutive cuts of one stream (see [`Pattern`]), and
-/// so are their answers, so two positions say which of them are under way.
+/// so are their answers, so two positions tell which of them are in flight.
 pub(super) struct Session {
     stage: Stage,
     start: Start,
@@ -39,20 +38,20 @@ pub(super) struct Session {
     pub(super) number: u64,
     /// When `connect()` was called.
     pub(super) dialed: Monotonic,
-    /// How long after it could have been.
+    /// Delay since it could have been called.
     pub(super) late: Duration,
-    /// When the connection stood, or, in the end, when our stream had ended.
+    /// When the connection was established, or, at the end, when our stream ended.
     pub(super) since: Monotonic,
-    /// How many messages are due, the probe included.
+    /// Number of messages due, the probe included.
     pub(super) due: u64,
     sent: u64,
     received: u64,
     answered: u64,
-    /// Messages that are under way, oldest first.
+    /// Messages in flight, oldest first.
     begun: VecDeque<Begun>,
-    /// Since when a message could be sent if one were due.
+    /// When the kernel last had room again for a message.
     room_since: Monotonic,
-    /// Whether the kernel had no room at the last attempt.
+    /// True if the kernel had no room at the last attempt.
     blocked: bool,
 }
 
@@ -70,12 +69,12 @@ enum Stage {
     Ending,
 }
 
-/// A message that is under way.
+/// A message in flight.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Begun {
     /// When its first byte was sent.
     pub(super) at: Monotonic,
-    /// How long after it could have been.
+    /// Delay since it could have been sent.
     pub(super) late: Duration,
 }
 
@@ -117,7 +116,7 @@ impl Session {
         !self.begun.is_empty()
     }
 
-    /// Whether anything of a message, were it the probe, has been sent.
+    /// Returns true if anything of a message, were it the probe, has been sent.
     pub(super) const fn has_begun(&self) -> bool {
         self.sent > 0
     }
@@ -159,7 +158,7 @@ impl Session {
         }
     }
 
-    /// Room is known to have come about at this time, if there was none.
+    /// The kernel has room again, if it had none.
     pub(super) const fn handle_room(&mut self, now: Monotonic) {
         if self.blocked {
             self.blocked = false;
@@ -167,8 +166,8 @@ impl Session {
         }
     }
 
-    /// The kernel took `n` of the `offered` bytes of [`chunk`](Self::chunk) at this time; how many
-    /// messages that began. `due_at` says when the message of a number was due, if it was.
+    /// The kernel took `n` of the `offered` bytes of [`chunk`](Self::chunk). Returns the number of
+    /// messages that this started. `due_at` is the time when a message was due, by its number.
     pub(super) fn handle_sent(
         &mut self,
         terms: &Terms,
@@ -200,7 +199,7 @@ impl Session {
         begun - before
     }
 
-    /// Takes what one `recv` returned. `on_answer` is told of each message that is complete.
+    /// Takes the bytes of one `recv`. Calls `on_answer` for each message that is complete.
     pub(super) fn handle_recv(
         &mut self,
         terms: &Terms,
@@ -242,7 +241,7 @@ impl Session {
         Ok(())
     }
 
-    /// What the end of the peer's stream means; `None` if it was due.
+    /// Handles the end of the peer's stream. Returns its meaning; `None` if it was due.
     pub(super) const fn handle_eof(&self) -> Option<ErrorKind> {
         match &self.stage {
             Stage::Connecting | Stage::AwaitChallenge(_) => Some(ErrorKind::Closed),

@@ -1,7 +1,8 @@
 use std::collections::TryReserveError;
 use std::ops::{Deref, DerefMut};
 
-/// A `Box` whose allocation may fail without ending the process, which std's cannot yet.
+/// A `Box` with a fallible allocation, which stable std does not have: a lack of memory ends one
+/// connection instead of the process.
 pub(super) struct Boxed<T>(Box<[T; 1]>);
 
 impl<T> Boxed<T> {

@@ -1,40 +1,39 @@
-//! The PROXY protocol's header, versions 1 and 2, as a state machine without I/O.
+//! The PROXY protocol header, versions 1 and 2, as a state machine without I/O.
 //!
-//! A balancer sends it before the first byte of a connection, to say who the client is. A listener
-//! either requires it or does not know it: the specification forbids guessing, because a client
-//! could otherwise claim any address. So nothing may be sent, and nothing is input, before
-//! [`HeaderReader`] has seen the header's last byte.
+//! A load balancer sends the header before the first byte of a connection, with the address of the
+//! client. A listener either requires a header or accepts none: the specification forbids guessing,
+//! because a client could otherwise claim any address. So nothing is sent, and no byte counts as
+//! input, before [`HeaderReader`] has read the last byte of the header.
 //!
 //! Source: <https://www.haproxy.org/download/2.8/doc/proxy-protocol.txt>. The crate proxy-header
-//! decodes; what it leaves open, and how much may arrive, is decided here.
+//! decodes; this module adds the checks that it leaves out, and limits the length.
 
 use std::net::SocketAddr;
 
 use proxy_header::{ParseConfig, Protocol, ProxiedAddress, ProxyHeader};
 
-/// The longest header that is accepted, in bytes: 536, what fits a segment of the least size that
-/// every host has to take, and the specification's advice. HAProxy sends at most 232 with a
-/// unique id.
+/// Maximum length of a header in bytes. 536 is the specification's advice: it fits one segment of the
+/// minimum size that every host must accept. HAProxy sends at most 232 bytes, unique id included.
 pub const MAX_HEADER: usize = 536;
 
-/// The longest line of version 1, its CR and LF included.
+/// Maximum length of a version 1 line, CR and LF included.
 const MAX_LINE: usize = 107;
-/// The longest unique id that version 2 allows.
+/// Maximum length of a unique id in version 2.
 const MAX_UNIQUE_ID: usize = 128;
 const V1: &[u8] = b"PROXY ";
 const V2: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
-/// The signature, the command, the family, and the length of the rest.
+/// Length of the signature, the command, the family and the length field.
 const V2_FIXED: usize = V2.len() + 4;
 
-/// The meaning of a header.
+/// The contents of a header.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Header {
-    /// Where the client's connection came from and went to. `None` if the header does not tell:
-    /// the balancer's own connection (LOCAL, a health check), or an address family that TCP does
-    /// not have (UNKNOWN, UNSPEC, Unix sockets, datagrams). The real endpoints count then.
+    /// Source and destination of the client's connection. `None` if the header has none: the
+    /// balancer's own connection (LOCAL, a health check), or an address family other than TCP's
+    /// (UNKNOWN, UNSPEC, Unix sockets, datagrams). The socket's own addresses count then.
     pub endpoints: Option<Endpoints>,
-    /// The balancer's name for the connection, up to 128 bytes of any kind: something to log,
-    /// escaped, so that a connection is found in the logs of both.
+    /// The balancer's name for the connection, up to 128 arbitrary bytes. Logged (escaped), it helps
+    /// to find a connection in the logs of both.
     pub unique_id: Option<Box<[u8]>>,
 }
 
@@ -43,32 +42,32 @@ pub struct Header {
 pub struct Endpoints {
     /// The client.
     pub source: SocketAddr,
-    /// The balancer's address that it asked for.
+    /// The address of the balancer that the client connected to.
     pub destination: SocketAddr,
 }
 
 /// The state of a header after some bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Status {
-    /// More is to come; all bytes so far belong to the header.
+    /// The header is incomplete; all bytes so far belong to it.
     Incomplete,
-    /// It is complete.
+    /// The header is complete.
     Complete {
-        /// Its meaning.
+        /// Its contents.
         header: Header,
-        /// How many of the bytes that came last belong to it. The others are the client's.
+        /// Number of bytes of the last piece that belong to it. The others are the client's.
         taken: usize,
     },
 }
 
-/// The reason for which what arrived is no header. The connection can only be closed: nothing that
-/// follows can be understood.
+/// The reason why the bytes are not a header. The connection must be closed, because the bytes that
+/// follow cannot be interpreted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HeaderError {
-    /// The first bytes are those of neither version.
+    /// The first bytes are not a signature of either version.
     #[error("no PROXY header in front of the connection")]
     Missing,
-    /// It begins as a header, and is none.
+    /// It starts like a header and is invalid.
     #[error("malformed PROXY header")]
     Malformed,
     /// It is longer than [`MAX_HEADER`].
@@ -76,7 +75,7 @@ pub enum HeaderError {
     TooLong,
 }
 
-/// Gathers a header from the pieces in which it arrives. No byte behind it is kept.
+/// Reads a header that arrives in pieces. Keeps no byte behind it.
 #[derive(Debug, Default)]
 pub struct HeaderReader {
     /// Earlier pieces. A header in one piece, the usual case, allocates nothing.
@@ -84,7 +83,7 @@ pub struct HeaderReader {
 }
 
 impl HeaderReader {
-    /// A reader that has seen nothing yet.
+    /// Creates a reader for a new connection.
     pub const fn new() -> Self {
         Self { seen: Vec::new() }
     }
@@ -94,12 +93,11 @@ impl HeaderReader {
         self.seen.is_empty()
     }
 
-    /// Takes what one `recv` returned. The outcome of the same bytes is the same however they
-    /// are cut into pieces.
+    /// Takes the bytes of one `recv`. The result does not depend on how the bytes are cut into pieces.
     ///
     /// # Errors
-    /// [`HeaderError`] with the first byte that cannot belong to a header, or with the last one of
-    /// a header whose parts contradict each other.
+    /// [`HeaderError`] at the first byte that cannot belong to a header, or at the last one of a header
+    /// whose fields contradict each other.
     pub fn handle_recv(&mut self, data: &[u8]) -> Result<Status, HeaderError> {
         let before = self.seen.len();
         let room = MAX_HEADER - before;
@@ -122,14 +120,14 @@ impl HeaderReader {
     }
 }
 
-/// The header at the beginning of `bytes` and its length; `None` if it is incomplete.
+/// Parses the header at the start of `bytes`. Returns it and its length; `None` if it is incomplete.
 fn parse(bytes: &[u8]) -> Result<Option<(Header, usize)>, HeaderError> {
     let begins = |signature: &[u8]| {
         let len = bytes.len().min(signature.len());
         bytes[..len] == signature[..len]
     };
     match (begins(V1), begins(V2)) {
-        // Only of no byte at all both is true.
+        // Both are true only without any byte.
         (true, true) => Ok(None),
         (true, false) => parse_v1(&bytes[..bytes.len().min(MAX_LINE)]),
         (false, true) => parse_v2(bytes),
@@ -141,7 +139,7 @@ fn parse(bytes: &[u8]) -> Result<Option<(Header, usize)>, HeaderError> {
 fn parse_v1(line: &[u8]) -> Result<Option<(Header, usize)>, HeaderError> {
     let Some((decoded, len)) = decode(line)? else { return Ok(None) };
     let endpoints = decoded.proxied_address().map(Endpoints::from);
-    // The decoder takes ports with zeros or a plus in front, which the specification forbids.
+    // The decoder accepts ports with leading zeros or a plus, which the specification forbids.
     let is_strict = |port: &[u8]| {
         port.iter().all(u8::is_ascii_digit) && (port == b"0" || !port.starts_with(b"0"))
     };
@@ -157,7 +155,7 @@ fn parse_v2(bytes: &[u8]) -> Result<Option<(Header, usize)>, HeaderError> {
     let Some((fixed, _)) = bytes.split_at_checked(V2_FIXED) else { return Ok(None) };
     let rest = usize::from(u16::from_be_bytes([fixed[14], fixed[15]]));
     let len = V2_FIXED + rest;
-    // LOCAL's family and addresses are to be ignored, whatever they are.
+    // The specification says to ignore the family and addresses of LOCAL.
     let is_local = match fixed[12] {
         0x20 => true,
         0x21 => false,
@@ -198,8 +196,7 @@ fn decode(bytes: &[u8]) -> Result<Option<(ProxyHeader<'_>, usize)>, HeaderError>
     }
 }
 
-/// Walks over the fields behind the addresses. Only the unique id is kept, but the lengths of all
-/// of them have to add up.
+/// Returns the unique id from the fields behind the addresses. The lengths of all fields must add up.
 fn unique_id(mut fields: &[u8]) -> Result<Option<Box<[u8]>>, HeaderError> {
     const PP2_TYPE_UNIQUE_ID: u8 = 0x05;
     let mut unique_id = None;

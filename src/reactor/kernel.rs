@@ -38,7 +38,7 @@ pub trait Kernel {
         on_event: impl FnMut(Token, Ready),
     ) -> io::Result<()>;
 
-    /// What wakes a [`poll`](Self::poll) from another thread with [`Token::WAKE`].
+    /// A handle that wakes a [`poll`](Self::poll) from another thread with [`Token::WAKE`].
     fn waker(&self) -> Arc<dyn Wake>;
 
     /// Catches these signals of the process from now on. Each that comes is an event for
@@ -60,13 +60,13 @@ pub trait Kernel {
     /// Starts events for a listener.
     ///
     /// # Errors
-    /// Whatever the system says.
+    /// Those of epoll_ctl(2).
     fn register_listener(&mut self, listener: &mut Self::Listener, token: Token) -> io::Result<()>;
 
     /// Starts events in both directions for a stream; it is never changed afterwards.
     ///
     /// # Errors
-    /// Whatever the system says: ENOSPC when the user's epoll watches are used up.
+    /// Those of epoll_ctl(2): ENOSPC when the user's epoll watches are used up.
     fn register(&mut self, stream: &mut Self::Stream, token: Token) -> io::Result<()>;
 
     /// `accept()`. The peer's address is missing if the peer is already gone.
@@ -123,7 +123,7 @@ pub trait Kernel {
     /// `close()`.
     fn close(&mut self, stream: Self::Stream, how: Close);
 
-    /// What the system knows of a stream's peer.
+    /// Returns what the system knows of a stream's peer.
     ///
     /// # Errors
     /// Those of getsockopt(2).
@@ -149,21 +149,21 @@ pub trait Kernel {
     }
 }
 
-/// What the system knows of a peer.
+/// The state of a peer, as far as the system knows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Liveness {
-    /// How long ago anything came from it, be it an acknowledgement.
+    /// Time since anything came from it, acknowledgements included.
     pub silent_for: Duration,
     /// Probes and repetitions since then that it has not answered.
     pub unanswered: u32,
-    /// Whether something was sent that it has not acknowledged: the system repeats that by itself.
+    /// True if something was sent that it has not acknowledged: the system repeats that by itself.
     pub owes_acknowledgement: bool,
 }
 
-/// How a socket is closed.
+/// The way in which a socket is closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Close {
-    /// What the kernel has taken is delivered, then the stream ends.
+    /// Bytes that the kernel has taken are delivered, then the stream ends.
     Orderly,
     /// With a reset (`SO_LINGER` of zero): for a stream that is incomplete, so that the peer
     /// cannot take its end for the end of the answer.

@@ -43,8 +43,8 @@ pub struct MioKernel {
     spare: Option<Poll>,
 }
 
-/// Events taken from one poll at the most; a wait that fills fewer has taken them all. They are
-/// 48 KiB that a process keeps once it had a crowd, and the next poll brings the rest.
+/// Maximum number of events per poll; the next poll returns the rest. The buffer takes 48 KiB, which a
+/// process keeps once it had a crowd.
 const MAX_EVENTS: usize = 4 << 10;
 
 impl MioKernel {
@@ -90,8 +90,7 @@ impl MioKernel {
         count: usize,
         options: ListenOptions,
     ) -> io::Result<Vec<TcpListener>> {
-        // Bound alone and opened to others afterwards: so there is no moment in which a stranger
-        // could be found to share it with.
+        // Bound alone and shared afterwards, so that no other process can already be listening there.
         let first = Self::bind(address, Port::Alone)?;
         first.set_reuse_port(true)?;
         let first = Self::adopt(first.into(), options)?;
@@ -143,7 +142,7 @@ impl MioKernel {
     }
 }
 
-/// Whether a socket is bound to an address beside others of ours, or must have it alone.
+/// The sharing of a bound address with other sockets of this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Port {
     Alone,
@@ -156,7 +155,7 @@ enum Port {
 pub struct ListenOptions {
     /// `listen(backlog)`, cut to `net.core.somaxconn` by the kernel.
     pub backlog: u32,
-    /// Whether [`Kernel::probe`] works on its connections.
+    /// True if [`Kernel::probe`] works on its connections.
     pub keepalive: bool,
 }
 
@@ -359,7 +358,7 @@ fn readiness(event: &Event) -> Ready {
     ready
 }
 
-/// Whether there is memory for so many events; without it the present number must do.
+/// Returns true if there is memory for so many events; without it the present number must do.
 fn is_there_room_for(events: usize) -> bool {
     Vec::<libc::epoll_event>::new().try_reserve_exact(events).is_ok()
 }

@@ -152,8 +152,8 @@ impl<K: Kernel, T> Reactor<K, T> {
         self.run_queue.try_reserve(queue)
     }
 
-    /// Whether the next poll must not sleep: a connection is queued, or the last event is recent
-    /// enough to spin.
+    /// Returns true if the next poll must not sleep: a connection is queued, or the last event is
+    /// recent enough to spin.
     pub(crate) fn busy(&self) -> bool {
         !self.run_queue.is_empty() || self.now < self.awake_until
     }

@@ -1,5 +1,5 @@
-/// What a socket is believed ready for: hints that events set and only the kernel's own answers
-/// clear.
+/// The calls that a socket is believed ready for: hints that events set and only results
+/// of calls clear.
 ///
 /// Readiness is edge-triggered: an event comes once, so the bit must stay until a call has said
 /// "would block". A bit that is set wrongly costs one such call; one that is cleared wrongly
@@ -20,7 +20,7 @@ impl Ready {
     /// Urgent data arrived. A `recv` stops short at the urgent mark though more is behind it.
     pub const PRIORITY: Self = Self(8);
 
-    /// Whether all bits of `other` are set.
+    /// Returns true if all bits of `other` are set.
     pub const fn has(self, other: Self) -> bool {
         self.0 & other.0 == other.0
     }

@@ -7,8 +7,8 @@ use super::timers::{Link, Links};
 use crate::proto::ConnId;
 
 impl ConnId {
-    /// How many connections came after `other` up to this one, which is not older. Numbers begin
-    /// again after four billion, hence not an order of names as such.
+    /// The number of connections that came after `other` up to this one, which is not older.
+    /// Numbers start again after four billion, so names have no order as such.
     pub(crate) const fn age_after(self, other: Self) -> u32 {
         self.generation.wrapping_sub(other.generation)
     }
@@ -85,7 +85,7 @@ impl Token {
         Self::pack(ADMIN + number as u32, NO_CONNECTION)
     }
 
-    /// What the token stands for.
+    /// The meaning of the token.
     #[allow(clippy::cast_possible_truncation)] // The two halves are taken apart on purpose.
     pub(crate) const fn target(self) -> Target {
         let (index, generation) = (self.0 as u32, (self.0 >> 32) as u32);
@@ -107,14 +107,14 @@ pub(crate) struct Slot<S, C> {
     timer: Link,
     generation: u32,
     pub(crate) ready: Ready,
-    /// Whether the run queue holds this connection, so that it never does so twice.
+    /// True if the run queue holds this connection, so that it never does so twice.
     pub(crate) queued: bool,
     /// Whether the stream to the peer has ended.
     pub(crate) half_closed: bool,
 }
 
 impl<S, C> Slot<S, C> {
-    /// Whether an alarm is set.
+    /// Returns true if an alarm is set.
     pub(crate) fn is_armed(&self) -> bool {
         self.timer.is_armed()
     }
@@ -153,11 +153,17 @@ impl<S, C> Slots<S, C> {
     ///
     /// # Errors
     /// If there is no memory for them. Existing connections stay.
+    #[inline]
     pub(crate) fn make_room(&mut self, more: usize) -> Result<(), TryReserveError> {
-        let len = self.slab.len();
-        if self.slab.capacity() - len >= more {
-            return Ok(());
+        match self.slab.capacity() - self.slab.len() >= more {
+            true => Ok(()),
+            false => self.grow(more),
         }
+    }
+
+    #[cold]
+    fn grow(&mut self, more: usize) -> Result<(), TryReserveError> {
+        let len = self.slab.len();
         // Doubling costs least, but needs the old block beside the new one until it is filled.
         let wishes = [len.max(Self::RESERVED), len / 4].into_iter().filter(|wish| *wish > more);
         let mut wishes = wishes.filter(|wish| self.try_reserve(*wish).is_ok());

@@ -27,7 +27,7 @@ const HEAD: u32 = 1 << 31;
 /// A place in the wheel, kept in the slot of the deadline's owner.
 #[derive(Clone, Copy, Debug)]
 pub struct Link {
-    /// The neighbour before, or `HEAD` and a bucket, or `END`: in no list.
+    /// The neighbor before, or `HEAD` and a bucket, or `END`: in no list.
     prev: u32,
     next: u32,
     /// The low half of the tick; the wheel's own position supplies the rest.
@@ -41,7 +41,7 @@ impl Default for Link {
 }
 
 impl Link {
-    /// Whether a deadline is armed.
+    /// Returns true if a deadline is armed.
     pub fn is_armed(&self) -> bool {
         self.prev != END
     }
@@ -106,7 +106,7 @@ impl Wheel {
         self.insert(links, index, tick);
     }
 
-    /// Whether a link is armed so that it fires at `deadline` or before.
+    /// Returns true if a link is armed so that it fires at `deadline` or before.
     #[inline]
     pub fn is_armed_by(&self, link: &Link, deadline: Monotonic) -> bool {
         link.is_armed() && self.full_tick(link.tick) <= self.tick_of(deadline)

@@ -301,8 +301,7 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
     }
 }
 
-/// Errors of `accept` in a row after which it pauses: one client's misfortune does not repeat
-/// itself that often.
+/// Errors of `accept` in a row after which it pauses: those of single clients do not repeat that often.
 const ERRORS_IN_A_ROW: usize = 16;
 
 /// What an error of `accept` means. Sources: accept(2), which passes on pending network errors

@@ -23,7 +23,7 @@ use crate::reactor::{Kernel, ListenOptions, MioKernel};
 /// # Ok(()) }
 /// ```
 ///
-/// Without a key it accepts the demo key, which everybody knows.
+/// Without a key it accepts the demo key, which is public.
 pub struct ServerBuilder<H = Upper> {
     addresses: Vec<Place<SocketAddr>>,
     /// Why an address was none.

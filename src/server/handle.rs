@@ -153,8 +153,8 @@ impl Mailbox {
 }
 
 impl LoopHandle {
-    /// Leaves a command for the loop. `cost` is what it counts for of the bytes that may wait; one
-    /// command may always, whatever it costs.
+    /// Leaves a command for the loop. `cost` is its share of the bytes that may wait; a single
+    /// command may always wait.
     fn post(&self, command: Command, cost: usize) -> Result<(), PushError> {
         let mut lock = self.mailbox.lock();
         let waiting = lock.as_mut().ok_or(PushError::Ended)?;
@@ -192,7 +192,7 @@ impl Handle {
         self.post(&Command::Reload);
     }
 
-    /// Judges digests by other keys from now on. Authenticated connections stay.
+    /// Verifies digests with other keys from now on. Authenticated connections stay.
     pub fn replace_keyring(&self, keyring: Keyring) {
         self.post(&Command::ReplaceKeyring(Box::new(keyring)));
     }

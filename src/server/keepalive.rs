@@ -1,23 +1,23 @@
-//! Keepalive: peers that vanished without a word are found by asking, at a pace that the loop sets.
+//! Keepalive: probes find peers that vanished silently, at a pace that the loop sets.
 //!
-//! The kernel could ask by itself, but it has no notion of a crowd. Its keepalive timers round to
+//! The kernel can probe by itself, but it knows nothing of a crowd. Its keepalive timers round to
 //! seconds, so those of a crowd fire together; loopback and veth drop all packets beyond a backlog
 //! of 1,000 without telling the sender, the repetitions fire together again, and living peers are
 //! declared dead by the thousand. Here each connection is armed in the loop's own wheel at a random
-//! time, and a kernel timer fires only when it is told to ([`Kernel::probe`]).
+//! time, and a kernel timer fires only on request ([`Kernel::probe`]).
 //!
-//! A connection carries nothing for this. When its alarm comes, the kernel tells when the peer was
-//! last heard of and how many probes it has left unanswered since ([`Kernel::liveness`]), and from that
-//! follows what to do. What a silent peer costs is thus one probe, two readings and one setting of
-//! socket options for each period; one that talks costs a reading, and a message costs nothing. A
-//! connection that is over before its first alarm, which is its deadline for the digest, costs nothing.
+//! A connection stores nothing for this. At its alarm, [`Kernel::liveness`] returns when the peer was
+//! last heard of and how many probes it has left unanswered since, which decides the next step. A
+//! silent peer costs one probe, two readings and one setting of socket options per period; a talking
+//! one costs a reading, and a message costs nothing. A connection that ends before its first alarm,
+//! which is its deadline for the digest, costs nothing.
 
 use super::{ConnId, Limits, Server};
 use crate::proto::{CloseReason, Config, Handler};
 use crate::python::{Monotonic, saturating_nanos};
 use crate::reactor::{Kernel, Liveness};
 
-/// Unanswered in a row, after which a peer is gone. Five losses in a row are no proof: a queue that
+/// Unanswered probes in a row after which a peer is gone. Five losses in a row are no proof: a queue that
 /// overflows loses in bursts, and a probe costs little.
 const PROBES: u32 = 6;
 
@@ -27,19 +27,19 @@ const GRID_BITS: u32 = 25;
 
 const SECOND: Nanos = 1_000_000_000;
 
-/// How far probes may run ahead of their rate, so that a few alarms which coincide are not put off.
+/// Time by which probes may run ahead of their rate, so that a few simultaneous alarms are not put off.
 const BURST: Nanos = SECOND / 8;
 
 /// A time in nanoseconds: each new connection computes one, and `Duration` divides for that.
 type Nanos = u64;
 
-/// When peers are asked. The period is in [`Config::keepalive`], the rate in
+/// The schedule of probes. The period is in [`Config::keepalive`], the rate in
 /// [`Limits::probes_per_second`](super::Limits::probes_per_second).
 #[derive(Debug)]
 pub(super) struct Keepalive {
     /// Whether probes work: they are an option of the listeners.
     possible: bool,
-    /// How long a peer may be silent before it is asked.
+    /// Silence after which a peer is probed.
     period: Option<Nanos>,
     /// Between two probes at the highest rate.
     gap: Nanos,
@@ -47,16 +47,16 @@ pub(super) struct Keepalive {
     next: Nanos,
 }
 
-/// What follows from what the kernel knows of a peer.
+/// The state of a peer by what the kernel knows of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Finding {
     /// It was heard of within the period, so long ago.
     Heard(Nanos),
-    /// It was not, and is to be asked.
+    /// It was not, and is to be probed.
     Silent,
-    /// The same, and the kernel asks already: it repeats what was not acknowledged.
+    /// The same, and the kernel already repeats data that was not acknowledged.
     Unacknowledged,
-    /// It has answered nothing for two periods, however often it was asked.
+    /// It has answered nothing for two periods and all probes.
     Gone,
 }
 

@@ -35,7 +35,7 @@ pub struct Faults {
     pub clock_jump: u32,
     /// A keepalive probe that is lost on its way, or whose answer is. Never more than five in a row.
     pub lost_probe: u32,
-    /// How many connections there are descriptors for.
+    /// Number of connections that there are descriptors for.
     pub descriptors: usize,
 }
 

@@ -48,8 +48,8 @@ pub struct SimKernel {
     /// The loop's last reading of the clock.
     last_reading: Monotonic,
     random: SplitMix,
-    /// What spreads the loop's work over time. It has its own sequence, so that a run's other choices
-    /// do not depend on how often the loop spreads something.
+    /// Randomness that spreads the loop's work over time. A sequence of its own, so that a run's
+    /// other choices do not depend on how often the loop spreads something.
     scatter: SplitMix,
     faults: Faults,
     /// The longest next sleep: after it another part of the simulation acts.
@@ -58,7 +58,7 @@ pub struct SimKernel {
     sockets: Vec<Socket>,
     /// Sockets with an edge that has not been fetched, in order.
     edges: VecDeque<usize>,
-    /// Sockets towards whose server's end something is under way.
+    /// Sockets with bytes or an end in flight to the server.
     under_way: VecDeque<usize>,
     listener: Option<Token>,
     listener_edge: bool,
@@ -94,7 +94,7 @@ struct AdminQueue {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SimClient(usize);
 
-/// What a loop did with a client, in order. Together with the calls of a server's observer this
+/// A call of the loop for a client. Together with the calls of a server's observer this
 /// shows which clients were admitted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
@@ -106,7 +106,7 @@ pub enum Event {
     FoundNoRandomBytes,
 }
 
-/// What a client finds when it looks at its end.
+/// The state of the stream at a client's end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Seen {
     /// Nothing at present.
@@ -195,7 +195,7 @@ impl SimKernel {
         self.patience = patience;
     }
 
-    /// Whether the last poll found no event and had leave to sleep.
+    /// Returns true if the last poll found no event and had leave to sleep.
     pub const fn slept(&self) -> bool {
         self.asleep
     }
@@ -318,7 +318,7 @@ impl SimKernel {
         client
     }
 
-    /// What `accept` tells of a client's address.
+    /// The address of a client as `accept` returns it.
     pub fn peer(&self, client: SimClient) -> Option<SocketAddr> {
         self.sockets[client.0].peer
     }
@@ -412,12 +412,12 @@ impl SimKernel {
         self.raise(client.0);
     }
 
-    /// Whether a server's end exists that could read what a client has sent.
+    /// Returns true if a server's end exists that could read what a client has sent.
     pub fn is_served(&self, client: SimClient) -> bool {
         self.sockets[client.0].server_end == End::Open
     }
 
-    /// Something is under way to the server: it arrives at once, or when the network likes.
+    /// Delivers what a client sent to the server: at once, or later at random.
     fn send_off(&mut self, index: usize) {
         if self.random.chance(self.faults.late_arrival) {
             let socket = &mut self.sockets[index];
@@ -431,7 +431,7 @@ impl SimKernel {
         }
     }
 
-    /// The network moves whatever is under way somewhere, or a part of it.
+    /// Delivers what is in flight on one connection, or a part of it.
     fn move_something(&mut self) {
         let Some(index) = self.under_way.pop_front() else { return };
         let socket = &mut self.sockets[index];

@@ -4,19 +4,19 @@ use std::collections::VecDeque;
 /// and an end. Not a network: it keeps order and loses nothing.
 #[derive(Debug)]
 pub(super) struct Direction {
-    /// First what has arrived and is unread, then what is under way.
+    /// The unread bytes that have arrived, then those in flight.
     bytes: VecDeque<u8>,
     arrived: usize,
-    /// How much may have arrived and be unread.
+    /// Maximum number of unread bytes that have arrived.
     window: usize,
-    /// How much may be unread, under way or not.
+    /// Maximum number of unread bytes, in flight or not.
     capacity: usize,
     /// Where an urgent byte was sent, as a distance from the front; it is not among the bytes.
     urgent_at: Option<usize>,
     tail: Tail,
 }
 
-/// What is behind the last byte.
+/// The state behind the last byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Tail {
     /// More may be sent.
@@ -68,7 +68,7 @@ impl Direction {
         more > 0 || end
     }
 
-    /// Whether [`arrive`](Self::arrive) would change anything.
+    /// Returns true if [`arrive`](Self::arrive) would change anything.
     pub(super) fn is_under_way(&self) -> bool {
         self.arrived < self.may_have_arrived() || self.end_is_next()
     }
@@ -124,12 +124,12 @@ impl Direction {
         self.arrived > 0 || self.tail == Tail::EndArrived
     }
 
-    /// Whether a byte is unreceived, an urgent one included.
+    /// Returns true if a byte is unreceived, an urgent one included.
     pub(super) fn has_unread(&self) -> bool {
         !self.bytes.is_empty() || self.urgent_at.is_some()
     }
 
-    /// How many bytes have arrived and are unread.
+    /// Number of bytes that have arrived and are unread.
     pub(super) fn unread(&self) -> usize {
         self.arrived
     }

@@ -8,7 +8,7 @@ use crate::reactor::{Close, Liveness, Ready, Token};
 /// One connection: two directions, and what epoll knows of the server's end.
 #[derive(Debug)]
 pub(super) struct Socket {
-    /// What is known of the client's address.
+    /// The client's address, if it is known.
     pub(super) peer: Option<SocketAddr>,
     pub(super) to_server: Direction,
     pub(super) to_client: Direction,
@@ -18,14 +18,14 @@ pub(super) struct Socket {
     pub(super) token: Option<Token>,
     /// An edge waits to be fetched.
     pub(super) edge: bool,
-    /// Bytes or the end are under way to the server, and the network knows of them.
+    /// Bytes or the end are in flight to the server, and the network knows of them.
     pub(super) under_way: bool,
     /// A `send` found no room since writability was last announced.
     pub(super) no_space: bool,
     pub(super) failure: Option<Failure>,
     /// A reset has arrived at the client's end, and whether a call has yet to report it.
     pub(super) client_reset: Option<bool>,
-    /// What answers to a probe since the client vanished, if it has.
+    /// The answer to a probe since the client vanished, if it has.
     pub(super) vanished: Option<Answer>,
     /// When anything last came from the client, and the probes since then that it did not answer.
     pub(super) heard_at: Duration,
@@ -33,7 +33,7 @@ pub(super) struct Socket {
     pub(super) ledger: Ledger,
 }
 
-/// What comes back when a client is probed.
+/// The answer to a probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Answer {
     Acknowledgement,
@@ -55,7 +55,8 @@ pub(super) struct Failure {
     pub(super) reported: bool,
 }
 
-/// A server's calls for one connection, as its kernel saw them, for a judge of the loop from outside. The times are those that the loop had last read from the clock.
+/// A server's calls for one connection, as its kernel saw them, for an independent judge of the loop.
+/// The times are those that the loop had last read from the clock.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Ledger {
     /// The name under which it was registered.
@@ -76,11 +77,11 @@ pub struct Ledger {
     pub shut_down_at: Option<Monotonic>,
     /// When and how it closed.
     pub closed: Option<(Monotonic, Close)>,
-    /// Whether a call of the server's failed for good.
+    /// True if a call of the server's failed for good.
     pub failed: bool,
     /// Keepalive probes that the server sent.
     pub probes: u32,
-    /// Whether the network disconnected it.
+    /// True if the network disconnected it.
     pub disconnected: bool,
     /// The greatest lead of bytes received over bytes sent with which it asked for more, before
     /// it ended its stream.
@@ -154,14 +155,14 @@ impl Socket {
         (self.heard_at, self.unanswered) = (clock, 0);
     }
 
-    /// What was sent arrives at a client that is there, which acknowledges it.
+    /// Delivers sent bytes to a present client, which acknowledges them.
     pub(super) fn deliver(&mut self, clock: Duration) {
         if self.vanished.is_none() && self.to_client.arrive(usize::MAX) {
             self.heard(clock);
         }
     }
 
-    /// What the server's kernel knows of the client. What is not acknowledged was repeated after
+    /// Returns what the server's kernel knows of the client. Unacknowledged bytes were repeated after
     /// 200 ms, and then each time after twice as long.
     pub(super) fn liveness_at(&self, clock: Duration) -> Liveness {
         let silent_for = clock.saturating_sub(self.heard_at);
@@ -190,7 +191,7 @@ impl Socket {
         answer
     }
 
-    /// Whether what a client sends now is lost: then the server's kernel answers it with a
+    /// Returns true if what a client sends now is lost: then the server's kernel answers it with a
     /// reset, unless one has come, which this send reports.
     pub(super) fn is_sent_in_vain(&mut self) -> bool {
         let in_vain = self.server_end == End::Closed || self.failure.is_some();

@@ -42,8 +42,8 @@ pub enum AddressArg<'a> {
     /// Python's `(host, port, flowinfo, scope_id)`, for IPv6 sockets only. A scope of 0 leaves the
     /// host's zone in force.
     HostPort6(Cow<'a, str>, i64, u32, u32),
-    /// What `getaddrinfo` takes: perhaps no host, which is this machine, and the name or number of
-    /// a service. For [`create_connection`](super::create_connection) only, as in Python.
+    /// The arguments of `getaddrinfo`: an optional host (by default this machine), and the name or
+    /// number of a service. For [`create_connection`](super::create_connection) only, as in Python.
     Service(Option<Cow<'a, str>>, Cow<'a, str>),
     /// An address that needs no resolution.
     Exact(Address),
@@ -51,7 +51,7 @@ pub enum AddressArg<'a> {
 
 /// The length of `sun_path`.
 const PATH_CAPACITY: usize = 108;
-/// What fits into IPv6's flow information.
+/// The maximum of IPv6's flow information.
 const FLOWINFO_MAX: u32 = 0xf_ffff;
 
 impl Address {
@@ -111,7 +111,7 @@ impl Address {
         name.ok_or(Error::raised(ErrorKind::OSError, "AF_UNIX path too long"))
     }
 
-    /// What the kernel reported; nothing at all stands for a Unix socket without a name.
+    /// Converts the kernel's address; an empty one is a Unix socket without a name.
     ///
     /// # Errors
     /// EAFNOSUPPORT for an address of another family.

@@ -34,7 +34,7 @@ pub(super) fn default_timeout() -> Timeout {
     *DEFAULT_TIMEOUT.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What `socket.socket` takes besides family and type.
+/// The arguments of `socket.socket` besides family and type.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SocketOptions {
     /// The protocol, for instance [`IPPROTO_TCP`]; 0 for the default of the family and type.
@@ -48,7 +48,7 @@ impl Socket {
     /// `socket(family, type | flags, proto)`.
     ///
     /// # Errors
-    /// What the kernel says, for instance EPROTONOSUPPORT.
+    /// Those of socket(2), for instance EPROTONOSUPPORT.
     pub fn new_with(family: Family, kind: SocketType, options: SocketOptions) -> Result<Self> {
         let SocketOptions { proto, nonblocking } = options;
         let protocol = raw_protocol(proto);

@@ -206,7 +206,7 @@ impl Error {
         Self { cause }
     }
 
-    /// Whether Python's class is OSError or derived from it, gaierror included.
+    /// Returns true if Python's class is OSError or derived from it, gaierror included.
     pub(super) fn is_os_error(&self) -> bool {
         match &self.cause {
             Cause::Os { .. } | Cause::Numbered { .. } | Cause::ShortWrite { .. } => true,

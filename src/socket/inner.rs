@@ -29,7 +29,7 @@ pub(super) enum Origin {
     Made,
     /// Taken over. Another process may hold the same open file description, to which the flag
     /// belongs, so it is set as Python sets it: when a mode is chosen, and according to the mode.
-    /// What would block in blocking mode all the same passes MSG_DONTWAIT.
+    /// Calls that would block in blocking mode nevertheless pass MSG_DONTWAIT.
     TakenOver,
 }
 

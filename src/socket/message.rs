@@ -43,7 +43,7 @@ pub enum AncillaryArg<'a> {
     },
 }
 
-/// What `recvmsg` returns: Python's `(data, ancdata, msg_flags, address)`.
+/// The result of `recvmsg`: Python's `(data, ancdata, msg_flags, address)`.
 #[derive(Debug)]
 pub struct Message<T> {
     /// The bytes, or how many there are in the caller's buffers.

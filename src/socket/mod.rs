@@ -160,7 +160,8 @@ impl Socket {
         }
     }
 
-    /// What a descriptor is, set non-blocking if sockets begin with a timeout.
+    /// Finds the family, type and protocol of a descriptor, and sets it non-blocking if sockets start
+    /// with a timeout.
     fn identify(fd: &OwnedFd) -> Result<(Family, SocketType, i32)> {
         let family = match sockopt::socket_domain(fd)? {
             AddressFamily::INET => Family::Inet,

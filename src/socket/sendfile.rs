@@ -12,7 +12,7 @@ use crate::python::Timeout;
 
 /// The most that sendfile(2) is asked for at once.
 const BLOCK: u64 = 1 << 30;
-/// How much is read at once where sendfile(2) does not help.
+/// Bytes read at once where sendfile(2) does not work.
 const PIECE: usize = 8192;
 
 impl Socket {
@@ -121,7 +121,7 @@ impl Socket {
     }
 }
 
-/// Whether the kernel objects to the file rather than to the socket: only a call that fails without
+/// Returns true if the kernel objects to the file, not to the socket: only a call that fails without
 /// having waited or been interrupted says something about the file.
 fn falls_back(error: &Error) -> bool {
     error.errno().is_some_and(|errno| {

@@ -303,7 +303,7 @@ impl Inner {
     }
 }
 
-/// What the attempts of one sending call share.
+/// The state that the attempts of one sending call share.
 pub(super) struct Sender<'a> {
     fd: &'a OwnedFd,
     timeout: Timeout,
@@ -377,7 +377,7 @@ pub(super) fn sender_address(name: Option<Name>) -> Result<Option<Address>> {
 
 /// The limit that a caller gave as Python's `bufsize`.
 pub(super) fn limit_of(n: isize, if_negative: &'static str) -> Result<usize> {
-    /// What CPython adds to the length of a bytes object.
+    /// Bytes that CPython adds to the length of a bytes object.
     const OBJECT: usize = 33;
     let limit = usize::try_from(n).map_err(|_| Error::value(if_negative))?;
     if limit > isize::MAX.cast_unsigned() - OBJECT {

@@ -77,7 +77,7 @@ impl Finished {
         for word in words {
             assert!(self.stderr.contains(word), "no {word:?} in {:?}", self.stderr);
         }
-        assert!(!self.stderr.contains('\x1b'), "colours without a terminal: {:?}", self.stderr);
+        assert!(!self.stderr.contains('\x1b'), "colors without a terminal: {:?}", self.stderr);
         assert!(!self.stderr.contains("panicked"), "{}", self.stderr);
     }
 }

@@ -75,7 +75,7 @@ struct Cell {
     call: &'static str,
     errno: &'static str,
     schedule: Schedule,
-    /// How long each call fails under [`Schedule::Always`].
+    /// Time for which each call fails under [`Schedule::Always`].
     always: Duration,
 }
 

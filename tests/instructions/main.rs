@@ -1,8 +1,10 @@
 //! Instruction counts of the protocol and the loop, by valgrind's callgrind. They repeat exactly,
 //! so a change of a few percent shows that no clock would show.
 //!
-//! ```text cargo test --release --test instructions -- --nocapture             # compares
-//! SALTECHO_INSTRUCTIONS=record cargo test --release --test instructions   # records ```
+//! ```text
+//! cargo test --release --test instructions -- --nocapture                # compares
+//! SALTECHO_INSTRUCTIONS=record cargo test --release --test instructions   # records
+//! ```
 //!
 //! Each scenario runs in a process of its own (this test again, with its name in the environment),
 //! and callgrind collects only inside [`measured`], so neither setup nor test harness is counted.
@@ -100,7 +102,7 @@ fn the_counts_match_the_recorded_ones() {
         return;
     }
     if cfg!(debug_assertions) {
-        say("counts not compared: this build is not optimised, `cargo test --release` is");
+        say("counts not compared: this build is not optimized, `cargo test --release` is");
         return;
     }
     let Some(counts) = count(&SCENARIOS, THIS) else { return };

@@ -1,4 +1,4 @@
-//! `saltecho doctor`: its findings agree with what the server then does.
+//! `saltecho doctor`: its findings agree with the server, its exit codes and its schema.
 
 use std::process::Command;
 
@@ -7,7 +7,7 @@ use serde_json::Value;
 
 const SCHEMA: &str = include_str!("../../schemas/doctor.schema.json");
 
-/// The program under a hard limit on descriptors.
+/// The program with a hard limit on descriptors.
 fn limited(descriptors: u32, args: &[&str]) -> Command {
     let program = saltecho(&[]).get_program().to_owned();
     let mut command = Command::new("sh");
@@ -17,7 +17,7 @@ fn limited(descriptors: u32, args: &[&str]) -> Command {
 }
 
 #[test]
-fn the_server_allows_as_many_connections_as_the_doctor_says() {
+fn the_server_allows_the_number_of_connections_that_doctor_prints() {
     for descriptors in [100, 300] {
         let finished = run_command(&mut limited(descriptors, &["doctor", "--json"]), b"");
         finished.expect(0, &[]);
@@ -35,7 +35,7 @@ fn the_server_allows_as_many_connections_as_the_doctor_says() {
 }
 
 #[test]
-fn the_exit_code_says_whether_they_fit() {
+fn the_exit_code_tells_whether_the_connections_fit() {
     run_command(&mut limited(200, &["doctor", "--connections", "150"]), b"").expect(0, &[]);
     let finished = run_command(&mut limited(200, &["doctor", "--connections", "151"]), b"");
     finished.expect(5, &["151 connections do not fit: descriptors"]);
@@ -45,7 +45,7 @@ fn the_exit_code_says_whether_they_fit() {
 }
 
 #[test]
-fn findings_are_as_their_schema_says() {
+fn findings_match_their_schema() {
     let schema: Value = serde_json::from_str(SCHEMA).expect("it is JSON");
     assert!(jsonschema::meta::is_valid(&schema));
     let schema = jsonschema::validator_for(&schema).expect("the schema is sound");

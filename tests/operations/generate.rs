@@ -1,4 +1,4 @@
-//! `saltecho generate`: each file is held against the program that reads it.
+//! `saltecho generate`: each file is checked by the program that reads it.
 
 use std::fs;
 use std::process::{Command, Output};
@@ -62,7 +62,7 @@ fn man_pages_have_no_warnings() {
     let pages: Vec<_> = pages.collect();
     assert!(pages.len() > COMMANDS.len(), "{pages:?}");
     for page in pages {
-        // As lintian asks.
+        // The command that lintian runs.
         let mut man = MAN.find().expect("it was there");
         man.env("LC_ALL", "C.UTF-8").env("MANROFFSEQ", "").env("MANWIDTH", "80");
         man.args(["--warnings", "-E", "UTF-8", "-l", "-Tutf8", "-Z"]).arg(&page);
@@ -99,12 +99,12 @@ fn other_shells_have_completions_too() {
 }
 
 #[test]
-fn the_unit_is_sound_and_exposes_little() {
+fn the_unit_is_valid_and_hardened() {
     if SYSTEMD_ANALYZE.is_missing() {
         return;
     }
     let (directory, [unit, socket, _, _]) = systemd();
-    // The program that would be installed is this one, and its pages are not.
+    // The unit names the installed program and its man pages; the former is this build, the latter are absent.
     let program = saltecho(&[]).get_program().to_str().unwrap().to_owned();
     let path = directory.path().join("saltecho.service");
     fs::write(&path, unit.replace("/usr/bin/saltecho", &program)).unwrap();
@@ -117,7 +117,7 @@ fn the_unit_is_sound_and_exposes_little() {
     succeeds(analyze().args(["security", "--offline=true", "--threshold=20"]).arg(&path));
 }
 
-/// All settings that the files have are settings of `serve`, and it starts with them.
+/// Every setting in the files is a setting of `serve`, which starts with all of them.
 #[test]
 fn the_units_settings_are_accepted() {
     let (_directory, [unit, _, _, settings]) = systemd();
@@ -143,7 +143,7 @@ fn the_units_settings_are_accepted() {
 }
 
 #[test]
-fn files_are_printed_with_their_places() {
+fn files_are_printed_with_their_paths() {
     let text = generate(&["systemd"]);
     for place in [
         "/usr/lib/systemd/system/saltecho.service",
@@ -157,7 +157,7 @@ fn files_are_printed_with_their_places() {
 }
 
 #[test]
-fn the_manifests_are_as_kubernetes_publishes_them() {
+fn the_manifests_match_the_schemas_of_kubernetes() {
     let text = generate(&["kubernetes"]);
     for kind in ["Secret", "Deployment", "Service", "PodDisruptionBudget", "Job"] {
         assert!(text.contains(&format!("\nkind: {kind}\n")), "no {kind}");
@@ -172,7 +172,7 @@ fn the_manifests_are_as_kubernetes_publishes_them() {
     succeeds(validate.args(["--strict", &path]));
 }
 
-/// The commands of the manifests, as a shell would split them.
+/// A command of the manifests, as a list of words.
 #[track_caller]
 fn command(manifests: &str, begin: &str) -> Vec<String> {
     let (_, rest) = manifests.split_once(begin).expect("it is there");
@@ -198,7 +198,7 @@ fn the_manifests_commands_work() {
     probe[1] = serving.place();
     run_command(&mut with_key(&probe), b"").expect(0, &[]);
 
-    // Three pods, whose output is one stream; shorter than what is asked of a cluster.
+    // Three pods, each with one stream for its output; a shorter load than in the manifest.
     let mut load = command(&text, "args: [load, ");
     for (word, shorter) in [
         ("saltecho:9999", serving.place()),
@@ -229,7 +229,7 @@ fn the_manifests_commands_work() {
 }
 
 #[test]
-fn the_dashboard_asks_for_metrics_that_exist() {
+fn the_dashboard_queries_existing_metrics() {
     let dashboard: Value = serde_json::from_str(&generate(&["grafana"])).expect("it is JSON");
     let metrics = include_str!("../../docs/OPERATIONS.md");
     let metrics: Vec<&str> = words(metrics).filter(|word| is_metric(word)).collect();

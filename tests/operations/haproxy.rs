@@ -17,7 +17,7 @@ use crate::common::program::*;
 
 const EACH: usize = 8;
 
-/// A balancer, and the sockets to reach and to ask it.
+/// A balancer with its public address and its admin socket.
 struct Balancer {
     _running: Running,
     _files: Files,
@@ -49,7 +49,7 @@ impl Balancer {
         Some(Self { _running: running, _files: files, address, socket })
     }
 
-    /// What it answers to a command, as soon as it answers.
+    /// Sends a command to the admin socket, which may not be there yet, and returns the answer.
     fn ask(&self, command: &str) -> String {
         let deadline = Instant::now() + PATIENCE;
         let mut stream = loop {
@@ -65,7 +65,7 @@ impl Balancer {
         answer
     }
 
-    /// The status of each server and its connections now.
+    /// The status of each server and its current connections.
     fn servers(&self) -> Vec<(String, usize)> {
         let table = self.ask("show stat");
         let rows = table.lines().map(|line| line.split(',').collect::<Vec<_>>());
@@ -114,7 +114,7 @@ fn still_echoes(mut stream: &TcpStream) -> bool {
 }
 
 #[test]
-fn one_server_is_killed_and_one_drained_and_only_the_killed_ones_connections_break() {
+fn a_killed_server_loses_its_connections_and_a_drained_one_does_not() {
     let mut servers: Vec<Serving> = (0..3).map(|_| behind_haproxy(&[])).collect();
     let addresses: Vec<SocketAddr> = servers.iter().map(|server| server.address).collect();
     let Some(balancer) = Balancer::start(&addresses) else { return };

@@ -25,7 +25,7 @@ fn statuses(input: &str) -> Vec<u16> {
 }
 
 #[test]
-fn requests_are_answered_the_same_in_every_segmentation() {
+fn answers_do_not_depend_on_the_segmentation() {
     let scripts = [
         GET.repeat(3),
         format!("HEAD /text?x=1 HTTP/1.1\r\nHost: a\r\n\r\n{GET}"),
@@ -129,13 +129,13 @@ fn a_request_may_fill_its_limit_and_not_exceed_it() {
         let request = format!("GET /text HTTP/1.1\r\nHost: a\r\na: {filler}\r\n\r\n");
         assert_eq!(request.len(), len);
         assert_eq!(statuses(&request), [status], "{len} bytes");
-        // What lies before it in the same connection takes nothing from its limit.
+        // Earlier requests of the same connection do not count towards the limit.
         assert_eq!(statuses(&format!("{GET}{request}")), [200, status], "{len} bytes");
     }
 }
 
 #[test]
-fn connections_last_as_long_as_both_sides_want() {
+fn a_connection_stays_open_as_long_as_both_sides_want() {
     for (request, lasts) in [
         ("GET /text HTTP/1.1\r\nHost: a\r\n", true),
         ("GET /text HTTP/1.1\r\nHost: a\r\nConnection: close\r\n", false),
@@ -143,7 +143,7 @@ fn connections_last_as_long_as_both_sides_want() {
         ("GET /text HTTP/1.0\r\n", false),
         ("GET /text HTTP/1.0\r\nConnection: keep-alive\r\n", true),
         ("GET /rows HTTP/1.1\r\nHost: a\r\n", true),
-        // Only the end of the stream says where this content ends.
+        // Only the end of the stream marks the end of this content.
         ("GET /rows HTTP/1.0\r\nConnection: keep-alive\r\n", false),
     ] {
         let answers = served(format!("{request}\r\n{GET}").as_bytes()).answers();
@@ -154,7 +154,7 @@ fn connections_last_as_long_as_both_sides_want() {
 }
 
 #[test]
-fn the_host_is_that_of_the_target_if_it_names_one() {
+fn a_host_in_the_target_wins_over_the_header() {
     for (line, host) in [
         ("/host HTTP/1.1\r\nHost: a:1\r\n", "Some(\"a:1\")\n"),
         ("http://b/host HTTP/1.1\r\nHost: a\r\n", "Some(\"b\")\n"),
@@ -171,7 +171,7 @@ fn the_host_is_that_of_the_target_if_it_names_one() {
 }
 
 #[test]
-fn the_first_accept_that_is_text_is_told() {
+fn the_first_accept_header_that_is_text_counts() {
     for (headers, accept) in [
         (&b""[..], "None\n"),
         (b"Accept: a/b;q=1, */*\r\nACCEPT: c\r\n", "Some(\"a/b;q=1, */*\")\n"),
@@ -183,12 +183,12 @@ fn the_first_accept_that_is_text_is_told() {
 }
 
 #[test]
-fn a_million_rows_are_never_held_as_a_whole() {
+fn a_million_rows_are_never_in_memory_at_once() {
     let world = served(b"GET /rows?1000000 HTTP/1.1\r\nHost: a\r\n\r\n");
     assert!(world.sent.len() > 10_000_000);
     assert!(world.longest_chunk < SLICE + 500, "{}", world.longest_chunk);
     assert_eq!(world.answers()[0].text(), rows(Some("1000000")).text());
-    // Nine of ten slices find nothing to show, and none of them is taken for the end.
+    // Nine of ten slices are empty, and none of them ends the content.
     for version in ["1.0", "1.1"] {
         let request = format!("GET /rows?100000/1000 HTTP/{version}\r\nHost: a\r\n\r\n");
         let answers = served(request.as_bytes()).answers();
@@ -199,14 +199,14 @@ fn a_million_rows_are_never_held_as_a_whole() {
 }
 
 #[test]
-fn each_step_has_its_time() {
-    // Nothing was asked: closed without a word.
+fn each_step_has_its_deadline() {
+    // Without a request: closed silently.
     let mut world = World::new();
     assert_eq!(world.exchange.poll_timeout(), Some(after(REQUEST_TIMEOUT)));
     world.exchange.handle_timeout(after(REQUEST_TIMEOUT));
     assert!(world.exchange.is_closed() && !world.exchange.is_cut_short());
 
-    // A request that began, whose bytes extend nothing.
+    // An incomplete request, whose bytes do not extend its deadline.
     let mut world = World::new();
     world.now = after(Duration::from_secs(3));
     world.exchange.handle_recv(b"GET /", world.now);
@@ -218,7 +218,7 @@ fn each_step_has_its_time() {
     world.run(b"", || 0, 0);
     assert_eq!(world.answers()[0].status, 408);
 
-    // Between two requests, and the time of the second.
+    // Between two requests, and during the second.
     let mut world = World::new();
     world.exchange.handle_recv(GET.as_bytes(), world.now);
     assert_eq!(world.exchange.poll_timeout(), None, "it is the owner's turn");
@@ -246,7 +246,7 @@ fn each_step_has_its_time() {
 }
 
 #[test]
-fn the_rest_of_a_refused_request_is_read_away_within_limits() {
+fn the_rest_of_a_refused_request_is_discarded_within_limits() {
     let refused = || {
         let mut world = World::new();
         world.exchange.handle_recv(b"PUT / HTTP/1.1\r\nHost: a\r\n\r\n", world.now);
@@ -269,7 +269,7 @@ fn the_rest_of_a_refused_request_is_read_away_within_limits() {
 }
 
 #[test]
-fn closing_lets_what_has_begun_be_answered() {
+fn closing_answers_a_request_that_has_begun() {
     let mut idle = World::new();
     idle.exchange.close();
     assert_eq!(idle.exchange.wants(), Wants::Shutdown);

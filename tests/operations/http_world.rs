@@ -1,4 +1,4 @@
-//! The owner of an HTTP exchange, and a reader of what it sends.
+//! A driver of an HTTP exchange, and a strict reader of its answers.
 #![allow(dead_code)] // The fuzz harness uses a part of it.
 #![allow(unreachable_pub)] // Public towards the test that includes it.
 
@@ -7,11 +7,11 @@ use saltecho::proto::http::{
 };
 use saltecho::python::Monotonic;
 
-/// Numbered rows, of which it looks at no more than a hundred a turn.
+/// Numbered rows; each turn visits at most a hundred.
 pub struct Rows {
     next: usize,
     end: usize,
-    /// Only every so many of them are shown.
+    /// Only every `step`th row is part of the content.
     step: usize,
 }
 
@@ -38,7 +38,7 @@ impl Body for Rows {
     }
 }
 
-/// What is at a path.
+/// The rows that a query selects.
 pub fn rows(query: Option<&str>) -> Rows {
     let mut numbers = query.unwrap_or("3").split('/').map_while(|text| text.parse().ok());
     let end = numbers.next().unwrap_or(3).min(2_000_000);
@@ -58,14 +58,14 @@ pub fn route(request: &Request<'_>) -> Response {
     }
 }
 
-/// An exchange, its owner and its peer, who sends `input` and then ends its stream.
+/// An exchange with its driver and its peer, which sends `input` and then ends its stream.
 pub struct World {
     pub exchange: Exchange,
     pub now: Monotonic,
     pub sent: Vec<u8>,
     /// The methods of the requests that were answered.
     pub methods: Vec<Method>,
-    /// The most bytes that were offered to the kernel at once.
+    /// Maximum number of bytes offered to the kernel at once.
     pub longest_chunk: usize,
     rows: Rows,
 }
@@ -82,8 +82,8 @@ impl World {
         }
     }
 
-    /// Goes on until the exchange has ended. The input comes in pieces of these lengths, the
-    /// kernel takes so many bytes at once; 0 stands for as many as there are.
+    /// Runs until the exchange has ended. The input comes in pieces of these lengths, and the kernel
+    /// takes `room` bytes at once; 0 means all.
     pub fn run(&mut self, mut input: &[u8], mut piece: impl FnMut() -> usize, room: usize) {
         while !self.exchange.is_closed() {
             match self.exchange.wants() {
@@ -103,7 +103,7 @@ impl World {
         }
     }
 
-    /// Does what is wanted, if it is not to receive.
+    /// Makes the call that is wanted, unless it is a `recv`.
     pub fn act(&mut self, room: usize) {
         match self.exchange.wants() {
             Wants::Recv { .. } | Wants::Nothing => {}
@@ -130,13 +130,13 @@ impl World {
         }
     }
 
-    /// What was answered, read as a client reads it.
+    /// The answers, parsed as a client would.
     pub fn answers(&self) -> Vec<Answer> {
         read_answers(&self.sent, &self.methods)
     }
 }
 
-/// Everything that is sent in answer to this input, in one piece.
+/// The result of sending this input in one piece.
 pub fn served(input: &[u8]) -> World {
     let mut world = World::new();
     world.run(input, || 0, 0);
@@ -162,7 +162,7 @@ impl Answer {
     }
 }
 
-/// Reads answers strictly by RFC 9112; an answer beyond the last method is to a bad request.
+/// Parses answers strictly by RFC 9112; an answer beyond the last method belongs to a bad request.
 pub fn read_answers(mut bytes: &[u8], methods: &[Method]) -> Vec<Answer> {
     let mut answers: Vec<Answer> = Vec::new();
     while !bytes.is_empty() {

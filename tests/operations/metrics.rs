@@ -1,4 +1,4 @@
-//! A server's metrics, read by the programs that are to read them.
+//! A server's metrics, parsed by Prometheus' own programs.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Stdio;
@@ -11,7 +11,7 @@ use saltecho::metrics::{
 };
 use saltecho::proto::CloseReason;
 
-/// A snapshot in which no two figures are equal.
+/// A snapshot with a different value in each figure.
 fn snapshot() -> Snapshot {
     let times = |millis: &[u64]| {
         let mut times = TimeHistogram::default();
@@ -74,7 +74,7 @@ type Samples = BTreeMap<String, f64>;
 /// Families with their type and unit.
 type Families = BTreeMap<String, (String, String)>;
 
-/// What Python's strict parser finds.
+/// The result of Python's strict parser.
 fn parsed(text: String) -> Option<(Samples, Families)> {
     let mut python = PYTHON_WITH_PROMETHEUS.find()?;
     let finished = Running::start(python.args(["-c", PARSER]), text.into_bytes()).wait();
@@ -90,7 +90,7 @@ fn parsed(text: String) -> Option<(Samples, Families)> {
 }
 
 #[test]
-fn every_figure_arrives_under_its_name() {
+fn every_figure_has_its_name() {
     let Some((samples, families)) = parsed(openmetrics(snapshot())) else { return };
     let expected = [
         ("saltecho_build_info{commit=0123456789ab,version=1.2.3}", 1.0),
@@ -163,7 +163,7 @@ fn every_figure_arrives_under_its_name() {
 }
 
 #[test]
-fn every_metric_is_documented_and_no_other() {
+fn the_documented_metrics_are_the_existing_ones() {
     let docs = include_str!("../../docs/OPERATIONS.md");
     let named: BTreeSet<&str> = docs
         .split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_')
@@ -187,7 +187,7 @@ fn snake_case(reason: CloseReason) -> String {
 }
 
 #[test]
-fn promtool_finds_no_fault() {
+fn promtool_accepts_the_metrics() {
     let Some(mut promtool) = PROMTOOL.find() else { return };
     promtool.args(["check", "metrics"]).stdin(Stdio::piped());
     let text = prometheus_text(snapshot());

@@ -1,12 +1,12 @@
-//! The PROXY protocol's header: the specification's examples, every segmentation, and what must
-//! not be taken for one.
+//! The PROXY protocol header: the specification's examples, every segmentation, and bytes that are not
+//! a header.
 
 use proxy_header::{ProxiedAddress, ProxyHeader, Tlv};
 use saltecho::proto::proxy::{Endpoints, Header, HeaderError, HeaderReader, MAX_HEADER, Status};
 
 const SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 
-/// A header of version 2 by its parts.
+/// Builds a header of version 2.
 fn v2(command: u8, family: u8, rest: &[u8]) -> Vec<u8> {
     let len = u16::try_from(rest.len()).unwrap().to_be_bytes();
     [SIGNATURE, &[command, family], &len, rest].concat()
@@ -16,7 +16,7 @@ fn endpoints(source: &str, destination: &str) -> Option<Endpoints> {
     Some(Endpoints { source: source.parse().unwrap(), destination: destination.parse().unwrap() })
 }
 
-/// Takes the bytes in pieces that end at the cuts; what is said, and how many bytes it took.
+/// Feeds the bytes in pieces that end at the cuts. Returns the header and the number of bytes taken.
 fn read(bytes: &[u8], cuts: &[usize]) -> Result<(Option<Header>, usize), HeaderError> {
     let mut reader = HeaderReader::new();
     let mut begin = 0;
@@ -29,7 +29,7 @@ fn read(bytes: &[u8], cuts: &[usize]) -> Result<(Option<Header>, usize), HeaderE
     Ok((None, begin))
 }
 
-/// The same outcome in every segmentation, with and without input behind the header.
+/// Checks that the result is the same in every segmentation, with and without input behind the header.
 #[track_caller]
 fn check(bytes: &[u8]) -> Result<(Option<Header>, usize), HeaderError> {
     let whole = read(bytes, &[]);
@@ -100,7 +100,7 @@ fn version_2_is_understood_with_its_fields() {
 }
 
 #[test]
-fn what_a_real_encoder_writes_is_understood() {
+fn headers_of_another_encoder_are_understood() {
     for (source, destination) in
         [("192.0.2.1:1", "198.51.100.1:65535"), ("[2001:db8::1]:1", "[2001:db8::2]:2")]
     {
@@ -121,14 +121,14 @@ fn what_a_real_encoder_writes_is_understood() {
 }
 
 #[test]
-fn the_real_endpoints_stay_where_the_header_tells_none() {
+fn a_header_without_addresses_leaves_the_socket_addresses() {
     says(&v2(0x20, 0x00, &[]), None);
-    // LOCAL's family and addresses are to be ignored, even if there is no such family.
+    // The family and addresses of LOCAL are ignored, even if there is no such family.
     says(&v2(0x20, 0xff, &[1, 2, 3]), None);
     says(&v2(0x20, 0x11, &[192, 0, 2, 1, 198, 51, 100, 1, 0xdc, 4, 1, 0xbb]), None);
     says(&v2(0x21, 0x00, &[]), None);
     says(&v2(0x21, 0x00, &[0xe0, 0, 0]), None);
-    // A Unix socket, and a datagram that a TCP connection cannot be.
+    // A Unix socket, and a datagram, which a TCP connection cannot be.
     says(&v2(0x21, 0x31, &[0; 216]), None);
     says(&v2(0x21, 0x12, &[192, 0, 2, 1, 198, 51, 100, 1, 0xdc, 4, 1, 0xbb]), None);
 }
@@ -189,14 +189,14 @@ fn malformed_headers_are_refused() {
 }
 
 #[test]
-fn no_more_is_gathered_than_the_limit() {
+fn no_more_is_kept_than_the_limit() {
     let field = |len: u16| [&[0xe0][..], &len.to_be_bytes(), &vec![0; len.into()]].concat();
     let fits = u16::try_from(MAX_HEADER - 16 - 3).unwrap();
     says(&v2(0x21, 0x00, &field(fits)), None);
     says(&v2(0x20, 0x00, &field(fits)), None);
     for command in [0x20, 0x21] {
         let longer = v2(command, 0x00, &field(fits + 1));
-        // It is seen from the length, so that none of the rest need arrive.
+        // The length is refused, before any of the rest arrives.
         assert_eq!(read(&longer[..16], &[]), Err(HeaderError::TooLong));
         assert_eq!(check(&longer), Err(HeaderError::TooLong));
     }

@@ -40,7 +40,7 @@ fn load(address: &str, more: &[&str]) -> Finished {
 fn report(finished: &Finished) -> Value {
     assert!([0, 6].contains(&finished.code()), "{finished:?}");
     let report: Value = serde_json::from_slice(&finished.stdout).expect("it is JSON");
-    assert_eq!(report["judgement"]["reliable"], finished.code() == 0);
+    assert_eq!(report["reliability"]["reliable"], finished.code() == 0);
     report
 }
 
@@ -52,7 +52,7 @@ fn messages_are_due_at_the_rate_and_all_are_answered() {
     let counts = &report["counts"];
     assert_eq!((&counts["due"], &counts["answered"]), (&100.into(), &100.into()), "{report}");
     assert_eq!(counts["authenticated"], 5);
-    assert_eq!(report["phases"]["echo"]["n"], 100);
+    assert_eq!(report["series"]["echo"]["n"], 100);
     let quiet = load(&address, &["-q"]);
     assert!(!quiet.stderr.contains("measure"), "{:?}", quiet.stderr);
     server.signal(Signal::TERM);
@@ -64,7 +64,7 @@ fn cycle_and_idle_modes_run() {
     let (server, address) = serve(&[]);
     let cycles = report(&load(&address, &["--mode", "connect", "-c", "2"]));
     assert_eq!(cycles["counts"]["answered"], 100);
-    assert_eq!(cycles["phases"]["cycle"]["n"], 100);
+    assert_eq!(cycles["series"]["cycle"]["n"], 100);
     let closed = ["--closed", "-s", "100k", "--active", "40%", "--spin", "50us"];
     let closed = report(&load(&address, &closed));
     assert!(closed["counts"]["answered"].as_u64() > Some(0));
@@ -72,7 +72,7 @@ fn cycle_and_idle_modes_run() {
     assert_eq!(closed["generators"][0]["plan"]["spin_ns"], 50_000);
     let idle = report(&load(&address, &["--mode", "idle", "-c", "40", "--ramp", "200ms"]));
     assert_eq!(
-        (&idle["counts"]["authenticated"], &idle["standing"]["quiet"]),
+        (&idle["counts"]["authenticated"], &idle["states"]["quiet"]),
         (&40.into(), &40.into())
     );
     assert_eq!((&idle["counts"]["due"], &idle["counts"]["answered"]), (&40.into(), &40.into()));
@@ -129,7 +129,7 @@ fn an_interrupt_ends_it_early_with_a_report() {
     load.wait_for("measure");
     load.signal(Signal::INT);
     let report = report(&load.wait());
-    assert_eq!(report["generators"][0]["ran"]["stopped_early"], true);
+    assert_eq!(report["generators"][0]["run"]["stopped_early"], true);
     assert_eq!(report["counts"]["due"], report["counts"]["answered"]);
     server.signal(Signal::TERM);
     server.wait();
@@ -144,7 +144,7 @@ fn an_interrupt_that_was_ignored_from_the_start_stays_ignored() {
     load.wait_for("measure");
     load.signal(Signal::INT);
     let report = report(&load.wait());
-    assert_eq!(report["generators"][0]["ran"]["stopped_early"], false);
+    assert_eq!(report["generators"][0]["run"]["stopped_early"], false);
     server.signal(Signal::TERM);
     server.wait();
 }

@@ -9,7 +9,7 @@ use crate::common::program::{Files, run};
 use crate::common::python::python_by;
 use crate::common::run::Script;
 use saltecho::load::report::{LoadLog, MergeError, Verdict, merge};
-use saltecho::load::{ErrorKind, Mode, Pace, Series};
+use saltecho::load::{ErrorKind, Mode, Pace, Phase, Series};
 
 fn two() -> (Script, Script) {
     let mut one = Script::new(Mode::Echo);
@@ -29,11 +29,38 @@ fn a_written_log_is_read_back() {
     assert_eq!(read.record, report.record);
     assert_eq!(read.seconds, report.seconds);
     assert_eq!(read.measured, report.measured);
-    assert_eq!(read.standing, report.standing);
+    assert_eq!(read.states, report.states);
     assert_eq!(read.generators[0].name, "a");
     assert_eq!(read.generators[0].plan, report.generators[0].plan);
     assert_eq!(read.generators[0].run, report.generators[0].run);
     assert!(read.warnings.is_empty(), "{:?}", read.warnings);
+}
+
+/// `tests/data/load-log-1.hlog` was written by the version whose seconds had a `part`, the `standing` of
+/// the connections and `phases`.
+#[test]
+fn a_log_of_the_first_schema_is_still_read() {
+    let bytes = include_bytes!("../data/load-log-1.hlog");
+    let report = merge(vec![LoadLog::parse("old", bytes).unwrap()]).unwrap();
+    assert_eq!(
+        report.seconds.iter().map(|second| second.phase).collect::<Vec<_>>(),
+        [Phase::Ramp, Phase::Measure, Phase::Drain]
+    );
+    let measured = &report.seconds[1];
+    assert_eq!((measured.counts.answered, measured.states.quiet), (50, 5));
+    let echo = measured.percentiles(Series::Echo);
+    assert_eq!((echo.n, echo.max_ns), (50, report.percentiles(Series::Echo).max_ns));
+    assert_eq!(report.states.quiet, 5);
+    assert_eq!(report.generators[0].run.unwrap().waited, Some(Duration::from_nanos(70_842_000)));
+    assert_eq!(
+        report.warnings,
+        ["old: the load generator is a debug build, which is many times slower"]
+    );
+    // Written again it has the names of today.
+    let json = report.to_json();
+    assert_eq!(json["seconds"][1]["phase"], "measure");
+    assert_eq!(json["seconds"][1]["series"]["echo"]["n"], 50);
+    assert_eq!(json["seconds"][1]["states"]["quiet"], 5);
 }
 
 #[test]
@@ -90,7 +117,7 @@ fn logs_of_several_generators_are_summed() {
     assert!(merged.warnings.is_empty(), "{:?}", merged.warnings);
     assert_eq!(merged.seconds[7].counts.answered, 2_000);
     assert_eq!(merged.seconds[7].percentiles(Series::Echo).n, 2_000);
-    assert_eq!(merged.seconds[7].standing.busy, 100);
+    assert_eq!(merged.seconds[7].states.busy, 100);
     let all: u64 = merged.seconds.iter().map(|second| second.percentiles(Series::Echo).n).sum();
     assert_eq!(all, 30_000, "no second is lost or counted twice");
     let answered: u64 = merged.seconds.iter().map(|second| second.counts.answered).sum();
@@ -204,7 +231,7 @@ fn a_malformed_log_is_refused_with_its_line_number() {
     let end = whole.trim_end().rfind('\n').unwrap() + 1;
     let (good, end) = whole.split_at(end);
     let (good, lines) = (good.to_owned(), good.lines().count());
-    let later = whole.replace("load-log/1", "load-log/2");
+    let later = whole.replace("load-log/2", "load-log/3");
     let year = good.replace("#[BaseTime: 1790000000", "#[BaseTime: 253402300800");
     let last = good.lines().last().unwrap();
     for (bytes, line, words) in [
@@ -213,7 +240,7 @@ fn a_malformed_log_is_refused_with_its_line_number() {
         ("#[BaseTime: 1.000 (seconds since epoch)]\n".to_owned(), 1, "found no `#saltecho run "),
         (good.clone() + "Tag=echo,1.0,1.0,1.0,!!!\n", lines + 1, "not base64"),
         (good.clone() + &claiming_gigabytes() + "\n", lines + 1, "V2 format"),
-        (later, 2, "the log has schema \"saltecho-load-log/2\""),
+        (later, 2, "the log has schema \"saltecho-load-log/3\""),
         (year, 4, "after the year 9999"),
         (good.clone() + last + "\n", lines + 1, "seconds out of order"),
         (good.clone() + end + "Tag=echo,1.0,1.0,1.0,AAAA\n", lines + 2, "after the end of the run"),
@@ -374,7 +401,7 @@ fn the_program_reports_and_compares() {
     assert!(fs::read_to_string(&page).unwrap().contains("<h2>Generators</h2>"));
     let json = run(&["report", "--json", &directory], b"");
     let json: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
-    assert_eq!(json["phases"]["echo"]["n"], 30_000);
+    assert_eq!(json["series"]["echo"]["n"], 30_000);
 
     let list = format!("{a},{b}");
     let compared = run(&["report", "--compare", &a, &list], b"");
@@ -419,7 +446,7 @@ fn a_report_exits_with_the_code_of_the_load() {
     let json = run(&["report", "--json", &good, &late], b"");
     json.expect(6, &["unreliable"]);
     let json: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
-    let reason = json["judgement"]["reason"].as_str().unwrap();
+    let reason = json["reliability"]["reason"].as_str().unwrap();
     assert!(reason.contains("late: generator lateness"), "{reason}");
     run(&["report", &wrong], b"").expect(1, &["7 connections received wrong bytes"]);
 

@@ -157,7 +157,7 @@ fn short_and_empty_runs_are_drawn() {
 #[test]
 fn unknown_states_are_not_drawn() {
     let mut report = Script::new(Mode::Echo).report();
-    report.seconds.iter_mut().for_each(|second| second.standing = StateCounts::default());
+    report.seconds.iter_mut().for_each(|second| second.states = StateCounts::default());
     let page = page(&report);
     assert!(page.contains("Connection states are unknown."));
     assert_eq!(page.matches("<svg").count(), 3);

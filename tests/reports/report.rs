@@ -84,7 +84,7 @@ fn the_json_conforms_to_its_schema() {
         for line in &mut lines {
             validate(&event, line);
             let schema = line.as_object_mut().unwrap().remove("schema");
-            assert_eq!(schema, Some(json!("saltecho-load-event/1")));
+            assert_eq!(schema, Some(json!("saltecho-load-event/2")));
         }
         assert_eq!(json["seconds"], json!(lines), "the report has the same seconds");
     }
@@ -109,12 +109,12 @@ fn the_schemas_reject_invalid_values() {
     for (pointer, bad) in [
         ("/measured_ns", json!(1.5)),
         ("/measured_ns", json!(-1)),
-        ("/phases/echo/p99_ns", Value::Null),
-        ("/phases/echo/n", json!(0)),
-        ("/judgement/verdict", json!("perhaps")),
+        ("/series/echo/p99_ns", Value::Null),
+        ("/series/echo/n", json!(0)),
+        ("/reliability/verdict", json!("perhaps")),
         ("/generators", json!([])),
         ("/generators/0/plan/timeout_ns", json!(0)),
-        ("/seconds/0/part", json!("lunch")),
+        ("/seconds/0/phase", json!("lunch")),
         ("/counts/errors", json!({})),
     ] {
         let mut json = good.clone();
@@ -123,7 +123,7 @@ fn the_schemas_reject_invalid_values() {
     }
     let mut second = good["seconds"][0].clone();
     assert!(!event.is_valid(&second), "an event says which form it has");
-    second["schema"] = json!("saltecho-load-event/1");
+    second["schema"] = json!("saltecho-load-event/2");
     assert!(event.is_valid(&second));
     second["more"] = json!(1);
     assert!(!event.is_valid(&second));
@@ -159,16 +159,16 @@ fn the_figures_match_the_run() {
     assert_eq!(json["counts"]["errors"]["refused"], 0);
     assert_eq!(json["rates"]["answered_per_s"], 1_000);
     assert_eq!(json["rates"]["bytes_sent_per_s"], 64_000, "probes and digests are not in it");
-    assert_eq!(json["phases"]["connect"]["n"], 50);
-    assert_eq!(json["phases"]["echo"]["n"], 15_000);
-    assert!(json["phases"]["cycle"].is_null());
+    assert_eq!(json["series"]["connect"]["n"], 50);
+    assert_eq!(json["series"]["echo"]["n"], 15_000);
+    assert!(json["series"]["cycle"].is_null());
     let echo = report.record.series(Series::Echo);
-    assert_eq!(json["phases"]["echo"]["p99_9_ns"], echo.value_at_quantile(0.999));
-    assert_eq!(json["phases"]["echo"]["max_ns"], echo.max());
-    assert_eq!(json["standing"]["quiet"], 47);
+    assert_eq!(json["series"]["echo"]["p99_9_ns"], echo.value_at_quantile(0.999));
+    assert_eq!(json["series"]["echo"]["max_ns"], echo.max());
+    assert_eq!(json["states"]["quiet"], 47);
     assert_eq!(json["seconds"][7]["start_ns"], 7_000_000_000_u64);
-    assert_eq!(json["seconds"][7]["standing"]["busy"], 50);
-    assert_eq!(json["generators"][0]["ran"]["drain_ns"], 3_000_000);
+    assert_eq!(json["seconds"][7]["states"]["busy"], 50);
+    assert_eq!(json["generators"][0]["run"]["drain_ns"], 3_000_000);
     assert_eq!(json["generators"][0]["program"]["began"], "2026-09-21T14:13:20.000Z");
     let text = json.to_string() + &report.to_text();
     let secret = Key::demo();
@@ -190,7 +190,7 @@ fn the_verdict_follows_from_lateness() {
     let Verdict::Unreliable(reason) = &late.verdict else { panic!("{:?}", late.verdict) };
     assert!(reason.contains("a tenth") && reason.contains("echo p99 of"), "{reason}");
     assert!(late.to_text().contains("UNRELIABLE"));
-    assert_eq!(late.to_json()["judgement"]["reliable"], false);
+    assert_eq!(late.to_json()["reliability"]["reliable"], false);
 
     script.lateness = 0;
     script.waited = Some(Duration::from_millis(750));

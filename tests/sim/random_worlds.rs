@@ -8,7 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::world::World;
 use crate::world::client::{Client, Fate};
@@ -178,5 +178,57 @@ fn an_orderly_end_of_stream_means_a_complete_stream() {
         let client = &world.clients[0];
         assert_eq!((client.seen, client.got.len()), (Some(Seen::End), 1000), "seed {seed}");
         assert_eq!(world.server.stats().closed(CloseReason::PeerFinished), 1);
+    }
+}
+
+/// Of a present peer's probes five in a row may be lost; only six are taken for its end.
+#[test]
+fn a_peer_that_answers_one_probe_in_six_stays() {
+    for seed in 0..20 {
+        let faults = Faults { lost_probe: Faults::ALWAYS, ..Faults::none() };
+        let mut config = Config::new(Keyring::demo());
+        config.keepalive = Some(Duration::from_secs(1));
+        let limits = Limits::for_connections(1);
+        let mut world =
+            World::new(SimKernel::new(seed, faults), config, limits, SplitMix::new(seed));
+        let end = world.server.kernel_mut().connect(100, 100, 100);
+        world.clients.push(Client::new(end, true, 0));
+        world.server.kernel_mut().set_patience(Duration::from_secs(60));
+        let mut probes = 0;
+        while probes < 100 {
+            world.turn();
+            let (client, kernel) = (&mut world.clients[0], world.server.kernel_mut());
+            client.read(kernel, usize::MAX);
+            client.send(kernel, &mut world.random, usize::MAX);
+            assert!(kernel.is_served(end), "seed {seed}: closed after {probes} probes");
+            probes = world.server.stats().probes;
+        }
+        assert_eq!(world.server.stats().authenticated, 1);
+    }
+}
+
+/// A digest that arrived in time counts, even if the process was stopped until after the deadline and
+/// the event comes later still.
+#[test]
+fn a_digest_that_waits_in_the_kernel_is_in_time() {
+    for seed in 0..20 {
+        let faults = Faults { delayed_event: Faults::ALWAYS, ..Faults::none() };
+        let (config, limits) = (Config::new(Keyring::demo()), Limits::for_connections(1));
+        let mut world =
+            World::new(SimKernel::new(seed, faults), config, limits, SplitMix::new(seed));
+        let end = world.server.kernel_mut().connect(100, 100, 100);
+        world.clients.push(Client::new(end, true, 0));
+        while world.clients[0].digest.is_empty() {
+            world.turn();
+            world.clients[0].read(world.server.kernel_mut(), usize::MAX);
+        }
+        world.clients[0].send(world.server.kernel_mut(), &mut world.random, usize::MAX);
+        world.server.kernel_mut().pass(Duration::from_secs(60));
+        for _ in 0..3 {
+            world.turn();
+        }
+        let stats = world.server.stats();
+        let timed_out = stats.closed(CloseReason::AuthTimeout);
+        assert_eq!((stats.authenticated, timed_out), (1, 0), "seed {seed}");
     }
 }

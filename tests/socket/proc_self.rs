@@ -1,8 +1,8 @@
-//! What /proc tells about the threads and descriptors of this process.
+//! Threads and descriptors of this process, read from /proc.
 
 use std::path::{Path, PathBuf};
 
-/// Whether O_NONBLOCK is set, as the kernel tells.
+/// Returns true if the kernel has O_NONBLOCK set.
 pub(crate) fn is_nonblocking(fd: i32) -> bool {
     let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).expect("it is open");
     let flags = info.lines().find_map(|line| line.strip_prefix("flags:")).expect("it has flags");

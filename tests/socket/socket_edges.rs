@@ -395,7 +395,7 @@ fn one_thread_writes_to_a_file_that_another_reads() -> Result<()> {
 }
 
 thread_local! {
-    /// Whether the hook ends this thread's calls. Tests that run at the same time have their own.
+    /// True if the hook ends this thread's calls. Tests that run at the same time have their own.
     static GIVES_UP: Cell<bool> = const { Cell::new(false) };
 }
 

@@ -24,7 +24,7 @@ fn udp(family: Family, host: &str) -> Result<Socket> {
     Ok(socket)
 }
 
-/// How many other descriptors of this process are the same open file or pipe.
+/// Counts the other descriptors of this process that are the same open file or pipe.
 fn holders_of(fd: &OwnedFd) -> usize {
     let link = |fd: i32| std::fs::read_link(format!("/proc/self/fd/{fd}")).ok();
     let this = link(fd.as_raw_fd()).expect("it is open");

@@ -21,7 +21,7 @@ fn file_of(content: &[u8]) -> File {
     file
 }
 
-/// What arrives when `send` is given a socket with this timeout, and what it returns.
+/// Calls `send` with a socket with this timeout. Returns the bytes that arrived, and its result.
 fn received(
     seconds: Option<f64>,
     send: impl FnOnce(&Socket) -> Result<u64> + Send,

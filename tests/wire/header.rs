@@ -14,7 +14,7 @@ use saltecho::proto::{
 };
 use saltecho::python::Monotonic;
 
-use crate::{CHALLENGE, Peer, at, config, digest};
+use crate::peer::{CHALLENGE, Peer, at, config, digest};
 
 const V1: &[u8] = b"PROXY TCP4 192.0.2.7 198.51.100.1 56324 443\r\n";
 const V2: &[u8] =

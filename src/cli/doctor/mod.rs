@@ -46,7 +46,7 @@ struct Findings {
     limited_by: &'static str,
     /// Required number of connections.
     wanted: Option<u64>,
-    /// Whether they fit.
+    /// True if the wanted connections fit; none if none were named.
     fits: Option<bool>,
     parts: Vec<Part>,
     advice: Vec<Advice>,

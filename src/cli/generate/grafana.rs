@@ -1,11 +1,11 @@
-//! The Grafana dashboard: what an operator looks at first, from the metrics of `saltecho::metrics`.
+//! The Grafana dashboard, made from the metrics of `saltecho::metrics`.
 
 use serde_json::{Value, json};
 
 /// A panel: its title, its unit, and its queries with their legends.
 type Panel = (&'static str, &'static str, &'static [(&'static str, &'static str)]);
 
-/// From the top: whether all is well, what it does, why it refuses, what it costs, how late it is.
+/// From the top: health, throughput, refusals, cost, lateness.
 const PANELS: [Panel; 12] = [
     ("Ready", "bool", &[(r#"min(saltecho_ready{instance=~"$instance"})"#, "every server")]),
     (
@@ -126,7 +126,7 @@ const PANELS: [Panel; 12] = [
     ),
 ];
 
-/// The dashboard as Grafana imports it; it asks for its data source then.
+/// The dashboard in the format of Grafana's import, which asks for the data source.
 pub(super) fn dashboard() -> Value {
     let source = json!({"type": "prometheus", "uid": "${datasource}"});
     let panels: Vec<Value> = PANELS.iter().zip(0..).map(|it| panel(it.0, it.1, &source)).collect();

@@ -16,7 +16,7 @@ pub(super) struct MachineLimits {
     pub(super) descriptors: u64,
     /// Number of ports for connections from one address to one server.
     pub(super) ports: u64,
-    /// Whether a port can be reused one second after its connection ended, instead of 60.
+    /// True if a port can be reused one second after its connection ended, instead of 60.
     pub(super) reuses_ports: bool,
     /// Maximum memory for TCP on the whole machine, in bytes.
     pub(super) tcp_memory: Option<u64>,

@@ -82,8 +82,8 @@ impl ServerUsage {
 
     /// Reads the usage at the end of an interval of this phase of the run. If the process has ended,
     /// the last values stay.
-    pub(super) fn update(&mut self, part: Phase) {
-        match (part, Usage::read(self.pid)) {
+    pub(super) fn update(&mut self, phase: Phase) {
+        match (phase, Usage::read(self.pid)) {
             (Phase::Ramp, Ok(usage)) => (self.start, self.end) = (usage, usage),
             (Phase::Measure, Ok(usage)) => self.end = usage,
             (Phase::Prove | Phase::Drain, _) | (_, Err(_)) => {}
@@ -120,8 +120,8 @@ impl CpuWait {
     }
 
     /// Reads the counter at the end of an interval of this phase of the run, on the same thread.
-    pub(super) fn update(&mut self, part: Phase) {
-        match part {
+    pub(super) fn update(&mut self, phase: Phase) {
+        match phase {
             Phase::Ramp => *self = Self::start(),
             Phase::Measure => self.end = Self::so_far(),
             Phase::Prove | Phase::Drain => {}

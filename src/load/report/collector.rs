@@ -11,7 +11,8 @@ use super::verdict::{Verdict, shortfall};
 use super::{Generator, Report, RunInfo};
 use crate::load::{Counts, ErrorKind, Interval, Outcome, Phase, Record, Series, StateCounts};
 
-/// The figures of one second of a run, without the histograms.
+/// The figures of one second of a run, without the histograms. The aliases are the names of the
+/// first schema, which logs written by older versions have.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Second {
     /// Its start, counted from the start of the run.
@@ -21,20 +22,22 @@ pub struct Second {
     #[serde(rename = "duration_ns", with = "nanos")]
     pub length: Duration,
     /// Phase of the run that it belongs to.
-    pub part: Phase,
+    #[serde(alias = "part")]
+    pub phase: Phase,
     /// Counts of this second.
     pub counts: Counts,
     /// States of the connections at its end.
-    pub standing: StateCounts,
+    #[serde(alias = "standing")]
+    pub states: StateCounts,
     /// Percentiles of each series.
-    #[serde(rename = "phases", with = "series_map")]
+    #[serde(alias = "phases", with = "series_map")]
     series: [Percentiles; Series::ALL.len()],
 }
 
 impl From<&Interval> for Second {
     fn from(interval: &Interval) -> Self {
-        let Interval { start, length, phase: part, states: standing, .. } = *interval;
-        Self::new(start, length, part, standing, &interval.record)
+        let Interval { start, length, phase, states, .. } = *interval;
+        Self::new(start, length, phase, states, &interval.record)
     }
 }
 
@@ -42,12 +45,12 @@ impl Second {
     pub(super) fn new(
         start: Duration,
         length: Duration,
-        part: Phase,
-        standing: StateCounts,
+        phase: Phase,
+        states: StateCounts,
         record: &Record,
     ) -> Self {
         let series = Series::ALL.map(|series| Percentiles::from(record.series(series)));
-        Self { start, length, part, counts: record.counts.clone(), standing, series }
+        Self { start, length, phase, counts: record.counts.clone(), states, series }
     }
 
     /// The percentiles of one series in this second.
@@ -184,7 +187,7 @@ impl Collector {
             seconds: self.seconds,
             measured: outcome.measured,
             overlap: None,
-            standing: outcome.states,
+            states: outcome.states,
             server: None,
             warnings,
         };

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::fmt::{self, Write};
 
 use super::Report;
-use super::figures::{Grouped, Nanos};
 use super::text::paragraph;
+use super::{Grouped, Nanos};
 use crate::load::Series;
 
 /// Two reports to compare.

@@ -28,7 +28,7 @@ impl<W: Write + Send> EventLog<W> {
 
 impl<W: Write + Send> Sink for EventLog<W> {
     fn second(&mut self, _: &Interval, second: &Second) -> io::Result<()> {
-        let mut line = serde_json::to_vec(&Event { schema: "saltecho-load-event/1", second })?;
+        let mut line = serde_json::to_vec(&Event { schema: "saltecho-load-event/2", second })?;
         line.push(b'\n');
         self.0.write_all(&line)?;
         self.0.flush()

@@ -23,7 +23,7 @@ pub struct Generator {
     /// Settings of the load.
     pub plan: PlanInfo,
     /// Durations of the run; unknown if the log was cut off.
-    #[serde(default, rename = "ran", skip_serializing_if = "Option::is_none")]
+    #[serde(default, alias = "ran", skip_serializing_if = "Option::is_none")]
     pub run: Option<RunInfo>,
 }
 
@@ -35,7 +35,7 @@ pub struct ProgramInfo {
     /// Commit that it was built from, if known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub commit: Option<String>,
-    /// Whether it was built without optimization, which makes a generator late.
+    /// True if it was built without optimization, which makes a generator late.
     pub debug_build: bool,
     /// The command line, word by word.
     pub command: Vec<String>,
@@ -155,7 +155,7 @@ pub struct PlanInfo {
     /// Size of a message in bytes.
     #[serde(rename = "size_bytes")]
     pub size: usize,
-    /// Whether answers were expected in upper case.
+    /// True if answers were expected in upper case.
     pub upper: bool,
     /// Time over which connecting was spread.
     #[serde(rename = "ramp_ns", with = "nanos")]
@@ -210,7 +210,7 @@ pub struct RunInfo {
     /// Time until no answer was pending any more.
     #[serde(rename = "drain_ns", with = "nanos")]
     pub drain: Duration,
-    /// Whether the run was stopped early.
+    /// True if the run was stopped early.
     pub stopped_early: bool,
     /// Time that the generator was ready to run and waited for a CPU during the measurement, if the
     /// system counts it.

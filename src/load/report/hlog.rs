@@ -25,8 +25,11 @@ const RUN: &str = "saltecho run ";
 const SECOND: &str = "saltecho second ";
 const END: &str = "saltecho end ";
 
-/// Schema of the comments. Logs that are older than the field have the first one.
-const SCHEMA: &str = "saltecho-load-log/1";
+/// Schema of the comments.
+const SCHEMA: &str = "saltecho-load-log/2";
+/// Its predecessor, which had other names for some fields. It is still read. Logs that are older than
+/// the field have this one.
+const FIRST_SCHEMA: &str = "saltecho-load-log/1";
 
 /// The last second with a date in RFC 3339: the end of the year 9999.
 const LAST: Duration = Duration::from_secs(253_402_300_799);
@@ -70,7 +73,7 @@ struct Header<G> {
 }
 
 fn first_schema() -> String {
-    SCHEMA.to_owned()
+    FIRST_SCHEMA.to_owned()
 }
 
 fn note(kind: &str, content: &impl Serialize) -> String {
@@ -229,8 +232,10 @@ impl Reader {
                 .to_owned());
         }
         let Header { schema, generator } = parse_note(json)?;
-        if schema != SCHEMA {
-            return Err(format!("the log has schema {schema:?}, expected {SCHEMA:?}"));
+        if ![SCHEMA, FIRST_SCHEMA].contains(&schema.as_str()) {
+            return Err(format!(
+                "the log has schema {schema:?}, expected {SCHEMA:?} or {FIRST_SCHEMA:?}"
+            ));
         }
         self.generator = Some(generator);
         Ok(())
@@ -245,7 +250,7 @@ impl Reader {
             );
         }
         self.record.counts.merge(&second.counts);
-        if second.part == Phase::Measure {
+        if second.phase == Phase::Measure {
             self.record.measured.merge(&second.counts);
         }
         self.seconds.push(second);

@@ -50,15 +50,15 @@ impl Report {
             }
         }
         let mut report = json!({
-            "schema": "saltecho-load-report/1",
+            "schema": "saltecho-load-report/2",
             "generators": value(&self.generators),
             "mode": value(&self.mode()),
             "model": if self.is_open() { "open" } else { "closed" },
             "measured_ns": saturating_nanos(self.measured),
             "overlap_ns": self.overlap.map(saturating_nanos),
-            "judgement": verdict,
+            "reliability": verdict,
             "warnings": self.warnings,
-            "phases": series,
+            "series": series,
             "counts": value(counts),
             "rates": {
                 "due_per_s": self.per_second(measured.due),
@@ -67,7 +67,7 @@ impl Report {
                 "bytes_sent_per_s": bytes_sent,
                 "bytes_received_per_s": bytes_received,
             },
-            "standing": value(&self.standing),
+            "states": value(&self.states),
             "seconds": value(&self.seconds),
         });
         if let Some(server) = &self.server {

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use super::Nanos;
 use super::collector::{DEBUG_BUILD, STOPPED_EARLY};
-use super::figures::Nanos;
 use super::hlog::{LoadLog, unpack};
 use super::verdict::shortfall;
 use super::{Generator, Report, Second, Verdict};
@@ -47,11 +47,11 @@ pub fn merge(mut logs: Vec<LoadLog>) -> Result<Report, MergeError> {
     let mut warnings: Vec<String> =
         logs.iter_mut().flat_map(|log| std::mem::take(&mut log.warnings)).collect();
     let mut record = Record::new();
-    let mut standing = StateCounts::default();
+    let mut states = StateCounts::default();
     let mut unreliable: Vec<(&str, String)> = Vec::new();
     for log in &logs {
         record.merge(&log.record);
-        add(&mut standing, &final_states(&log.seconds));
+        add(&mut states, &final_states(&log.seconds));
         let name = &log.generator.name;
         if let Verdict::Unreliable(reason) =
             Verdict::new(&log.record, mode, log.generator.run.as_ref())
@@ -99,7 +99,7 @@ pub fn merge(mut logs: Vec<LoadLog>) -> Result<Report, MergeError> {
         record,
         seconds,
         measured,
-        standing,
+        states,
         server: None,
         warnings,
     })
@@ -121,7 +121,7 @@ fn is_same_run(one: &LoadLog, other: &LoadLog) -> bool {
 /// The time from the first start to the last end of measuring, and the time in which all measured.
 fn spans(logs: &[LoadLog]) -> (Duration, Duration) {
     let measured = |log: &LoadLog| {
-        let mut seconds = log.seconds.iter().filter(|second| second.part == Phase::Measure);
+        let mut seconds = log.seconds.iter().filter(|second| second.phase == Phase::Measure);
         let first = seconds.next()?;
         let last = seconds.next_back().unwrap_or(first);
         // The generator's own duration is exact; a log that was cut off has only its seconds.
@@ -146,8 +146,8 @@ fn spans(logs: &[LoadLog]) -> (Duration, Duration) {
 }
 
 fn final_states(seconds: &[Second]) -> StateCounts {
-    let measured = seconds.iter().rfind(|second| second.part == Phase::Measure);
-    measured.or(seconds.last()).map(|second| second.standing).unwrap_or_default()
+    let measured = seconds.iter().rfind(|second| second.phase == Phase::Measure);
+    measured.or(seconds.last()).map(|second| second.states).unwrap_or_default()
 }
 
 fn add(sum: &mut StateCounts, other: &StateCounts) {
@@ -182,19 +182,19 @@ fn merged_seconds(logs: &[LoadLog]) -> Vec<Second> {
     };
     while let Some(number) = next(&rest) {
         let mut counts = Counts::default();
-        let mut standing = StateCounts::default();
-        let mut parts = Vec::new();
+        let mut states = StateCounts::default();
+        let mut phases = Vec::new();
         for (base, left, latest) in &mut rest {
             while let Some((second, others)) = left.split_first()
                 && place(*base + second.start) <= number
             {
                 counts.merge(&second.counts);
-                parts.push(second.part);
-                *latest = Some(second.standing);
+                phases.push(second.phase);
+                *latest = Some(second.states);
                 *left = others;
             }
             if let Some(latest) = latest {
-                add(&mut standing, latest);
+                add(&mut states, latest);
             }
         }
         let mut record = Record::new();
@@ -205,10 +205,11 @@ fn merged_seconds(logs: &[LoadLog]) -> Vec<Second> {
             record.series_mut(*series).add(&histogram).expect("it was added when it was read");
         }
         record.counts = counts;
-        let part = [Phase::Measure, Phase::Ramp, Phase::Prove, Phase::Drain].into_iter();
-        let part = part.into_iter().find(|part| parts.contains(part)).unwrap_or(Phase::Measure);
+        let phase = [Phase::Measure, Phase::Ramp, Phase::Prove, Phase::Drain].into_iter();
+        let phase =
+            phase.into_iter().find(|phase| phases.contains(phase)).unwrap_or(Phase::Measure);
         let start = Duration::from_secs(number);
-        seconds.push(Second::new(start, Duration::from_secs(1), part, standing, &record));
+        seconds.push(Second::new(start, Duration::from_secs(1), phase, states, &record));
     }
     seconds
 }

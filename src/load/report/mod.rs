@@ -25,13 +25,15 @@ use std::time::Duration;
 pub use collector::{Collector, Second, Sink, SinkFailure};
 pub use compare::Comparison;
 pub use events::EventLog;
-pub use figures::{Bytes, Grouped, Nanos, Percentiles, QUANTILES};
+pub use figures::{Percentiles, QUANTILES};
 pub use generator::{Generator, Machine, PlanInfo, ProgramInfo, RunInfo};
 pub use hlog::{HistogramLog, LoadLog, LogError};
 pub use merge::{MergeError, merge};
 pub use server::ServerUse;
 pub use verdict::Verdict;
 pub use visible::Visible;
+
+pub use super::format::{Bytes, Grouped, Nanos};
 
 use super::{Counts, Mode, Pace, Record, Series, StateCounts};
 
@@ -49,12 +51,12 @@ pub struct Report {
     /// For several generators, the time in which all of them measured.
     pub overlap: Option<Duration>,
     /// States of the connections at the end of the measurement.
-    pub standing: StateCounts,
+    pub states: StateCounts,
     /// CPU time and memory of the server, if its PID was given.
     pub server: Option<ServerUse>,
     /// Problems that a reader has to know about before trusting the figures.
     pub warnings: Vec<String>,
-    /// Whether the figures describe the server rather than the generator.
+    /// The reliability of the figures: of the server, or distorted by the generator.
     pub verdict: Verdict,
 }
 
@@ -69,7 +71,7 @@ impl Report {
         self.first().plan.mode
     }
 
-    /// Whether messages were due at a rate (open model).
+    /// Returns true if messages were due at a rate (open model).
     pub fn is_open(&self) -> bool {
         matches!(self.first().plan.pace, Pace::Open(_))
     }
@@ -96,7 +98,7 @@ impl Report {
         (self.per_second(bytes_sent), self.per_second(bytes_received))
     }
 
-    /// Whether several generators were merged.
+    /// Returns true if several generators were merged.
     fn is_merged(&self) -> bool {
         self.generators.len() > 1
     }

@@ -5,8 +5,8 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::Report;
-use super::figures::{Bytes, Nanos};
 use super::generator::nanos;
+use super::{Bytes, Nanos};
 use crate::python::saturating_nanos;
 
 /// CPU time and memory of the server's process during the measurement.

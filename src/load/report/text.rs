@@ -2,7 +2,8 @@
 
 use std::fmt::{self, Write};
 
-use super::figures::{Bytes, Grouped, Nanos, Percentiles, QUANTILES};
+use super::figures::{Percentiles, QUANTILES};
+use super::{Bytes, Grouped, Nanos};
 use super::{Generator, PlanInfo, Report, Visible};
 use crate::load::{Mode, Pace, Series};
 
@@ -86,11 +87,11 @@ impl Report {
             )?;
         }
         writeln!(to, "bytes    {}/s sent, {}/s received", Bytes(sent), Bytes(received))?;
-        let standing = self.standing.by_name().into_iter().filter(|(_, number)| *number > 0);
-        let standing: Vec<String> =
-            standing.map(|(name, number)| format!("{} {name}", Grouped(number as u64))).collect();
-        if !standing.is_empty() {
-            writeln!(to, "states at the end of the measurement: {}", standing.join(", "))?;
+        let states = self.states.by_name().into_iter().filter(|(_, number)| *number > 0);
+        let states: Vec<String> =
+            states.map(|(name, number)| format!("{} {name}", Grouped(number as u64))).collect();
+        if !states.is_empty() {
+            writeln!(to, "states at the end of the measurement: {}", states.join(", "))?;
         }
         let errors: Vec<String> = counts
             .errors

@@ -1,7 +1,8 @@
 //! The reliability of a load's result, and the difference between latency and service time.
 
-use super::figures::{Grouped, Nanos, Percentiles};
+use super::figures::Percentiles;
 use super::text::Range;
+use super::{Grouped, Nanos};
 use super::{Report, RunInfo, headline};
 use crate::load::{Counts, Mode, Record, Series};
 
@@ -171,9 +172,9 @@ impl Report {
     fn cause(&self, waited: u64) -> String {
         let lateness = self.percentiles(Series::Lateness);
         if lateness.max_ns >= waited / 2 && self.verdict != Verdict::Reliable {
-            let who = if self.is_merged() { "generators" } else { "generator" };
+            let subject = if self.is_merged() { "generators" } else { "generator" };
             return format!(
-                "The {who} may have caused the difference: messages were sent up to {} late.",
+                "The {subject} may have caused the difference: messages were sent up to {} late.",
                 Nanos(lateness.max_ns)
             );
         }

@@ -4,24 +4,24 @@ use super::request::{Head, MAX_REQUEST, Request};
 use super::{Body, Content, Method, Progress, Response, Status};
 use crate::python::{Call, Monotonic, Timeout};
 
-/// How long a request may take from its first byte to its last, or the first one from the accept:
+/// Time limit for a request, from its first byte to its last, or for the first one from the accept:
 /// 5 s. No byte extends it.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long a connection may wait for its next request: 75 s, nginx's default, and more than the
+/// Time limit for the next request of a connection: 75 s, nginx's default, and more than the
 /// minute that a Prometheus server waits between two scrapes by default.
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 
-/// How long the peer may take for one slice of an answer: 5 s.
+/// Time limit for one slice of an answer: 5 s.
 pub const SEND_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long the rest of a refused request is read away before the close: 2 s.
+/// Time limit for discarding the rest of a refused request before the close: 2 s.
 pub const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How many bytes of it at most: 1 MiB.
+/// Maximum number of bytes to discard: 1 MiB.
 pub const LINGER_BYTES: usize = 1 << 20;
 
-/// How much of a streamed answer is produced at once, in bytes: 16 KiB, some tens of
+/// Size of a slice of a streamed answer, in bytes: 16 KiB, some tens of
 /// microseconds of formatting.
 pub const SLICE: usize = 16 << 10;
 
@@ -151,18 +151,18 @@ impl Exchange {
         matches!(self.stage, Stage::Answering { rest: Rest::Slices { .. }, .. })
     }
 
-    /// Whether the connection waits for a request of which no byte has arrived: the one to close
+    /// Returns true if the connection waits for the first byte of a request: the one to close
     /// if its place is needed.
     pub fn is_idle(&self) -> bool {
         matches!(self.stage, Stage::Reading { .. }) && self.input.is_empty()
     }
 
-    /// Whether the exchange has ended.
+    /// Returns true if the exchange has ended.
     pub const fn is_closed(&self) -> bool {
         matches!(self.stage, Stage::Closed { .. })
     }
 
-    /// Whether the last answer was cut short. If so the socket should be reset: in HTTP/1.0 an
+    /// Returns true if the last answer was cut short. Then reset the socket: in HTTP/1.0 an
     /// orderly end would pass off a part as the whole.
     pub const fn is_cut_short(&self) -> bool {
         matches!(self.stage, Stage::Closed { cut_short: true })
@@ -203,7 +203,7 @@ impl Exchange {
         }
     }
 
-    /// Answers the request. The content of an answer to HEAD is left out; its length is told.
+    /// Answers the request. An answer to HEAD has the length of its content and no content.
     ///
     /// # Panics
     /// If there is no request to answer.
@@ -261,8 +261,8 @@ impl Exchange {
         }
     }
 
-    /// `shutdown(SHUT_WR)` was done. That it failed does not matter: then the peer is gone, and
-    /// the next `recv` says so.
+    /// Reports that `shutdown(SHUT_WR)` was called. Its result does not matter: it fails if the peer is
+    /// gone, and then the next `recv` fails too.
     pub fn handle_shutdown(&mut self, now: Monotonic) {
         if matches!(self.stage, Stage::Finishing) {
             self.call = begin(LINGER_TIMEOUT, now);

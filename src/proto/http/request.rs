@@ -21,7 +21,7 @@ pub enum Method {
 }
 
 impl Method {
-    /// Whether the content of an answer follows its head.
+    /// Returns true if the content of an answer follows its head.
     pub(super) const fn has_content(self) -> bool {
         match self {
             Self::Get | Self::Post => true,
@@ -56,9 +56,9 @@ pub(super) struct Head {
     query: Option<Range<usize>>,
     host: Option<Range<usize>>,
     accept: Option<Range<usize>>,
-    /// Whether the peer knows chunked transfer encoding (HTTP/1.1).
+    /// True if the peer knows chunked transfer encoding (HTTP/1.1).
     pub(super) knows_chunks: bool,
-    /// Whether another request may follow.
+    /// True if another request may follow.
     pub(super) keeps_alive: bool,
 }
 

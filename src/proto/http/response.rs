@@ -71,7 +71,7 @@ pub struct Response {
 /// The content of a response.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Content {
-    /// All of it, whose length is told first.
+    /// The whole content, sent with its length.
     Whole(Vec<u8>),
     /// Slices from a [`Body`], whose length is not known beforehand: chunked in HTTP/1.1, until
     /// the end of the stream in HTTP/1.0.
@@ -132,7 +132,7 @@ pub trait Body {
     fn fill(&mut self, out: &mut Vec<u8>, max: usize) -> Progress;
 }
 
-/// Whether a [`Body`] has come to its end.
+/// The progress of a [`Body`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {
     /// There may be another slice.

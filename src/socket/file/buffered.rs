@@ -401,7 +401,7 @@ impl ReadBuffer {
 /// Unsent bytes.
 #[derive(Debug)]
 struct WriteBuffer {
-    /// What is held back is `held[sent..]`; the room taken up by the part already sent is
+    /// The bytes held back are `held[sent..]`; the room taken up by the part already sent is
     /// available again only once everything is, or when a full socket makes it necessary.
     held: Vec<u8>,
     sent: usize,

@@ -29,7 +29,7 @@ struct State {
 /// `makefile`'s `newline`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Newline {
-    /// `None`: read as `"\n"`, whatever it was.
+    /// `None`: every line end is read as `"\n"`.
     Translated,
     /// `""`: any ends a line, untranslated.
     Universal,

@@ -145,7 +145,7 @@ impl From<Address> for Value {
     }
 }
 
-/// What stands for a long byte string.
+/// The description of a long byte string.
 pub(crate) fn describe_long(bytes: &[u8]) -> Json {
     json!({ "len": bytes.len(), "sha256": hex(&Sha256::digest(bytes)) })
 }

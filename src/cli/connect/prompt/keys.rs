@@ -44,9 +44,9 @@ pub(super) enum Motion {
 #[derive(Debug, Default)]
 pub(super) struct Keys {
     bytes: VecDeque<u8>,
-    /// Whether it is within a bracketed paste, where everything is text.
+    /// True if it is within a bracketed paste, where everything is text.
     pasting: bool,
-    /// Whether the terminal edits lines itself and sends whole ones (canonical mode).
+    /// True if the terminal edits lines itself and sends whole ones (canonical mode).
     cooked: bool,
 }
 

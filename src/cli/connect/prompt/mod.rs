@@ -60,14 +60,14 @@ struct Session<'a> {
     terminal: Terminal,
     keys: Keys,
     line: Line,
-    /// Whether the terminal shows the current state of the line.
+    /// True if the terminal shows the current state of the line.
     is_drawn: bool,
-    /// Whether the terminal's input has ended.
+    /// True if the terminal's input has ended.
     has_ended: bool,
     client: &'a Client,
     stream: TcpStream,
     exchange: Option<Exchange>,
-    /// Whether the server has ever answered, which shows that we are authenticated.
+    /// True if the server has ever answered, which shows that we are authenticated.
     has_answered: bool,
     output: Blocking<File>,
     peer: &'a Peer<'a>,

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::escape;
-use crate::load::report::figures::{Grouped, Nanos};
+use crate::load::format::{Grouped, Nanos};
 
 const WIDTH: f64 = 600.0;
 const HEIGHT: f64 = 280.0;

@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use chart::{Axis, Chart, Line};
 
-use super::figures::{Grouped, Nanos, Percentiles, QUANTILES};
+use super::figures::{Percentiles, QUANTILES};
 use super::{Generator, Report, Second, Verdict, Visible, rate};
+use super::{Grouped, Nanos};
 use crate::load::{Mode, Phase, Series};
 
 const STYLE: &str = include_str!("style.css");
@@ -222,18 +223,17 @@ impl Report {
         let is_idle = self.mode() == Mode::Idle;
         let counts = &second.counts;
         let number = if is_idle { counts.authenticated } else { counts.answered };
-        let counts_here = second.part == Phase::Measure || is_idle;
+        let counts_here = second.phase == Phase::Measure || is_idle;
         (counts_here && second.length.as_millis() >= 100).then(|| rate(number, second.length))
     }
 
     fn states_over_time(&self) -> String {
         let title = "Connections by state";
-        let standing: Vec<_> =
-            self.seconds.iter().map(|second| second.standing.by_name()).collect();
+        let by_second: Vec<_> = self.seconds.iter().map(|second| second.states.by_name()).collect();
         let total = |states: &[(&str, usize)]| {
             states.iter().fold(0, |total: usize, state| total.saturating_add(state.1))
         };
-        let most = standing.iter().map(|states| total(states)).max().unwrap_or(0);
+        let most = by_second.iter().map(|states| total(states)).max().unwrap_or(0);
         if most == 0 {
             return absent(title, "Connection states are unknown.");
         }
@@ -241,7 +241,7 @@ impl Report {
         for state in 0..6 {
             let mut steps = Vec::with_capacity(self.seconds.len());
             let mut end = Duration::ZERO;
-            for (second, states) in self.seconds.iter().zip(&standing) {
+            for (second, states) in self.seconds.iter().zip(&by_second) {
                 let from = second.start.as_secs_f64();
                 if second.start > end {
                     steps.push((end.as_secs_f64(), from, 0.0, 0.0));
@@ -250,12 +250,12 @@ impl Report {
                 let (below, above) = (total(&states[..state]), total(&states[..=state]));
                 steps.push((from, end.as_secs_f64(), below as f64, above as f64));
             }
-            if standing.iter().any(|states| states[state].1 > 0) {
-                chart.area(standing[0][state].0, STATE_COLOURS[state], &steps);
+            if by_second.iter().any(|states| states[state].1 > 0) {
+                chart.area(by_second[0][state].0, STATE_COLOURS[state], &steps);
             }
         }
         self.titles(&mut chart, |second| {
-            let states = second.standing.by_name().into_iter().filter(|state| state.1 > 0);
+            let states = second.states.by_name().into_iter().filter(|state| state.1 > 0);
             let states = states.map(|(name, number)| format!("{} {name}", Grouped(number as u64)));
             Some(states.collect::<Vec<_>>().join(", "))
         });
@@ -270,8 +270,8 @@ impl Report {
         for second in &self.seconds {
             if let Some(text) = describe(second) {
                 let from = second.start.as_secs_f64();
-                let (to, part) = (from + second.length.as_secs_f64(), second.part.as_str());
-                chart.hover(from, to, &format!("{from:.0} s ({part}): {text}"));
+                let (to, phase) = (from + second.length.as_secs_f64(), second.phase.as_str());
+                chart.hover(from, to, &format!("{from:.0} s ({phase}): {text}"));
             }
         }
     }

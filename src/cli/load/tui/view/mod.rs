@@ -1,6 +1,8 @@
 //! The contents of the dashboard. The colors are the terminal's own and carry no meaning alone, so
 //! that dark, light and monochrome terminals all work.
 
+mod curves;
+
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -8,9 +10,8 @@ use ratatui::Frame;
 use ratatui::layout::Constraint::{Fill, Length};
 use ratatui::layout::{Layout, Rect};
 use ratatui::style::{Color, Style, Stylize};
-use ratatui::symbols::Marker;
 use ratatui::text::{Line, Span};
-use ratatui::widgets::{Axis, Block, Chart, Dataset, GraphType, LineGauge, Paragraph};
+use ratatui::widgets::{Block, LineGauge, Paragraph};
 use saltecho::load::report::{Grouped, Nanos};
 use saltecho::load::{Counts, Interval, Mode, Pace, Phase, Plan, Series, StateCounts};
 
@@ -24,8 +25,6 @@ const STATES: u16 = 6 + 2;
 const MEMORY: usize = 1000;
 /// Added to a time to round it.
 const HALF_A_SECOND: Duration = Duration::from_millis(500);
-/// Initial width of the curves in seconds.
-const AT_FIRST: f64 = 20.0;
 /// Names and colors of the latency curves and the numbers above them.
 const TIMES: [(&str, Color); 3] =
     [("p50", Color::Green), ("p99", Color::Magenta), ("max", Color::Red)];
@@ -57,9 +56,9 @@ struct Point {
 
 /// The end of the last interval.
 struct Last {
-    part: Phase,
+    phase: Phase,
     left: Option<Duration>,
-    standing: StateCounts,
+    states: StateCounts,
 }
 
 impl View {
@@ -88,14 +87,14 @@ impl View {
     }
 
     pub(super) fn take(&mut self, interval: &Interval) {
-        let (counts, part) = (&interval.record.counts, interval.phase);
+        let (counts, phase) = (&interval.record.counts, interval.phase);
         self.counts.merge(counts);
-        self.last = Some(Last { part, left: interval.left, standing: interval.states });
+        self.last = Some(Last { phase, left: interval.left, states: interval.states });
         // Answers after the measurement do not belong to the load.
-        if matches!(part, Phase::Prove | Phase::Drain) {
+        if matches!(phase, Phase::Prove | Phase::Drain) {
             return;
         }
-        let main = self.mode.main_series().filter(|_| part == Phase::Measure);
+        let main = self.mode.main_series().filter(|_| phase == Phase::Measure);
         let series = main.unwrap_or(Series::Auth);
         if self.series != series {
             self.series = series;
@@ -140,47 +139,47 @@ impl View {
 
     /// Lines for a small terminal, the most important first.
     fn numbers(&self) -> Vec<Line<'_>> {
-        let standing = self.standing().by_name().into_iter().filter(|(_, number)| *number > 0);
-        let standing = standing.map(|(name, number)| format!("{} {name}", Grouped(number as u64)));
+        let states = self.states().by_name().into_iter().filter(|(_, number)| *number > 0);
+        let states = states.map(|(name, number)| format!("{} {name}", Grouped(number as u64)));
         vec![
             self.progress().0.into(),
             self.rate().into(),
             self.latency(),
             format!("errors {}", Grouped(self.counts.errors.total())).into(),
-            standing.collect::<Vec<_>>().join(", ").into(),
+            states.collect::<Vec<_>>().join(", ").into(),
             self.plan.trim_start().into(),
         ]
     }
 
     /// The current phase of the run, and the share of it that is over.
     fn progress(&self) -> (String, f64) {
-        let Some(Last { part, left, standing }) = &self.last else {
+        let Some(Last { phase, left, states }) = &self.last else {
             return ("starting".to_owned(), 0.0);
         };
-        let name = part.as_str();
+        let name = phase.as_str();
         match left {
-            _ if *part == Phase::Prove => {
+            _ if *phase == Phase::Prove => {
                 let (done, all) = (self.counts.answered, self.counts.authenticated);
                 let text = format!("{name}: {} of {} answered", Grouped(done), Grouped(all));
                 (text, done as f64 / all.max(1) as f64)
             }
             None => {
-                let done = standing.quiet + standing.busy + standing.ended;
+                let done = states.quiet + states.busy + states.ended;
                 let all = Grouped(self.connections as u64);
                 let text = format!("{name}: {} of {all} connections", Grouped(done as u64));
                 (text, done as f64 / self.connections as f64)
             }
             Some(left) => {
                 let whole = Duration::from_secs((*left + HALF_A_SECOND).as_secs());
-                let all = if *part == Phase::Drain { Plan::GRACE } else { self.duration };
+                let all = if *phase == Phase::Drain { Plan::GRACE } else { self.duration };
                 let over = 1.0 - left.as_secs_f64() / all.as_secs_f64();
                 (format!("{name}: {} left", humantime::format_duration(whole)), over)
             }
         }
     }
 
-    fn standing(&self) -> StateCounts {
-        self.last.as_ref().map(|last| last.standing).unwrap_or_default()
+    fn states(&self) -> StateCounts {
+        self.last.as_ref().map(|last| last.states).unwrap_or_default()
     }
 
     fn rate(&self) -> String {
@@ -223,65 +222,10 @@ impl View {
         frame.render_widget(gauge, area);
     }
 
-    fn draw_rate(&self, frame: &mut Frame, area: Rect) {
-        let points = self.shown(area);
-        let curve: Vec<_> = points
-            .iter()
-            .flat_map(|point| [(point.start, point.rate), (point.end, point.rate)])
-            .collect();
-        let top = round_up(points.iter().map(|point| point.rate).fold(1.0, f64::max));
-        let data = Dataset::default()
-            .data(&curve)
-            .marker(Marker::Braille)
-            .graph_type(GraphType::Area)
-            .style(Color::Green);
-        let y_axis =
-            Axis::default().bounds([0.0, top]).labels(["0".to_owned(), whole(top).to_string()]);
-        let chart = Chart::new(vec![data])
-            .block(titled(self.rate()))
-            .x_axis(seconds(&points))
-            .y_axis(y_axis);
-        frame.render_widget(chart, area);
-    }
-
-    fn draw_latency(&self, frame: &mut Frame, area: Rect) {
-        let points = self.shown(area);
-        let times = || points.iter().filter_map(|point| point.times).flatten();
-        let least = times().min().map_or(3, u64::ilog10);
-        let most = times().max().map_or(least, u64::ilog10) + 1;
-        let curves = [0, 1, 2].map(|which| {
-            let timed = points.iter().filter_map(|point| Some((point, point.times?[which])));
-            let curve = timed.flat_map(|(point, nanos)| {
-                let height = (nanos as f64).log10();
-                [(point.start, height), (point.end, height)]
-            });
-            curve.collect::<Vec<_>>()
-        });
-        let data = curves.iter().zip(TIMES).map(|(curve, (_, color))| {
-            let data = Dataset::default().data(curve).marker(Marker::Braille).style(color);
-            data.graph_type(GraphType::Line)
-        });
-        let y_axis = Axis::default()
-            .bounds([least.into(), most.into()])
-            .labels((least..=most).map(power_of_ten));
-        // Reversed, so that p50 is drawn last and stays visible where the curves coincide.
-        let chart = Chart::new(data.rev().collect())
-            .block(titled(self.latency()))
-            .x_axis(seconds(&points))
-            .y_axis(y_axis);
-        frame.render_widget(chart, area);
-    }
-
-    /// The latest points, about one per column.
-    fn shown(&self, area: Rect) -> Vec<&Point> {
-        let columns = usize::from(area.width.saturating_sub(10));
-        self.points.iter().skip(self.points.len().saturating_sub(columns)).collect()
-    }
-
     fn draw_connections(&self, frame: &mut Frame, area: Rect) {
         let digits = Grouped(self.connections as u64).to_string().len();
         let room = usize::from(area.width.saturating_sub(2 + 17)).saturating_sub(digits);
-        let lines = self.standing().by_name().map(|(name, number)| {
+        let lines = self.states().by_name().map(|(name, number)| {
             let length = (number * room).div_ceil(self.connections).min(room);
             let number = Grouped(number as u64);
             let text = format!(" {name:<14} {number:>digits$} ");
@@ -312,30 +256,6 @@ fn titled<'a>(title: impl Into<Line<'a>>) -> Block<'a> {
     title.spans.insert(0, " ".into());
     title.push_span(" ");
     Block::bordered().title(title)
-}
-
-/// The time axis of the points shown, in seconds of the run.
-fn seconds<'a>(points: &[&Point]) -> Axis<'a> {
-    let from = points.first().map_or(0.0, |point| point.start);
-    let to = points.last().map_or(0.0, |point| point.end).max(from + AT_FIRST);
-    Axis::default().bounds([from, to]).labels([format!("{from:.0} s"), format!("{to:.0} s")])
-}
-
-/// Rounds up to one significant digit.
-fn round_up(number: f64) -> f64 {
-    let unit = 10_f64.powf(number.log10().floor());
-    (number / unit).ceil() * unit
-}
-
-/// A power of ten of nanoseconds, with its unit.
-fn power_of_ten(power: u32) -> String {
-    let (unit, below) = match power {
-        0..3 => ("ns", 0),
-        3..6 => ("µs", 3),
-        6..9 => ("ms", 6),
-        _ => ("s", 9),
-    };
-    format!("{} {unit}", 10_u64.pow(power - below))
 }
 
 /// A rounded number with its thousands separated.
@@ -520,14 +440,5 @@ mod tests {
         let small = screen(&view, (60, 5));
         assert_shown(&small, &["measure: 18s left", "rate  19,998 messages/s", "p99 1.50 ms"]);
         assert_shown(&small, &["errors 0", "590 quiet, 400 busy, 10 ended"]);
-    }
-
-    #[test]
-    fn axes_end_on_round_numbers() {
-        for (number, round) in [(1.0, 1.0), (998.0, 1000.0), (20_001.0, 30_000.0), (7.2, 8.0)] {
-            assert!((round_up(number) - round).abs() < 1e-6, "{number}");
-        }
-        let powers = [0, 2, 3, 5, 8, 9, 12].map(power_of_ten);
-        assert_eq!(powers, ["1 ns", "100 ns", "1 µs", "100 µs", "100 ms", "1 s", "1000 s"]);
     }
 }
