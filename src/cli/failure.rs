@@ -46,16 +46,24 @@ impl Failure {
         Self { error: self.error.context(what), ..self }
     }
 
-    /// Ends the program without printing the failure, where stderr would block for ever.
+    pub(super) fn text(&self) -> String {
+        format!("{:#}", self.error)
+    }
+
+    pub(super) const fn exit_code(&self) -> u8 {
+        self.exit as u8
+    }
+
+    /// Ends the program without printing the failure, which its log has.
     pub(super) fn exit_silently(&self) -> ! {
         std::process::exit(self.exit as i32)
     }
 
     /// Prints the failure and returns its exit code.
     pub(super) fn report(&self) -> ExitCode {
-        let text = Visible(format!("{:#}", self.error));
+        let text = Visible(self.text());
         output::print_error(&format!("saltecho: {ERROR}error:{RESET} {text}\n"));
-        ExitCode::from(self.exit as u8)
+        ExitCode::from(self.exit_code())
     }
 }
 

@@ -42,15 +42,19 @@ const STACK: usize = 2 << 20;
 /// Runs the command that the command line names.
 pub(crate) fn main() -> ExitCode {
     signals::outlive_file_size_limit();
-    let parse = || {
-        environment::warn_of_unknown();
-        Cli::try_parse().map_err(environment::name_variable)
+    let parse = || (environment::warnings(), Cli::try_parse().map_err(environment::name_variable));
+    let (warnings, parsed) = match on_own_stack(parse) {
+        Ok(parsed) => parsed,
+        Err(failure) => return failure.report(),
     };
-    let outcome = match on_own_stack(parse) {
-        Ok(Ok(cli)) => execute(cli.command),
-        Ok(Err(answer)) if answer.use_stderr() => return print_usage_error(&answer),
-        Ok(Err(answer)) => print_help(&answer),
-        Err(failure) => Err(failure),
+    // A server has a log for them.
+    if !matches!(&parsed, Ok(Cli { command: Command::Serve(_) })) {
+        environment::print(&warnings);
+    }
+    let outcome = match parsed {
+        Ok(cli) => execute(cli.command, &warnings),
+        Err(answer) if answer.use_stderr() => return print_usage_error(&answer),
+        Err(answer) => print_help(&answer),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -68,9 +72,9 @@ fn on_own_stack<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T, Failure> 
     })
 }
 
-fn execute(command: Command) -> Result<(), Failure> {
+fn execute(command: Command, warnings: &[String]) -> Result<(), Failure> {
     match command {
-        Command::Serve(args) => serve::run(&args),
+        Command::Serve(args) => serve::run(&args, warnings),
         Command::Connect(args) => connect::run(&args),
         Command::Load(args) => load::run(&args),
         Command::Report(args) => on_own_stack(|| report::run(&args))?,

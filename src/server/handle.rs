@@ -25,6 +25,7 @@ pub(super) enum Command {
     Drain,
     Stop,
     ReplaceKeyring(Box<Keyring>),
+    KeepRecords(bool),
     Push(ConnId, Bytes),
     Stats(mpsc::Sender<Stats>),
 }
@@ -138,6 +139,12 @@ impl Handle {
     /// Judges digests by other keys from now on. Authenticated connections stay.
     pub fn replace_keyring(&self, keyring: Keyring) {
         self.post(&Command::ReplaceKeyring(Box::new(keyring)));
+    }
+
+    /// Keeps records of the connections accepted from now on, or stops; see
+    /// [`Server::keep_records`](super::Server::keep_records).
+    pub fn keep_records(&self, keep: bool) {
+        self.post(&Command::KeepRecords(keep));
     }
 
     /// Sends `message` to a peer unasked, once it has been sent all that comes before, and before

@@ -242,6 +242,7 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
                 Command::Drain => self.drain(),
                 Command::Stop => self.end_all(CloseReason::Stopped),
                 Command::ReplaceKeyring(keyring) => self.replace_keyring(*keyring),
+                Command::KeepRecords(keep) => self.keep_records(keep),
                 Command::Push(id, message) => self.push(id, message),
                 // The thread that asked may be gone.
                 Command::Stats(reply) => drop(reply.send(self.stats())),

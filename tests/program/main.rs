@@ -8,6 +8,7 @@ mod common;
 mod command_line;
 mod connect;
 mod load;
+mod log_format;
 mod outputs;
 mod port_file;
 mod serve;

@@ -2,6 +2,7 @@
 
 mod admission;
 mod args;
+mod fields;
 mod journal;
 mod port_file;
 mod signals;
@@ -16,34 +17,42 @@ use saltecho::reactor::MioKernel;
 use saltecho::server::{BuildError, Limits, Server, ServerBuilder, run_workers};
 use signal_hook::consts::SIGHUP;
 
+use self::fields::{Failed, Listening};
 use self::journal::Reporter;
 use self::port_file::PortFile;
 use self::signals::Signals;
 
 use crate::cli::failure::{Exit, Failure};
 use crate::cli::keyfile::{Keys, is_loopback};
-use crate::cli::log::{Level, Log};
+use crate::cli::log::{Entry, Level, Log, LogFormat, Severity};
 use crate::cli::reply::Reply;
 use crate::cli::signals::not_ignored;
 pub(super) use args::ServeArgs;
 
-pub(super) fn run(args: &ServeArgs) -> Result<(), Failure> {
+/// Runs the service. `warnings` are about its environment.
+pub(super) fn run(args: &ServeArgs, warnings: &[String]) -> Result<(), Failure> {
     let level = match (args.quiet, args.verbose) {
         (true, _) => Level::Quiet,
         (false, true) => Level::Verbose,
         (false, false) => Level::Normal,
     };
-    let (log, log_thread) = Log::start(level).context("cannot start a thread for the log")?;
+    let started = Log::start(level, args.log_format);
+    let (log, log_thread) = started.context("cannot start a thread for the log")?;
+    for warning in warnings {
+        log.warn_at(Level::Quiet, warning);
+    }
     let result = match args.reply {
         Reply::Upper => serve(args, &log, Upper),
         Reply::Same => serve(args, &log, Identity),
     };
-    // An error is printed last, and only if stderr is not stalled.
-    drop(log);
-    match (log_thread.finish(), result) {
-        (false, Err(failure)) => failure.exit_silently(),
-        (_, result) => result,
+    if let Err(failure) = &result {
+        let entry = Entry::new(Severity::Error, "failed", failure.text());
+        log.write(Level::Quiet, &entry.with(Failed { exit_code: failure.exit_code() }));
     }
+    drop(log);
+    // What a stalled reader does not take is lost.
+    log_thread.finish();
+    result.map_err(|failure| failure.exit_silently())
 }
 
 fn serve<H: Handler + Clone + Send>(
@@ -77,11 +86,12 @@ fn serve<H: Handler + Clone + Send>(
         builder = builder.listen(*address);
     }
     let mut servers = build(builder.handler(handler), args)?;
-    for (server, number) in servers.iter_mut().zip(1..) {
-        let worker = (workers > 1).then_some(number);
-        server.set_observer(Box::new(Reporter::new(log.clone(), worker)));
-    }
     let addresses = servers[0].addresses().context("cannot get the listening address")?;
+    for (server, worker) in servers.iter_mut().zip(1..) {
+        server.keep_records(args.verbose || args.log_format == LogFormat::Json);
+        let reporter = Reporter::new(log.clone(), worker, workers, addresses.clone());
+        server.set_observer(Box::new(reporter));
+    }
     let handle = servers.iter().map(Server::handle).collect();
     let reload = {
         let (keys, listen) = (args.keys.clone(), args.listen.clone());
@@ -95,10 +105,12 @@ fn serve<H: Handler + Clone + Send>(
         port_file.write(&addresses, log)?;
     }
     let shown: Vec<String> = addresses.iter().map(SocketAddr::to_string).collect();
-    log.print(Level::Normal, format_args!("listening on {}: {settings}", shown.join(", ")));
+    let text = format_args!("listening on {}: {settings}", shown.join(", "));
+    let entry = Entry::new(Severity::Info, "listening", text);
+    log.write(Level::Normal, &entry.with(Listening { addresses: &addresses }));
     let stats = run_workers(servers).context("the event loop failed")?;
     drop(signals);
-    log.print(Level::Normal, journal::counters(&stats));
+    journal::print_counters(log, Level::Normal, &stats);
     journal::check(&stats)
 }
 

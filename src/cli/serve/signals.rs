@@ -43,7 +43,7 @@ impl Signals {
                     SIGHUP => replace_keys(&server, &log, &reload),
                     SIGUSR1 => {
                         if let Some(stats) = server.stats() {
-                            log.print(Level::Quiet, journal::counters(&stats));
+                            journal::print_counters(&log, Level::Quiet, &stats);
                         }
                     }
                     _ if draining => server.stop(),

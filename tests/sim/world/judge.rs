@@ -1,6 +1,7 @@
 //! Judges a server from outside: by its observer's reports and its kernel's ledgers.
 
 use std::collections::{BTreeMap, HashMap};
+use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -40,6 +41,7 @@ pub struct Judge {
     opened: u64,
     authenticated: u64,
     closes: HashMap<CloseReason, u64>,
+    setup_failed: u64,
     /// The start of the drain.
     pub draining: Option<Monotonic>,
     drain_timeout: Option<Duration>,
@@ -52,6 +54,7 @@ enum Report {
     Opened(ConnId, Option<SocketAddr>),
     Authenticated(ConnId, Option<KeyName>),
     Closed(ConnId, CloseReason, Option<Record>),
+    SetupFailed,
 }
 
 struct Recorder(Arc<Mutex<Vec<Report>>>);
@@ -67,6 +70,10 @@ impl Observer for Recorder {
 
     fn closed(&mut self, id: ConnId, reason: CloseReason, record: Option<&Record>) {
         self.0.lock().unwrap().push(Report::Closed(id, reason, record.cloned()));
+    }
+
+    fn setup_failed(&mut self, _: Option<SocketAddr>, _: &io::Error) {
+        self.0.lock().unwrap().push(Report::SetupFailed);
     }
 }
 
@@ -85,6 +92,7 @@ impl Judge {
             opened: 0,
             authenticated: 0,
             closes: HashMap::new(),
+            setup_failed: 0,
             draining: None,
             drain_timeout: limits.drain_timeout,
             reasons: BTreeMap::new(),
@@ -140,6 +148,7 @@ impl Judge {
                     let client = client_of(kernel, clients, id).expect("it is registered");
                     assert!(client.honest, "a wrong digest was accepted");
                 }
+                Report::SetupFailed => self.setup_failed += 1,
                 Report::Closed(id, reason, record) => {
                     self.records.closed(kernel, id, record.as_ref());
                     self.check_closed(kernel, clients, id, reason);
@@ -264,6 +273,8 @@ impl Judge {
         assert_eq!(self.authenticated, stats.authenticated, "reported and counted");
         let by_key = stats.authenticated_by_key().iter().map(|(_, count)| count).sum::<u64>();
         assert_eq!(self.authenticated, by_key, "reported and counted by key");
+        let setup_failed = stats.closed(CloseReason::SetupFailed);
+        assert_eq!(self.setup_failed, setup_failed, "reported and counted failures of setup");
     }
 
     /// Checks an open connection between two turns.
