@@ -38,6 +38,22 @@ pub trait Kernel {
     /// What wakes a [`poll`](Self::poll) from another thread with [`Token::WAKE`].
     fn waker(&self) -> Arc<dyn Wake>;
 
+    /// Catches these signals of the process from now on. Each that comes is an event for
+    /// [`Token::SIGNAL`], and [`next_signal`](Self::next_signal) returns it.
+    ///
+    /// # Errors
+    /// Those of sigaction(2), also for signals that cannot or must not be caught, and for a kernel
+    /// without signals.
+    fn catch_signals(&mut self, _signals: &[i32]) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    /// Takes one of the signals that have come. Two of a kind are two, unless the second came
+    /// before the system had delivered the first (signal(7)).
+    fn next_signal(&mut self) -> Option<i32> {
+        None
+    }
+
     /// Starts events for a listener.
     ///
     /// # Errors

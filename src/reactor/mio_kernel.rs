@@ -6,11 +6,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mio::event::Event;
-use mio::net::{TcpListener, TcpStream};
+use mio::net::{TcpListener, TcpStream, UnixStream};
 use mio::{Events, Interest, Poll};
 use rand::rngs::{SmallRng, SysRng};
 use rand::{RngExt, SeedableRng, TryRng};
 use rustix::net::{self, RecvFlags, SendFlags};
+use signal_hook::consts::FORBIDDEN;
+use signal_hook::iterator::backend::SignalDelivery;
+use signal_hook::iterator::exfiltrator::WithRawSiginfo;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
 use super::slots::Token;
@@ -29,6 +32,8 @@ pub struct MioKernel {
     random: RandomPool,
     /// Spreads work over time.
     scatter: SmallRng,
+    /// Keeps a few signals of each kind, so that a second one counts.
+    signals: Option<SignalDelivery<UnixStream, WithRawSiginfo>>,
     /// Given up for a moment to turn a client away when there is no other descriptor.
     spare: Option<Poll>,
 }
@@ -53,6 +58,7 @@ impl MioKernel {
             clock_zero: Instant::now(),
             random: RandomPool::new(),
             scatter: SmallRng::try_from_rng(&mut SysRng).map_err(io::Error::other)?,
+            signals: None,
             spare: Some(spare_descriptor()?),
         })
     }
@@ -194,6 +200,25 @@ impl Kernel for MioKernel {
         Arc::new(MioWaker(Arc::clone(&self.waker)))
     }
 
+    /// The handler writes a byte to a socket pair whose other end the poll watches: two
+    /// descriptors. Other handlers of the same signals, such as another server's, are called too.
+    fn catch_signals(&mut self, signals: &[i32]) -> io::Result<()> {
+        // The crate panics for these.
+        let possible = |signal: &&i32| (1..=MAX_SIGNAL).contains(*signal);
+        if signals.iter().any(|signal| FORBIDDEN.contains(signal) || !possible(&signal)) {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let (mut read, write) = UnixStream::pair()?;
+        let token = mio::Token(Token::SIGNAL.as_raw());
+        self.poll.registry().register(&mut read, token, Interest::READABLE)?;
+        self.signals = Some(SignalDelivery::with_pipe(read, write, WithRawSiginfo, signals)?);
+        Ok(())
+    }
+
+    fn next_signal(&mut self) -> Option<i32> {
+        Some(self.signals.as_mut()?.pending().next()?.si_signo)
+    }
+
     fn register_listener(&mut self, listener: &mut TcpListener, token: Token) -> io::Result<()> {
         self.poll.registry().register(listener, mio::Token(token.as_raw()), Interest::READABLE)
     }
@@ -280,6 +305,9 @@ impl Kernel for MioKernel {
         self.random.fill(bytes)
     }
 }
+
+/// The highest signal number of Linux.
+const MAX_SIGNAL: i32 = 64;
 
 /// Translates an event. An error or a hang-up counts as readiness in both directions: the call
 /// that is tried because of it reports what happened.
@@ -396,6 +424,35 @@ mod tests {
         let taken: Vec<usize> = (0..4).map(|_| poll(&mut kernel, PATIENCE).len()).collect();
         assert_eq!(taken, [1, 2, 4, 3]);
         assert_eq!(kernel.capacity, 8, "the last had room left");
+    }
+
+    #[test]
+    fn each_signal_is_counted_and_wakes_the_poll() {
+        let mut kernel = MioKernel::new(16).unwrap();
+        kernel.catch_signals(&[libc::SIGUSR2, libc::SIGWINCH]).unwrap();
+        assert_eq!(kernel.next_signal(), None);
+        for signal in [libc::SIGUSR2, libc::SIGWINCH, libc::SIGUSR2] {
+            signal_hook::low_level::raise(signal).unwrap();
+        }
+        let mut tokens = Vec::new();
+        // A poll that a signal interrupts returns without an event.
+        while tokens.is_empty() {
+            kernel.poll(PATIENCE, |token, _| tokens.push(token)).unwrap();
+        }
+        assert_eq!(tokens, [Token::SIGNAL]);
+        let mut signals: Vec<i32> = std::iter::from_fn(|| kernel.next_signal()).collect();
+        signals.sort_unstable();
+        assert_eq!(signals, [libc::SIGUSR2, libc::SIGUSR2, libc::SIGWINCH]);
+        assert_eq!(poll(&mut kernel, Some(Duration::ZERO)), [], "all were taken");
+    }
+
+    #[test]
+    fn signals_that_cannot_be_caught_are_refused() {
+        let mut kernel = MioKernel::new(16).unwrap();
+        for signal in [libc::SIGKILL, libc::SIGSTOP, libc::SIGSEGV, 0, -1, 65, i32::MAX] {
+            let refused = kernel.catch_signals(&[libc::SIGUSR2, signal]).unwrap_err();
+            assert_eq!(refused.kind(), io::ErrorKind::InvalidInput, "signal {signal}");
+        }
     }
 
     #[test]

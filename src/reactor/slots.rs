@@ -23,6 +23,8 @@ pub struct Token(usize);
 pub(crate) enum Target {
     /// Another thread wants attention.
     Wake,
+    /// A signal came.
+    Signal,
     /// The listener with this index.
     Listener(usize),
     /// A connection, perhaps one that is gone.
@@ -32,12 +34,16 @@ pub(crate) enum Target {
 /// The generation that no connection has; the index then says what else it is.
 const NO_CONNECTION: u32 = u32::MAX;
 const WAKE: u32 = u32::MAX;
+const SIGNAL: u32 = u32::MAX - 1;
 
 const _: () = assert!(usize::BITS >= 64, "a token packs two 32-bit numbers into a usize");
 
 impl Token {
     /// The token of an event that [`Wake::wake`](super::Wake::wake) causes.
     pub const WAKE: Self = Self::pack(WAKE, NO_CONNECTION);
+
+    /// The token of a signal that [`Kernel::catch_signals`](super::Kernel::catch_signals) caught.
+    pub const SIGNAL: Self = Self::pack(SIGNAL, NO_CONNECTION);
 
     const fn pack(index: u32, generation: u32) -> Self {
         Self((generation as usize) << 32 | index as usize)
@@ -46,10 +52,10 @@ impl Token {
     /// The token of the listener with this index.
     ///
     /// # Panics
-    /// If there are 2^32 - 1 listeners.
+    /// If there are 2^32 - 2 listeners.
     pub fn listener(index: usize) -> Self {
-        let index = u32::try_from(index).ok().filter(|&index| index != WAKE);
-        Self::pack(index.expect("fewer than 2^32 - 1 listeners"), NO_CONNECTION)
+        let index = u32::try_from(index).ok().filter(|&index| index < SIGNAL);
+        Self::pack(index.expect("fewer than 2^32 - 2 listeners"), NO_CONNECTION)
     }
 
     /// The token that [`as_raw`](Self::as_raw) gave this word for. Any other word is the token of a
@@ -74,6 +80,7 @@ impl Token {
         let (index, generation) = (self.0 as u32, (self.0 >> 32) as u32);
         match (generation, index) {
             (NO_CONNECTION, WAKE) => Target::Wake,
+            (NO_CONNECTION, SIGNAL) => Target::Signal,
             (NO_CONNECTION, _) => Target::Listener(index as usize),
             _ => Target::Connection(ConnId { index, generation }),
         }
@@ -265,6 +272,7 @@ mod tests {
         assert_eq!(Token::connection(id).target(), Target::Connection(id));
         assert_eq!(Token::listener(0).target(), Target::Listener(0));
         assert_eq!(Token::WAKE.target(), Target::Wake);
+        assert_eq!(Token::SIGNAL.target(), Target::Signal);
     }
 
     #[test]

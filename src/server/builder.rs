@@ -3,10 +3,10 @@ use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::thread::JoinHandle;
 
 use super::limits::descriptor_limit;
-use super::{Handle, IpNet, Limits, Observer, Server, Stats, run_workers};
+use super::{Control, Handle, IpNet, Limits, Observer, Server, Stats, run_workers};
 use crate::auth::Keyring;
 use crate::proto::{Config, Handler, Upper};
-use crate::reactor::{ListenOptions, MioKernel};
+use crate::reactor::{Kernel, ListenOptions, MioKernel};
 
 /// Describes a server before it exists.
 ///
@@ -32,6 +32,7 @@ pub struct ServerBuilder<H = Upper> {
     records: bool,
     handler: H,
     observer: Option<Box<dyn Observer>>,
+    control: Option<(Box<dyn Control>, Vec<i32>)>,
 }
 
 /// Why a server could not be built.
@@ -58,6 +59,17 @@ pub enum BuildError {
     /// Something that was handed over is one loop's, and there are to be several.
     #[error("{0} that was handed over is for one loop, and there are to be several")]
     NotShared(&'static str),
+    /// The drain would end before the listeners close.
+    #[error(
+        "a drain that may take {timeout:?} in all cannot begin with a delay of {delay:?}: make the \
+         delay shorter or the time longer"
+    )]
+    DrainDelay {
+        /// [`Limits::drain_delay`].
+        delay: std::time::Duration,
+        /// [`Limits::drain_timeout`].
+        timeout: std::time::Duration,
+    },
     /// Not even one connection of each loop fits into the descriptors of the process.
     #[error(
         "one connection per worker needs {needed} descriptors in all, and this process may have \
@@ -100,6 +112,7 @@ impl ServerBuilder {
             records: false,
             handler: Upper,
             observer: None,
+            control: None,
         }
     }
 }
@@ -119,7 +132,8 @@ impl<H: Handler + Clone> ServerBuilder<H> {
         self
     }
 
-    /// Accepts from this listener too.
+    /// Accepts from this listener too. Several loops share it: each is woken for each client, and
+    /// the first to look gets it.
     #[must_use]
     pub fn listener(mut self, listener: TcpListener) -> Self {
         self.listeners.push(listener);
@@ -166,17 +180,8 @@ impl<H: Handler + Clone> ServerBuilder<H> {
     /// What authenticated connections answer; each gets a clone.
     #[must_use]
     pub fn handler<N: Handler + Clone>(self, handler: N) -> ServerBuilder<N> {
-        let Self {
-            addresses,
-            unresolved,
-            listeners,
-            config,
-            limits,
-            trusted,
-            records,
-            observer,
-            ..
-        } = self;
+        let Self { addresses, unresolved, listeners, config, limits, .. } = self;
+        let Self { trusted, records, observer, control, .. } = self;
         ServerBuilder {
             addresses,
             unresolved,
@@ -187,6 +192,7 @@ impl<H: Handler + Clone> ServerBuilder<H> {
             records,
             handler,
             observer,
+            control,
         }
     }
 
@@ -194,6 +200,14 @@ impl<H: Handler + Clone> ServerBuilder<H> {
     #[must_use]
     pub fn observer(mut self, observer: Box<dyn Observer>) -> Self {
         self.observer = Some(observer);
+        self
+    }
+
+    /// Leaves decisions to `control`, and catches these signals for it from the time the server is
+    /// built. With several loops the first has it, and it acts on all.
+    #[must_use]
+    pub fn control(mut self, control: Box<dyn Control>, signals: &[i32]) -> Self {
+        self.control = Some((control, signals.to_owned()));
         self
     }
 
@@ -211,8 +225,8 @@ impl<H: Handler + Clone> ServerBuilder<H> {
     /// [`run_workers`].
     ///
     /// # Errors
-    /// [`BuildError`], also if there are to be several and a listener or an observer was handed
-    /// over: give each server its own observer with [`Server::set_observer`].
+    /// [`BuildError`], also if there are to be several and an observer was handed over: give each
+    /// server its own with [`Server::set_observer`].
     pub fn build_workers(
         mut self,
         workers: usize,
@@ -223,6 +237,12 @@ impl<H: Handler + Clone> ServerBuilder<H> {
         let addresses = self.addresses.len() + self.listeners.len();
         let limits = allowed_limits(self.limits, workers, addresses)?;
         self.check(workers, &limits.part(0, workers.max(1)))?;
+        let kernels = (0..workers).map(|_| MioKernel::new(limits.events_per_poll));
+        let mut kernels = kernels.collect::<io::Result<Vec<_>>>()?;
+        if let Some((_, signals)) = &self.control {
+            // Before the listeners, so that no client sees a server which a signal would kill.
+            kernels[0].catch_signals(signals)?;
+        }
         let options = ListenOptions::new(limits.backlog, self.config.keepalive.is_some());
         let mut listeners: Vec<_> = std::iter::repeat_with(Vec::new).take(workers).collect();
         for &address in &self.addresses {
@@ -236,10 +256,12 @@ impl<H: Handler + Clone> ServerBuilder<H> {
             }
         }
         for listener in self.listeners {
-            listeners[0].push(MioKernel::adopt(listener, options)?);
+            for listeners in &mut listeners {
+                listeners.push(MioKernel::adopt(listener.try_clone()?, options)?);
+            }
         }
-        let servers = listeners.into_iter().enumerate().map(|(index, listeners)| {
-            let kernel = MioKernel::new(limits.events_per_poll)?;
+        let loops = kernels.into_iter().zip(listeners).enumerate();
+        let servers = loops.map(|(index, (kernel, listeners))| {
             let (config, limits) = (self.config.clone(), limits.part(index, workers));
             Server::with_kernel(kernel, listeners, config, limits, self.handler.clone())
         });
@@ -250,6 +272,10 @@ impl<H: Handler + Clone> ServerBuilder<H> {
         }
         if let Some(observer) = self.observer {
             servers[0].set_observer(observer);
+        }
+        if let Some((control, _)) = self.control {
+            let all = servers.iter().map(Server::handle).collect();
+            servers[0].set_control(control, all);
         }
         Ok(servers)
     }
@@ -280,11 +306,13 @@ impl<H: Handler + Clone> ServerBuilder<H> {
         if self.addresses.is_empty() && self.listeners.is_empty() {
             return Err(BuildError::NoAddress);
         }
-        if workers > 1 && !self.listeners.is_empty() {
-            return Err(BuildError::NotShared("a listener"));
-        }
         if workers > 1 && self.observer.is_some() {
             return Err(BuildError::NotShared("an observer"));
+        }
+        if let Some(timeout) = least.drain_timeout.filter(|timeout| *timeout <= least.drain_delay)
+            && !least.drain_delay.is_zero()
+        {
+            return Err(BuildError::DrainDelay { delay: least.drain_delay, timeout });
         }
         let counts = [
             ("workers", workers),

@@ -49,15 +49,19 @@ pub struct Limits {
     /// 64 at least: 1 MiB, which is about a millisecond of its time. Beyond it
     /// [`Handle::push`](super::Handle::push) fails.
     pub mailbox_bytes: usize,
-    /// How long a drained loop waits for its last connections, if not for ever: 25 s, just under
-    /// the 30 s that service managers grant.
+    /// How long a loop that is to drain still accepts and serves as before, so that balancers can
+    /// notice ([`Server::is_ready`](super::Server::is_ready)) and send new clients elsewhere: zero.
+    /// Less than [`Limits::drain_timeout`].
+    pub drain_delay: Duration,
+    /// How long a drain may take in all, with [`Limits::drain_delay`], before the last connections
+    /// are cut off, if not for ever: 25 s, just under the 30 s that service managers grant.
     pub drain_timeout: Option<Duration>,
     /// Peers asked for a sign of life in one second (see
     /// [`Config::keepalive`](crate::proto::Config::keepalive)): 2,000, which is 8 in a tick of the
     /// kernel's clock, and a queue between two interfaces holds 1,000 packets. A crowd of more than
     /// 60,000 is therefore probed over a longer time, and one of more than 240,000 less often.
     pub probes_per_second: usize,
-    /// Deadlines handled in one turn: 1024.
+    /// Deadlines handled in one turn, and connections that a drain begins to finish in one: 1024.
     pub deadlines_per_turn: usize,
     /// Events taken from one poll at first; doubled up to 4,096 whenever they were not enough.
     pub events_per_poll: usize,
@@ -144,6 +148,7 @@ impl Limits {
             shed_per_retry: 5,
             bytes_per_turn: 1 << 20,
             mailbox_bytes: 1 << 20,
+            drain_delay: Duration::ZERO,
             drain_timeout: Some(Duration::from_secs(25)),
             probes_per_second: 2000,
             deadlines_per_turn: 1024,

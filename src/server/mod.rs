@@ -12,6 +12,7 @@ mod admission;
 mod builder;
 #[cfg(any(test, feature = "testing"))]
 mod check;
+mod control;
 mod handle;
 mod keepalive;
 mod limits;
@@ -29,6 +30,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use accept::{Acceptor, Listening, Purpose};
+use control::Controlled;
 use handle::{Command, Inbox};
 use keepalive::Keepalive;
 use pump::Pumped;
@@ -41,6 +43,7 @@ use crate::reactor::{Close, Kernel, MioKernel, Reactor, Ready, Target, Token};
 
 pub use crate::proto::ConnId;
 pub use builder::{BuildError, Running, ServerBuilder};
+pub use control::{Control, ServiceState};
 pub use handle::{Handle, PushError};
 pub use ipnet::IpNet;
 pub use limits::Limits;
@@ -68,15 +71,23 @@ pub struct Server<K: Kernel = MioKernel, H = Upper> {
     /// `None` unless they are asked for.
     records: Option<Records>,
     observer: Option<Box<dyn Observer>>,
+    controlled: Option<Controlled>,
     inbox: Inbox,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Lifecycle {
     Running,
+    /// Accepts and serves as before until this time, for those who choose servers to notice.
+    Unready {
+        close_at: Monotonic,
+        until: Option<Monotonic>,
+    },
     /// Ends when the last connection has, or at this time if there is one.
     Draining {
         until: Option<Monotonic>,
+        /// The first slot whose connection is not yet being finished.
+        next: Option<u32>,
     },
     Stopped,
 }
@@ -131,6 +142,7 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
             lifecycle: Lifecycle::Running,
             records: None,
             observer: None,
+            controlled: None,
             inbox,
         })
     }
@@ -202,21 +214,29 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
     /// single connection never ends it, nor does a panic of its handler or of the observer.
     pub fn turn(&mut self) -> io::Result<bool> {
         let wait = self.wait();
-        let mut woken = false;
+        let (mut woken, mut signaled) = (false, false);
         let polled = self.reactor.poll(wait, |target| match target {
             Target::Wake => woken = true,
+            Target::Signal => signaled = true,
             Target::Listener(index) => self.acceptor.handle_event(index),
             Target::Connection(_) => self.stats.stale_events += 1,
         });
         polled.inspect_err(|_| self.inbox.close())?;
         self.stats.turns += 1;
-        if woken {
+        if signaled {
+            self.handle_signals();
+        }
+        // A signal's commands take effect in its own turn.
+        if woken || signaled {
             self.handle_commands();
         }
         self.pump_queue();
         self.handle_deadlines();
         self.accept()?;
         self.finish_draining();
+        if self.controlled.is_some() {
+            self.keep_control_informed();
+        }
         Ok(self.lifecycle != Lifecycle::Stopped)
     }
 
@@ -229,10 +249,13 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         }
         let now = self.reactor.now();
         let drained = match self.lifecycle {
-            Lifecycle::Draining { until } => until,
+            Lifecycle::Unready { close_at, .. } => Some(close_at),
+            Lifecycle::Draining { next: Some(_), .. } => Some(now),
+            Lifecycle::Draining { next: None, until } => until,
             Lifecycle::Running | Lifecycle::Stopped => None,
         };
-        let times = [self.reactor.next_step(), self.acceptor.next_attempt(now), drained];
+        let accept = self.acceptor.next_attempt(now);
+        let times = [self.reactor.next_step(), accept, drained, self.next_tick()];
         times.into_iter().flatten().min().map(|time| time.since(now))
     }
 
@@ -244,8 +267,8 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
                 Command::ReplaceKeyring(keyring) => self.replace_keyring(*keyring),
                 Command::KeepRecords(keep) => self.keep_records(keep),
                 Command::Push(id, message) => self.push(id, message),
-                // The thread that asked may be gone.
-                Command::Stats(reply) => drop(reply.send(self.stats())),
+                Command::Reload => drop(self.reload()),
+                Command::Stats(collector) => collector.add(self.stats()),
             }
         }
     }
@@ -436,22 +459,50 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         if self.lifecycle != Lifecycle::Running {
             return;
         }
-        let until = self.limits.drain_timeout;
-        let until = until.map(|limit| self.reactor.now().saturating_add(limit));
-        self.lifecycle = Lifecycle::Draining { until };
+        let now = self.reactor.now();
+        let until = self.limits.drain_timeout.map(|limit| now.saturating_add(limit));
+        if self.limits.drain_delay.is_zero() {
+            self.close_listeners(until);
+        } else {
+            let close_at = now.saturating_add(self.limits.drain_delay);
+            self.lifecycle = Lifecycle::Unready { close_at, until };
+            self.report_state();
+        }
+    }
+
+    fn close_listeners(&mut self, until: Option<Monotonic>) {
+        self.lifecycle = Lifecycle::Draining { until, next: Some(0) };
         self.acceptor.close();
-        self.for_each(|server, id| {
-            let slot = server.reactor.slots.get_mut(id).expect("it was found just now");
+        self.report_state();
+    }
+
+    /// Lets more connections finish, a limited number per turn: each costs a half-close, and those
+    /// that still wait for an answer wait for all of them. There are no new ones by now.
+    fn drain_some(&mut self, mut next: Option<u32>) -> Option<u32> {
+        for _ in 0..self.limits.deadlines_per_turn {
+            let id = self.reactor.slots.id_from(next?)?;
+            let slot = self.reactor.slots.get_mut(id).expect("it was found just now");
             slot.connection.close(CloseReason::Drained);
-            server.reactor.requeue(id);
-        });
+            self.pump(id);
+            next = Some(id.index + 1);
+        }
+        next
     }
 
     fn finish_draining(&mut self) {
-        let Lifecycle::Draining { until } = self.lifecycle else { return };
+        let now = self.reactor.now();
+        if let Lifecycle::Unready { close_at, until } = self.lifecycle
+            && close_at <= now
+        {
+            self.close_listeners(until);
+        }
+        let Lifecycle::Draining { until, next } = self.lifecycle else { return };
+        if next.is_some() {
+            self.lifecycle = Lifecycle::Draining { until, next: self.drain_some(next) };
+        }
         if self.reactor.slots.is_empty() {
             self.end();
-        } else if until.is_some_and(|until| until <= self.reactor.now()) {
+        } else if until.is_some_and(|until| until <= now) {
             self.end_all(CloseReason::DrainTimeout);
         }
     }

@@ -47,7 +47,7 @@ pub struct Stats {
     pub pushed: u64,
     /// Pushed messages whose connection was gone, about to end, or too far behind.
     pub pushes_dropped: u64,
-    /// Panics of the observer. Those of handlers are counted as
+    /// Panics of the observer and of the control. Those of handlers are counted as
     /// [`CloseReason::HandlerPanicked`].
     pub observer_panics: u64,
     /// Peers asked for a sign of life.

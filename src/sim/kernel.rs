@@ -37,12 +37,14 @@ impl Kernel for SimKernel {
         if self.woken.swap(false, Ordering::Relaxed) {
             self.deliver(Token::WAKE, Ready::READABLE, &mut on_event);
         }
+        self.announce_signals(&mut on_event);
         self.announce_clients(&mut on_event);
         for _ in 0..self.edges.len() {
             self.announce_edge(&mut on_event);
         }
         self.disturb(&mut on_event);
         let pending = !self.edges.is_empty() || !self.under_way.is_empty() || self.listener_edge;
+        let pending = pending || self.signal_edge;
         let nothing = self.events == before && !pending;
         self.asleep = nothing && timeout != Some(Duration::ZERO);
         let forbidden = nothing && timeout == Some(Duration::ZERO);
@@ -53,6 +55,15 @@ impl Kernel for SimKernel {
 
     fn waker(&self) -> Arc<dyn Wake> {
         Arc::new(SimWaker(Arc::clone(&self.woken)))
+    }
+
+    /// Every signal that a test sends is caught.
+    fn catch_signals(&mut self, _signals: &[i32]) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn next_signal(&mut self) -> Option<i32> {
+        self.signals.pop_front()
     }
 
     fn register_listener(&mut self, _listener: &mut (), token: Token) -> io::Result<()> {
@@ -249,6 +260,17 @@ impl SimKernel {
             if self.random.chance(self.faults.repeated_event) {
                 self.deliver(token, Ready::READABLE, on_event);
             }
+        }
+    }
+
+    fn announce_signals(&mut self, on_event: &mut impl FnMut(Token, Ready)) {
+        if !self.signal_edge || self.random.chance(self.faults.delayed_event) {
+            return;
+        }
+        self.signal_edge = false;
+        self.deliver(Token::SIGNAL, Ready::READABLE, on_event);
+        if self.random.chance(self.faults.repeated_event) {
+            self.deliver(Token::SIGNAL, Ready::READABLE, on_event);
         }
     }
 

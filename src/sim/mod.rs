@@ -68,6 +68,9 @@ pub struct SimKernel {
     descriptors: usize,
     open: usize,
     woken: Arc<AtomicBool>,
+    /// Signals that have come and were not taken.
+    signals: VecDeque<i32>,
+    signal_edge: bool,
     events: u64,
     calls: u64,
     /// Polls in a row that were forbidden to sleep, without an event or a call that achieved
@@ -130,6 +133,8 @@ impl SimKernel {
             stale: VecDeque::new(),
             open: 0,
             woken: Arc::default(),
+            signals: VecDeque::new(),
+            signal_edge: false,
             events: 0,
             calls: 0,
             fruitless: 0,
@@ -239,6 +244,13 @@ impl SimKernel {
     pub fn pass(&mut self, time: Duration) {
         self.clock += time;
         self.note(|| format!("{time:?} pass"));
+    }
+
+    /// Sends the process a signal.
+    pub fn signal(&mut self, signal: i32) {
+        self.note(|| format!("signal {signal}"));
+        self.signals.push_back(signal);
+        self.signal_edge = true;
     }
 
     /// A client connects, whose address `accept` does not tell. Each direction holds this many

@@ -13,3 +13,4 @@ mod http;
 mod http_world;
 mod metrics;
 mod proxy;
+mod service;

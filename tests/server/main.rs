@@ -9,4 +9,5 @@ mod admission;
 mod handler;
 mod keepalive;
 mod loopback;
+mod records;
 mod workers;

@@ -1,27 +1,31 @@
 //! `saltecho serve`: from flags to running event loops.
 
+mod activation;
 mod admission;
 mod args;
+mod control;
 mod fields;
 mod journal;
+mod notify;
 mod port_file;
-mod signals;
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 
-use anyhow::{Context, anyhow};
+use anyhow::Context;
 use saltecho::auth::Keyring;
 use saltecho::proto::{Config, Handler, Identity, Upper};
 use saltecho::reactor::MioKernel;
 use saltecho::server::{BuildError, Limits, Server, ServerBuilder, run_workers};
 use signal_hook::consts::SIGHUP;
 
+use self::activation::Passed;
+use self::control::{SIGNALS, ServiceControl};
 use self::fields::{Failed, Listening};
 use self::journal::Reporter;
 use self::port_file::PortFile;
-use self::signals::Signals;
 
+use crate::cli::address::ServerAddress;
 use crate::cli::failure::{Exit, Failure};
 use crate::cli::keyfile::{Keys, is_loopback};
 use crate::cli::log::{Entry, Level, Log, LogFormat, Severity};
@@ -31,6 +35,8 @@ pub(super) use args::ServeArgs;
 
 /// Runs the service. `warnings` are about its environment.
 pub(super) fn run(args: &ServeArgs, warnings: &[String]) -> Result<(), Failure> {
+    // Before the second thread is there.
+    let passed = Passed::take().map_err(|error| Failure::new(Exit::Usage, error));
     let level = match (args.quiet, args.verbose) {
         (true, _) => Level::Quiet,
         (false, true) => Level::Verbose,
@@ -41,10 +47,10 @@ pub(super) fn run(args: &ServeArgs, warnings: &[String]) -> Result<(), Failure> 
     for warning in warnings {
         log.warn_at(Level::Quiet, warning);
     }
-    let result = match args.reply {
-        Reply::Upper => serve(args, &log, Upper),
-        Reply::Same => serve(args, &log, Identity),
-    };
+    let result = passed.and_then(|passed| match args.reply {
+        Reply::Upper => serve(args, passed, &log, Upper),
+        Reply::Same => serve(args, passed, &log, Identity),
+    });
     if let Err(failure) = &result {
         let entry = Entry::new(Severity::Error, "failed", failure.text());
         log.write(Level::Quiet, &entry.with(Failed { exit_code: failure.exit_code() }));
@@ -57,50 +63,53 @@ pub(super) fn run(args: &ServeArgs, warnings: &[String]) -> Result<(), Failure> 
 
 fn serve<H: Handler + Clone + Send>(
     args: &ServeArgs,
+    passed: Passed,
     log: &Log,
     handler: H,
 ) -> Result<(), Failure> {
-    refuse_repeated(&args.listen)?;
-    let keys = Keys::for_server(&args.keys, &args.listen)
+    let listen = args.addresses(&passed);
+    refuse_repeated(&listen)?;
+    let passed_addresses = passed.service.iter().map(TcpListener::local_addr);
+    let passed_addresses = passed_addresses.collect::<io::Result<Vec<_>>>();
+    let addresses = passed_addresses.context("cannot get the address of a socket passed")?;
+    let addresses = [&listen[..], &addresses].concat();
+    let keys = Keys::for_server(&args.keys, &addresses)
         .map_err(|error| Failure::new(Exit::Usage, error))?;
-    warn_of_exposure(args, log);
+    warn_of_exposure(args, &addresses, log);
     let port_file = args.port_file.as_deref();
     let port_file = port_file
         .map(|path| PortFile::prepare(path, args.keys.key_file.as_deref()))
         .transpose()
         .map_err(|error| Failure::new(Exit::Usage, error))?;
-    let signals = Signals::catch()?;
     if args.keys.key_file.is_some() && not_ignored(&[SIGHUP]).is_empty() {
         log.print(
             Level::Normal,
             "SIGHUP was ignored at startup (by nohup?), so it does not reload the keys",
         );
     }
-    let (config, limits) = (args.config(keys.keyring), args.admission.apply(args.limits())?);
+    let limits = args.admission.apply(args.limits(addresses.len()))?;
+    let config = args.config(keys.keyring);
     let workers = usize::from(args.workers);
     let settings = journal::settings(&config, &limits, &keys.names, workers);
     let settings = settings + &args.admission.settings();
     let trusted = args.admission.trusted().iter().copied();
     let mut builder = Server::builder().config(config).limits(limits).trust(trusted);
-    for address in &args.listen {
+    for address in &listen {
         builder = builder.listen(*address);
     }
-    let mut servers = build(builder.handler(handler), args)?;
+    for listener in passed.service {
+        builder = builder.listener(listener);
+    }
+    let control = ServiceControl::new(log, &args.keys, &addresses, limits.drain_delay)
+        .map_err(|error| Failure::new(Exit::Usage, error))?;
+    let builder = builder.control(Box::new(control), &not_ignored(&SIGNALS));
+    let builder = builder.records(args.verbose || args.log_format == LogFormat::Json);
+    let mut servers = build(builder.handler(handler), args, &listen)?;
     let addresses = servers[0].addresses().context("cannot get the listening address")?;
     for (server, worker) in servers.iter_mut().zip(1..) {
-        server.keep_records(args.verbose || args.log_format == LogFormat::Json);
         let reporter = Reporter::new(log.clone(), worker, workers, addresses.clone());
         server.set_observer(Box::new(reporter));
     }
-    let handle = servers.iter().map(Server::handle).collect();
-    let reload = {
-        let (keys, listen) = (args.keys.clone(), args.listen.clone());
-        move || match keys.key_file {
-            Some(_) => Keys::for_server(&keys, &listen),
-            None => Err(anyhow!("there is no key file (-k)")),
-        }
-    };
-    let signals = signals.spawn(handle, log.clone(), reload)?;
     if let Some(port_file) = port_file {
         port_file.write(&addresses, log)?;
     }
@@ -109,7 +118,6 @@ fn serve<H: Handler + Clone + Send>(
     let entry = Entry::new(Severity::Info, "listening", text);
     log.write(Level::Normal, &entry.with(Listening { addresses: &addresses }));
     let stats = run_workers(servers).context("the event loop failed")?;
-    drop(signals);
     journal::print_counters(log, Level::Normal, &stats);
     journal::check(&stats)
 }
@@ -125,23 +133,33 @@ impl ServeArgs {
         config
     }
 
-    fn limits(&self) -> Limits {
+    /// The addresses to listen on beside the sockets that were passed, which take the place of the
+    /// default.
+    fn addresses(&self, passed: &Passed) -> Vec<SocketAddr> {
+        match self.listen.is_empty() && passed.service.is_empty() {
+            true => vec![SocketAddr::from((Ipv4Addr::LOCALHOST, ServerAddress::DEFAULT_PORT))],
+            false => self.listen.clone(),
+        }
+    }
+
+    fn limits(&self, addresses: usize) -> Limits {
         let mut limits = match self.max_connections {
             Some(number) => Limits::for_connections(number as usize),
-            None => Limits::for_workers(self.workers.into(), self.listen.len()),
+            None => Limits::for_workers(self.workers.into(), addresses),
         };
         limits.backlog = self.backlog;
+        limits.drain_delay = self.drain_delay.0.unwrap_or_default();
         limits.drain_timeout = self.drain_timeout.0;
         limits.spin = self.spin.0;
         limits
     }
 }
 
-fn warn_of_exposure(args: &ServeArgs, log: &Log) {
+fn warn_of_exposure(args: &ServeArgs, addresses: &[SocketAddr], log: &Log) {
     if args.keys.key_file.is_none() {
         log.warn("using the demo key, which is public; use your own with -k FILE");
     }
-    if let Some(address) = args.listen.iter().find(|address| !is_loopback(address)) {
+    if let Some(address) = addresses.iter().find(|address| !is_loopback(address)) {
         log.warn(format_args!(
             "{address} can be reached from other machines, and nothing is encrypted: traffic can \
              be read and changed on the way"
@@ -167,15 +185,23 @@ fn refuse_repeated(addresses: &[SocketAddr]) -> Result<(), Failure> {
 fn build<H: Handler + Clone>(
     builder: ServerBuilder<H>,
     args: &ServeArgs,
+    listen: &[SocketAddr],
 ) -> Result<Vec<Server<MioKernel, H>>, Failure> {
     builder.build_workers(args.workers.into()).map_err(|error| match error {
-        BuildError::Listen { address, source } => match overlapping(&args.listen, address) {
+        BuildError::Listen { address, source } => match overlapping(listen, address) {
             Some(other) if source.kind() == io::ErrorKind::AddrInUse => {
                 let text = format!("-l {address} and -l {other} overlap: remove one");
                 Failure::with_message(Exit::Usage, text)
             }
             _ => Failure::with_message(Exit::Runtime, cannot_listen(address, &source)),
         },
+        BuildError::DrainDelay { .. } => {
+            let text = format!(
+                "--drain-delay {} must be shorter than --drain-timeout {}, which begins with it",
+                args.drain_delay, args.drain_timeout
+            );
+            Failure::with_message(Exit::Usage, text)
+        }
         BuildError::Descriptors { .. } => {
             Failure::with_message(Exit::Usage, format!("--max-connections: {error}"))
         }

@@ -1,0 +1,209 @@
+//! Signals, reloads and the service manager: what a loop leaves to the program.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Result, anyhow};
+use saltecho::server::{Control, Handle, ServiceState, Stats};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
+
+use super::journal;
+use super::notify::Notifier;
+use crate::cli::keyfile::{KeyArgs, Keys};
+use crate::cli::log::{Level, Log, NoLevel};
+use crate::cli::values::Limit;
+
+/// The signals that have a meaning.
+pub(super) const SIGNALS: [i32; 4] = [SIGTERM, SIGINT, SIGHUP, SIGUSR1];
+
+/// The program's side of the loops. They call it, so nothing in it blocks but the reading of the
+/// key file.
+pub(super) struct ServiceControl {
+    log: Log,
+    keys: KeyArgs,
+    /// The addresses that keys are judged for.
+    addresses: Vec<SocketAddr>,
+    drain_delay: Duration,
+    draining: bool,
+    /// Known from the first state on.
+    server: Option<Handle>,
+    manager: Option<Manager>,
+}
+
+/// The service manager. Shared with the loop that is the last to answer.
+#[derive(Clone)]
+struct Manager {
+    log: Log,
+    notifier: Arc<Mutex<Option<Notifier>>>,
+}
+
+impl ServiceControl {
+    /// A control that reads the keys of `keys` again for a server at `addresses`.
+    ///
+    /// # Errors
+    /// Those of [`Notifier::from_env`].
+    pub(super) fn new(
+        log: &Log,
+        keys: &KeyArgs,
+        addresses: &[SocketAddr],
+        drain_delay: Duration,
+    ) -> Result<Self> {
+        let manager = Notifier::from_env()?.map(|notifier| Manager {
+            log: log.clone(),
+            notifier: Arc::new(Mutex::new(Some(notifier))),
+        });
+        Ok(Self {
+            log: log.clone(),
+            keys: keys.clone(),
+            addresses: addresses.to_owned(),
+            drain_delay,
+            draining: false,
+            server: None,
+            manager,
+        })
+    }
+
+    fn load_keys(&self) -> Result<Keys> {
+        match self.keys.key_file {
+            Some(_) => Keys::for_server(&self.keys, &self.addresses),
+            None => Err(anyhow!("there is no key file (-k)")),
+        }
+    }
+}
+
+impl Control for ServiceControl {
+    fn signal(&mut self, signal: i32, server: &Handle) {
+        match signal {
+            SIGHUP => server.reload(),
+            SIGUSR1 => {
+                let log = self.log.clone();
+                server.with_stats(move |stats| {
+                    journal::print_counters(&log, Level::Quiet, &stats);
+                });
+            }
+            _ if self.draining => server.stop(),
+            _ => {
+                self.draining = true;
+                server.drain();
+            }
+        }
+    }
+
+    fn reload(&mut self, server: &Handle) -> Result<String, String> {
+        let result = self.load_keys().map(|keys| {
+            server.replace_keyring(keys.keyring);
+            format!("keys reloaded: {}", keys.names.join(", "))
+        });
+        let result = result
+            .map_err(|error| format!("keys not reloaded, the old ones stay valid: {error:#}"));
+        match &result {
+            Ok(text) => self.log.print(Level::Normal, text),
+            Err(text) => self.log.warn_at(Level::Quiet, text),
+        }
+        if let Some(manager) = &self.manager {
+            let failure = result.as_ref().err().cloned();
+            manager.notify(|notifier| {
+                notifier.reloaded(failure);
+                Ok(())
+            });
+        }
+        result
+    }
+
+    /// At `verbose` the end of a connection is logged with what its record tells, so from then on
+    /// records are kept.
+    fn set_log_level(&mut self, level: &str) -> Result<String, String> {
+        let level: Level = level.parse().map_err(|error: NoLevel| error.to_string())?;
+        self.log.set_level(level);
+        if let Some(server) = self.server.as_ref().filter(|_| level == Level::Verbose) {
+            server.keep_records(true);
+        }
+        Ok(format!("the log level is now {}", level.name()))
+    }
+
+    fn log_lines_suppressed(&self) -> u64 {
+        self.log.suppressed()
+    }
+
+    fn state(&mut self, state: ServiceState, server: &Handle) {
+        self.server.get_or_insert_with(|| server.clone());
+        match state {
+            ServiceState::Unready => {
+                let delay = Limit(Some(self.drain_delay));
+                let text = format_args!(
+                    "draining in {delay}: not ready, but still accepting; signal again to stop now"
+                );
+                self.log.print(Level::Normal, text);
+            }
+            ServiceState::Draining => self.log.print(
+                Level::Normal,
+                "draining: no new connections, finishing pending answers; signal again to stop now",
+            ),
+            _ => {}
+        }
+        self.draining |= matches!(state, ServiceState::Unready | ServiceState::Draining);
+        if let Some(manager) = &self.manager {
+            manager.notify(|notifier| notifier.state(state));
+        }
+    }
+
+    fn period(&self) -> Option<Duration> {
+        let notifier = self.manager.as_ref()?.notifier.lock();
+        notifier.unwrap_or_else(PoisonError::into_inner).as_ref().map(Notifier::period)
+    }
+
+    /// Feeds the watchdog once every loop has answered.
+    fn tick(&mut self, server: &Handle) {
+        if let Some(manager) = self.manager.clone() {
+            server.with_stats(move |stats: Stats| {
+                manager.notify(|notifier| notifier.beat(&stats));
+            });
+        }
+    }
+}
+
+impl Manager {
+    /// Reports to the manager, unless that has failed before.
+    fn notify(&self, report: impl FnOnce(&mut Notifier) -> std::io::Result<()>) {
+        let mut notifier = self.notifier.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(Err(error)) = notifier.as_mut().map(report) {
+            self.log.warn(format_args!(
+                "cannot report to the service manager, and will not again: NOTIFY_SOCKET: {error}"
+            ));
+            *notifier = None;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::cli::log::LogFormat;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        keys: KeyArgs,
+    }
+
+    #[test]
+    fn the_level_of_the_log_is_set_by_name() {
+        let (log, thread) = Log::start(Level::Normal, LogFormat::Auto).unwrap();
+        let keys = Line::parse_from(["serve"]).keys;
+        let mut control = ServiceControl::new(&log, &keys, &[], Duration::ZERO).unwrap();
+        for (name, enabled) in [("verbose", Level::Verbose), ("quiet", Level::Quiet)] {
+            let answer = control.set_log_level(name).unwrap();
+            assert_eq!(answer, format!("the log level is now {name}"));
+            assert!(log.is_enabled(enabled));
+        }
+        assert!(!log.is_enabled(Level::Normal));
+        let refused = control.set_log_level("loud").unwrap_err();
+        assert_eq!(refused, "no such log level: use quiet, normal or verbose");
+        assert_eq!(control.log_lines_suppressed(), 0);
+        drop((log, control));
+        assert!(thread.finish());
+    }
+}
