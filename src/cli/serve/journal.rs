@@ -185,7 +185,8 @@ impl Observer for Reporter {
         let unauthenticated = self.forget(id);
         let is_failure = matches!(reason, CloseReason::Rejected | CloseReason::AuthTimeout);
         let every = self.logs_every_end();
-        if !every && !(is_failure && self.log.is_enabled(Level::Normal)) {
+        let is_logged = every || (is_failure && self.log.is_enabled(Level::Normal));
+        if !is_logged {
             return;
         }
         let peer = unauthenticated.or(record.and_then(|record| record.peer));
