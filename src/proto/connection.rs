@@ -255,13 +255,13 @@ impl<H: Handler> Connection<H> {
                 }
             }
         }
-        let reply = match &mut self.stage {
+        match &mut self.stage {
             Stage::Echoing(None) if !input.is_empty() => {
                 match guarded(|| self.handler.handle(input)) {
-                    Some(answer) => Reply::new(self, config, now, input, answer),
+                    Some(answer) => Reply::new(self, config, now, key, input, answer),
                     None => {
                         self.end_unanswered();
-                        Reply::empty(self, config, now)
+                        Reply::empty(self, config, now, key)
                     }
                 }
             }
@@ -272,14 +272,13 @@ impl<H: Handler> Connection<H> {
                     let reason = *reason;
                     self.end(reason);
                 }
-                Reply::empty(self, config, now)
+                Reply::empty(self, config, now, key)
             }
             Stage::AwaitDigest(_)
             | Stage::Echoing(None)
             | Stage::Finishing(_)
-            | Stage::Closed { .. } => Reply::empty(self, config, now),
-        };
-        reply.with_key(key)
+            | Stage::Closed { .. } => Reply::empty(self, config, now, key),
+        }
     }
 
     /// Reports that the kernel took the first `n` bytes of [`chunk`](Self::chunk).

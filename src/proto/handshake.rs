@@ -55,10 +55,10 @@ impl Handshake {
     /// if it is right. An unauthenticated client costs one MAC of each key at most, after its last
     /// byte.
     #[must_use]
-    pub(super) fn verify(&self, config: &Config) -> Option<Option<usize>> {
+    pub(super) fn verify(&self, config: &Config) -> Option<Option<u8>> {
         let received = self.received as usize;
         let complete = received >= config.keyring.algorithm().digest_len();
-        complete.then(|| config.keyring.find(&self.challenge, &self.digest[..received]))
+        complete.then(|| config.keyring.position(&self.challenge, &self.digest[..received]))
     }
 }
 
