@@ -191,7 +191,7 @@ impl Keyring {
     /// [`find`](Self::find).
     #[must_use]
     pub fn verify(&self, challenge: &Challenge, answer: &[u8]) -> bool {
-        self.find(challenge, answer).is_some()
+        self.position(challenge, answer).is_some()
     }
 
     /// Finds the key under which `answer` is the digest of `challenge`: its position in the ring, the
@@ -202,13 +202,18 @@ impl Keyring {
     /// bytes. An answer of another length is wrong; its length is not secret.
     #[must_use]
     pub fn find(&self, challenge: &Challenge, answer: &[u8]) -> Option<usize> {
+        self.position(challenge, answer).map(usize::from)
+    }
+
+    /// The same in the byte that replies carry.
+    pub(crate) fn position(&self, challenge: &Challenge, answer: &[u8]) -> Option<u8> {
         let (mut any, mut found) = (Choice::from(0), 0u8);
         for (position, key) in (0u8..).zip(&self.keys) {
             let matches = key.tag(challenge.as_bytes()).as_bytes().ct_eq(answer);
             found.conditional_assign(&position, matches & !any);
             any |= matches;
         }
-        bool::from(any).then_some(found.into())
+        bool::from(any).then_some(found)
     }
 }
 

@@ -16,11 +16,16 @@ const PREFIX: &str = "SALTECHO_";
 /// The Jaro-Winkler similarity from which a name counts as a misspelling of another.
 const SIMILAR: f64 = 0.9;
 
-/// Warns about variables that look like settings but are not. They are no error, because the
+/// Warnings about variables that look like settings but are not. They are no error, because the
 /// environment may be shared with other programs.
-pub(super) fn warn_of_unknown() {
+pub(super) fn warnings() -> Vec<String> {
     let known = known(&Cli::command());
-    for warning in std::env::vars_os().filter_map(|(name, _)| warning(&name, &known)) {
+    std::env::vars_os().filter_map(|(name, _)| warning(&name, &known)).collect()
+}
+
+/// Prints the warnings, for a command that has no log.
+pub(super) fn print(warnings: &[String]) {
+    for warning in warnings {
         let _ = writeln!(anstream::stderr(), "saltecho: {WARNING}warning:{RESET} {warning}");
     }
 }

@@ -52,7 +52,11 @@ impl Failure {
         format!("{:#}", self.error)
     }
 
-    /// Ends the program without printing the failure, where stderr would block for ever.
+    pub(super) const fn exit_code(&self) -> u8 {
+        self.exit as u8
+    }
+
+    /// Ends the program without printing the failure, which its log has.
     pub(super) fn exit_silently(&self) -> ! {
         std::process::exit(self.exit as i32)
     }
@@ -62,7 +66,7 @@ impl Failure {
         let text = Visible(self.text());
         let excerpt = self.error.downcast_ref().map_or("", FileError::excerpt);
         output::print_error(&format!("saltecho: {ERROR}error:{RESET} {text}\n{excerpt}"));
-        ExitCode::from(self.exit as u8)
+        ExitCode::from(self.exit_code())
     }
 }
 

@@ -44,17 +44,21 @@ const STACK: usize = 2 << 20;
 /// Runs the command that the command line names.
 pub(crate) fn main() -> ExitCode {
     signals::outlive_file_size_limit();
-    let parse = || {
-        environment::warn_of_unknown();
-        config::parse()
+    let (warnings, parsed) = match on_own_stack(|| (environment::warnings(), config::parse())) {
+        Ok(parsed) => parsed,
+        Err(failure) => return failure.report(),
     };
-    let outcome = match on_own_stack(parse) {
-        Ok(Ok(cli)) => execute(cli.command),
-        Ok(Err(Refusal::CommandLine(answer))) if answer.use_stderr() => {
+    // A server has a log for them.
+    if !matches!(&parsed, Ok(Cli { command: Command::Serve(_) })) {
+        environment::print(&warnings);
+    }
+    let outcome = match parsed {
+        Ok(cli) => execute(cli.command, &warnings),
+        Err(Refusal::CommandLine(answer)) if answer.use_stderr() => {
             return print_usage_error(&answer);
         }
-        Ok(Err(Refusal::CommandLine(answer))) => print_help(&answer),
-        Ok(Err(Refusal::Configuration(failure))) | Err(failure) => Err(failure),
+        Err(Refusal::CommandLine(answer)) => print_help(&answer),
+        Err(Refusal::Configuration(failure)) => Err(failure),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -72,9 +76,9 @@ fn on_own_stack<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T, Failure> 
     })
 }
 
-fn execute(command: Command) -> Result<(), Failure> {
+fn execute(command: Command, warnings: &[String]) -> Result<(), Failure> {
     match command {
-        Command::Serve(args) => serve::run(&args),
+        Command::Serve(args) => serve::run(&args, warnings),
         Command::Connect(args) => connect::run(&args),
         Command::Load(args) => load::run(&args),
         Command::Report(args) => on_own_stack(|| report::run(&args))?,

@@ -198,7 +198,7 @@ impl Scrape {
             MetricType::Counter,
             rows.map(|(result, key, count)| ([("result", result), ("key", key)], count)),
         )?;
-        let closed = CloseReason::ALL.iter().map(|reason| (label(*reason), of(*reason)));
+        let closed = CloseReason::ALL.iter().map(|reason| (reason.label(), of(*reason)));
         page.counters("saltecho_closed", "Connections that ended, by reason.", "reason", closed)?;
         page.counter(
             "saltecho_log_lines_suppressed",
@@ -393,36 +393,5 @@ impl Page<'_> {
             row.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)?;
         }
         Ok(())
-    }
-}
-
-/// A reason as the value of a label: its name in the source, in snake case.
-const fn label(reason: CloseReason) -> &'static str {
-    match reason {
-        CloseReason::PeerFinished => "peer_finished",
-        CloseReason::Rejected => "rejected",
-        CloseReason::AuthAbandoned => "auth_abandoned",
-        CloseReason::HeaderMissing => "header_missing",
-        CloseReason::HeaderMalformed => "header_malformed",
-        CloseReason::HeaderTimeout => "header_timeout",
-        CloseReason::Refused => "refused",
-        CloseReason::HealthCheck => "health_check",
-        CloseReason::AuthTimeout => "auth_timeout",
-        CloseReason::IdleTimeout => "idle_timeout",
-        CloseReason::SendTimeout => "send_timeout",
-        CloseReason::Reset => "reset",
-        CloseReason::TransportError => "transport_error",
-        CloseReason::PeerVanished => "peer_vanished",
-        CloseReason::HandlerClosed => "handler_closed",
-        CloseReason::AnswerTooLong => "answer_too_long",
-        CloseReason::HandlerPanicked => "handler_panicked",
-        CloseReason::FellBehind => "fell_behind",
-        CloseReason::Drained => "drained",
-        CloseReason::DrainTimeout => "drain_timeout",
-        CloseReason::Stopped => "stopped",
-        CloseReason::Killed => "killed",
-        CloseReason::Evicted => "evicted",
-        CloseReason::SetupFailed => "setup_failed",
-        CloseReason::OutOfMemory => "out_of_memory",
     }
 }

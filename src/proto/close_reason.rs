@@ -123,6 +123,38 @@ impl CloseReason {
         }
     }
 
+    /// The reason in the labels of metrics and the fields of logs: its name in the source, in snake
+    /// case.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::PeerFinished => "peer_finished",
+            Self::Rejected => "rejected",
+            Self::AuthAbandoned => "auth_abandoned",
+            Self::HeaderMissing => "header_missing",
+            Self::HeaderMalformed => "header_malformed",
+            Self::HeaderTimeout => "header_timeout",
+            Self::Refused => "refused",
+            Self::HealthCheck => "health_check",
+            Self::AuthTimeout => "auth_timeout",
+            Self::IdleTimeout => "idle_timeout",
+            Self::SendTimeout => "send_timeout",
+            Self::Reset => "reset",
+            Self::TransportError => "transport_error",
+            Self::PeerVanished => "peer_vanished",
+            Self::HandlerClosed => "handler_closed",
+            Self::AnswerTooLong => "answer_too_long",
+            Self::HandlerPanicked => "handler_panicked",
+            Self::FellBehind => "fell_behind",
+            Self::Drained => "drained",
+            Self::DrainTimeout => "drain_timeout",
+            Self::Stopped => "stopped",
+            Self::Killed => "killed",
+            Self::Evicted => "evicted",
+            Self::SetupFailed => "setup_failed",
+            Self::OutOfMemory => "out_of_memory",
+        }
+    }
+
     /// A short text for logs and summaries.
     pub const fn as_str(self) -> &'static str {
         match self {

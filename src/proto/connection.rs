@@ -292,7 +292,7 @@ impl<H: Handler> Connection<H> {
         if let Stage::AwaitDigest(handshake) = &mut self.stage {
             if handshake.awaits_header() {
                 self.take_header(config, input, now);
-                return Reply::empty(self, config, now);
+                return Reply::empty(self, config, now, None);
             }
             assert!(handshake.unsent().is_empty(), "received before the challenge was sent");
             let taken = handshake.take(input, config.keyring.algorithm().digest_len());
@@ -310,13 +310,13 @@ impl<H: Handler> Connection<H> {
                 }
             }
         }
-        let reply = match &mut self.stage {
+        match &mut self.stage {
             Stage::Echoing(None) if !input.is_empty() => {
                 match guarded(|| self.handler.handle(input)) {
-                    Some(answer) => Reply::new(self, config, now, input, answer),
+                    Some(answer) => Reply::new(self, config, now, key, input, answer),
                     None => {
                         self.end_unanswered();
-                        Reply::empty(self, config, now)
+                        Reply::empty(self, config, now, key)
                     }
                 }
             }
@@ -327,14 +327,13 @@ impl<H: Handler> Connection<H> {
                     let reason = *reason;
                     self.end(reason);
                 }
-                Reply::empty(self, config, now)
+                Reply::empty(self, config, now, key)
             }
             Stage::AwaitDigest(_)
             | Stage::Echoing(None)
             | Stage::Finishing(_)
-            | Stage::Closed { .. } => Reply::empty(self, config, now),
-        };
-        reply.with_key(key)
+            | Stage::Closed { .. } => Reply::empty(self, config, now, key),
+        }
     }
 
     /// Reports that the kernel took the first `n` bytes of [`chunk`](Self::chunk).

@@ -120,9 +120,9 @@ impl Handshake {
     /// if it is right. An unauthenticated client costs one MAC of each key at most, after its last
     /// byte.
     #[must_use]
-    pub(super) fn verify(&self, config: &Config) -> Option<Option<usize>> {
+    pub(super) fn verify(&self, config: &Config) -> Option<Option<u8>> {
         let digest = &self.digest[..usize::from(self.received)];
-        self.is_complete(config).then(|| config.keyring.find(&self.challenge, digest))
+        self.is_complete(config).then(|| config.keyring.position(&self.challenge, digest))
     }
 }
 

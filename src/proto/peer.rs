@@ -10,6 +10,13 @@ pub struct ConnId {
     pub(crate) generation: u32,
 }
 
+impl ConnId {
+    /// The connection's number in logs: its server counts them from 1.
+    pub const fn number(self) -> u32 {
+        self.generation
+    }
+}
+
 impl std::fmt::Display for ConnId {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "#{}", self.generation)

@@ -17,7 +17,7 @@ pub struct Reply<'a, H: Handler> {
     now: Monotonic,
     bytes: ReplyBytes<'a>,
     then_close: Option<CloseReason>,
-    key: Option<usize>,
+    key: Option<u8>,
 }
 
 enum ReplyBytes<'a> {
@@ -56,9 +56,10 @@ impl<'a, H: Handler> Reply<'a, H> {
         connection: &'a mut Connection<H>,
         config: &'a Config,
         now: Monotonic,
+        key: Option<u8>,
     ) -> Self {
         let bytes = ReplyBytes::InPlace(&[]);
-        Self { connection, config, now, bytes, then_close: None, key: None }
+        Self { connection, config, now, bytes, then_close: None, key }
     }
 
     /// The answer of the handler to `data`.
@@ -66,6 +67,7 @@ impl<'a, H: Handler> Reply<'a, H> {
         connection: &'a mut Connection<H>,
         config: &'a Config,
         now: Monotonic,
+        key: Option<u8>,
         data: &'a [u8],
         answer: Answer,
     ) -> Self {
@@ -81,18 +83,13 @@ impl<'a, H: Handler> Reply<'a, H> {
         if bytes.as_slice().is_empty() {
             connection.sendall_done(config, then_close, now);
         }
-        Self { connection, config, now, bytes, then_close, key: None }
-    }
-
-    pub(super) fn with_key(mut self, key: Option<usize>) -> Self {
-        self.key = key;
-        self
+        Self { connection, config, now, bytes, then_close, key }
     }
 
     /// Position of a key in [`Config::keyring`]: the one under which the peer authenticated with this
     /// `recv`. `None` for every other `recv`.
-    pub const fn key(&self) -> Option<usize> {
-        self.key
+    pub fn key(&self) -> Option<usize> {
+        self.key.map(usize::from)
     }
 
     /// Bytes to send; empty if there is no answer.

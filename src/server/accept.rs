@@ -259,7 +259,8 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         listener: usize,
     ) {
         let mut random = [0; Challenge::LEN];
-        if self.reactor.kernel.fill_random(&mut random).is_err() {
+        if let Err(error) = self.reactor.kernel.fill_random(&mut random) {
+            self.notify(|observer| observer.setup_failed(peer, &error));
             return self.cannot_open(stream, CloseReason::SetupFailed);
         }
         let Some(handler) = guarded(|| self.handler.clone()) else {
@@ -287,7 +288,8 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         // A new socket has room for a challenge; whether anything came is for an event to say.
         match self.reactor.enter(stream, connection, Ready::WRITABLE) {
             Ok(id) => self.pump(id),
-            Err((_, mut connection)) => {
+            Err((error, mut connection)) => {
+                self.notify(|observer| observer.setup_failed(peer, &error));
                 connection.abort(CloseReason::SetupFailed);
                 self.closed(id, connection, CloseReason::SetupFailed);
             }

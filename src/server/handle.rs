@@ -32,6 +32,7 @@ pub(super) enum Command {
     Reload,
     ReplaceKeyring(Box<Keyring>),
     Reconfigure(Box<Reconfiguration>),
+    KeepRecords(bool),
     Push(ConnId, Bytes),
     Stats(Arc<Collector>),
     Visit(Arc<Errand>),
@@ -237,6 +238,12 @@ impl Handle {
             let _ = one.post(Command::Reconfigure(Box::new(change)), 0);
         }
         Ok(())
+    }
+
+    /// Keeps records of the connections accepted from now on, or stops; see
+    /// [`Server::keep_records`](super::Server::keep_records).
+    pub fn keep_records(&self, keep: bool) {
+        self.post(&Command::KeepRecords(keep));
     }
 
     /// Sends `message` to a peer unasked, once it has been sent all that comes before, and before

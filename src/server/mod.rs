@@ -181,22 +181,6 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         self.observer = Some(observer);
     }
 
-    /// Keeps a [`Record`] of each connection accepted from now on, or stops keeping any. 72 bytes for
-    /// each connection of the largest crowd, until the last connection is gone; a branch for each turn
-    /// of a connection. Off at first.
-    pub fn keep_records(&mut self, keep: bool) {
-        if keep != self.records.is_some() {
-            self.records = keep.then(Records::default);
-        }
-    }
-
-    /// The record of an open connection. `None` if it is gone, or was accepted while no records were
-    /// kept.
-    pub fn record(&self, id: ConnId) -> Option<Record> {
-        self.reactor.slots.get(id)?;
-        self.records.as_ref()?.get(id, self.reactor.now())
-    }
-
     /// Never refuses clients from these networks for their source; replaces the list so far. For
     /// balancers and NATs, whose many clients would be one source. A trusted client still needs a
     /// free place, and can be the oldest that makes room.
@@ -332,6 +316,7 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
                 Command::Stop => self.end_all(CloseReason::Stopped),
                 Command::ReplaceKeyring(keyring) => self.replace_keyring(*keyring),
                 Command::Reconfigure(change) => self.reconfigure(*change),
+                Command::KeepRecords(keep) => self.keep_records(keep),
                 Command::Push(id, message) => self.push(id, message),
                 Command::Reload => drop(self.reload()),
                 Command::Visit(errand) => errand.run(self),
@@ -442,28 +427,13 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         }
     }
 
-    /// Adds what a turn of a connection moved to its record.
-    #[inline(never)]
-    fn note_moved(&mut self, id: ConnId, (received, sent): (u64, u64)) {
-        let (received_now, sent_now) = self.stats.bytes_moved();
-        let (received, sent) = (received_now - received, sent_now - sent);
-        let now = self.reactor.now();
-        if received + sent > 0
-            && let Some(row) = self.records.as_mut().and_then(|records| records.row_mut(id))
-        {
-            row.add(received, sent, now);
-        }
-    }
-
     /// Counts a connection that has authenticated, under the key at this position of the ring.
     #[inline(never)]
     fn authenticated(&mut self, id: ConnId, key: Option<usize>) {
         self.acceptor.unauthenticated.remove(id);
         let key = key.map(|position| self.config.keyring.names()[position]);
         self.stats.count_authenticated(key);
-        if let Some(row) = self.records.as_mut().and_then(|records| records.row_mut(id)) {
-            row.key = key;
-        }
+        self.note_key(id, key);
         self.acceptor.end_pause();
         self.notify(|observer| observer.authenticated(id, key));
     }
@@ -517,15 +487,6 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         self.acceptor.end_pause();
         let record = self.forget_record(id);
         self.notify(|observer| observer.closed(id, reason, record.as_ref()));
-    }
-
-    fn forget_record(&mut self, id: ConnId) -> Option<Record> {
-        let records = self.records.as_mut()?;
-        let record = records.remove(id, self.reactor.now());
-        if self.reactor.slots.is_empty() {
-            records.shrink();
-        }
-        record
     }
 
     /// Handles the deadlines that have come, a limited number per turn; the rest makes the next

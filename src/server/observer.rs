@@ -30,6 +30,10 @@ pub trait Observer: Send {
     /// It ended. The record is there if the server [keeps](super::Server::keep_records) them.
     fn closed(&mut self, id: ConnId, reason: CloseReason, record: Option<&Record>) {}
 
+    /// An accepted client could not be served: there were no random bytes, or the poller refused its
+    /// socket. It is counted as [`CloseReason::SetupFailed`].
+    fn setup_failed(&mut self, peer: Option<SocketAddr>, error: &io::Error) {}
+
     /// Accepting rests for a moment.
     fn accept_paused(&mut self, pause: AcceptPause<'_>) {}
 }

@@ -112,7 +112,9 @@ fn recv_and_answer<K: Kernel, H: Handler>(
         io.stats.bytes_discarded += received as u64;
     }
     let reply = connection.handle_recv(config, &mut buffer[..received], now);
-    *key = reply.key().or(*key);
+    if let Some(position) = reply.key() {
+        *key = Some(position);
+    }
     let mut sent = 0;
     let len = reply.bytes().len();
     if len > 0 {

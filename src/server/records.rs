@@ -7,9 +7,11 @@ use std::collections::TryReserveError;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::ConnId;
+use super::{ConnId, Server};
 use crate::auth::KeyName;
+use crate::proto::Handler;
 use crate::python::Monotonic;
+use crate::reactor::Kernel;
 
 /// What is known of one connection, open or just ended, at one time.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,7 +40,7 @@ pub struct Record {
 pub(super) struct Row {
     pub(super) peer: Option<SocketAddr>,
     listener: u16,
-    pub(super) key: Option<KeyName>,
+    key: Option<KeyName>,
     opened_at: Monotonic,
     active_at: Monotonic,
     bytes_received: u64,
@@ -60,7 +62,7 @@ impl Row {
     }
 
     /// Adds the bytes of a turn at `now`.
-    pub(super) fn add(&mut self, received: u64, sent: u64, now: Monotonic) {
+    fn add(&mut self, received: u64, sent: u64, now: Monotonic) {
         self.bytes_received += received;
         self.bytes_sent += sent;
         self.active_at = now;
@@ -120,7 +122,7 @@ impl Records {
     }
 
     /// The record of an open connection; `None` if it was accepted before records were kept.
-    pub(super) fn get(&self, id: ConnId, now: Monotonic) -> Option<Record> {
+    fn get(&self, id: ConnId, now: Monotonic) -> Option<Record> {
         Some(self.rows.get(id.index as usize)?.as_ref()?.at(now))
     }
 
@@ -129,12 +131,12 @@ impl Records {
     }
 
     /// Takes the record of a connection that has ended.
-    pub(super) fn remove(&mut self, id: ConnId, now: Monotonic) -> Option<Record> {
+    fn remove(&mut self, id: ConnId, now: Monotonic) -> Option<Record> {
         Some(self.rows.get_mut(id.index as usize)?.take()?.at(now))
     }
 
     /// Gives memory back once nothing is left of a crowd, as the slots do.
-    pub(super) fn shrink(&mut self) {
+    fn shrink(&mut self) {
         if self.rows.len() > KEPT {
             self.rows = Vec::new();
         }
@@ -144,6 +146,54 @@ impl Records {
     #[cfg(any(test, feature = "testing"))]
     pub(super) fn len(&self) -> usize {
         self.rows.iter().flatten().count()
+    }
+}
+
+impl<K: Kernel, H: Handler + Clone> Server<K, H> {
+    /// Keeps a [`Record`] of each connection accepted from now on, or stops keeping any. 72 bytes for
+    /// each connection of the largest crowd, until the last connection is gone; a branch for each turn
+    /// of a connection. Off at first.
+    pub fn keep_records(&mut self, keep: bool) {
+        if keep != self.records.is_some() {
+            self.records = keep.then(Records::default);
+        }
+    }
+
+    /// The record of an open connection. `None` if it is gone, or was accepted while no records were
+    /// kept.
+    pub fn record(&self, id: ConnId) -> Option<Record> {
+        self.reactor.slots.get(id)?;
+        self.records.as_ref()?.get(id, self.reactor.now())
+    }
+
+    /// Adds what a turn of a connection moved to its record.
+    #[inline(never)]
+    pub(super) fn note_moved(&mut self, id: ConnId, (received, sent): (u64, u64)) {
+        let (received_now, sent_now) = self.stats.bytes_moved();
+        let (received, sent) = (received_now - received, sent_now - sent);
+        let now = self.reactor.now();
+        if received + sent > 0
+            && let Some(row) = self.records.as_mut().and_then(|records| records.row_mut(id))
+        {
+            row.add(received, sent, now);
+        }
+    }
+
+    /// Adds the key under which a connection authenticated to its record.
+    pub(super) fn note_key(&mut self, id: ConnId, key: Option<KeyName>) {
+        if let Some(row) = self.records.as_mut().and_then(|records| records.row_mut(id)) {
+            row.key = key;
+        }
+    }
+
+    /// Takes the record of a connection that has ended.
+    pub(super) fn forget_record(&mut self, id: ConnId) -> Option<Record> {
+        let records = self.records.as_mut()?;
+        let record = records.remove(id, self.reactor.now());
+        if self.reactor.slots.is_empty() {
+            records.shrink();
+        }
+        record
     }
 }
 

@@ -9,6 +9,7 @@ mod command_line;
 mod config;
 mod connect;
 mod load;
+mod log_format;
 mod outputs;
 mod port_file;
 mod reload;

@@ -10,4 +10,5 @@ mod handler;
 mod keepalive;
 mod loopback;
 mod proxy;
+mod records;
 mod workers;

@@ -27,30 +27,24 @@ impl<W: Write> Writer<W> {
     pub(super) fn drain(&mut self, buffer: &Buffer) {
         while let Some((text, lost)) = buffer.take() {
             self.report_losses(buffer);
-            self.write_lines(text.as_bytes(), buffer);
-            self.lost += lost;
+            let unwritten = self.write_lines(text.as_bytes(), buffer);
+            buffer.count_suppressed(unwritten);
+            self.lost += lost + unwritten;
             self.report_losses(buffer);
         }
     }
 
     fn report_losses(&mut self, buffer: &Buffer) {
-        // Cleared first: this line is lost like any other if it cannot be written.
-        match std::mem::take(&mut self.lost) {
-            0 => {}
-            lost => {
-                let line =
-                    format!("saltecho: {lost} line{} lost\n", if lost == 1 { "" } else { "s" });
-                self.write_lines(line.as_bytes(), buffer);
-                if self.lost > 0 {
-                    self.lost = lost;
-                }
-            }
+        // The report itself can be lost too; it is not one of the lines that were to be written.
+        let lost = std::mem::take(&mut self.lost);
+        if lost > 0 && self.write_lines(buffer.losses(lost).as_bytes(), buffer) > 0 {
+            self.lost = lost;
         }
     }
 
     /// Writes whole lines. The first error loses all lines not yet begun: its cause (no space left,
-    /// no reader) holds for the next line too.
-    fn write_lines(&mut self, mut text: &[u8], buffer: &Buffer) {
+    /// no reader) holds for the next line too. Returns their number.
+    fn write_lines(&mut self, mut text: &[u8], buffer: &Buffer) -> u64 {
         let unfinished = std::mem::take(&mut self.unfinished);
         let written = self.write(&unfinished, buffer);
         self.unfinished = unfinished[written..].to_vec();
@@ -67,7 +61,7 @@ impl<W: Write> Writer<W> {
                 break;
             }
         }
-        self.lost += text.iter().filter(|byte| **byte == b'\n').count() as u64;
+        text.iter().filter(|byte| **byte == b'\n').count() as u64
     }
 
     /// Writes as much as possible and returns how much that was. There is nowhere to report the
@@ -107,6 +101,7 @@ mod tests {
     use std::sync::{Arc, Condvar, Mutex};
 
     use super::*;
+    use crate::cli::log::entry::Format;
 
     /// A stream that takes nothing until it is opened, or a disk with limited room.
     #[derive(Clone, Default)]
@@ -159,18 +154,18 @@ mod tests {
 
     #[test]
     fn a_full_disk_loses_whole_lines_and_their_number_is_logged_when_there_is_room() {
-        let buffer = Buffer::default();
+        let buffer = Buffer::new(Format::Plain { colors: false });
         let gate = Gate::with_room(5 + 2);
         let mut writer = Writer::new(gate.clone());
-        writer.write_lines(b"1234\n1234\n1234\n", &buffer);
+        writer.lost += writer.write_lines(b"1234\n1234\n1234\n", &buffer);
         assert_eq!((gate.text().as_str(), writer.lost), ("1234\n12", 1));
-        writer.write_lines(b"lost\n", &buffer);
+        writer.lost += writer.write_lines(b"lost\n", &buffer);
         writer.report_losses(&buffer);
         assert_eq!((gate.text().as_str(), writer.lost), ("1234\n12", 2));
         gate.open();
         writer.report_losses(&buffer);
-        writer.write_lines(b"after\n", &buffer);
-        assert_eq!(gate.text(), "1234\n1234\nsaltecho: 2 lines lost\nafter\n");
+        assert_eq!(writer.write_lines(b"after\n", &buffer), 0);
+        assert_eq!(gate.text(), "1234\n1234\nsaltecho: warning: 2 lines lost\nafter\n");
         assert_eq!(writer.lost, 0);
     }
 

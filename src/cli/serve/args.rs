@@ -11,6 +11,7 @@ use super::proxy::ProxyArgs;
 use crate::cli::address::{admin_address, listen_address};
 use crate::cli::config::Effective;
 use crate::cli::keyfile::KeyArgs;
+use crate::cli::log::LogFormat;
 use crate::cli::reply::Reply;
 use crate::cli::values::{Limit, Size, Spin, keepalive};
 
@@ -133,6 +134,11 @@ pub(in crate::cli) struct ServeArgs {
     /// Write the ports to this file or FIFO once they are open, one per line; `-` is stdout
     #[arg(long, value_name = "FILE", env = "SALTECHO_PORT_FILE", hide_env_values = true)]
     pub(super) port_file: Option<PathBuf>,
+
+    /// Format of the log
+    #[arg(long, value_enum, value_name = "FORMAT", default_value_t = LogFormat::Auto)]
+    #[arg(env = "SALTECHO_LOG_FORMAT", hide_env_values = true)]
+    pub(super) log_format: LogFormat,
 
     /// Log each connection: accepted, authenticated, closed and why
     #[arg(short, long, env = "SALTECHO_VERBOSE", hide_env_values = true)]

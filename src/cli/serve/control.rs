@@ -10,7 +10,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use super::journal;
 use super::notify::Notifier;
 use super::reload::Running;
-use crate::cli::log::{Level, Log};
+use crate::cli::log::{Level, Log, NoLevel};
 use crate::cli::values::Limit;
 
 /// The signals that have a meaning.
@@ -22,6 +22,8 @@ pub(super) struct ServiceControl {
     log: Log,
     running: Running,
     draining: bool,
+    /// Known from the first state on.
+    server: Option<Handle>,
     manager: Option<Manager>,
 }
 
@@ -42,7 +44,7 @@ impl ServiceControl {
             log: log.clone(),
             notifier: Arc::new(Mutex::new(Some(notifier))),
         });
-        Ok(Self { log: log.clone(), running, draining: false, manager })
+        Ok(Self { log: log.clone(), running, draining: false, server: None, manager })
     }
 }
 
@@ -52,7 +54,9 @@ impl Control for ServiceControl {
             SIGHUP => server.reload(),
             SIGUSR1 => {
                 let log = self.log.clone();
-                server.with_stats(move |stats| log.print(Level::Quiet, journal::counters(&stats)));
+                server.with_stats(move |stats| {
+                    journal::print_counters(&log, Level::Quiet, &stats);
+                });
             }
             _ if self.draining => server.stop(),
             _ => {
@@ -81,7 +85,23 @@ impl Control for ServiceControl {
         result.map(|report| report.to_string())
     }
 
-    fn state(&mut self, state: ServiceState, _: &Handle) {
+    /// At `verbose` the end of a connection is logged with what its record tells, so from then on
+    /// records are kept.
+    fn set_log_level(&mut self, level: &str) -> Result<String, String> {
+        let level: Level = level.parse().map_err(|error: NoLevel| error.to_string())?;
+        self.log.set_level(level);
+        if let Some(server) = self.server.as_ref().filter(|_| level == Level::Verbose) {
+            server.keep_records(true);
+        }
+        Ok(format!("the log level is now {}", level.name()))
+    }
+
+    fn log_lines_suppressed(&self) -> u64 {
+        self.log.suppressed()
+    }
+
+    fn state(&mut self, state: ServiceState, server: &Handle) {
+        self.server.get_or_insert_with(|| server.clone());
         match state {
             ServiceState::Unready => {
                 let delay = Limit(Some(self.running.drain_delay()));
@@ -127,5 +147,36 @@ impl Manager {
             ));
             *notifier = None;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::cli::args::{Cli, Command};
+    use crate::cli::log::LogFormat;
+    use crate::cli::serve::settings::Settings;
+
+    #[test]
+    fn the_level_of_the_log_is_set_by_name() {
+        let (log, thread) = Log::start(Level::Normal, LogFormat::Auto).unwrap();
+        let Command::Serve(args) = Cli::parse_from(["saltecho", "serve"]).command else {
+            unreachable!()
+        };
+        let settings = Settings::check(&args, Vec::new()).unwrap();
+        let mut control = ServiceControl::new(&log, Running::new(&args, &settings)).unwrap();
+        for (name, enabled) in [("verbose", Level::Verbose), ("quiet", Level::Quiet)] {
+            let answer = control.set_log_level(name).unwrap();
+            assert_eq!(answer, format!("the log level is now {name}"));
+            assert!(log.is_enabled(enabled));
+        }
+        assert!(!log.is_enabled(Level::Normal));
+        let refused = control.set_log_level("loud").unwrap_err();
+        assert_eq!(refused, "no such log level: use quiet, normal or verbose");
+        assert_eq!(control.log_lines_suppressed(), 0);
+        drop((log, control));
+        assert!(thread.finish());
     }
 }

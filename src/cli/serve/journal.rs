@@ -1,17 +1,18 @@
 //! Log lines of a server: its settings, its counters, its connections.
 
 use std::collections::HashMap;
-use std::fmt;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
+use std::{fmt, io};
 
 use saltecho::auth::KeyName;
 use saltecho::proto::proxy::Header;
 use saltecho::proto::{CloseReason, Config};
 use saltecho::server::{AcceptPause, ConnId, Limits, Observer, Record, Stats};
 
+use super::fields::{Authenticated, Closed, Connection, Counters};
 use crate::cli::failure::{Exit, Failure};
-use crate::cli::log::{Level, Log};
+use crate::cli::log::{Entry, Level, Log, Severity};
 use crate::cli::values::{Limit, Size, Spin};
 
 /// `1 connection`, `2 connections`.
@@ -99,12 +100,21 @@ pub(super) fn check(stats: &Stats) -> Result<(), Failure> {
     }
 }
 
+/// Logs the counters.
+pub(super) fn print_counters(log: &Log, level: Level, stats: &Stats) {
+    let entry = Entry::new(Severity::Info, "counters", counters(stats));
+    log.write(level, &entry.with(Counters::new(stats, log.suppressed())));
+}
+
 /// Logs the events of connections. The event loop calls it, and a [`Log`] never blocks.
 pub(super) struct Reporter {
     log: Log,
+    /// The loop's number, from 1.
+    worker: usize,
     /// Prefix that names the worker, since each numbers its connections from 1; empty for a single
     /// worker.
-    worker: String,
+    prefix: String,
+    listeners: Vec<SocketAddr>,
     /// Addresses of connections that are not authenticated yet: a failure is logged with the
     /// address, and the socket may be gone by then.
     unauthenticated: HashMap<ConnId, SocketAddr>,
@@ -118,15 +128,11 @@ impl Reporter {
     /// Addresses for which memory is kept after a crowd has authenticated or left.
     const KEPT: usize = 1024;
 
-    pub(super) fn new(log: Log, worker: Option<usize>) -> Self {
-        let worker = worker.map_or_else(String::new, |number| format!("worker {number}: "));
-        Self { log, worker, unauthenticated: HashMap::new(), paused: None }
-    }
-
-    fn print(&self, text: fmt::Arguments<'_>) {
-        if self.log.is_enabled(Level::Verbose) {
-            self.log.print(Level::Verbose, format_args!("{}{text}", self.worker));
-        }
+    /// A reporter for the loop of this number, from 1, of so many.
+    pub(super) fn new(log: Log, worker: usize, workers: usize, listeners: Vec<SocketAddr>) -> Self {
+        let prefix = if workers > 1 { format!("worker {worker}: ") } else { String::new() };
+        let (unauthenticated, paused) = (HashMap::new(), None);
+        Self { log, worker, prefix, listeners, unauthenticated, paused }
     }
 
     fn forget(&mut self, id: ConnId) -> Option<SocketAddr> {
@@ -136,6 +142,16 @@ impl Reporter {
         }
         peer
     }
+
+    const fn connection(&self, id: ConnId, peer: Option<SocketAddr>) -> Connection {
+        Connection::new(self.worker, id, peer)
+    }
+
+    /// Returns whether the end of each connection is logged, not only failures.
+    fn logs_every_end(&self) -> bool {
+        let level = if self.log.is_json() { Level::Normal } else { Level::Verbose };
+        self.log.is_enabled(level)
+    }
 }
 
 impl Observer for Reporter {
@@ -143,55 +159,90 @@ impl Observer for Reporter {
         if let Some(peer) = peer.filter(|_| self.log.is_enabled(Level::Normal)) {
             self.unauthenticated.insert(id, peer);
         }
-        match peer {
-            Some(peer) => self.print(format_args!("{id} new from {peer}")),
-            None => self.print(format_args!("{id} new, but already gone")),
+        if !self.log.is_enabled(Level::Verbose) {
+            return;
         }
+        let origin = match peer {
+            Some(peer) => format!("new from {peer}"),
+            None => "new, but already gone".to_owned(),
+        };
+        let text = format_args!("{}{id} {origin}", self.prefix);
+        let entry = Entry::new(Severity::Info, "connection_opened", text);
+        self.log.write(Level::Verbose, &entry.with(self.connection(id, peer)));
     }
 
     fn proxied(&mut self, id: ConnId, header: &Header) {
-        let Some(endpoints) = header.endpoints else {
-            return self.print(format_args!("{id} is the balancer's own connection"));
-        };
-        let (client, asked) = (endpoints.source, endpoints.destination);
-        if let Some(peer) = self.unauthenticated.get_mut(&id) {
+        let client = header.endpoints.map(|endpoints| endpoints.source);
+        if let (Some(client), Some(peer)) = (client, self.unauthenticated.get_mut(&id)) {
             *peer = client;
+        }
+        if !self.log.is_enabled(Level::Verbose) {
+            return;
         }
         let name = header.unique_id.as_deref().map(<[u8]>::escape_ascii);
         let name = name.map_or_else(String::new, |name| format!(", unique id {name}"));
-        self.print(format_args!("{id} comes from {client} to {asked}{name}"));
+        let text = match header.endpoints {
+            Some(ends) => format!("comes from {} to {}{name}", ends.source, ends.destination),
+            None => "is the balancer's own connection".to_owned(),
+        };
+        let text = format_args!("{}{id} {text}", self.prefix);
+        let entry = Entry::new(Severity::Info, "connection_proxied", text);
+        self.log.write(Level::Verbose, &entry.with(self.connection(id, client)));
     }
 
     fn proxy_refused(&mut self, peer: Option<SocketAddr>) {
         let peer = peer.map_or_else(|| "a peer that left".to_owned(), |peer| peer.to_string());
-        self.log.print_limited(format_args!(
+        let text = format_args!(
             "{}refused a PROXY connection from {peer}, which --proxy-trust does not name",
-            self.worker
-        ));
+            self.prefix
+        );
+        self.log.write_limited(&Entry::new(Severity::Info, "proxy_refused", text));
     }
 
-    fn authenticated(&mut self, id: ConnId, _: Option<KeyName>) {
-        self.forget(id);
-        self.print(format_args!("{id} authenticated"));
-    }
-
-    fn closed(&mut self, id: ConnId, reason: CloseReason, _: Option<&Record>) {
-        let Some(peer) = self.forget(id) else {
-            return self.print(format_args!("{id} closed: {reason}"));
-        };
-        let worker = &self.worker;
-        match reason {
-            CloseReason::Rejected => self.log.print_limited(format_args!(
-                "{worker}{id} closed: authentication failed ({reason}), from {peer}"
-            )),
-            CloseReason::AuthTimeout
-            | CloseReason::HeaderMissing
-            | CloseReason::HeaderMalformed
-            | CloseReason::HeaderTimeout => {
-                self.log.print_limited(format_args!("{worker}{id} closed: {reason}, from {peer}"));
-            }
-            _ => self.print(format_args!("{id} closed: {reason}")),
+    fn authenticated(&mut self, id: ConnId, key: Option<KeyName>) {
+        let peer = self.forget(id);
+        if !self.log.is_enabled(Level::Verbose) {
+            return;
         }
+        let text = format_args!("{}{id} authenticated", self.prefix);
+        let entry = Entry::new(Severity::Info, "connection_authenticated", text);
+        let key = key.map(|key| key.to_string());
+        let fields = Authenticated { connection: self.connection(id, peer), key };
+        self.log.write(Level::Verbose, &entry.with(fields));
+    }
+
+    fn closed(&mut self, id: ConnId, reason: CloseReason, record: Option<&Record>) {
+        let unauthenticated = self.forget(id);
+        let is_failure = matches!(
+            reason,
+            CloseReason::Rejected
+                | CloseReason::AuthTimeout
+                | CloseReason::HeaderMissing
+                | CloseReason::HeaderMalformed
+                | CloseReason::HeaderTimeout
+        );
+        let every = self.logs_every_end();
+        let is_logged = every || (is_failure && self.log.is_enabled(Level::Normal));
+        if !is_logged {
+            return;
+        }
+        let peer = unauthenticated.or(record.and_then(|record| record.peer));
+        // The fields of an object have the rest.
+        let details = record.filter(|_| !self.log.is_json());
+        let end = End { reason, peer, record: details };
+        let text = format_args!("{}{id} closed: {end}", self.prefix);
+        let fields = Closed::new(self.connection(id, peer), reason, record, &self.listeners);
+        let entry = Entry::new(Severity::Info, "connection_closed", text).with(fields);
+        match every {
+            true => self.log.write(Level::Normal, &entry),
+            false => self.log.write_limited(&entry),
+        }
+    }
+
+    fn setup_failed(&mut self, peer: Option<SocketAddr>, error: &io::Error) {
+        let peer = peer.map_or_else(String::new, |peer| format!(" {peer}"));
+        let text = format_args!("{}cannot serve client{peer}: {error}", self.prefix);
+        self.log.write_limited(&Entry::new(Severity::Warning, "setup_failed", text));
     }
 
     fn accept_paused(&mut self, pause: AcceptPause<'_>) {
@@ -199,19 +250,44 @@ impl Observer for Reporter {
             return;
         }
         self.paused = Some(Instant::now());
-        let worker = &self.worker;
-        match pause {
-            AcceptPause::Error(error) => {
-                self.log.warn(format_args!("{worker}accepting paused: {error}"));
-            }
-            AcceptPause::Full => self.log.warn(format_args!(
-                "{worker}accepting paused: the maximum number of connections is reached; \
+        let why = match pause {
+            AcceptPause::Error(error) => error.to_string(),
+            AcceptPause::Full => "the maximum number of connections is reached; \
                  --max-connections and `ulimit -n` set it"
-            )),
-            AcceptPause::UnauthenticatedFull => self.log.warn(format_args!(
-                "{worker}accepting paused: the maximum number of unauthenticated connections is \
-                 reached; --max-unauthenticated sets it"
-            )),
+                .to_owned(),
+            AcceptPause::UnauthenticatedFull => "the maximum number of unauthenticated \
+                 connections is reached; --max-unauthenticated sets it"
+                .to_owned(),
+        };
+        let text = format_args!("{}accepting paused: {why}", self.prefix);
+        let entry = Entry::new(Severity::Warning, "accept_paused", text);
+        self.log.write(Level::Normal, &entry);
+    }
+}
+
+/// The end of a connection as text.
+struct End<'a> {
+    reason: CloseReason,
+    peer: Option<SocketAddr>,
+    record: Option<&'a Record>,
+}
+
+impl fmt::Display for End<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { reason, peer, record } = self;
+        match reason {
+            CloseReason::Rejected => write!(f, "authentication failed ({reason})")?,
+            _ => write!(f, "{reason}")?,
         }
+        if let Some(peer) = peer {
+            write!(f, ", from {peer}")?;
+        }
+        let Some(Record { key, age, bytes_received, bytes_sent, .. }) = record else {
+            return Ok(());
+        };
+        if let Some(key) = key {
+            write!(f, " with key {key}")?;
+        }
+        write!(f, " after {age:.1?}; bytes received {bytes_received}, sent {bytes_sent}")
     }
 }

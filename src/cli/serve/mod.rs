@@ -4,6 +4,7 @@ mod activation;
 mod admission;
 mod args;
 mod control;
+mod fields;
 mod journal;
 mod notify;
 mod port_file;
@@ -21,6 +22,7 @@ use signal_hook::consts::SIGHUP;
 
 use self::activation::Passed;
 use self::control::{SIGNALS, ServiceControl};
+use self::fields::{Failed, Listening};
 use self::journal::Reporter;
 use self::port_file::PortFile;
 use self::proxy::Place;
@@ -29,31 +31,38 @@ use self::settings::Settings;
 
 use crate::cli::failure::{Exit, Failure};
 use crate::cli::keyfile::is_loopback;
-use crate::cli::log::{Level, Log};
+use crate::cli::log::{Entry, Level, Log, LogFormat, Severity};
 use crate::cli::reply::Reply;
 use crate::cli::signals::not_ignored;
 use crate::cli::values::Limit;
 pub(super) use args::ServeArgs;
 
-pub(super) fn run(args: &ServeArgs) -> Result<(), Failure> {
+/// Runs the service. `warnings` are about its environment.
+pub(super) fn run(args: &ServeArgs, warnings: &[String]) -> Result<(), Failure> {
     // Before the second thread is there.
-    let passed = Passed::take().map_err(|error| Failure::new(Exit::Usage, error))?;
+    let passed = Passed::take().map_err(|error| Failure::new(Exit::Usage, error));
     let level = match (args.quiet, args.verbose) {
         (true, _) => Level::Quiet,
         (false, true) => Level::Verbose,
         (false, false) => Level::Normal,
     };
-    let (log, log_thread) = Log::start(level).context("cannot start a thread for the log")?;
-    let result = match args.reply {
+    let started = Log::start(level, args.log_format);
+    let (log, log_thread) = started.context("cannot start a thread for the log")?;
+    for warning in warnings {
+        log.warn_at(Level::Quiet, warning);
+    }
+    let result = passed.and_then(|passed| match args.reply {
         Reply::Upper => serve(args, passed, &log, Upper),
         Reply::Same => serve(args, passed, &log, Identity),
-    };
-    // An error is printed last, and only if stderr is not stalled.
-    drop(log);
-    match (log_thread.finish(), result) {
-        (false, Err(failure)) => failure.exit_silently(),
-        (_, result) => result,
+    });
+    if let Err(failure) = &result {
+        let entry = Entry::new(Severity::Error, "failed", failure.text());
+        log.write(Level::Quiet, &entry.with(Failed { exit_code: failure.exit_code() }));
     }
+    drop(log);
+    // What a stalled reader does not take is lost.
+    log_thread.finish();
+    result.map_err(|failure| failure.exit_silently())
 }
 
 /// Makes every check of [`run`] that opens no socket and changes nothing; returns the settings in
@@ -90,13 +99,17 @@ fn serve<H: Handler + Clone + Send>(
             false => builder.listener(listener),
         };
     }
-    let servers = builder.handler(handler).build_workers(settings.fixed.workers);
+    // What a list of connections and a line about an end tell of them.
+    let records = args.verbose || args.log_format == LogFormat::Json || args.admin.is_some();
+    let builder = builder.records(records).handler(handler);
+    let workers = settings.fixed.workers;
+    let servers = builder.build_workers(workers);
     let mut servers = servers.map_err(|error| cannot_build(error, &settings))?;
-    for (server, number) in servers.iter_mut().zip(1..) {
-        let worker = (settings.fixed.workers > 1).then_some(number);
-        server.set_observer(Box::new(Reporter::new(log.clone(), worker)));
-    }
     let addresses = servers[0].addresses().context("cannot get the listening address")?;
+    for (server, worker) in servers.iter_mut().zip(1..) {
+        let reporter = Reporter::new(log.clone(), worker, workers, addresses.clone());
+        server.set_observer(Box::new(reporter));
+    }
     if let Some(port_file) = port_file {
         port_file.write(&addresses, log)?;
     }
@@ -110,9 +123,11 @@ fn serve<H: Handler + Clone + Send>(
     let shown: Vec<String> = shown.collect();
     let admin = servers[0].admin_address();
     let admin = admin.map_or(String::new(), |address| format!(", admin endpoint {address}"));
-    log.print(Level::Normal, format_args!("listening on {}{admin}: {settings}", shown.join(", ")));
+    let text = format_args!("listening on {}{admin}: {settings}", shown.join(", "));
+    let entry = Entry::new(Severity::Info, "listening", text);
+    log.write(Level::Normal, &entry.with(Listening { addresses: &addresses }));
     let stats = run_workers(servers).context("the event loop failed")?;
-    log.print(Level::Normal, journal::counters(&stats));
+    journal::print_counters(log, Level::Normal, &stats);
     journal::check(&stats)
 }
 

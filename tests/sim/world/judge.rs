@@ -1,6 +1,7 @@
 //! Judges a server from outside: by its observer's reports and its kernel's ledgers.
 
 use std::collections::{BTreeMap, HashMap};
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -43,6 +44,7 @@ pub struct Judge {
     closes: HashMap<CloseReason, u64>,
     /// Whether headers are required, and if so, whether only from the balancers of 192.0.2.0/24.
     headers: Option<bool>,
+    setup_failed: u64,
     /// The start of the drain.
     pub draining: Option<Monotonic>,
     drain_timeout: Option<Duration>,
@@ -57,6 +59,7 @@ enum Report {
     ProxyRefused(Option<SocketAddr>),
     Authenticated(ConnId, Option<KeyName>),
     Closed(ConnId, CloseReason, Option<Record>),
+    SetupFailed,
 }
 
 struct Recorder(Arc<Mutex<Vec<Report>>>);
@@ -82,6 +85,10 @@ impl Observer for Recorder {
     fn closed(&mut self, id: ConnId, reason: CloseReason, record: Option<&Record>) {
         self.0.lock().unwrap().push(Report::Closed(id, reason, record.cloned()));
     }
+
+    fn setup_failed(&mut self, _: Option<SocketAddr>, _: &io::Error) {
+        self.0.lock().unwrap().push(Report::SetupFailed);
+    }
 }
 
 impl Judge {
@@ -100,6 +107,7 @@ impl Judge {
             authenticated: 0,
             closes: HashMap::new(),
             headers: None,
+            setup_failed: 0,
             draining: None,
             drain_timeout: limits.drain_timeout,
             reasons: BTreeMap::new(),
@@ -186,6 +194,7 @@ impl Judge {
                     let client = client_of(kernel, clients, id).expect("it is registered");
                     assert!(client.honest, "a wrong digest was accepted");
                 }
+                Report::SetupFailed => self.setup_failed += 1,
                 Report::Closed(id, reason, record) => {
                     self.records.closed(kernel, id, record.as_ref());
                     self.check_closed(kernel, clients, id, reason);
@@ -358,6 +367,8 @@ impl Judge {
         assert_eq!(self.authenticated, stats.authenticated, "reported and counted");
         let by_key = stats.authenticated_by_key().iter().map(|(_, count)| count).sum::<u64>();
         assert_eq!(self.authenticated, by_key, "reported and counted by key");
+        let setup_failed = stats.closed(CloseReason::SetupFailed);
+        assert_eq!(self.setup_failed, setup_failed, "reported and counted failures of setup");
     }
 
     /// Checks an open connection between two turns.
