@@ -8,7 +8,8 @@ use crate::common::program::*;
 use serde_json::Value;
 use tempfile::TempDir;
 
-const COMMANDS: [&str; 7] = ["connect", "doctor", "generate", "keygen", "load", "report", "serve"];
+const COMMANDS: [&str; 9] =
+    ["connect", "ctl", "doctor", "generate", "health", "keygen", "load", "report", "serve"];
 
 #[track_caller]
 fn generate(args: &[&str]) -> String {

@@ -78,7 +78,8 @@ fn serve<H: Handler + Clone + Send>(
         builder = builder.listen(*address);
     }
     if let Some(address) = &args.admin {
-        builder = builder.admin(address.clone());
+        // A list of connections says where they come from and what they did.
+        builder = builder.admin(address.clone()).records(true);
     }
     let mut servers = build(builder.handler(handler), args)?;
     for (server, number) in servers.iter_mut().zip(1..) {
