@@ -85,7 +85,7 @@ pub(super) struct ServerAddress {
 }
 
 impl ServerAddress {
-    const DEFAULT_PORT: u16 = 9999;
+    pub(super) const DEFAULT_PORT: u16 = 9999;
 
     fn parse(text: &str, default_port: u16) -> Result<Self, String> {
         let expected = || {
