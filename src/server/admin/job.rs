@@ -19,7 +19,8 @@ const PATIENCE: Duration = Duration::from_secs(1);
 pub(super) struct Job {
     /// Absent while it is away.
     task: Option<Task>,
-    /// The loop to visit, or the one that is visited.
+    /// The loop to visit, or the one that is visited. Several are visited in order, and the
+    /// endpoint's own is the first.
     worker: usize,
     /// The loops beyond the last to visit.
     end: usize,
@@ -109,18 +110,18 @@ impl Job {
             return self.return_home(out, now);
         }
         let task = self.task.as_mut().expect("it is here");
-        if self.worker == self.end {
+        if fleet.is_home(self.worker) {
+            let number = (fleet.len() > 1).then_some(self.worker + 1);
+            if task.visit(server, number, out) == Progress::More {
+                return Progress::More;
+            }
+            self.worker += 1;
+        }
+        if self.worker >= self.end {
             return match task {
                 Task::Rows(rows) => rows.finish(out, SLICE),
                 Task::Kill(_) => Progress::Done,
             };
-        }
-        if fleet.is_home(self.worker) {
-            let number = (fleet.len() > 1).then_some(self.worker + 1);
-            if task.visit(server, number, out) == Progress::Done {
-                self.worker += 1;
-            }
-            return Progress::More;
         }
         let state = State { task: self.task.take(), out: Vec::new(), progress: None };
         let home = server.reactor.kernel.waker();

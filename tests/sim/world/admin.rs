@@ -122,17 +122,18 @@ impl AdminClient {
         self.sent_before = sent;
     }
 
-    /// Whether each of its requests has been answered.
-    pub fn is_answered(&self) -> bool {
-        let Some(methods) = &self.methods else { return false };
-        self.script.is_empty() && self.answers().is_some_and(|all| all.len() == methods.len())
-    }
-
-    /// Its answers, unless one is incomplete.
-    pub fn answers(&self) -> Option<Vec<Answer>> {
-        let methods = self.methods.as_ref()?;
-        // The strict reader panics at an answer that is not there as a whole.
-        std::panic::catch_unwind(|| read_answers(&self.got, methods)).ok()
+    /// The answer to its only request, once it is there as a whole.
+    pub fn answer(&self) -> Option<Answer> {
+        let methods = self.methods.as_ref().expect("it asks something");
+        let end = self.got.windows(4).position(|bytes| bytes == b"\r\n\r\n")?;
+        let (head, content) = (str::from_utf8(&self.got[..end]).unwrap(), &self.got[end + 4..]);
+        let length = head.lines().find_map(|line| line.strip_prefix("Content-Length: "));
+        let is_whole = match length {
+            _ if methods[..] == [Method::Head] => true,
+            Some(length) => content.len() >= length.parse().unwrap(),
+            None => content.ends_with(b"0\r\n\r\n"),
+        };
+        is_whole.then(|| read_answers(&self.got, methods).remove(0))
     }
 
     /// Checks at rest that a client that is still served has its answers, and that they are right.
