@@ -2,7 +2,7 @@
 
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::asking::{ask, ask_and_stay, tcp, unix};
 use crate::common::client::{authenticated, exchange, rest};
@@ -131,10 +131,12 @@ fn it_answers_a_process_that_has_no_descriptor_left() {
     for client in &clients {
         assert_eq!(exchange(client, b"x"), b"X");
     }
-    // From now on no descriptor above those in use can be opened.
+    // From now on no descriptor can be opened: all numbers below the limit are taken.
     let pid = rustix::process::Pid::from_raw(watched.server.running.pid().try_into().unwrap());
-    let most = watched.server.descriptors() as u64;
-    let limit = rustix::process::Rlimit { current: Some(most), maximum: Some(most) };
+    let files = format!("/proc/{}/fd", watched.server.running.pid());
+    let free = (0..).find(|number| !Path::new(&format!("{files}/{number}")).exists());
+    let most = free;
+    let limit = rustix::process::Rlimit { current: most, maximum: most };
     rustix::process::prlimit(pid, rustix::process::Resource::Nofile, limit).unwrap();
     let _waiting = TcpStream::connect(watched.server.address).unwrap();
     for _ in 0..3 {

@@ -42,8 +42,13 @@ pub struct AdminClient {
 }
 
 impl AdminClient {
-    /// A client that sends whole requests, or something else.
-    pub fn draw(end: SimClient, random: &mut SplitMix, kills: &mut BTreeSet<u32>) -> Self {
+    /// A client that sends whole requests, or something else. So many of a thousand are valid.
+    pub fn draw(
+        end: SimClient,
+        random: &mut SplitMix,
+        kills: &mut BTreeSet<u32>,
+        valid: u32,
+    ) -> Self {
         let (mut script, mut methods) = (Vec::new(), Vec::new());
         for _ in 0..1 + random.below(3) {
             let (method, path) = match random.below(REQUESTS.len() + 2) {
@@ -64,7 +69,7 @@ impl AdminClient {
             script.extend_from_slice(request.as_bytes());
             methods.push(method);
         }
-        let is_whole = random.chance(600);
+        let is_whole = random.chance(valid);
         if !is_whole {
             match random.below(3) {
                 0 => script.truncate(random.below(script.len())),

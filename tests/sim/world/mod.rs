@@ -17,6 +17,7 @@ use std::time::Duration;
 use admin::AdminClient;
 use client::{Client, Fate};
 use handler::UpperHandler;
+use http_world::Answer;
 use judge::Judge;
 use saltecho::auth::Keyring;
 use saltecho::proto::http::Method;
@@ -32,6 +33,8 @@ pub struct World {
     /// The clients of the admin endpoint, and how many there may be.
     pub admins: Vec<AdminClient>,
     most_admins: usize,
+    /// How many of their requests are valid, in thousandths.
+    valid_requests: u32,
     pub judge: Judge,
     pub random: SplitMix,
     /// The part of [`PEERS`] that clients come from: its length and its start.
@@ -112,6 +115,7 @@ impl World {
         if world.random.chance(300) {
             world.open_admin();
             world.most_admins = 1 + world.random.below(14);
+            world.valid_requests = [950, 600, 100][world.random.below(3)];
         }
         world.judge.last_look_is_whole &= !late;
         world.judge.records.kept = world.random.chance(500);
@@ -141,6 +145,7 @@ impl World {
             clients: Vec::new(),
             admins: Vec::new(),
             most_admins: 0,
+            valid_requests: 0,
             judge,
             random,
             sources: (1, 0),
@@ -259,7 +264,12 @@ impl World {
             let mut capacity = || 1 + self.random.below(3000);
             let (to_server, to_client, window) = (capacity(), capacity(), capacity());
             let end = self.server.kernel_mut().connect_admin(to_server, to_client, window);
-            let admin = AdminClient::draw(end, &mut self.random, &mut self.judge.kills);
+            let admin = AdminClient::draw(
+                end,
+                &mut self.random,
+                &mut self.judge.kills,
+                self.valid_requests,
+            );
             return self.admins.push(admin);
         }
         let index = self.random.below(self.admins.len());
@@ -281,21 +291,36 @@ impl World {
     /// A probe is answered whatever others ask of the endpoint: a request that is never completed
     /// holds a place for seven seconds, and there may be fourteen of them in eight places.
     fn check_live(&mut self) {
-        let probe = self.ask_admin(Method::Get, "/livez");
+        // A pause of accepting is over by then.
+        self.server.kernel_mut().pass(Duration::from_millis(200));
+        self.turn();
+        self.run_until_asleep();
+        let kernel = self.server.kernel_mut();
+        let (queued, open) = (kernel.queued_admin_clients(), kernel.open_admin_streams());
+        assert!(queued == 0 || open == 8, "{queued} wait for the endpoint, which serves {open}");
+        kernel.set_patience(Duration::from_millis(500));
+        let answer = self.admin_answer("/livez");
+        assert_eq!((answer.status, answer.text()), (200, "ok\n"));
+        let list = self.admin_answer("/connections");
+        let rows = list.text().lines().count();
+        assert_eq!(rows, self.server.stats().connections, "rows of the list");
+    }
+
+    /// The answer to a new client of the endpoint.
+    fn admin_answer(&mut self, path: &str) -> Answer {
+        let index = self.ask_admin(Method::Get, path);
         let begin = self.server.kernel_mut().last_reading();
-        self.server.kernel_mut().set_patience(Duration::from_millis(500));
-        let answer = loop {
-            if let Some(answer) = self.admins[probe].answer() {
-                break answer;
-            }
+        loop {
             self.turn();
             for admin in &mut self.admins {
                 while admin.read(self.server.kernel_mut(), usize::MAX) {}
             }
+            if let Some(answer) = self.admins[index].answer() {
+                return answer;
+            }
             let waited = self.server.kernel_mut().last_reading().since(begin);
-            assert!(waited < Duration::from_secs(20), "a probe was not answered for {waited:?}");
-        };
-        assert_eq!((answer.status, answer.text()), (200, "ok\n"));
+            assert!(waited < Duration::from_secs(20), "{path} was not answered for {waited:?}");
+        }
     }
 
     /// One random act of one random client.
