@@ -24,6 +24,10 @@ pub struct Config {
     /// when its last byte arrives. A client that has sent more bytes than the new ring's digest
     /// has is rejected.
     pub keyring: Keyring,
+    /// Time limit for the PROXY header in front of a connection from a balancer, from accepting to
+    /// the header's last byte; [`auth_timeout`](Self::auth_timeout) begins after it. 5 s, like that
+    /// one: a balancer sends the header with its first segment.
+    pub header_timeout: Option<Duration>,
     /// Time limit for authentication, from the first byte of the challenge to the last byte of the
     /// digest; no byte extends it. 5 s: survives four lost segments in a row at TCP's 200 ms floor.
     pub auth_timeout: Option<Duration>,
@@ -56,6 +60,7 @@ impl Config {
     pub fn new(keyring: Keyring) -> Self {
         Self {
             keyring,
+            header_timeout: Some(Duration::from_secs(5)),
             auth_timeout: Some(Duration::from_secs(5)),
             idle_timeout: None,
             send_timeout: Some(Duration::from_secs(60)),

@@ -8,6 +8,7 @@ use super::boxed::Boxed;
 use super::config::call_timeout;
 use super::guard::guarded;
 use super::handshake::{Handshake, saturating_u32};
+use super::proxy::{Header, HeaderError};
 use super::{CloseReason, Config, Handler, Peer, Reply, Upper};
 use crate::auth::Challenge;
 use crate::python::{Call, Monotonic};
@@ -16,8 +17,11 @@ use crate::python::{Call, Monotonic};
 /// what the connection [`wants`](Self::wants), makes that call, and reports the kernel's result.
 ///
 /// ```text
-///                    wrong digest, end of stream, timeout, error
-///       AwaitDigest ────────────────────────────────────────────────┐
+///                                    no header, end of stream, timeout, error
+///       AwaitHeader ────────────────────────────────────────────────┐
+///            │ complete header of a balancer                        │
+///            ▼       wrong digest, end of stream, timeout, error    │
+///       AwaitDigest ───────────────────────────────────────────────▶│
 ///            │ right digest                                         │
 ///            ▼           end of stream, error, sendall timed out    ▼
 ///   ┌──▶ Echoing ───────────────────────────────────────────────▶ Closed
@@ -26,6 +30,8 @@ use crate::python::{Call, Monotonic};
 ///                Finishing ──shutdown(SHUT_WR)──▶ Lingering ────────┘
 ///                                       end of stream, enough read, timeout, error
 /// ```
+///
+/// Only a connection [behind a proxy](Self::behind_proxy) begins in `AwaitHeader`.
 ///
 /// `Finishing` and `Lingering` exist because a `close()` with unread input makes the kernel send a
 /// reset, which destroys answers that the peer has not read yet. The connection therefore ends its
@@ -76,6 +82,8 @@ const _: () = assert!(size_of::<Connection<Upper>>() <= 24);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum State {
+    /// Waiting for a balancer's PROXY header; nothing has been sent.
+    AwaitHeader,
     /// Sending the challenge, or waiting for its digest.
     AwaitDigest,
     /// Authenticated: in `recv`, or in the `sendall` of an answer.
@@ -91,11 +99,12 @@ pub enum State {
 impl State {
     /// The names of the states of connections that are open.
     pub const NAMES: &'static [&'static str] =
-        &["await_digest", "echoing", "finishing", "lingering"];
+        &["await_header", "await_digest", "echoing", "finishing", "lingering"];
 
     /// The name in lists and metrics.
     pub const fn name(self) -> &'static str {
         match self {
+            Self::AwaitHeader => "await_header",
             Self::AwaitDigest => "await_digest",
             Self::Echoing => "echoing",
             Self::Finishing => "finishing",
@@ -144,7 +153,31 @@ impl<H: Handler> Connection<H> {
         }
     }
 
-    /// Sets the peer that the handler gets in [`Handler::opened`]. No effect once authenticated.
+    /// Creates a connection accepted at `now` from a balancer, whose PROXY header comes before the
+    /// challenge. Until the last byte of the [`header`](Self::header) nothing is sent. What follows
+    /// it is the client's, which cannot know the challenge yet: a whole digest that is there before
+    /// the challenge is sent is a guess, and rejected.
+    pub fn behind_proxy(config: &Config, challenge: Challenge, handler: H, now: Monotonic) -> Self {
+        Self {
+            stage: Stage::AwaitDigest(Box::new(Handshake::behind_proxy(challenge))),
+            call: Call::begin(call_timeout(config.header_timeout), now),
+            handler,
+        }
+    }
+
+    /// The PROXY header, from its last byte until authentication.
+    pub fn header(&self) -> Option<&Header> {
+        match &self.stage {
+            Stage::AwaitDigest(handshake) => handshake.header(),
+            Stage::Echoing(_)
+            | Stage::Finishing(_)
+            | Stage::Lingering { .. }
+            | Stage::Closed { .. } => None,
+        }
+    }
+
+    /// Sets the peer that the handler gets in [`Handler::opened`]; a PROXY header that names a client
+    /// replaces its address. No effect once authenticated.
     pub const fn set_peer(&mut self, peer: Peer) {
         if let Stage::AwaitDigest(handshake) = &mut self.stage {
             handshake.peer = peer;
@@ -152,8 +185,9 @@ impl<H: Handler> Connection<H> {
     }
 
     /// The current state.
-    pub const fn state(&self) -> State {
+    pub fn state(&self) -> State {
         match &self.stage {
+            Stage::AwaitDigest(handshake) if handshake.awaits_header() => State::AwaitHeader,
             Stage::AwaitDigest(_) => State::AwaitDigest,
             Stage::Echoing(_) => State::Echoing,
             Stage::Finishing(_) => State::Finishing,
@@ -256,6 +290,10 @@ impl<H: Handler> Connection<H> {
         debug_assert!(!data.is_empty(), "an empty recv is the end of the stream");
         let (mut input, mut key) = (data, None);
         if let Stage::AwaitDigest(handshake) = &mut self.stage {
+            if handshake.awaits_header() {
+                self.take_header(config, input, now);
+                return Reply::empty(self, config, now);
+            }
             assert!(handshake.unsent().is_empty(), "received before the challenge was sent");
             let taken = handshake.take(input, config.keyring.algorithm().digest_len());
             input = &mut input[taken..];
@@ -303,7 +341,12 @@ impl<H: Handler> Connection<H> {
     pub fn handle_sent(&mut self, config: &Config, n: usize, now: Monotonic) {
         debug_assert!(n <= self.chunk().len(), "more bytes sent than were offered");
         match &mut self.stage {
-            Stage::AwaitDigest(handshake) => handshake.advance(n),
+            Stage::AwaitDigest(handshake) => {
+                handshake.advance(n);
+                if handshake.unsent().is_empty() && handshake.is_complete(config) {
+                    self.end(CloseReason::Rejected);
+                }
+            }
             Stage::Echoing(Some(backlog)) => {
                 if backlog.advance(n) {
                     let then_close = backlog.then_close;
@@ -367,6 +410,12 @@ impl<H: Handler> Connection<H> {
     /// Reports that `recv` returned zero bytes: the peer has ended its stream.
     pub fn handle_eof(&mut self) {
         self.end(match &self.stage {
+            Stage::AwaitDigest(handshake) if handshake.may_be_health_check() => {
+                CloseReason::HealthCheck
+            }
+            Stage::AwaitDigest(handshake) if handshake.awaits_header() => {
+                CloseReason::HeaderMalformed
+            }
             Stage::AwaitDigest(_) => CloseReason::AuthAbandoned,
             Stage::Echoing(_) => CloseReason::PeerFinished,
             Stage::Finishing(reason)
@@ -377,13 +426,18 @@ impl<H: Handler> Connection<H> {
 
     /// Reports an error of a call, other than "would block" and "interrupted".
     pub fn handle_error(&mut self, kind: io::ErrorKind) {
-        self.end(match &self.stage {
-            Stage::AwaitDigest(_) | Stage::Echoing(_) => match kind {
-                io::ErrorKind::ConnectionReset
+        let is_reset = matches!(
+            kind,
+            io::ErrorKind::ConnectionReset
                 | io::ErrorKind::ConnectionAborted
-                | io::ErrorKind::BrokenPipe => CloseReason::Reset,
-                _ => CloseReason::TransportError,
-            },
+                | io::ErrorKind::BrokenPipe
+        );
+        self.end(match &self.stage {
+            Stage::AwaitDigest(handshake) if is_reset && handshake.may_be_health_check() => {
+                CloseReason::HealthCheck
+            }
+            Stage::AwaitDigest(_) | Stage::Echoing(_) if is_reset => CloseReason::Reset,
+            Stage::AwaitDigest(_) | Stage::Echoing(_) => CloseReason::TransportError,
             // All answers were sent before, so this error is not the reason for the end.
             Stage::Finishing(reason)
             | Stage::Lingering { reason, .. }
@@ -398,6 +452,9 @@ impl<H: Handler> Connection<H> {
             return;
         }
         match &self.stage {
+            Stage::AwaitDigest(handshake) if handshake.awaits_header() => {
+                self.end(CloseReason::HeaderTimeout);
+            }
             Stage::AwaitDigest(_) => self.end(CloseReason::AuthTimeout),
             Stage::Echoing(None) => self.stage = Stage::Finishing(CloseReason::IdleTimeout),
             Stage::Echoing(Some(_)) => self.end(CloseReason::SendTimeout),
@@ -461,6 +518,20 @@ impl<H: Handler> Connection<H> {
             | Stage::Finishing(_)
             | Stage::Lingering { .. }
             | Stage::Closed { .. } => 0,
+        }
+    }
+
+    /// Takes the bytes of one `recv` as a part of the header.
+    #[inline(never)]
+    fn take_header(&mut self, config: &Config, data: &[u8], now: Monotonic) {
+        let Stage::AwaitDigest(handshake) = &mut self.stage else { return };
+        match handshake.take_header(data) {
+            Ok(true) => self.call = Call::begin(call_timeout(config.auth_timeout), now),
+            Ok(false) => {}
+            Err(HeaderError::Missing) => self.end(CloseReason::HeaderMissing),
+            Err(HeaderError::Malformed | HeaderError::TooLong) => {
+                self.end(CloseReason::HeaderMalformed);
+            }
         }
     }
 

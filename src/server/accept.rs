@@ -5,11 +5,11 @@ use std::collections::TryReserveError;
 use std::io;
 use std::net::SocketAddr;
 
-use super::admission::{Refusal, Source, Unauthenticated};
+use super::admission::{Networks, Source, Unauthenticated};
 use super::records::Row;
 use super::{AcceptPause, Limits, Server};
 use crate::auth::Challenge;
-use crate::proto::{CloseReason, Connection, Handler, Peer, guarded};
+use crate::proto::{CloseReason, Connection, Handler, Peer, State, guarded};
 use crate::python::Monotonic;
 use crate::reactor::{Close, Kernel, Ready};
 
@@ -19,6 +19,8 @@ pub(super) struct Acceptor<L> {
     pub(super) listeners: Vec<Listening<L>>,
     pause: Pause,
     pub(super) unauthenticated: Unauthenticated,
+    /// The networks that may send a PROXY header; all may if there is none.
+    pub(super) proxies: Networks,
 }
 
 /// One listener.
@@ -33,8 +35,8 @@ pub(super) struct Listening<L> {
 /// What the clients of a listener come for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Purpose {
-    /// The authenticated service.
-    Service,
+    /// The authenticated service, behind a balancer that sends a PROXY header or without.
+    Service { proxied: bool },
 }
 
 impl<L> Listening<L> {
@@ -43,11 +45,21 @@ impl<L> Listening<L> {
     pub(super) const fn new(listener: L, purpose: Purpose) -> Self {
         Self { listener, purpose, waiting: true }
     }
+
+    /// Makes it one that requires a PROXY header.
+    pub(super) const fn require_proxy(&mut self) {
+        self.purpose = Purpose::Service { proxied: true };
+    }
 }
 
 impl<L> Acceptor<L> {
     pub(super) fn new(listeners: Vec<Listening<L>>) -> Self {
-        Self { listeners, pause: Pause::default(), unauthenticated: Unauthenticated::default() }
+        Self {
+            listeners,
+            pause: Pause::default(),
+            unauthenticated: Unauthenticated::default(),
+            proxies: Networks::default(),
+        }
     }
 
     /// An event came for the listener with this index.
@@ -102,6 +114,7 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
                 && !self.acceptor.pause.holds(now)
             {
                 left -= 1;
+                self.lag.time_this_turn();
                 if self.reactor.slots.len() >= self.limits.connections {
                     self.cannot_accept(index, AcceptPause::Full);
                     continue;
@@ -124,8 +137,11 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
                 match self.reactor.kernel.accept(listener) {
                     Ok((stream, peer)) => {
                         errors_in_a_row = 0;
-                        match purpose {
-                            Purpose::Service => self.admit(stream, peer, index),
+                        match *purpose {
+                            Purpose::Service { proxied: false } => self.admit(stream, peer, index),
+                            Purpose::Service { proxied: true } => {
+                                self.admit_proxied(stream, peer, index);
+                            }
                         }
                     }
                     Err(error) => match classify(&error) {
@@ -174,18 +190,36 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         let unauthenticated = &mut self.acceptor.unauthenticated;
         let source = unauthenticated.source_of(peer, limits);
         if let Err(refusal) = unauthenticated.admit(source, limits, now) {
-            match refusal {
-                Refusal::Suspect => self.stats.refused_suspects += 1,
-                Refusal::Share => self.stats.refused_over_share += 1,
-            }
+            self.stats.count_refusal(refusal);
             return self.reactor.kernel.close(stream, Close::Orderly);
         }
-        if unauthenticated.len() >= limits.unauthenticated
+        self.evict();
+        self.open(stream, peer, source, listener);
+    }
+
+    /// Waits for the PROXY header of a connection, unless its peer may not send one. Its client is
+    /// admitted once the header is complete.
+    fn admit_proxied(&mut self, stream: K::Stream, peer: Option<SocketAddr>, listener: usize) {
+        self.acceptor.end_pause();
+        let proxies = &self.acceptor.proxies;
+        // A peer that was gone before its address was read cannot be one of the list.
+        if !proxies.is_empty() && !peer.is_some_and(|peer| proxies.contain(peer.ip())) {
+            self.stats.refused_untrusted_proxies += 1;
+            self.notify(|observer| observer.proxy_refused(peer));
+            return self.reactor.kernel.close(stream, Close::Orderly);
+        }
+        self.evict();
+        self.open(stream, peer, None, listener);
+    }
+
+    /// Makes room for one more unauthenticated connection.
+    fn evict(&mut self) {
+        let unauthenticated = &mut self.acceptor.unauthenticated;
+        if unauthenticated.len() >= self.limits.unauthenticated
             && let Some((oldest, _)) = unauthenticated.oldest()
         {
             self.abort(oldest, CloseReason::Evicted);
         }
-        self.open(stream, peer, source, listener);
     }
 
     /// Pauses for want of room. If the last pause for that did not help, turns a few clients away,
@@ -232,9 +266,17 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
             return self.cannot_open(stream, CloseReason::HandlerPanicked);
         };
         let (id, now) = (self.reactor.next_id(), self.reactor.now());
-        let mut connection = Connection::new(&self.config, Challenge::new(random), handler, now);
+        let begin = match self.acceptor.listeners[listener].purpose {
+            Purpose::Service { proxied: false } => Connection::new,
+            Purpose::Service { proxied: true } => Connection::behind_proxy,
+        };
+        let mut connection = begin(&self.config, Challenge::new(random), handler, now);
         connection.set_peer(Peer::new(self.inbox.server(), id, peer));
-        self.acceptor.unauthenticated.add(id, source, now);
+        let unauthenticated = &mut self.acceptor.unauthenticated;
+        match connection.state() == State::AwaitHeader {
+            true => unauthenticated.add_awaiting_header(id, now),
+            false => unauthenticated.add(id, source, now),
+        }
         if let Some(records) = &mut self.records {
             records.insert(id, Row::new(peer, listener, now));
         }

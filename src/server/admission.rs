@@ -8,6 +8,7 @@
 //! - from there on a source that failed lately, or that already holds its share, is refused: the
 //!   upper half is for sources that gave no cause. No client is dropped at random, as sshd does it,
 //!   because that would refuse honest clients in proportion to the flood;
+//! - a client behind a balancer is judged by its own source, once the PROXY header names it;
 //! - at the limit the oldest connection makes room, if it had time enough to answer, and that counts
 //!   as a failure of its source. So a flood from new sources makes them known.
 //!
@@ -38,6 +39,26 @@ impl Source {
     }
 }
 
+/// A list of networks.
+#[derive(Debug, Default)]
+pub(super) struct Networks(Vec<IpNet>);
+
+impl Networks {
+    pub(super) fn new(networks: &[IpNet]) -> Self {
+        Self(networks.iter().copied().map(canonical).collect())
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// An IPv4 address that an IPv6 listener reports is an IPv4 address.
+    pub(super) fn contain(&self, ip: IpAddr) -> bool {
+        let ip = ip.to_canonical();
+        self.0.iter().any(|network| network.contains(&ip))
+    }
+}
+
 /// A network whose IPv6 addresses stand for IPv4 ones (::ffff:a.b.c.d) as the network of these:
 /// that is how addresses are compared.
 fn canonical(network: IpNet) -> IpNet {
@@ -63,11 +84,13 @@ pub(super) struct Unauthenticated {
     /// come to the front or the list is tidied, so that leaving costs nothing.
     by_age: VecDeque<Arrival>,
     present: usize,
+    /// Of these, those whose PROXY header is incomplete.
+    awaiting_header: usize,
     /// Their number for each source that has any.
     by_source: HashMap<Source, usize>,
     suspects: Suspects,
     /// Networks whose clients are never refused for their source.
-    trusted: Vec<IpNet>,
+    trusted: Networks,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -75,6 +98,7 @@ struct Arrival {
     id: ConnId,
     /// It has not moved on.
     present: bool,
+    awaits_header: bool,
     since: Monotonic,
     source: Option<Source>,
 }
@@ -84,17 +108,20 @@ impl Unauthenticated {
         self.present
     }
 
+    pub(super) fn awaiting_header(&self) -> usize {
+        self.awaiting_header
+    }
+
     /// Replaces the networks whose clients are never refused for their source.
     pub(super) fn trust(&mut self, networks: &[IpNet]) {
-        self.trusted = networks.iter().copied().map(canonical).collect();
+        self.trusted = Networks::new(networks);
     }
 
     /// The source of a peer, unless it is unknown or trusted.
     pub(super) fn source_of(&self, peer: Option<SocketAddr>, limits: &Limits) -> Option<Source> {
         // An IPv4 client of an IPv6 listener is an IPv4 client.
         let ip = peer?.ip().to_canonical();
-        let trusted = ip.is_loopback() && limits.trust_loopback
-            || self.trusted.iter().any(|network| network.contains(&ip));
+        let trusted = ip.is_loopback() && limits.trust_loopback || self.trusted.contain(ip);
         (!trusted).then(|| Source::new(ip))
     }
 
@@ -105,8 +132,40 @@ impl Unauthenticated {
         limits: &Limits,
         now: Monotonic,
     ) -> Result<(), Refusal> {
+        self.assess(source, self.len(), limits, now)
+    }
+
+    /// Decides the same about one that came without a source, now that a PROXY header names it. From
+    /// here on it counts as one of its source.
+    pub(super) fn identify(
+        &mut self,
+        id: ConnId,
+        source: Option<Source>,
+        limits: &Limits,
+        now: Monotonic,
+    ) -> Result<(), Refusal> {
+        let arrival = self.get_mut(id).expect("it is unauthenticated");
+        let awaited = std::mem::take(&mut arrival.awaits_header);
+        self.awaiting_header -= usize::from(awaited);
+        self.assess(source, self.len() - 1, limits, now)?;
+        // Without memory the source is not known, which refuses none that is honest.
+        if let Some(source) = source.filter(|_| self.by_source.try_reserve(1).is_ok()) {
+            self.get_mut(id).expect("it is unauthenticated").source = Some(source);
+            *self.by_source.entry(source).or_default() += 1;
+        }
+        Ok(())
+    }
+
+    /// Decides about one from this source, beside so many other unauthenticated connections.
+    fn assess(
+        &mut self,
+        source: Option<Source>,
+        others: usize,
+        limits: &Limits,
+        now: Monotonic,
+    ) -> Result<(), Refusal> {
         let half = limits.unauthenticated.div_ceil(2);
-        let Some(source) = source.filter(|_| self.len() >= half) else { return Ok(()) };
+        let Some(source) = source.filter(|_| others >= half) else { return Ok(()) };
         if self.suspects.has(source, limits, now) {
             return Err(Refusal::Suspect);
         }
@@ -129,11 +188,24 @@ impl Unauthenticated {
             self.by_age.retain(|arrival| arrival.present);
             self.by_age.shrink_to(2 * self.present + TIDY_FROM);
         }
-        self.by_age.push_back(Arrival { id, present: true, since: now, source });
+        self.by_age.push_back(Arrival {
+            id,
+            present: true,
+            awaits_header: false,
+            since: now,
+            source,
+        });
         self.present += 1;
         if let Some(source) = source {
             *self.by_source.entry(source).or_default() += 1;
         }
+    }
+
+    /// Adds a new connection whose source only its PROXY header will tell.
+    pub(super) fn add_awaiting_header(&mut self, id: ConnId, now: Monotonic) {
+        self.add(id, None, now);
+        self.by_age.back_mut().expect("it was added just now").awaits_header = true;
+        self.awaiting_header += 1;
     }
 
     /// Removes one that authenticated, or that ended in a way that says nothing about its source.
@@ -141,6 +213,8 @@ impl Unauthenticated {
         let arrival = self.get_mut(id).expect("it is removed once");
         arrival.present = false;
         let source = arrival.source;
+        let awaited = std::mem::take(&mut arrival.awaits_header);
+        self.awaiting_header -= usize::from(awaited);
         self.present -= 1;
         if self.present == 0 {
             self.by_age.clear();
@@ -194,6 +268,8 @@ impl Unauthenticated {
             present.iter().all(|arrival| is_unauthenticated(arrival.id)),
             "one that is not unauthenticated is listed"
         );
+        let awaiting = present.iter().filter(|arrival| arrival.awaits_header).count();
+        assert_eq!(awaiting, self.awaiting_header, "unauthenticated without a header");
         let with_source = present.iter().filter(|arrival| arrival.source.is_some()).count();
         assert_eq!(
             with_source,

@@ -1,5 +1,6 @@
 use std::iter::Sum;
 
+use super::admission::Refusal;
 use crate::auth::KeyName;
 use crate::proto::CloseReason;
 
@@ -24,10 +25,16 @@ pub struct Stats {
     pub peak_connections: usize,
     /// Of the connections now, those that have not authenticated.
     pub unauthenticated: usize,
-    /// Bytes received, digests included.
+    /// Of these, those whose PROXY header is incomplete.
+    pub awaiting_header: usize,
+    /// Of the connections now, those whose stream we have ended and whose rest we read away.
+    pub lingering: usize,
+    /// Bytes received, digests and PROXY headers included.
     pub bytes_received: u64,
     /// Bytes that the kernel took from us, challenges included.
     pub bytes_sent: u64,
+    /// Bytes of answers and pushed messages that wait now for their peers to read.
+    pub backlog_bytes: u64,
     /// Bytes of answers that had not been handed to the kernel when their connection ended.
     pub bytes_undelivered: u64,
     /// Bytes that were read and not answered, because we had already ended our stream: what a
@@ -39,6 +46,9 @@ pub struct Stats {
     pub refused_suspects: u64,
     /// Clients refused because their source had its share of unauthenticated connections.
     pub refused_over_share: u64,
+    /// Peers refused because they may not send a PROXY header; see
+    /// [`Server::trust_proxies`](super::Server::trust_proxies).
+    pub refused_untrusted_proxies: u64,
     /// Errors of `accept` that concerned one client and were passed over.
     pub accept_errors: u64,
     /// How often accepting had to rest: out of room or out of descriptors.
@@ -129,13 +139,17 @@ impl Stats {
             connections,
             peak_connections,
             unauthenticated,
+            awaiting_header,
+            lingering,
             bytes_received,
             bytes_sent,
+            backlog_bytes,
             bytes_undelivered,
             bytes_discarded,
             shed,
             refused_suspects,
             refused_over_share,
+            refused_untrusted_proxies,
             accept_errors,
             accept_pauses,
             pushed,
@@ -154,13 +168,17 @@ impl Stats {
         self.connections += connections;
         self.peak_connections += peak_connections;
         self.unauthenticated += unauthenticated;
+        self.awaiting_header += awaiting_header;
+        self.lingering += lingering;
         self.bytes_received += bytes_received;
         self.bytes_sent += bytes_sent;
+        self.backlog_bytes += backlog_bytes;
         self.bytes_undelivered += bytes_undelivered;
         self.bytes_discarded += bytes_discarded;
         self.shed += shed;
         self.refused_suspects += refused_suspects;
         self.refused_over_share += refused_over_share;
+        self.refused_untrusted_proxies += refused_untrusted_proxies;
         self.accept_errors += accept_errors;
         self.accept_pauses += accept_pauses;
         self.pushed += pushed;
@@ -189,6 +207,13 @@ impl Stats {
         self.authenticated += 1;
         if let Some((_, count)) = self.by_key.iter_mut().find(|(name, _)| Some(*name) == key) {
             *count += 1;
+        }
+    }
+
+    pub(super) const fn count_refusal(&mut self, refusal: Refusal) {
+        match refusal {
+            Refusal::Suspect => self.refused_suspects += 1,
+            Refusal::Share => self.refused_over_share += 1,
         }
     }
 
@@ -243,6 +268,9 @@ mod tests {
                 connections: gauge(5),
                 peak_connections: gauge(6),
                 unauthenticated: gauge(7),
+                lingering: gauge(24),
+                awaiting_header: gauge(25),
+                backlog_bytes: counter(25),
                 bytes_received: counter(8),
                 bytes_sent: counter(9),
                 bytes_undelivered: counter(10),
@@ -250,6 +278,7 @@ mod tests {
                 shed: counter(12),
                 refused_suspects: counter(13),
                 refused_over_share: counter(14),
+                refused_untrusted_proxies: counter(26),
                 accept_errors: counter(15),
                 accept_pauses: counter(16),
                 probes: counter(23),

@@ -2,6 +2,8 @@
 //! every deadline and every close reason.
 #![allow(clippy::unwrap_used)] // clippy.toml exempts `#[test]` functions, not their helpers.
 
+mod header;
+
 use std::io::ErrorKind;
 use std::time::Duration;
 

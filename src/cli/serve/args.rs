@@ -7,6 +7,7 @@ use clap::Args;
 use saltecho::server::AdminAddress;
 
 use super::admission::AdmissionArgs;
+use super::proxy::ProxyArgs;
 use crate::cli::address::{admin_address, listen_address};
 use crate::cli::keyfile::KeyArgs;
 use crate::cli::reply::Reply;
@@ -22,11 +23,14 @@ use crate::cli::values::{Limit, Size, Spin, keepalive};
 pub(in crate::cli) struct ServeArgs {
     /// Address to listen on (default port: 9999; port 0 picks a free one), beside the sockets that
     /// a service manager passes. May be given several times [default: 127.0.0.1:9999, unless sockets
-    /// are passed]
+    /// are passed or --listen-proxy is given]
     #[arg(short, long, value_name = "ADDR")]
     #[arg(env = "SALTECHO_LISTEN", hide_env_values = true)]
     #[arg(value_delimiter = ',', value_parser = listen_address)]
     pub(super) listen: Vec<SocketAddr>,
+
+    #[command(flatten)]
+    pub(super) proxy: ProxyArgs,
 
     #[command(flatten)]
     pub(super) keys: KeyArgs,
@@ -133,4 +137,5 @@ Examples:
   saltecho serve
   saltecho serve -v --recv-size 1k --idle-timeout 10m
   saltecho serve -k saltecho.key --mac sha256
-  saltecho serve -l 127.0.0.1:0 -l 127.0.0.2:0 --port-file ports";
+  saltecho serve -l 127.0.0.1:0 -l 127.0.0.2:0 --port-file ports
+  saltecho serve -l 0.0.0.0:9999 --proxy require --proxy-trust 192.0.2.1";

@@ -7,6 +7,7 @@ mod control;
 mod journal;
 mod notify;
 mod port_file;
+mod proxy;
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -22,6 +23,7 @@ use self::activation::Passed;
 use self::control::{SIGNALS, ServiceControl};
 use self::journal::Reporter;
 use self::port_file::PortFile;
+use self::proxy::Place;
 
 use crate::cli::address::ServerAddress;
 use crate::cli::failure::{Exit, Failure};
@@ -59,15 +61,16 @@ fn serve<H: Handler + Clone + Send>(
     handler: H,
 ) -> Result<(), Failure> {
     args.refuse_exposed_admin()?;
-    let listen = args.addresses(&passed);
-    refuse_repeated(&listen)?;
+    let places = args.proxy.places(&args.addresses(&passed));
+    refuse_repeated(&places)?;
     let passed_addresses = passed.service.iter().map(TcpListener::local_addr);
     let passed_addresses = passed_addresses.collect::<io::Result<Vec<_>>>();
-    let addresses = passed_addresses.context("cannot get the address of a socket passed")?;
-    let addresses = [&listen[..], &addresses].concat();
+    let mut addresses = passed_addresses.context("cannot get the address of a socket passed")?;
+    addresses.splice(0..0, places.iter().map(|place| place.address));
     let keys = Keys::for_server(&args.keys, &addresses)
         .map_err(|error| Failure::new(Exit::Usage, error))?;
     warn_of_exposure(args, &addresses, log);
+    args.proxy.warn(&places, log);
     let port_file = args.port_file.as_deref();
     let port_file = port_file
         .map(|path| PortFile::prepare(path, args.keys.key_file.as_deref()))
@@ -83,11 +86,15 @@ fn serve<H: Handler + Clone + Send>(
     let config = args.config(keys.keyring);
     let workers = usize::from(args.workers);
     let settings = journal::settings(&config, &limits, &keys.names, workers);
-    let settings = settings + &args.admission.settings();
+    let settings = settings + &args.admission.settings() + &args.proxy.settings(&places);
     let trusted = args.admission.trusted().iter().copied();
     let mut builder = Server::builder().config(config).limits(limits).trust(trusted);
-    for address in &listen {
-        builder = builder.listen(*address);
+    builder = builder.trust_proxies(args.proxy.trusted().iter().copied());
+    for place in &places {
+        builder = match place.proxied {
+            true => builder.listen_proxy(place.address),
+            false => builder.listen(place.address),
+        };
     }
     if let Some(address) = &args.admin {
         // A list of connections says where they come from and what they did.
@@ -99,7 +106,7 @@ fn serve<H: Handler + Clone + Send>(
     let control = ServiceControl::new(log, &args.keys, &addresses, limits.drain_delay)
         .map_err(|error| Failure::new(Exit::Usage, error))?;
     let builder = builder.control(Box::new(control), &not_ignored(&SIGNALS));
-    let mut servers = build(builder.handler(handler), args, &listen)?;
+    let mut servers = build(builder.handler(handler), args, &places)?;
     for (server, number) in servers.iter_mut().zip(1..) {
         let worker = (workers > 1).then_some(number);
         server.set_observer(Box::new(Reporter::new(log.clone(), worker)));
@@ -108,7 +115,13 @@ fn serve<H: Handler + Clone + Send>(
     if let Some(port_file) = port_file {
         port_file.write(&addresses, log)?;
     }
-    let shown: Vec<String> = addresses.iter().map(SocketAddr::to_string).collect();
+    // Sockets that were passed come behind the places.
+    let proxied = places.iter().map(|place| place.proxied).chain(std::iter::repeat(false));
+    let shown = addresses.iter().zip(proxied).map(|(address, proxied)| match proxied {
+        true => format!("{address} (PROXY header)"),
+        false => address.to_string(),
+    });
+    let shown: Vec<String> = shown.collect();
     let admin = servers[0].admin_address();
     let admin = admin.map_or(String::new(), |address| format!(", admin endpoint {address}"));
     log.print(Level::Normal, format_args!("listening on {}{admin}: {settings}", shown.join(", ")));
@@ -135,6 +148,7 @@ impl ServeArgs {
 
     fn config(&self, keyring: Keyring) -> Config {
         let mut config = Config::new(keyring);
+        config.header_timeout = self.proxy.header_timeout.0;
         config.auth_timeout = self.auth_timeout.0;
         config.idle_timeout = self.idle_timeout.0;
         config.send_timeout = self.send_timeout.0;
@@ -146,7 +160,7 @@ impl ServeArgs {
     /// The addresses to listen on beside the sockets that were passed, which take the place of the
     /// default.
     fn addresses(&self, passed: &Passed) -> Vec<SocketAddr> {
-        match self.listen.is_empty() && passed.service.is_empty() {
+        match self.listen.is_empty() && passed.service.is_empty() && !self.proxy.has_listeners() {
             true => vec![SocketAddr::from((Ipv4Addr::LOCALHOST, ServerAddress::DEFAULT_PORT))],
             false => self.listen.clone(),
         }
@@ -181,15 +195,23 @@ fn warn_of_exposure(args: &ServeArgs, addresses: &[SocketAddr], log: &Log) {
 }
 
 /// Refuses an address that is given twice. Port 0 may be: it picks another port each time.
-fn refuse_repeated(addresses: &[SocketAddr]) -> Result<(), Failure> {
-    let repeated = addresses
-        .iter()
-        .enumerate()
-        .find(|(index, address)| address.port() != 0 && addresses[..*index].contains(address));
+fn refuse_repeated(places: &[Place]) -> Result<(), Failure> {
+    let repeated = places.iter().enumerate().find_map(|(index, place)| {
+        let same = |other: &&Place| other.address == place.address && place.address.port() != 0;
+        places[..index].iter().find(same).map(|other| (place, other))
+    });
     match repeated {
         None => Ok(()),
-        Some((_, address)) => {
-            let text = format!("-l {address} is given twice: remove one");
+        Some((Place { address, flag, .. }, other)) if *flag == other.flag => {
+            let text = format!("{flag} {address} is given twice: remove one");
+            Err(Failure::with_message(Exit::Usage, text))
+        }
+        Some((Place { address, flag, .. }, other)) => {
+            let text = format!(
+                "{} {address} and {flag} {address} are the same address: a listener either requires \
+                 PROXY headers or does not, so give one of them another port",
+                other.flag
+            );
             Err(Failure::with_message(Exit::Usage, text))
         }
     }
@@ -198,12 +220,15 @@ fn refuse_repeated(addresses: &[SocketAddr]) -> Result<(), Failure> {
 fn build<H: Handler + Clone>(
     builder: ServerBuilder<H>,
     args: &ServeArgs,
-    listen: &[SocketAddr],
+    places: &[Place],
 ) -> Result<Vec<Server<MioKernel, H>>, Failure> {
     builder.build_workers(args.workers.into()).map_err(|error| match error {
-        BuildError::Listen { address, source } => match overlapping(listen, address) {
-            Some(other) if source.kind() == io::ErrorKind::AddrInUse => {
-                let text = format!("-l {address} and -l {other} overlap: remove one");
+        BuildError::Listen { address, source } => match overlapping(places, address) {
+            Some((one, other)) if source.kind() == io::ErrorKind::AddrInUse => {
+                let text = format!(
+                    "{} {} and {} {} overlap: remove one",
+                    one.flag, one.address, other.flag, other.address
+                );
                 Failure::with_message(Exit::Usage, text)
             }
             _ => Failure::with_message(Exit::Runtime, cannot_listen(address, &source)),
@@ -237,14 +262,16 @@ fn build<H: Handler + Clone>(
 
 /// Finds another of our own addresses that conflicts with this one because one of the two means
 /// every address of the machine.
-fn overlapping(addresses: &[SocketAddr], address: SocketAddr) -> Option<SocketAddr> {
-    let overlaps = |other: &&SocketAddr| {
-        **other != address
+fn overlapping(places: &[Place], address: SocketAddr) -> Option<(&Place, &Place)> {
+    let overlaps = |other: &&Place| {
+        let other = other.address;
+        other != address
             && other.port() == address.port()
             && other.is_ipv4() == address.is_ipv4()
             && (other.ip().is_unspecified() || address.ip().is_unspecified())
     };
-    addresses.iter().find(overlaps).copied()
+    let one = places.iter().find(|place| place.address == address)?;
+    Some((one, places.iter().find(overlaps)?))
 }
 
 fn cannot_listen(address: SocketAddr, error: &io::Error) -> String {

@@ -5,7 +5,11 @@ use std::sync::{Arc, Mutex, TryLockError};
 use std::time::Duration;
 
 use super::rows::{Rows, Search};
+#[cfg(feature = "metrics")]
+use super::scrape::Scrape;
 use super::{Fleet, routes};
+#[cfg(feature = "metrics")]
+use crate::metrics::Snapshot;
 use crate::proto::Handler;
 use crate::proto::http::{Progress, Response, SLICE};
 use crate::python::Monotonic;
@@ -13,7 +17,7 @@ use crate::reactor::{Kernel, Wake};
 use crate::server::Server;
 
 /// How long a loop may take for a part of an answer before it is reported as missing: 1 s.
-const PATIENCE: Duration = Duration::from_secs(1);
+pub(super) const PATIENCE: Duration = Duration::from_secs(1);
 
 /// An answer in progress.
 pub(super) struct Job {
@@ -31,6 +35,11 @@ pub(super) struct Job {
 pub(super) enum Task {
     Rows(Rows),
     Kill(Search),
+    #[cfg(feature = "metrics")]
+    Scrape(Box<Scrape>),
+    /// The figures of another loop for a scrape, once it has given them.
+    #[cfg(feature = "metrics")]
+    Figures(Option<Box<Snapshot>>),
 }
 
 /// A task that was sent to another loop.
@@ -47,7 +56,7 @@ pub(in crate::server) struct Errand {
     home: Arc<dyn Wake>,
 }
 
-struct State {
+pub(super) struct State {
     /// Absent if the sender has lost patience, and taken it back.
     task: Option<Task>,
     out: Vec<u8>,
@@ -56,6 +65,16 @@ struct State {
 }
 
 impl Errand {
+    pub(super) fn new(worker: usize, task: Option<Task>, home: Arc<dyn Wake>) -> Self {
+        let state = State { task, out: Vec::new(), progress: None };
+        Self { worker, state: Mutex::new(state), home }
+    }
+
+    #[cfg(feature = "metrics")]
+    pub(super) const fn state(&self) -> &Mutex<State> {
+        &self.state
+    }
+
     /// Does a part of the task on the loop that it was sent to.
     pub(in crate::server) fn run<K: Kernel, H: Handler + Clone>(&self, server: &mut Server<K, H>) {
         // A panic in a task is one of this crate; the sender reports the loop as missing.
@@ -65,6 +84,17 @@ impl Errand {
             *progress = Some(task.visit(server, Some(self.worker + 1), out));
         }
         self.home.wake();
+    }
+}
+
+#[cfg(feature = "metrics")]
+impl State {
+    /// Takes the task back if the loop has done it.
+    pub(super) const fn take_done(&mut self) -> Option<Task> {
+        match self.progress {
+            Some(_) => self.task.take(),
+            None => None,
+        }
     }
 }
 
@@ -78,6 +108,13 @@ impl Task {
         match self {
             Self::Rows(rows) => rows.visit(server, number, out, SLICE),
             Self::Kill(search) => search.visit(server),
+            #[cfg(feature = "metrics")]
+            Self::Figures(figures) => {
+                *figures = Some(Box::new(server.figures()));
+                Progress::Done
+            }
+            #[cfg(feature = "metrics")]
+            Self::Scrape(_) => unreachable!("it stays at home"),
         }
     }
 }
@@ -93,8 +130,18 @@ impl Job {
         Self { task: Some(Task::Kill(search)), worker, end: worker + 1, away: None }
     }
 
+    /// A scrape of the metrics of all loops.
+    #[cfg(feature = "metrics")]
+    pub(super) fn scrape(scrape: Scrape) -> Self {
+        Self { task: Some(Task::Scrape(Box::new(scrape))), worker: 0, end: 0, away: None }
+    }
+
     /// Whether it waits for another loop, and until when at most.
     pub(super) fn waits_until(&self) -> Option<Monotonic> {
+        #[cfg(feature = "metrics")]
+        if let Some(Task::Scrape(scrape)) = &self.task {
+            return scrape.waits_until();
+        }
         self.away.as_ref().map(|away| away.until)
     }
 
@@ -109,6 +156,10 @@ impl Job {
         if self.away.is_some() {
             return self.return_home(out, now);
         }
+        #[cfg(feature = "metrics")]
+        if let Some(Task::Scrape(scrape)) = &mut self.task {
+            return scrape.advance(server, fleet, now);
+        }
         let task = self.task.as_mut().expect("it is here");
         if fleet.is_home(self.worker) {
             let number = (fleet.len() > 1).then_some(self.worker + 1);
@@ -120,12 +171,11 @@ impl Job {
         if self.worker >= self.end {
             return match task {
                 Task::Rows(rows) => rows.finish(out, SLICE),
-                Task::Kill(_) => Progress::Done,
+                _ => Progress::Done,
             };
         }
-        let state = State { task: self.task.take(), out: Vec::new(), progress: None };
         let home = server.reactor.kernel.waker();
-        let errand = Arc::new(Errand { worker: self.worker, state: Mutex::new(state), home });
+        let errand = Arc::new(Errand::new(self.worker, self.task.take(), home));
         fleet.send(self.worker, Arc::clone(&errand));
         self.away = Some(Away { errand, until: now.saturating_add(PATIENCE) });
         Progress::More
@@ -160,12 +210,14 @@ impl Job {
         Progress::More
     }
 
-    /// The outcome of a search that has ended.
+    /// The outcome of a search or a scrape that has ended.
     pub(super) fn outcome(&self) -> Response {
         match &self.task {
             Some(Task::Kill(search)) if search.found => routes::killed(search.number),
             Some(Task::Kill(search)) => routes::no_connection(search.number),
-            Some(Task::Rows(_)) | None => unreachable!("only a search has an outcome"),
+            #[cfg(feature = "metrics")]
+            Some(Task::Scrape(scrape)) => scrape.response(),
+            _ => unreachable!("a list has no outcome"),
         }
     }
 }

@@ -11,6 +11,8 @@ mod job;
 mod query;
 mod routes;
 mod rows;
+#[cfg(feature = "metrics")]
+mod scrape;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -218,6 +220,7 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         let Some(mut admin) = self.admin.take() else { return };
         let now = self.reactor.now();
         admin.had_events = false;
+        self.lag.time_this_turn();
         for index in 0..PLACES {
             self.serve_place(&mut admin, index, now);
         }
@@ -356,6 +359,11 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
             Route::Live => Some(routes::live()),
             Route::Ready => Some(routes::ready(self.is_ready())),
             Route::Version => Some(routes::version()),
+            #[cfg(feature = "metrics")]
+            Route::Metrics(format) => {
+                *job = Some(Job::scrape(scrape::Scrape::new(format)));
+                None
+            }
             Route::Connections(query) => {
                 *job = Some(Job::rows(Rows::new(query), fleet.len()));
                 Some(Response::streamed("application/x-ndjson"))

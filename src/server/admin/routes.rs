@@ -3,6 +3,8 @@
 use std::net::{IpAddr, SocketAddr};
 
 use super::query::Query;
+#[cfg(feature = "metrics")]
+use crate::metrics::Format;
 use crate::proto::http::{Method, Request, Response, Status};
 
 /// What a request asks for.
@@ -11,6 +13,8 @@ pub(super) enum Route {
     Live,
     Ready,
     Version,
+    #[cfg(feature = "metrics")]
+    Metrics(Format),
     Connections(Query),
     /// Kill the connection with this number of a loop, counted from 0.
     Kill {
@@ -34,6 +38,7 @@ POST /drain
 POST /reload
 POST /log?level=LEVEL
 ";
+const METRICS: &str = if cfg!(feature = "metrics") { "GET /metrics\n" } else { "" };
 
 impl Route {
     /// What a request asks of so many loops, or the answer that refuses it.
@@ -57,6 +62,8 @@ impl Route {
             "/livez" => plain(read(Self::Live)),
             "/readyz" => plain(read(Self::Ready)),
             "/version" => plain(read(Self::Version)),
+            #[cfg(feature = "metrics")]
+            "/metrics" => plain(read(Self::Metrics(Format::accepted(request.accept)))),
             "/connections" => {
                 // The method is refused first: another one would not make the query right.
                 read(Self::Live)?;
@@ -151,7 +158,7 @@ fn bad_request(text: &str) -> Response {
 }
 
 fn not_found(path: &str) -> Response {
-    Response::text(Status::NotFound, format!("{path:?} is not here. There are:\n{ROUTES}"))
+    Response::text(Status::NotFound, format!("{path:?} is not here. There are:\n{METRICS}{ROUTES}"))
 }
 
 pub(super) fn live() -> Response {
@@ -222,6 +229,8 @@ mod tests {
             ("/livez", Route::Live),
             ("/readyz", Route::Ready),
             ("/version", Route::Version),
+            #[cfg(feature = "metrics")]
+            ("/metrics", Route::Metrics(Format::PrometheusText)),
             ("/connections", Route::Connections(Query::parse("").unwrap())),
         ] {
             for method in [Method::Get, Method::Head] {

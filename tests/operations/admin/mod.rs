@@ -3,3 +3,4 @@
 mod asking;
 mod endpoint;
 mod program;
+mod scrape;
