@@ -7,6 +7,7 @@
 //! [`Limits::bytes_per_turn`](super::Limits). Its few deadlines are found by a scan, and a server
 //! without an endpoint pays one comparison a turn.
 
+mod errand;
 mod job;
 mod query;
 mod routes;
@@ -21,7 +22,7 @@ use job::Job;
 use routes::Route;
 use rows::{Rows, Search};
 
-pub(super) use job::Errand;
+pub(super) use errand::Errand;
 
 use super::accept::{AcceptError, classify};
 use super::{Handle, Server};

@@ -55,6 +55,11 @@ fn ctl_lists_and_kills() {
     let row: serde_json::Value = serde_json::from_str(&json).unwrap();
     assert_eq!((&row["peer"], &row["sent"]), (&peer.into(), &37.into()));
     watched.ctl(&["list", "--sort", "size"]).expect(1, &["\"size\"", "unsent"]);
+    let stats = stdout(&watched.ctl(&["stats"]));
+    let accepted = stats.lines().find_map(|line| line.strip_prefix("saltecho_accepted_total"));
+    assert_eq!(accepted.map(str::trim), Some("1"), "{stats}");
+    assert!(!stats.contains("_bucket"), "{stats}");
+    assert!(stdout(&watched.ctl(&["stats", "--raw"])).ends_with("# EOF\n"));
     let killed = watched.ctl(&["kill", "1"]);
     assert_eq!((killed.code(), stdout(&killed).as_str()), (0, "killed #1\n"));
     assert_eq!(rest(&client).unwrap(), b"");
