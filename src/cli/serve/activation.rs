@@ -8,19 +8,22 @@ use listenfd::ListenFd;
 use socket2::SockRef;
 
 /// Names of descriptors (`FileDescriptorName=`) and what their listeners are for.
-const NAMES: [(&str, Purpose); 1] = [("saltecho", Purpose::Service)];
+const NAMES: [(&str, Purpose); 2] =
+    [("saltecho", Purpose::Service), ("saltecho-proxy", Purpose::Balancer)];
 
 /// What a listener is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Purpose {
+pub(super) enum Purpose {
     /// The authenticated service.
     Service,
+    /// The same for balancers, which send a PROXY header first.
+    Balancer,
 }
 
-/// The listeners that were passed, by purpose.
+/// The listeners that were passed, each with its purpose.
 #[derive(Default)]
 pub(super) struct Passed {
-    pub(super) service: Vec<TcpListener>,
+    pub(super) listeners: Vec<(TcpListener, Purpose)>,
 }
 
 impl Passed {
@@ -52,9 +55,7 @@ impl Passed {
                     index + FIRST
                 )
             })?;
-            match purpose(name)? {
-                Purpose::Service => passed.service.push(listener),
-            }
+            passed.listeners.push((listener, purpose(name)?));
         }
         Ok(passed)
     }
@@ -118,6 +119,7 @@ mod tests {
         for name in ["saltecho", "saltecho.socket", "unknown", ""] {
             assert_eq!(purpose(name).unwrap(), Purpose::Service, "{name}");
         }
+        assert_eq!(purpose("saltecho-proxy").unwrap(), Purpose::Balancer);
         for name in ["http", "saltecho2", ".socket"] {
             let error = purpose(name).unwrap_err().to_string();
             assert!(error.contains("FileDescriptorName="), "{error}");

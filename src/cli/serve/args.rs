@@ -23,7 +23,7 @@ use crate::cli::values::{Limit, Size, Spin, keepalive};
 pub(in crate::cli) struct ServeArgs {
     /// Address to listen on (default port: 9999; port 0 picks a free one), beside the sockets that
     /// a service manager passes. May be given several times [default: 127.0.0.1:9999, unless sockets
-    /// are passed or --listen-proxy is given]
+    /// are passed]
     #[arg(short, long, value_name = "ADDR")]
     #[arg(env = "SALTECHO_LISTEN", hide_env_values = true)]
     #[arg(value_delimiter = ',', value_parser = listen_address)]
@@ -138,4 +138,4 @@ Examples:
   saltecho serve -v --recv-size 1k --idle-timeout 10m
   saltecho serve -k saltecho.key --mac sha256
   saltecho serve -l 127.0.0.1:0 -l 127.0.0.2:0 --port-file ports
-  saltecho serve -l 0.0.0.0:9999 --proxy require --proxy-trust 192.0.2.1";
+  saltecho serve -l 127.0.0.1:0 --listen-proxy 127.0.0.1:0 --proxy-trust 127.0.0.1";

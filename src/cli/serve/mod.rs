@@ -10,7 +10,7 @@ mod port_file;
 mod proxy;
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr};
 
 use anyhow::Context;
 use saltecho::auth::Keyring;
@@ -61,16 +61,14 @@ fn serve<H: Handler + Clone + Send>(
     handler: H,
 ) -> Result<(), Failure> {
     args.refuse_exposed_admin()?;
-    let places = args.proxy.places(&args.addresses(&passed));
+    let places = args.proxy.places(&args.listen_at(&passed));
     refuse_repeated(&places)?;
-    let passed_addresses = passed.service.iter().map(TcpListener::local_addr);
-    let passed_addresses = passed_addresses.collect::<io::Result<Vec<_>>>();
-    let mut addresses = passed_addresses.context("cannot get the address of a socket passed")?;
-    addresses.splice(0..0, places.iter().map(|place| place.address));
-    let keys = Keys::for_server(&args.keys, &addresses)
-        .map_err(|error| Failure::new(Exit::Usage, error))?;
-    warn_of_exposure(args, &addresses, log);
-    args.proxy.warn(&places, log);
+    let all = [&places[..], &args.proxy.passed(&passed)?].concat();
+    let listen: Vec<SocketAddr> = all.iter().map(|place| place.address).collect();
+    let keys =
+        Keys::for_server(&args.keys, &listen).map_err(|error| Failure::new(Exit::Usage, error))?;
+    warn_of_exposure(args, &listen, log);
+    args.proxy.warn(&all, log);
     let port_file = args.port_file.as_deref();
     let port_file = port_file
         .map(|path| PortFile::prepare(path, args.keys.key_file.as_deref()))
@@ -82,11 +80,11 @@ fn serve<H: Handler + Clone + Send>(
             "SIGHUP was ignored at startup (by nohup?), so it does not reload the keys",
         );
     }
-    let limits = args.admission.apply(args.limits(addresses.len()))?;
+    let limits = args.admission.apply(args.limits(all.len()))?;
     let config = args.config(keys.keyring);
     let workers = usize::from(args.workers);
     let settings = journal::settings(&config, &limits, &keys.names, workers);
-    let settings = settings + &args.admission.settings() + &args.proxy.settings(&places);
+    let settings = settings + &args.admission.settings() + &args.proxy.settings(&all);
     let trusted = args.admission.trusted().iter().copied();
     let mut builder = Server::builder().config(config).limits(limits).trust(trusted);
     builder = builder.trust_proxies(args.proxy.trusted().iter().copied());
@@ -96,14 +94,17 @@ fn serve<H: Handler + Clone + Send>(
             false => builder.listen(place.address),
         };
     }
+    for (place, (listener, _)) in all[places.len()..].iter().zip(passed.listeners) {
+        builder = match place.proxied {
+            true => builder.proxy_listener(listener),
+            false => builder.listener(listener),
+        };
+    }
     if let Some(address) = &args.admin {
         // A list of connections says where they come from and what they did.
         builder = builder.admin(address.clone()).records(true);
     }
-    for listener in passed.service {
-        builder = builder.listener(listener);
-    }
-    let control = ServiceControl::new(log, &args.keys, &addresses, limits.drain_delay)
+    let control = ServiceControl::new(log, &args.keys, &listen, limits.drain_delay)
         .map_err(|error| Failure::new(Exit::Usage, error))?;
     let builder = builder.control(Box::new(control), &not_ignored(&SIGNALS));
     let mut servers = build(builder.handler(handler), args, &places)?;
@@ -115,9 +116,7 @@ fn serve<H: Handler + Clone + Send>(
     if let Some(port_file) = port_file {
         port_file.write(&addresses, log)?;
     }
-    // Sockets that were passed come behind the places.
-    let proxied = places.iter().map(|place| place.proxied).chain(std::iter::repeat(false));
-    let shown = addresses.iter().zip(proxied).map(|(address, proxied)| match proxied {
+    let shown = addresses.iter().zip(&all).map(|(address, place)| match place.proxied {
         true => format!("{address} (PROXY header)"),
         false => address.to_string(),
     });
@@ -157,10 +156,11 @@ impl ServeArgs {
         config
     }
 
-    /// The addresses to listen on beside the sockets that were passed, which take the place of the
-    /// default.
-    fn addresses(&self, passed: &Passed) -> Vec<SocketAddr> {
-        match self.listen.is_empty() && passed.service.is_empty() && !self.proxy.has_listeners() {
+    /// The addresses to listen on beside those of --listen-proxy and the sockets that were passed,
+    /// which take the place of the default.
+    fn listen_at(&self, passed: &Passed) -> Vec<SocketAddr> {
+        let others = self.proxy.has_listeners() || !passed.listeners.is_empty();
+        match self.listen.is_empty() && !others {
             true => vec![SocketAddr::from((Ipv4Addr::LOCALHOST, ServerAddress::DEFAULT_PORT))],
             false => self.listen.clone(),
         }
@@ -182,11 +182,11 @@ impl ServeArgs {
     }
 }
 
-fn warn_of_exposure(args: &ServeArgs, addresses: &[SocketAddr], log: &Log) {
+fn warn_of_exposure(args: &ServeArgs, listen: &[SocketAddr], log: &Log) {
     if args.keys.key_file.is_none() {
         log.warn("using the demo key, which is public; use your own with -k FILE");
     }
-    if let Some(address) = addresses.iter().find(|address| !is_loopback(address)) {
+    if let Some(address) = listen.iter().find(|address| !is_loopback(address)) {
         log.warn(format_args!(
             "{address} can be reached from other machines, and nothing is encrypted: traffic can \
              be read and changed on the way"
@@ -233,16 +233,16 @@ fn build<H: Handler + Clone>(
             }
             _ => Failure::with_message(Exit::Runtime, cannot_listen(address, &source)),
         },
-        BuildError::ListenAdmin { address, source } => {
-            let text = format!("--admin {address}: {source}");
-            Failure::with_message(Exit::Runtime, text)
-        }
         BuildError::DrainDelay { .. } => {
             let text = format!(
                 "--drain-delay {} must be shorter than --drain-timeout {}, which begins with it",
                 args.drain_delay, args.drain_timeout
             );
             Failure::with_message(Exit::Usage, text)
+        }
+        BuildError::ListenAdmin { address, source } => {
+            let text = format!("--admin {address}: {source}");
+            Failure::with_message(Exit::Runtime, text)
         }
         BuildError::Descriptors { .. } => {
             Failure::with_message(Exit::Usage, format!("--max-connections: {error}"))
