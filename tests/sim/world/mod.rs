@@ -7,7 +7,7 @@ pub mod client;
 mod handler;
 pub mod header;
 #[path = "../../operations/http_world.rs"]
-mod http_world;
+pub mod http_world;
 pub mod judge;
 mod keepalive;
 mod records;
