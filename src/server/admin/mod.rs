@@ -2,10 +2,8 @@
 //!
 //! It has [`PLACES`] places and a listener of its own, so it answers when the service has no place
 //! left, while accepting pauses and while the server drains. In a turn each of its exchanges produces
-//! at most one slice of an answer and moves about as many bytes, whatever was asked for, so the
-//! service waits for the eight of them no longer than for one connection that moves
-//! [`Limits::bytes_per_turn`](super::Limits). Its few deadlines are found by a scan, and a server
-//! without an endpoint pays one comparison a turn.
+//! at most one slice of an answer and moves at most two slices of bytes, whatever was asked for. Its
+//! few deadlines are found by a scan, and a server without an endpoint pays one comparison a turn.
 
 mod errand;
 mod job;
