@@ -4,8 +4,10 @@ use clap::{Parser, Subcommand};
 
 use super::config::ConfigArgs;
 use super::connect::ConnectArgs;
+use super::ctl::CtlArgs;
 use super::doctor::DoctorArgs;
 use super::generate::GenerateArgs;
+use super::health::HealthArgs;
 use super::keygen::KeygenArgs;
 use super::load::LoadArgs;
 use super::report::ReportArgs;
@@ -34,7 +36,7 @@ Examples (more with `saltecho COMMAND --help`):
 
 Exit codes:
   0  success
-  1  failed while running
+  1  failed while running, refused (ctl), or not ready (health)
   2  wrong usage or configuration
   3  authentication failed
   4  cannot connect, or timed out
@@ -54,6 +56,8 @@ pub(super) enum Command {
     Config(ConfigArgs),
     Doctor(DoctorArgs),
     Generate(GenerateArgs),
+    Ctl(CtlArgs),
+    Health(HealthArgs),
 }
 
 #[cfg(test)]

@@ -52,6 +52,11 @@ impl Failure {
         format!("{:#}", self.error)
     }
 
+    /// The error without its exit code.
+    pub(super) fn into_error(self) -> anyhow::Error {
+        self.error
+    }
+
     pub(super) const fn exit_code(&self) -> u8 {
         self.exit as u8
     }

@@ -8,10 +8,13 @@ mod args;
 mod blocking;
 mod config;
 mod connect;
+mod ctl;
 mod doctor;
 mod environment;
 mod failure;
 mod generate;
+mod health;
+mod http;
 mod keyfile;
 mod keygen;
 mod load;
@@ -85,6 +88,8 @@ fn execute(command: Command, warnings: &[String]) -> Result<(), Failure> {
         Command::Keygen(args) => keygen::run(&args),
         Command::Config(args) => config::run(&args, &Cli::command()),
         Command::Doctor(args) => doctor::run(&args),
+        Command::Ctl(args) => ctl::run(&args),
+        Command::Health(args) => health::run(&args),
         Command::Generate(args) => generate::run(&args, Cli::command()),
     }
 }

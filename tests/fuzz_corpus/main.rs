@@ -36,7 +36,7 @@ fn every_target_accepts_random_inputs() {
         let (longest, alphabet) = match name {
             "command_line_values" => (12, Some(VALUES)),
             "configuration" => (40, Some(TOML)),
-            "whole_loop" => (1000, None),
+            "whole_loop" | "admin_endpoint" => (1000, None),
             _ => (300, None),
         };
         for seed in 0..DRAWN {

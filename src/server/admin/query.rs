@@ -2,7 +2,7 @@
 
 use crate::proto::State;
 
-/// The most rows of a sorted list: a thousand are sorted in tens of microseconds.
+/// The most rows of a sorted list, which are kept in memory and sorted in one turn.
 pub(super) const MAX_SORTED: usize = 1000;
 /// The rows of a sorted list without a limit.
 const DEFAULT_SORTED: usize = 100;

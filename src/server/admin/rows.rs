@@ -12,7 +12,7 @@ use crate::proto::{CloseReason, ConnId, Handler};
 use crate::reactor::Kernel;
 use crate::server::{Record, Server};
 
-/// Slots that are looked at in one turn: some tens of microseconds.
+/// Slots that are looked at in one turn.
 const SLOTS_PER_TURN: u32 = 1024;
 
 /// A list of connections in progress. Of a loop it shows each connection once that is there from the

@@ -3,7 +3,7 @@
 use std::sync::{Arc, TryLockError};
 
 use super::Fleet;
-use super::job::{Errand, PATIENCE, Task};
+use super::errand::{Errand, PATIENCE, Task};
 use crate::metrics::{Format, Snapshot};
 use crate::proto::Handler;
 use crate::proto::http::{Progress, Response, Status};

@@ -3,6 +3,7 @@
 #![allow(dead_code)] // Each target uses one of them.
 #![allow(unreachable_pub)] // Public towards the target that includes it.
 
+mod admin;
 mod command_line;
 mod configuration;
 mod connection_model;
@@ -15,6 +16,7 @@ use saltecho::load::report::{Comparison, LoadLog, MergeError, merge};
 use saltecho::random::SplitMix;
 use world::World;
 
+pub use admin::admin_endpoint;
 pub use command_line::command_line_values;
 pub use configuration::configuration;
 pub use connection_model::connection_script;
@@ -24,7 +26,8 @@ pub use wire_formats::{http_exchange, proxy_header};
 pub type Target = fn(&[u8]);
 
 /// The targets by name.
-pub const TARGETS: [(&str, Target); 8] = [
+pub const TARGETS: [(&str, Target); 9] = [
+    ("admin_endpoint", admin_endpoint),
     ("command_line_values", command_line_values),
     ("configuration", configuration),
     ("connection_script", connection_script),

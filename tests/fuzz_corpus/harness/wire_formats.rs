@@ -1,9 +1,6 @@
 //! Untrusted input of the admin endpoint, and in front of a connection.
 
-#[path = "../../operations/http_world.rs"]
-mod http_world;
-
-use http_world::{World, served};
+use super::world::http_world::{World, served};
 use saltecho::proto::proxy::{Header, HeaderError, HeaderReader, MAX_HEADER, Status};
 
 /// Reads the input as two sizes and the bytes of a client: they arrive in pieces of the first size,

@@ -198,6 +198,7 @@ impl Admission {
             CloseReason::Drained
                 | CloseReason::DrainTimeout
                 | CloseReason::Stopped
+                | CloseReason::Killed
                 | CloseReason::SetupFailed
                 | CloseReason::Refused
         );
