@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use saltecho::server::AdminAddress;
@@ -84,23 +85,21 @@ pub(super) struct ServerAddress {
 }
 
 impl ServerAddress {
-    const DEFAULT_PORT: u16 = 9999;
-}
+    pub(super) const DEFAULT_PORT: u16 = 9999;
 
-impl FromStr for ServerAddress {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
+    fn parse(text: &str, default_port: u16) -> Result<Self, String> {
         let expected = || {
-            "expected a host and a port, like 127.0.0.1:9999, [::1]:9999 or localhost:9999"
-                .to_owned()
+            format!(
+                "expected a host and a port, like 127.0.0.1:{default_port}, [::1]:{default_port} \
+                 or localhost:{default_port}"
+            )
         };
         if let Some(port) = port(text) {
             return Ok(Self { host: Ipv4Addr::LOCALHOST.to_string(), port });
         }
         let is_alone = ip_address(text).is_some() || !text.contains(':');
         let (host, port) = match is_alone {
-            true => (text, Self::DEFAULT_PORT),
+            true => (text, default_port),
             false => {
                 let (host, digits) = split(text).ok_or_else(expected)?;
                 (host, port(digits).ok_or_else(expected)?)
@@ -117,6 +116,42 @@ impl FromStr for ServerAddress {
             }
         }
         Ok(Self { host: host.to_owned(), port })
+    }
+}
+
+impl FromStr for ServerAddress {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Self::parse(text, Self::DEFAULT_PORT)
+    }
+}
+
+/// The admin endpoint of a server, as a client names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum AdminTarget {
+    Tcp(ServerAddress),
+    Unix(PathBuf),
+}
+
+impl FromStr for AdminTarget {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.strip_prefix("unix:") {
+            Some("") => Err("the path is missing behind `unix:`".to_owned()),
+            Some(path) => Ok(Self::Unix(path.into())),
+            None => ServerAddress::parse(text, ADMIN_PORT).map(Self::Tcp),
+        }
+    }
+}
+
+impl fmt::Display for AdminTarget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
     }
 }
 

@@ -3,8 +3,10 @@
 use clap::{Parser, Subcommand};
 
 use super::connect::ConnectArgs;
+use super::ctl::CtlArgs;
 use super::doctor::DoctorArgs;
 use super::generate::GenerateArgs;
+use super::health::HealthArgs;
 use super::keygen::KeygenArgs;
 use super::load::LoadArgs;
 use super::report::ReportArgs;
@@ -33,7 +35,7 @@ Examples (more with `saltecho COMMAND --help`):
 
 Exit codes:
   0  success
-  1  failed while running
+  1  failed while running, refused (ctl), or not ready (health)
   2  wrong usage or configuration
   3  authentication failed
   4  cannot connect, or timed out
@@ -52,6 +54,8 @@ pub(super) enum Command {
     Keygen(KeygenArgs),
     Doctor(DoctorArgs),
     Generate(GenerateArgs),
+    Ctl(CtlArgs),
+    Health(HealthArgs),
 }
 
 #[cfg(test)]

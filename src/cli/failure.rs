@@ -46,6 +46,11 @@ impl Failure {
         Self { error: self.error.context(what), ..self }
     }
 
+    /// The error without its exit code.
+    pub(super) fn into_error(self) -> anyhow::Error {
+        self.error
+    }
+
     /// Ends the program without printing the failure, where stderr would block for ever.
     pub(super) fn exit_silently(&self) -> ! {
         std::process::exit(self.exit as i32)

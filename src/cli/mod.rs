@@ -7,10 +7,13 @@ mod address;
 mod args;
 mod blocking;
 mod connect;
+mod ctl;
 mod doctor;
 mod environment;
 mod failure;
 mod generate;
+mod health;
+mod http;
 mod keyfile;
 mod keygen;
 mod load;
@@ -76,6 +79,8 @@ fn execute(command: Command) -> Result<(), Failure> {
         Command::Report(args) => on_own_stack(|| report::run(&args))?,
         Command::Keygen(args) => keygen::run(&args),
         Command::Doctor(args) => doctor::run(&args),
+        Command::Ctl(args) => ctl::run(&args),
+        Command::Health(args) => health::run(&args),
         Command::Generate(args) => generate::run(&args, Cli::command()),
     }
 }

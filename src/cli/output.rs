@@ -27,7 +27,8 @@ pub(super) struct Output {
 }
 
 impl Output {
-    fn stdout() -> Result<Self> {
+    /// Standard output, for a result that is written as it comes.
+    pub(super) fn stdout() -> Result<Self> {
         let file = Blocking::duplicate(io::stdout()).context("cannot use stdout")?;
         Ok(Self { file, name: "to stdout".to_owned(), is_standard: true })
     }

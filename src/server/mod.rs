@@ -551,12 +551,14 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         } else {
             let close_at = now.saturating_add(self.limits.drain_delay);
             self.lifecycle = Lifecycle::Unready { close_at, until };
+            self.report_state();
         }
     }
 
     fn close_listeners(&mut self, until: Option<Monotonic>) {
         self.lifecycle = Lifecycle::Draining { until, next: Some(0) };
         self.acceptor.close();
+        self.report_state();
     }
 
     /// Lets more connections finish, a limited number per turn: each costs a half-close, and those
@@ -566,7 +568,7 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
             let id = self.reactor.slots.id_from(next?)?;
             let slot = self.reactor.slots.get_mut(id).expect("it was found just now");
             slot.connection.close(CloseReason::Drained);
-            self.reactor.requeue(id);
+            self.pump(id);
             next = Some(id.index + 1);
         }
         next

@@ -33,7 +33,7 @@ fn every_target_accepts_random_inputs() {
     for (name, target) in harness::TARGETS {
         let (longest, alphabet) = match name {
             "command_line_values" => (12, Some(VALUES)),
-            "whole_loop" => (1000, None),
+            "whole_loop" | "admin_endpoint" => (1000, None),
             _ => (300, None),
         };
         for seed in 0..DRAWN {

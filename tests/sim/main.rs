@@ -4,6 +4,8 @@
 #![allow(clippy::unwrap_used)] // clippy.toml exempts `#[test]` functions, not their helpers.
 
 mod accept;
+mod admin;
+mod control;
 mod exhaustive;
 #[cfg(feature = "load")]
 mod load;

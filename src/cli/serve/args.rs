@@ -20,9 +20,10 @@ use crate::cli::values::{Limit, Size, Spin, keepalive};
 #[derive(Args, Debug)]
 #[command(after_long_help = SERVE_EXAMPLES)]
 pub(in crate::cli) struct ServeArgs {
-    /// Address to listen on (default port: 9999; port 0 picks a free one). May be given several
-    /// times
-    #[arg(short, long, value_name = "ADDR", default_value = "127.0.0.1:9999")]
+    /// Address to listen on (default port: 9999; port 0 picks a free one), beside the sockets that
+    /// a service manager passes. May be given several times [default: 127.0.0.1:9999, unless sockets
+    /// are passed]
+    #[arg(short, long, value_name = "ADDR")]
     #[arg(env = "SALTECHO_LISTEN", hide_env_values = true)]
     #[arg(value_delimiter = ',', value_parser = listen_address)]
     pub(super) listen: Vec<SocketAddr>,
@@ -88,7 +89,13 @@ pub(in crate::cli) struct ServeArgs {
     #[arg(env = "SALTECHO_KEEPALIVE", hide_env_values = true)]
     pub(super) keepalive: Limit,
 
-    /// Time limit for finishing connections after SIGTERM
+    /// Time after SIGTERM in which the server still accepts connections but is no longer ready, so
+    /// that balancers can notice (5s, off)
+    #[arg(long, value_name = "TIME", default_value = "off")]
+    #[arg(env = "SALTECHO_DRAIN_DELAY", hide_env_values = true)]
+    pub(super) drain_delay: Limit,
+
+    /// Time limit for finishing connections after SIGTERM, --drain-delay included
     #[arg(long, value_name = "TIME", default_value = "25s")]
     #[arg(env = "SALTECHO_DRAIN_TIMEOUT", hide_env_values = true)]
     pub(super) drain_timeout: Limit,

@@ -1,25 +1,29 @@
 //! `saltecho serve`: from flags to running event loops.
 
+mod activation;
 mod admission;
 mod args;
+mod control;
 mod journal;
+mod notify;
 mod port_file;
-mod signals;
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 
-use anyhow::{Context, anyhow};
+use anyhow::Context;
 use saltecho::auth::Keyring;
 use saltecho::proto::{Config, Handler, Identity, Upper};
 use saltecho::reactor::MioKernel;
 use saltecho::server::{BuildError, Limits, Server, ServerBuilder, run_workers};
 use signal_hook::consts::SIGHUP;
 
+use self::activation::Passed;
+use self::control::{SIGNALS, ServiceControl};
 use self::journal::Reporter;
 use self::port_file::PortFile;
-use self::signals::Signals;
 
+use crate::cli::address::ServerAddress;
 use crate::cli::failure::{Exit, Failure};
 use crate::cli::keyfile::{Keys, is_loopback};
 use crate::cli::log::{Level, Log};
@@ -28,6 +32,8 @@ use crate::cli::signals::not_ignored;
 pub(super) use args::ServeArgs;
 
 pub(super) fn run(args: &ServeArgs) -> Result<(), Failure> {
+    // Before the second thread is there.
+    let passed = Passed::take().map_err(|error| Failure::new(Exit::Usage, error))?;
     let level = match (args.quiet, args.verbose) {
         (true, _) => Level::Quiet,
         (false, true) => Level::Verbose,
@@ -35,8 +41,8 @@ pub(super) fn run(args: &ServeArgs) -> Result<(), Failure> {
     };
     let (log, log_thread) = Log::start(level).context("cannot start a thread for the log")?;
     let result = match args.reply {
-        Reply::Upper => serve(args, &log, Upper),
-        Reply::Same => serve(args, &log, Identity),
+        Reply::Upper => serve(args, passed, &log, Upper),
+        Reply::Same => serve(args, passed, &log, Identity),
     };
     // An error is printed last, and only if stderr is not stalled.
     drop(log);
@@ -48,53 +54,57 @@ pub(super) fn run(args: &ServeArgs) -> Result<(), Failure> {
 
 fn serve<H: Handler + Clone + Send>(
     args: &ServeArgs,
+    passed: Passed,
     log: &Log,
     handler: H,
 ) -> Result<(), Failure> {
-    refuse_repeated(&args.listen)?;
     args.refuse_exposed_admin()?;
-    let keys = Keys::for_server(&args.keys, &args.listen)
+    let listen = args.addresses(&passed);
+    refuse_repeated(&listen)?;
+    let passed_addresses = passed.service.iter().map(TcpListener::local_addr);
+    let passed_addresses = passed_addresses.collect::<io::Result<Vec<_>>>();
+    let addresses = passed_addresses.context("cannot get the address of a socket passed")?;
+    let addresses = [&listen[..], &addresses].concat();
+    let keys = Keys::for_server(&args.keys, &addresses)
         .map_err(|error| Failure::new(Exit::Usage, error))?;
-    warn_of_exposure(args, log);
+    warn_of_exposure(args, &addresses, log);
     let port_file = args.port_file.as_deref();
     let port_file = port_file
         .map(|path| PortFile::prepare(path, args.keys.key_file.as_deref()))
         .transpose()
         .map_err(|error| Failure::new(Exit::Usage, error))?;
-    let signals = Signals::catch()?;
     if args.keys.key_file.is_some() && not_ignored(&[SIGHUP]).is_empty() {
         log.print(
             Level::Normal,
             "SIGHUP was ignored at startup (by nohup?), so it does not reload the keys",
         );
     }
-    let (config, limits) = (args.config(keys.keyring), args.admission.apply(args.limits())?);
+    let limits = args.admission.apply(args.limits(addresses.len()))?;
+    let config = args.config(keys.keyring);
     let workers = usize::from(args.workers);
     let settings = journal::settings(&config, &limits, &keys.names, workers);
     let settings = settings + &args.admission.settings();
     let trusted = args.admission.trusted().iter().copied();
     let mut builder = Server::builder().config(config).limits(limits).trust(trusted);
-    for address in &args.listen {
+    for address in &listen {
         builder = builder.listen(*address);
     }
     if let Some(address) = &args.admin {
-        builder = builder.admin(address.clone());
+        // A list of connections says where they come from and what they did.
+        builder = builder.admin(address.clone()).records(true);
     }
-    let mut servers = build(builder.handler(handler), args)?;
+    for listener in passed.service {
+        builder = builder.listener(listener);
+    }
+    let control = ServiceControl::new(log, &args.keys, &addresses, limits.drain_delay)
+        .map_err(|error| Failure::new(Exit::Usage, error))?;
+    let builder = builder.control(Box::new(control), &not_ignored(&SIGNALS));
+    let mut servers = build(builder.handler(handler), args, &listen)?;
     for (server, number) in servers.iter_mut().zip(1..) {
         let worker = (workers > 1).then_some(number);
         server.set_observer(Box::new(Reporter::new(log.clone(), worker)));
     }
     let addresses = servers[0].addresses().context("cannot get the listening address")?;
-    let handle = servers.iter().map(Server::handle).collect();
-    let reload = {
-        let (keys, listen) = (args.keys.clone(), args.listen.clone());
-        move || match keys.key_file {
-            Some(_) => Keys::for_server(&keys, &listen),
-            None => Err(anyhow!("there is no key file (-k)")),
-        }
-    };
-    let signals = signals.spawn(handle, log.clone(), reload)?;
     if let Some(port_file) = port_file {
         port_file.write(&addresses, log)?;
     }
@@ -103,7 +113,6 @@ fn serve<H: Handler + Clone + Send>(
     let admin = admin.map_or(String::new(), |address| format!(", admin endpoint {address}"));
     log.print(Level::Normal, format_args!("listening on {}{admin}: {settings}", shown.join(", ")));
     let stats = run_workers(servers).context("the event loop failed")?;
-    drop(signals);
     log.print(Level::Normal, journal::counters(&stats));
     journal::check(&stats)
 }
@@ -134,26 +143,36 @@ impl ServeArgs {
         config
     }
 
-    fn limits(&self) -> Limits {
+    /// The addresses to listen on beside the sockets that were passed, which take the place of the
+    /// default.
+    fn addresses(&self, passed: &Passed) -> Vec<SocketAddr> {
+        match self.listen.is_empty() && passed.service.is_empty() {
+            true => vec![SocketAddr::from((Ipv4Addr::LOCALHOST, ServerAddress::DEFAULT_PORT))],
+            false => self.listen.clone(),
+        }
+    }
+
+    fn limits(&self, addresses: usize) -> Limits {
         let mut limits = match self.max_connections {
             Some(number) => Limits::for_connections(number as usize),
             None => {
                 let admin = self.admin.as_ref().map_or(0, |_| Limits::DESCRIPTORS_OF_ADMIN);
-                Limits::for_workers(self.workers.into(), self.listen.len(), admin)
+                Limits::for_workers(self.workers.into(), addresses, admin)
             }
         };
         limits.backlog = self.backlog;
+        limits.drain_delay = self.drain_delay.0.unwrap_or_default();
         limits.drain_timeout = self.drain_timeout.0;
         limits.spin = self.spin.0;
         limits
     }
 }
 
-fn warn_of_exposure(args: &ServeArgs, log: &Log) {
+fn warn_of_exposure(args: &ServeArgs, addresses: &[SocketAddr], log: &Log) {
     if args.keys.key_file.is_none() {
         log.warn("using the demo key, which is public; use your own with -k FILE");
     }
-    if let Some(address) = args.listen.iter().find(|address| !is_loopback(address)) {
+    if let Some(address) = addresses.iter().find(|address| !is_loopback(address)) {
         log.warn(format_args!(
             "{address} can be reached from other machines, and nothing is encrypted: traffic can \
              be read and changed on the way"
@@ -179,9 +198,10 @@ fn refuse_repeated(addresses: &[SocketAddr]) -> Result<(), Failure> {
 fn build<H: Handler + Clone>(
     builder: ServerBuilder<H>,
     args: &ServeArgs,
+    listen: &[SocketAddr],
 ) -> Result<Vec<Server<MioKernel, H>>, Failure> {
     builder.build_workers(args.workers.into()).map_err(|error| match error {
-        BuildError::Listen { address, source } => match overlapping(&args.listen, address) {
+        BuildError::Listen { address, source } => match overlapping(listen, address) {
             Some(other) if source.kind() == io::ErrorKind::AddrInUse => {
                 let text = format!("-l {address} and -l {other} overlap: remove one");
                 Failure::with_message(Exit::Usage, text)
@@ -191,6 +211,13 @@ fn build<H: Handler + Clone>(
         BuildError::ListenAdmin { address, source } => {
             let text = format!("--admin {address}: {source}");
             Failure::with_message(Exit::Runtime, text)
+        }
+        BuildError::DrainDelay { .. } => {
+            let text = format!(
+                "--drain-delay {} must be shorter than --drain-timeout {}, which begins with it",
+                args.drain_delay, args.drain_timeout
+            );
+            Failure::with_message(Exit::Usage, text)
         }
         BuildError::Descriptors { .. } => {
             Failure::with_message(Exit::Usage, format!("--max-connections: {error}"))

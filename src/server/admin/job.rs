@@ -23,7 +23,8 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(1);
 pub(super) struct Job {
     /// Absent while it is away.
     task: Option<Task>,
-    /// The loop to visit, or the one that is visited.
+    /// The loop to visit, or the one that is visited. Several are visited in order, and the
+    /// endpoint's own is the first.
     worker: usize,
     /// The loops beyond the last to visit.
     end: usize,
@@ -160,18 +161,18 @@ impl Job {
             return scrape.advance(server, fleet, now);
         }
         let task = self.task.as_mut().expect("it is here");
-        if self.worker == self.end {
+        if fleet.is_home(self.worker) {
+            let number = (fleet.len() > 1).then_some(self.worker + 1);
+            if task.visit(server, number, out) == Progress::More {
+                return Progress::More;
+            }
+            self.worker += 1;
+        }
+        if self.worker >= self.end {
             return match task {
                 Task::Rows(rows) => rows.finish(out, SLICE),
                 _ => Progress::Done,
             };
-        }
-        if fleet.is_home(self.worker) {
-            let number = (fleet.len() > 1).then_some(self.worker + 1);
-            if task.visit(server, number, out) == Progress::Done {
-                self.worker += 1;
-            }
-            return Progress::More;
         }
         let home = server.reactor.kernel.waker();
         let errand = Arc::new(Errand::new(self.worker, self.task.take(), home));

@@ -299,8 +299,7 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
                     }
                 }
                 Wants::Answer if may_produce => {
-                    may_produce = false;
-                    self.answer(fleet, place, now);
+                    may_produce = self.answer(fleet, place, now);
                     0
                 }
                 Wants::Slice if may_produce => {
@@ -325,30 +324,33 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         }
     }
 
-    /// Answers the request, or does a part of what is needed for that.
-    fn answer(&mut self, fleet: &Fleet, place: &mut Place<K::Stream>, now: Monotonic) {
+    /// Answers the request, or does a part of what is needed for that. True if all of the work is yet
+    /// to come.
+    fn answer(&mut self, fleet: &Fleet, place: &mut Place<K::Stream>, now: Monotonic) -> bool {
         place.has_asked = true;
-        let response = match &mut place.job {
-            // It finds one connection, so there is nothing to append.
-            Some(job) => match job.advance(self, fleet, &mut Vec::new(), now) {
-                Progress::More => None,
-                Progress::Done => Some(job.outcome()),
-            },
-            None => {
-                let request = place.exchange.request().expect("an answer is wanted");
-                match Route::new(&request, fleet.len()) {
-                    Ok(route) => self.follow(route, fleet, &mut place.job),
-                    Err(refusal) => Some(refusal),
-                }
-            }
-        };
-        if let Some(response) = response {
-            place.exchange.respond(response, now);
-            // A list goes on when its head is sent, unless only the head was asked for.
-            if !place.exchange.has_more() {
-                place.job = None;
-            }
+        let mut response = None;
+        if place.job.is_none() {
+            let request = place.exchange.request().expect("an answer is wanted");
+            response = match Route::new(&request, fleet.len()) {
+                Ok(route) => self.follow(route, fleet, &mut place.job),
+                Err(refusal) => Some(refusal),
+            };
         }
+        if response.is_none()
+            && let Some(job) = &mut place.job
+            // It finds one connection, so there is nothing to append.
+            && job.advance(self, fleet, &mut Vec::new(), now) == Progress::Done
+        {
+            response = Some(job.outcome());
+        }
+        let Some(response) = response else { return false };
+        place.exchange.respond(response, now);
+        // A list goes on when its head is sent, unless only the head was asked for.
+        let has_more = place.exchange.has_more();
+        if !has_more {
+            place.job = None;
+        }
+        has_more
     }
 
     /// The answer to a request that is understood, if it can be given at once.

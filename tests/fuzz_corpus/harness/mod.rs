@@ -3,6 +3,7 @@
 #![allow(dead_code)] // Each target uses one of them.
 #![allow(unreachable_pub)] // Public towards the target that includes it.
 
+mod admin;
 mod command_line;
 mod connection_model;
 mod wire_formats;
@@ -14,6 +15,7 @@ use saltecho::load::report::{Comparison, LoadLog, MergeError, merge};
 use saltecho::random::SplitMix;
 use world::World;
 
+pub use admin::admin_endpoint;
 pub use command_line::command_line_values;
 pub use connection_model::connection_script;
 pub use wire_formats::{http_exchange, proxy_header};
@@ -22,7 +24,8 @@ pub use wire_formats::{http_exchange, proxy_header};
 pub type Target = fn(&[u8]);
 
 /// The targets by name.
-pub const TARGETS: [(&str, Target); 7] = [
+pub const TARGETS: [(&str, Target); 8] = [
+    ("admin_endpoint", admin_endpoint),
     ("command_line_values", command_line_values),
     ("connection_script", connection_script),
     ("http_exchange", http_exchange),

@@ -2,4 +2,5 @@
 
 mod asking;
 mod endpoint;
+mod program;
 mod scrape;

@@ -144,6 +144,7 @@ impl Admission {
             CloseReason::Drained
                 | CloseReason::DrainTimeout
                 | CloseReason::Stopped
+                | CloseReason::Killed
                 | CloseReason::SetupFailed
         );
         if let Some((_, Unauthenticated { source: Some(source), .. })) =

@@ -1,6 +1,6 @@
 //! Judges a server from outside: by its observer's reports and its kernel's ledgers.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -44,6 +44,8 @@ pub struct Judge {
     pub draining: Option<Monotonic>,
     drain_timeout: Option<Duration>,
     pub reasons: BTreeMap<SimClient, CloseReason>,
+    /// The numbers of connections that administrators asked to kill.
+    pub kills: BTreeSet<u32>,
 }
 
 #[derive(Clone, Debug)]
@@ -88,6 +90,7 @@ impl Judge {
             draining: None,
             drain_timeout: limits.drain_timeout,
             reasons: BTreeMap::new(),
+            kills: BTreeSet::new(),
         }
     }
 
@@ -225,6 +228,11 @@ impl Judge {
             }
             CloseReason::IdleTimeout => {
                 assert!(ledger.shut_down_at.is_some(), "{id} was not half-closed");
+                now
+            }
+            CloseReason::Killed => {
+                let number = id.to_string()[1..].parse().unwrap();
+                assert!(self.kills.contains(&number), "{id} was killed, and none asked for that");
                 now
             }
             CloseReason::DrainTimeout => {

@@ -1,9 +1,12 @@
 //! A server over a simulated kernel, with its clients and its judge.
 #![allow(unreachable_pub)] // Public within the test that includes it.
 
+pub mod admin;
 mod admission;
 pub mod client;
 mod handler;
+#[path = "../../operations/http_world.rs"]
+mod http_world;
 pub mod judge;
 mod keepalive;
 mod records;
@@ -11,19 +14,27 @@ mod records;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
+use admin::AdminClient;
 use client::{Client, Fate};
 use handler::UpperHandler;
+use http_world::Answer;
 use judge::Judge;
 use saltecho::auth::Keyring;
+use saltecho::proto::http::Method;
 use saltecho::proto::{CloseReason, Config};
 use saltecho::random::SplitMix;
 use saltecho::server::{Limits, Server};
-use saltecho::sim::{Faults, Seen, SimKernel};
+use saltecho::sim::{Faults, Seen, SimAdminListener, SimKernel};
 
 /// A server, its kernel, its clients and their judge.
 pub struct World {
     pub server: Server<SimKernel, UpperHandler>,
     pub clients: Vec<Client>,
+    /// The clients of the admin endpoint, and how many there may be.
+    pub admins: Vec<AdminClient>,
+    most_admins: usize,
+    /// How many of their requests are valid, in thousandths.
+    valid_requests: u32,
     pub judge: Judge,
     pub random: SplitMix,
     /// The part of [`PEERS`] that clients come from: its length and its start.
@@ -89,6 +100,7 @@ impl World {
         limits.shed_per_retry = random.below(3);
         limits.probes_per_second = [1, 10, 2000][random.below(3)];
         limits.drain_timeout = Some(Duration::from_secs(3));
+        limits.drain_delay = Duration::from_millis([0, 0, 800][random.below(3)]);
         limits.spin = Duration::from_micros([0, 0, 50, 1000][random.below(4)]);
         let pushes = [0, 0, 50, 500][random.below(4)];
         if pushes > 0 && random.chance(500) {
@@ -100,6 +112,11 @@ impl World {
         let kernel = SimKernel::with_choices(kernel, faults);
         let mut world = Self::with_handler(kernel, config, limits, random, handler);
         world.pushes = pushes;
+        if world.random.chance(300) {
+            world.open_admin();
+            world.most_admins = 1 + world.random.below(14);
+            world.valid_requests = [950, 600, 100][world.random.below(3)];
+        }
         world.judge.last_look_is_whole &= !late;
         world.judge.records.kept = world.random.chance(500);
         world.server.keep_records(world.judge.records.kept);
@@ -126,6 +143,9 @@ impl World {
         Self {
             server,
             clients: Vec::new(),
+            admins: Vec::new(),
+            most_admins: 0,
+            valid_requests: 0,
             judge,
             random,
             sources: (1, 0),
@@ -205,6 +225,9 @@ impl World {
         let goes_on = self.server.turn().expect("no error of one connection ends the loop");
         self.note_push(before.pushed, before.pushes_dropped);
         self.server.assert_invariants();
+        for admin in &mut self.admins {
+            admin.after_turn(self.server.kernel_mut());
+        }
         let (open, stats) = (self.server.kernel_mut().open_streams(), self.server.stats());
         assert_eq!(open, stats.connections, "a slot without a socket, or the reverse");
         self.judge.after_turn(self.server.kernel_mut(), &self.clients, &stats);
@@ -219,8 +242,92 @@ impl World {
         }
     }
 
+    /// Gives the server an admin endpoint.
+    pub fn open_admin(&mut self) {
+        let handle = self.server.handle();
+        self.server.set_admin(SimAdminListener, handle).expect("a simulated one registers");
+    }
+
+    /// A client asks the admin endpoint something.
+    pub fn ask_admin(&mut self, method: Method, path: &str) -> usize {
+        let end = self.server.kernel_mut().connect_admin(1 << 16, 1 << 16, 1 << 16);
+        let mut admin = AdminClient::asking(end, method, path);
+        admin.send(self.server.kernel_mut(), usize::MAX);
+        self.admins.push(admin);
+        self.admins.len() - 1
+    }
+
+    /// One random act of one random client of the admin endpoint.
+    fn act_as_admin(&mut self) {
+        if self.admins.is_empty() || self.admins.len() < self.most_admins && self.random.chance(300)
+        {
+            let mut capacity = || 1 + self.random.below(3000);
+            let (to_server, to_client, window) = (capacity(), capacity(), capacity());
+            let end = self.server.kernel_mut().connect_admin(to_server, to_client, window);
+            let admin = AdminClient::draw(
+                end,
+                &mut self.random,
+                &mut self.judge.kills,
+                self.valid_requests,
+            );
+            return self.admins.push(admin);
+        }
+        let index = self.random.below(self.admins.len());
+        let (admin, kernel) = (&mut self.admins[index], self.server.kernel_mut());
+        match self.random.below(20) {
+            0 if admin.fate == Fate::Present => {
+                kernel.client_finish(admin.end);
+                admin.fate = Fate::Finished;
+            }
+            1 if admin.fate != Fate::Gone => {
+                kernel.client_reset(admin.end);
+                admin.fate = Fate::Gone;
+            }
+            2..=9 => drop(admin.send(kernel, 1 + self.random.below(300))),
+            _ => drop(admin.read(kernel, 1 + self.random.below(300))),
+        }
+    }
+
+    /// A probe is answered whatever others ask of the endpoint: a request that is never completed
+    /// holds a place for seven seconds, and there may be fourteen of them in eight places.
+    fn check_live(&mut self) {
+        // A pause of accepting is over by then.
+        self.server.kernel_mut().pass(Duration::from_millis(200));
+        self.turn();
+        self.run_until_asleep();
+        let kernel = self.server.kernel_mut();
+        let (queued, open) = (kernel.queued_admin_clients(), kernel.open_admin_streams());
+        assert!(queued == 0 || open == 8, "{queued} wait for the endpoint, which serves {open}");
+        kernel.set_patience(Duration::from_millis(500));
+        let answer = self.admin_answer("/livez");
+        assert_eq!((answer.status, answer.text()), (200, "ok\n"));
+        let list = self.admin_answer("/connections");
+        let rows = list.text().lines().count();
+        assert_eq!(rows, self.server.stats().connections, "rows of the list");
+    }
+
+    /// The answer to a new client of the endpoint.
+    fn admin_answer(&mut self, path: &str) -> Answer {
+        let index = self.ask_admin(Method::Get, path);
+        let begin = self.server.kernel_mut().last_reading();
+        loop {
+            self.turn();
+            for admin in &mut self.admins {
+                while admin.read(self.server.kernel_mut(), usize::MAX) {}
+            }
+            if let Some(answer) = self.admins[index].answer() {
+                return answer;
+            }
+            let waited = self.server.kernel_mut().last_reading().since(begin);
+            assert!(waited < Duration::from_secs(20), "{path} was not answered for {waited:?}");
+        }
+    }
+
     /// One random act of one random client.
     fn act(&mut self) {
+        if self.most_admins > 0 && self.random.chance(300) {
+            return self.act_as_admin();
+        }
         if self.clients.is_empty() || (self.clients.len() < 20 && self.random.chance(150)) {
             return self.connect();
         }
@@ -282,12 +389,23 @@ impl World {
                 progress |= client.read(kernel, usize::MAX);
                 progress |= client.send(kernel, &mut self.random, usize::MAX);
             }
+            for admin in &mut self.admins {
+                let kernel = self.server.kernel_mut();
+                progress |= admin.read(kernel, usize::MAX);
+                progress |= admin.send(kernel, usize::MAX);
+            }
             if !progress {
                 break;
             }
         }
         for client in &self.clients {
             client.assert_satisfied(self.server.kernel_mut());
+        }
+        for admin in &self.admins {
+            admin.assert_satisfied(self.server.kernel_mut());
+        }
+        if self.most_admins > 0 && self.random.chance(300) {
+            self.check_live();
         }
     }
 
@@ -341,6 +459,10 @@ impl World {
     fn check_end(&mut self) {
         let stats = self.server.stats();
         assert_eq!(stats.connections, 0, "drained and not empty");
+        if self.judge.draining.is_some() {
+            let open = self.server.kernel_mut().open_admin_streams();
+            assert_eq!(open, 0, "the admin endpoint outlives its loop");
+        }
         assert_eq!(stats.accepted, stats.closed_in_all(), "one reason for each connection");
         self.judge.compare_counters(&stats);
         let calls = self.handler.calls.lock().unwrap();

@@ -1,0 +1,241 @@
+//! The admin endpoint over the simulated kernel: what it answers when nothing else can, and what it
+//! costs the service.
+
+use std::time::Duration;
+
+use saltecho::auth::Keyring;
+use saltecho::proto::http::{Method, SLICE};
+use saltecho::proto::{CloseReason, Config};
+use saltecho::random::SplitMix;
+use saltecho::server::Limits;
+use saltecho::sim::{Faults, Seen, SimClient, SimKernel};
+
+use crate::world::World;
+use crate::world::client::{Client, Fate};
+
+/// Slots that a list looks at in a turn.
+const SLOTS_PER_TURN: usize = 1024;
+
+fn world(faults: Faults, adjust: impl FnOnce(&mut Config, &mut Limits)) -> World {
+    let mut config = Config::new(Keyring::demo());
+    let mut limits = Limits::for_connections(12);
+    limits.unauthenticated = 12;
+    adjust(&mut config, &mut limits);
+    let mut world = World::new(SimKernel::new(1, faults), config, limits, SplitMix::new(1));
+    world.open_admin();
+    world
+}
+
+/// An authenticated client.
+fn client(world: &mut World) -> usize {
+    let end = world.server.kernel_mut().connect(1000, 1000, 1000);
+    world.clients.push(Client::new(end, true, 0));
+    let index = world.clients.len() - 1;
+    for _ in 0..3 {
+        world.turn();
+        let (client, kernel) = (&mut world.clients[index], world.server.kernel_mut());
+        client.read(kernel, usize::MAX);
+        client.send(kernel, &mut world.random, usize::MAX);
+    }
+    world.turn();
+    index
+}
+
+/// The status of the answer, which has to come in the turn that fetches the request's event, or, for
+/// a client that has to be accepted first, in the same.
+#[track_caller]
+fn status_at_once(world: &mut World, method: Method, path: &str) -> u16 {
+    let index = world.ask_admin(method, path);
+    world.turn();
+    let kernel = world.server.kernel_mut();
+    world.admins[index].read(kernel, usize::MAX);
+    let status = world.admins[index].answer().expect("it was answered in the first turn").status;
+    kernel.client_finish(world.admins[index].end);
+    world.admins[index].fate = Fate::Finished;
+    world.turn();
+    status
+}
+
+#[test]
+fn it_answers_in_one_turn_when_the_service_has_no_place_and_no_descriptor() {
+    let faults = Faults { descriptors: 2, ..Faults::none() };
+    for (faults, places) in [(Faults::none(), 2), (faults, 12)] {
+        let mut world = world(faults, |_, limits| limits.connections = places);
+        for _ in 0..2 {
+            client(&mut world);
+        }
+        world.server.kernel_mut().connect(100, 100, 100);
+        world.turn();
+        assert!(world.server.stats().accept_pauses > 0, "the service rests");
+        for _ in 0..3 {
+            assert_eq!(status_at_once(&mut world, Method::Get, "/livez"), 200);
+            assert_eq!(status_at_once(&mut world, Method::Get, "/connections?sort=age"), 200);
+        }
+        assert_eq!(world.server.kernel_mut().open_admin_streams(), 0);
+    }
+}
+
+#[test]
+fn readiness_ends_in_the_turn_in_which_a_drain_begins() {
+    for by_request in [false, true] {
+        let mut world = world(Faults::none(), |_, limits| limits.drain_delay = Duration::ZERO);
+        client(&mut world);
+        assert_eq!(status_at_once(&mut world, Method::Get, "/readyz"), 200);
+        world.judge.draining = Some(world.server.kernel_mut().last_reading());
+        match by_request {
+            false => world.server.handle().drain(),
+            true => {
+                let status = status_at_once(&mut world, Method::Post, "/drain");
+                assert_eq!(status, 202);
+            }
+        }
+        // Its own turn is the one that handles the command.
+        assert_eq!(status_at_once(&mut world, Method::Get, "/readyz"), 503);
+        assert_eq!(status_at_once(&mut world, Method::Get, "/livez"), 200);
+        assert_eq!(world.server.stats().connections, 1, "its connection goes on");
+    }
+}
+
+#[test]
+fn a_drain_without_connections_is_answered_before_the_loop_ends() {
+    let mut world = world(Faults::none(), |_, _| {});
+    world.judge.draining = Some(world.server.kernel_mut().last_reading());
+    let index = world.ask_admin(Method::Post, "/drain");
+    while world.turn() {}
+    let (admin, kernel) = (&mut world.admins[index], world.server.kernel_mut());
+    assert!(admin.read(kernel, usize::MAX));
+    assert_eq!(admin.answer().expect("it was answered").status, 202);
+    assert_eq!(kernel.open_admin_streams(), 0);
+    assert_eq!(kernel.client_recv(admin.end, 1), Err(Seen::End));
+}
+
+#[test]
+fn a_connection_is_killed_between_two_turns_of_its_own() {
+    let mut world = world(Faults::none(), |_, _| {});
+    let (victim, other) = (client(&mut world), client(&mut world));
+    world.judge.kills.insert(1);
+    assert_eq!(status_at_once(&mut world, Method::Post, "/connections/1/kill"), 200);
+    assert_eq!(status_at_once(&mut world, Method::Post, "/connections/1/kill"), 404);
+    let reasons = &world.judge.reasons;
+    assert_eq!(reasons.get(&world.clients[victim].end), Some(&CloseReason::Killed));
+    assert_eq!(reasons.get(&world.clients[other].end), None);
+}
+
+/// Sends bytes that are no whole request.
+fn half_request(world: &mut World, bytes: &[u8]) -> SimClient {
+    let end = world.server.kernel_mut().connect_admin(1 << 16, 1 << 16, 1 << 16);
+    world.server.kernel_mut().client_send(end, bytes);
+    end
+}
+
+#[test]
+fn requests_that_are_never_completed_give_their_places_up() {
+    let mut world = world(Faults::none(), |_, _| {});
+    let silent: Vec<SimClient> = (0..4).map(|_| half_request(&mut world, b"")).collect();
+    let slow: Vec<SimClient> = (0..4).map(|_| half_request(&mut world, b"GET /livez HT")).collect();
+    world.turn();
+    let ninth = world.ask_admin(Method::Get, "/livez");
+    world.turn();
+    assert_eq!(world.server.kernel_mut().queued_admin_clients(), 1, "it waits in the queue");
+    // A client that has not asked keeps its place for a second, and no longer.
+    world.server.kernel_mut().pass(Duration::from_millis(999));
+    world.turn();
+    assert_eq!(world.server.kernel_mut().queued_admin_clients(), 1);
+    world.server.kernel_mut().pass(Duration::from_millis(2));
+    world.turn();
+    let kernel = world.server.kernel_mut();
+    world.admins[ninth].read(kernel, usize::MAX);
+    assert_eq!(world.admins[ninth].answer().expect("there is a place now").status, 200);
+    assert_eq!(kernel.client_recv(silent[0], 1), Err(Seen::End), "the one that came first");
+    assert!(silent[1..].iter().all(|end| kernel.client_recv(*end, 1) == Err(Seen::Nothing)));
+    // A request has five seconds from its first byte to its last.
+    kernel.pass(Duration::from_secs(4));
+    world.turn();
+    for end in slow {
+        let answer = world.server.kernel_mut().client_recv(end, 1000).unwrap();
+        assert!(answer.starts_with(b"HTTP/1.1 408 "), "{}", answer.escape_ascii());
+    }
+}
+
+#[test]
+fn a_client_that_does_not_read_is_reset_after_five_seconds() {
+    let mut world = world(Faults::none(), |_, _| {});
+    client(&mut world);
+    let end = world.server.kernel_mut().connect_admin(1000, 40, 1000);
+    let request = b"GET /version HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    world.server.kernel_mut().client_send(end, request);
+    world.turn();
+    world.server.kernel_mut().pass(Duration::from_millis(4999));
+    world.turn();
+    assert_eq!(world.server.kernel_mut().open_admin_streams(), 1);
+    world.server.kernel_mut().pass(Duration::from_millis(2));
+    world.turn();
+    let kernel = world.server.kernel_mut();
+    assert_eq!(kernel.open_admin_streams(), 0);
+    assert_eq!(kernel.client_recv(end, 1000).unwrap().len(), 40);
+    assert_eq!(kernel.client_recv(end, 1000), Err(Seen::Reset), "a part is not the whole");
+}
+
+/// Many connections, without the judge, which looks at each of them in every turn.
+fn crowd(number: usize) -> World {
+    let mut world = world(Faults::none(), |config, limits| {
+        config.auth_timeout = None;
+        (limits.connections, limits.unauthenticated) = (number, number);
+        limits.unauthenticated_per_source = None;
+    });
+    for _ in 0..number {
+        world.server.kernel_mut().connect(64, 64, 64);
+    }
+    while world.server.stats().connections < number {
+        world.server.turn().unwrap();
+    }
+    world
+}
+
+#[test]
+fn a_long_list_never_holds_up_the_loop() {
+    const CROWD: usize = 50_000;
+    let mut world = crowd(CROWD);
+    for (path, rows) in [("/connections", CROWD), ("/connections?sort=-age&limit=1000", 1000)] {
+        let clients: Vec<usize> = (0..8).map(|_| world.ask_admin(Method::Get, path)).collect();
+        let (mut turns, mut unfinished) = (0, clients.clone());
+        while !unfinished.is_empty() {
+            turns += 1;
+            assert!(turns < 10_000, "{path} is never finished");
+            world.server.turn().unwrap();
+            // No client gets more than its share of a turn.
+            for &index in &clients {
+                world.admins[index].after_turn(world.server.kernel_mut());
+                world.admins[index].read(world.server.kernel_mut(), usize::MAX);
+            }
+            if turns % 16 == 0 {
+                unfinished.retain(|index| world.admins[*index].answer().is_none());
+            }
+        }
+        let least = (CROWD / SLOTS_PER_TURN).max(rows * 30 / SLICE);
+        assert!(turns >= least, "{CROWD} slots in {turns} turns");
+        for index in clients {
+            let answer = world.admins[index].answer().expect("it is finished");
+            assert_eq!(answer.text().lines().count(), rows);
+            world.server.kernel_mut().client_finish(world.admins[index].end);
+        }
+        world.server.turn().unwrap();
+    }
+}
+
+#[test]
+fn the_search_for_a_connection_takes_several_turns() {
+    const CROWD: usize = 5000;
+    let mut world = crowd(CROWD);
+    let index = world.ask_admin(Method::Post, "/connections/4999/kill");
+    let mut turns = 0;
+    while world.admins[index].answer().is_none() {
+        turns += 1;
+        assert!(turns < 100);
+        world.server.turn().unwrap();
+        world.admins[index].read(world.server.kernel_mut(), usize::MAX);
+    }
+    assert_eq!(world.admins[index].answer().unwrap().status, 200);
+    assert_eq!(turns, CROWD.div_ceil(SLOTS_PER_TURN));
+    assert_eq!(world.server.stats().connections, CROWD - 1);
+}
