@@ -153,11 +153,17 @@ impl<S, C> Slots<S, C> {
     ///
     /// # Errors
     /// If there is no memory for them. Existing connections stay.
+    #[inline]
     pub(crate) fn make_room(&mut self, more: usize) -> Result<(), TryReserveError> {
-        let len = self.slab.len();
-        if self.slab.capacity() - len >= more {
-            return Ok(());
+        match self.slab.capacity() - self.slab.len() >= more {
+            true => Ok(()),
+            false => self.grow(more),
         }
+    }
+
+    #[cold]
+    fn grow(&mut self, more: usize) -> Result<(), TryReserveError> {
+        let len = self.slab.len();
         // Doubling costs least, but needs the old block beside the new one until it is filled.
         let wishes = [len.max(Self::RESERVED), len / 4].into_iter().filter(|wish| *wish > more);
         let mut wishes = wishes.filter(|wish| self.try_reserve(*wish).is_ok());

@@ -20,6 +20,7 @@ pub(super) struct Pumped {
 
 /// Does what a connection wants for as long as its socket is believed ready and its share lasts.
 /// The only place where a socket is read, written or half-closed.
+#[inline(always)] // It has one caller, and every message would pay for its arguments.
 pub(super) fn pump<K: Kernel, H: Handler>(
     kernel: &mut K,
     config: &Config,
