@@ -313,7 +313,7 @@ fn alerts_ask_for_metrics_that_exist_and_fire() {
         };
         series += &(of("troubled", values) + &of("calm", &calm(name, values)));
     }
-    let count = format!("count by (instance) (ALERTS{{alertstate=\"firing\"}})");
+    let count = "count by (instance) (ALERTS{alertstate=\"firing\"})";
     let test = format!(
         "rule_files: [{rules}]\nevaluation_interval: 1m\ntests:\n- interval: 1m\n  input_series:\n\
          {series}  promql_expr_test:\n  - expr: '{count}'\n    eval_time: 20m\n    \

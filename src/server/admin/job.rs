@@ -5,19 +5,19 @@ use std::sync::{Arc, Mutex, TryLockError};
 use std::time::Duration;
 
 use super::rows::{Rows, Search};
-#[cfg(feature = "metrics")]
-use super::scrape::Scrape;
 use super::{Fleet, routes};
 #[cfg(feature = "metrics")]
-use crate::metrics::Snapshot;
+use crate::metrics::{Format, Snapshot};
 use crate::proto::Handler;
+#[cfg(feature = "metrics")]
+use crate::proto::http::Status;
 use crate::proto::http::{Progress, Response, SLICE};
 use crate::python::Monotonic;
 use crate::reactor::{Kernel, Wake};
 use crate::server::Server;
 
 /// How long a loop may take for a part of an answer before it is reported as missing: 1 s.
-pub(super) const PATIENCE: Duration = Duration::from_secs(1);
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// An answer in progress.
 pub(super) struct Job {
@@ -36,7 +36,7 @@ pub(super) enum Task {
     Rows(Rows),
     Kill(Search),
     #[cfg(feature = "metrics")]
-    Scrape(Scrape),
+    Scrape(Box<Scrape>),
     /// The figures of another loop for a scrape, once it has given them.
     #[cfg(feature = "metrics")]
     Figures(Option<Box<Snapshot>>),
@@ -56,7 +56,7 @@ pub(in crate::server) struct Errand {
     home: Arc<dyn Wake>,
 }
 
-pub(super) struct State {
+struct State {
     /// Absent if the sender has lost patience, and taken it back.
     task: Option<Task>,
     out: Vec<u8>,
@@ -65,14 +65,9 @@ pub(super) struct State {
 }
 
 impl Errand {
-    pub(super) fn new(worker: usize, task: Option<Task>, home: Arc<dyn Wake>) -> Self {
+    fn new(worker: usize, task: Option<Task>, home: Arc<dyn Wake>) -> Self {
         let state = State { task, out: Vec::new(), progress: None };
         Self { worker, state: Mutex::new(state), home }
-    }
-
-    #[cfg(feature = "metrics")]
-    pub(super) const fn state(&self) -> &Mutex<State> {
-        &self.state
     }
 
     /// Does a part of the task on the loop that it was sent to.
@@ -90,7 +85,7 @@ impl Errand {
 #[cfg(feature = "metrics")]
 impl State {
     /// Takes the task back if the loop has done it.
-    pub(super) const fn take_done(&mut self) -> Option<Task> {
+    const fn take_done(&mut self) -> Option<Task> {
         match self.progress {
             Some(_) => self.task.take(),
             None => None,
@@ -132,8 +127,13 @@ impl Job {
 
     /// A scrape of the metrics of all loops.
     #[cfg(feature = "metrics")]
-    pub(super) const fn scrape(scrape: Scrape) -> Self {
-        Self { task: Some(Task::Scrape(scrape)), worker: 0, end: 0, away: None }
+    pub(super) fn scrape(format: Format) -> Self {
+        Self {
+            task: Some(Task::Scrape(Box::new(Scrape::new(format)))),
+            worker: 0,
+            end: 0,
+            away: None,
+        }
     }
 
     /// Whether it waits for another loop, and until when at most.
@@ -220,4 +220,94 @@ impl Job {
             _ => unreachable!("a list has no outcome"),
         }
     }
+}
+
+#[cfg(feature = "metrics")]
+/// A scrape of the metrics in progress: the figures of all loops, which are asked at the same time.
+pub(super) struct Scrape {
+    format: Format,
+    /// The loops that were asked and have not answered, and until when they may.
+    asked: Vec<(usize, Arc<Errand>)>,
+    until: Option<Monotonic>,
+    sum: Snapshot,
+}
+
+#[cfg(feature = "metrics")]
+impl Scrape {
+    pub(super) fn new(format: Format) -> Self {
+        Self { format, asked: Vec::new(), until: None, sum: Snapshot::default() }
+    }
+
+    /// Until when it waits for other loops.
+    pub(super) fn waits_until(&self) -> Option<Monotonic> {
+        self.until
+    }
+
+    /// Asks the loops, or sees who has answered. A loop that does not answer in time is shown as it
+    /// was at the last scrape: without its part the sums would fall, which Prometheus takes for a
+    /// restart.
+    pub(super) fn advance<K: Kernel, H: Handler + Clone>(
+        &mut self,
+        server: &mut Server<K, H>,
+        fleet: &Fleet,
+        now: Monotonic,
+    ) -> Progress {
+        match self.until {
+            None => self.ask(server, fleet, now),
+            Some(_) => self.asked.retain(|(worker, errand)| !take(server, *worker, errand)),
+        }
+        if !self.asked.is_empty() && self.until.is_some_and(|until| until > now) {
+            return Progress::More;
+        }
+        self.sum = server.scraped.iter().flatten().cloned().sum();
+        self.sum.workers_missing = self.asked.len() as u64;
+        let suppressed = server.control(|control, _| control.log_lines_suppressed());
+        self.sum.log_lines_suppressed = suppressed.unwrap_or(0);
+        Progress::Done
+    }
+
+    fn ask<K: Kernel, H: Handler + Clone>(
+        &mut self,
+        server: &mut Server<K, H>,
+        fleet: &Fleet,
+        now: Monotonic,
+    ) {
+        self.until = Some(now.saturating_add(PATIENCE));
+        server.scraped.resize(fleet.len(), None);
+        for worker in 0..fleet.len() {
+            if fleet.is_home(worker) {
+                put(server, worker, server.snapshot());
+            } else {
+                let home = server.reactor.kernel.waker();
+                let errand = Arc::new(Errand::new(worker, Some(Task::Figures(None)), home));
+                fleet.send(worker, Arc::clone(&errand));
+                self.asked.push((worker, errand));
+            }
+        }
+    }
+
+    /// The answer, once it is done.
+    pub(super) fn response(&self) -> Response {
+        let text = self.format.render(self.sum.clone());
+        Response::whole(Status::Ok, self.format.content_type(), text.into_bytes())
+    }
+}
+
+#[cfg(feature = "metrics")]
+/// Takes the figures of another loop, if it has answered.
+fn take<K: Kernel, H>(server: &mut Server<K, H>, worker: usize, errand: &Errand) -> bool {
+    let task = match errand.state.try_lock() {
+        Ok(mut state) => state.take_done(),
+        // It is at work this very moment, or has panicked.
+        Err(TryLockError::WouldBlock | TryLockError::Poisoned(_)) => None,
+    };
+    let Some(Task::Figures(Some(figures))) = task else { return false };
+    put(server, worker, *figures);
+    true
+}
+
+#[cfg(feature = "metrics")]
+fn put<K: Kernel, H>(server: &mut Server<K, H>, worker: usize, mut figures: Snapshot) {
+    figures.workers.iter_mut().for_each(|one| one.number = worker + 1);
+    server.scraped[worker] = Some(figures);
 }

@@ -11,8 +11,6 @@ mod job;
 mod query;
 mod routes;
 mod rows;
-#[cfg(feature = "metrics")]
-mod scrape;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -361,7 +359,7 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
             Route::Version => Some(routes::version()),
             #[cfg(feature = "metrics")]
             Route::Metrics(format) => {
-                *job = Some(Job::scrape(scrape::Scrape::new(format)));
+                *job = Some(Job::scrape(format));
                 None
             }
             Route::Connections(query) => {
