@@ -92,6 +92,15 @@ pub struct Server<K: Kernel = MioKernel, H = Upper> {
     inbox: Inbox,
 }
 
+/// The earlier of two times, where `None` is never.
+#[inline]
+fn earlier(one: Option<Monotonic>, other: Option<Monotonic>) -> Option<Monotonic> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(one.min(other)),
+        (one, other) => one.or(other),
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Lifecycle {
     Running,
@@ -304,8 +313,9 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         };
         let admin = self.admin.as_ref().and_then(|admin| admin.next());
         let accept = self.acceptor.next_attempt(now);
-        let times = [self.reactor.next_step(), accept, drained, self.next_tick(), admin];
-        times.into_iter().flatten().min().map(|time| time.since(now))
+        let first = earlier(earlier(self.reactor.next_step(), accept), drained);
+        let first = earlier(earlier(first, self.next_tick()), admin);
+        first.map(|time| time.since(now))
     }
 
     fn handle_commands(&mut self) {

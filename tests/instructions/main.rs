@@ -10,7 +10,7 @@
 //! and callgrind collects only inside [`measured`], so neither setup nor test harness is counted.
 //! `benches/instructions.json` holds the counts of the optimized build; a plain `cargo test` checks
 //! only what is true of any build: that a turn costs no more with more connections.
-#![cfg(feature = "server")]
+#![cfg(all(feature = "metrics", feature = "server"))]
 #![allow(clippy::unwrap_used)] // clippy.toml exempts `#[test]` functions, not their helpers.
 
 #[path = "../common/mod.rs"]

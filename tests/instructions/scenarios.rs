@@ -2,8 +2,10 @@
 //! everything as it was.
 
 use std::hint::black_box;
+use std::time::Duration;
 
 use saltecho::auth::{Challenge, Key, Keyring, MacAlgorithm};
+use saltecho::metrics::{Format, Snapshot};
 use saltecho::python::{Monotonic, upper};
 use saltecho::reactor::{Link, Links, Step, Token, Wheel};
 
@@ -14,7 +16,7 @@ use super::support::{CHALLENGE, NOW, authenticated, challenge, config, digest};
 pub(crate) type Scenario = fn() -> Box<dyn FnMut()>;
 
 /// The operations of the benches `core` and `loop`.
-pub(crate) const SCENARIOS: [(&str, Scenario); 17] = [
+pub(crate) const SCENARIOS: [(&str, Scenario); 20] = [
     ("core/challenge", || Box::new(|| drop(black_box(Challenge::new(black_box(CHALLENGE)))))),
     ("core/digest, HMAC-MD5", || digest_of(MacAlgorithm::Md5)),
     ("core/digest, HMAC-SHA-256", || digest_of(MacAlgorithm::Sha256)),
@@ -33,6 +35,14 @@ pub(crate) const SCENARIOS: [(&str, Scenario); 17] = [
     }),
     ("loop/turn, 1 ready of 1", || crowd(1, 1)),
     ("loop/turn, 100 ready of 1000", || crowd(100, 1000)),
+    // Of these turns one is timed.
+    ("loop/turns, 100 of 10 us, 1 ready of 1", || {
+        let (mut server, mut crowd) = (server(1), Vec::new());
+        admit(&mut server, 1, &mut crowd);
+        send_each_turn(&mut server, &crowd, 64);
+        server.kernel_mut().poll_time = Duration::from_micros(10);
+        Box::new(move || (0..100).for_each(|_| turn(&mut server)))
+    }),
     ("loop/cycle, 64 connections", || {
         let (mut server, mut guests) = (server(1024), Vec::with_capacity(64));
         Box::new(move || {
@@ -71,6 +81,8 @@ pub(crate) const SCENARIOS: [(&str, Scenario); 17] = [
         })
     }),
     ("loop/turn, nothing ready of 1000", || crowd(0, 1000)),
+    ("metrics/scrape of 1 loop", || scrape(1)),
+    ("metrics/scrape of 16 loops", || scrape(16)),
 ];
 
 /// The same work among few connections and among twenty times as many.
@@ -80,6 +92,15 @@ pub(crate) const CROWDS: [(&str, Scenario); 2] =
 fn digest_of(mac: MacAlgorithm) -> Box<dyn FnMut()> {
     let key = Key::demo();
     Box::new(move || drop(black_box(mac.digest(black_box(&key), &challenge()))))
+}
+
+/// The text of a scrape.
+fn scrape(workers: usize) -> Box<dyn FnMut()> {
+    let loops: Vec<Snapshot> = (0..workers).map(|_| server(1).snapshot()).collect();
+    Box::new(move || {
+        let sum: Snapshot = loops.iter().cloned().sum();
+        black_box(Format::OpenMetrics.render(sum));
+    })
 }
 
 fn verify(mac: MacAlgorithm, keys: u8) -> Box<dyn FnMut()> {

@@ -251,10 +251,82 @@ fn the_dashboard_queries_existing_metrics() {
         }
     }
     assert!(queries > 12, "{queries} queries");
+    // Those left out have too little to say for a place of their own.
+    const LEFT_OUT: [&str; 5] = [
+        "process_start_time_seconds",
+        "saltecho_accept_errors_total",
+        "saltecho_build_info",
+        "saltecho_discarded_bytes_total",
+        "saltecho_stale_events_total",
+    ];
+    let shown = |metric: &&&str| rules.contains(**metric) != LEFT_OUT.contains(*metric);
+    assert!(metrics.iter().all(|metric| shown(&metric)), "{metrics:?} and {rules}");
     rules.push_str("]}]\n");
     let Some(mut promtool) = PROMTOOL.find() else { return };
     let files = Files::new();
     succeeds(promtool.args(["check", "rules", &files.write("rules", rules.as_bytes(), 0o600)]));
+}
+
+#[test]
+fn alerts_ask_for_metrics_that_exist_and_fire() {
+    let alerts = generate(&["prometheus"]);
+    let metrics = include_str!("../../docs/OPERATIONS.md");
+    let metrics: Vec<&str> = words(metrics).filter(|word| is_metric(word)).collect();
+    for name in words(&alerts).filter(|word| is_metric(word)) {
+        assert!(metrics.contains(&name.trim_end_matches("_bucket")), "{name} is no metric");
+    }
+    let Some(mut promtool) = PROMTOOL.find() else { return };
+    let files = Files::new();
+    let rules = files.write("alerts.yml", alerts.as_bytes(), 0o600);
+    let output = succeeds(promtool.args(["check", "rules", &rules]));
+    let number = alerts.matches("- alert: ").count();
+    assert!(String::from_utf8_lossy(&output.stdout).contains(&format!("{number} rules found")));
+    // Twenty minutes of a server with every trouble, and of one with none.
+    let troubles = [
+        (r#"saltecho_turn_duration_seconds_bucket{worker="1",le="0.016777216"}"#, "0+90x20"),
+        (r#"saltecho_turn_duration_seconds_bucket{worker="1",le="0.067108864"}"#, "0+95x20"),
+        (r#"saltecho_turn_duration_seconds_bucket{worker="1",le="0.268435456"}"#, "0+100x20"),
+        (r#"saltecho_turn_duration_seconds_bucket{worker="1",le="+Inf"}"#, "0+100x20"),
+        (r#"saltecho_asleep_seconds_total{worker="1"}"#, "0+1x20"),
+        ("saltecho_workers_missing{}", "1x20"),
+        ("saltecho_accept_pauses_total{}", "0+600x20"),
+        (r#"saltecho_refused_total{reason="no_room"}"#, "0+300x20"),
+        ("saltecho_undelivered_bytes_total{}", "0+1000x20"),
+        (r#"saltecho_authentications_total{result="rejected"}"#, "0+20x20"),
+        (r#"saltecho_authentications_total{result="accepted"}"#, "0+100x20"),
+        ("process_open_fds{}", "95x20"),
+        ("process_max_fds{}", "100x20"),
+        ("saltecho_build_info{}", "1x20"),
+        ("saltecho_ready{}", "0x20"),
+        ("saltecho_log_lines_suppressed_total{}", "0+1x20"),
+    ];
+    let calm = |series: &str, values: &str| match series {
+        _ if series.contains("turn_duration") => "0+100x20".to_owned(),
+        _ if series.contains("asleep") => "0+30x20".to_owned(),
+        _ if series.contains("accepted") => "0+100x20".to_owned(),
+        _ if series.contains("fds") || series.contains("build") => {
+            if series.contains("open") { "10x20" } else { values }.to_owned()
+        }
+        _ if series.contains("ready") => "1x20".to_owned(),
+        _ => "0x20".to_owned(),
+    };
+    let mut series = String::new();
+    for (name, values) in troubles {
+        let of = |instance: &str, values: &str| {
+            let labels = format!("{{instance=\"{instance}\",job=\"saltecho\",");
+            let name = name.replacen('{', &labels, 1).replace(",}", "}");
+            format!("  - {{series: '{name}', values: '{values}'}}\n")
+        };
+        series += &(of("troubled", values) + &of("calm", &calm(name, values)));
+    }
+    let count = "count by (instance) (ALERTS{alertstate=\"firing\"})";
+    let test = format!(
+        "rule_files: [{rules}]\nevaluation_interval: 1m\ntests:\n- interval: 1m\n  input_series:\n\
+         {series}  promql_expr_test:\n  - expr: '{count}'\n    eval_time: 20m\n    \
+         exp_samples: [{{labels: '{{instance=\"troubled\"}}', value: {number}}}]\n"
+    );
+    let test = files.write("test.yml", test.as_bytes(), 0o600);
+    succeeds(PROMTOOL.find().expect("it was there").args(["test", "rules", &test]));
 }
 
 fn words(text: &str) -> impl Iterator<Item = &str> {

@@ -5,9 +5,16 @@ use serde_json::{Value, json};
 /// A panel: its title, its unit, and its queries with their legends.
 type Panel = (&'static str, &'static str, &'static [(&'static str, &'static str)]);
 
-/// From the top: health, throughput, refusals, cost, lateness.
-const PANELS: [Panel; 12] = [
-    ("Ready", "bool", &[(r#"min(saltecho_ready{instance=~"$instance"})"#, "every server")]),
+/// From the top: whether all is well, what it does, why it refuses, what it costs, how late it is.
+const PANELS: [Panel; 14] = [
+    (
+        "Ready, and loops that do not answer",
+        "short",
+        &[
+            (r#"min(saltecho_ready{instance=~"$instance"})"#, "every server is ready"),
+            (r#"sum(saltecho_workers_missing{instance=~"$instance"})"#, "loops that do not answer"),
+        ],
+    ),
     (
         "Connections",
         "short",
@@ -92,9 +99,23 @@ const PANELS: [Panel; 12] = [
     (
         "Loop lag: wait in the run queue",
         "s",
+        &[
+            (
+                r#"histogram_quantile(0.5, sum by (le) (rate(saltecho_queue_wait_seconds_bucket{instance=~"$instance"}[$__rate_interval])))"#,
+                "p50",
+            ),
+            (
+                r#"histogram_quantile(0.99, sum by (le) (rate(saltecho_queue_wait_seconds_bucket{instance=~"$instance"}[$__rate_interval])))"#,
+                "p99",
+            ),
+        ],
+    ),
+    (
+        "Events per turn",
+        "short",
         &[(
-            r#"histogram_quantile(0.99, sum by (le) (rate(saltecho_queue_wait_seconds_bucket{instance=~"$instance"}[$__rate_interval])))"#,
-            "p99",
+            r#"rate(saltecho_events_total{instance=~"$instance"}[$__rate_interval]) / rate(saltecho_turns_total{instance=~"$instance"}[$__rate_interval])"#,
+            "{{instance}} loop {{worker}}",
         )],
     ),
     (
@@ -114,6 +135,17 @@ const PANELS: [Panel; 12] = [
                 "cores, {{instance}}",
             ),
             (r#"process_resident_memory_bytes{instance=~"$instance"} / 2^30"#, "GiB, {{instance}}"),
+        ],
+    ),
+    (
+        "Deadlines and log",
+        "short",
+        &[
+            (r#"sum(saltecho_deadlines{instance=~"$instance"})"#, "deadlines armed"),
+            (
+                r#"sum(increase(saltecho_log_lines_suppressed_total{instance=~"$instance"}[$__rate_interval]))"#,
+                "log lines left out",
+            ),
         ],
     ),
     (

@@ -53,6 +53,8 @@ enum What {
     Kubernetes,
     /// A dashboard of the metrics for Grafana, to stdout
     Grafana,
+    /// Alerts on the metrics for Prometheus, to stdout
+    Prometheus,
 }
 
 const EXAMPLES: &str = "\
@@ -74,6 +76,7 @@ const SYSTEMD: [Template; 4] = [
     ("/etc/default/saltecho", include_str!("default")),
 ];
 const HAPROXY: &str = include_str!("haproxy.cfg");
+const PROMETHEUS: &str = include_str!("prometheus.yml");
 const KUBERNETES: &str = include_str!("kubernetes.yaml");
 
 /// Writes the files. `cli` is the whole command line, for man pages and completions.
@@ -86,6 +89,7 @@ pub(super) fn run(args: &GenerateArgs, cli: Command) -> Result<(), Failure> {
         What::Systemd { directory: Some(directory) } => write_all(directory, &SYSTEMD)?,
         What::Haproxy => output::print(HAPROXY)?,
         What::Kubernetes => output::print(&kubernetes()?)?,
+        What::Prometheus => output::print(PROMETHEUS)?,
         What::Grafana => output::print(&format!("{:#}\n", grafana::dashboard()))?,
     }
     Ok(())
