@@ -313,7 +313,7 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         let admin = self.admin.as_ref().and_then(|admin| admin.next());
         let accept = self.acceptor.next_attempt(now);
         let times = [self.reactor.next_step(), accept, drained, self.next_tick(), admin];
-        times.into_iter().flatten().min().map(|time| time.since(now))
+        times.iter().flatten().min().map(|time| time.since(now))
     }
 
     fn handle_commands(&mut self) {
