@@ -9,6 +9,7 @@
 
 mod key;
 mod keyfile;
+mod tagged;
 
 use hmac::{Hmac, KeyInit, Mac as _};
 use md5::Md5;
@@ -18,6 +19,7 @@ use zeroize::Zeroizing;
 
 pub use key::{Key, KeyId};
 pub use keyfile::{KeyFileError, parse_key_file};
+pub use tagged::Response;
 
 /// Maximum number of keys in a ring: enough for rotation, few enough to check every one.
 pub const MAX_KEYS: usize = 4;
@@ -132,6 +134,8 @@ pub struct Keyring {
     algorithm: MacAlgorithm,
     keys: Vec<Keyed>,
     ids: Vec<KeyId>,
+    /// For [responses](Response), whose hash the peer chooses.
+    secrets: Vec<Key>,
 }
 
 /// Error of [`Keyring::new`]: a number of keys outside 1 to [`MAX_KEYS`].
@@ -152,12 +156,18 @@ impl Keyring {
             algorithm,
             keys: keys.iter().map(|key| Keyed::new(algorithm, key)).collect(),
             ids: keys.iter().map(Key::id).collect(),
+            secrets: keys.to_vec(),
         })
     }
 
     /// Creates a ring of one key.
     pub fn single(algorithm: MacAlgorithm, key: &Key) -> Self {
-        Self { algorithm, keys: vec![Keyed::new(algorithm, key)], ids: vec![key.id()] }
+        Self {
+            algorithm,
+            keys: vec![Keyed::new(algorithm, key)],
+            ids: vec![key.id()],
+            secrets: vec![key.clone()],
+        }
     }
 
     /// Creates a ring of the tutorial's key, which is public: for loopback and for tests.

@@ -130,6 +130,7 @@ impl Scrape {
         let right = self.0.authenticated.iter().map(|(key, count)| ("accepted", &**key, *count));
         let wrong = [
             ("rejected", "", of(CloseReason::Rejected)),
+            ("handshake_failed", "", of(CloseReason::HandshakeFailed)),
             ("abandoned", "", of(CloseReason::AuthAbandoned)),
             ("timed_out", "", of(CloseReason::AuthTimeout)),
         ];
@@ -337,6 +338,7 @@ const fn label(reason: CloseReason) -> &'static str {
     match reason {
         CloseReason::PeerFinished => "peer_finished",
         CloseReason::Rejected => "rejected",
+        CloseReason::HandshakeFailed => "handshake_failed",
         CloseReason::AuthAbandoned => "auth_abandoned",
         CloseReason::AuthTimeout => "auth_timeout",
         CloseReason::IdleTimeout => "idle_timeout",
@@ -346,6 +348,7 @@ const fn label(reason: CloseReason) -> &'static str {
         CloseReason::PeerVanished => "peer_vanished",
         CloseReason::HandlerClosed => "handler_closed",
         CloseReason::AnswerTooLong => "answer_too_long",
+        CloseReason::MessageTooLong => "message_too_long",
         CloseReason::HandlerPanicked => "handler_panicked",
         CloseReason::FellBehind => "fell_behind",
         CloseReason::Drained => "drained",

@@ -1,5 +1,6 @@
 use std::time::Duration;
 
+use super::Protocol;
 use crate::auth::Keyring;
 use crate::python::Timeout;
 
@@ -24,6 +25,8 @@ pub struct Config {
     /// when its last byte arrives. A client that has sent more bytes than the new ring's digest
     /// has is rejected.
     pub keyring: Keyring,
+    /// The handshake of new connections. The tutorial's by default.
+    pub protocol: Protocol,
     /// Time limit for authentication, from the first byte of the challenge to the last byte of the
     /// digest; no byte extends it. 5 s: survives four lost segments in a row at TCP's 200 ms floor.
     pub auth_timeout: Option<Duration>,
@@ -56,6 +59,7 @@ impl Config {
     pub fn new(keyring: Keyring) -> Self {
         Self {
             keyring,
+            protocol: Protocol::Tutorial,
             auth_timeout: Some(Duration::from_secs(5)),
             idle_timeout: None,
             send_timeout: Some(Duration::from_secs(60)),

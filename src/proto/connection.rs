@@ -1,3 +1,5 @@
+mod mutual;
+
 use std::collections::TryReserveError;
 use std::io;
 
@@ -11,6 +13,7 @@ use super::handshake::{Handshake, saturating_u32};
 use super::{CloseReason, Config, Handler, Peer, Reply, Upper};
 use crate::auth::Challenge;
 use crate::python::{Call, Monotonic};
+use mutual::Mutual;
 
 /// One connection from its challenge to its end, without a socket. The owner of the socket asks
 /// what the connection [`wants`](Self::wants), makes that call, and reports the kernel's result.
@@ -76,7 +79,7 @@ const _: () = assert!(size_of::<Connection<Upper>>() <= 24);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum State {
-    /// Sending the challenge, or waiting for its digest.
+    /// In the handshake: sending the challenge, or waiting for its digest.
     AwaitDigest,
     /// Authenticated: in `recv`, or in the `sendall` of an answer.
     Echoing,
@@ -111,6 +114,7 @@ pub enum Wants {
 #[derive(Debug)]
 enum Stage {
     AwaitDigest(Box<Handshake>),
+    Mutual(Box<Mutual>),
     Echoing(Option<Boxed<Backlog>>),
     Finishing(CloseReason),
     Lingering { reason: CloseReason, bytes_left: u32 },
@@ -118,7 +122,7 @@ enum Stage {
 }
 
 impl<H: Handler> Connection<H> {
-    /// Creates a connection accepted at `now`, to be authenticated with this challenge.
+    /// Creates a connection of the tutorial's protocol accepted at `now`, to be authenticated with this challenge.
     pub fn new(config: &Config, challenge: Challenge, handler: H, now: Monotonic) -> Self {
         Self {
             stage: Stage::AwaitDigest(Box::new(Handshake::new(challenge))),
@@ -129,15 +133,20 @@ impl<H: Handler> Connection<H> {
 
     /// Sets the peer that the handler gets in [`Handler::opened`]. No effect once authenticated.
     pub const fn set_peer(&mut self, peer: Peer) {
-        if let Stage::AwaitDigest(handshake) = &mut self.stage {
-            handshake.peer = peer;
+        match &mut self.stage {
+            Stage::AwaitDigest(handshake) => handshake.peer = peer,
+            Stage::Mutual(mutual) => mutual.peer = peer,
+            Stage::Echoing(_)
+            | Stage::Finishing(_)
+            | Stage::Lingering { .. }
+            | Stage::Closed { .. } => {}
         }
     }
 
     /// The current state.
     pub const fn state(&self) -> State {
         match &self.stage {
-            Stage::AwaitDigest(_) => State::AwaitDigest,
+            Stage::AwaitDigest(_) | Stage::Mutual(_) => State::AwaitDigest,
             Stage::Echoing(_) => State::Echoing,
             Stage::Finishing(_) => State::Finishing,
             Stage::Lingering { .. } => State::Lingering,
@@ -154,7 +163,11 @@ impl<H: Handler> Connection<H> {
         let recv = Wants::Recv { limit: config.recv_size };
         match &self.stage {
             Stage::AwaitDigest(handshake) if !handshake.unsent().is_empty() => Wants::Send,
-            Stage::AwaitDigest(_) | Stage::Echoing(None) | Stage::Lingering { .. } => recv,
+            Stage::Mutual(mutual) if !mutual.handshake.unsent().is_empty() => Wants::Send,
+            Stage::AwaitDigest(_)
+            | Stage::Mutual(_)
+            | Stage::Echoing(None)
+            | Stage::Lingering { .. } => recv,
             Stage::Echoing(Some(_)) => Wants::Send,
             Stage::Finishing(_) => Wants::Shutdown,
             Stage::Closed { .. } => Wants::Nothing,
@@ -165,6 +178,7 @@ impl<H: Handler> Connection<H> {
     pub fn chunk(&self) -> &[u8] {
         match &self.stage {
             Stage::AwaitDigest(handshake) => handshake.unsent(),
+            Stage::Mutual(mutual) => mutual.handshake.unsent(),
             Stage::Echoing(Some(backlog)) => backlog.chunk(),
             Stage::Echoing(None)
             | Stage::Finishing(_)
@@ -178,6 +192,7 @@ impl<H: Handler> Connection<H> {
         match &self.stage {
             Stage::Closed { reason, .. } => Some(*reason),
             Stage::AwaitDigest(_)
+            | Stage::Mutual(_)
             | Stage::Echoing(_)
             | Stage::Finishing(_)
             | Stage::Lingering { .. } => None,
@@ -195,7 +210,7 @@ impl<H: Handler> Connection<H> {
     /// Returns true once the digest was right, also after the end.
     pub const fn has_authenticated(&self) -> bool {
         match &self.stage {
-            Stage::AwaitDigest(_) => false,
+            Stage::AwaitDigest(_) | Stage::Mutual(_) => false,
             Stage::Echoing(_) | Stage::Finishing(_) | Stage::Lingering { .. } => true,
             Stage::Closed { authenticated, .. } => *authenticated,
         }
@@ -206,6 +221,7 @@ impl<H: Handler> Connection<H> {
         match &self.stage {
             Stage::Closed { undelivered, .. } => *undelivered as usize,
             Stage::AwaitDigest(_)
+            | Stage::Mutual(_)
             | Stage::Echoing(_)
             | Stage::Finishing(_)
             | Stage::Lingering { .. } => 0,
@@ -216,9 +232,10 @@ impl<H: Handler> Connection<H> {
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Monotonic> {
         match &self.stage {
-            Stage::AwaitDigest(_) | Stage::Echoing(_) | Stage::Lingering { .. } => {
-                self.call.deadline()
-            }
+            Stage::AwaitDigest(_)
+            | Stage::Mutual(_)
+            | Stage::Echoing(_)
+            | Stage::Lingering { .. } => self.call.deadline(),
             Stage::Finishing(_) | Stage::Closed { .. } => None,
         }
     }
@@ -248,9 +265,7 @@ impl<H: Handler> Connection<H> {
                 Some(true) => {
                     let peer = handshake.peer;
                     self.recv_again(config, now);
-                    if guarded(|| self.handler.opened(&peer)).is_none() {
-                        self.end_unanswered();
-                    }
+                    self.enter_conversation(&peer);
                 }
             }
         }
@@ -273,10 +288,18 @@ impl<H: Handler> Connection<H> {
                 }
                 Reply::empty(self, config, now)
             }
+            Stage::Mutual(_) => self.recv_mutual(config, input, now),
             Stage::AwaitDigest(_)
             | Stage::Echoing(None)
             | Stage::Finishing(_)
             | Stage::Closed { .. } => Reply::empty(self, config, now),
+        }
+    }
+
+    /// Tells the handler of the peer, now that its handshake has succeeded.
+    fn enter_conversation(&mut self, peer: &Peer) {
+        if guarded(|| self.handler.opened(peer)).is_none() {
+            self.end_unanswered();
         }
     }
 
@@ -285,6 +308,13 @@ impl<H: Handler> Connection<H> {
         debug_assert!(n <= self.chunk().len(), "more bytes sent than were offered");
         match &mut self.stage {
             Stage::AwaitDigest(handshake) => handshake.advance(n),
+            Stage::Mutual(mutual) => {
+                mutual.handshake.handle_sent(n);
+                if mutual.handshake.outcome().is_some() {
+                    let reason = mutual.reason(CloseReason::HandshakeFailed);
+                    self.end(reason);
+                }
+            }
             Stage::Echoing(Some(backlog)) => {
                 if backlog.advance(n) {
                     let then_close = backlog.then_close;
@@ -329,6 +359,7 @@ impl<H: Handler> Connection<H> {
                 taken
             }
             Stage::AwaitDigest(_)
+            | Stage::Mutual(_)
             | Stage::Echoing(Some(_))
             | Stage::Finishing(_)
             | Stage::Lingering { .. }
@@ -349,6 +380,7 @@ impl<H: Handler> Connection<H> {
     pub fn handle_eof(&mut self) {
         self.end(match &self.stage {
             Stage::AwaitDigest(_) => CloseReason::AuthAbandoned,
+            Stage::Mutual(mutual) => mutual.reason(CloseReason::AuthAbandoned),
             Stage::Echoing(_) => CloseReason::PeerFinished,
             Stage::Finishing(reason)
             | Stage::Lingering { reason, .. }
@@ -358,13 +390,15 @@ impl<H: Handler> Connection<H> {
 
     /// Reports an error of a call, other than "would block" and "interrupted".
     pub fn handle_error(&mut self, kind: io::ErrorKind) {
+        let failed = match kind {
+            io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::BrokenPipe => CloseReason::Reset,
+            _ => CloseReason::TransportError,
+        };
         self.end(match &self.stage {
-            Stage::AwaitDigest(_) | Stage::Echoing(_) => match kind {
-                io::ErrorKind::ConnectionReset
-                | io::ErrorKind::ConnectionAborted
-                | io::ErrorKind::BrokenPipe => CloseReason::Reset,
-                _ => CloseReason::TransportError,
-            },
+            Stage::AwaitDigest(_) | Stage::Echoing(_) => failed,
+            Stage::Mutual(mutual) => mutual.reason(failed),
             // All answers were sent before, so this error is not the reason for the end.
             Stage::Finishing(reason)
             | Stage::Lingering { reason, .. }
@@ -380,6 +414,10 @@ impl<H: Handler> Connection<H> {
         }
         match &self.stage {
             Stage::AwaitDigest(_) => self.end(CloseReason::AuthTimeout),
+            Stage::Mutual(mutual) => {
+                let reason = mutual.reason(CloseReason::AuthTimeout);
+                self.end(reason);
+            }
             Stage::Echoing(None) => self.stage = Stage::Finishing(CloseReason::IdleTimeout),
             Stage::Echoing(Some(_)) => self.end(CloseReason::SendTimeout),
             Stage::Lingering { reason, .. } => self.end(*reason),
@@ -391,7 +429,7 @@ impl<H: Handler> Connection<H> {
     /// pushed so far. An unauthenticated connection has no pending answer and ends at once.
     pub fn close(&mut self, reason: CloseReason) {
         match &mut self.stage {
-            Stage::AwaitDigest(_) => self.end(reason),
+            Stage::AwaitDigest(_) | Stage::Mutual(_) => self.end(reason),
             Stage::Echoing(None) => self.stage = Stage::Finishing(reason),
             Stage::Echoing(Some(backlog)) => {
                 backlog.then_close.get_or_insert(reason);
@@ -404,7 +442,7 @@ impl<H: Handler> Connection<H> {
     /// connection that was finishing, with every answer sent, keeps its own reason.
     pub fn abort(&mut self, reason: CloseReason) {
         self.end(match &self.stage {
-            Stage::AwaitDigest(_) | Stage::Echoing(_) => reason,
+            Stage::AwaitDigest(_) | Stage::Mutual(_) | Stage::Echoing(_) => reason,
             Stage::Finishing(reason)
             | Stage::Lingering { reason, .. }
             | Stage::Closed { reason, .. } => *reason,
@@ -414,7 +452,7 @@ impl<H: Handler> Connection<H> {
     /// Enters `Closed`. No other place does, and nothing leaves it.
     fn end(&mut self, reason: CloseReason) {
         let (authenticated, undelivered) = match &self.stage {
-            Stage::AwaitDigest(_) => (false, 0),
+            Stage::AwaitDigest(_) | Stage::Mutual(_) => (false, 0),
             Stage::Echoing(Some(backlog)) => (true, saturating_u32(backlog.len())),
             Stage::Echoing(None) | Stage::Finishing(_) | Stage::Lingering { .. } => (true, 0),
             Stage::Closed { .. } => return,
@@ -438,10 +476,23 @@ impl<H: Handler> Connection<H> {
         match &self.stage {
             Stage::Echoing(Some(backlog)) => backlog.len(),
             Stage::AwaitDigest(_)
+            | Stage::Mutual(_)
             | Stage::Echoing(None)
             | Stage::Finishing(_)
             | Stage::Lingering { .. }
             | Stage::Closed { .. } => 0,
+        }
+    }
+
+    /// The reason for which the connection is finishing.
+    pub(super) const fn finishing(&self) -> Option<CloseReason> {
+        match &self.stage {
+            Stage::Finishing(reason) => Some(*reason),
+            Stage::AwaitDigest(_)
+            | Stage::Mutual(_)
+            | Stage::Echoing(_)
+            | Stage::Lingering { .. }
+            | Stage::Closed { .. } => None,
         }
     }
 

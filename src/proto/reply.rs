@@ -3,7 +3,7 @@ use std::collections::TryReserveError;
 use bytes::Bytes;
 
 use super::backlog::Backlog;
-use super::{Answer, CloseReason, Config, Connection, Handler};
+use super::{Answer, CloseReason, Config, Connection, Handler, State};
 use crate::python::Monotonic;
 
 /// The answer to one `recv`, offered to the kernel before any byte is copied.
@@ -72,6 +72,9 @@ impl<'a, H: Handler> Reply<'a, H> {
             Answer::Nothing => (ReplyBytes::InPlace(&[]), None),
             Answer::Bytes(bytes) => (ReplyBytes::Owned(bytes), None),
             Answer::Close(bytes) => (ReplyBytes::Owned(bytes), Some(CloseReason::HandlerClosed)),
+            Answer::MessageTooLong { answered } => {
+                (ReplyBytes::InPlace(&data[..answered]), Some(CloseReason::MessageTooLong))
+            }
         };
         if bytes.as_slice().len() > config.max_answer {
             (bytes, then_close) = (ReplyBytes::InPlace(&[]), Some(CloseReason::AnswerTooLong));
@@ -80,6 +83,22 @@ impl<'a, H: Handler> Reply<'a, H> {
             connection.sendall_done(config, then_close, now);
         }
         Self { connection, config, now, bytes, then_close }
+    }
+
+    /// Puts bytes that are still unsent before the answer.
+    #[cold]
+    pub(super) fn behind(mut self, unsent: &[u8]) -> Self {
+        let bytes = [unsent, self.bytes()].concat();
+        if self.bytes().is_empty() {
+            // Without an answer the connection has gone on already.
+            self.then_close = match self.connection.state() {
+                State::Finishing => self.connection.finishing(),
+                State::Closed(_) => return self,
+                State::AwaitDigest | State::Echoing | State::Lingering => None,
+            };
+        }
+        self.bytes = ReplyBytes::Owned(bytes.into());
+        self
     }
 
     /// Bytes to send; empty if there is no answer.

@@ -7,8 +7,7 @@ use std::net::SocketAddr;
 
 use super::admission::{Refusal, Source, Unauthenticated};
 use super::{AcceptPause, Limits, Server};
-use crate::auth::Challenge;
-use crate::proto::{CloseReason, Connection, Handler, Peer, guarded};
+use crate::proto::{CloseReason, Connection, Handler, Peer, Protocol, guarded};
 use crate::python::Monotonic;
 use crate::reactor::{Close, Kernel, Ready};
 
@@ -214,21 +213,26 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
     }
 
     fn open(&mut self, stream: K::Stream, peer: Option<SocketAddr>, source: Option<Source>) {
-        let mut random = [0; Challenge::LEN];
-        if self.reactor.kernel.fill_random(&mut random).is_err() {
+        let mut random = [0; Protocol::MAX_RANDOM];
+        let needed = &mut random[..self.config.protocol.random_len()];
+        if self.reactor.kernel.fill_random(needed).is_err() {
             return self.cannot_open(stream, CloseReason::SetupFailed);
         }
         let Some(handler) = guarded(|| self.handler.clone()) else {
             return self.cannot_open(stream, CloseReason::HandlerPanicked);
         };
         let (id, now) = (self.reactor.next_id(), self.reactor.now());
-        let mut connection = Connection::new(&self.config, Challenge::new(random), handler, now);
-        connection.set_peer(Peer::new(self.inbox.server(), id, peer));
+        let who = Peer::new(self.inbox.server(), id, peer);
+        let connection = Connection::open(&self.config, &random, handler, who, now);
         self.acceptor.unauthenticated.add(id, source, now);
         self.stats.accepted += 1;
         let connections = self.reactor.slots.len() + 1;
         self.stats.peak_connections = self.stats.peak_connections.max(connections);
         self.notify(|observer| observer.opened(id, peer));
+        if connection.has_authenticated() {
+            // Its protocol has no handshake.
+            self.authenticated(id);
+        }
         // A new socket has room for a challenge; whether anything came is for an event to say.
         match self.reactor.enter(stream, connection, Ready::WRITABLE) {
             Ok(id) => self.pump(id),

@@ -2,6 +2,9 @@
 //! every deadline and every close reason.
 #![allow(clippy::unwrap_used)] // clippy.toml exempts `#[test]` functions, not their helpers.
 
+mod multiprocessing;
+mod multiprocessing_world;
+
 use std::io::ErrorKind;
 use std::time::Duration;
 

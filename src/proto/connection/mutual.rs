@@ -1,0 +1,103 @@
+//! Connections that do not begin as in the tutorial.
+
+use super::{Connection, Stage};
+use crate::auth::Challenge;
+use crate::proto::config::call_timeout;
+use crate::proto::{
+    CloseReason, Config, Handler, HandshakeError, MutualHandshake, Peer, Protocol, Reply, Role,
+};
+use crate::python::{Call, Monotonic};
+
+/// The listener's part of [`Protocol::Multiprocessing`] in progress.
+#[derive(Debug)]
+pub(super) struct Mutual {
+    pub(super) handshake: MutualHandshake,
+    pub(super) peer: Peer,
+}
+
+impl Mutual {
+    /// The reason for an end that comes now, which is the peer's doing unless the handshake has
+    /// failed before.
+    pub(super) const fn reason(&self, now: CloseReason) -> CloseReason {
+        match self.handshake.error() {
+            Some(HandshakeError::WrongDigest) => CloseReason::Rejected,
+            Some(HandshakeError::Refused | HandshakeError::Malformed) => {
+                CloseReason::HandshakeFailed
+            }
+            None => now,
+        }
+    }
+}
+
+impl<H: Handler> Connection<H> {
+    /// Creates a connection from this peer, accepted at `now`, in the protocol of the
+    /// configuration. The handshake takes what it needs ([`Protocol::random_len`]) of `random`, bytes
+    /// of a cryptographic random source.
+    pub fn open(
+        config: &Config,
+        random: &[u8; Protocol::MAX_RANDOM],
+        handler: H,
+        peer: Peer,
+        now: Monotonic,
+    ) -> Self {
+        match config.protocol {
+            Protocol::Tutorial => {
+                let challenge = std::array::from_fn(|i| random[i]);
+                let mut connection = Self::new(config, Challenge::new(challenge), handler, now);
+                connection.set_peer(peer);
+                connection
+            }
+            Protocol::Multiprocessing => {
+                let handshake = MutualHandshake::new(Role::Listener, &config.keyring, *random);
+                Self {
+                    stage: Stage::Mutual(Box::new(Mutual { handshake, peer })),
+                    call: Call::begin(call_timeout(config.auth_timeout), now),
+                    handler,
+                }
+            }
+            Protocol::Plain => {
+                let mut connection = Self {
+                    stage: Stage::Echoing(None),
+                    call: Call::begin(call_timeout(config.idle_timeout), now),
+                    handler,
+                };
+                connection.enter_conversation(&peer);
+                connection
+            }
+        }
+    }
+
+    /// Handles bytes of the mutual handshake, and what may be behind it. Not inlined, so that a
+    /// message does not prepare for this.
+    #[inline(never)]
+    pub(super) fn recv_mutual<'a>(
+        &'a mut self,
+        config: &'a Config,
+        input: &'a mut [u8],
+        now: Monotonic,
+    ) -> Reply<'a, H> {
+        let Stage::Mutual(mutual) = &mut self.stage else { return Reply::empty(self, config, now) };
+        assert!(mutual.handshake.unsent().is_empty(), "received while a message is unsent");
+        let taken = mutual.handshake.handle_recv(&config.keyring, input);
+        match mutual.handshake.outcome() {
+            None => Reply::empty(self, config, now),
+            Some(Err(_)) => {
+                let reason = mutual.reason(CloseReason::HandshakeFailed);
+                self.end(reason);
+                Reply::empty(self, config, now)
+            }
+            Some(Ok(())) => {
+                let Mutual { handshake, peer } = &**mutual;
+                // Something if the client has accepted the response before it was sent.
+                let (unsent, peer) = (handshake.unsent().to_vec(), *peer);
+                self.recv_again(config, now);
+                self.enter_conversation(&peer);
+                let reply = match &mut input[taken..] {
+                    [] => Reply::empty(self, config, now),
+                    rest => self.handle_recv(config, rest, now),
+                };
+                if unsent.is_empty() { reply } else { reply.behind(&unsent) }
+            }
+        }
+    }
+}
