@@ -94,19 +94,14 @@ const BARE_CHALLENGE: usize = 20;
 /// Lengths of a message that names no hash, by CPython's `_LEGACY_LENGTHS`.
 const BARE: [usize; 2] = [16, BARE_CHALLENGE];
 
-/// Responses to challenges of `multiprocessing.connection`, the rules of its `answer_challenge`
-/// and `_verify_challenge`. With [`MacAlgorithm::Md5`] they are those of Python up to 3.11, with
-/// [`MacAlgorithm::Sha256`] those since 3.12.
-impl Keyring {
-    /// The response to a challenge under the key of this index; `None` if Python would refuse to
-    /// answer it: too short, or without the name of a known hash. Up to 3.11 it answers any.
-    ///
-    /// # Panics
-    /// If there is no key of this index.
+impl MacAlgorithm {
+    /// Computes the response to a challenge of `multiprocessing.connection`, by the rules of its
+    /// `answer_challenge`: those of Python up to 3.11 for [`MacAlgorithm::Md5`], those since 3.12
+    /// for [`MacAlgorithm::Sha256`]. `None` if Python would refuse to answer: the challenge is too
+    /// short, or names no known hash. Up to 3.11 it answers any.
     #[must_use]
-    pub fn respond(&self, index: usize, challenge: &[u8]) -> Option<Response> {
-        let key = &self.secrets[index];
-        if self.algorithm == MacAlgorithm::Md5 || challenge.len() == BARE_CHALLENGE {
+    pub fn respond(self, key: &Key, challenge: &[u8]) -> Option<Response> {
+        if self == Self::Md5 || challenge.len() == BARE_CHALLENGE {
             return Some(Hash::Md5.mac(key, challenge));
         }
         let hash = Hash::named_by(challenge).filter(|_| challenge.len() > BARE_CHALLENGE)?;
@@ -115,8 +110,16 @@ impl Keyring {
         response.push(hash.mac(key, challenge).as_bytes());
         Some(response)
     }
+}
 
-    /// The index of the key under which this is a response to the challenge, if there is one.
+impl Keyring {
+    /// The key of this index.
+    pub(crate) fn secret(&self, index: usize) -> &Key {
+        &self.secrets[index]
+    }
+
+    /// The index of the key under which this is a response to a challenge of
+    /// `multiprocessing.connection`, by the rules of its `_verify_challenge`; `None` without one.
     ///
     /// Since 3.12 the hash is the responder's choice. Every key is checked, in constant time and
     /// without an early exit, as in [`verify`](Self::verify).
@@ -153,8 +156,8 @@ mod tests {
         for hash in Hash::ALL {
             let challenge = challenge(hash.tag());
             for (index, key) in keys.iter().enumerate() {
-                let alone = Keyring::single(MacAlgorithm::Sha256, key);
-                let response = alone.respond(0, &challenge).expect("the hash is known");
+                let response =
+                    MacAlgorithm::Sha256.respond(key, &challenge).expect("the hash is known");
                 assert!(response.as_bytes().starts_with(hash.tag()));
                 let found = ring.verify_response(&challenge, response.as_bytes());
                 assert_eq!(found, (index < 4).then_some(index), "{hash:?} of key {index}");
@@ -171,15 +174,13 @@ mod tests {
 
     #[test]
     fn what_python_refuses_to_answer_is_not_answered() {
-        let ring = Keyring::single(MacAlgorithm::Sha256, &Key::demo());
-        for refused in
-            [&b""[..], b"{sha256}", &[b'x'; 40], b"{sha1}................", b"{sha256}..........."]
-        {
-            assert!(ring.respond(0, refused).is_none(), "{}", refused.escape_ascii());
+        let (old, new, key) = (MacAlgorithm::Md5, MacAlgorithm::Sha256, Key::demo());
+        let unknown = b"{sha1}................";
+        for refused in [&b""[..], b"{sha256}", &[b'x'; 40], unknown, b"{sha256}..........."] {
+            assert!(new.respond(&key, refused).is_none(), "{}", refused.escape_ascii());
         }
-        let old = Keyring::single(MacAlgorithm::Md5, &Key::demo());
         for any in [&b""[..], b"{sha256}", &[b'x'; 245]] {
-            assert_eq!(old.respond(0, any).unwrap().as_bytes().len(), 16);
+            assert_eq!(old.respond(&key, any).unwrap().as_bytes().len(), 16);
         }
     }
 
@@ -188,7 +189,8 @@ mod tests {
         let old = Keyring::single(MacAlgorithm::Md5, &Key::demo());
         let new = Keyring::single(MacAlgorithm::Sha256, &Key::demo());
         let message = challenge(b"{sha256}");
-        let (bare, tagged) = (old.respond(0, &message).unwrap(), new.respond(0, &message).unwrap());
+        let [bare, tagged] = [MacAlgorithm::Md5, MacAlgorithm::Sha256]
+            .map(|algorithm| algorithm.respond(&Key::demo(), &message).unwrap());
         assert_eq!(old.verify_response(&message, bare.as_bytes()), Some(0));
         assert_eq!(new.verify_response(&message, bare.as_bytes()), Some(0));
         assert_eq!(old.verify_response(&message, tagged.as_bytes()), None);

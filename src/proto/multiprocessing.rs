@@ -1,5 +1,5 @@
 use super::{FrameReader, Piece, frame_header};
-use crate::auth::{Keyring, MacAlgorithm, Response};
+use crate::auth::{Key, Keyring, MacAlgorithm, Response};
 
 /// One side's part in the handshake of Python's `multiprocessing.connection`, without I/O: each
 /// side sends a challenge and verifies the other's response.
@@ -34,8 +34,9 @@ use crate::auth::{Keyring, MacAlgorithm, Response};
 pub struct MutualHandshake {
     role: Role,
     step: Step,
-    /// Index of the key that the peer has proved to have, with which it is answered.
-    key: usize,
+    /// The key that the peer has proved to have, with which it is answered. A copy, since the ring
+    /// may be replaced meanwhile.
+    key: Option<Key>,
     challenge: [u8; CHALLENGE],
     challenge_len: usize,
     reader: FrameReader,
@@ -116,7 +117,7 @@ impl MutualHandshake {
         let mut handshake = Self {
             role,
             step: Step::Challenge,
-            key: 0,
+            key: None,
             challenge,
             challenge_len,
             reader: FrameReader::new(),
@@ -201,7 +202,7 @@ impl MutualHandshake {
             Step::Response => {
                 match keys.verify_response(&self.challenge[..self.challenge_len], frame) {
                     Some(key) => {
-                        self.key = key;
+                        self.key = Some(keys.secret(key).clone());
                         self.send(&[WELCOME]);
                         match self.role {
                             Role::Listener => Step::Challenge,
@@ -215,8 +216,9 @@ impl MutualHandshake {
                 }
             }
             Step::Challenge => {
+                let key = self.key.as_ref().unwrap_or_else(|| keys.secret(0));
                 let challenge = frame.strip_prefix(PREFIX);
-                match challenge.and_then(|challenge| keys.respond(self.key, challenge)) {
+                match challenge.and_then(|challenge| keys.algorithm().respond(key, challenge)) {
                     Some(response) => {
                         self.send(&[response.as_bytes()]);
                         Step::Verdict

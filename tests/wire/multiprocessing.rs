@@ -154,13 +154,29 @@ fn any_key_of_the_ring_is_answered_with_the_same_key() {
         let mut listener = MutualHandshake::new(Role::Listener, &ring, [1; 40]);
         let mut client = MutualHandshake::new(Role::Client, &own, [2; 40]);
         while listener.outcome().is_none() || client.outcome().is_none() {
-            let sent = listener.unsent().to_vec();
-            listener.handle_sent(sent.len());
-            assert_eq!(client.handle_recv(&own, &sent), sent.len());
+            pass_on(&own, &mut listener, &mut client);
             pass_on(&ring, &mut client, &mut listener);
         }
         assert_eq!((listener.outcome(), client.outcome()), (Some(Ok(())), Some(Ok(()))));
     }
+}
+
+/// A client that has proved to have a key is answered with it, even if the ring has changed since.
+#[test]
+fn the_ring_may_be_replaced_in_the_middle() {
+    let keys = [Key::new(*b"the newest of the keys"), Key::new(*b"the key before that one")];
+    let ring = Keyring::new(MacAlgorithm::Sha256, &keys).unwrap();
+    let other = Keyring::single(MacAlgorithm::Sha256, &Key::demo());
+    let own = Keyring::single(MacAlgorithm::Sha256, &keys[1]);
+    let mut listener = MutualHandshake::new(Role::Listener, &ring, [1; 40]);
+    let mut client = MutualHandshake::new(Role::Client, &own, [2; 40]);
+    pass_on(&own, &mut listener, &mut client);
+    pass_on(&ring, &mut client, &mut listener);
+    while listener.outcome().is_none() || client.outcome().is_none() {
+        pass_on(&own, &mut listener, &mut client);
+        pass_on(&other, &mut client, &mut listener);
+    }
+    assert_eq!((listener.outcome(), client.outcome()), (Some(Ok(())), Some(Ok(()))));
 }
 
 /// Frames of both forms, empty ones, and one that ends before its payload does.

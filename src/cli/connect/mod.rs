@@ -53,7 +53,12 @@ const SOON: Duration = Duration::from_millis(500);
 pub(super) fn run(args: &ConnectArgs) -> Result<(), Failure> {
     let keys = args.keys.load().map_err(|error| Failure::new(Exit::Usage, error))?;
     let key = keys.first().expect("a key file has at least one key");
-    let peer = Peer { address: &args.address, key, mac: args.keys.mac.into(), limit: args.timeout };
+    let peer = Peer {
+        address: &args.address,
+        key,
+        mac: args.keys.mac(saltecho::proto::Protocol::Tutorial),
+        limit: args.timeout,
+    };
     let target = (args.address.host.as_str(), args.address.port);
     let connect = || Client::connect(target, key, peer.mac, args.timeout.0);
     let client = announcing(&peer, connect).map_err(|error| peer.explain(&error))?;

@@ -23,6 +23,7 @@ use saltecho::load::report::{
     Collector, EventLog, Generator, HistogramLog, Machine, PlanInfo, ProgramInfo,
 };
 use saltecho::load::{Interval, Load, Pace, Plan, Stopper};
+use saltecho::proto::Protocol;
 use saltecho::reactor::MioKernel;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -106,7 +107,7 @@ impl LoadArgs {
                 .among(self.connections)
                 .map_err(|text| Failure::with_message(Exit::Usage, text))?,
         };
-        let mut plan = Plan::new(target, key, self.keys.mac.into());
+        let mut plan = Plan::new(target, key, self.keys.mac(Protocol::Tutorial));
         let pace = match self.rate {
             _ if self.closed => Pace::Closed,
             Some(rate) => Pace::Open(rate.0),

@@ -8,8 +8,9 @@ use clap::Args;
 use super::admission::AdmissionArgs;
 use crate::cli::address::listen_address;
 use crate::cli::keyfile::KeyArgs;
+use crate::cli::protocol::ProtocolArgs;
 use crate::cli::reply::Reply;
-use crate::cli::values::{Limit, Size, Spin, keepalive};
+use crate::cli::values::{Limit, MaxMessage, Size, Spin, keepalive};
 
 /// Accept connections, authenticate them, and answer their messages.
 ///
@@ -27,7 +28,22 @@ pub(in crate::cli) struct ServeArgs {
     pub(super) listen: Vec<SocketAddr>,
 
     #[command(flatten)]
+    pub(super) protocol: ProtocolArgs,
+
+    /// Serve --protocol plain on addresses that other machines can reach: everybody who can send a
+    /// packet there may use the server, and make it send as much as it receives
+    #[arg(long, env = "SALTECHO_ALLOW_UNAUTHENTICATED", hide_env_values = true)]
+    #[arg(value_parser = clap::builder::FalseyValueParser::new())]
+    pub(super) allow_unauthenticated: bool,
+
+    #[command(flatten)]
     pub(super) keys: KeyArgs,
+
+    /// Length of the longest message (1k, 16m, off) in --protocol multiprocessing; a longer one
+    /// closes the connection [default: off]
+    #[arg(long, value_name = "SIZE")]
+    #[arg(env = "SALTECHO_MAX_MESSAGE", hide_env_values = true)]
+    pub(super) max_message: Option<MaxMessage>,
 
     /// Answer to each message
     #[arg(long, value_enum, value_name = "HOW", default_value_t = Reply::Upper)]
@@ -113,4 +129,6 @@ Examples:
   saltecho serve
   saltecho serve -v --recv-size 1k --idle-timeout 10m
   saltecho serve -k saltecho.key --mac sha256
-  saltecho serve -l 127.0.0.1:0 -l 127.0.0.2:0 --port-file ports";
+  saltecho serve -l 127.0.0.1:0 -l 127.0.0.2:0 --port-file ports
+  saltecho serve --protocol multiprocessing --max-message 16m
+  saltecho serve --protocol plain --reply same -l 127.0.0.1:7007";

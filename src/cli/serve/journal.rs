@@ -5,7 +5,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use saltecho::proto::{CloseReason, Config};
+use saltecho::proto::{CloseReason, Config, Protocol};
 use saltecho::server::{AcceptPause, ConnId, Limits, Observer, Stats};
 
 use crate::cli::failure::{Exit, Failure};
@@ -24,12 +24,22 @@ pub(super) fn settings(
     keys: &[String],
     workers: usize,
 ) -> String {
-    let mut line = format!(
-        "{} with key{} {}; at most {}, {} unauthenticated, backlog {}, recv size {}; timeouts auth \
+    let mut line = match config.protocol {
+        Protocol::Tutorial => String::new(),
+        protocol => format!("{protocol}, "),
+    };
+    match config.protocol {
+        Protocol::Plain => line.push_str("no authentication"),
+        _ => line.push_str(&format!(
+            "{} with key{} {}",
+            config.keyring.algorithm(),
+            if keys.len() == 1 { "" } else { "s" },
+            keys.join(", ")
+        )),
+    }
+    line.push_str(&format!(
+        "; at most {}, {} unauthenticated, backlog {}, recv size {}; timeouts auth \
          {}, idle {}, keepalive {}, send {}, drain {}",
-        config.keyring.algorithm(),
-        if keys.len() == 1 { "" } else { "s" },
-        keys.join(", "),
         connections(limits.connections as u64),
         limits.unauthenticated,
         limits.backlog,
@@ -39,7 +49,7 @@ pub(super) fn settings(
         Limit(config.keepalive),
         Limit(config.send_timeout),
         Limit(limits.drain_timeout),
-    );
+    ));
     if !limits.spin.is_zero() {
         line.push_str(&format!("; spin {}", Spin(limits.spin)));
     }
@@ -154,9 +164,9 @@ impl Observer for Reporter {
         };
         let worker = &self.worker;
         match reason {
-            CloseReason::Rejected => self.log.print_limited(format_args!(
-                "{worker}{id} closed: authentication failed ({reason}), from {peer}"
-            )),
+            CloseReason::Rejected | CloseReason::HandshakeFailed => self.log.print_limited(
+                format_args!("{worker}{id} closed: authentication failed ({reason}), from {peer}"),
+            ),
             CloseReason::AuthTimeout => {
                 self.log.print_limited(format_args!("{worker}{id} closed: {reason}, from {peer}"));
             }

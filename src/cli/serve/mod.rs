@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 
 use anyhow::{Context, anyhow};
 use saltecho::auth::Keyring;
-use saltecho::proto::{Config, Handler, Identity, Upper};
+use saltecho::proto::{Config, Framed, Handler, Identity, Protocol, Transform, Upper};
 use saltecho::reactor::MioKernel;
 use saltecho::server::{BuildError, Limits, Server, ServerBuilder, run_workers};
 use signal_hook::consts::SIGHUP;
@@ -34,9 +34,11 @@ pub(super) fn run(args: &ServeArgs) -> Result<(), Failure> {
         (false, false) => Level::Normal,
     };
     let (log, log_thread) = Log::start(level).context("cannot start a thread for the log")?;
-    let result = match args.reply {
-        Reply::Upper => serve(args, &log, Upper),
-        Reply::Same => serve(args, &log, Identity),
+    let result = match (args.protocol.get(), args.reply) {
+        (Protocol::Multiprocessing, Reply::Upper) => serve(args, &log, args.framed(Upper)),
+        (Protocol::Multiprocessing, Reply::Same) => serve(args, &log, args.framed(Identity)),
+        (_, Reply::Upper) => serve(args, &log, Upper),
+        (_, Reply::Same) => serve(args, &log, Identity),
     };
     // An error is printed last, and only if stderr is not stalled.
     drop(log);
@@ -52,7 +54,9 @@ fn serve<H: Handler + Clone + Send>(
     handler: H,
 ) -> Result<(), Failure> {
     refuse_repeated(&args.listen)?;
-    let keys = Keys::for_server(&args.keys, &args.listen)
+    let protocol = args.protocol.get();
+    args.check_protocol()?;
+    let keys = Keys::for_server(&args.keys, protocol, &args.listen)
         .map_err(|error| Failure::new(Exit::Usage, error))?;
     warn_of_exposure(args, log);
     let port_file = args.port_file.as_deref();
@@ -70,7 +74,7 @@ fn serve<H: Handler + Clone + Send>(
     let (config, limits) = (args.config(keys.keyring), args.admission.apply(args.limits())?);
     let workers = usize::from(args.workers);
     let settings = journal::settings(&config, &limits, &keys.names, workers);
-    let settings = settings + &args.admission.settings();
+    let settings = settings + &args.framing_settings() + &args.admission.settings();
     let trusted = args.admission.trusted().iter().copied();
     let mut builder = Server::builder().config(config).limits(limits).trust(trusted);
     for address in &args.listen {
@@ -86,7 +90,7 @@ fn serve<H: Handler + Clone + Send>(
     let reload = {
         let (keys, listen) = (args.keys.clone(), args.listen.clone());
         move || match keys.key_file {
-            Some(_) => Keys::for_server(&keys, &listen),
+            Some(_) => Keys::for_server(&keys, protocol, &listen),
             None => Err(anyhow!("there is no key file (-k)")),
         }
     };
@@ -103,8 +107,39 @@ fn serve<H: Handler + Clone + Send>(
 }
 
 impl ServeArgs {
+    fn framed<T: Transform>(&self, transform: T) -> Framed<T> {
+        Framed::new(transform, self.max_message.and_then(|limit| limit.0))
+    }
+
+    fn framing_settings(&self) -> String {
+        self.max_message.map_or_else(String::new, |limit| format!("; max message {limit}"))
+    }
+
+    /// Refuses an open service that was not asked for, and flags without effect.
+    fn check_protocol(&self) -> Result<(), Failure> {
+        let protocol = self.protocol.get();
+        let usage = |text| Err(Failure::with_message(Exit::Usage, text));
+        if self.max_message.is_some() && protocol != Protocol::Multiprocessing {
+            return usage(format!(
+                "--max-message (SALTECHO_MAX_MESSAGE) cannot be used with --protocol {protocol}: it \
+                 has no messages, only bytes"
+            ));
+        }
+        let exposed = self.listen.iter().find(|address| !is_loopback(address));
+        match exposed.filter(|_| protocol == Protocol::Plain && !self.allow_unauthenticated) {
+            Some(address) => usage(format!(
+                "--protocol plain lets everybody in, and other machines can reach {address}: listen \
+                 on a loopback address like 127.0.0.1:{}, or accept the risk with \
+                 --allow-unauthenticated",
+                address.port()
+            )),
+            None => Ok(()),
+        }
+    }
+
     fn config(&self, keyring: Keyring) -> Config {
         let mut config = Config::new(keyring);
+        config.protocol = self.protocol.get();
         config.auth_timeout = self.auth_timeout.0;
         config.idle_timeout = self.idle_timeout.0;
         config.send_timeout = self.send_timeout.0;
@@ -126,13 +161,16 @@ impl ServeArgs {
 }
 
 fn warn_of_exposure(args: &ServeArgs, log: &Log) {
-    if args.keys.key_file.is_none() {
+    let is_plain = args.protocol.get() == Protocol::Plain;
+    if args.keys.key_file.is_none() && !is_plain {
         log.warn("using the demo key, which is public; use your own with -k FILE");
     }
     if let Some(address) = args.listen.iter().find(|address| !is_loopback(address)) {
+        let open =
+            if is_plain { "nothing is authenticated or encrypted" } else { "nothing is encrypted" };
         log.warn(format_args!(
-            "{address} can be reached from other machines, and nothing is encrypted: traffic can \
-             be read and changed on the way"
+            "{address} can be reached from other machines, and {open}: traffic can be read and \
+             changed on the way"
         ));
     }
 }
