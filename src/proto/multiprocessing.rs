@@ -196,6 +196,15 @@ impl MutualHandshake {
         }
     }
 
+    /// Returns true while the peer's first message is awaited.
+    pub fn is_first(&self) -> bool {
+        let first = match self.role {
+            Role::Listener => Step::Response,
+            Role::Client => Step::Challenge,
+        };
+        self.step == first
+    }
+
     fn handle_frame(&mut self, keys: &Keyring) {
         let frame = &self.frame[..self.frame_len];
         self.step = match self.step {
