@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Series;
 use crate::auth::{Key, MacAlgorithm};
+use crate::proto::Protocol;
 use crate::python::saturating_nanos;
 
 /// A load to be made: the server, the connections, what they do and for how long.
@@ -20,6 +21,8 @@ pub struct Plan {
     /// some 28,000 ports towards one server, one of which is chosen where the port here is 0. A
     /// link-local IPv6 address needs its scope.
     pub sources: Vec<SocketAddr>,
+    /// The server's protocol.
+    pub protocol: Protocol,
     /// The key that challenges are answered with.
     pub key: Key,
     /// The hash under the HMAC.
@@ -119,6 +122,7 @@ impl Plan {
         Self {
             target,
             sources: Vec::new(),
+            protocol: Protocol::Tutorial,
             key,
             algorithm,
             mode: Mode::Echo,

@@ -23,7 +23,6 @@ use saltecho::load::report::{
     Collector, EventLog, Generator, HistogramLog, Machine, PlanInfo, ProgramInfo,
 };
 use saltecho::load::{Interval, Load, Pace, Plan, Stopper};
-use saltecho::proto::Protocol;
 use saltecho::reactor::MioKernel;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -100,14 +99,17 @@ pub(super) fn run(args: &LoadArgs) -> Result<(), Failure> {
 impl LoadArgs {
     fn plan(&self, target: SocketAddr) -> Result<Plan, Failure> {
         let usage = |error: anyhow::Error| Failure::new(Exit::Usage, error);
-        let key = self.keys.load().map_err(usage)?.swap_remove(0);
+        let protocol = self.protocol.get();
+        let keys = self.keys.check(protocol).and_then(|()| self.keys.load());
+        let key = keys.map_err(usage)?.swap_remove(0);
         let active = match self.active {
             None => self.connections,
             Some(active) => active
                 .among(self.connections)
                 .map_err(|text| Failure::with_message(Exit::Usage, text))?,
         };
-        let mut plan = Plan::new(target, key, self.keys.mac(Protocol::Tutorial));
+        let mut plan = Plan::new(target, key, self.keys.mac(protocol));
+        plan.protocol = protocol;
         let pace = match self.rate {
             _ if self.closed => Pace::Closed,
             Some(rate) => Pace::Open(rate.0),
@@ -207,7 +209,8 @@ fn first_answering(targets: &[SocketAddr], plan: &Plan) -> SocketAddr {
         let host = target.ip().to_string();
         let place = (host.as_str(), target.port());
         // This authenticates, because connections that do not count against their source.
-        let client = Client::connect(place, &plan.key, plan.algorithm, plan.timeout);
+        let client =
+            Client::connect_by(plan.protocol, place, &plan.key, plan.algorithm, plan.timeout);
         !matches!(client, Err(ClientError::Connect(_) | ClientError::TimedOut(Stage::Connecting)))
     };
     match targets {
