@@ -22,7 +22,9 @@ fn main() {
     let features = ["cli", "tui"].into_iter().filter(|feature| {
         env::var_os(format!("CARGO_FEATURE_{}", feature.to_ascii_uppercase())).is_some()
     });
-    let features = features.collect::<Vec<_>>().join(", ");
+    let features = features.collect::<Vec<_>>();
+    println!("cargo::rustc-env=BUILD_FEATURES={}", features.join(","));
+    let features = features.join(", ");
     let built_from = commit.as_deref().unwrap_or("unknown commit");
     let version = env::var("CARGO_PKG_VERSION").expect("cargo sets it");
     println!("cargo::rustc-env=BUILD_VERSION={version} ({built_from}, features: {features})");

@@ -71,6 +71,7 @@ impl LeanKernel {
 impl Kernel for LeanKernel {
     type Listener = ();
     type Stream = LeanStream;
+    type AdminListener = ();
 
     fn now(&mut self) -> Monotonic {
         self.clock
@@ -106,6 +107,14 @@ impl Kernel for LeanKernel {
     fn accept(&mut self, _listener: &mut ()) -> io::Result<(LeanStream, Option<SocketAddr>)> {
         self.clients = self.clients.checked_sub(1).ok_or(ErrorKind::WouldBlock)?;
         Ok((LeanStream { _descriptor: 0 }, None))
+    }
+
+    fn register_admin_listener(&mut self, _listener: &mut (), _token: Token) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn accept_admin(&mut self, _listener: &mut ()) -> io::Result<LeanStream> {
+        Err(ErrorKind::WouldBlock.into())
     }
 
     fn shed(&mut self, _listener: &mut ()) -> io::Result<()> {

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use saltecho::auth::Keyring;
 use saltecho::proto::{CloseReason, Config};
-use saltecho::server::{ConnId, Limits, Observer, Server, Stats};
+use saltecho::server::{ConnId, Limits, Observer, Record, Server, Stats};
 
 /// Serves until stdin ends. The command `stats` prints the counters; `drain` prints the final ones
 /// and exits with 0 if no connection was cut off; `stop` prints them and ends.
@@ -86,7 +86,7 @@ impl Observer for Ends {
         }
     }
 
-    fn closed(&mut self, id: ConnId, _reason: CloseReason) {
+    fn closed(&mut self, id: ConnId, _: CloseReason, _: Option<&Record>) {
         let sources = &mut *self.0.lock().unwrap();
         if let Some(source) = sources.open.remove(&id) {
             *sources.ended.entry(source).or_default() += 1;

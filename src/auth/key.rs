@@ -58,6 +58,32 @@ impl std::fmt::Display for KeyId {
     }
 }
 
+/// Name of a key for logs and metrics: its [`KeyId`], or `weak` for a [weak](Key::is_weak) key, which
+/// could be guessed from its identifier. Weak keys share that name.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct KeyName(Option<KeyId>);
+
+impl KeyName {
+    pub(super) fn of(key: &Key) -> Self {
+        Self((!key.is_weak()).then(|| key.id()))
+    }
+}
+
+impl std::fmt::Display for KeyName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0 {
+            Some(id) => id.fmt(f),
+            None => f.write_str("weak"),
+        }
+    }
+}
+
+impl std::fmt::Debug for KeyName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "KeyName({self})")
+    }
+}
+
 impl std::fmt::Debug for KeyId {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "KeyId({self})")

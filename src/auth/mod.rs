@@ -14,10 +14,10 @@ mod tagged;
 use hmac::{Hmac, KeyInit, Mac as _};
 use md5::Md5;
 use sha2::Sha256;
-use subtle::{Choice, ConstantTimeEq};
+use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
 use zeroize::Zeroizing;
 
-pub use key::{Key, KeyId};
+pub use key::{Key, KeyId, KeyName};
 pub use keyfile::{KeyFileError, parse_key_file};
 pub use tagged::Response;
 
@@ -136,6 +136,7 @@ pub struct Keyring {
     ids: Vec<KeyId>,
     /// For [responses](Response), whose hash the peer chooses.
     secrets: Vec<Key>,
+    names: Vec<KeyName>,
 }
 
 /// Error of [`Keyring::new`]: a number of keys outside 1 to [`MAX_KEYS`].
@@ -157,6 +158,7 @@ impl Keyring {
             keys: keys.iter().map(|key| Keyed::new(algorithm, key)).collect(),
             ids: keys.iter().map(Key::id).collect(),
             secrets: keys.to_vec(),
+            names: keys.iter().map(KeyName::of).collect(),
         })
     }
 
@@ -167,6 +169,7 @@ impl Keyring {
             keys: vec![Keyed::new(algorithm, key)],
             ids: vec![key.id()],
             secrets: vec![key.clone()],
+            names: vec![KeyName::of(key)],
         }
     }
 
@@ -185,17 +188,33 @@ impl Keyring {
         &self.ids
     }
 
-    /// Returns true if `answer` is the digest of `challenge` under one of the keys.
-    ///
-    /// Every key is checked, in constant time and without an early exit, so the duration reveals
-    /// neither the matching key nor the number of matching bytes. An answer of another length is
-    /// wrong; its length is not secret.
+    /// Names of the keys for logs and metrics, in order.
+    pub fn names(&self) -> &[KeyName] {
+        &self.names
+    }
+
+    /// Returns true if `answer` is the digest of `challenge` under one of the keys; see
+    /// [`find`](Self::find).
     #[must_use]
     pub fn verify(&self, challenge: &Challenge, answer: &[u8]) -> bool {
-        let any = self.keys.iter().fold(Choice::from(0), |any, key| {
-            any | key.tag(challenge.as_bytes()).as_bytes().ct_eq(answer)
-        });
-        any.into()
+        self.find(challenge, answer).is_some()
+    }
+
+    /// Finds the key under which `answer` is the digest of `challenge`: its position in the ring, the
+    /// first one of equal keys. `None` if there is no such key.
+    ///
+    /// Every key is checked, in constant time and without an early exit, and the position is selected
+    /// without a branch, so the duration reveals neither the matching key nor the number of matching
+    /// bytes. An answer of another length is wrong; its length is not secret.
+    #[must_use]
+    pub fn find(&self, challenge: &Challenge, answer: &[u8]) -> Option<usize> {
+        let (mut any, mut found) = (Choice::from(0), 0u8);
+        for (position, key) in (0u8..).zip(&self.keys) {
+            let matches = key.tag(challenge.as_bytes()).as_bytes().ct_eq(answer);
+            found.conditional_assign(&position, matches & !any);
+            any |= matches;
+        }
+        bool::from(any).then_some(found.into())
     }
 }
 
@@ -342,15 +361,18 @@ mod tests {
             for (i, key) in keys.iter().enumerate() {
                 let digest = algorithm.digest(key, &challenge());
                 assert_eq!(ring.verify(&challenge(), digest.as_bytes()), i < 4, "key {i}");
+                let found = ring.find(&challenge(), digest.as_bytes());
+                assert_eq!(found, (i < 4).then_some(i), "key {i}");
             }
         }
     }
 
     #[test]
-    fn a_duplicate_key_is_accepted() {
-        let twice = Keyring::new(MacAlgorithm::Md5, &[Key::demo(), Key::demo()]).unwrap();
+    fn the_first_of_equal_keys_is_found() {
+        let keys = [Key::new([1; 16]), Key::demo(), Key::demo()];
+        let twice = Keyring::new(MacAlgorithm::Md5, &keys).unwrap();
         let digest = MacAlgorithm::Md5.digest(&Key::demo(), &challenge());
-        assert!(twice.verify(&challenge(), digest.as_bytes()));
+        assert_eq!(twice.find(&challenge(), digest.as_bytes()), Some(1));
     }
 
     #[test]
@@ -399,6 +421,15 @@ mod tests {
         assert_ne!(ring.ids()[0], ring.ids()[1]);
         let names = [MacAlgorithm::Md5, MacAlgorithm::Sha256].map(|mac| mac.to_string());
         assert_eq!(names, ["HMAC-MD5", "HMAC-SHA-256"]);
+    }
+
+    #[test]
+    fn a_weak_key_does_not_show_its_identifier() {
+        let ring = Keyring::new(MacAlgorithm::Md5, &[Key::demo(), Key::new("guess me")]).unwrap();
+        let names: Vec<String> = ring.names().iter().map(ToString::to_string).collect();
+        assert_eq!(names, ["bab78a7f", "weak"]);
+        assert_eq!(format!("{:?}", ring.names()), "[KeyName(bab78a7f), KeyName(weak)]");
+        assert_eq!(Keyring::demo().names(), &ring.names()[..1]);
     }
 
     #[test]

@@ -2,7 +2,7 @@ use hmac::{KeyInit, SimpleHmac};
 use md5::Md5;
 use sha2::{Sha256, Sha384};
 use sha3::{Sha3_256, Sha3_384};
-use subtle::{ConditionallySelectable, ConstantTimeEq};
+use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
 
 use super::{Key, Keyring, MacAlgorithm};
 
@@ -113,16 +113,21 @@ impl MacAlgorithm {
 }
 
 impl Keyring {
-    /// The key of this index.
-    pub(crate) fn secret(&self, index: usize) -> &Key {
-        &self.secrets[index]
+    /// The key at this position.
+    pub(crate) fn secret(&self, position: usize) -> &Key {
+        &self.secrets[position]
     }
 
-    /// The index of the key under which this is a response to a challenge of
+    /// The position of a key in the ring; `None` if it is not there.
+    pub(crate) fn position_of(&self, key: &Key) -> Option<usize> {
+        self.secrets.iter().position(|one| one == key)
+    }
+
+    /// The position of the key under which this is a response to a challenge of
     /// `multiprocessing.connection`, by the rules of its `_verify_challenge`; `None` without one.
     ///
     /// Since 3.12 the hash is the responder's choice. Every key is checked, in constant time and
-    /// without an early exit, as in [`verify`](Self::verify).
+    /// without an early exit, as in [`find`](Self::find).
     #[must_use]
     pub fn verify_response(&self, challenge: &[u8], response: &[u8]) -> Option<usize> {
         let (hash, mac) = if self.algorithm == MacAlgorithm::Md5 || BARE.contains(&response.len()) {
@@ -131,12 +136,13 @@ impl Keyring {
             let hash = Hash::named_by(response)?;
             (hash, &response[hash.tag().len()..])
         };
-        let none = u8::MAX;
-        let found = self.secrets.iter().zip(0u8..).fold(none, |found, (key, index)| {
-            let right = hash.mac(key, challenge).as_bytes().ct_eq(mac);
-            u8::conditional_select(&found, &index, right)
-        });
-        (found != none).then_some(found.into())
+        let (mut any, mut found) = (Choice::from(0), 0u8);
+        for (position, key) in (0u8..).zip(&self.secrets) {
+            let matches = hash.mac(key, challenge).as_bytes().ct_eq(mac);
+            found.conditional_assign(&position, matches & !any);
+            any |= matches;
+        }
+        bool::from(any).then_some(found.into())
     }
 }
 

@@ -4,21 +4,38 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::str::FromStr;
 
+use saltecho::server::AdminAddress;
+
 /// Parses an address to listen on; the default port is 9999. `localhost` is the only name, because a
 /// server should not depend on how a name resolves today. A number alone is a port of 127.0.0.1, not
 /// the IPv4 address that it could also be.
 pub(super) fn listen_address(text: &str) -> Result<SocketAddr, String> {
+    listen_address_or(text, ServerAddress::DEFAULT_PORT)
+}
+
+/// Default port of an admin endpoint.
+pub(super) const ADMIN_PORT: u16 = 9998;
+
+/// Parses the address of an admin endpoint to listen on; the default port is 9998.
+pub(super) fn admin_address(text: &str) -> Result<AdminAddress, String> {
+    match text.starts_with("unix:") {
+        true => text.parse().map_err(|error: &str| error.to_owned()),
+        false => listen_address_or(text, ADMIN_PORT).map(AdminAddress::Tcp),
+    }
+}
+
+fn listen_address_or(text: &str, default_port: u16) -> Result<SocketAddr, String> {
     if let Some(port) = port(text) {
         return Ok(SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
     }
     let expected =
-        || "expected an IP address and a port, like 127.0.0.1:9999 or [::1]:0".to_owned();
+        || format!("expected an IP address and a port, like 127.0.0.1:{default_port} or [::1]:0");
     let (host, port) = match listen_host(unbracketed(text)) {
-        Some(_) => (unbracketed(text), ServerAddress::DEFAULT_PORT),
-        None => {
-            let (host, digits) = split(text).unwrap_or((text, "9999"));
-            (host, port(digits).ok_or_else(expected)?)
-        }
+        Some(_) => (unbracketed(text), default_port),
+        None => match split(text) {
+            Some((host, digits)) => (host, port(digits).ok_or_else(expected)?),
+            None => (text, default_port),
+        },
     };
     if host.is_empty() && text.starts_with(':') {
         return Err(format!(
@@ -183,6 +200,24 @@ mod tests {
         {
             let error = listen_address(text).unwrap_err();
             assert!(error.contains("like 127.0.0.1:9999"), "{text:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn admin_endpoints_are_at_an_ip_address_or_a_path() {
+        for (text, shown) in [
+            ("127.0.0.1", "127.0.0.1:9998"),
+            ("80", "127.0.0.1:80"),
+            ("[::1]:0", "[::1]:0"),
+            ("localhost", "127.0.0.1:9998"),
+            ("unix:admin.sock", "unix:admin.sock"),
+        ] {
+            assert_eq!(admin_address(text).unwrap().to_string(), shown);
+        }
+        for (text, words) in [("unix:", "path"), ("", "127.0.0.1:9998"), ("a.org:1", "127.0.0.1:1")]
+        {
+            let error = admin_address(text).unwrap_err();
+            assert!(error.contains(words), "{text:?}: {error}");
         }
     }
 

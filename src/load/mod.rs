@@ -180,7 +180,7 @@ impl<K: Dial> Load<K> {
     fn poll(&mut self) -> io::Result<()> {
         let wait = self.wait();
         let asleep = self.reactor.kernel.now();
-        self.reactor.poll(wait, |_| {})?;
+        self.reactor.poll(wait, |_, _| {})?;
         self.overslept = wait.map_or(Duration::ZERO, |wait| {
             let allowed = if wait.is_zero() { wait } else { wait + TICK };
             self.reactor.now().since(asleep).saturating_sub(allowed)

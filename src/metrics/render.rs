@@ -354,6 +354,7 @@ const fn label(reason: CloseReason) -> &'static str {
         CloseReason::Drained => "drained",
         CloseReason::DrainTimeout => "drain_timeout",
         CloseReason::Stopped => "stopped",
+        CloseReason::Killed => "killed",
         CloseReason::Evicted => "evicted",
         CloseReason::SetupFailed => "setup_failed",
         CloseReason::OutOfMemory => "out_of_memory",

@@ -44,6 +44,8 @@ pub enum CloseReason {
     DrainTimeout,
     /// The server was stopped at once.
     Stopped,
+    /// Killed by an administrator.
+    Killed,
     /// The oldest unauthenticated connection, closed to make room for a new one.
     Evicted,
     /// Setup after accept failed: no random bytes, no memory, or the poller refused the
@@ -74,6 +76,7 @@ impl CloseReason {
         Self::Drained,
         Self::DrainTimeout,
         Self::Stopped,
+        Self::Killed,
         Self::Evicted,
         Self::SetupFailed,
         Self::OutOfMemory,
@@ -86,6 +89,7 @@ impl CloseReason {
             | Self::Drained
             | Self::DrainTimeout
             | Self::Stopped
+            | Self::Killed
             | Self::SetupFailed
             | Self::OutOfMemory => true,
             Self::PeerFinished
@@ -127,6 +131,7 @@ impl CloseReason {
             Self::Drained => "drained",
             Self::DrainTimeout => "cut off by the drain timeout",
             Self::Stopped => "stopped",
+            Self::Killed => "killed by an administrator",
             Self::Evicted => "evicted before authenticating",
             Self::SetupFailed => "setup failed",
             Self::OutOfMemory => "out of memory",

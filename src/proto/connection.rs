@@ -91,6 +91,23 @@ pub enum State {
     Closed(CloseReason),
 }
 
+impl State {
+    /// The names of the states of connections that are open.
+    pub const NAMES: &'static [&'static str] =
+        &["await_digest", "echoing", "finishing", "lingering"];
+
+    /// The name in lists and metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::AwaitDigest => "await_digest",
+            Self::Echoing => "echoing",
+            Self::Finishing => "finishing",
+            Self::Lingering => "lingering",
+            Self::Closed(_) => "closed",
+        }
+    }
+}
+
 /// The one call that a connection wants made on its socket; derived from its state.
 ///
 /// Exhaustive on purpose: an I/O loop that ignores one of these stalls, so a new one must not
@@ -254,22 +271,23 @@ impl<H: Handler> Connection<H> {
         now: Monotonic,
     ) -> Reply<'a, H> {
         debug_assert!(!data.is_empty(), "an empty recv is the end of the stream");
-        let mut input = data;
+        let (mut input, mut key) = (data, None);
         if let Stage::AwaitDigest(handshake) = &mut self.stage {
             assert!(handshake.unsent().is_empty(), "received before the challenge was sent");
             let taken = handshake.take(input, config.keyring.algorithm().digest_len());
             input = &mut input[taken..];
             match handshake.verify(config) {
                 None => {}
-                Some(false) => self.end(CloseReason::Rejected),
-                Some(true) => {
+                Some(None) => self.end(CloseReason::Rejected),
+                Some(position) => {
+                    key = position;
                     let peer = handshake.peer;
                     self.recv_again(config, now);
                     self.enter_conversation(&peer);
                 }
             }
         }
-        match &mut self.stage {
+        let reply = match &mut self.stage {
             Stage::Echoing(None) if !input.is_empty() => {
                 match guarded(|| self.handler.handle(input)) {
                     Some(answer) => Reply::new(self, config, now, input, answer),
@@ -293,7 +311,8 @@ impl<H: Handler> Connection<H> {
             | Stage::Echoing(None)
             | Stage::Finishing(_)
             | Stage::Closed { .. } => Reply::empty(self, config, now),
-        }
+        };
+        reply.with_key(key)
     }
 
     /// Tells the handler of the peer, now that its handshake has succeeded.
@@ -471,7 +490,7 @@ impl<H: Handler> Connection<H> {
     }
 
     /// Unsent bytes of answers and pushed messages.
-    #[cfg(feature = "testing")]
+    #[cfg(feature = "server")]
     pub(crate) fn unsent(&self) -> usize {
         match &self.stage {
             Stage::Echoing(Some(backlog)) => backlog.len(),

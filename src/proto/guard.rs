@@ -10,12 +10,13 @@ thread_local! {
 /// The panic hook prints the panic. It must not end the loop and with it all other connections.
 /// The panicking object may be left in an inconsistent state, so its owner must stop using it.
 pub(crate) fn guarded<T>(call: impl FnOnce() -> T) -> Option<T> {
-    IN_USER_CODE.set(true);
+    // Such a call may cause another, which ends before.
+    let before = IN_USER_CODE.replace(true);
     let outcome = catch_unwind(AssertUnwindSafe(call)).map_err(|payload| {
         // The payload is user code too: its destructor may panic in turn.
         catch_unwind(AssertUnwindSafe(|| drop(payload))).map_err(std::mem::forget)
     });
-    IN_USER_CODE.set(false);
+    IN_USER_CODE.set(before);
     outcome.ok()
 }
 

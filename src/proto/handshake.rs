@@ -51,13 +51,14 @@ impl Handshake {
         taken
     }
 
-    /// Verifies the digest; `None` while it is incomplete. An unauthenticated client costs one MAC
-    /// at most, after its last byte.
+    /// Verifies the digest; `None` while it is incomplete, then the position of its key in the ring,
+    /// if it is right. An unauthenticated client costs one MAC of each key at most, after its last
+    /// byte.
     #[must_use]
-    pub(super) fn verify(&self, config: &Config) -> Option<bool> {
+    pub(super) fn verify(&self, config: &Config) -> Option<Option<usize>> {
         let received = self.received as usize;
         let complete = received >= config.keyring.algorithm().digest_len();
-        complete.then(|| config.keyring.verify(&self.challenge, &self.digest[..received]))
+        complete.then(|| config.keyring.find(&self.challenge, &self.digest[..received]))
     }
 }
 

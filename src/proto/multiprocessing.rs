@@ -196,6 +196,11 @@ impl MutualHandshake {
         }
     }
 
+    /// The key that the peer has proved to have.
+    pub const fn key(&self) -> Option<&Key> {
+        self.key.as_ref()
+    }
+
     /// Returns true while the peer's first message is awaited.
     pub fn is_first(&self) -> bool {
         let first = match self.role {

@@ -17,6 +17,7 @@ pub struct Reply<'a, H: Handler> {
     now: Monotonic,
     bytes: ReplyBytes<'a>,
     then_close: Option<CloseReason>,
+    key: Option<usize>,
 }
 
 enum ReplyBytes<'a> {
@@ -56,7 +57,8 @@ impl<'a, H: Handler> Reply<'a, H> {
         config: &'a Config,
         now: Monotonic,
     ) -> Self {
-        Self { connection, config, now, bytes: ReplyBytes::InPlace(&[]), then_close: None }
+        let bytes = ReplyBytes::InPlace(&[]);
+        Self { connection, config, now, bytes, then_close: None, key: None }
     }
 
     /// The answer of the handler to `data`.
@@ -82,7 +84,18 @@ impl<'a, H: Handler> Reply<'a, H> {
         if bytes.as_slice().is_empty() {
             connection.sendall_done(config, then_close, now);
         }
-        Self { connection, config, now, bytes, then_close }
+        Self { connection, config, now, bytes, then_close, key: None }
+    }
+
+    pub(super) fn with_key(mut self, key: Option<usize>) -> Self {
+        self.key = key;
+        self
+    }
+
+    /// Position of a key in [`Config::keyring`]: the one under which the peer authenticated with this
+    /// `recv`. `None` for every other `recv`.
+    pub const fn key(&self) -> Option<usize> {
+        self.key
     }
 
     /// Puts bytes that are still unsent before the answer.

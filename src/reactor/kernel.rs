@@ -20,6 +20,8 @@ pub trait Kernel {
     type Listener;
     /// A connected stream socket.
     type Stream;
+    /// A listening socket of an admin endpoint, whose clients come over TCP or a Unix socket.
+    type AdminListener;
 
     /// Reads the monotonic clock.
     fn now(&mut self) -> Monotonic;
@@ -37,6 +39,22 @@ pub trait Kernel {
 
     /// What wakes a [`poll`](Self::poll) from another thread with [`Token::WAKE`].
     fn waker(&self) -> Arc<dyn Wake>;
+
+    /// Catches these signals of the process from now on. Each that comes is an event for
+    /// [`Token::SIGNAL`], and [`next_signal`](Self::next_signal) returns it.
+    ///
+    /// # Errors
+    /// Those of sigaction(2), also for signals that cannot or must not be caught, and for a kernel
+    /// without signals.
+    fn catch_signals(&mut self, _signals: &[i32]) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    /// Takes one of the signals that have come. Two of a kind are two, unless the second came
+    /// before the system had delivered the first (signal(7)).
+    fn next_signal(&mut self) -> Option<i32> {
+        None
+    }
 
     /// Starts events for a listener.
     ///
@@ -58,6 +76,23 @@ pub trait Kernel {
         &mut self,
         listener: &mut Self::Listener,
     ) -> io::Result<(Self::Stream, Option<SocketAddr>)>;
+
+    /// Starts events for the listener of an admin endpoint.
+    ///
+    /// # Errors
+    /// Whatever the system says.
+    fn register_admin_listener(
+        &mut self,
+        listener: &mut Self::AdminListener,
+        token: Token,
+    ) -> io::Result<()>;
+
+    /// `accept()` for an admin endpoint. When the process has no descriptor left, one client at a
+    /// time is still accepted, with a descriptor that the listener keeps for that.
+    ///
+    /// # Errors
+    /// Those of accept(2), unfiltered.
+    fn accept_admin(&mut self, listener: &mut Self::AdminListener) -> io::Result<Self::Stream>;
 
     /// Accepts one client and closes it at once, so that it learns that it is not served. Works
     /// when the process has no descriptor left, by giving up a spare one for the moment.

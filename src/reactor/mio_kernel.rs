@@ -1,18 +1,23 @@
 use std::io;
 use std::mem::offset_of;
 use std::net::{Shutdown, SocketAddr};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mio::event::Event;
-use mio::net::{TcpListener, TcpStream};
+use mio::net::{TcpListener, TcpStream, UnixStream};
+use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll};
 use rand::rngs::{SmallRng, SysRng};
 use rand::{RngExt, SeedableRng, TryRng};
 use rustix::net::{self, RecvFlags, SendFlags};
+use signal_hook::consts::FORBIDDEN;
+use signal_hook::iterator::backend::SignalDelivery;
+use signal_hook::iterator::exfiltrator::WithRawSiginfo;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
+use super::AdminListener;
 use super::slots::Token;
 use super::{Close, Kernel, Liveness, Ready, Wake};
 use crate::auth::Challenge;
@@ -29,6 +34,8 @@ pub struct MioKernel {
     random: RandomPool,
     /// Spreads work over time.
     scatter: SmallRng,
+    /// Keeps a few signals of each kind, so that a second one counts.
+    signals: Option<SignalDelivery<UnixStream, WithRawSiginfo>>,
     /// Given up for a moment to turn a client away when there is no other descriptor.
     spare: Option<Poll>,
 }
@@ -53,6 +60,7 @@ impl MioKernel {
             clock_zero: Instant::now(),
             random: RandomPool::new(),
             scatter: SmallRng::try_from_rng(&mut SysRng).map_err(io::Error::other)?,
+            signals: None,
             spare: Some(spare_descriptor()?),
         })
     }
@@ -161,6 +169,7 @@ const NINE_HOURS: Duration = Duration::from_secs(32_767);
 impl Kernel for MioKernel {
     type Listener = TcpListener;
     type Stream = TcpStream;
+    type AdminListener = AdminListener;
 
     fn now(&mut self) -> Monotonic {
         Monotonic::ZERO.saturating_add(self.clock_zero.elapsed())
@@ -194,6 +203,25 @@ impl Kernel for MioKernel {
         Arc::new(MioWaker(Arc::clone(&self.waker)))
     }
 
+    /// The handler writes a byte to a socket pair whose other end the poll watches: two
+    /// descriptors. Other handlers of the same signals, such as another server's, are called too.
+    fn catch_signals(&mut self, signals: &[i32]) -> io::Result<()> {
+        // The crate panics for these.
+        let possible = |signal: &&i32| (1..=MAX_SIGNAL).contains(*signal);
+        if signals.iter().any(|signal| FORBIDDEN.contains(signal) || !possible(&signal)) {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let (mut read, write) = UnixStream::pair()?;
+        let token = mio::Token(Token::SIGNAL.as_raw());
+        self.poll.registry().register(&mut read, token, Interest::READABLE)?;
+        self.signals = Some(SignalDelivery::with_pipe(read, write, WithRawSiginfo, signals)?);
+        Ok(())
+    }
+
+    fn next_signal(&mut self) -> Option<i32> {
+        Some(self.signals.as_mut()?.pending().next()?.si_signo)
+    }
+
     fn register_listener(&mut self, listener: &mut TcpListener, token: Token) -> io::Result<()> {
         self.poll.registry().register(listener, mio::Token(token.as_raw()), Interest::READABLE)
     }
@@ -210,6 +238,23 @@ impl Kernel for MioKernel {
         listener: &mut TcpListener,
     ) -> io::Result<(TcpStream, Option<SocketAddr>)> {
         listener.accept().map(|(stream, peer)| (stream, Some(peer)))
+    }
+
+    fn register_admin_listener(
+        &mut self,
+        listener: &mut AdminListener,
+        token: Token,
+    ) -> io::Result<()> {
+        let fd = listener.as_fd().as_raw_fd();
+        let token = mio::Token(token.as_raw());
+        self.poll.registry().register(&mut SourceFd(&fd), token, Interest::READABLE)
+    }
+
+    /// To every call that a loop makes a stream is a descriptor, so one of a Unix socket serves as
+    /// mio's TcpStream: a type that tells the two apart would cost each connection's slot its size.
+    fn accept_admin(&mut self, listener: &mut AdminListener) -> io::Result<TcpStream> {
+        let stream = std::net::TcpStream::from(listener.accept()?);
+        Ok(TcpStream::from_std(stream))
     }
 
     fn shed(&mut self, listener: &mut TcpListener) -> io::Result<()> {
@@ -280,6 +325,9 @@ impl Kernel for MioKernel {
         self.random.fill(bytes)
     }
 }
+
+/// The highest signal number of Linux.
+const MAX_SIGNAL: i32 = 64;
 
 /// Translates an event. An error or a hang-up counts as readiness in both directions: the call
 /// that is tried because of it reports what happened.
@@ -353,9 +401,7 @@ impl RandomPool {
 
 #[cfg(test)]
 mod tests {
-    use std::os::fd::{AsRawFd, RawFd};
-
-    use mio::unix::SourceFd;
+    use std::os::fd::RawFd;
 
     use super::*;
 

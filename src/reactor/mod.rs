@@ -5,6 +5,7 @@
 //! of the operating system goes through [`Kernel`], so the same loop runs over real sockets and
 //! over simulated ones.
 
+mod admin_listener;
 mod kernel;
 mod mio_kernel;
 mod ready;
@@ -24,6 +25,7 @@ use timers::{Step, Wheel};
 use crate::proto::ConnId;
 use crate::python::{Monotonic, saturating_nanos};
 
+pub use admin_listener::{AdminAddress, AdminListener};
 pub use kernel::{Close, Kernel, Liveness, Wake};
 pub use mio_kernel::{ListenOptions, MioKernel};
 pub use ready::Ready;
@@ -76,7 +78,7 @@ impl<K: Kernel, T> Reactor<K, T> {
     pub(crate) fn poll(
         &mut self,
         wait: Option<Duration>,
-        mut on_other: impl FnMut(Target),
+        mut on_other: impl FnMut(Target, Ready),
     ) -> io::Result<()> {
         let Self { kernel, slots, run_queue, .. } = self;
         let mut had_events = false;
@@ -89,7 +91,7 @@ impl<K: Kernel, T> Reactor<K, T> {
                 slot.ready.insert(ready);
                 enqueue(run_queue, slot, id);
             } else {
-                on_other(target);
+                on_other(target, ready);
             }
         })?;
         self.now = self.kernel.now();
@@ -304,7 +306,7 @@ mod tests {
         let id = reactor.enter(stream, "value", Ready::NONE).unwrap();
         reactor.settle(id, Some(Monotonic::from_nanos(1)));
         reactor.kernel.pass(Duration::from_secs(1));
-        reactor.poll(Some(Duration::ZERO), |_| {}).unwrap();
+        reactor.poll(Some(Duration::ZERO), |_, _| {}).unwrap();
         assert_eq!(reactor.due(&mut 0), None, "no step is left");
         assert_eq!(reactor.due(&mut 100), Some(id));
         assert_eq!(reactor.due(&mut 100), None, "it is disarmed");

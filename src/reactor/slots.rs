@@ -23,8 +23,12 @@ pub struct Token(usize);
 pub(crate) enum Target {
     /// Another thread wants attention.
     Wake,
+    /// A signal came.
+    Signal,
     /// The listener with this index.
     Listener(usize),
+    /// The part of the admin endpoint with this number.
+    Admin(usize),
     /// A connection, perhaps one that is gone.
     Connection(ConnId),
 }
@@ -32,12 +36,20 @@ pub(crate) enum Target {
 /// The generation that no connection has; the index then says what else it is.
 const NO_CONNECTION: u32 = u32::MAX;
 const WAKE: u32 = u32::MAX;
+const SIGNAL: u32 = u32::MAX - 1;
+/// The first index of the admin endpoint's parts.
+const ADMIN: u32 = SIGNAL - ADMIN_PARTS;
+/// Numbers for parts of the admin endpoint.
+const ADMIN_PARTS: u32 = 256;
 
 const _: () = assert!(usize::BITS >= 64, "a token packs two 32-bit numbers into a usize");
 
 impl Token {
     /// The token of an event that [`Wake::wake`](super::Wake::wake) causes.
     pub const WAKE: Self = Self::pack(WAKE, NO_CONNECTION);
+
+    /// The token of a signal that [`Kernel::catch_signals`](super::Kernel::catch_signals) caught.
+    pub const SIGNAL: Self = Self::pack(SIGNAL, NO_CONNECTION);
 
     const fn pack(index: u32, generation: u32) -> Self {
         Self((generation as usize) << 32 | index as usize)
@@ -46,10 +58,10 @@ impl Token {
     /// The token of the listener with this index.
     ///
     /// # Panics
-    /// If there are 2^32 - 1 listeners.
+    /// If there are nearly 2^32 listeners.
     pub fn listener(index: usize) -> Self {
-        let index = u32::try_from(index).ok().filter(|&index| index != WAKE);
-        Self::pack(index.expect("fewer than 2^32 - 1 listeners"), NO_CONNECTION)
+        let index = u32::try_from(index).ok().filter(|&index| index < ADMIN);
+        Self::pack(index.expect("fewer than 2^32 listeners"), NO_CONNECTION)
     }
 
     /// The token that [`as_raw`](Self::as_raw) gave this word for. Any other word is the token of a
@@ -68,12 +80,19 @@ impl Token {
         Self::pack(id.index, id.generation)
     }
 
+    /// The token of the admin endpoint's part with this number, which is below 256.
+    pub(crate) const fn admin(number: u8) -> Self {
+        Self::pack(ADMIN + number as u32, NO_CONNECTION)
+    }
+
     /// What the token stands for.
     #[allow(clippy::cast_possible_truncation)] // The two halves are taken apart on purpose.
     pub(crate) const fn target(self) -> Target {
         let (index, generation) = (self.0 as u32, (self.0 >> 32) as u32);
         match (generation, index) {
             (NO_CONNECTION, WAKE) => Target::Wake,
+            (NO_CONNECTION, SIGNAL) => Target::Signal,
+            (NO_CONNECTION, ADMIN..) => Target::Admin((index - ADMIN) as usize),
             (NO_CONNECTION, _) => Target::Listener(index as usize),
             _ => Target::Connection(ConnId { index, generation }),
         }
@@ -196,7 +215,8 @@ impl<S, C> Slots<S, C> {
         self.id_in(index).expect("the slot is occupied")
     }
 
-    fn id_in(&self, index: u32) -> Option<ConnId> {
+    /// The name of the connection in a slot, if it is occupied.
+    pub(crate) fn id_in(&self, index: u32) -> Option<ConnId> {
         self.slab.get(index as usize).map(|slot| ConnId { index, generation: slot.generation })
     }
 
@@ -215,7 +235,8 @@ impl<S, C> Slots<S, C> {
         (index..self.bound()).find_map(|index| self.id_in(index))
     }
 
-    fn bound(&self) -> u32 {
+    /// The number of slots that were ever in use since the slab was made: every index is below it.
+    pub(crate) fn bound(&self) -> u32 {
         u32::try_from(self.touched).expect("checked at each insertion")
     }
 
@@ -263,7 +284,10 @@ mod tests {
         let id = ConnId { index: 7, generation: 9 };
         assert_eq!(Token::connection(id).target(), Target::Connection(id));
         assert_eq!(Token::listener(0).target(), Target::Listener(0));
+        assert_eq!(Token::admin(0).target(), Target::Admin(0));
+        assert_eq!(Token::admin(u8::MAX).target(), Target::Admin(255));
         assert_eq!(Token::WAKE.target(), Target::Wake);
+        assert_eq!(Token::SIGNAL.target(), Target::Signal);
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::io;
 use std::net::SocketAddr;
 
 use super::admission::{Refusal, Source, Unauthenticated};
+use super::records::Row;
 use super::{AcceptPause, Limits, Server};
 use crate::proto::{CloseReason, Connection, Handler, Peer, Protocol, guarded};
 use crate::python::Monotonic;
@@ -123,7 +124,7 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
                     Ok((stream, peer)) => {
                         errors_in_a_row = 0;
                         match purpose {
-                            Purpose::Service => self.admit(stream, peer),
+                            Purpose::Service => self.admit(stream, peer, index),
                         }
                     }
                     Err(error) => match classify(&error) {
@@ -157,13 +158,16 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         let reserve = |server: &mut Self, more| -> Result<usize, TryReserveError> {
             server.reactor.make_room(more)?;
             server.acceptor.unauthenticated.make_room(more)?;
+            if let Some(records) = &mut server.records {
+                records.make_room(server.reactor.slots.bound() as usize + more)?;
+            }
             Ok(more)
         };
         reserve(self, wanted).or_else(|_| reserve(self, 1)).unwrap_or(0)
     }
 
     /// Sends a client its challenge, unless its source may have no more connections now.
-    fn admit(&mut self, stream: K::Stream, peer: Option<SocketAddr>) {
+    fn admit(&mut self, stream: K::Stream, peer: Option<SocketAddr>, listener: usize) {
         self.acceptor.end_pause();
         let (limits, now) = (&self.limits, self.reactor.now());
         let unauthenticated = &mut self.acceptor.unauthenticated;
@@ -180,7 +184,7 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         {
             self.abort(oldest, CloseReason::Evicted);
         }
-        self.open(stream, peer, source);
+        self.open(stream, peer, source, listener);
     }
 
     /// Pauses for want of room. If the last pause for that did not help, turns a few clients away,
@@ -212,10 +216,16 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         self.notify(|observer| observer.accept_paused(why));
     }
 
-    fn open(&mut self, stream: K::Stream, peer: Option<SocketAddr>, source: Option<Source>) {
+    fn open(
+        &mut self,
+        stream: K::Stream,
+        peer: Option<SocketAddr>,
+        source: Option<Source>,
+        listener: usize,
+    ) {
         let mut random = [0; Protocol::MAX_RANDOM];
         let needed = &mut random[..self.config.protocol.random_len()];
-        if self.reactor.kernel.fill_random(needed).is_err() {
+        if !needed.is_empty() && self.reactor.kernel.fill_random(needed).is_err() {
             return self.cannot_open(stream, CloseReason::SetupFailed);
         }
         let Some(handler) = guarded(|| self.handler.clone()) else {
@@ -225,13 +235,16 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         let who = Peer::new(self.inbox.server(), id, peer);
         let connection = Connection::open(&self.config, &random, handler, who, now);
         self.acceptor.unauthenticated.add(id, source, now);
+        if let Some(records) = &mut self.records {
+            records.insert(id, Row::new(peer, listener, now));
+        }
         self.stats.accepted += 1;
         let connections = self.reactor.slots.len() + 1;
         self.stats.peak_connections = self.stats.peak_connections.max(connections);
         self.notify(|observer| observer.opened(id, peer));
         if connection.has_authenticated() {
             // Its protocol has no handshake.
-            self.authenticated(id);
+            self.authenticated(id, None);
         }
         // A new socket has room for a challenge; whether anything came is for an event to say.
         match self.reactor.enter(stream, connection, Ready::WRITABLE) {
@@ -257,7 +270,7 @@ const ERRORS_IN_A_ROW: usize = 16;
 /// What an error of `accept` means. Sources: accept(2), which passes on pending network errors
 /// of the new socket, and the servers that died of treating them as their own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum AcceptError {
+pub(super) enum AcceptError {
     /// No client is waiting.
     Drained,
     /// It concerned one client, which is gone.
@@ -268,7 +281,7 @@ enum AcceptError {
     Fatal,
 }
 
-fn classify(error: &io::Error) -> AcceptError {
+pub(super) fn classify(error: &io::Error) -> AcceptError {
     match error.raw_os_error() {
         _ if error.kind() == io::ErrorKind::WouldBlock => AcceptError::Drained,
         Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => AcceptError::Exhausted,

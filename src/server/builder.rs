@@ -3,10 +3,13 @@ use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::thread::JoinHandle;
 
 use super::limits::descriptor_limit;
-use super::{Handle, IpNet, Limits, Observer, Server, Stats, run_workers};
+use super::{
+    AdminAddress, AdminListener, Control, Handle, IpNet, Limits, Observer, Server, Stats,
+    run_workers,
+};
 use crate::auth::Keyring;
 use crate::proto::{Config, Handler, Upper};
-use crate::reactor::{ListenOptions, MioKernel};
+use crate::reactor::{Kernel, ListenOptions, MioKernel};
 
 /// Describes a server before it exists.
 ///
@@ -26,11 +29,20 @@ pub struct ServerBuilder<H = Upper> {
     /// Why an address was none.
     unresolved: Option<io::Error>,
     listeners: Vec<TcpListener>,
+    admin: Option<Endpoint>,
     config: Config,
     limits: Option<Limits>,
     trusted: Vec<IpNet>,
+    records: bool,
     handler: H,
     observer: Option<Box<dyn Observer>>,
+    control: Option<(Box<dyn Control>, Vec<i32>)>,
+}
+
+/// An admin endpoint, to be opened or already open.
+enum Endpoint {
+    At(AdminAddress),
+    Open(AdminListener),
 }
 
 /// Why a server could not be built.
@@ -51,12 +63,31 @@ pub enum BuildError {
         /// What the system said.
         source: io::Error,
     },
+    /// The address of the admin endpoint cannot be had.
+    #[error("cannot listen on {address} for the admin endpoint: {source}")]
+    ListenAdmin {
+        /// The address.
+        address: AdminAddress,
+        /// What the system said.
+        source: io::Error,
+    },
     /// A limit of zero, under which nothing could ever happen.
     #[error("{0} must be at least 1")]
     Zero(&'static str),
     /// Something that was handed over is one loop's, and there are to be several.
     #[error("{0} that was handed over is for one loop, and there are to be several")]
     NotShared(&'static str),
+    /// The drain would end before the listeners close.
+    #[error(
+        "a drain that may take {timeout:?} in all cannot begin with a delay of {delay:?}: make the \
+         delay shorter or the time longer"
+    )]
+    DrainDelay {
+        /// [`Limits::drain_delay`].
+        delay: std::time::Duration,
+        /// [`Limits::drain_timeout`].
+        timeout: std::time::Duration,
+    },
     /// Not even one connection of each loop fits into the descriptors of the process.
     #[error(
         "one connection per worker needs {needed} descriptors in all, and this process may have \
@@ -93,11 +124,14 @@ impl ServerBuilder {
             addresses: Vec::new(),
             unresolved: None,
             listeners: Vec::new(),
+            admin: None,
             config: Config::new(Keyring::demo()),
             limits: None,
             trusted: Vec::new(),
+            records: false,
             handler: Upper,
             observer: None,
+            control: None,
         }
     }
 }
@@ -117,10 +151,27 @@ impl<H: Handler + Clone> ServerBuilder<H> {
         self
     }
 
-    /// Accepts from this listener too.
+    /// Accepts from this listener too. Several loops share it: each is woken for each client, and
+    /// the first to look gets it.
     #[must_use]
     pub fn listener(mut self, listener: TcpListener) -> Self {
         self.listeners.push(listener);
+        self
+    }
+
+    /// Serves an admin endpoint at this address: HTTP for probes, lists of connections and a few
+    /// actions (docs/OPERATIONS.md). Everyone who reaches the address may use it, so it should be a
+    /// Unix socket or a loopback address. Of several servers the first has it.
+    #[must_use]
+    pub fn admin(mut self, address: AdminAddress) -> Self {
+        self.admin = Some(Endpoint::At(address));
+        self
+    }
+
+    /// The same at a socket that listens already.
+    #[must_use]
+    pub fn admin_listener(mut self, listener: AdminListener) -> Self {
+        self.admin = Some(Endpoint::Open(listener));
         self
     }
 
@@ -154,19 +205,30 @@ impl<H: Handler + Clone> ServerBuilder<H> {
         self
     }
 
+    /// Keeps a record of each connection, for the observer; see [`Server::keep_records`].
+    #[must_use]
+    pub const fn records(mut self, keep: bool) -> Self {
+        self.records = keep;
+        self
+    }
+
     /// What authenticated connections answer; each gets a clone.
     #[must_use]
     pub fn handler<N: Handler + Clone>(self, handler: N) -> ServerBuilder<N> {
-        let Self { addresses, unresolved, listeners, config, limits, trusted, observer, .. } = self;
+        let Self { addresses, unresolved, listeners, admin, config, limits, .. } = self;
+        let Self { trusted, records, observer, control, .. } = self;
         ServerBuilder {
             addresses,
             unresolved,
             listeners,
+            admin,
             config,
             limits,
             trusted,
+            records,
             handler,
             observer,
+            control,
         }
     }
 
@@ -174,6 +236,14 @@ impl<H: Handler + Clone> ServerBuilder<H> {
     #[must_use]
     pub fn observer(mut self, observer: Box<dyn Observer>) -> Self {
         self.observer = Some(observer);
+        self
+    }
+
+    /// Leaves decisions to `control`, and catches these signals for it from the time the server is
+    /// built. With several loops the first has it, and it acts on all.
+    #[must_use]
+    pub fn control(mut self, control: Box<dyn Control>, signals: &[i32]) -> Self {
+        self.control = Some((control, signals.to_owned()));
         self
     }
 
@@ -191,8 +261,8 @@ impl<H: Handler + Clone> ServerBuilder<H> {
     /// [`run_workers`].
     ///
     /// # Errors
-    /// [`BuildError`], also if there are to be several and a listener or an observer was handed
-    /// over: give each server its own observer with [`Server::set_observer`].
+    /// [`BuildError`], also if there are to be several and an observer was handed over: give each
+    /// server its own with [`Server::set_observer`].
     pub fn build_workers(
         mut self,
         workers: usize,
@@ -201,8 +271,15 @@ impl<H: Handler + Clone> ServerBuilder<H> {
             return Err(BuildError::Address(error));
         }
         let addresses = self.addresses.len() + self.listeners.len();
-        let limits = allowed_limits(self.limits, workers, addresses)?;
+        let others = self.admin.as_ref().map_or(0, |_| Limits::DESCRIPTORS_OF_ADMIN);
+        let limits = allowed_limits(self.limits, workers, addresses, others)?;
         self.check(workers, &limits.part(0, workers.max(1)))?;
+        let kernels = (0..workers).map(|_| MioKernel::new(limits.events_per_poll));
+        let mut kernels = kernels.collect::<io::Result<Vec<_>>>()?;
+        if let Some((_, signals)) = &self.control {
+            // Before the listeners, so that no client sees a server which a signal would kill.
+            kernels[0].catch_signals(signals)?;
+        }
         let options = ListenOptions::new(limits.backlog, self.config.keepalive.is_some());
         let mut listeners: Vec<_> = std::iter::repeat_with(Vec::new).take(workers).collect();
         for &address in &self.addresses {
@@ -216,17 +293,29 @@ impl<H: Handler + Clone> ServerBuilder<H> {
             }
         }
         for listener in self.listeners {
-            listeners[0].push(MioKernel::adopt(listener, options)?);
+            for listeners in &mut listeners {
+                listeners.push(MioKernel::adopt(listener.try_clone()?, options)?);
+            }
         }
-        let servers = listeners.into_iter().enumerate().map(|(index, listeners)| {
-            let kernel = MioKernel::new(limits.events_per_poll)?;
+        let loops = kernels.into_iter().zip(listeners).enumerate();
+        let servers = loops.map(|(index, (kernel, listeners))| {
             let (config, limits) = (self.config.clone(), limits.part(index, workers));
             Server::with_kernel(kernel, listeners, config, limits, self.handler.clone())
         });
         let mut servers = servers.collect::<io::Result<Vec<_>>>()?;
-        servers.iter_mut().for_each(|server| server.trust(&self.trusted));
+        for server in &mut servers {
+            server.trust(&self.trusted);
+            server.keep_records(self.records);
+        }
         if let Some(observer) = self.observer {
             servers[0].set_observer(observer);
+        }
+        if let Some(endpoint) = self.admin {
+            servers[0].set_admin(endpoint.open()?)?;
+        }
+        if let Some((control, _)) = self.control {
+            let all = servers.iter().map(Server::handle).collect();
+            servers[0].set_control(control, all);
         }
         Ok(servers)
     }
@@ -257,11 +346,13 @@ impl<H: Handler + Clone> ServerBuilder<H> {
         if self.addresses.is_empty() && self.listeners.is_empty() {
             return Err(BuildError::NoAddress);
         }
-        if workers > 1 && !self.listeners.is_empty() {
-            return Err(BuildError::NotShared("a listener"));
-        }
         if workers > 1 && self.observer.is_some() {
             return Err(BuildError::NotShared("an observer"));
+        }
+        if let Some(timeout) = least.drain_timeout.filter(|timeout| *timeout <= least.drain_delay)
+            && !least.drain_delay.is_zero()
+        {
+            return Err(BuildError::DrainDelay { delay: least.drain_delay, timeout });
         }
         let counts = [
             ("workers", workers),
@@ -281,20 +372,31 @@ impl<H: Handler + Clone> ServerBuilder<H> {
     }
 }
 
+impl Endpoint {
+    fn open(self) -> Result<AdminListener, BuildError> {
+        match self {
+            Self::Open(listener) => Ok(listener),
+            Self::At(address) => AdminListener::bind(&address)
+                .map_err(|source| BuildError::ListenAdmin { address, source }),
+        }
+    }
+}
+
 /// The limits asked for, if the process may have that many descriptors; else its own defaults.
 fn allowed_limits(
     asked: Option<Limits>,
     workers: usize,
     addresses: usize,
+    others: usize,
 ) -> Result<Limits, BuildError> {
     let limit = descriptor_limit();
     // Down to the minimum that the loops themselves need; the default reserve is comfort.
-    let own = Limits::least_reserved(workers, addresses);
+    let own = Limits::least_reserved(workers, addresses).saturating_add(others);
     let needed = own.saturating_add(workers);
     if needed > limit {
         return Err(BuildError::NoDescriptors { needed, limit });
     }
-    let Some(asked) = asked else { return Ok(Limits::for_workers(workers, addresses)) };
+    let Some(asked) = asked else { return Ok(Limits::for_workers(workers, addresses, others)) };
     let needed = asked.connections.saturating_add(own);
     if needed > limit {
         return Err(BuildError::Descriptors { wanted: asked.connections, needed, limit });
@@ -306,6 +408,7 @@ fn allowed_limits(
 #[derive(Debug)]
 pub struct Running {
     addresses: Vec<SocketAddr>,
+    admin: Option<AdminAddress>,
     handle: Handle,
     thread: Option<JoinHandle<io::Result<Stats>>>,
 }
@@ -314,17 +417,23 @@ impl Running {
     fn start<H: Handler + Clone + Send + 'static>(
         servers: Vec<Server<MioKernel, H>>,
     ) -> Result<Self, BuildError> {
-        let addresses = servers.first().expect("there is one at least").addresses()?;
+        let first = servers.first().expect("there is one at least");
+        let (addresses, admin) = (first.addresses()?, first.admin_address().cloned());
         let handle = servers.iter().map(Server::handle).collect();
         let thread = std::thread::Builder::new()
             .name("saltecho".to_owned())
             .spawn(move || run_workers(servers))?;
-        Ok(Self { addresses, handle, thread: Some(thread) })
+        Ok(Self { addresses, admin, handle, thread: Some(thread) })
     }
 
     /// Where it listens, in the order in which it was told to.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
+    }
+
+    /// Where its admin endpoint listens, if it has one.
+    pub const fn admin_address(&self) -> Option<&AdminAddress> {
+        self.admin.as_ref()
     }
 
     /// Reaches into its loop.

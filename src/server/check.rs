@@ -46,6 +46,9 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
             }
         }
         self.reactor.assert_consistent();
+        if let Some(admin) = &self.admin {
+            admin.assert_consistent(self.reactor.now());
+        }
         assert_eq!(unauthenticated, self.acceptor.unauthenticated.len(), "unauthenticated");
         self.acceptor.unauthenticated.assert_consistent(|id| {
             self.reactor.slots.get(id).is_some_and(|slot| !slot.connection.has_authenticated())
@@ -55,6 +58,11 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
             "invariant 10: it is going to sleep while a connection could go on"
         );
         let connections = self.reactor.slots.len();
+        if let Some(records) = &self.records {
+            let slots = self.reactor.slots.ids();
+            let with_record = slots.filter(|id| self.record(*id).is_some()).count();
+            assert_eq!(records.len(), with_record, "a record without a connection");
+        }
         assert!(connections <= self.limits.connections, "more connections than allowed");
         assert!(
             self.acceptor.unauthenticated.len() <= self.limits.unauthenticated,
@@ -62,6 +70,8 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         );
         let open = self.stats.accepted - self.stats.closed_in_all();
         assert_eq!(connections as u64, open, "invariant 9: one reason for each connection");
+        let by_key = self.stats.authenticated_by_key().iter().map(|(_, count)| count).sum::<u64>();
+        assert!(by_key <= self.stats.authenticated, "keys counted more often than connections");
     }
 }
 
@@ -69,7 +79,7 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
 mod tests {
     use std::panic::{AssertUnwindSafe, catch_unwind};
 
-    use super::super::{ConnId, Limits, admission::Unauthenticated};
+    use super::super::{ConnId, Limits, admission::Unauthenticated, records::Row};
     use super::*;
     use crate::auth::Keyring;
     use crate::proto::{Config, Upper};
@@ -83,6 +93,7 @@ mod tests {
         let (config, limits) = (Config::new(Keyring::demo()), Limits::for_connections(4));
         let kernel = SimKernel::new(1, Faults::none());
         let mut world = Server::with_kernel(kernel, vec![()], config, limits, Upper).unwrap();
+        world.keep_records(true);
         world.kernel_mut().connect(100, 100, 100);
         world.turn().unwrap();
         let id = world.reactor.slots.ids().next().expect("it was accepted");
@@ -93,7 +104,7 @@ mod tests {
     #[test]
     fn each_broken_invariant_is_found() {
         type Falsify = fn(&mut World, ConnId);
-        let falsify: [(&str, Falsify); 9] = [
+        let falsify: [(&str, Falsify); 11] = [
             ("invariant 10: #1 could", |world, id| {
                 world.reactor.slots.get_mut(id).unwrap().ready = Ready::READABLE;
             }),
@@ -116,6 +127,17 @@ mod tests {
             ("more connections than allowed", |world, _| world.limits.connections = 0),
             ("too many unauthenticated", |world, _| world.limits.unauthenticated = 0),
             ("invariant 9", |world, _| world.stats.accepted += 1),
+            ("a record without a connection", |world, id| {
+                world
+                    .records
+                    .as_mut()
+                    .unwrap()
+                    .insert(ConnId { index: 7, ..id }, Row::new(None, 0, world.reactor.now()));
+            }),
+            ("keys counted", |world, _| {
+                world.stats.count_authenticated(Some(Keyring::demo().names()[0]));
+                world.stats.authenticated = 0;
+            }),
             ("is over and still here", |world, id| {
                 world.reactor.slots.get_mut(id).unwrap().connection.handle_eof();
             }),

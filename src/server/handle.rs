@@ -1,3 +1,4 @@
+use std::mem;
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -5,7 +6,7 @@ use bytes::Bytes;
 
 use super::Stats;
 use crate::auth::Keyring;
-use crate::proto::{ConnId, Peer, in_user_code};
+use crate::proto::{ConnId, Peer, guarded, in_user_code};
 use crate::reactor::Wake;
 
 /// Reaches into a running loop, or into several at once, from another thread. Clones reach the
@@ -24,9 +25,41 @@ struct LoopHandle {
 pub(super) enum Command {
     Drain,
     Stop,
+    Reload,
     ReplaceKeyring(Box<Keyring>),
     Push(ConnId, Bytes),
-    Stats(mpsc::Sender<Stats>),
+    Stats(Arc<Collector>),
+}
+
+/// Collects the counters of several loops. It is complete when the last reference to it is gone:
+/// each loop has answered, or dropped the question because it has ended.
+pub(super) struct Collector(Mutex<Collected>);
+
+struct Collected {
+    stats: Vec<Stats>,
+    then: Option<Box<dyn FnOnce(Stats) + Send>>,
+}
+
+impl Collector {
+    fn new(then: impl FnOnce(Stats) + Send + 'static) -> Self {
+        Self(Mutex::new(Collected { stats: Vec::new(), then: Some(Box::new(then)) }))
+    }
+
+    pub(super) fn add(&self, stats: Stats) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).stats.push(stats);
+    }
+}
+
+impl Drop for Collector {
+    fn drop(&mut self) {
+        let collected = self.0.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let stats = mem::take(&mut collected.stats);
+        if let Some(then) = collected.then.take()
+            && !stats.is_empty()
+        {
+            guarded(|| then(stats.into_iter().sum()));
+        }
+    }
 }
 
 /// Why a message was not [pushed](Handle::push). It was dropped, and nothing else happened.
@@ -80,7 +113,9 @@ impl Inbox {
 
     /// Nothing is taken any more: the loop has ended, though its server may still be there.
     pub(super) fn close(&self) {
-        *self.0.lock() = None;
+        let waiting = self.0.lock().take();
+        // Not under the lock: the end of a question may call the one who asked.
+        drop(waiting);
     }
 
     pub(super) fn handle(&self, waker: Arc<dyn Wake>) -> Handle {
@@ -124,7 +159,7 @@ impl LoopHandle {
 }
 
 impl Handle {
-    /// Stops accepting, finishes every unfinished `sendall`, half-closes, and ends the loop when
+    /// Waits for [`Limits::drain_delay`](super::Limits::drain_delay), stops accepting, finishes every unfinished `sendall`, half-closes, and ends the loop when
     /// the last connection is gone or the drain time-out has passed.
     pub fn drain(&self) {
         self.post(&Command::Drain);
@@ -133,6 +168,12 @@ impl Handle {
     /// Ends the loop at once. Connections with an unfinished answer are reset.
     pub fn stop(&self) {
         self.post(&Command::Stop);
+    }
+
+    /// Reloads keys and settings: calls [`Control::reload`](super::Control::reload) on its loop.
+    /// Without a control nothing happens.
+    pub fn reload(&self) {
+        self.post(&Command::Reload);
     }
 
     /// Judges digests by other keys from now on. Authenticated connections stay.
@@ -172,10 +213,18 @@ impl Handle {
             return None;
         }
         let (reply, stats) = mpsc::channel();
-        self.post(&Command::Stats(reply));
-        // A loop that does not answer has dropped the question.
-        let stats: Vec<Stats> = stats.iter().collect();
-        (!stats.is_empty()).then(|| stats.into_iter().sum())
+        self.with_stats(move |stats| drop(reply.send(stats)));
+        stats.recv().ok()
+    }
+
+    /// Calls `then` with the counters of all loops, as [`stats`](Self::stats) returns them, once
+    /// the last loop has answered; if all have ended, it is dropped. It waits for nothing, so a
+    /// handler, an observer or a control may use it.
+    ///
+    /// The last loop calls it, on its own thread, so `then` must not block. A panic in it ends it
+    /// alone.
+    pub fn with_stats(&self, then: impl FnOnce(Stats) + Send + 'static) {
+        self.post(&Command::Stats(Arc::new(Collector::new(then))));
     }
 
     fn post(&self, command: &Command) {

@@ -49,15 +49,19 @@ pub struct Limits {
     /// 64 at least: 1 MiB, which is about a millisecond of its time. Beyond it
     /// [`Handle::push`](super::Handle::push) fails.
     pub mailbox_bytes: usize,
-    /// How long a drained loop waits for its last connections, if not for ever: 25 s, just under
-    /// the 30 s that service managers grant.
+    /// How long a loop that is to drain still accepts and serves as before, so that balancers can
+    /// notice ([`Server::is_ready`](super::Server::is_ready)) and send new clients elsewhere: zero.
+    /// Less than [`Limits::drain_timeout`].
+    pub drain_delay: Duration,
+    /// How long a drain may take in all, with [`Limits::drain_delay`], before the last connections
+    /// are cut off, if not for ever: 25 s, just under the 30 s that service managers grant.
     pub drain_timeout: Option<Duration>,
     /// Peers asked for a sign of life in one second (see
     /// [`Config::keepalive`](crate::proto::Config::keepalive)): 2,000, which is 8 in a tick of the
     /// kernel's clock, and a queue between two interfaces holds 1,000 packets. A crowd of more than
     /// 60,000 is therefore probed over a longer time, and one of more than 240,000 less often.
     pub probes_per_second: usize,
-    /// Deadlines handled in one turn: 1024.
+    /// Deadlines handled in one turn, and connections that a drain begins to finish in one: 1024.
     pub deadlines_per_turn: usize,
     /// Events taken from one poll at first; doubled up to 4,096 whenever they were not enough.
     pub events_per_poll: usize,
@@ -81,15 +85,19 @@ impl Limits {
     /// waker, the spare one.
     pub const DESCRIPTORS_OF_A_WORKER: usize = 3;
 
+    /// Descriptors of an admin endpoint: its listener, its clients, and one in reserve.
+    pub const DESCRIPTORS_OF_ADMIN: usize = super::admin::DESCRIPTORS;
+
     /// The defaults for this process, whose soft limit on descriptors is raised to the hard one.
     pub fn for_process() -> Self {
-        Self::for_workers(1, 1)
+        Self::for_workers(1, 1, 0)
     }
 
     /// The defaults for all the loops of this process together, each with a listener at each of
-    /// so many addresses.
-    pub fn for_workers(workers: usize, addresses: usize) -> Self {
-        let others = Self::least_reserved(workers, addresses) - Self::LEAST_RESERVED_DESCRIPTORS;
+    /// so many addresses, and so many other descriptors that are in use from the start.
+    pub fn for_workers(workers: usize, addresses: usize, others: usize) -> Self {
+        let least = Self::least_reserved(workers, addresses).saturating_add(others);
+        let others = least - Self::LEAST_RESERVED_DESCRIPTORS;
         Self::for_descriptors(descriptor_limit().saturating_sub(others))
     }
 
@@ -144,6 +152,7 @@ impl Limits {
             shed_per_retry: 5,
             bytes_per_turn: 1 << 20,
             mailbox_bytes: 1 << 20,
+            drain_delay: Duration::ZERO,
             drain_timeout: Some(Duration::from_secs(25)),
             probes_per_second: 2000,
             deadlines_per_turn: 1024,

@@ -8,15 +8,18 @@
 //! Start reading at [`Server::turn`].
 
 mod accept;
+mod admin;
 mod admission;
 mod builder;
 #[cfg(any(test, feature = "testing"))]
 mod check;
+mod control;
 mod handle;
 mod keepalive;
 mod limits;
 mod observer;
 mod pump;
+mod records;
 mod stats;
 mod workers;
 
@@ -28,19 +31,27 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use accept::{Acceptor, Listening, Purpose};
+use admin::Admin;
+use control::Controlled;
 use handle::{Command, Inbox};
 use keepalive::Keepalive;
+use pump::Pumped;
+use records::Records;
 
+use crate::auth::Keyring;
 use crate::proto::{CloseReason, Config, Connection, Handler, Upper, guarded};
 use crate::python::Monotonic;
 use crate::reactor::{Close, Kernel, MioKernel, Reactor, Ready, Target, Token};
 
 pub use crate::proto::ConnId;
+pub use crate::reactor::{AdminAddress, AdminListener};
 pub use builder::{BuildError, Running, ServerBuilder};
+pub use control::{Control, ServiceState};
 pub use handle::{Handle, PushError};
 pub use ipnet::IpNet;
 pub use limits::Limits;
 pub use observer::{AcceptPause, Observer};
+pub use records::Record;
 pub use stats::Stats;
 pub use workers::run_workers;
 
@@ -51,6 +62,8 @@ pub use workers::run_workers;
 pub struct Server<K: Kernel = MioKernel, H = Upper> {
     reactor: Reactor<K, Connection<H>>,
     acceptor: Acceptor<K::Listener>,
+    /// Boxed, and absent unless it was asked for.
+    admin: Option<Box<Admin<K>>>,
     config: Config,
     limits: Limits,
     /// Each new connection's handler is a clone of this one.
@@ -60,16 +73,26 @@ pub struct Server<K: Kernel = MioKernel, H = Upper> {
     /// Every recv of every connection lands here; nothing stays between two of them.
     scratch: Box<[u8]>,
     stats: Stats,
+    /// `None` unless they are asked for.
+    records: Option<Records>,
     observer: Option<Box<dyn Observer>>,
+    controlled: Option<Controlled>,
     inbox: Inbox,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Lifecycle {
     Running,
+    /// Accepts and serves as before until this time, for those who choose servers to notice.
+    Unready {
+        close_at: Monotonic,
+        until: Option<Monotonic>,
+    },
     /// Ends when the last connection has, or at this time if there is one.
     Draining {
         until: Option<Monotonic>,
+        /// The first slot whose connection is not yet being finished.
+        next: Option<u32>,
     },
     Stopped,
 }
@@ -89,6 +112,11 @@ impl<H> Server<MioKernel, H> {
     /// Those of getsockname(2).
     pub fn addresses(&self) -> io::Result<Vec<SocketAddr>> {
         self.acceptor.listeners.iter().map(|listening| listening.listener.local_addr()).collect()
+    }
+
+    /// The address of its admin endpoint, if it has one.
+    pub fn admin_address(&self) -> Option<&AdminAddress> {
+        self.admin.as_ref().map(|admin| admin.listener().address())
     }
 }
 
@@ -115,14 +143,17 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         Ok(Self {
             reactor: Reactor::new(kernel, limits.spin),
             acceptor: Acceptor::new(registered),
+            admin: None,
             scratch: vec![0; config.recv_size].into_boxed_slice(),
             keepalive: Keepalive::new(&config, &limits),
+            stats: Stats::with_keys(config.keyring.names()),
             config,
             limits,
             handler,
             lifecycle: Lifecycle::Running,
-            stats: Stats::default(),
+            records: None,
             observer: None,
+            controlled: None,
             inbox,
         })
     }
@@ -132,11 +163,37 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         self.observer = Some(observer);
     }
 
+    /// Keeps a [`Record`] of each connection accepted from now on, or stops keeping any. 72 bytes for
+    /// each connection of the largest crowd, until the last connection is gone; a branch for each turn
+    /// of a connection. Off at first.
+    pub fn keep_records(&mut self, keep: bool) {
+        if keep != self.records.is_some() {
+            self.records = keep.then(Records::default);
+        }
+    }
+
+    /// The record of an open connection. `None` if it is gone, or was accepted while no records were
+    /// kept.
+    pub fn record(&self, id: ConnId) -> Option<Record> {
+        self.reactor.slots.get(id)?;
+        self.records.as_ref()?.get(id, self.reactor.now())
+    }
+
     /// Never refuses clients from these networks for their source; replaces the list so far. For
     /// balancers and NATs, whose many clients would be one source. A trusted client still needs a
     /// free place, and can be the oldest that makes room.
     pub fn trust(&mut self, networks: &[IpNet]) {
         self.acceptor.unauthenticated.trust(networks);
+    }
+
+    /// Serves an admin endpoint at this listener too. It has places of its own and answers while the
+    /// service has none.
+    ///
+    /// # Errors
+    /// If the listener cannot be registered.
+    pub fn set_admin(&mut self, listener: K::AdminListener) -> io::Result<()> {
+        self.admin = Some(Box::new(Admin::new(&mut self.reactor.kernel, listener)?));
+        Ok(())
     }
 
     /// A handle through which other threads reach the loop.
@@ -178,21 +235,35 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
     /// single connection never ends it, nor does a panic of its handler or of the observer.
     pub fn turn(&mut self) -> io::Result<bool> {
         let wait = self.wait();
-        let mut woken = false;
-        let polled = self.reactor.poll(wait, |target| match target {
+        let (mut woken, mut signaled) = (false, false);
+        let polled = self.reactor.poll(wait, |target, ready| match target {
             Target::Wake => woken = true,
+            Target::Signal => signaled = true,
             Target::Listener(index) => self.acceptor.handle_event(index),
+            Target::Admin(number) => {
+                if let Some(admin) = &mut self.admin {
+                    admin.handle_event(number, ready);
+                }
+            }
             Target::Connection(_) => self.stats.stale_events += 1,
         });
         polled.inspect_err(|_| self.inbox.close())?;
         self.stats.turns += 1;
-        if woken {
+        if signaled {
+            self.handle_signals();
+        }
+        // A signal's commands take effect in its own turn.
+        if woken || signaled {
             self.handle_commands();
         }
         self.pump_queue();
         self.handle_deadlines();
         self.accept()?;
+        self.serve_admin();
         self.finish_draining();
+        if self.controlled.is_some() {
+            self.keep_control_informed();
+        }
         Ok(self.lifecycle != Lifecycle::Stopped)
     }
 
@@ -205,10 +276,14 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         }
         let now = self.reactor.now();
         let drained = match self.lifecycle {
-            Lifecycle::Draining { until } => until,
+            Lifecycle::Unready { close_at, .. } => Some(close_at),
+            Lifecycle::Draining { next: Some(_), .. } => Some(now),
+            Lifecycle::Draining { next: None, until } => until,
             Lifecycle::Running | Lifecycle::Stopped => None,
         };
-        let times = [self.reactor.next_step(), self.acceptor.next_attempt(now), drained];
+        let admin = self.admin.as_ref().and_then(|admin| admin.next());
+        let accept = self.acceptor.next_attempt(now);
+        let times = [self.reactor.next_step(), accept, drained, self.next_tick(), admin];
         times.into_iter().flatten().min().map(|time| time.since(now))
     }
 
@@ -217,12 +292,17 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
             match command {
                 Command::Drain => self.drain(),
                 Command::Stop => self.end_all(CloseReason::Stopped),
-                Command::ReplaceKeyring(keyring) => self.config.keyring = *keyring,
+                Command::ReplaceKeyring(keyring) => self.replace_keyring(*keyring),
                 Command::Push(id, message) => self.push(id, message),
-                // The thread that asked may be gone.
-                Command::Stats(reply) => drop(reply.send(self.stats())),
+                Command::Reload => drop(self.reload()),
+                Command::Stats(collector) => collector.add(self.stats()),
             }
         }
+    }
+
+    fn replace_keyring(&mut self, keyring: Keyring) {
+        self.stats.replace_keys(keyring.names());
+        self.config.keyring = keyring;
     }
 
     fn push(&mut self, id: ConnId, message: Bytes) {
@@ -253,7 +333,8 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         let now = self.reactor.now();
         let Some(slot) = self.reactor.slots.get_mut(id) else { return };
         let known = slot.connection.has_authenticated();
-        let unfinished = pump::pump(
+        let moved_before = self.stats.bytes_moved();
+        let Pumped { unfinished, key } = pump::pump(
             &mut self.reactor.kernel,
             &self.config,
             slot,
@@ -266,8 +347,11 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         if unfinished {
             self.reactor.requeue(id);
         }
+        if self.records.is_some() {
+            self.note_moved(id, moved_before);
+        }
         if authenticated {
-            self.authenticated(id);
+            self.authenticated(id, key);
         }
         self.close_or_settle(id);
     }
@@ -290,12 +374,30 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         }
     }
 
+    /// Adds what a turn of a connection moved to its record.
     #[inline(never)]
-    fn authenticated(&mut self, id: ConnId) {
+    fn note_moved(&mut self, id: ConnId, (received, sent): (u64, u64)) {
+        let (received_now, sent_now) = self.stats.bytes_moved();
+        let (received, sent) = (received_now - received, sent_now - sent);
+        let now = self.reactor.now();
+        if received + sent > 0
+            && let Some(row) = self.records.as_mut().and_then(|records| records.row_mut(id))
+        {
+            row.add(received, sent, now);
+        }
+    }
+
+    /// Counts a connection that has authenticated, under the key at this position of the ring.
+    #[inline(never)]
+    fn authenticated(&mut self, id: ConnId, key: Option<usize>) {
         self.acceptor.unauthenticated.remove(id);
-        self.stats.authenticated += 1;
+        let key = key.map(|position| self.config.keyring.names()[position]);
+        self.stats.count_authenticated(key);
+        if let Some(row) = self.records.as_mut().and_then(|records| records.row_mut(id)) {
+            row.key = key;
+        }
         self.acceptor.end_pause();
-        self.notify(|observer| observer.authenticated(id));
+        self.notify(|observer| observer.authenticated(id, key));
     }
 
     /// Calls the observer, whose panic must not end the loop.
@@ -342,7 +444,17 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         guarded(|| drop(connection));
         self.stats.count_close(reason);
         self.acceptor.end_pause();
-        self.notify(|observer| observer.closed(id, reason));
+        let record = self.forget_record(id);
+        self.notify(|observer| observer.closed(id, reason, record.as_ref()));
+    }
+
+    fn forget_record(&mut self, id: ConnId) -> Option<Record> {
+        let records = self.records.as_mut()?;
+        let record = records.remove(id, self.reactor.now());
+        if self.reactor.slots.is_empty() {
+            records.shrink();
+        }
+        record
     }
 
     /// Handles the deadlines that have come, a limited number per turn; the rest makes the next
@@ -374,22 +486,48 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         if self.lifecycle != Lifecycle::Running {
             return;
         }
-        let until = self.limits.drain_timeout;
-        let until = until.map(|limit| self.reactor.now().saturating_add(limit));
-        self.lifecycle = Lifecycle::Draining { until };
+        let now = self.reactor.now();
+        let until = self.limits.drain_timeout.map(|limit| now.saturating_add(limit));
+        if self.limits.drain_delay.is_zero() {
+            self.close_listeners(until);
+        } else {
+            let close_at = now.saturating_add(self.limits.drain_delay);
+            self.lifecycle = Lifecycle::Unready { close_at, until };
+        }
+    }
+
+    fn close_listeners(&mut self, until: Option<Monotonic>) {
+        self.lifecycle = Lifecycle::Draining { until, next: Some(0) };
         self.acceptor.close();
-        self.for_each(|server, id| {
-            let slot = server.reactor.slots.get_mut(id).expect("it was found just now");
+    }
+
+    /// Lets more connections finish, a limited number per turn: each costs a half-close, and those
+    /// that still wait for an answer wait for all of them. There are no new ones by now.
+    fn drain_some(&mut self, mut next: Option<u32>) -> Option<u32> {
+        for _ in 0..self.limits.deadlines_per_turn {
+            let id = self.reactor.slots.id_from(next?)?;
+            let slot = self.reactor.slots.get_mut(id).expect("it was found just now");
             slot.connection.close(CloseReason::Drained);
-            server.reactor.requeue(id);
-        });
+            self.reactor.requeue(id);
+            next = Some(id.index + 1);
+        }
+        next
     }
 
     fn finish_draining(&mut self) {
-        let Lifecycle::Draining { until } = self.lifecycle else { return };
+        let now = self.reactor.now();
+        if let Lifecycle::Unready { close_at, until } = self.lifecycle
+            && close_at <= now
+        {
+            self.close_listeners(until);
+        }
+        let Lifecycle::Draining { until, next } = self.lifecycle else { return };
+        if next.is_some() {
+            self.lifecycle = Lifecycle::Draining { until, next: self.drain_some(next) };
+        }
         if self.reactor.slots.is_empty() {
             self.end();
-        } else if until.is_some_and(|until| until <= self.reactor.now()) {
+        } else if until.is_some_and(|until| until <= now) {
             self.end_all(CloseReason::DrainTimeout);
         }
     }
@@ -412,5 +550,8 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
     fn end(&mut self) {
         self.lifecycle = Lifecycle::Stopped;
         self.inbox.close();
+        if let Some(admin) = self.admin.take() {
+            admin.close(&mut self.reactor.kernel);
+        }
     }
 }

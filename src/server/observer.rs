@@ -1,7 +1,8 @@
 use std::io;
 use std::net::SocketAddr;
 
-use super::ConnId;
+use super::{ConnId, Record};
+use crate::auth::KeyName;
 use crate::proto::CloseReason;
 
 /// Hears what happens to connections, never of single messages.
@@ -13,11 +14,11 @@ pub trait Observer: Send {
     /// A connection was accepted. The address is missing if the peer is already gone.
     fn opened(&mut self, id: ConnId, peer: Option<SocketAddr>) {}
 
-    /// Its digest was right.
-    fn authenticated(&mut self, id: ConnId) {}
+    /// Its digest was right, under this key.
+    fn authenticated(&mut self, id: ConnId, key: Option<KeyName>) {}
 
-    /// It ended.
-    fn closed(&mut self, id: ConnId, reason: CloseReason) {}
+    /// It ended. The record is there if the server [keeps](super::Server::keep_records) them.
+    fn closed(&mut self, id: ConnId, reason: CloseReason, record: Option<&Record>) {}
 
     /// Accepting rests for a moment.
     fn accept_paused(&mut self, pause: AcceptPause<'_>) {}

@@ -10,9 +10,16 @@ use crate::reactor::{Kernel, Ready, transfer};
 /// hold the loop for longer than one that moves large pieces.
 const CALL_COST: usize = 4096;
 
+/// What a turn of a connection came to.
+pub(super) struct Pumped {
+    /// Its share was used up while it could have gone on: it is due again.
+    pub(super) unfinished: bool,
+    /// The position in the ring of the key under which it authenticated in this turn.
+    pub(super) key: Option<usize>,
+}
+
 /// Does what a connection wants for as long as its socket is believed ready and its share lasts.
-/// The only place where a socket is read, written or half-closed. True if its share was used up
-/// while it could have gone on: then it is due again.
+/// The only place where a socket is read, written or half-closed.
 pub(super) fn pump<K: Kernel, H: Handler>(
     kernel: &mut K,
     config: &Config,
@@ -21,14 +28,15 @@ pub(super) fn pump<K: Kernel, H: Handler>(
     mut share: usize,
     now: Monotonic,
     stats: &mut Stats,
-) -> bool {
+) -> Pumped {
+    let mut key = None;
     let Slot { stream, connection, ready, .. } = slot;
     while share > 0 {
         let moved = match connection.wants(config) {
             Wants::Recv { limit } if ready.has(Ready::READABLE) => {
                 let buffer = &mut scratch[..limit];
                 let mut io = Io { kernel, stream, ready, stats };
-                recv_and_answer(&mut io, config, connection, buffer, now)
+                recv_and_answer(&mut io, config, connection, buffer, now, &mut key)
             }
             Wants::Send if ready.has(Ready::WRITABLE) => {
                 let mut io = Io { kernel, stream, ready, stats };
@@ -49,11 +57,13 @@ pub(super) fn pump<K: Kernel, H: Handler>(
                 connection.handle_shutdown(config, now);
                 0
             }
-            Wants::Recv { .. } | Wants::Send | Wants::Nothing => return false,
+            Wants::Recv { .. } | Wants::Send | Wants::Nothing => {
+                return Pumped { unfinished: false, key };
+            }
         };
         share = share.saturating_sub(moved.max(CALL_COST));
     }
-    can_go_on(config, connection, *ready)
+    Pumped { unfinished: can_go_on(config, connection, *ready), key }
 }
 
 /// Whether the connection wants something that its socket is believed ready for.
@@ -77,6 +87,7 @@ fn recv_and_answer<K: Kernel, H: Handler>(
     connection: &mut Connection<H>,
     buffer: &mut [u8],
     now: Monotonic,
+    key: &mut Option<usize>,
 ) -> usize {
     let received = match io.recv(buffer) {
         Ok(None) => return 0,
@@ -94,6 +105,7 @@ fn recv_and_answer<K: Kernel, H: Handler>(
         io.stats.bytes_discarded += received as u64;
     }
     let reply = connection.handle_recv(config, &mut buffer[..received], now);
+    *key = reply.key().or(*key);
     let mut sent = 0;
     if !reply.bytes().is_empty() {
         match io.send(reply.bytes()) {

@@ -1,5 +1,6 @@
 use std::iter::Sum;
 
+use crate::auth::KeyName;
 use crate::proto::CloseReason;
 
 /// What a loop has done since it started: plain counters, because only one thread writes them.
@@ -46,7 +47,7 @@ pub struct Stats {
     pub pushed: u64,
     /// Pushed messages whose connection was gone, about to end, or too far behind.
     pub pushes_dropped: u64,
-    /// Panics of the observer. Those of handlers are counted as
+    /// Panics of the observer and of the control. Those of handlers are counted as
     /// [`CloseReason::HandlerPanicked`].
     pub observer_panics: u64,
     /// Peers asked for a sign of life.
@@ -56,9 +57,42 @@ pub struct Stats {
     /// Events that came for a connection that was gone.
     pub stale_events: u64,
     closed: [u64; CloseReason::ALL.len()],
+    /// Right digests by key: first those of keys that were removed, then those of the ring.
+    by_key: Vec<(KeyName, u64)>,
 }
 
+/// Removed keys whose counters are kept: a year of weekly rotation. Those of older ones are forgotten.
+const REMOVED_KEYS: usize = 60;
+
 impl Stats {
+    pub(super) fn with_keys(names: &[KeyName]) -> Self {
+        let mut stats = Self::default();
+        stats.replace_keys(names);
+        stats
+    }
+
+    /// Counts under these keys from now on. A key that is no longer among them keeps its counter,
+    /// unless it was never used.
+    pub(super) fn replace_keys(&mut self, names: &[KeyName]) {
+        let counted = |stats: &Self, name| {
+            stats.by_key.iter().find(|(known, _)| known == name).map_or(0, |(_, count)| *count)
+        };
+        let counts: Vec<u64> = names.iter().map(|name| counted(self, name)).collect();
+        self.by_key.retain(|(name, count)| *count > 0 && !names.contains(name));
+        self.by_key.drain(..self.by_key.len().saturating_sub(REMOVED_KEYS));
+        for (name, count) in names.iter().zip(counts) {
+            if !self.by_key.iter().any(|(known, _)| known == name) {
+                self.by_key.push((*name, count));
+            }
+        }
+    }
+
+    /// Right digests by the name of their key, each key once, those of the ring among them even if none
+    /// used them. The counters of the last 60 removed keys are kept.
+    pub fn authenticated_by_key(&self) -> &[(KeyName, u64)] {
+        &self.by_key
+    }
+
     /// How many connections ended for this reason.
     pub const fn closed(&self, reason: CloseReason) -> u64 {
         self.closed[reason as usize]
@@ -111,6 +145,7 @@ impl Stats {
             turns,
             stale_events,
             closed,
+            by_key,
         } = other;
         self.loops += loops;
         self.accepted_by_busiest = self.accepted_by_busiest.max(*accepted_by_busiest);
@@ -137,6 +172,24 @@ impl Stats {
         for (sum, count) in self.closed.iter_mut().zip(closed) {
             *sum += count;
         }
+        for (name, count) in by_key {
+            match self.by_key.iter_mut().find(|(known, _)| known == name) {
+                Some((_, sum)) => *sum += count,
+                None => self.by_key.push((*name, *count)),
+            }
+        }
+    }
+
+    /// Bytes received and bytes sent.
+    pub(super) const fn bytes_moved(&self) -> (u64, u64) {
+        (self.bytes_received, self.bytes_sent)
+    }
+
+    pub(super) fn count_authenticated(&mut self, key: Option<KeyName>) {
+        self.authenticated += 1;
+        if let Some((_, count)) = self.by_key.iter_mut().find(|(name, _)| Some(*name) == key) {
+            *count += 1;
+        }
     }
 
     pub(super) const fn count_close(&mut self, reason: CloseReason) {
@@ -156,6 +209,7 @@ impl Sum for Stats {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::auth::{Key, Keyring, MacAlgorithm};
 
     #[test]
     fn loops_add_up_and_their_imbalance_is_told() {
@@ -205,9 +259,49 @@ mod tests {
                 pushes_dropped: counter(20),
                 observer_panics: counter(21),
                 closed: [counter(22); CloseReason::ALL.len()],
+                by_key: names(&[1, 2]).into_iter().map(|name| (name, counter(24))).collect(),
             }
         };
         assert_eq!([counted(1), counted(1), counted(1)].into_iter().sum::<Stats>(), counted(3));
+    }
+
+    /// The names of keys of this one byte each.
+    fn names(keys: &[u8]) -> Vec<KeyName> {
+        let names =
+            |byte: &u8| Keyring::single(MacAlgorithm::Md5, &Key::new([*byte; 16])).names()[0];
+        keys.iter().map(names).collect()
+    }
+
+    #[test]
+    fn counters_of_keys_survive_a_reload() {
+        let [first, second, third] = names(&[1, 2, 3])[..] else { unreachable!() };
+        let mut stats = Stats::with_keys(&[first, second]);
+        for key in [second, first, second] {
+            stats.count_authenticated(Some(key));
+        }
+        stats.count_authenticated(None);
+        assert_eq!(stats.authenticated_by_key(), [(first, 1), (second, 2)]);
+        stats.replace_keys(&[third, second]);
+        assert_eq!(stats.authenticated_by_key(), [(first, 1), (third, 0), (second, 2)]);
+        stats.count_authenticated(Some(third));
+        stats.replace_keys(&[first, first]);
+        assert_eq!(stats.authenticated_by_key(), [(third, 1), (second, 2), (first, 1)]);
+        let other = Stats::with_keys(&[second]);
+        let sum: Stats = [other, stats].into_iter().sum();
+        assert_eq!(sum.authenticated_by_key(), [(second, 2), (third, 1), (first, 1)]);
+        assert_eq!(sum.authenticated, 5);
+    }
+
+    #[test]
+    fn a_key_that_was_never_used_and_the_oldest_removed_ones_are_forgotten() {
+        let mut stats = Stats::with_keys(&names(&[255]));
+        for key in 0..100 {
+            stats.replace_keys(&names(&[key]));
+            stats.count_authenticated(Some(names(&[key])[0]));
+        }
+        let kept: Vec<(KeyName, u64)> =
+            names(&Vec::from_iter(39..100)).into_iter().map(|name| (name, 1)).collect();
+        assert_eq!(stats.authenticated_by_key(), kept);
     }
 
     #[test]

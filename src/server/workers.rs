@@ -26,7 +26,7 @@ use crate::reactor::Kernel;
 /// The first error that one of them ended with, once all have ended.
 pub fn run_workers<K, H>(servers: Vec<Server<K, H>>) -> io::Result<Stats>
 where
-    K: Kernel<Listener: Send, Stream: Send> + Send,
+    K: Kernel<Listener: Send, Stream: Send, AdminListener: Send> + Send,
     H: Handler + Clone + Send,
 {
     let all: Handle = servers.iter().map(Server::handle).collect();

@@ -1,3 +1,4 @@
+use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -9,6 +10,11 @@ use super::{Event, Faults, SimClient, SimKernel};
 use crate::python::Monotonic;
 use crate::reactor::{Close, Kernel, Liveness, Ready, Token, Wake};
 
+/// The listener of an admin endpoint, for clients of
+/// [`SimKernel::connect_admin`](SimKernel::connect_admin).
+#[derive(Debug, Default)]
+pub struct SimAdminListener;
+
 /// A server's end of a simulated connection.
 #[derive(Debug)]
 pub struct SimStream(usize);
@@ -16,6 +22,7 @@ pub struct SimStream(usize);
 impl Kernel for SimKernel {
     type Listener = ();
     type Stream = SimStream;
+    type AdminListener = SimAdminListener;
 
     fn now(&mut self) -> Monotonic {
         self.last_reading = Monotonic::ZERO.saturating_add(self.clock);
@@ -37,12 +44,15 @@ impl Kernel for SimKernel {
         if self.woken.swap(false, Ordering::Relaxed) {
             self.deliver(Token::WAKE, Ready::READABLE, &mut on_event);
         }
+        self.announce_signals(&mut on_event);
         self.announce_clients(&mut on_event);
+        self.announce_admin_clients(&mut on_event);
         for _ in 0..self.edges.len() {
             self.announce_edge(&mut on_event);
         }
         self.disturb(&mut on_event);
-        let pending = !self.edges.is_empty() || !self.under_way.is_empty() || self.listener_edge;
+        let edges = !self.edges.is_empty() || self.listener_edge || self.admin.edge;
+        let pending = edges || !self.under_way.is_empty() || self.signal_edge;
         let nothing = self.events == before && !pending;
         self.asleep = nothing && timeout != Some(Duration::ZERO);
         let forbidden = nothing && timeout == Some(Duration::ZERO);
@@ -53,6 +63,15 @@ impl Kernel for SimKernel {
 
     fn waker(&self) -> Arc<dyn Wake> {
         Arc::new(SimWaker(Arc::clone(&self.woken)))
+    }
+
+    /// Every signal that a test sends is caught.
+    fn catch_signals(&mut self, _signals: &[i32]) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn next_signal(&mut self) -> Option<i32> {
+        self.signals.pop_front()
     }
 
     fn register_listener(&mut self, _listener: &mut (), token: Token) -> io::Result<()> {
@@ -75,10 +94,11 @@ impl Kernel for SimKernel {
             self.calls += 1;
             return Err(ErrorKind::WouldBlock.into());
         }
-        if self.open >= self.descriptors {
+        // The admin endpoint's descriptor in reserve is not among them.
+        if self.open + self.open_admin.saturating_sub(1) >= self.descriptors {
             self.fault(Faults::ALWAYS, libc::EMFILE)?;
         }
-        self.fail_to_accept()?;
+        self.fail_to_accept(|kernel| &mut kernel.queue)?;
         let index = self.queue.pop_front().expect("a client waits");
         let socket = &mut self.sockets[index];
         socket.server_end = End::Open;
@@ -90,6 +110,34 @@ impl Kernel for SimKernel {
         self.note(|| format!("server accepts client {index}"));
         self.observe(Event::Accepted(SimClient(index)));
         Ok((SimStream(index), peer))
+    }
+
+    fn register_admin_listener(
+        &mut self,
+        _listener: &mut SimAdminListener,
+        token: Token,
+    ) -> io::Result<()> {
+        self.admin.listener = Some(token);
+        Ok(())
+    }
+
+    fn accept_admin(&mut self, _listener: &mut SimAdminListener) -> io::Result<SimStream> {
+        if self.admin.clients.is_empty() {
+            self.calls += 1;
+            return Err(ErrorKind::WouldBlock.into());
+        }
+        if self.open_admin > 0 && self.open + self.open_admin > self.descriptors {
+            self.fault(Faults::ALWAYS, libc::EMFILE)?;
+        }
+        self.fail_to_accept(|kernel| &mut kernel.admin.clients)?;
+        let index = self.admin.clients.pop_front().expect("a client waits");
+        let socket = &mut self.sockets[index];
+        socket.server_end = End::Open;
+        socket.ledger.accepted_at = Some(self.last_reading);
+        self.open_admin += 1;
+        self.fruitless = 0;
+        self.note(|| format!("admin endpoint accepts client {index}"));
+        Ok(SimStream(index))
     }
 
     fn shed(&mut self, _listener: &mut ()) -> io::Result<()> {
@@ -175,8 +223,11 @@ impl Kernel for SimKernel {
     fn close(&mut self, stream: SimStream, how: Close) {
         self.calls += 1;
         self.fruitless = 0;
-        self.open -= 1;
         let socket = &mut self.sockets[stream.0];
+        match socket.is_admin {
+            true => self.open_admin -= 1,
+            false => self.open -= 1,
+        }
         assert_ne!(socket.server_end, End::Closed, "closed twice");
         socket.server_end = End::Closed;
         socket.ledger.closed = Some((self.last_reading, how));
@@ -191,7 +242,9 @@ impl Kernel for SimKernel {
             self.stale.truncate(32);
         }
         self.note(|| format!("server closes {}: {how:?}", stream.0));
-        self.observe(Event::Closed(SimClient(stream.0)));
+        if !self.sockets[stream.0].is_admin {
+            self.observe(Event::Closed(SimClient(stream.0)));
+        }
     }
 
     fn liveness(&mut self, stream: &mut SimStream) -> io::Result<Liveness> {
@@ -252,6 +305,29 @@ impl SimKernel {
         }
     }
 
+    /// The same of the admin endpoint's listener.
+    fn announce_admin_clients(&mut self, on_event: &mut impl FnMut(Token, Ready)) {
+        let Some(token) = self.admin.listener.filter(|_| self.admin.edge) else { return };
+        if self.random.chance(self.faults.delayed_event) {
+            return;
+        }
+        self.admin.edge = false;
+        if !self.admin.clients.is_empty() {
+            self.deliver(token, Ready::READABLE, on_event);
+        }
+    }
+
+    fn announce_signals(&mut self, on_event: &mut impl FnMut(Token, Ready)) {
+        if !self.signal_edge || self.random.chance(self.faults.delayed_event) {
+            return;
+        }
+        self.signal_edge = false;
+        self.deliver(Token::SIGNAL, Ready::READABLE, on_event);
+        if self.random.chance(self.faults.repeated_event) {
+            self.deliver(Token::SIGNAL, Ready::READABLE, on_event);
+        }
+    }
+
     /// The edge of one socket, unless it has to wait behind the others.
     fn announce_edge(&mut self, on_event: &mut impl FnMut(Token, Ready)) {
         if self.random.chance(self.faults.overtaking_event) {
@@ -302,6 +378,11 @@ impl SimKernel {
         {
             self.deliver(token, Ready::READABLE, on_event);
         }
+        if let Some(token) = self.admin.listener
+            && self.random.chance(self.faults.spurious_event)
+        {
+            self.deliver(token, Ready::READABLE, on_event);
+        }
     }
 
     fn let_time_pass(&mut self, timeout: Option<Duration>) {
@@ -346,7 +427,10 @@ impl SimKernel {
             .inspect_err(|_| self.sockets[index].ledger.failed = true)
     }
 
-    fn fail_to_accept(&mut self) -> io::Result<()> {
+    fn fail_to_accept(
+        &mut self,
+        queue: impl Fn(&mut Self) -> &mut VecDeque<usize>,
+    ) -> io::Result<()> {
         const PENDING: [i32; 9] = [
             libc::ECONNABORTED,
             libc::EPROTO,
@@ -370,7 +454,7 @@ impl SimKernel {
         // A pending error of the new connection is reported in its place, and it is gone.
         let errno = PENDING[self.random.below(PENDING.len())];
         if self.random.below(2) == 0 {
-            let index = self.queue.pop_front().expect("the caller saw one");
+            let index = queue(self).pop_front().expect("the caller saw one");
             self.sockets[index].server_end = End::Closed;
             self.sockets[index].reset_client();
         }

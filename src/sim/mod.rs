@@ -32,7 +32,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 pub use faults::Faults;
-pub use kernel::SimStream;
+pub use kernel::{SimAdminListener, SimStream};
 use pipe::Direction;
 pub use socket::Ledger;
 use socket::{Answer, End, Socket};
@@ -63,11 +63,16 @@ pub struct SimKernel {
     listener: Option<Token>,
     listener_edge: bool,
     queue: VecDeque<usize>,
+    admin: AdminQueue,
     /// Tokens of sockets that are closed, whose events may come late.
     stale: VecDeque<Token>,
     descriptors: usize,
     open: usize,
+    open_admin: usize,
     woken: Arc<AtomicBool>,
+    /// Signals that have come and were not taken.
+    signals: VecDeque<i32>,
+    signal_edge: bool,
     events: u64,
     calls: u64,
     /// Polls in a row that were forbidden to sleep, without an event or a call that achieved
@@ -75,6 +80,14 @@ pub struct SimKernel {
     fruitless: u32,
     trace: Option<Vec<String>>,
     observer: Option<Box<dyn FnMut(Event) + Send>>,
+}
+
+/// The admin endpoint's listener and the clients that wait for it.
+#[derive(Debug, Default)]
+struct AdminQueue {
+    listener: Option<Token>,
+    edge: bool,
+    clients: VecDeque<usize>,
 }
 
 /// A client's end of a simulated connection.
@@ -127,9 +140,13 @@ impl SimKernel {
             listener: None,
             listener_edge: false,
             queue: VecDeque::new(),
+            admin: AdminQueue::default(),
             stale: VecDeque::new(),
             open: 0,
+            open_admin: 0,
             woken: Arc::default(),
+            signals: VecDeque::new(),
+            signal_edge: false,
             events: 0,
             calls: 0,
             fruitless: 0,
@@ -194,9 +211,19 @@ impl SimKernel {
         self.last_reading
     }
 
-    /// Connections whose server end is open.
+    /// Connections whose server end is open, without those of the admin endpoint.
     pub const fn open_streams(&self) -> usize {
         self.open
+    }
+
+    /// Connections of the admin endpoint whose server end is open.
+    pub const fn open_admin_streams(&self) -> usize {
+        self.open_admin
+    }
+
+    /// Clients that wait to be accepted by the admin endpoint.
+    pub fn queued_admin_clients(&self) -> usize {
+        self.admin.clients.len()
     }
 
     /// Clients that wait to be accepted.
@@ -241,6 +268,13 @@ impl SimKernel {
         self.note(|| format!("{time:?} pass"));
     }
 
+    /// Sends the process a signal.
+    pub fn signal(&mut self, signal: i32) {
+        self.note(|| format!("signal {signal}"));
+        self.signals.push_back(signal);
+        self.signal_edge = true;
+    }
+
     /// A client connects, whose address `accept` does not tell. Each direction holds this many
     /// bytes, of which at most `window` have arrived and are unread.
     pub fn connect(&mut self, to_server: usize, to_client: usize, window: usize) -> SimClient {
@@ -266,6 +300,22 @@ impl SimKernel {
             None => format!("client {index} connects"),
         });
         SimClient(index)
+    }
+
+    /// A client connects to the admin endpoint; its numbers are those of
+    /// [`connect`](Self::connect).
+    pub fn connect_admin(
+        &mut self,
+        to_server: usize,
+        to_client: usize,
+        window: usize,
+    ) -> SimClient {
+        let client = self.connect(to_server, to_client, window);
+        self.sockets[client.0].is_admin = true;
+        self.queue.pop_back();
+        self.admin.clients.push_back(client.0);
+        self.admin.edge = true;
+        client
     }
 
     /// What `accept` tells of a client's address.

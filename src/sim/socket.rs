@@ -13,6 +13,8 @@ pub(super) struct Socket {
     pub(super) to_server: Direction,
     pub(super) to_client: Direction,
     pub(super) server_end: End,
+    /// The client came to the admin endpoint.
+    pub(super) is_admin: bool,
     pub(super) token: Option<Token>,
     /// An edge waits to be fetched.
     pub(super) edge: bool,
@@ -111,6 +113,7 @@ impl Socket {
             to_server,
             to_client,
             server_end: End::Queued,
+            is_admin: false,
             token: None,
             edge: false,
             under_way: false,

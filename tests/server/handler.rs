@@ -12,10 +12,10 @@ use std::time::Duration;
 use crate::common::client::*;
 use crate::common::server::{any_port, assert_balanced, wait_for};
 use bytes::Bytes;
-use saltecho::auth::{Challenge, Keyring};
+use saltecho::auth::{Challenge, KeyName, Keyring};
 use saltecho::proto::{Answer, CloseReason, Config, Connection, Handler, Peer, State, Wants};
 use saltecho::python::Monotonic;
-use saltecho::server::{ConnId, Handle, Observer, PushError, Running, Server, Stats};
+use saltecho::server::{ConnId, Handle, Observer, PushError, Record, Running, Server, Stats};
 
 /// Reports its calls. It panics on request, without the hook that prints panics.
 #[derive(Clone)]
@@ -347,11 +347,11 @@ impl Observer for Panicking {
         resume_unwind(Box::new(()));
     }
 
-    fn authenticated(&mut self, _: ConnId) {
+    fn authenticated(&mut self, _: ConnId, _: Option<KeyName>) {
         resume_unwind(Box::new(()));
     }
 
-    fn closed(&mut self, _: ConnId, _: CloseReason) {
+    fn closed(&mut self, _: ConnId, _: CloseReason, _: Option<&Record>) {
         resume_unwind(Box::new(()));
     }
 }
@@ -462,7 +462,7 @@ impl Handler for Asking {
 struct AskingObserver(Asking, Sender<Option<Stats>>);
 
 impl Observer for AskingObserver {
-    fn authenticated(&mut self, _: ConnId) {
+    fn authenticated(&mut self, _: ConnId, _: Option<KeyName>) {
         self.1.send(self.0.ask()).unwrap();
     }
 }

@@ -12,7 +12,7 @@ use crate::common::server::{any_port, assert_balanced, wait_for};
 use crate::common::strace::Tracer;
 use saltecho::auth::{Key, Keyring, MacAlgorithm};
 use saltecho::proto::CloseReason;
-use saltecho::server::{BuildError, ConnId, Limits, Observer, Running, Server};
+use saltecho::server::{BuildError, ConnId, Limits, Observer, Record, Running, Server};
 use socket2::{Domain, Socket, Type};
 
 const WORKERS: usize = 3;
@@ -124,7 +124,7 @@ fn options_of_a_single_loop_are_refused_for_several_workers() {
 fn one_worker_may_have_an_observer() {
     struct Ears(Sender<CloseReason>);
     impl Observer for Ears {
-        fn closed(&mut self, _: ConnId, reason: CloseReason) {
+        fn closed(&mut self, _: ConnId, reason: CloseReason, _: Option<&Record>) {
             self.0.send(reason).unwrap();
         }
     }

@@ -48,6 +48,7 @@ fn next(script: &mut Script) -> io::Result<()> {
 impl Kernel for ScriptedKernel {
     type Listener = usize;
     type Stream = ();
+    type AdminListener = ();
 
     fn now(&mut self) -> Monotonic {
         Monotonic::ZERO.saturating_add(self.clock)
@@ -90,6 +91,14 @@ impl Kernel for ScriptedKernel {
         next(&mut self.clients[*listener])?;
         self.accepted.push(*listener);
         Ok(((), self.peer))
+    }
+
+    fn register_admin_listener(&mut self, _listener: &mut (), _token: Token) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn accept_admin(&mut self, _listener: &mut ()) -> io::Result<()> {
+        Err(ErrorKind::WouldBlock.into())
     }
 
     fn shed(&mut self, _listener: &mut usize) -> io::Result<()> {

@@ -159,6 +159,7 @@ impl Line {
 impl Kernel for World {
     type Listener = ();
     type Stream = Stream;
+    type AdminListener = ();
 
     fn now(&mut self) -> Monotonic {
         Monotonic::ZERO.saturating_add(self.clock)
@@ -216,6 +217,14 @@ impl Kernel for World {
 
     fn accept(&mut self, (): &mut ()) -> io::Result<(Stream, Option<SocketAddr>)> {
         unreachable!("a load generator does not listen")
+    }
+
+    fn register_admin_listener(&mut self, _listener: &mut (), _token: Token) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn accept_admin(&mut self, _listener: &mut ()) -> io::Result<Stream> {
+        Err(io::ErrorKind::WouldBlock.into())
     }
 
     fn shed(&mut self, (): &mut ()) -> io::Result<()> {

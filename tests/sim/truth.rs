@@ -373,6 +373,7 @@ struct Prompt {
 impl Kernel for Prompt {
     type Listener = <MioKernel as Kernel>::Listener;
     type Stream = <MioKernel as Kernel>::Stream;
+    type AdminListener = <MioKernel as Kernel>::AdminListener;
 
     fn now(&mut self) -> Monotonic {
         self.kernel.now()
@@ -409,6 +410,18 @@ impl Kernel for Prompt {
         listener: &mut Self::Listener,
     ) -> io::Result<(Self::Stream, Option<SocketAddr>)> {
         self.kernel.accept(listener)
+    }
+
+    fn register_admin_listener(
+        &mut self,
+        listener: &mut Self::AdminListener,
+        token: Token,
+    ) -> io::Result<()> {
+        self.kernel.register_admin_listener(listener, token)
+    }
+
+    fn accept_admin(&mut self, listener: &mut Self::AdminListener) -> io::Result<Self::Stream> {
+        self.kernel.accept_admin(listener)
     }
 
     fn shed(&mut self, listener: &mut Self::Listener) -> io::Result<()> {

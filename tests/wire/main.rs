@@ -36,6 +36,8 @@ struct Peer<H: Handler = Upper> {
     connection: Connection<H>,
     sent: Vec<u8>,
     now: Monotonic,
+    /// The keys that replies named.
+    keys: Vec<usize>,
 }
 
 impl Peer {
@@ -48,7 +50,8 @@ impl<H: Handler> Peer<H> {
     fn with(config: Config, handler: H) -> Self {
         let challenge = Challenge::new(CHALLENGE);
         let connection = Connection::new(&config, challenge, handler, Monotonic::ZERO);
-        let mut peer = Self { config, connection, sent: Vec::new(), now: Monotonic::ZERO };
+        let (sent, now, keys) = (Vec::new(), Monotonic::ZERO, Vec::new());
+        let mut peer = Self { config, connection, sent, now, keys };
         assert_eq!(peer.connection.chunk(), CHALLENGE, "the challenge, and nothing else");
         peer.take_chunk(usize::MAX);
         peer.sent.clear();
@@ -72,6 +75,7 @@ impl<H: Handler> Peer<H> {
         assert!(matches!(self.connection.wants(&self.config), Wants::Recv { limit } if limit > 0));
         let mut data = data.to_vec();
         let reply = self.connection.handle_recv(&self.config, &mut data, self.now);
+        self.keys.extend(reply.key());
         let n = room.min(reply.bytes().len());
         self.sent.extend_from_slice(&reply.bytes()[..n]);
         reply.sent(n);
@@ -157,6 +161,7 @@ fn every_segmentation_of_a_right_digest_with_every_ending() {
             assert_eq!(peer.connection.state(), state, "cuts {cuts:#b}, {ending:?}");
             assert_eq!(peer.sent, answer, "cuts {cuts:#b}, {ending:?}");
             assert!(peer.connection.has_authenticated());
+            assert_eq!(peer.keys, [0], "cuts {cuts:#b}, {ending:?}");
         }
     }
 }
@@ -178,7 +183,24 @@ fn every_segmentation_of_a_wrong_digest_ends_without_a_byte() {
             assert_eq!(peer.reason(), Some(CloseReason::Rejected));
             assert_eq!(peer.sent, b"");
             assert!(!peer.connection.has_authenticated());
+            assert!(peer.keys.is_empty());
         }
+    }
+}
+
+#[test]
+fn one_reply_names_the_key_of_the_digest() {
+    let keys = [[1; 16], [2; 16], [3; 16]].map(Key::new);
+    for (position, key) in keys.iter().enumerate() {
+        let ring = Keyring::new(MacAlgorithm::Md5, &keys).unwrap();
+        let mut peer = Peer::with(Config::new(ring), Upper);
+        let digest = MacAlgorithm::Md5.digest(key, &Challenge::new(CHALLENGE));
+        let stream = [digest.as_bytes(), b"first"].concat();
+        peer.receive(&stream[..15]);
+        assert!(peer.keys.is_empty(), "too early");
+        peer.receive(&stream[15..]);
+        peer.receive(b"second");
+        assert_eq!((&peer.keys[..], &peer.sent[..]), (&[position][..], &b"FIRSTSECOND"[..]));
     }
 }
 

@@ -4,9 +4,10 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::Args;
+use saltecho::server::AdminAddress;
 
 use super::admission::AdmissionArgs;
-use crate::cli::address::listen_address;
+use crate::cli::address::{admin_address, listen_address};
 use crate::cli::keyfile::KeyArgs;
 use crate::cli::protocol::ProtocolArgs;
 use crate::cli::reply::Reply;
@@ -44,6 +45,17 @@ pub(in crate::cli) struct ServeArgs {
     #[arg(long, value_name = "SIZE")]
     #[arg(env = "SALTECHO_MAX_MESSAGE", hide_env_values = true)]
     pub(super) max_message: Option<MaxMessage>,
+    /// Address of the admin endpoint: HTTP for probes, lists of connections, and `saltecho ctl`
+    /// (unix:/run/saltecho/admin.sock, 127.0.0.1:9998) [default: none]
+    #[arg(long, value_name = "ADDR|unix:PATH", env = "SALTECHO_ADMIN", hide_env_values = true)]
+    #[arg(value_parser = admin_address)]
+    pub(super) admin: Option<AdminAddress>,
+
+    /// Allow --admin at an address that other machines reach: all who do may list and kill
+    /// connections, and stop the server
+    #[arg(long, env = "SALTECHO_ADMIN_EXPOSED", hide_env_values = true)]
+    #[arg(value_parser = clap::builder::FalseyValueParser::new())]
+    pub(super) admin_exposed: bool,
 
     /// Answer to each message
     #[arg(long, value_enum, value_name = "HOW", default_value_t = Reply::Upper)]

@@ -5,8 +5,9 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use saltecho::auth::KeyName;
 use saltecho::proto::{CloseReason, Config, Protocol};
-use saltecho::server::{AcceptPause, ConnId, Limits, Observer, Stats};
+use saltecho::server::{AcceptPause, ConnId, Limits, Observer, Record, Stats};
 
 use crate::cli::failure::{Exit, Failure};
 use crate::cli::log::{Level, Log};
@@ -153,12 +154,12 @@ impl Observer for Reporter {
         }
     }
 
-    fn authenticated(&mut self, id: ConnId) {
+    fn authenticated(&mut self, id: ConnId, _: Option<KeyName>) {
         self.forget(id);
         self.print(format_args!("{id} authenticated"));
     }
 
-    fn closed(&mut self, id: ConnId, reason: CloseReason) {
+    fn closed(&mut self, id: ConnId, reason: CloseReason, _: Option<&Record>) {
         let Some(peer) = self.forget(id) else {
             return self.print(format_args!("{id} closed: {reason}"));
         };

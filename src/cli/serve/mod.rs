@@ -56,6 +56,7 @@ fn serve<H: Handler + Clone + Send>(
     refuse_repeated(&args.listen)?;
     let protocol = args.protocol.get();
     args.check_protocol()?;
+    args.refuse_exposed_admin()?;
     let keys = Keys::for_server(&args.keys, protocol, &args.listen)
         .map_err(|error| Failure::new(Exit::Usage, error))?;
     warn_of_exposure(args, log);
@@ -80,6 +81,9 @@ fn serve<H: Handler + Clone + Send>(
     for address in &args.listen {
         builder = builder.listen(*address);
     }
+    if let Some(address) = &args.admin {
+        builder = builder.admin(address.clone());
+    }
     let mut servers = build(builder.handler(handler), args)?;
     for (server, number) in servers.iter_mut().zip(1..) {
         let worker = (workers > 1).then_some(number);
@@ -99,7 +103,9 @@ fn serve<H: Handler + Clone + Send>(
         port_file.write(&addresses, log)?;
     }
     let shown: Vec<String> = addresses.iter().map(SocketAddr::to_string).collect();
-    log.print(Level::Normal, format_args!("listening on {}: {settings}", shown.join(", ")));
+    let admin = servers[0].admin_address();
+    let admin = admin.map_or(String::new(), |address| format!(", admin endpoint {address}"));
+    log.print(Level::Normal, format_args!("listening on {}{admin}: {settings}", shown.join(", ")));
     let stats = run_workers(servers).context("the event loop failed")?;
     drop(signals);
     log.print(Level::Normal, journal::counters(&stats));
@@ -137,6 +143,21 @@ impl ServeArgs {
         }
     }
 
+    /// Refuses an admin endpoint that other machines reach, unless that is allowed.
+    fn refuse_exposed_admin(&self) -> Result<(), Failure> {
+        match &self.admin {
+            Some(address) if !address.is_local() && !self.admin_exposed => {
+                let text = format!(
+                    "--admin {address} can be reached from other machines, which could list and \
+                     kill connections and stop the server: use a loopback address or unix:PATH, or \
+                     allow it with --admin-exposed"
+                );
+                Err(Failure::with_message(Exit::Usage, text))
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn config(&self, keyring: Keyring) -> Config {
         let mut config = Config::new(keyring);
         config.protocol = self.protocol.get();
@@ -151,7 +172,10 @@ impl ServeArgs {
     fn limits(&self) -> Limits {
         let mut limits = match self.max_connections {
             Some(number) => Limits::for_connections(number as usize),
-            None => Limits::for_workers(self.workers.into(), self.listen.len()),
+            None => {
+                let admin = self.admin.as_ref().map_or(0, |_| Limits::DESCRIPTORS_OF_ADMIN);
+                Limits::for_workers(self.workers.into(), self.listen.len(), admin)
+            }
         };
         limits.backlog = self.backlog;
         limits.drain_timeout = self.drain_timeout.0;
@@ -202,6 +226,10 @@ fn build<H: Handler + Clone>(
             }
             _ => Failure::with_message(Exit::Runtime, cannot_listen(address, &source)),
         },
+        BuildError::ListenAdmin { address, source } => {
+            let text = format!("--admin {address}: {source}");
+            Failure::with_message(Exit::Runtime, text)
+        }
         BuildError::Descriptors { .. } => {
             Failure::with_message(Exit::Usage, format!("--max-connections: {error}"))
         }

@@ -90,13 +90,15 @@ impl<H: Handler> Connection<H> {
                 let Mutual { handshake, peer } = &**mutual;
                 // Something if the client has accepted the response before it was sent.
                 let (unsent, peer) = (handshake.unsent().to_vec(), *peer);
+                let key = handshake.key().and_then(|key| config.keyring.position_of(key));
                 self.recv_again(config, now);
                 self.enter_conversation(&peer);
                 let reply = match &mut input[taken..] {
                     [] => Reply::empty(self, config, now),
                     rest => self.handle_recv(config, rest, now),
                 };
-                if unsent.is_empty() { reply } else { reply.behind(&unsent) }
+                let reply = if unsent.is_empty() { reply } else { reply.behind(&unsent) };
+                reply.with_key(key)
             }
         }
     }

@@ -5,16 +5,18 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use saltecho::auth::KeyName;
 use saltecho::proto::{CloseReason, Config};
 use saltecho::python::Monotonic;
 use saltecho::reactor::Close;
-use saltecho::server::{ConnId, Limits, Observer, Stats};
+use saltecho::server::{ConnId, Limits, Observer, Record, Stats};
 use saltecho::sim::{Event, Ledger, SimClient, SimKernel};
 
 use super::admission::Admission;
 use super::client::{Client, Fate};
 use super::handler::Calls;
 use super::keepalive::Keepalive;
+use super::records::Records;
 
 const CHALLENGE: u64 = 32;
 const DIGEST: u64 = 16;
@@ -33,6 +35,7 @@ pub struct Judge {
     reports: Arc<Mutex<Vec<Report>>>,
     admission: Admission,
     keepalive: Keepalive,
+    pub records: Records,
     overdue: BTreeMap<SimClient, u32>,
     opened: u64,
     authenticated: u64,
@@ -43,12 +46,12 @@ pub struct Judge {
     pub reasons: BTreeMap<SimClient, CloseReason>,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 enum Report {
     Kernel(Event),
     Opened(ConnId, Option<SocketAddr>),
-    Authenticated(ConnId),
-    Closed(ConnId, CloseReason),
+    Authenticated(ConnId, Option<KeyName>),
+    Closed(ConnId, CloseReason, Option<Record>),
 }
 
 struct Recorder(Arc<Mutex<Vec<Report>>>);
@@ -58,12 +61,12 @@ impl Observer for Recorder {
         self.0.lock().unwrap().push(Report::Opened(id, peer));
     }
 
-    fn authenticated(&mut self, id: ConnId) {
-        self.0.lock().unwrap().push(Report::Authenticated(id));
+    fn authenticated(&mut self, id: ConnId, key: Option<KeyName>) {
+        self.0.lock().unwrap().push(Report::Authenticated(id, key));
     }
 
-    fn closed(&mut self, id: ConnId, reason: CloseReason) {
-        self.0.lock().unwrap().push(Report::Closed(id, reason));
+    fn closed(&mut self, id: ConnId, reason: CloseReason, record: Option<&Record>) {
+        self.0.lock().unwrap().push(Report::Closed(id, reason, record.cloned()));
     }
 }
 
@@ -77,6 +80,7 @@ impl Judge {
             reports: Arc::default(),
             admission: Admission::new(limits),
             keepalive: Keepalive::new(config, limits),
+            records: Records::new(&config.keyring),
             overdue: BTreeMap::new(),
             opened: 0,
             authenticated: 0,
@@ -124,17 +128,22 @@ impl Judge {
                 }
                 Report::Opened(id, peer) => {
                     self.opened += 1;
+                    self.records.opened(id);
                     let client = pending.take().expect("it was accepted before");
                     assert_eq!(peer, kernel.peer(client), "{id} has the address of another client");
                     self.admission.opened(id, peer, now);
                 }
-                Report::Authenticated(id) => {
+                Report::Authenticated(id, key) => {
+                    self.records.authenticated(id, key);
                     self.authenticated += 1;
                     self.admission.authenticated(id);
                     let client = client_of(kernel, clients, id).expect("it is registered");
                     assert!(client.honest, "a wrong digest was accepted");
                 }
-                Report::Closed(id, reason) => self.check_closed(kernel, clients, id, reason),
+                Report::Closed(id, reason, record) => {
+                    self.records.closed(kernel, id, record.as_ref());
+                    self.check_closed(kernel, clients, id, reason);
+                }
             }
         }
         self.admission.audit(stats);
@@ -253,6 +262,8 @@ impl Judge {
             assert_eq!(reported, count, "the observer saw {reported} of them close: {reason}");
         }
         assert_eq!(self.authenticated, stats.authenticated, "reported and counted");
+        let by_key = stats.authenticated_by_key().iter().map(|(_, count)| count).sum::<u64>();
+        assert_eq!(self.authenticated, by_key, "reported and counted by key");
     }
 
     /// Checks an open connection between two turns.

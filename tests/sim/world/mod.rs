@@ -6,6 +6,7 @@ pub mod client;
 mod handler;
 pub mod judge;
 mod keepalive;
+mod records;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
@@ -100,6 +101,8 @@ impl World {
         let mut world = Self::with_handler(kernel, config, limits, random, handler);
         world.pushes = pushes;
         world.judge.last_look_is_whole &= !late;
+        world.judge.records.kept = world.random.chance(500);
+        world.server.keep_records(world.judge.records.kept);
         world.sources = sources;
         world
     }
@@ -205,7 +208,15 @@ impl World {
         let (open, stats) = (self.server.kernel_mut().open_streams(), self.server.stats());
         assert_eq!(open, stats.connections, "a slot without a socket, or the reverse");
         self.judge.after_turn(self.server.kernel_mut(), &self.clients, &stats);
+        self.check_records();
         goes_on
+    }
+
+    fn check_records(&mut self) {
+        for id in self.judge.records.open() {
+            let record = self.server.record(id);
+            self.judge.records.check(self.server.kernel_mut(), id, record.as_ref());
+        }
     }
 
     /// One random act of one random client.

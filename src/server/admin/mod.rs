@@ -1,0 +1,445 @@
+//! The admin endpoint: HTTP for those who watch a loop, served by the loop itself.
+//!
+//! It has [`PLACES`] places and a listener of its own, so it answers when the service has no place
+//! left, while accepting pauses and while the server drains. In a turn each of its exchanges produces
+//! at most one slice of an answer and moves about as many bytes, whatever was asked for, so the
+//! service waits for the eight of them no longer than for one connection that moves
+//! [`Limits::bytes_per_turn`](super::Limits). Its few deadlines are found by a scan, and a server
+//! without an endpoint pays one comparison a turn.
+
+mod query;
+mod routes;
+mod rows;
+
+use std::time::Duration;
+
+use routes::Route;
+use rows::{Rows, Search};
+
+use super::Server;
+use super::accept::{AcceptError, classify};
+use crate::proto::http::{Body, Exchange, Progress, Response, SLICE, Wants};
+use crate::proto::{Handler, http};
+use crate::python::Monotonic;
+use crate::reactor::{Close, Kernel, Ready, Token, transfer};
+
+/// Exchanges at once.
+pub(super) const PLACES: usize = 8;
+
+/// Descriptors of an endpoint: its places, its listener, the one in reserve, and that of a client for
+/// which an idle one has yet to make room.
+pub(super) const DESCRIPTORS: usize = PLACES + 3;
+
+/// How long a client that has not asked for anything yet keeps its place while others wait: 1 s.
+/// One that has been answered gives it up at once, as HTTP allows (RFC 9112, section 9.5).
+const GRACE: Duration = Duration::from_secs(1);
+
+/// How long accepting pauses after an error: 100 ms.
+const RETRY: Duration = Duration::from_millis(100);
+
+/// Cost of a call at least, in bytes, as in the service's share.
+const CALL_COST: usize = 1024;
+
+/// An admin endpoint: its listener and its exchanges.
+pub(super) struct Admin<K: Kernel> {
+    listener: K::AdminListener,
+    /// Clients may wait to be accepted.
+    waiting: bool,
+    /// When accepting goes on, while clients wait for a place or after an error.
+    accept_at: Option<Monotonic>,
+    places: [Option<Place<K::Stream>>; PLACES],
+    /// When it has to go on without an event.
+    next: Option<Monotonic>,
+    /// An event came since it went on.
+    had_events: bool,
+}
+
+/// One exchange with its socket.
+struct Place<S> {
+    stream: S,
+    exchange: Exchange,
+    ready: Ready,
+    /// The answer in progress, if it takes more than one turn.
+    task: Option<Task>,
+    /// When its last answer was sent, or when it was accepted.
+    since: Monotonic,
+    has_asked: bool,
+}
+
+/// An answer that takes more than one turn.
+enum Task {
+    Rows(Rows),
+    Kill(Search),
+}
+
+impl<K: Kernel> Admin<K> {
+    /// Registers the listener. Clients may have queued before, so the first turn looks at it.
+    pub(super) fn new(kernel: &mut K, mut listener: K::AdminListener) -> std::io::Result<Self> {
+        kernel.register_admin_listener(&mut listener, Token::admin(0))?;
+        Ok(Self {
+            listener,
+            waiting: true,
+            accept_at: Some(Monotonic::ZERO),
+            places: std::array::from_fn(|_| None),
+            next: Some(Monotonic::ZERO),
+            had_events: false,
+        })
+    }
+
+    pub(super) const fn listener(&self) -> &K::AdminListener {
+        &self.listener
+    }
+
+    /// An event came for the listener, which is number 0, or for a place.
+    pub(super) fn handle_event(&mut self, number: usize, ready: Ready) {
+        self.had_events = true;
+        match number.checked_sub(1) {
+            None => {
+                self.waiting = true;
+                // A pause after an error lasts; a wait for a place ends with an event anyway.
+                self.accept_at = self.accept_at.or(Some(Monotonic::ZERO));
+            }
+            Some(index) => {
+                if let Some(Some(place)) = self.places.get_mut(index) {
+                    place.ready.insert(ready);
+                }
+            }
+        }
+    }
+
+    /// When it has to go on, if no event comes before.
+    pub(super) const fn next(&self) -> Option<Monotonic> {
+        self.next
+    }
+
+    fn is_due(&self, now: Monotonic) -> bool {
+        self.had_events || self.next.is_some_and(|next| next <= now)
+    }
+
+    /// Closes the listener and every exchange, at the end of the loop.
+    pub(super) fn close(mut self, kernel: &mut K) {
+        for place in self.places.iter_mut().filter_map(Option::take) {
+            place.close(kernel);
+        }
+    }
+
+    /// The place to give up for a client that waits: of those without a request the one that has
+    /// been idle for longest. With none, the time from which there may be one.
+    fn place_to_give_up(&self, now: Monotonic) -> Result<usize, Option<Monotonic>> {
+        let places = self.places.iter().enumerate();
+        let idle = places.filter_map(|(index, place)| {
+            let place = place.as_ref().filter(|place| place.exchange.is_idle())?;
+            let grace = if place.has_asked { Duration::ZERO } else { GRACE };
+            Some((index, place.since, place.since.saturating_add(grace)))
+        });
+        let may = idle.clone().filter(|(_, _, from)| *from <= now);
+        match may.min_by_key(|(_, since, _)| *since) {
+            Some((index, ..)) => Ok(index),
+            None => Err(idle.map(|(_, _, from)| from).min()),
+        }
+    }
+
+    fn next_time(&self, now: Monotonic) -> Option<Monotonic> {
+        let places = self.places.iter().flatten().filter_map(|place| match place.can_go_on() {
+            true => Some(now),
+            false => place.exchange.poll_timeout(),
+        });
+        places.chain(self.accept_at.filter(|_| self.waiting)).min()
+    }
+}
+
+impl<S> Place<S> {
+    fn close<K: Kernel<Stream = S>>(mut self, kernel: &mut K) {
+        self.exchange.abort();
+        let how = match self.exchange.is_cut_short() {
+            true => Close::Reset,
+            false => Close::Orderly,
+        };
+        kernel.close(self.stream, how);
+    }
+
+    /// Whether it can go on without an event.
+    fn can_go_on(&self) -> bool {
+        match self.exchange.wants() {
+            Wants::Recv { .. } => self.ready.has(Ready::READABLE),
+            Wants::Send => self.ready.has(Ready::WRITABLE),
+            Wants::Answer | Wants::Slice | Wants::Shutdown => true,
+            Wants::Nothing => false,
+        }
+    }
+}
+
+impl<K: Kernel, H: Handler + Clone> Server<K, H> {
+    /// Serves the admin endpoint, if there is one and it has anything to do.
+    pub(super) fn serve_admin(&mut self) {
+        if self.admin.as_ref().is_some_and(|admin| admin.is_due(self.reactor.now())) {
+            self.admin_turn();
+        }
+    }
+
+    #[inline(never)]
+    fn admin_turn(&mut self) {
+        // Taken out meanwhile: an answer may need all of the server.
+        let Some(mut admin) = self.admin.take() else { return };
+        let now = self.reactor.now();
+        admin.had_events = false;
+        for index in 0..PLACES {
+            self.serve_place(&mut admin, index, now);
+        }
+        self.accept_admin_clients(&mut admin, now);
+        admin.next = admin.next_time(now);
+        self.admin = Some(admin);
+    }
+
+    fn serve_place(&mut self, admin: &mut Admin<K>, index: usize, now: Monotonic) {
+        let Some(place) = &mut admin.places[index] else { return };
+        let is_late = place.exchange.poll_timeout().is_some_and(|deadline| deadline <= now);
+        if is_late {
+            // The process may have been stopped while bytes arrived in time: look before judging.
+            place.ready.insert(Ready::READABLE.union(Ready::WRITABLE));
+        }
+        self.advance(place, now);
+        if is_late {
+            place.exchange.handle_timeout(now);
+            self.advance(place, now);
+        }
+        if place.exchange.is_closed() {
+            self.leave_place(admin, index);
+        }
+    }
+
+    /// Closes an exchange. One that waits for a place, or for the descriptor, can have it now: before
+    /// the service takes it.
+    fn leave_place(&mut self, admin: &mut Admin<K>, index: usize) {
+        if let Some(place) = admin.places[index].take() {
+            place.close(&mut self.reactor.kernel);
+            admin.waiting = true;
+            admin.accept_at = Some(Monotonic::ZERO);
+        }
+    }
+
+    /// Does what an exchange wants, within its share of a turn: one slice of an answer, and about as
+    /// many bytes moved.
+    fn advance(&mut self, place: &mut Place<K::Stream>, now: Monotonic) {
+        let (mut share, mut may_produce) = (2 * SLICE, true);
+        while share > 0 {
+            let kernel = &mut self.reactor.kernel;
+            let Place { stream, exchange, ready, .. } = place;
+            let moved = match exchange.wants() {
+                Wants::Recv { limit } if ready.has(Ready::READABLE) => {
+                    let limit = limit.min(self.scratch.len());
+                    let buffer = &mut self.scratch[..limit];
+                    match transfer::recv(kernel, stream, ready, buffer) {
+                        Ok(None) => 0,
+                        Ok(Some(0)) => {
+                            exchange.handle_eof();
+                            0
+                        }
+                        Ok(Some(n)) => {
+                            exchange.handle_recv(&buffer[..n], now);
+                            n
+                        }
+                        Err(_) => {
+                            exchange.abort();
+                            0
+                        }
+                    }
+                }
+                Wants::Send if ready.has(Ready::WRITABLE) => {
+                    let chunk = exchange.chunk();
+                    let chunk = &chunk[..chunk.len().min(share)];
+                    match transfer::send(kernel, stream, ready, chunk) {
+                        Ok(n) => {
+                            exchange.handle_sent(n, now);
+                            place.since = now;
+                            n
+                        }
+                        Err(_) => {
+                            exchange.abort();
+                            0
+                        }
+                    }
+                }
+                Wants::Answer if may_produce => {
+                    may_produce = false;
+                    self.answer(place, now);
+                    0
+                }
+                Wants::Slice if may_produce => {
+                    may_produce = false;
+                    let mut filling = Filling { server: self, task: &mut place.task };
+                    place.exchange.fill(&mut filling, now);
+                    0
+                }
+                Wants::Shutdown => {
+                    // A failure means that the peer is gone, which the next recv reports.
+                    let _ = kernel.shutdown(stream);
+                    exchange.handle_shutdown(now);
+                    0
+                }
+                Wants::Recv { .. }
+                | Wants::Send
+                | Wants::Answer
+                | Wants::Slice
+                | Wants::Nothing => return,
+            };
+            share = share.saturating_sub(moved.max(CALL_COST));
+        }
+    }
+
+    /// Answers the request, or does a part of what is needed for that.
+    fn answer(&mut self, place: &mut Place<K::Stream>, now: Monotonic) {
+        place.has_asked = true;
+        let response = match &mut place.task {
+            Some(Task::Kill(search)) => self.kill(search),
+            _ => {
+                let request = place.exchange.request().expect("an answer is wanted");
+                let (response, task) = self.respond(&request);
+                place.task = task;
+                response
+            }
+        };
+        if let Some(response) = response {
+            if let Some(Task::Kill(_)) = place.task {
+                place.task = None;
+            }
+            place.exchange.respond(response, now);
+        }
+    }
+
+    fn respond(&mut self, request: &http::Request<'_>) -> (Option<Response>, Option<Task>) {
+        let route = match Route::new(request) {
+            Ok(route) => route,
+            Err(response) => return (Some(response), None),
+        };
+        match route {
+            Route::Live => (Some(routes::live()), None),
+            Route::Ready => (Some(routes::ready(self.is_ready())), None),
+            Route::Version => (Some(routes::version()), None),
+            Route::Connections(query) => {
+                let rows = Task::Rows(Rows::new(query));
+                (Some(Response::streamed("application/x-ndjson")), Some(rows))
+            }
+            Route::Kill(number) => {
+                let mut search = Search::new(number);
+                (self.kill(&mut search), Some(Task::Kill(search)))
+            }
+            Route::Drain => {
+                self.drain();
+                (Some(routes::draining()), None)
+            }
+        }
+    }
+
+    fn accept_admin_clients(&mut self, admin: &mut Admin<K>, now: Monotonic) {
+        // Each takes a place, or gives one up for the next.
+        for _ in 0..PLACES {
+            if !admin.waiting || admin.accept_at.is_some_and(|time| time > now) {
+                return;
+            }
+            let index = match self.place_for_another(admin, now) {
+                Ok(index) => index,
+                Err(time) => return admin.accept_at = time,
+            };
+            match self.reactor.kernel.accept_admin(&mut admin.listener) {
+                Ok(stream) => {
+                    self.leave_place(admin, index);
+                    self.enter_place(admin, index, stream, now);
+                }
+                Err(error) => match classify(&error) {
+                    AcceptError::Drained => admin.waiting = false,
+                    AcceptError::Client => {}
+                    // An endpoint that cannot be reached is no reason to end the service.
+                    AcceptError::Exhausted | AcceptError::Fatal => {
+                        match admin.place_to_give_up(now) {
+                            Ok(idle) => self.leave_place(admin, idle),
+                            Err(_) => return admin.accept_at = Some(now.saturating_add(RETRY)),
+                        }
+                    }
+                },
+            }
+        }
+        admin.accept_at = Some(now);
+    }
+
+    /// The place for a client that may be waiting: a free one, or that of an idle client. If there
+    /// is none, the time from which there may be one.
+    fn place_for_another(
+        &mut self,
+        admin: &mut Admin<K>,
+        now: Monotonic,
+    ) -> Result<usize, Option<Monotonic>> {
+        if let Some(index) = admin.places.iter().position(Option::is_none) {
+            return Ok(index);
+        }
+        loop {
+            let index = admin.place_to_give_up(now)?;
+            let place = admin.places[index].as_mut().expect("it is occupied");
+            // Its request may have come since the last event.
+            place.ready.insert(Ready::READABLE);
+            self.advance(place, now);
+            if place.exchange.is_closed() {
+                self.leave_place(admin, index);
+                return Ok(index);
+            }
+            if place.exchange.is_idle() {
+                return Ok(index);
+            }
+        }
+    }
+
+    fn enter_place(
+        &mut self,
+        admin: &mut Admin<K>,
+        index: usize,
+        mut stream: K::Stream,
+        now: Monotonic,
+    ) {
+        let number = u8::try_from(index + 1).expect("there are few places");
+        if self.reactor.kernel.register(&mut stream, Token::admin(number)).is_err() {
+            return self.reactor.kernel.close(stream, Close::Orderly);
+        }
+        admin.places[index] = Some(Place {
+            stream,
+            exchange: Exchange::new(now),
+            // Its request has most likely come with it.
+            ready: Ready::READABLE.union(Ready::WRITABLE),
+            task: None,
+            since: now,
+            has_asked: false,
+        });
+        self.serve_place(admin, index, now);
+    }
+}
+
+/// A streamed answer that reads from the server.
+struct Filling<'a, K: Kernel, H> {
+    server: &'a mut Server<K, H>,
+    task: &'a mut Option<Task>,
+}
+
+impl<K: Kernel, H: Handler + Clone> Body for Filling<'_, K, H> {
+    fn fill(&mut self, out: &mut Vec<u8>, max: usize) -> Progress {
+        let Some(Task::Rows(rows)) = self.task else { return Progress::Done };
+        let progress = rows.fill(&self.server.reactor.slots, out, max);
+        if progress == Progress::Done {
+            *self.task = None;
+        }
+        progress
+    }
+}
+
+#[cfg(any(test, feature = "testing"))]
+impl<K: Kernel> Admin<K> {
+    /// Checks that it goes on when it can.
+    ///
+    /// # Panics
+    /// If an exchange could go on, or is due, and it would sleep.
+    pub(super) fn assert_consistent(&self, now: Monotonic) {
+        let due = self.next_time(now);
+        let wakes = due.is_none_or(|due| self.next.is_some_and(|next| next <= due.max(now)));
+        assert!(wakes, "the admin endpoint is due at {due:?}, and wakes at {:?}", self.next);
+        let closed = self.places.iter().flatten().any(|place| place.exchange.is_closed());
+        assert!(!closed, "an exchange is over and still here");
+    }
+}

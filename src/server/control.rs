@@ -1,0 +1,170 @@
+//! What a loop leaves to its program: signals, reloads, and reporting the state of the service.
+
+use std::time::Duration;
+
+use super::{Handle, Lifecycle, Server};
+use crate::proto::{Handler, guarded};
+use crate::python::Monotonic;
+use crate::reactor::Kernel;
+
+/// Decides what signals and operators' commands mean, and reports the service's state to its
+/// manager.
+///
+/// The loop calls it between two connections' turns, so it must not block: all connections wait
+/// meanwhile. Reading a small file is fine; looking up a name is not. If it panics, that is counted
+/// ([`Stats::observer_panics`](super::Stats)), and it is called again next time. `server` reaches
+/// all loops; those calls of it that wait for a loop return nothing here, so ask with
+/// [`Handle::with_stats`].
+///
+/// With several loops, the first has the control.
+#[allow(unused_variables)] // What is not overridden does nothing.
+pub trait Control: Send {
+    /// A signal came: one of those that [`Kernel::catch_signals`] caught.
+    fn signal(&mut self, signal: i32, server: &Handle) {}
+
+    /// Reads keys and settings again and applies them with `server`; called for
+    /// [`Handle::reload`]. [`ServiceState::Reloading`] is reported before.
+    ///
+    /// # Errors
+    /// What is wrong with the new ones, in one line. Then those in force must not change.
+    fn reload(&mut self, server: &Handle) -> Result<String, String> {
+        Err("there is nothing to reload".to_owned())
+    }
+
+    /// Changes what is logged from now on.
+    ///
+    /// # Errors
+    /// Why not, with the levels that there are.
+    fn set_log_level(&mut self, level: &str) -> Result<String, String> {
+        Err("the log has one level only".to_owned())
+    }
+
+    /// The service is in another state than when this was last called.
+    fn state(&mut self, state: ServiceState, server: &Handle) {}
+
+    /// Time between two calls of [`tick`](Self::tick); `None` for no calls.
+    fn period(&self) -> Option<Duration> {
+        None
+    }
+
+    /// Called once per [`period`](Self::period), at the end of a turn, so a loop that is stuck does
+    /// not call it. The other loops have turned too once they have answered
+    /// [`Handle::with_stats`].
+    fn tick(&mut self, server: &Handle) {}
+
+    /// Lines left out of the log so far.
+    fn log_lines_suppressed(&self) -> u64 {
+        0
+    }
+}
+
+/// The state of a service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ServiceState {
+    /// It listens and serves.
+    Ready,
+    /// It serves, and [`Control::reload`] is about to be called.
+    Reloading,
+    /// It still accepts and serves, but is to get no new clients
+    /// ([`Limits::drain_delay`](super::Limits::drain_delay)).
+    Unready,
+    /// Its listeners are closed, and connections are being finished.
+    Draining,
+    /// It has ended.
+    Stopped,
+}
+
+impl ServiceState {
+    const fn new(lifecycle: Lifecycle) -> Self {
+        match lifecycle {
+            Lifecycle::Running => Self::Ready,
+            Lifecycle::Unready { .. } => Self::Unready,
+            Lifecycle::Draining { .. } => Self::Draining,
+            Lifecycle::Stopped => Self::Stopped,
+        }
+    }
+}
+
+/// A control with what the loop has to know of it.
+pub(super) struct Controlled {
+    control: Box<dyn Control>,
+    /// Reaches all the loops, this one among them.
+    all: Handle,
+    reported: Option<ServiceState>,
+    next_tick: Option<Monotonic>,
+}
+
+impl<K: Kernel, H: Handler + Clone> Server<K, H> {
+    /// Leaves decisions to `control` from now on, which acts on the loops that `all` reaches.
+    pub fn set_control(&mut self, control: Box<dyn Control>, all: Handle) {
+        // The first turn reports the state and ticks.
+        let next_tick = Some(Monotonic::ZERO);
+        self.controlled = Some(Controlled { control, all, reported: None, next_tick });
+    }
+
+    /// Whether new clients are welcome: false from the turn in which a drain begins.
+    pub fn is_ready(&self) -> bool {
+        self.lifecycle == Lifecycle::Running
+    }
+
+    /// When the control has to be called next.
+    pub(super) fn next_tick(&self) -> Option<Monotonic> {
+        self.controlled.as_ref().and_then(|controlled| controlled.next_tick)
+    }
+
+    /// Calls the control, whose panic must not end the loop. `None` if it panicked, or there is
+    /// none.
+    pub(super) fn control<T>(
+        &mut self,
+        call: impl FnOnce(&mut dyn Control, &Handle) -> T,
+    ) -> Option<T> {
+        let Controlled { control, all, .. } = self.controlled.as_mut()?;
+        let result = guarded(|| call(&mut **control, all));
+        if result.is_none() {
+            self.stats.observer_panics += 1;
+        }
+        result
+    }
+
+    pub(super) fn handle_signals(&mut self) {
+        while let Some(signal) = self.reactor.kernel.next_signal() {
+            self.control(|control, all| control.signal(signal, all));
+        }
+    }
+
+    /// Reloads keys and settings. A service that is ending says nothing of it to its manager.
+    pub(super) fn reload(&mut self) -> Result<String, String> {
+        if self.is_ready() {
+            self.report_state(ServiceState::Reloading);
+        }
+        let reloaded = self.control(|control, all| control.reload(all));
+        reloaded.unwrap_or_else(|| Err("the reload failed within the program".to_owned()))
+    }
+
+    /// Reports a new state, and ticks if it is time. Not inlined: it is the last step of each turn
+    /// only of a loop that is controlled.
+    #[inline(never)]
+    pub(super) fn keep_control_informed(&mut self) {
+        self.report_state(ServiceState::new(self.lifecycle));
+        let now = self.reactor.now();
+        if self.next_tick().is_some_and(|next| next <= now) {
+            let period = self.control(|control, all| {
+                control.tick(all);
+                control.period()
+            });
+            // After a panic it is called again, though not at once.
+            let period = period.unwrap_or(Some(Duration::from_secs(1)));
+            if let Some(controlled) = &mut self.controlled {
+                controlled.next_tick = period.map(|period| now.saturating_add(period));
+            }
+        }
+    }
+
+    fn report_state(&mut self, state: ServiceState) {
+        let Some(controlled) = &mut self.controlled else { return };
+        if controlled.reported.replace(state) != Some(state) {
+            self.control(|control, all| control.state(state, all));
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! A row for each connection: what an operator asks about it, and what the loop itself does not need.
+//!
+//! The rows stand beside the slots, at the same indices, and exist only if they are asked for. So a slot
+//! stays small, and a server without them pays one branch for a turn of a connection.
+
+use std::collections::TryReserveError;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use super::ConnId;
+use crate::auth::KeyName;
+use crate::python::Monotonic;
+
+/// What is known of one connection, open or just ended, at one time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Record {
+    /// The peer's address; `None` if the peer was gone before it could be read.
+    pub peer: Option<SocketAddr>,
+    /// Position of the listener that it came through in [`Server::addresses`](super::Server::addresses).
+    /// Beyond 65,535 all have that number.
+    pub listener: u16,
+    /// The key under which it authenticated; `None` before.
+    pub key: Option<KeyName>,
+    /// Time since it was accepted.
+    pub age: Duration,
+    /// Time since the last turn in which a byte was received or sent, at first since it was accepted.
+    pub idle: Duration,
+    /// Bytes received, the digest included.
+    pub bytes_received: u64,
+    /// Bytes that the kernel took, the challenge included.
+    pub bytes_sent: u64,
+}
+
+/// A record as it is kept, with times of the loop's clock.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Row {
+    peer: Option<SocketAddr>,
+    listener: u16,
+    pub(super) key: Option<KeyName>,
+    opened_at: Monotonic,
+    active_at: Monotonic,
+    bytes_received: u64,
+    bytes_sent: u64,
+}
+
+impl Row {
+    /// A connection that was accepted at `now`.
+    pub(super) fn new(peer: Option<SocketAddr>, listener: usize, now: Monotonic) -> Self {
+        Self {
+            peer,
+            listener: u16::try_from(listener).unwrap_or(u16::MAX),
+            key: None,
+            opened_at: now,
+            active_at: now,
+            bytes_received: 0,
+            bytes_sent: 0,
+        }
+    }
+
+    /// Adds the bytes of a turn at `now`.
+    pub(super) fn add(&mut self, received: u64, sent: u64, now: Monotonic) {
+        self.bytes_received += received;
+        self.bytes_sent += sent;
+        self.active_at = now;
+    }
+
+    fn at(&self, now: Monotonic) -> Record {
+        Record {
+            peer: self.peer,
+            listener: self.listener,
+            key: self.key,
+            age: now.since(self.opened_at),
+            idle: now.since(self.active_at),
+            bytes_received: self.bytes_received,
+            bytes_sent: self.bytes_sent,
+        }
+    }
+}
+
+/// The memory that records cost for each connection.
+const _: () = assert!(size_of::<Option<Row>>() == 72);
+
+/// Rows for which memory is kept without connections.
+const KEPT: usize = 1024;
+
+/// Rows beyond which glibc maps a block by itself, so that its memory returns to the system when a crowd
+/// is gone (mallopt(3), M_MMAP_THRESHOLD).
+const RESERVED: usize = (32 << 20) / size_of::<Option<Row>>() + 1;
+
+/// The records of the open connections, by slot.
+#[derive(Debug, Default)]
+pub(super) struct Records {
+    rows: Vec<Option<Row>>,
+}
+
+impl Records {
+    /// Makes room for `rows` in all.
+    ///
+    /// # Errors
+    /// If there is no memory for them.
+    pub(super) fn make_room(&mut self, rows: usize) -> Result<(), TryReserveError> {
+        if rows <= self.rows.capacity() {
+            return Ok(());
+        }
+        let more = rows - self.rows.len();
+        // Address space, of which memory is what was touched.
+        let reserved = self.rows.try_reserve(more.max(RESERVED));
+        reserved.or_else(|_| self.rows.try_reserve(more))
+    }
+
+    /// Adds the row of a new connection, for which there is room.
+    pub(super) fn insert(&mut self, id: ConnId, row: Row) {
+        let index = id.index as usize;
+        if self.rows.len() <= index {
+            self.rows.resize(index + 1, None);
+        }
+        self.rows[index] = Some(row);
+    }
+
+    /// The record of an open connection; `None` if it was accepted before records were kept.
+    pub(super) fn get(&self, id: ConnId, now: Monotonic) -> Option<Record> {
+        Some(self.rows.get(id.index as usize)?.as_ref()?.at(now))
+    }
+
+    pub(super) fn row_mut(&mut self, id: ConnId) -> Option<&mut Row> {
+        self.rows.get_mut(id.index as usize)?.as_mut()
+    }
+
+    /// Takes the record of a connection that has ended.
+    pub(super) fn remove(&mut self, id: ConnId, now: Monotonic) -> Option<Record> {
+        Some(self.rows.get_mut(id.index as usize)?.take()?.at(now))
+    }
+
+    /// Gives memory back once nothing is left of a crowd, as the slots do.
+    pub(super) fn shrink(&mut self) {
+        if self.rows.len() > KEPT {
+            self.rows = Vec::new();
+        }
+    }
+
+    /// Connections that have a record.
+    #[cfg(any(test, feature = "testing"))]
+    pub(super) fn len(&self) -> usize {
+        self.rows.iter().flatten().count()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(index: u32) -> ConnId {
+        ConnId { index, generation: index + 1 }
+    }
+
+    fn at(millis: u64) -> Monotonic {
+        Monotonic::from_nanos(millis * 1_000_000)
+    }
+
+    #[test]
+    fn a_row_belongs_to_one_connection_at_a_time() {
+        let mut records = Records::default();
+        assert_eq!((records.get(id(3), at(0)), records.remove(id(3), at(0))), (None, None));
+        let peer = Some(SocketAddr::from(([192, 0, 2, 1], 1024)));
+        records.insert(id(3), Row::new(peer, 1, at(10)));
+        records.row_mut(id(3)).unwrap().add(16, 32, at(15));
+        let record = records.get(id(3), at(18)).unwrap();
+        assert_eq!((record.age, record.idle), (Duration::from_millis(8), Duration::from_millis(3)));
+        assert_eq!((record.bytes_received, record.bytes_sent), (16, 32));
+        assert_eq!((record.peer, record.listener, record.key), (peer, 1, None));
+        assert_eq!(records.get(id(2), at(18)), None);
+        assert_eq!(records.remove(id(3), at(18)), Some(record));
+        records.insert(id(3), Row::new(None, 0, at(20)));
+        assert_eq!(records.get(id(3), at(20)).unwrap().bytes_sent, 0);
+        assert_eq!(records.len(), 1);
+    }
+
+    #[test]
+    fn the_end_of_a_crowd_frees_its_rows_and_the_end_of_a_few_does_not() {
+        for (crowd, kept) in [(1024, true), (1025, false)] {
+            let mut records = Records::default();
+            records.make_room(crowd as usize).unwrap();
+            let room = records.rows.capacity();
+            (0..crowd).for_each(|index| records.insert(id(index), Row::new(None, 0, at(0))));
+            assert_eq!(records.rows.capacity(), room, "room was made before");
+            assert!((0..crowd).all(|index| records.remove(id(index), at(0)).is_some()));
+            records.shrink();
+            assert_eq!(records.rows.capacity() > 0, kept, "after {crowd}");
+        }
+    }
+
+    #[test]
+    fn a_listener_beyond_the_last_number_has_the_last() {
+        assert_eq!(Row::new(None, 70_000, at(0)).at(at(0)).listener, u16::MAX);
+    }
+}

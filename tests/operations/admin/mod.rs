@@ -1,0 +1,4 @@
+//! The admin endpoint over real sockets.
+
+mod asking;
+mod endpoint;
