@@ -306,7 +306,7 @@ impl<H: Handler> Connection<H> {
                 }
                 Reply::empty(self, config, now)
             }
-            Stage::Mutual(_) => self.recv_mutual(config, input, now),
+            Stage::Mutual(_) => return self.recv_mutual(config, input, now),
             Stage::AwaitDigest(_)
             | Stage::Echoing(None)
             | Stage::Finishing(_)

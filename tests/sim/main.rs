@@ -9,6 +9,9 @@ mod exhaustive;
 mod load;
 #[cfg(feature = "load")]
 mod load_world;
+#[path = "../wire/multiprocessing_world.rs"]
+mod multiprocessing_world;
+mod random_protocols;
 mod random_worlds;
 mod truth;
 mod world;

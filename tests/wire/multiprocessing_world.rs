@@ -1,5 +1,6 @@
 //! A server's connection in the protocol of Python's multiprocessing, and an account of what it has
 //! to answer that is written from the description.
+#![allow(dead_code)] // Others use a part of it.
 #![allow(unreachable_pub)] // The fuzz harness includes it.
 
 use saltecho::auth::{Key, Keyring, MacAlgorithm};
