@@ -30,6 +30,9 @@ pub const KUBERNETES_VALIDATE: Tool = Tool {
 pub const MAN: Tool =
     Tool { name: "man", remedy: "apt-get install man-db", probes: &[&["man", "--version"]] };
 
+pub const NCAT: Tool =
+    Tool { name: "ncat", remedy: "apt-get install ncat", probes: &[&["ncat", "--version"]] };
+
 pub const PYTHON: Tool = Tool {
     name: "python3",
     remedy: "apt-get install python3",
@@ -53,6 +56,9 @@ pub const PROMTOOL: Tool = Tool {
     remedy: "apt-get install prometheus",
     probes: &[&["promtool", "--version"]],
 };
+
+pub const SOCAT: Tool =
+    Tool { name: "socat", remedy: "apt-get install socat", probes: &[&["socat", "-V"]] };
 
 pub const STRACE: Tool =
     Tool { name: "strace", remedy: "apt-get install strace", probes: &[&["strace", "-V"]] };

@@ -10,6 +10,7 @@ mod connect;
 mod load;
 mod outputs;
 mod port_file;
+mod protocols;
 mod serve;
 mod serve_log;
 mod signals;

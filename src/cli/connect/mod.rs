@@ -51,8 +51,7 @@ Examples:
   saltecho connect
   echo hello | saltecho connect
   saltecho connect -k saltecho.key --mac sha256 < input > output
-  saltecho connect --protocol multiprocessing localhost:6000
-  saltecho connect --protocol plain localhost:7";
+  echo hello | saltecho connect --protocol multiprocessing";
 
 /// Time after which the wait for a connection is announced.
 const SOON: Duration = Duration::from_millis(500);

@@ -143,4 +143,4 @@ Examples:
   saltecho serve -k saltecho.key --mac sha256
   saltecho serve -l 127.0.0.1:0 -l 127.0.0.2:0 --port-file ports
   saltecho serve --protocol multiprocessing --max-message 16m
-  saltecho serve --protocol plain --reply same -l 127.0.0.1:7007";
+  saltecho serve --protocol plain --reply same";

@@ -5,6 +5,7 @@
 
 mod command_line;
 mod connection_model;
+mod multiprocessing;
 mod wire_formats;
 #[path = "../../sim/world/mod.rs"]
 mod world;
@@ -16,18 +17,20 @@ use world::World;
 
 pub use command_line::command_line_values;
 pub use connection_model::connection_script;
+pub use multiprocessing::multiprocessing_stream;
 pub use wire_formats::{http_exchange, proxy_header};
 
 /// The function of a fuzz target.
 pub type Target = fn(&[u8]);
 
 /// The targets by name.
-pub const TARGETS: [(&str, Target); 7] = [
+pub const TARGETS: [(&str, Target); 8] = [
     ("command_line_values", command_line_values),
     ("connection_script", connection_script),
     ("http_exchange", http_exchange),
     ("key_file", key_file),
     ("load_log", load_log),
+    ("multiprocessing_stream", multiprocessing_stream),
     ("proxy_header", proxy_header),
     ("whole_loop", whole_loop),
 ];
