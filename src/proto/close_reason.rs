@@ -53,6 +53,20 @@ pub enum CloseReason {
     SetupFailed,
     /// No memory for the part of an answer that the kernel did not take at once.
     OutOfMemory,
+    /// The first bytes, on a listener that requires a PROXY header, were none: the peer is not a
+    /// balancer, or one that does not send the header.
+    HeaderMissing,
+    /// The PROXY header was malformed, longer than 536 bytes, or cut off by the end of the stream.
+    HeaderMalformed,
+    /// The PROXY header was not complete within
+    /// [`Config::header_timeout`](super::Config::header_timeout).
+    HeaderTimeout,
+    /// The client that the PROXY header names was refused: its source failed lately, or had its
+    /// share of unauthenticated connections.
+    Refused,
+    /// A balancer's check of the server's health: the peer left without a byte of a PROXY header, or
+    /// before authenticating on a connection of the balancer's own (LOCAL, UNKNOWN).
+    HealthCheck,
 }
 
 impl CloseReason {
@@ -80,6 +94,11 @@ impl CloseReason {
         Self::Evicted,
         Self::SetupFailed,
         Self::OutOfMemory,
+        Self::HeaderMissing,
+        Self::HeaderMalformed,
+        Self::HeaderTimeout,
+        Self::Refused,
+        Self::HealthCheck,
     ];
 
     /// Returns true for a cause on the server's side, which says nothing about the peer.
@@ -91,7 +110,8 @@ impl CloseReason {
             | Self::Stopped
             | Self::Killed
             | Self::SetupFailed
-            | Self::OutOfMemory => true,
+            | Self::OutOfMemory
+            | Self::Refused => true,
             Self::PeerFinished
             | Self::Rejected
             | Self::HandshakeFailed
@@ -106,7 +126,11 @@ impl CloseReason {
             | Self::AnswerTooLong
             | Self::MessageTooLong
             | Self::FellBehind
-            | Self::Evicted => false,
+            | Self::Evicted
+            | Self::HeaderMissing
+            | Self::HeaderMalformed
+            | Self::HeaderTimeout
+            | Self::HealthCheck => false,
         }
     }
 
@@ -135,6 +159,11 @@ impl CloseReason {
             Self::Evicted => "evicted before authenticating",
             Self::SetupFailed => "setup failed",
             Self::OutOfMemory => "out of memory",
+            Self::HeaderMissing => "no PROXY header",
+            Self::HeaderMalformed => "malformed PROXY header",
+            Self::HeaderTimeout => "PROXY header timed out",
+            Self::Refused => "refused for its source",
+            Self::HealthCheck => "health check",
         }
     }
 }

@@ -27,6 +27,10 @@ pub struct Config {
     pub keyring: Keyring,
     /// The handshake of new connections. The tutorial's by default.
     pub protocol: Protocol,
+    /// Time limit for the PROXY header in front of a connection from a balancer, from accepting to
+    /// the header's last byte; [`auth_timeout`](Self::auth_timeout) begins after it. 5 s, like that
+    /// one: a balancer sends the header with its first segment.
+    pub header_timeout: Option<Duration>,
     /// Time limit for authentication, from the first byte of the challenge to the last byte of the
     /// digest; no byte extends it. 5 s: survives four lost segments in a row at TCP's 200 ms floor.
     pub auth_timeout: Option<Duration>,
@@ -60,6 +64,7 @@ impl Config {
         Self {
             keyring,
             protocol: Protocol::Tutorial,
+            header_timeout: Some(Duration::from_secs(5)),
             auth_timeout: Some(Duration::from_secs(5)),
             idle_timeout: None,
             send_timeout: Some(Duration::from_secs(60)),

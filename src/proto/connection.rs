@@ -10,7 +10,8 @@ use super::boxed::Boxed;
 use super::config::call_timeout;
 use super::guard::guarded;
 use super::handshake::{Handshake, saturating_u32};
-use super::{CloseReason, Config, Handler, Peer, Reply, Upper};
+use super::proxy::{Header, HeaderError};
+use super::{CloseReason, Config, Handler, Peer, Protocol, Reply, Upper};
 use crate::auth::Challenge;
 use crate::python::{Call, Monotonic};
 use mutual::Mutual;
@@ -19,8 +20,11 @@ use mutual::Mutual;
 /// what the connection [`wants`](Self::wants), makes that call, and reports the kernel's result.
 ///
 /// ```text
-///                    wrong digest, end of stream, timeout, error
-///       AwaitDigest ────────────────────────────────────────────────┐
+///                                    no header, end of stream, timeout, error
+///       AwaitHeader ────────────────────────────────────────────────┐
+///            │ complete header of a balancer                        │
+///            ▼       wrong digest, end of stream, timeout, error    │
+///       AwaitDigest ───────────────────────────────────────────────▶│
 ///            │ right digest                                         │
 ///            ▼           end of stream, error, sendall timed out    ▼
 ///   ┌──▶ Echoing ───────────────────────────────────────────────▶ Closed
@@ -29,6 +33,8 @@ use mutual::Mutual;
 ///                Finishing ──shutdown(SHUT_WR)──▶ Lingering ────────┘
 ///                                       end of stream, enough read, timeout, error
 /// ```
+///
+/// Only a connection [behind a proxy](Self::behind_proxy) begins in `AwaitHeader`.
 ///
 /// `Finishing` and `Lingering` exist because a `close()` with unread input makes the kernel send a
 /// reset, which destroys answers that the peer has not read yet. The connection therefore ends its
@@ -79,6 +85,8 @@ const _: () = assert!(size_of::<Connection<Upper>>() <= 24);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum State {
+    /// Waiting for a balancer's PROXY header; nothing has been sent.
+    AwaitHeader,
     /// In the handshake: sending the challenge, or waiting for its digest.
     AwaitDigest,
     /// Authenticated: in `recv`, or in the `sendall` of an answer.
@@ -94,11 +102,12 @@ pub enum State {
 impl State {
     /// The names of the states of connections that are open.
     pub const NAMES: &'static [&'static str] =
-        &["await_digest", "echoing", "finishing", "lingering"];
+        &["await_header", "await_digest", "echoing", "finishing", "lingering"];
 
     /// The name in lists and metrics.
     pub const fn name(self) -> &'static str {
         match self {
+            Self::AwaitHeader => "await_header",
             Self::AwaitDigest => "await_digest",
             Self::Echoing => "echoing",
             Self::Finishing => "finishing",
@@ -148,7 +157,32 @@ impl<H: Handler> Connection<H> {
         }
     }
 
-    /// Sets the peer that the handler gets in [`Handler::opened`]. No effect once authenticated.
+    /// Creates a connection accepted at `now` from a balancer, whose PROXY header comes before the
+    /// challenge. Until the last byte of the [`header`](Self::header) nothing is sent. What follows
+    /// it is the client's, which cannot know the challenge yet: a whole digest that is there before
+    /// the challenge is sent is a guess, and rejected.
+    pub fn behind_proxy(config: &Config, challenge: Challenge, handler: H, now: Monotonic) -> Self {
+        Self {
+            stage: Stage::AwaitDigest(Box::new(Handshake::behind_proxy(challenge, [0; 8]))),
+            call: Call::begin(call_timeout(config.header_timeout), now),
+            handler,
+        }
+    }
+
+    /// The PROXY header, from its last byte until authentication.
+    pub fn header(&self) -> Option<&Header> {
+        match &self.stage {
+            Stage::AwaitDigest(handshake) => handshake.header(),
+            Stage::Mutual(mutual) => mutual.header.as_ref(),
+            Stage::Echoing(_)
+            | Stage::Finishing(_)
+            | Stage::Lingering { .. }
+            | Stage::Closed { .. } => None,
+        }
+    }
+
+    /// Sets the peer that the handler gets in [`Handler::opened`]; a PROXY header that names a client
+    /// replaces its address. No effect once authenticated.
     pub const fn set_peer(&mut self, peer: Peer) {
         match &mut self.stage {
             Stage::AwaitDigest(handshake) => handshake.peer = peer,
@@ -161,8 +195,9 @@ impl<H: Handler> Connection<H> {
     }
 
     /// The current state.
-    pub const fn state(&self) -> State {
+    pub fn state(&self) -> State {
         match &self.stage {
+            Stage::AwaitDigest(handshake) if handshake.awaits_header() => State::AwaitHeader,
             Stage::AwaitDigest(_) | Stage::Mutual(_) => State::AwaitDigest,
             Stage::Echoing(_) => State::Echoing,
             Stage::Finishing(_) => State::Finishing,
@@ -273,6 +308,10 @@ impl<H: Handler> Connection<H> {
         debug_assert!(!data.is_empty(), "an empty recv is the end of the stream");
         let (mut input, mut key) = (data, None);
         if let Stage::AwaitDigest(handshake) = &mut self.stage {
+            if handshake.awaits_header() {
+                self.take_header(config, input, now);
+                return Reply::empty(self, config, now);
+            }
             assert!(handshake.unsent().is_empty(), "received before the challenge was sent");
             let taken = handshake.take(input, config.keyring.algorithm().digest_len());
             input = &mut input[taken..];
@@ -326,7 +365,12 @@ impl<H: Handler> Connection<H> {
     pub fn handle_sent(&mut self, config: &Config, n: usize, now: Monotonic) {
         debug_assert!(n <= self.chunk().len(), "more bytes sent than were offered");
         match &mut self.stage {
-            Stage::AwaitDigest(handshake) => handshake.advance(n),
+            Stage::AwaitDigest(handshake) => {
+                handshake.advance(n);
+                if handshake.unsent().is_empty() && handshake.is_complete(config) {
+                    self.end(CloseReason::Rejected);
+                }
+            }
             Stage::Mutual(mutual) => {
                 mutual.handshake.handle_sent(n);
                 if mutual.handshake.outcome().is_some() {
@@ -398,7 +442,14 @@ impl<H: Handler> Connection<H> {
     /// Reports that `recv` returned zero bytes: the peer has ended its stream.
     pub fn handle_eof(&mut self) {
         self.end(match &self.stage {
+            Stage::AwaitDigest(handshake) if handshake.may_be_health_check() => {
+                CloseReason::HealthCheck
+            }
+            Stage::AwaitDigest(handshake) if handshake.awaits_header() => {
+                CloseReason::HeaderMalformed
+            }
             Stage::AwaitDigest(_) => CloseReason::AuthAbandoned,
+            Stage::Mutual(mutual) if mutual.may_be_health_check() => CloseReason::HealthCheck,
             Stage::Mutual(mutual) => mutual.reason(CloseReason::AuthAbandoned),
             Stage::Echoing(_) => CloseReason::PeerFinished,
             Stage::Finishing(reason)
@@ -409,13 +460,20 @@ impl<H: Handler> Connection<H> {
 
     /// Reports an error of a call, other than "would block" and "interrupted".
     pub fn handle_error(&mut self, kind: io::ErrorKind) {
-        let failed = match kind {
+        let is_reset = matches!(
+            kind,
             io::ErrorKind::ConnectionReset
-            | io::ErrorKind::ConnectionAborted
-            | io::ErrorKind::BrokenPipe => CloseReason::Reset,
-            _ => CloseReason::TransportError,
-        };
+                | io::ErrorKind::ConnectionAborted
+                | io::ErrorKind::BrokenPipe
+        );
+        let failed = if is_reset { CloseReason::Reset } else { CloseReason::TransportError };
         self.end(match &self.stage {
+            Stage::AwaitDigest(handshake) if is_reset && handshake.may_be_health_check() => {
+                CloseReason::HealthCheck
+            }
+            Stage::Mutual(mutual) if is_reset && mutual.may_be_health_check() => {
+                CloseReason::HealthCheck
+            }
             Stage::AwaitDigest(_) | Stage::Echoing(_) => failed,
             Stage::Mutual(mutual) => mutual.reason(failed),
             // All answers were sent before, so this error is not the reason for the end.
@@ -432,6 +490,9 @@ impl<H: Handler> Connection<H> {
             return;
         }
         match &self.stage {
+            Stage::AwaitDigest(handshake) if handshake.awaits_header() => {
+                self.end(CloseReason::HeaderTimeout);
+            }
             Stage::AwaitDigest(_) => self.end(CloseReason::AuthTimeout),
             Stage::Mutual(mutual) => {
                 let reason = mutual.reason(CloseReason::AuthTimeout);
@@ -512,6 +573,25 @@ impl<H: Handler> Connection<H> {
             | Stage::Echoing(_)
             | Stage::Lingering { .. }
             | Stage::Closed { .. } => None,
+        }
+    }
+
+    /// Takes the bytes of one `recv` as a part of the header.
+    #[inline(never)]
+    fn take_header(&mut self, config: &Config, data: &[u8], now: Monotonic) {
+        let Stage::AwaitDigest(handshake) = &mut self.stage else { return };
+        match handshake.take_header(data) {
+            Ok(None) => {}
+            Ok(Some(behind)) => {
+                self.call = Call::begin(call_timeout(config.auth_timeout), now);
+                if config.protocol == Protocol::Multiprocessing {
+                    self.stage = Stage::Mutual(Box::new(Mutual::behind(handshake, config, behind)));
+                }
+            }
+            Err(HeaderError::Missing) => self.end(CloseReason::HeaderMissing),
+            Err(HeaderError::Malformed | HeaderError::TooLong) => {
+                self.end(CloseReason::HeaderMalformed);
+            }
         }
     }
 

@@ -12,8 +12,8 @@
 //! limited by the longest answer; and the only deadline is that of the call in progress. A
 //! [pushed](Connection::push) message is one more `sendall`, between two `recv`.
 //!
-//! The modules `http` and `proxy` (features of the same names) are written the same way: HTTP for
-//! the admin endpoint, and the header that a balancer sends in front of a connection.
+//! Behind a balancer a connection begins with a header that names the client ([`proxy`]). The module
+//! `http` (a feature of that name) is written the same way: HTTP for the admin endpoint.
 //!
 //! Bytes, the time and the shared [`Config`] are arguments. The module uses no socket, clock,
 //! random source or event loop, so an ordinary test can reach every path.
@@ -36,7 +36,6 @@ pub mod http;
 mod multiprocessing;
 mod peer;
 mod protocol;
-#[cfg(feature = "proxy")]
 pub mod proxy;
 mod reply;
 mod responder;

@@ -39,12 +39,18 @@ impl Peer {
         Self { id, address, server }
     }
 
+    /// The same peer at another address.
+    pub(super) const fn moved_to(self, address: SocketAddr) -> Self {
+        Self { address: Some(address), ..self }
+    }
+
     /// The connection's identifier, as in the calls to a server's observer.
     pub const fn id(&self) -> ConnId {
         self.id
     }
 
-    /// The peer's address; `None` if the peer was gone before it could be read.
+    /// The peer's address; `None` if the peer was gone before it could be read. Behind a balancer
+    /// this is the client's address, if the PROXY header names it.
     pub const fn address(&self) -> Option<SocketAddr> {
         self.address
     }

@@ -89,6 +89,11 @@ impl HeaderReader {
         Self { seen: Vec::new() }
     }
 
+    /// Returns true before the first byte.
+    pub const fn is_empty(&self) -> bool {
+        self.seen.is_empty()
+    }
+
     /// Takes what one `recv` returned. The outcome of the same bytes is the same however they
     /// are cut into pieces.
     ///

@@ -3,7 +3,7 @@ use std::collections::TryReserveError;
 use bytes::Bytes;
 
 use super::backlog::Backlog;
-use super::{Answer, CloseReason, Config, Connection, Handler, State};
+use super::{Answer, CloseReason, Config, Connection, Handler};
 use crate::python::Monotonic;
 
 /// The answer to one `recv`, offered to the kernel before any byte is copied.
@@ -104,11 +104,10 @@ impl<'a, H: Handler> Reply<'a, H> {
         let bytes = [unsent, self.bytes()].concat();
         if self.bytes().is_empty() {
             // Without an answer the connection has gone on already.
-            self.then_close = match self.connection.state() {
-                State::Finishing => self.connection.finishing(),
-                State::Closed(_) => return self,
-                State::AwaitDigest | State::Echoing | State::Lingering => None,
-            };
+            if self.connection.close_reason().is_some() {
+                return self;
+            }
+            self.then_close = self.connection.finishing();
         }
         self.bytes = ReplyBytes::Owned(bytes.into());
         self

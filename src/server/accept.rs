@@ -5,7 +5,7 @@ use std::collections::TryReserveError;
 use std::io;
 use std::net::SocketAddr;
 
-use super::admission::{Refusal, Source, Unauthenticated};
+use super::admission::{Networks, Source, Unauthenticated};
 use super::records::Row;
 use super::{AcceptPause, Limits, Server};
 use crate::proto::{CloseReason, Connection, Handler, Peer, Protocol, guarded};
@@ -18,6 +18,8 @@ pub(super) struct Acceptor<L> {
     pub(super) listeners: Vec<Listening<L>>,
     pause: Pause,
     pub(super) unauthenticated: Unauthenticated,
+    /// The networks that may send a PROXY header; all may if there is none.
+    pub(super) proxies: Networks,
 }
 
 /// One listener.
@@ -32,8 +34,8 @@ pub(super) struct Listening<L> {
 /// What the clients of a listener come for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Purpose {
-    /// The authenticated service.
-    Service,
+    /// The authenticated service, behind a balancer that sends a PROXY header or without.
+    Service { proxied: bool },
 }
 
 impl<L> Listening<L> {
@@ -42,11 +44,21 @@ impl<L> Listening<L> {
     pub(super) const fn new(listener: L, purpose: Purpose) -> Self {
         Self { listener, purpose, waiting: true }
     }
+
+    /// Makes it one that requires a PROXY header.
+    pub(super) const fn require_proxy(&mut self) {
+        self.purpose = Purpose::Service { proxied: true };
+    }
 }
 
 impl<L> Acceptor<L> {
     pub(super) fn new(listeners: Vec<Listening<L>>) -> Self {
-        Self { listeners, pause: Pause::default(), unauthenticated: Unauthenticated::default() }
+        Self {
+            listeners,
+            pause: Pause::default(),
+            unauthenticated: Unauthenticated::default(),
+            proxies: Networks::default(),
+        }
     }
 
     /// An event came for the listener with this index.
@@ -123,8 +135,11 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
                 match self.reactor.kernel.accept(listener) {
                     Ok((stream, peer)) => {
                         errors_in_a_row = 0;
-                        match purpose {
-                            Purpose::Service => self.admit(stream, peer, index),
+                        match *purpose {
+                            Purpose::Service { proxied: false } => self.admit(stream, peer, index),
+                            Purpose::Service { proxied: true } => {
+                                self.admit_proxied(stream, peer, index);
+                            }
                         }
                     }
                     Err(error) => match classify(&error) {
@@ -173,18 +188,36 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         let unauthenticated = &mut self.acceptor.unauthenticated;
         let source = unauthenticated.source_of(peer, limits);
         if let Err(refusal) = unauthenticated.admit(source, limits, now) {
-            match refusal {
-                Refusal::Suspect => self.stats.refused_suspects += 1,
-                Refusal::Share => self.stats.refused_over_share += 1,
-            }
+            self.stats.count_refusal(refusal);
             return self.reactor.kernel.close(stream, Close::Orderly);
         }
-        if unauthenticated.len() >= limits.unauthenticated
+        self.evict();
+        self.open(stream, peer, source, listener);
+    }
+
+    /// Waits for the PROXY header of a connection, unless its peer may not send one. Its client is
+    /// admitted once the header is complete.
+    fn admit_proxied(&mut self, stream: K::Stream, peer: Option<SocketAddr>, listener: usize) {
+        self.acceptor.end_pause();
+        let proxies = &self.acceptor.proxies;
+        // A peer that was gone before its address was read cannot be one of the list.
+        if !proxies.is_empty() && !peer.is_some_and(|peer| proxies.contain(peer.ip())) {
+            self.stats.refused_untrusted_proxies += 1;
+            self.notify(|observer| observer.proxy_refused(peer));
+            return self.reactor.kernel.close(stream, Close::Orderly);
+        }
+        self.evict();
+        self.open(stream, peer, None, listener);
+    }
+
+    /// Makes room for one more unauthenticated connection.
+    fn evict(&mut self) {
+        let unauthenticated = &mut self.acceptor.unauthenticated;
+        if unauthenticated.len() >= self.limits.unauthenticated
             && let Some((oldest, _)) = unauthenticated.oldest()
         {
             self.abort(oldest, CloseReason::Evicted);
         }
-        self.open(stream, peer, source, listener);
     }
 
     /// Pauses for want of room. If the last pause for that did not help, turns a few clients away,
@@ -233,7 +266,11 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         };
         let (id, now) = (self.reactor.next_id(), self.reactor.now());
         let who = Peer::new(self.inbox.server(), id, peer);
-        let connection = Connection::open(&self.config, &random, handler, who, now);
+        let begin = match self.acceptor.listeners[listener].purpose {
+            Purpose::Service { proxied: false } => Connection::open,
+            Purpose::Service { proxied: true } => Connection::open_proxied,
+        };
+        let connection = begin(&self.config, &random, handler, who, now);
         self.acceptor.unauthenticated.add(id, source, now);
         if let Some(records) = &mut self.records {
             records.insert(id, Row::new(peer, listener, now));

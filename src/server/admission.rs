@@ -8,6 +8,7 @@
 //! - from there on a source that failed lately, or that already holds its share, is refused: the
 //!   upper half is for sources that gave no cause. No client is dropped at random, as sshd does it,
 //!   because that would refuse honest clients in proportion to the flood;
+//! - a client behind a balancer is judged by its own source, once the PROXY header names it;
 //! - at the limit the oldest connection makes room, if it had time enough to answer, and that counts
 //!   as a failure of its source. So a flood from new sources makes them known.
 //!
@@ -35,6 +36,26 @@ impl Source {
             #[allow(clippy::cast_possible_truncation)] // Shifted by half of it.
             IpAddr::V6(ip) => Self((ip.to_bits() >> 64) as u64),
         }
+    }
+}
+
+/// A list of networks.
+#[derive(Debug, Default)]
+pub(super) struct Networks(Vec<IpNet>);
+
+impl Networks {
+    pub(super) fn new(networks: &[IpNet]) -> Self {
+        Self(networks.iter().copied().map(canonical).collect())
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// An IPv4 address that an IPv6 listener reports is an IPv4 address.
+    pub(super) fn contain(&self, ip: IpAddr) -> bool {
+        let ip = ip.to_canonical();
+        self.0.iter().any(|network| network.contains(&ip))
     }
 }
 
@@ -67,7 +88,7 @@ pub(super) struct Unauthenticated {
     by_source: HashMap<Source, usize>,
     suspects: Suspects,
     /// Networks whose clients are never refused for their source.
-    trusted: Vec<IpNet>,
+    trusted: Networks,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -86,15 +107,14 @@ impl Unauthenticated {
 
     /// Replaces the networks whose clients are never refused for their source.
     pub(super) fn trust(&mut self, networks: &[IpNet]) {
-        self.trusted = networks.iter().copied().map(canonical).collect();
+        self.trusted = Networks::new(networks);
     }
 
     /// The source of a peer, unless it is unknown or trusted.
     pub(super) fn source_of(&self, peer: Option<SocketAddr>, limits: &Limits) -> Option<Source> {
         // An IPv4 client of an IPv6 listener is an IPv4 client.
         let ip = peer?.ip().to_canonical();
-        let trusted = ip.is_loopback() && limits.trust_loopback
-            || self.trusted.iter().any(|network| network.contains(&ip));
+        let trusted = ip.is_loopback() && limits.trust_loopback || self.trusted.contain(ip);
         (!trusted).then(|| Source::new(ip))
     }
 
@@ -105,8 +125,37 @@ impl Unauthenticated {
         limits: &Limits,
         now: Monotonic,
     ) -> Result<(), Refusal> {
+        self.assess(source, self.len(), limits, now)
+    }
+
+    /// Decides the same about one that came without a source, now that a PROXY header names it. From
+    /// here on it counts as one of its source.
+    pub(super) fn identify(
+        &mut self,
+        id: ConnId,
+        source: Option<Source>,
+        limits: &Limits,
+        now: Monotonic,
+    ) -> Result<(), Refusal> {
+        self.assess(source, self.len() - 1, limits, now)?;
+        // Without memory the source is not known, which refuses none that is honest.
+        if let Some(source) = source.filter(|_| self.by_source.try_reserve(1).is_ok()) {
+            self.get_mut(id).expect("it is unauthenticated").source = Some(source);
+            *self.by_source.entry(source).or_default() += 1;
+        }
+        Ok(())
+    }
+
+    /// Decides about one from this source, beside so many other unauthenticated connections.
+    fn assess(
+        &mut self,
+        source: Option<Source>,
+        others: usize,
+        limits: &Limits,
+        now: Monotonic,
+    ) -> Result<(), Refusal> {
         let half = limits.unauthenticated.div_ceil(2);
-        let Some(source) = source.filter(|_| self.len() >= half) else { return Ok(()) };
+        let Some(source) = source.filter(|_| others >= half) else { return Ok(()) };
         if self.suspects.has(source, limits, now) {
             return Err(Refusal::Suspect);
         }

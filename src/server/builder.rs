@@ -8,7 +8,7 @@ use super::{
     run_workers,
 };
 use crate::auth::Keyring;
-use crate::proto::{Config, Handler, Upper};
+use crate::proto::{Config, Handler, Protocol, Upper};
 use crate::reactor::{Kernel, ListenOptions, MioKernel};
 
 /// Describes a server before it exists.
@@ -25,14 +25,15 @@ use crate::reactor::{Kernel, ListenOptions, MioKernel};
 ///
 /// Without a key it accepts the demo key, which everybody knows.
 pub struct ServerBuilder<H = Upper> {
-    addresses: Vec<SocketAddr>,
+    addresses: Vec<Place<SocketAddr>>,
     /// Why an address was none.
     unresolved: Option<io::Error>,
-    listeners: Vec<TcpListener>,
+    listeners: Vec<Place<TcpListener>>,
     admin: Option<Endpoint>,
     config: Config,
     limits: Option<Limits>,
     trusted: Vec<IpNet>,
+    proxies: Vec<IpNet>,
     records: bool,
     handler: H,
     observer: Option<Box<dyn Observer>>,
@@ -43,6 +44,12 @@ pub struct ServerBuilder<H = Upper> {
 enum Endpoint {
     At(AdminAddress),
     Open(AdminListener),
+}
+
+/// An address or a listener, and whether its clients come through a balancer that sends a PROXY header.
+struct Place<T> {
+    at: T,
+    proxied: bool,
 }
 
 /// Why a server could not be built.
@@ -74,6 +81,11 @@ pub enum BuildError {
     /// A limit of zero, under which nothing could ever happen.
     #[error("{0} must be at least 1")]
     Zero(&'static str),
+    /// A listener behind a balancer in a protocol that has no handshake.
+    #[error(
+        "a listener behind a balancer needs a protocol with a handshake, and the plain one has none"
+    )]
+    PlainBehindProxy,
     /// Something that was handed over is one loop's, and there are to be several.
     #[error("{0} that was handed over is for one loop, and there are to be several")]
     NotShared(&'static str),
@@ -128,6 +140,7 @@ impl ServerBuilder {
             config: Config::new(Keyring::demo()),
             limits: None,
             trusted: Vec::new(),
+            proxies: Vec::new(),
             records: false,
             handler: Upper,
             observer: None,
@@ -143,9 +156,21 @@ impl<H: Handler + Clone> ServerBuilder<H> {
     /// A name is looked up here and now, which may block, and each address that it has is listened
     /// on. What is no address makes [`build`](Self::build) fail.
     #[must_use]
-    pub fn listen(mut self, address: impl ToSocketAddrs) -> Self {
+    pub fn listen(self, address: impl ToSocketAddrs) -> Self {
+        self.add(address, false)
+    }
+
+    /// Listens on this address too, for a balancer that sends a PROXY header, version 1 or 2, in front
+    /// of each connection. Nothing is sent before the header is complete, and the client that it names
+    /// counts in admission, observers and handlers. See [`trust_proxies`](Self::trust_proxies).
+    #[must_use]
+    pub fn listen_proxy(self, address: impl ToSocketAddrs) -> Self {
+        self.add(address, true)
+    }
+
+    fn add(mut self, address: impl ToSocketAddrs, proxied: bool) -> Self {
         match address.to_socket_addrs() {
-            Ok(addresses) => self.addresses.extend(addresses),
+            Ok(addresses) => self.addresses.extend(addresses.map(|at| Place { at, proxied })),
             Err(error) => self.unresolved = self.unresolved.or(Some(error)),
         }
         self
@@ -155,7 +180,22 @@ impl<H: Handler + Clone> ServerBuilder<H> {
     /// the first to look gets it.
     #[must_use]
     pub fn listener(mut self, listener: TcpListener) -> Self {
-        self.listeners.push(listener);
+        self.listeners.push(Place { at: listener, proxied: false });
+        self
+    }
+
+    /// Accepts from this listener too, for a balancer, as [`listen_proxy`](Self::listen_proxy) does.
+    #[must_use]
+    pub fn proxy_listener(mut self, listener: TcpListener) -> Self {
+        self.listeners.push(Place { at: listener, proxied: true });
+        self
+    }
+
+    /// Accepts connections with a PROXY header from these networks only. Without this call any peer
+    /// may name any client; see [`Server::trust_proxies`].
+    #[must_use]
+    pub fn trust_proxies(mut self, networks: impl IntoIterator<Item = IpNet>) -> Self {
+        self.proxies.extend(networks);
         self
     }
 
@@ -216,7 +256,7 @@ impl<H: Handler + Clone> ServerBuilder<H> {
     #[must_use]
     pub fn handler<N: Handler + Clone>(self, handler: N) -> ServerBuilder<N> {
         let Self { addresses, unresolved, listeners, admin, config, limits, .. } = self;
-        let Self { trusted, records, observer, control, .. } = self;
+        let Self { trusted, proxies, records, observer, control, .. } = self;
         ServerBuilder {
             addresses,
             unresolved,
@@ -225,6 +265,7 @@ impl<H: Handler + Clone> ServerBuilder<H> {
             config,
             limits,
             trusted,
+            proxies,
             records,
             handler,
             observer,
@@ -282,7 +323,7 @@ impl<H: Handler + Clone> ServerBuilder<H> {
         }
         let options = ListenOptions::new(limits.backlog, self.config.keepalive.is_some());
         let mut listeners: Vec<_> = std::iter::repeat_with(Vec::new).take(workers).collect();
-        for &address in &self.addresses {
+        for &Place { at: address, .. } in &self.addresses {
             let shared = match workers {
                 1 => MioKernel::listen(address, options).map(|listener| vec![listener]),
                 _ => MioKernel::listen_shared(address, workers, options),
@@ -292,9 +333,12 @@ impl<H: Handler + Clone> ServerBuilder<H> {
                 listeners.push(listener);
             }
         }
+        let proxied = self.addresses.iter().map(|place| place.proxied);
+        let proxied: Vec<bool> =
+            proxied.chain(self.listeners.iter().map(|place| place.proxied)).collect();
         for listener in self.listeners {
             for listeners in &mut listeners {
-                listeners.push(MioKernel::adopt(listener.try_clone()?, options)?);
+                listeners.push(MioKernel::adopt(listener.at.try_clone()?, options)?);
             }
         }
         let loops = kernels.into_iter().zip(listeners).enumerate();
@@ -305,6 +349,9 @@ impl<H: Handler + Clone> ServerBuilder<H> {
         let mut servers = servers.collect::<io::Result<Vec<_>>>()?;
         for server in &mut servers {
             server.trust(&self.trusted);
+            server.trust_proxies(&self.proxies);
+            let indices = (0..).zip(&proxied).filter(|(_, proxied)| **proxied);
+            indices.for_each(|(index, _)| server.require_proxy(index));
             server.keep_records(self.records);
         }
         if let Some(observer) = self.observer {
@@ -345,6 +392,12 @@ impl<H: Handler + Clone> ServerBuilder<H> {
     fn check(&self, workers: usize, least: &Limits) -> Result<(), BuildError> {
         if self.addresses.is_empty() && self.listeners.is_empty() {
             return Err(BuildError::NoAddress);
+        }
+        let mut proxied = self.addresses.iter().map(|place| place.proxied);
+        let is_proxied =
+            proxied.any(|proxied| proxied) || self.listeners.iter().any(|place| place.proxied);
+        if is_proxied && self.config.protocol == Protocol::Plain {
+            return Err(BuildError::PlainBehindProxy);
         }
         if workers > 1 && self.observer.is_some() {
             return Err(BuildError::NotShared("an observer"));

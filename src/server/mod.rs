@@ -18,6 +18,7 @@ mod handle;
 mod keepalive;
 mod limits;
 mod observer;
+mod proxied;
 mod pump;
 mod records;
 mod stats;
@@ -39,7 +40,7 @@ use pump::Pumped;
 use records::Records;
 
 use crate::auth::Keyring;
-use crate::proto::{CloseReason, Config, Connection, Handler, Upper, guarded};
+use crate::proto::{CloseReason, Config, Connection, Handler, State, Upper, guarded};
 use crate::python::Monotonic;
 use crate::reactor::{Close, Kernel, MioKernel, Reactor, Ready, Target, Token};
 
@@ -135,7 +136,7 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         let mut registered = Vec::with_capacity(listeners.len());
         for (index, mut listener) in listeners.into_iter().enumerate() {
             kernel.register_listener(&mut listener, Token::listener(index))?;
-            registered.push(Listening::new(listener, Purpose::Service));
+            registered.push(Listening::new(listener, Purpose::Service { proxied: false }));
         }
         // It tells the peers of several servers in one process apart; 0 is no server's.
         static NUMBER: AtomicU32 = AtomicU32::new(1);
@@ -333,6 +334,9 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         let now = self.reactor.now();
         let Some(slot) = self.reactor.slots.get_mut(id) else { return };
         let known = slot.connection.has_authenticated();
+        if !known && slot.connection.state() == State::AwaitHeader {
+            return self.pump_header(id);
+        }
         let moved_before = self.stats.bytes_moved();
         let Pumped { unfinished, key } = pump::pump(
             &mut self.reactor.kernel,
@@ -508,7 +512,7 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
             let id = self.reactor.slots.id_from(next?)?;
             let slot = self.reactor.slots.get_mut(id).expect("it was found just now");
             slot.connection.close(CloseReason::Drained);
-            self.reactor.requeue(id);
+            self.pump(id);
             next = Some(id.index + 1);
         }
         next

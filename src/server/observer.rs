@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use super::{ConnId, Record};
 use crate::auth::KeyName;
 use crate::proto::CloseReason;
+use crate::proto::proxy::Header;
 
 /// Hears what happens to connections, never of single messages.
 ///
@@ -11,8 +12,17 @@ use crate::proto::CloseReason;
 /// that is counted ([`Stats::observer_panics`](super::Stats)), and it is called again next time.
 #[allow(unused_variables)] // What is not overridden does nothing.
 pub trait Observer: Send {
-    /// A connection was accepted. The address is missing if the peer is already gone.
+    /// A connection was accepted. The address is missing if the peer is already gone; behind a
+    /// balancer it is the balancer's.
     fn opened(&mut self, id: ConnId, peer: Option<SocketAddr>) {}
+
+    /// The PROXY header in front of a connection is complete. If it names endpoints, their source is
+    /// the client's address, which counts from now on instead of the balancer's.
+    fn proxied(&mut self, id: ConnId, header: &Header) {}
+
+    /// A peer that may not send a PROXY header was refused; see
+    /// [`Server::trust_proxies`](super::Server::trust_proxies).
+    fn proxy_refused(&mut self, peer: Option<SocketAddr>) {}
 
     /// Its digest was right, under this key.
     fn authenticated(&mut self, id: ConnId, key: Option<KeyName>) {}

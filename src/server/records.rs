@@ -15,7 +15,8 @@ use crate::python::Monotonic;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Record {
-    /// The peer's address; `None` if the peer was gone before it could be read.
+    /// The peer's address; `None` if the peer was gone before it could be read. Behind a balancer it is
+    /// the client's, once a PROXY header names it.
     pub peer: Option<SocketAddr>,
     /// Position of the listener that it came through in [`Server::addresses`](super::Server::addresses).
     /// Beyond 65,535 all have that number.
@@ -26,7 +27,7 @@ pub struct Record {
     pub age: Duration,
     /// Time since the last turn in which a byte was received or sent, at first since it was accepted.
     pub idle: Duration,
-    /// Bytes received, the digest included.
+    /// Bytes received, a PROXY header and the digest included.
     pub bytes_received: u64,
     /// Bytes that the kernel took, the challenge included.
     pub bytes_sent: u64,
@@ -35,7 +36,7 @@ pub struct Record {
 /// A record as it is kept, with times of the loop's clock.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Row {
-    peer: Option<SocketAddr>,
+    pub(super) peer: Option<SocketAddr>,
     listener: u16,
     pub(super) key: Option<KeyName>,
     opened_at: Monotonic,

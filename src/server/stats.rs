@@ -1,5 +1,6 @@
 use std::iter::Sum;
 
+use super::admission::Refusal;
 use crate::auth::KeyName;
 use crate::proto::CloseReason;
 
@@ -24,7 +25,7 @@ pub struct Stats {
     pub peak_connections: usize,
     /// Of the connections now, those that have not authenticated.
     pub unauthenticated: usize,
-    /// Bytes received, digests included.
+    /// Bytes received, digests and PROXY headers included.
     pub bytes_received: u64,
     /// Bytes that the kernel took from us, challenges included.
     pub bytes_sent: u64,
@@ -39,6 +40,9 @@ pub struct Stats {
     pub refused_suspects: u64,
     /// Clients refused because their source had its share of unauthenticated connections.
     pub refused_over_share: u64,
+    /// Peers refused because they may not send a PROXY header; see
+    /// [`Server::trust_proxies`](super::Server::trust_proxies).
+    pub refused_untrusted_proxies: u64,
     /// Errors of `accept` that concerned one client and were passed over.
     pub accept_errors: u64,
     /// How often accepting had to rest: out of room or out of descriptors.
@@ -136,6 +140,7 @@ impl Stats {
             shed,
             refused_suspects,
             refused_over_share,
+            refused_untrusted_proxies,
             accept_errors,
             accept_pauses,
             pushed,
@@ -161,6 +166,7 @@ impl Stats {
         self.shed += shed;
         self.refused_suspects += refused_suspects;
         self.refused_over_share += refused_over_share;
+        self.refused_untrusted_proxies += refused_untrusted_proxies;
         self.accept_errors += accept_errors;
         self.accept_pauses += accept_pauses;
         self.pushed += pushed;
@@ -189,6 +195,13 @@ impl Stats {
         self.authenticated += 1;
         if let Some((_, count)) = self.by_key.iter_mut().find(|(name, _)| Some(*name) == key) {
             *count += 1;
+        }
+    }
+
+    pub(super) const fn count_refusal(&mut self, refusal: Refusal) {
+        match refusal {
+            Refusal::Suspect => self.refused_suspects += 1,
+            Refusal::Share => self.refused_over_share += 1,
         }
     }
 
@@ -250,6 +263,7 @@ mod tests {
                 shed: counter(12),
                 refused_suspects: counter(13),
                 refused_over_share: counter(14),
+                refused_untrusted_proxies: counter(24),
                 accept_errors: counter(15),
                 accept_pauses: counter(16),
                 probes: counter(23),

@@ -199,6 +199,7 @@ impl Kernel for SimKernel {
         };
         if let Ok(n) = result {
             socket.ledger.sent += n as u64;
+            socket.ledger.spoke.get_or_insert((now, socket.ledger.received));
             socket.ledger.sent_at = Some(now);
             self.fruitless = 0;
         }

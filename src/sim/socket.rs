@@ -66,6 +66,8 @@ pub struct Ledger {
     pub received: u64,
     /// Bytes that the kernel took from the server.
     pub sent: u64,
+    /// When it first sent one, and how many it had received by then.
+    pub spoke: Option<(Monotonic, u64)>,
     /// When it last received one of these.
     pub received_at: Option<Monotonic>,
     /// When it last sent one.

@@ -1,13 +1,17 @@
 //! HAProxy in front of three servers, with the configuration that `saltecho generate haproxy`
-//! prints: health, one server killed, one drained.
+//! prints: health, one server killed, one drained; and the addresses that its PROXY headers tell.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use crate::common::client::{PATIENCE, authenticated, exchange};
+use socket2::{Domain, Socket, Type};
+
+use crate::common::client::{
+    PATIENCE, authenticated, authenticated_from, connect_from, exchange, rest,
+};
 use crate::common::needs::HAPROXY;
 use crate::common::program::*;
 
@@ -23,6 +27,11 @@ struct Balancer {
 
 impl Balancer {
     fn start(servers: &[SocketAddr]) -> Option<Self> {
+        Self::start_with(servers, str::to_owned)
+    }
+
+    /// Starts it with a configuration that was edited.
+    fn start_with(servers: &[SocketAddr], edit: impl Fn(&str) -> String) -> Option<Self> {
         let mut haproxy = HAPROXY.find()?;
         let files = Files::new();
         let socket = files.path().join("stats");
@@ -33,6 +42,7 @@ impl Balancer {
         for (server, number) in servers.iter().zip(1..) {
             config.push_str(&format!("    server s{number} {server}\n"));
         }
+        let config = edit(&config);
         let stats = format!("global\n    stats socket {} level admin\n", socket.display());
         let path = files.write("haproxy.cfg", format!("{stats}{config}").as_bytes(), 0o600);
         let running = Running::start(haproxy.args(["-db", "-f", &path]), Vec::new());
@@ -65,11 +75,15 @@ impl Balancer {
     }
 
     #[track_caller]
-    fn wait_for(&self, expected: [&str; 3]) -> Vec<usize> {
+    fn wait_for<const N: usize>(&self, expected: [&str; N]) -> Vec<usize> {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let servers = self.servers();
-            if servers.iter().zip(expected).all(|((status, _), wanted)| status.starts_with(wanted))
+            if servers.len() == N
+                && servers
+                    .iter()
+                    .zip(expected)
+                    .all(|((status, _), wanted)| status.starts_with(wanted))
             {
                 return servers.into_iter().map(|(_, connections)| connections).collect();
             }
@@ -90,7 +104,7 @@ fn still_echoes(mut stream: &TcpStream) -> bool {
 
 #[test]
 fn one_server_is_killed_and_one_drained_and_only_the_killed_ones_connections_break() {
-    let mut servers: Vec<Serving> = (0..3).map(|_| Serving::start(&[])).collect();
+    let mut servers: Vec<Serving> = (0..3).map(|_| behind_haproxy(&[])).collect();
     let addresses: Vec<SocketAddr> = servers.iter().map(|server| server.address).collect();
     let Some(balancer) = Balancer::start(&addresses) else { return };
     balancer.wait_for(["UP", "UP", "UP"]);
@@ -109,10 +123,130 @@ fn one_server_is_killed_and_one_drained_and_only_the_killed_ones_connections_bre
     assert!(alive.iter().chain(&later).all(still_echoes), "a drain breaks nothing");
     assert_eq!(balancer.wait_for(["DOWN", "DRAIN", "UP"])[1..], [EACH, 2 * EACH]);
 
-    // HAProxy ends a health check with a reset, and no counter of faults shows it.
-    let counters = servers[1].counters();
-    assert!(counters.contains(" reset by peer"), "{counters}");
-    for fault in ["network error", "turned away", "refused"] {
-        assert!(!counters.contains(fault), "{counters}");
+    assert_only_checks_ended(&mut servers[1]);
+}
+
+/// HAProxy ends a health check with a reset or an end of the stream, and no counter of faults shows
+/// it.
+#[track_caller]
+fn assert_only_checks_ended(server: &mut Serving) {
+    let counters = server.counters();
+    let (_, closed) = counters.split_once("; closed: ").expect(&counters);
+    let reasons: Vec<&str> = closed.split(", ").collect();
+    assert!(matches!(reasons[..], [reason] if reason.ends_with(" health check")), "{counters}");
+    assert!(!counters.contains("refused"), "{counters}");
+}
+
+/// A server that requires headers, from the balancer alone.
+fn behind_haproxy(args: &[&str]) -> Serving {
+    let proxy = ["--proxy", "require", "--proxy-trust", "127.0.0.1"];
+    Serving::start(&[&proxy, args].concat())
+}
+
+#[test]
+fn the_clients_addresses_arrive_in_both_versions_of_the_header() {
+    for (version, id) in [("send-proxy", ""), ("send-proxy-v2 proxy-v2-options unique-id", "name-")]
+    {
+        let mut server = behind_haproxy(&["-v"]);
+        let id_format = "    unique-id-format name-%ci\n    default_backend";
+        let balancer = Balancer::start_with(&[server.address], |config| {
+            config
+                .replace("    default_backend", id_format)
+                .replace("default-server send-proxy-v2", &format!("default-server {version}"))
+        });
+        let Some(balancer) = balancer else { return };
+        balancer.wait_for(["UP"]);
+        for last in 2..10 {
+            let from = Ipv4Addr::new(127, 0, 0, last);
+            let stream = authenticated_from(from, balancer.address);
+            assert_eq!(exchange(&stream, b"hello"), b"HELLO");
+            let port = stream.local_addr().unwrap().port();
+            let line = server.running.wait_for(&format!(" comes from {from}:{port} to "));
+            assert!(line.contains(&format!(" to {}", balancer.address)), "{line}");
+            let named = line.contains(&format!(", unique id {id}{from}"));
+            assert_eq!(named, !id.is_empty(), "{version}: {line}");
+        }
+    }
+}
+
+#[test]
+fn admission_counts_the_client_and_not_the_balancer() {
+    let few = ["--max-unauthenticated", "8", "--max-unauthenticated-per-source", "2"];
+    let server = behind_haproxy(&[&few[..], &["--distrust-loopback"]].concat());
+    // No check may take a place between two clients.
+    let balancer = Balancer::start_with(&[server.address], |config| {
+        config.replace("default-server send-proxy-v2 check", "default-server send-proxy-v2")
+    });
+    let Some(balancer) = balancer else { return };
+    balancer.wait_for(["no check"]);
+    let silent = |last| connect_from(Ipv4Addr::new(127, 0, 0, last), balancer.address);
+    let _crowd: Vec<_> = [2, 2, 3, 3].map(silent).into();
+    let third = TcpStream::from(bound_to(Ipv4Addr::new(127, 0, 0, 2), balancer.address));
+    assert_eq!(rest(&third).unwrap_or_default(), b"", "beyond the share of its address");
+    for last in 4..20 {
+        let stream = authenticated_from(Ipv4Addr::new(127, 0, 0, last), balancer.address);
+        assert_eq!(exchange(&stream, b"hello"), b"HELLO", "another client of the same balancer");
+    }
+}
+
+/// A connection from this address, of which nothing is read.
+fn bound_to(from: Ipv4Addr, address: SocketAddr) -> Socket {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.bind(&SocketAddr::from((from, 0)).into()).unwrap();
+    socket.connect(&address.into()).expect("HAProxy listens");
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    socket
+}
+
+/// Waits until so many connections have ended.
+#[track_caller]
+fn wait_for_checks(server: &mut Serving, number: u32) {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let counters = server.counters();
+        let closed = counters.split_once("closed: ").and_then(|(_, closed)| {
+            closed.split(' ').next().and_then(|count| count.parse::<u32>().ok())
+        });
+        if closed >= Some(number) {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{counters}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Checks that connect and leave at once, with a header and without, and the one that waits for a
+/// challenge.
+#[test]
+fn no_style_of_health_check_counts_against_the_balancer() {
+    let without_script = |config: &str| {
+        let lines = config.lines().filter(|line| !line.contains("tcp-check"));
+        lines.map(|line| format!("{line}\n")).collect::<String>()
+    };
+    for (style, port) in [("script", false), ("plain", false), ("plain", true)] {
+        let mut server = behind_haproxy(&["--distrust-loopback", "--max-unauthenticated", "2"]);
+        // With a port of its own a check sends no header.
+        let own_port = format!("check port {} inter 20ms", server.address.port());
+        let balancer = Balancer::start_with(&[server.address], |config| {
+            let config = if style == "plain" { without_script(config) } else { config.to_owned() };
+            let inter = if port { &own_port } else { "check inter 20ms" };
+            config.replace("check inter 500ms", inter)
+        });
+        let Some(balancer) = balancer else { return };
+        balancer.wait_for(["UP"]);
+        if port {
+            // HAProxy answers the kernel's SYN-ACK with a reset, so the server sees few of these, if any.
+            let counters = server.counters();
+            let unseen = counters.contains("accepted 0, ");
+            assert!(unseen || counters.contains(" health check"), "{counters}");
+        } else {
+            wait_for_checks(&mut server, 20);
+            assert_only_checks_ended(&mut server);
+        }
+        let stream = authenticated(balancer.address);
+        assert_eq!(exchange(&stream, b"hello"), b"HELLO", "{style}, own port {port}");
+        balancer.wait_for(["UP"]);
+        let said = server.finish().stderr;
+        assert!(!said.contains("PROXY header,"), "{style}, own port {port}: {said}");
     }
 }

@@ -9,4 +9,5 @@ mod admission;
 mod handler;
 mod keepalive;
 mod loopback;
+mod proxy;
 mod workers;

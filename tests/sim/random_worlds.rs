@@ -91,6 +91,34 @@ fn replay(seed: u64) {
     }
 }
 
+/// The worlds behind balancers are no use if nothing happens in them.
+#[test]
+fn worlds_behind_balancers_reach_every_end_and_refusal() {
+    let mut seen = std::collections::BTreeMap::<String, u64>::new();
+    for seed in 0..2000 {
+        let mut world = World::draw(SplitMix::new(seed), false);
+        world.run();
+        let stats = world.server.stats();
+        let refused =
+            if stats.closed(CloseReason::Refused) > 0 { stats.refused_suspects } else { 0 };
+        let refusals = [("suspect", refused), ("untrusted", stats.refused_untrusted_proxies)];
+        let reasons = stats.closes().map(|(reason, count)| (reason.as_str(), count));
+        for (what, count) in reasons.chain(refusals) {
+            *seen.entry(what.to_owned()).or_default() += count;
+        }
+    }
+    for reason in [
+        CloseReason::HeaderMissing,
+        CloseReason::HeaderMalformed,
+        CloseReason::HeaderTimeout,
+        CloseReason::Refused,
+        CloseReason::HealthCheck,
+    ] {
+        assert!(seen.contains_key(reason.as_str()), "none ended: {reason}; {seen:?}");
+    }
+    assert!(seen["suspect"] > 0 && seen["untrusted"] > 0, "{seen:?}");
+}
+
 /// The limit per turn and connection covers received and sent bytes together, and a call counts as
 /// at least 4 KiB.
 #[test]

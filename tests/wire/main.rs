@@ -2,6 +2,7 @@
 //! every deadline and every close reason.
 #![allow(clippy::unwrap_used)] // clippy.toml exempts `#[test]` functions, not their helpers.
 
+mod header;
 mod multiprocessing;
 mod multiprocessing_world;
 

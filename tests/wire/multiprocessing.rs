@@ -273,6 +273,50 @@ fn a_frame_of_any_length_needs_no_memory() {
     assert_eq!(connection.wants(&config), Wants::Recv { limit: config.recv_size });
 }
 
+/// Behind a balancer nothing is sent before its header is complete; then all is as without it.
+#[test]
+fn the_challenge_waits_for_the_header_of_a_balancer() {
+    let algorithm = MacAlgorithm::Sha256;
+    let (config, now) = (config(algorithm), Monotonic::ZERO);
+    let (sent, got) = honest_handshake(algorithm);
+    let header = b"PROXY TCP4 192.0.2.7 192.0.2.1 5000 9999\r\n";
+    for first in 1..=header.len() {
+        let handler = Framed::new(Upper, None);
+        let mut connection =
+            Connection::open_proxied(&config, &SERVER_RANDOM, handler, Peer::default(), now);
+        for part in [&header[..first], &header[first..]].into_iter().filter(|part| !part.is_empty())
+        {
+            assert_eq!((connection.state(), connection.chunk()), (State::AwaitHeader, &b""[..]));
+            connection.handle_recv(&config, &mut part.to_vec(), now).sent(0);
+        }
+        assert_eq!(connection.state(), State::AwaitDigest);
+        let client = connection.header().unwrap().endpoints.unwrap().source;
+        assert_eq!(client.to_string(), "192.0.2.7:5000");
+        assert_eq!(connection.chunk(), &got[..63], "the challenge, with all its random bytes");
+        connection.handle_sent(&config, 63, now);
+        let mut data = sent.clone();
+        let reply = connection.handle_recv(&config, &mut data, now);
+        assert_eq!((reply.bytes(), reply.key()), (&got[63..], Some(0)));
+        let len = reply.bytes().len();
+        reply.sent(len);
+        assert!(connection.has_authenticated());
+    }
+}
+
+/// It cannot answer a challenge that it has not seen.
+#[test]
+fn a_response_behind_the_header_is_a_wrong_one() {
+    let config = config(MacAlgorithm::Sha256);
+    let now = Monotonic::ZERO;
+    let mut data = [&b"PROXY UNKNOWN\r\n"[..], &frame(&[0; 40])].concat();
+    let mut connection =
+        Connection::open_proxied(&config, &SERVER_RANDOM, Identity, Peer::default(), now);
+    connection.handle_recv(&config, &mut data, now).sent(0);
+    assert!(connection.chunk().ends_with(b"\0\0\0\x09#FAILURE#"));
+    connection.handle_sent(&config, connection.chunk().len(), now);
+    assert_eq!(connection.close_reason(), Some(CloseReason::Rejected));
+}
+
 /// No handshake: what is received is answered, and silence is an idle connection.
 #[test]
 fn a_plain_connection_is_open_from_the_start() {

@@ -107,7 +107,7 @@ impl FromStr for Count {
 }
 
 /// Parses a network, or an address as the network of that address alone.
-fn network(text: &str) -> Result<IpNet, String> {
+pub(super) fn network(text: &str) -> Result<IpNet, String> {
     if let Ok(address) = text.parse::<IpAddr>() {
         return Ok(address.into());
     }

@@ -4,9 +4,11 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::Args;
+use clap::builder::ArgPredicate;
 use saltecho::server::AdminAddress;
 
 use super::admission::AdmissionArgs;
+use super::proxy::ProxyArgs;
 use crate::cli::address::{admin_address, listen_address};
 use crate::cli::keyfile::KeyArgs;
 use crate::cli::protocol::ProtocolArgs;
@@ -26,6 +28,7 @@ pub(in crate::cli) struct ServeArgs {
     #[arg(short, long, value_name = "ADDR", default_value = "127.0.0.1:9999")]
     #[arg(env = "SALTECHO_LISTEN", hide_env_values = true)]
     #[arg(value_delimiter = ',', value_parser = listen_address)]
+    #[arg(default_value_if("listen_proxy", ArgPredicate::IsPresent, None))]
     pub(super) listen: Vec<SocketAddr>,
 
     #[command(flatten)]
@@ -36,6 +39,9 @@ pub(in crate::cli) struct ServeArgs {
     #[arg(long, env = "SALTECHO_ALLOW_UNAUTHENTICATED", hide_env_values = true)]
     #[arg(value_parser = clap::builder::FalseyValueParser::new())]
     pub(super) allow_unauthenticated: bool,
+
+    #[command(flatten)]
+    pub(super) proxy: ProxyArgs,
 
     #[command(flatten)]
     pub(super) keys: KeyArgs,
@@ -143,4 +149,6 @@ Examples:
   saltecho serve -k saltecho.key --mac sha256
   saltecho serve -l 127.0.0.1:0 -l 127.0.0.2:0 --port-file ports
   saltecho serve --protocol multiprocessing --max-message 16m
-  saltecho serve --protocol plain --reply same";
+  saltecho serve --protocol plain --reply same
+
+  saltecho serve -l 0.0.0.0:9999 --proxy require --proxy-trust 192.0.2.1";

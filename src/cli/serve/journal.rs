@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use saltecho::auth::KeyName;
+use saltecho::proto::proxy::Header;
 use saltecho::proto::{CloseReason, Config, Protocol};
 use saltecho::server::{AcceptPause, ConnId, Limits, Observer, Record, Stats};
 
@@ -72,6 +73,7 @@ pub(super) fn counters(stats: &Stats) -> String {
         ("; shed", stats.shed),
         ("; refused as suspect", stats.refused_suspects),
         ("; refused over share", stats.refused_over_share),
+        ("; refused as untrusted proxy", stats.refused_untrusted_proxies),
         ("; open", stats.connections as u64),
         (", unauthenticated", stats.unauthenticated as u64),
     ] {
@@ -154,6 +156,27 @@ impl Observer for Reporter {
         }
     }
 
+    fn proxied(&mut self, id: ConnId, header: &Header) {
+        let Some(endpoints) = header.endpoints else {
+            return self.print(format_args!("{id} is the balancer's own connection"));
+        };
+        let (client, asked) = (endpoints.source, endpoints.destination);
+        if let Some(peer) = self.unauthenticated.get_mut(&id) {
+            *peer = client;
+        }
+        let name = header.unique_id.as_deref().map(<[u8]>::escape_ascii);
+        let name = name.map_or_else(String::new, |name| format!(", unique id {name}"));
+        self.print(format_args!("{id} comes from {client} to {asked}{name}"));
+    }
+
+    fn proxy_refused(&mut self, peer: Option<SocketAddr>) {
+        let peer = peer.map_or_else(|| "a peer that left".to_owned(), |peer| peer.to_string());
+        self.log.print_limited(format_args!(
+            "{}refused a PROXY connection from {peer}, which --proxy-trust does not name",
+            self.worker
+        ));
+    }
+
     fn authenticated(&mut self, id: ConnId, _: Option<KeyName>) {
         self.forget(id);
         self.print(format_args!("{id} authenticated"));
@@ -168,7 +191,10 @@ impl Observer for Reporter {
             CloseReason::Rejected | CloseReason::HandshakeFailed => self.log.print_limited(
                 format_args!("{worker}{id} closed: authentication failed ({reason}), from {peer}"),
             ),
-            CloseReason::AuthTimeout => {
+            CloseReason::AuthTimeout
+            | CloseReason::HeaderMissing
+            | CloseReason::HeaderMalformed
+            | CloseReason::HeaderTimeout => {
                 self.log.print_limited(format_args!("{worker}{id} closed: {reason}, from {peer}"));
             }
             _ => self.print(format_args!("{id} closed: {reason}")),

@@ -4,6 +4,7 @@ mod admission;
 mod args;
 mod journal;
 mod port_file;
+mod proxy;
 mod signals;
 
 use std::io;
@@ -18,6 +19,7 @@ use signal_hook::consts::SIGHUP;
 
 use self::journal::Reporter;
 use self::port_file::PortFile;
+use self::proxy::Place;
 use self::signals::Signals;
 
 use crate::cli::failure::{Exit, Failure};
@@ -53,13 +55,16 @@ fn serve<H: Handler + Clone + Send>(
     log: &Log,
     handler: H,
 ) -> Result<(), Failure> {
-    refuse_repeated(&args.listen)?;
     let protocol = args.protocol.get();
-    args.check_protocol()?;
+    let places = args.proxy.places(&args.listen);
+    refuse_repeated(&places)?;
+    args.check_protocol(&places)?;
     args.refuse_exposed_admin()?;
-    let keys = Keys::for_server(&args.keys, protocol, &args.listen)
+    let listen: Vec<SocketAddr> = places.iter().map(|place| place.address).collect();
+    let keys = Keys::for_server(&args.keys, protocol, &listen)
         .map_err(|error| Failure::new(Exit::Usage, error))?;
-    warn_of_exposure(args, log);
+    warn_of_exposure(args, &listen, log);
+    args.proxy.warn(&places, log);
     let port_file = args.port_file.as_deref();
     let port_file = port_file
         .map(|path| PortFile::prepare(path, args.keys.key_file.as_deref()))
@@ -72,19 +77,25 @@ fn serve<H: Handler + Clone + Send>(
             "SIGHUP was ignored at startup (by nohup?), so it does not reload the keys",
         );
     }
-    let (config, limits) = (args.config(keys.keyring), args.admission.apply(args.limits())?);
+    let (config, limits) =
+        (args.config(keys.keyring), args.admission.apply(args.limits(places.len()))?);
     let workers = usize::from(args.workers);
     let settings = journal::settings(&config, &limits, &keys.names, workers);
-    let settings = settings + &args.framing_settings() + &args.admission.settings();
+    let settings = settings + &args.framing_settings();
+    let settings = settings + &args.admission.settings() + &args.proxy.settings(&places);
     let trusted = args.admission.trusted().iter().copied();
     let mut builder = Server::builder().config(config).limits(limits).trust(trusted);
-    for address in &args.listen {
-        builder = builder.listen(*address);
+    builder = builder.trust_proxies(args.proxy.trusted().iter().copied());
+    for place in &places {
+        builder = match place.proxied {
+            true => builder.listen_proxy(place.address),
+            false => builder.listen(place.address),
+        };
     }
     if let Some(address) = &args.admin {
         builder = builder.admin(address.clone());
     }
-    let mut servers = build(builder.handler(handler), args)?;
+    let mut servers = build(builder.handler(handler), args, &places)?;
     for (server, number) in servers.iter_mut().zip(1..) {
         let worker = (workers > 1).then_some(number);
         server.set_observer(Box::new(Reporter::new(log.clone(), worker)));
@@ -92,7 +103,7 @@ fn serve<H: Handler + Clone + Send>(
     let addresses = servers[0].addresses().context("cannot get the listening address")?;
     let handle = servers.iter().map(Server::handle).collect();
     let reload = {
-        let (keys, listen) = (args.keys.clone(), args.listen.clone());
+        let keys = args.keys.clone();
         move || match keys.key_file {
             Some(_) => Keys::for_server(&keys, protocol, &listen),
             None => Err(anyhow!("there is no key file (-k)")),
@@ -102,7 +113,11 @@ fn serve<H: Handler + Clone + Send>(
     if let Some(port_file) = port_file {
         port_file.write(&addresses, log)?;
     }
-    let shown: Vec<String> = addresses.iter().map(SocketAddr::to_string).collect();
+    let shown = addresses.iter().zip(&places).map(|(address, place)| match place.proxied {
+        true => format!("{address} (PROXY header)"),
+        false => address.to_string(),
+    });
+    let shown: Vec<String> = shown.collect();
     let admin = servers[0].admin_address();
     let admin = admin.map_or(String::new(), |address| format!(", admin endpoint {address}"));
     log.print(Level::Normal, format_args!("listening on {}{admin}: {settings}", shown.join(", ")));
@@ -122,7 +137,7 @@ impl ServeArgs {
     }
 
     /// Refuses an open service that was not asked for, and flags without effect.
-    fn check_protocol(&self) -> Result<(), Failure> {
+    fn check_protocol(&self, places: &[Place]) -> Result<(), Failure> {
         let protocol = self.protocol.get();
         let usage = |text| Err(Failure::with_message(Exit::Usage, text));
         if self.max_message.is_some() && protocol != Protocol::Multiprocessing {
@@ -131,7 +146,14 @@ impl ServeArgs {
                  has no messages, only bytes"
             ));
         }
-        let exposed = self.listen.iter().find(|address| !is_loopback(address));
+        if protocol == Protocol::Plain && places.iter().any(|place| place.proxied) {
+            return usage(
+                "--proxy and --listen-proxy cannot be used with --protocol plain: it is for measuring, \
+                 and admits no client by its address"
+                    .to_owned(),
+            );
+        }
+        let exposed = places.iter().map(|place| &place.address).find(|place| !is_loopback(place));
         match exposed.filter(|_| protocol == Protocol::Plain && !self.allow_unauthenticated) {
             Some(address) => usage(format!(
                 "--protocol plain lets everybody in, and other machines can reach {address}: listen \
@@ -161,6 +183,7 @@ impl ServeArgs {
     fn config(&self, keyring: Keyring) -> Config {
         let mut config = Config::new(keyring);
         config.protocol = self.protocol.get();
+        config.header_timeout = self.proxy.header_timeout.0;
         config.auth_timeout = self.auth_timeout.0;
         config.idle_timeout = self.idle_timeout.0;
         config.send_timeout = self.send_timeout.0;
@@ -169,12 +192,12 @@ impl ServeArgs {
         config
     }
 
-    fn limits(&self) -> Limits {
+    fn limits(&self, addresses: usize) -> Limits {
         let mut limits = match self.max_connections {
             Some(number) => Limits::for_connections(number as usize),
             None => {
                 let admin = self.admin.as_ref().map_or(0, |_| Limits::DESCRIPTORS_OF_ADMIN);
-                Limits::for_workers(self.workers.into(), self.listen.len(), admin)
+                Limits::for_workers(self.workers.into(), addresses, admin)
             }
         };
         limits.backlog = self.backlog;
@@ -184,12 +207,12 @@ impl ServeArgs {
     }
 }
 
-fn warn_of_exposure(args: &ServeArgs, log: &Log) {
+fn warn_of_exposure(args: &ServeArgs, listen: &[SocketAddr], log: &Log) {
     let is_plain = args.protocol.get() == Protocol::Plain;
     if args.keys.key_file.is_none() && !is_plain {
         log.warn("using the demo key, which is public; use your own with -k FILE");
     }
-    if let Some(address) = args.listen.iter().find(|address| !is_loopback(address)) {
+    if let Some(address) = listen.iter().find(|address| !is_loopback(address)) {
         let open =
             if is_plain { "nothing is authenticated or encrypted" } else { "nothing is encrypted" };
         log.warn(format_args!(
@@ -200,15 +223,23 @@ fn warn_of_exposure(args: &ServeArgs, log: &Log) {
 }
 
 /// Refuses an address that is given twice. Port 0 may be: it picks another port each time.
-fn refuse_repeated(addresses: &[SocketAddr]) -> Result<(), Failure> {
-    let repeated = addresses
-        .iter()
-        .enumerate()
-        .find(|(index, address)| address.port() != 0 && addresses[..*index].contains(address));
+fn refuse_repeated(places: &[Place]) -> Result<(), Failure> {
+    let repeated = places.iter().enumerate().find_map(|(index, place)| {
+        let same = |other: &&Place| other.address == place.address && place.address.port() != 0;
+        places[..index].iter().find(same).map(|other| (place, other))
+    });
     match repeated {
         None => Ok(()),
-        Some((_, address)) => {
-            let text = format!("-l {address} is given twice: remove one");
+        Some((Place { address, flag, .. }, other)) if *flag == other.flag => {
+            let text = format!("{flag} {address} is given twice: remove one");
+            Err(Failure::with_message(Exit::Usage, text))
+        }
+        Some((Place { address, flag, .. }, other)) => {
+            let text = format!(
+                "{} {address} and {flag} {address} are the same address: a listener either requires \
+                 PROXY headers or does not, so give one of them another port",
+                other.flag
+            );
             Err(Failure::with_message(Exit::Usage, text))
         }
     }
@@ -217,11 +248,15 @@ fn refuse_repeated(addresses: &[SocketAddr]) -> Result<(), Failure> {
 fn build<H: Handler + Clone>(
     builder: ServerBuilder<H>,
     args: &ServeArgs,
+    places: &[Place],
 ) -> Result<Vec<Server<MioKernel, H>>, Failure> {
     builder.build_workers(args.workers.into()).map_err(|error| match error {
-        BuildError::Listen { address, source } => match overlapping(&args.listen, address) {
-            Some(other) if source.kind() == io::ErrorKind::AddrInUse => {
-                let text = format!("-l {address} and -l {other} overlap: remove one");
+        BuildError::Listen { address, source } => match overlapping(places, address) {
+            Some((one, other)) if source.kind() == io::ErrorKind::AddrInUse => {
+                let text = format!(
+                    "{} {} and {} {} overlap: remove one",
+                    one.flag, one.address, other.flag, other.address
+                );
                 Failure::with_message(Exit::Usage, text)
             }
             _ => Failure::with_message(Exit::Runtime, cannot_listen(address, &source)),
@@ -248,14 +283,16 @@ fn build<H: Handler + Clone>(
 
 /// Finds another of our own addresses that conflicts with this one because one of the two means
 /// every address of the machine.
-fn overlapping(addresses: &[SocketAddr], address: SocketAddr) -> Option<SocketAddr> {
-    let overlaps = |other: &&SocketAddr| {
-        **other != address
+fn overlapping(places: &[Place], address: SocketAddr) -> Option<(&Place, &Place)> {
+    let overlaps = |other: &&Place| {
+        let other = other.address;
+        other != address
             && other.port() == address.port()
             && other.is_ipv4() == address.is_ipv4()
             && (other.ip().is_unspecified() || address.ip().is_unspecified())
     };
-    addresses.iter().find(overlaps).copied()
+    let one = places.iter().find(|place| place.address == address)?;
+    Some((one, places.iter().find(overlaps)?))
 }
 
 fn cannot_listen(address: SocketAddr, error: &io::Error) -> String {

@@ -3,6 +3,8 @@
 use super::{Connection, Stage};
 use crate::auth::Challenge;
 use crate::proto::config::call_timeout;
+use crate::proto::handshake::{Behind, Handshake};
+use crate::proto::proxy::Header;
 use crate::proto::{
     CloseReason, Config, Handler, HandshakeError, MutualHandshake, Peer, Protocol, Reply, Role,
 };
@@ -13,9 +15,27 @@ use crate::python::{Call, Monotonic};
 pub(super) struct Mutual {
     pub(super) handshake: MutualHandshake,
     pub(super) peer: Peer,
+    /// The PROXY header that came first.
+    pub(super) header: Option<Header>,
 }
 
 impl Mutual {
+    /// Begins when the header of a balancer is complete. A client cannot answer a challenge that is
+    /// not sent; what it sends all the same is taken for its answer.
+    pub(super) fn behind(preface: &Handshake, config: &Config, behind: Behind<'_>) -> Self {
+        let (mut random, challenge) = ([0; Protocol::MAX_RANDOM], preface.challenge());
+        random[..challenge.len()].copy_from_slice(challenge);
+        random[challenge.len()..].copy_from_slice(&behind.more);
+        let mut handshake = MutualHandshake::new(Role::Listener, &config.keyring, random);
+        let _ = handshake.handle_recv(&config.keyring, behind.bytes);
+        Self { handshake, peer: preface.peer, header: preface.header().cloned() }
+    }
+
+    /// Returns true if a peer that leaves now does what a balancer's health check does.
+    pub(super) fn may_be_health_check(&self) -> bool {
+        self.header.as_ref().is_some_and(|header| header.endpoints.is_none())
+    }
+
     /// The reason for an end that comes now, which is the peer's doing unless the handshake has
     /// failed before.
     pub(super) const fn reason(&self, now: CloseReason) -> CloseReason {
@@ -50,7 +70,7 @@ impl<H: Handler> Connection<H> {
             Protocol::Multiprocessing => {
                 let handshake = MutualHandshake::new(Role::Listener, &config.keyring, *random);
                 Self {
-                    stage: Stage::Mutual(Box::new(Mutual { handshake, peer })),
+                    stage: Stage::Mutual(Box::new(Mutual { handshake, peer, header: None })),
                     call: Call::begin(call_timeout(config.auth_timeout), now),
                     handler,
                 }
@@ -64,6 +84,27 @@ impl<H: Handler> Connection<H> {
                 connection.enter_conversation(&peer);
                 connection
             }
+        }
+    }
+
+    /// The same from a balancer, whose PROXY header comes first; see
+    /// [`behind_proxy`](Self::behind_proxy). Not in [`Protocol::Plain`], which begins with nothing
+    /// that could wait for the header.
+    pub fn open_proxied(
+        config: &Config,
+        random: &[u8; Protocol::MAX_RANDOM],
+        handler: H,
+        peer: Peer,
+        now: Monotonic,
+    ) -> Self {
+        let challenge = Challenge::new(std::array::from_fn(|i| random[i]));
+        let more = std::array::from_fn(|i| random[Challenge::LEN + i]);
+        let mut handshake = Handshake::behind_proxy(challenge, more);
+        handshake.peer = peer;
+        Self {
+            stage: Stage::AwaitDigest(Box::new(handshake)),
+            call: Call::begin(call_timeout(config.header_timeout), now),
+            handler,
         }
     }
 
@@ -87,7 +128,7 @@ impl<H: Handler> Connection<H> {
                 Reply::empty(self, config, now)
             }
             Some(Ok(())) => {
-                let Mutual { handshake, peer } = &**mutual;
+                let Mutual { handshake, peer, .. } = &**mutual;
                 // Something if the client has accepted the response before it was sent.
                 let (unsent, peer) = (handshake.unsent().to_vec(), *peer);
                 let key = handshake.key().and_then(|key| config.keyring.position_of(key));

@@ -24,7 +24,11 @@ pub struct Admission {
     failed: BTreeMap<Source, Monotonic>,
     /// The accepted client that is neither admitted nor refused yet.
     pending: Option<Candidate>,
+    /// The connection whose header has just named a client, about which nothing is decided yet.
+    identified: Option<(ConnId, Candidate)>,
     accepted: u64,
+    /// Balancers refused because they are not named.
+    untrusted: u64,
     /// All refusals, and those of them with only one possible reason.
     refused: u64,
     certain_suspects: u64,
@@ -63,7 +67,9 @@ impl Admission {
             unauthenticated: VecDeque::new(),
             failed: BTreeMap::new(),
             pending: None,
+            identified: None,
             accepted: 0,
+            untrusted: 0,
             refused: 0,
             certain_suspects: 0,
             certainly_over_share: 0,
@@ -73,6 +79,39 @@ impl Admission {
     pub fn accepted(&mut self, peer: Option<SocketAddr>, now: Monotonic) {
         assert!(self.pending.is_none(), "two clients are accepted at once");
         self.accepted += 1;
+        let taken = self.unauthenticated.len();
+        self.pending = Some(self.candidate(peer, taken, now));
+    }
+
+    /// A connection of a balancer was accepted: its address decides nothing.
+    pub fn accepted_proxied(&mut self) {
+        self.accepted += 1;
+    }
+
+    pub fn proxy_refused(&mut self) {
+        self.untrusted += 1;
+    }
+
+    /// A balancer's connection waits for its header.
+    pub fn opened_proxied(&mut self, id: ConnId, now: Monotonic) {
+        self.unauthenticated.push_back(Unauthenticated { id, since: now, source: None });
+    }
+
+    /// A header names this client.
+    pub fn identified(&mut self, id: ConnId, client: Option<SocketAddr>, now: Monotonic) {
+        let others = self.unauthenticated.len() - 1;
+        self.identified = Some((id, self.candidate(client, others, now)));
+    }
+
+    /// The client that was identified last was not refused.
+    pub fn decide(&mut self) {
+        let Some((id, candidate)) = self.identified.take() else { return };
+        self.check_admitted(&candidate);
+        let known = self.unauthenticated.iter_mut().find(|connection| connection.id == id);
+        known.expect("it is unauthenticated").source = candidate.source;
+    }
+
+    fn candidate(&self, peer: Option<SocketAddr>, taken: usize, now: Monotonic) -> Candidate {
         let source = peer.and_then(|peer| source(peer.ip(), self.limits.trust_loopback));
         let failed = source.and_then(|source| self.failed.get(&source));
         let suspect = match failed.map(|at| now.since(*at)) {
@@ -84,14 +123,17 @@ impl Admission {
             self.unauthenticated.iter().filter(|connection| connection.source == source).count();
         let share = self.limits.unauthenticated_per_source.filter(|_| source.is_some());
         let over_share = share.is_some_and(|share| held >= share);
-        let taken = self.unauthenticated.len();
-        self.pending = Some(Candidate { source, taken, suspect, over_share });
+        Candidate { source, taken, suspect, over_share }
     }
 
     /// The accepted client was admitted.
     pub fn admitted(&mut self) {
         let candidate = self.pending.take().expect("it was accepted before");
-        let scarce = self.is_scarce(&candidate);
+        self.check_admitted(&candidate);
+    }
+
+    fn check_admitted(&self, candidate: &Candidate) {
+        let scarce = self.is_scarce(candidate);
         assert!(
             !scarce || candidate.suspect != Suspicion::Fresh,
             "a suspect is admitted: {candidate:?}"
@@ -101,6 +143,10 @@ impl Admission {
 
     pub fn refused(&mut self) {
         let Some(candidate) = self.pending.take() else { return };
+        self.check_refused(candidate);
+    }
+
+    fn check_refused(&mut self, candidate: Candidate) {
         assert!(candidate.source.is_some(), "refused though its source is trusted: {candidate:?}");
         assert!(
             self.is_scarce(&candidate),
@@ -131,6 +177,14 @@ impl Admission {
     }
 
     pub fn closed(&mut self, id: ConnId, reason: CloseReason, now: Monotonic) {
+        if let Some((_, candidate)) =
+            self.identified.take_if(|(last, _)| *last == id && reason == CloseReason::Refused)
+        {
+            self.check_refused(candidate);
+        } else {
+            assert_ne!(reason, CloseReason::Refused, "{id} had been admitted");
+            self.decide();
+        }
         let connection = self.remove(id);
         if reason == CloseReason::Evicted {
             let (place, connection) =
@@ -145,6 +199,7 @@ impl Admission {
                 | CloseReason::DrainTimeout
                 | CloseReason::Stopped
                 | CloseReason::SetupFailed
+                | CloseReason::Refused
         );
         if let Some((_, Unauthenticated { source: Some(source), .. })) =
             connection.filter(|_| !ours)
@@ -162,7 +217,10 @@ impl Admission {
     pub fn audit(&self, stats: &Stats) {
         let (suspects, over_share) = (stats.refused_suspects, stats.refused_over_share);
         assert!(self.pending.is_none(), "a client was neither admitted nor refused");
-        assert_eq!(self.accepted, stats.accepted + suspects + over_share, "accepted");
+        let refused_later = stats.closed(CloseReason::Refused);
+        let refused = suspects + over_share - refused_later + self.untrusted;
+        assert_eq!(self.untrusted, stats.refused_untrusted_proxies, "untrusted proxies");
+        assert_eq!(self.accepted, stats.accepted + refused, "accepted");
         assert_eq!(self.refused, suspects + over_share, "refused");
         assert!(self.certain_suspects <= suspects, "suspects");
         assert!(self.certainly_over_share <= over_share, "over their share");

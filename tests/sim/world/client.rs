@@ -3,13 +3,17 @@
 use saltecho::auth::{Challenge, Key, MacAlgorithm};
 use saltecho::python::Monotonic;
 use saltecho::random::SplitMix;
-use saltecho::sim::{Seen, SimClient, SimKernel};
+use saltecho::sim::{Ledger, Seen, SimClient, SimKernel};
+
+use super::header::Header;
 
 /// A client and its state.
 pub struct Client {
     pub end: SimClient,
     pub challenge: Vec<u8>,
     pub honest: bool,
+    /// What a balancer sends before.
+    pub header: Option<Header>,
     /// The unsent rest of the digest, which goes before its input.
     pub digest: Vec<u8>,
     pub digest_is_right: bool,
@@ -47,6 +51,7 @@ impl Client {
             end,
             challenge: Vec::new(),
             honest,
+            header: None,
             digest: Vec::new(),
             digest_is_right: false,
             sent: Vec::new(),
@@ -61,8 +66,26 @@ impl Client {
         }
     }
 
-    /// Sends pending data: the digest once the challenge is there, then input.
+    /// Bytes that the server has received from it, without a balancer's header.
+    pub fn received(&self, ledger: &Ledger) -> u64 {
+        self.header.as_ref().map_or(ledger.received, |header| header.received_behind(ledger))
+    }
+
+    /// Returns true while a header has to come first and has not wholly been received.
+    pub fn awaits_header(&self, ledger: &Ledger) -> bool {
+        self.header.as_ref().is_some_and(|header| !header.is_complete(ledger))
+    }
+
+    /// Sends pending data: a header, the digest once the challenge is there, then input.
     pub fn send(&mut self, kernel: &mut SimKernel, random: &mut SplitMix, limit: usize) -> bool {
+        if let Some(Header { unsent, .. }) = &mut self.header
+            && !unsent.is_empty()
+            && self.fate == Fate::Present
+        {
+            let n = kernel.client_send(self.end, &unsent[..limit.min(unsent.len())]);
+            unsent.drain(..n);
+            return n > 0;
+        }
         if self.fate != Fate::Present || self.challenge.len() < Challenge::LEN {
             return false;
         }
@@ -149,8 +172,11 @@ impl Client {
         {
             return;
         }
-        assert_eq!(self.challenge.len(), Challenge::LEN, "{:?} waits for its challenge", self.end);
         assert_ne!(self.fate, Fate::Finished, "{:?} has finished and is connected", self.end);
+        if self.header.as_ref().is_some_and(Header::is_silent) {
+            return assert!(self.challenge.is_empty(), "{:?} sent no header", self.end);
+        }
+        assert_eq!(self.challenge.len(), Challenge::LEN, "{:?} waits for its challenge", self.end);
         assert!(self.honest || !self.digest.is_empty(), "{:?} was not rejected", self.end);
         self.assert_answered();
     }

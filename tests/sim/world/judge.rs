@@ -1,11 +1,12 @@
 //! Judges a server from outside: by its observer's reports and its kernel's ledgers.
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use saltecho::auth::KeyName;
+use saltecho::proto::proxy::Header;
 use saltecho::proto::{CloseReason, Config};
 use saltecho::python::Monotonic;
 use saltecho::reactor::Close;
@@ -40,6 +41,8 @@ pub struct Judge {
     opened: u64,
     authenticated: u64,
     closes: HashMap<CloseReason, u64>,
+    /// Whether headers are required, and if so, whether only from the balancers of 192.0.2.0/24.
+    headers: Option<bool>,
     /// The start of the drain.
     pub draining: Option<Monotonic>,
     drain_timeout: Option<Duration>,
@@ -50,6 +53,8 @@ pub struct Judge {
 enum Report {
     Kernel(Event),
     Opened(ConnId, Option<SocketAddr>),
+    Proxied(ConnId, Option<SocketAddr>),
+    ProxyRefused(Option<SocketAddr>),
     Authenticated(ConnId, Option<KeyName>),
     Closed(ConnId, CloseReason, Option<Record>),
 }
@@ -59,6 +64,15 @@ struct Recorder(Arc<Mutex<Vec<Report>>>);
 impl Observer for Recorder {
     fn opened(&mut self, id: ConnId, peer: Option<SocketAddr>) {
         self.0.lock().unwrap().push(Report::Opened(id, peer));
+    }
+
+    fn proxied(&mut self, id: ConnId, header: &Header) {
+        let client = header.endpoints.map(|endpoints| endpoints.source);
+        self.0.lock().unwrap().push(Report::Proxied(id, client));
+    }
+
+    fn proxy_refused(&mut self, peer: Option<SocketAddr>) {
+        self.0.lock().unwrap().push(Report::ProxyRefused(peer));
     }
 
     fn authenticated(&mut self, id: ConnId, key: Option<KeyName>) {
@@ -85,10 +99,16 @@ impl Judge {
             opened: 0,
             authenticated: 0,
             closes: HashMap::new(),
+            headers: None,
             draining: None,
             drain_timeout: limits.drain_timeout,
             reasons: BTreeMap::new(),
         }
+    }
+
+    /// Expects a header in front of each connection.
+    pub fn expect_headers(&mut self, named_only: bool) {
+        self.headers = Some(named_only);
     }
 
     /// True if vanished clients are detected.
@@ -114,12 +134,31 @@ impl Judge {
         for report in reports {
             match report {
                 Report::Kernel(Event::Accepted(client)) => {
+                    self.admission.decide();
                     pending = Some(client);
-                    self.admission.accepted(kernel.peer(client), now);
+                    match self.headers {
+                        None => self.admission.accepted(kernel.peer(client), now),
+                        Some(_) => self.admission.accepted_proxied(),
+                    }
                 }
                 Report::Kernel(Event::FoundNoRandomBytes) => {
                     pending = None;
-                    self.admission.admitted();
+                    if self.headers.is_none() {
+                        self.admission.admitted();
+                    }
+                }
+                Report::ProxyRefused(peer) => {
+                    assert!(self.headers == Some(true) && !is_named(peer), "{peer:?} is named");
+                    self.admission.proxy_refused();
+                }
+                Report::Proxied(id, named) => {
+                    self.admission.decide();
+                    let client = client_of(kernel, clients, id).expect("it is registered");
+                    let header = client.header.as_ref().expect("it sent one");
+                    assert!(header.is_complete(kernel.ledger(client.end)), "{id} has no header");
+                    assert_eq!(named, header.client(), "{id} has the header of another client");
+                    self.records.proxied(id, named);
+                    self.admission.identified(id, named, now);
                 }
                 Report::Kernel(Event::Closed(client)) => {
                     if pending == Some(client) {
@@ -131,11 +170,18 @@ impl Judge {
                     self.records.opened(id);
                     let client = pending.take().expect("it was accepted before");
                     assert_eq!(peer, kernel.peer(client), "{id} has the address of another client");
-                    self.admission.opened(id, peer, now);
+                    match self.headers {
+                        None => self.admission.opened(id, peer, now),
+                        Some(named_only) => {
+                            assert!(!named_only || is_named(peer), "{peer:?} is not named");
+                            self.admission.opened_proxied(id, now);
+                        }
+                    }
                 }
                 Report::Authenticated(id, key) => {
                     self.records.authenticated(id, key);
                     self.authenticated += 1;
+                    self.admission.decide();
                     self.admission.authenticated(id);
                     let client = client_of(kernel, clients, id).expect("it is registered");
                     assert!(client.honest, "a wrong digest was accepted");
@@ -146,6 +192,7 @@ impl Judge {
                 }
             }
         }
+        self.admission.decide();
         self.admission.audit(stats);
         self.awake.judge(kernel);
         self.keepalive.audit(stats, now);
@@ -185,15 +232,55 @@ impl Judge {
             assert_eq!(how, Close::Reset, "a partial answer ends in order");
         }
         let accepted = ledger.accepted_at.expect("it was accepted");
+        let left = matches!(client.fate, Fate::Finished | Fate::Gone);
         let due = match reason {
             CloseReason::AuthTimeout => {
                 let asked = ledger.sent >= CHALLENGE && self.last_look_is_whole;
-                let there = ledger.received + kernel.unread(client.end) as u64;
+                let there = client.received(ledger) + kernel.unread(client.end) as u64;
                 assert!(
                     !asked || client.piecemeal || there < DIGEST,
                     "{id} timed out with its digest in the kernel"
                 );
-                accepted.saturating_add(self.config.auth_timeout.expect("there is one"))
+                assert!(!client.awaits_header(ledger), "{id} has no header yet");
+                let since = asked_at(client, ledger).expect("it was sent a challenge");
+                since.saturating_add(self.config.auth_timeout.expect("there is one"))
+            }
+            CloseReason::HeaderTimeout => {
+                let header = client.header.as_ref().expect("it was to send one");
+                let whole = self.config.recv_size as u64 >= header.len();
+                let whole = whole && self.last_look_is_whole;
+                let there = ledger.received + kernel.unread(client.end) as u64;
+                assert!(
+                    !whole || client.piecemeal || there < header.len(),
+                    "{id} timed out with its header in the kernel"
+                );
+                assert!(client.awaits_header(ledger), "{id} has sent its header");
+                accepted.saturating_add(self.config.header_timeout.expect("there is one"))
+            }
+            CloseReason::HeaderMissing => {
+                let header = client.header.as_ref().expect("it was to send one");
+                assert!(header.is_wrong_for(reason) && ledger.sent == 0, "{id}");
+                now
+            }
+            CloseReason::HeaderMalformed => {
+                let header = client.header.as_ref().expect("it was to send one");
+                let cut_off = left && client.awaits_header(ledger);
+                assert!(header.is_wrong_for(reason) || cut_off, "{id} has a right header");
+                assert_eq!(ledger.sent, 0, "{id}");
+                now
+            }
+            CloseReason::Refused => {
+                assert!(self.headers.is_some() && ledger.sent == 0, "{id} was sent a challenge");
+                now
+            }
+            CloseReason::HealthCheck => {
+                let header = client.header.as_ref().expect("it was to send one");
+                let own = header.is_complete(ledger) && header.client().is_none();
+                assert!(own || ledger.received == 0, "{id} is a client's");
+                let judged = ledger.sent >= CHALLENGE && client.received(ledger) >= DIGEST;
+                assert!(!judged, "{id} gave a digest");
+                assert!(left || ledger.failed, "{id} did not leave");
+                now
             }
             CloseReason::SendTimeout => {
                 assert!(undelivered > 0, "{id} had nothing pending");
@@ -208,7 +295,7 @@ impl Judge {
                 now
             }
             CloseReason::AuthAbandoned => {
-                assert!(ledger.received < DIGEST);
+                assert!(client.received(ledger) < DIGEST && !client.awaits_header(ledger));
                 now
             }
             CloseReason::PeerFinished => {
@@ -237,16 +324,21 @@ impl Judge {
     }
 
     /// Checks at the end that each handler was called for the start and the end of its connection.
-    pub fn compare_with_handlers(&self, kernel: &SimKernel, calls: &Calls, stats: &Stats) {
+    pub fn compare_with_handlers(
+        &self,
+        kernel: &SimKernel,
+        clients: &[Client],
+        calls: &Calls,
+        stats: &Stats,
+    ) {
         assert_eq!(calls.opened.len() as u64, stats.authenticated, "opened handlers");
         assert_eq!(calls.closed.len(), calls.opened.len(), "closed handlers");
         for (peer, reason) in &calls.closed {
             let client = kernel.client_named(peer.id()).expect("it was registered");
-            assert_eq!(
-                peer.address(),
-                kernel.peer(client),
-                "{client:?} has the address of another"
-            );
+            let named = clients.iter().find(|known| known.end == client);
+            let named = named.and_then(|known| known.header.as_ref()?.client());
+            let expected = named.or(kernel.peer(client));
+            assert_eq!(peer.address(), expected, "{client:?} has the address of another");
             assert_eq!(self.reasons.get(&client), Some(reason), "{client:?}");
         }
     }
@@ -270,7 +362,16 @@ impl Judge {
     fn check_open(&mut self, client: &Client, ledger: &Ledger, now: Monotonic) {
         let end = client.end;
         let lead = ledger.greatest_lead.unwrap_or(i64::MIN);
-        assert!(lead <= -16, "{end:?}: the server read before it had answered");
+        match &client.header {
+            None => assert!(lead <= -16, "{end:?}: the server read before it had answered"),
+            // All but its last byte may be there when more is asked for.
+            Some(header) => {
+                assert!(lead < header.len().cast_signed() || header.is_silent(), "{end:?}: {lead}");
+                assert!(!header.is_refuted(ledger), "{end:?} sent no header and is connected");
+                let spoke = ledger.spoke.is_none_or(|(_, received)| received >= header.len());
+                assert!(spoke, "{end:?} was sent something before its header was complete");
+            }
+        }
         let undelivered = undelivered(client, ledger);
         let most = match client.pushed_at {
             None => self.config.recv_size,
@@ -278,7 +379,11 @@ impl Judge {
         };
         assert!(undelivered <= most as u64, "{end:?} has more than one answer pending");
         if !client.honest {
-            assert!(ledger.received < DIGEST, "{end:?} gave a wrong digest and is still connected");
+            let early = ledger.sent < CHALLENGE;
+            assert!(
+                early || client.received(ledger) < DIGEST,
+                "{end:?} gave a wrong digest and is still connected"
+            );
         }
         let overdue = self.overdue.entry(end).or_default();
         match due(&self.config, client, ledger, self.draining.is_some()) {
@@ -329,11 +434,28 @@ fn client_of<'a>(kernel: &SimKernel, clients: &'a [Client], id: ConnId) -> Optio
 
 /// Bytes of answers and messages that the kernel has not accepted; the answer to `n` bytes has `n`.
 fn undelivered(client: &Client, ledger: &Ledger) -> u64 {
-    match ledger.received {
-        DIGEST.. if client.honest => {
-            ledger.received - DIGEST + CHALLENGE + client.pushed.len() as u64 - ledger.sent
+    match client.received(ledger) {
+        received @ DIGEST.. if client.honest => {
+            received - DIGEST + CHALLENGE + client.pushed.len() as u64 - ledger.sent
         }
         _ => 0,
+    }
+}
+
+/// Returns true if a balancer may send headers where only some may.
+fn is_named(peer: Option<SocketAddr>) -> bool {
+    match peer.map(|peer| peer.ip().to_canonical()) {
+        Some(IpAddr::V4(ip)) => ip.octets()[..3] == [192, 0, 2],
+        Some(IpAddr::V6(_)) | None => false,
+    }
+}
+
+/// The beginning of the time to authenticate: the challenge is sent in the turn in which a client is
+/// accepted, or in which its header is complete.
+fn asked_at(client: &Client, ledger: &Ledger) -> Option<Monotonic> {
+    match client.header {
+        None => ledger.accepted_at,
+        Some(_) => ledger.spoke.map(|(time, _)| time),
     }
 }
 
@@ -345,8 +467,10 @@ fn last_moved(ledger: &Ledger) -> Option<Monotonic> {
 fn due(config: &Config, client: &Client, ledger: &Ledger, draining: bool) -> Option<Monotonic> {
     let (since, limit) = if ledger.shut_down_at.is_some() {
         (ledger.shut_down_at, config.linger_timeout)
-    } else if ledger.received < DIGEST {
-        (ledger.accepted_at, config.auth_timeout)
+    } else if client.awaits_header(ledger) {
+        (ledger.accepted_at, config.header_timeout)
+    } else if client.received(ledger) < DIGEST {
+        (asked_at(client, ledger), config.auth_timeout)
     } else if undelivered(client, ledger) > 0 {
         // Each of several messages has its own timeout, which starts when the one before is sent.
         let began = ledger.received_at.max(client.pushed_at);

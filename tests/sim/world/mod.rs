@@ -4,6 +4,7 @@
 mod admission;
 pub mod client;
 mod handler;
+pub mod header;
 pub mod judge;
 mod keepalive;
 mod records;
@@ -13,6 +14,7 @@ use std::time::Duration;
 
 use client::{Client, Fate};
 use handler::UpperHandler;
+use header::Header;
 use judge::Judge;
 use saltecho::auth::Keyring;
 use saltecho::proto::{CloseReason, Config};
@@ -28,6 +30,8 @@ pub struct World {
     pub random: SplitMix,
     /// The part of [`PEERS`] that clients come from: its length and its start.
     sources: (usize, usize),
+    /// True if the clients come through balancers that send a header.
+    proxied: bool,
     handler: UpperHandler,
     /// The chance of a push before a turn, in thousandths, and the current push.
     pushes: u32,
@@ -96,6 +100,8 @@ impl World {
         }
         let mut handler = UpperHandler::new();
         handler.fragile = random.chance(150);
+        config.header_timeout =
+            [Some(5000), Some(500), None][random.clone().below(3)].map(Duration::from_millis);
         let late = faults.late_arrival > 0;
         let kernel = SimKernel::with_choices(kernel, faults);
         let mut world = Self::with_handler(kernel, config, limits, random, handler);
@@ -104,6 +110,10 @@ impl World {
         world.judge.records.kept = world.random.chance(500);
         world.server.keep_records(world.judge.records.kept);
         world.sources = sources;
+        // Drawn last, so that inputs of the fuzz target keep their meaning.
+        if world.random.below(4) == 3 {
+            world.put_behind_balancers();
+        }
         world
     }
 
@@ -129,10 +139,22 @@ impl World {
             judge,
             random,
             sources: (1, 0),
+            proxied: false,
             handler,
             pushes: 0,
             pushing: None,
         }
+    }
+
+    /// Requires headers, perhaps only from the balancers of 192.0.2.0/24.
+    fn put_behind_balancers(&mut self) {
+        self.proxied = true;
+        self.server.require_proxy(0);
+        let named = self.random.chance(300);
+        if named {
+            self.server.trust_proxies(&["192.0.2.0/24".parse().unwrap()]);
+        }
+        self.judge.expect_headers(named);
     }
 
     fn traced(mut self, traced: bool) -> Self {
@@ -261,10 +283,17 @@ impl World {
         let (to_server, to_client, window) = (capacity(), capacity().max(32), capacity());
         let (span, first) = self.sources;
         let ip = PEERS[(first + self.random.below(span)) % PEERS.len()];
-        let peer = ip.map(|ip| SocketAddr::new(ip, 1024));
+        let balancer = if self.proxied { PEERS[self.random.below(PEERS.len())] } else { ip };
+        let peer = balancer.map(|ip| SocketAddr::new(ip, 1024));
         let end = self.server.kernel_mut().connect_from(peer, to_server, to_client, window);
         let mut client = Client::new(end, self.random.chance(850), self.random.below(600));
         client.piecemeal = to_server.min(window) < 16;
+        if self.proxied {
+            let mut header = Header::draw(&mut self.random, ip);
+            // What comes before the challenge is a wrong digest.
+            client.honest &= !(self.random.chance(100) && header.add_early(&mut self.random));
+            client.header = Some(header);
+        }
         self.clients.push(client);
     }
 
@@ -344,7 +373,7 @@ impl World {
         assert_eq!(stats.accepted, stats.closed_in_all(), "one reason for each connection");
         self.judge.compare_counters(&stats);
         let calls = self.handler.calls.lock().unwrap();
-        self.judge.compare_with_handlers(self.server.kernel_mut(), &calls, &stats);
+        self.judge.compare_with_handlers(self.server.kernel_mut(), &self.clients, &calls, &stats);
         drop(calls);
         for client in self.clients.iter().filter(|client| client.fate == Fate::Finished) {
             let kernel = self.server.kernel_mut();

@@ -1,6 +1,7 @@
 //! Compares a server's records of its connections with the kernel's ledgers.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 
 use saltecho::auth::{KeyName, Keyring};
 use saltecho::python::Monotonic;
@@ -14,11 +15,13 @@ pub struct Records {
     key: KeyName,
     /// The open connections, each with whether it has authenticated.
     open: HashMap<ConnId, bool>,
+    /// The clients that headers named.
+    clients: HashMap<ConnId, SocketAddr>,
 }
 
 impl Records {
     pub fn new(keyring: &Keyring) -> Self {
-        Self { kept: false, key: keyring.names()[0], open: HashMap::new() }
+        Self { kept: false, key: keyring.names()[0], open: HashMap::new(), clients: HashMap::new() }
     }
 
     pub fn opened(&mut self, id: ConnId) {
@@ -28,6 +31,11 @@ impl Records {
     pub fn authenticated(&mut self, id: ConnId, key: Option<KeyName>) {
         assert_eq!(key, Some(self.key), "{id}");
         assert_eq!(self.open.insert(id, true), Some(false), "{id}");
+    }
+
+    /// A header names this client of a connection.
+    pub fn proxied(&mut self, id: ConnId, client: Option<SocketAddr>) {
+        self.clients.extend(client.map(|client| (id, client)));
     }
 
     pub fn closed(&mut self, kernel: &SimKernel, id: ConnId, record: Option<&Record>) {
@@ -50,7 +58,8 @@ impl Records {
         let (ledger, now) = (kernel.ledger(client), kernel.last_reading());
         let accepted = ledger.accepted_at.expect("it was accepted");
         let idle = now.since(last_active(ledger, accepted));
-        assert_eq!(record.peer, kernel.peer(client), "{id}");
+        let named = self.clients.get(&id).copied();
+        assert_eq!(record.peer, named.or(kernel.peer(client)), "{id}");
         assert_eq!(record.age, now.since(accepted), "{id}");
         assert_eq!(record.bytes_sent, ledger.sent, "{id}");
         if ledger.shut_down_at.is_none() {
