@@ -46,7 +46,7 @@
 //! | [`auth`] | keys, the challenge, its digest and the verification | |
 //! | [`proto`] | one connection's whole life as a state machine without I/O | (`http`, `proxy`) |
 //! | [`random`] | a random sequence determined by its seed | |
-//! | [`metrics`] | a server's metrics in the OpenMetrics format | `metrics` |
+//! | [`metrics`] | a server's metrics, and their OpenMetrics format (`metrics`) | `server` |
 //! | [`socket`] | Python's socket object on descriptors that never block | `socket` |
 //! | [`client`] | the authenticated client | `socket` |
 //! | [`reactor`] | the parts of any event loop, over any [`reactor::Kernel`] | `server` |
@@ -62,7 +62,7 @@ pub mod auth;
 pub mod client;
 #[cfg(feature = "load")]
 pub mod load;
-#[cfg(feature = "metrics")]
+#[cfg(any(feature = "metrics", feature = "server"))]
 pub mod metrics;
 pub mod proto;
 pub mod python;

@@ -10,10 +10,66 @@ use prometheus_client::registry::{Registry, Unit};
 use super::{Snapshot, TimeHistogram, Worker};
 use crate::proto::CloseReason;
 
-/// The content type of [`openmetrics`].
-pub const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-/// The content type of [`prometheus_text`].
-pub const PROMETHEUS_TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
+/// The format of a scrape.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// [`openmetrics`].
+    OpenMetrics,
+    /// [`prometheus_text`].
+    PrometheusText,
+}
+
+impl Format {
+    /// The format that a reader asks for with the `Accept` headers of its request (RFC 9110, section
+    /// 12.5.1): OpenMetrics if it names that type and prefers no version of `text/plain`, else the
+    /// older text, which every reader understands.
+    pub fn accepted<'a>(headers: impl IntoIterator<Item = &'a str>) -> Self {
+        let (mut openmetrics, mut text) = (0, 0);
+        for range in headers.into_iter().flat_map(|header| header.split(',')) {
+            let mut parts = range.split(';').map(str::trim);
+            let name = parts.next().unwrap_or_default();
+            let weight = parts.filter_map(quality).next().unwrap_or(1000);
+            if name.eq_ignore_ascii_case("application/openmetrics-text") {
+                openmetrics = weight.max(openmetrics);
+            } else if name.eq_ignore_ascii_case("text/plain") {
+                text = weight.max(text);
+            }
+        }
+        if openmetrics > 0 && openmetrics >= text {
+            Self::OpenMetrics
+        } else {
+            Self::PrometheusText
+        }
+    }
+
+    /// The content type of an answer.
+    pub const fn content_type(self) -> &'static str {
+        match self {
+            Self::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+            Self::PrometheusText => "text/plain; version=0.0.4; charset=utf-8",
+        }
+    }
+
+    /// The body of an answer.
+    pub fn render(self, snapshot: Snapshot) -> String {
+        match self {
+            Self::OpenMetrics => openmetrics(snapshot),
+            Self::PrometheusText => prometheus_text(snapshot),
+        }
+    }
+}
+
+/// The weight of a media range in thousandths, if this is its parameter `q`. One that is no number
+/// is worth nothing.
+fn quality(parameter: &str) -> Option<u32> {
+    let (name, value) = parameter.split_once('=')?;
+    if !name.trim().eq_ignore_ascii_case("q") {
+        return None;
+    }
+    let value: f64 = value.trim().parse().unwrap_or(0.0);
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // It is at most 1000.
+    Some((value.clamp(0.0, 1.0) * 1000.0) as u32)
+}
 
 /// A scrape in the OpenMetrics text format 1.0, which Prometheus asks for with
 /// `Accept: application/openmetrics-text`.
@@ -72,10 +128,10 @@ impl Collector for Scrape {
 
 impl Scrape {
     fn process(&self, page: &mut Page<'_>) -> Result<(), Error> {
-        let process = &self.0.process;
-        let started = process.started.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let labels = [("version", self.0.version), ("commit", self.0.commit.unwrap_or("unknown"))];
         page.info("saltecho_build", "Version and commit of the program.", &labels)?;
+        let Some(process) = &self.0.process else { return Ok(()) };
+        let started = process.started.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         page.seconds_gauge(
             "process_start_time",
             "Start of the process, in seconds since the Unix epoch.",
@@ -83,7 +139,8 @@ impl Scrape {
         )?;
         page.seconds("process_cpu", "Processor time of the process.", process.cpu)?;
         page.bytes_gauge("process_resident_memory", "Resident memory.", process.resident)?;
-        page.gauge("process_open_fds", "Open descriptors.", process.descriptors)?;
+        let descriptors = process.descriptors.unwrap_or(self.0.descriptors);
+        page.gauge("process_open_fds", "Open descriptors.", descriptors)?;
         page.gauge(
             "process_max_fds",
             "The most descriptors that may be open.",
@@ -95,9 +152,9 @@ impl Scrape {
         let Snapshot { connections, refused, .. } = &self.0;
         page.gauge("saltecho_ready", "1 while new connections are accepted.", self.0.ready.into())?;
         let states = [
+            ("await_header", connections.await_header),
             ("await_digest", connections.await_digest),
             ("echoing", connections.echoing),
-            ("finishing", connections.finishing),
             ("lingering", connections.lingering),
         ];
         page.gauges("saltecho_connections", "Connections now, by state.", "state", states)?;
@@ -111,6 +168,7 @@ impl Scrape {
             ("no_room", refused.no_room),
             ("suspect", refused.suspect),
             ("over_share", refused.over_share),
+            ("untrusted_proxy", refused.untrusted_proxy),
         ];
         page.counters("saltecho_refused", "Clients turned away, by reason.", "reason", reasons)?;
         page.counter(
@@ -177,7 +235,13 @@ impl Scrape {
     }
 
     fn loops(&self, page: &mut Page<'_>) -> Result<(), Error> {
-        let numbers: Vec<String> = (1..=self.0.workers.len()).map(|n| n.to_string()).collect();
+        page.gauge(
+            "saltecho_workers_missing",
+            "Loops that did not answer in time; their figures are older.",
+            self.0.workers_missing,
+        )?;
+        let workers = self.0.workers.iter();
+        let numbers: Vec<String> = workers.map(|worker| worker.number.to_string()).collect();
         let each = || numbers.iter().map(String::as_str).zip(&self.0.workers);
         let counts = |of: fn(&Worker) -> u64| each().map(move |(number, it)| (number, of(it)));
         page.counters(
@@ -200,12 +264,12 @@ impl Scrape {
         )?;
         page.seconds_by(
             "saltecho_asleep",
-            "Time that the loop slept in a poll.",
+            "Time that the loop waited for events.",
             each().map(|(number, worker)| (number, worker.asleep)),
         )?;
         page.histograms(
             "saltecho_turn_duration",
-            "Time of a turn of the loop, its sleep aside.",
+            "Time of a turn of the loop without its poll.",
             each().map(|(number, worker)| (number, &worker.turn)),
         )?;
         page.histograms(

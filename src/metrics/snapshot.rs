@@ -1,10 +1,11 @@
+use std::iter::Sum;
 use std::time::{Duration, SystemTime};
 
 use super::TimeHistogram;
 use crate::proto::CloseReason;
 
-/// A copy of all that a scrape shows.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A copy of all that a scrape shows. Those of several loops of one process add up ([`Sum`]).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Snapshot {
     /// The program's version.
     pub version: &'static str,
@@ -12,8 +13,11 @@ pub struct Snapshot {
     pub commit: Option<&'static str>,
     /// Whether new connections are accepted: false from the first moment of a drain.
     pub ready: bool,
-    /// The operating system's figures for the process.
-    pub process: Process,
+    /// The operating system's figures for the process; `None` in a simulation.
+    pub process: Option<Process>,
+    /// Descriptors that the loops hold: connections, listeners and those for polling. Shown if the
+    /// system does not count the descriptors of the process.
+    pub descriptors: u64,
     /// Connections now, by state.
     pub connections: Connections,
     /// The most connections at once that are allowed.
@@ -45,8 +49,76 @@ pub struct Snapshot {
     /// Log lines that were left out, because there were too many in a second or the reader of the
     /// log was too slow.
     pub log_lines_suppressed: u64,
-    /// Each loop's own figures.
+    /// Loops that did not answer in time, whose figures are those of their last answer.
+    pub workers_missing: u64,
+    /// Each loop's own figures, in the order of their numbers.
     pub workers: Vec<Worker>,
+}
+
+impl Snapshot {
+    /// Adds the figures of other loops of the same process.
+    fn add(&mut self, other: Self) {
+        // Destructured, so that a new figure cannot be forgotten here.
+        let Self {
+            version: _,
+            commit: _,
+            ready,
+            process: _,
+            descriptors,
+            connections,
+            connections_limit,
+            accepted,
+            refused,
+            accept_errors,
+            accept_pauses,
+            authenticated,
+            closed,
+            bytes_received,
+            bytes_sent,
+            bytes_undelivered,
+            bytes_discarded,
+            backlog_bytes,
+            deadlines,
+            log_lines_suppressed,
+            workers_missing,
+            workers,
+        } = other;
+        self.ready &= ready;
+        self.descriptors += descriptors;
+        self.connections.add(connections);
+        self.connections_limit += connections_limit;
+        self.accepted += accepted;
+        self.refused.add(refused);
+        self.accept_errors += accept_errors;
+        self.accept_pauses += accept_pauses;
+        for (key, count) in authenticated {
+            match self.authenticated.iter_mut().find(|(known, _)| *known == key) {
+                Some((_, sum)) => *sum += count,
+                None => self.authenticated.push((key, count)),
+            }
+        }
+        for (sum, count) in self.closed.iter_mut().zip(closed) {
+            *sum += count;
+        }
+        self.bytes_received += bytes_received;
+        self.bytes_sent += bytes_sent;
+        self.bytes_undelivered += bytes_undelivered;
+        self.bytes_discarded += bytes_discarded;
+        self.backlog_bytes += backlog_bytes;
+        self.deadlines += deadlines;
+        self.log_lines_suppressed += log_lines_suppressed;
+        self.workers_missing += workers_missing;
+        self.workers.extend(workers);
+    }
+}
+
+/// The figures of the process are those of the first.
+impl Sum for Snapshot {
+    fn sum<I: Iterator<Item = Self>>(mut snapshots: I) -> Self {
+        let mut sum = snapshots.next().unwrap_or_default();
+        snapshots.for_each(|snapshot| sum.add(snapshot));
+        sum
+    }
 }
 
 /// The operating system's figures for the process.
@@ -58,8 +130,8 @@ pub struct Process {
     pub cpu: Duration,
     /// Resident memory in bytes.
     pub resident: u64,
-    /// Open descriptors.
-    pub descriptors: u64,
+    /// Open descriptors; `None` before Linux 6.2, which counts them.
+    pub descriptors: Option<u64>,
     /// The most descriptors that it may have open.
     pub descriptors_limit: u64,
 }
@@ -67,14 +139,24 @@ pub struct Process {
 /// Connections by [`State`](crate::proto::State).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Connections {
+    /// Behind a balancer, whose PROXY header is incomplete.
+    pub await_header: u64,
     /// Not authenticated yet.
     pub await_digest: u64,
-    /// Authenticated.
+    /// Authenticated. Also those that are about to end their stream, which they are for no longer
+    /// than a turn.
     pub echoing: u64,
-    /// About to end their stream.
-    pub finishing: u64,
     /// Half-closed, and reading the peer's rest away.
     pub lingering: u64,
+}
+
+impl Connections {
+    const fn add(&mut self, Self { await_header, await_digest, echoing, lingering }: Self) {
+        self.await_header += await_header;
+        self.await_digest += await_digest;
+        self.echoing += echoing;
+        self.lingering += lingering;
+    }
 }
 
 /// Clients turned away, by reason.
@@ -86,21 +168,35 @@ pub struct Refusals {
     pub suspect: u64,
     /// Their source had its share of unauthenticated connections.
     pub over_share: u64,
+    /// They may not send a PROXY header.
+    pub untrusted_proxy: u64,
+}
+
+impl Refusals {
+    const fn add(&mut self, Self { no_room, suspect, over_share, untrusted_proxy }: Self) {
+        self.untrusted_proxy += untrusted_proxy;
+        self.no_room += no_room;
+        self.suspect += suspect;
+        self.over_share += over_share;
+    }
 }
 
 /// One loop's figures: what it did, and how late that made its connections.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Worker {
+    /// The number of the loop in its process, from 1.
+    pub number: usize,
     /// Turns of the loop.
     pub turns: u64,
     /// Events that its polls reported.
     pub events: u64,
     /// Events that came for a connection that was gone.
     pub stale_events: u64,
-    /// Time asleep in a poll.
+    /// Time in polls that were to wait for events.
     pub asleep: Duration,
-    /// Time of each turn, its sleep aside: how long a new event waits at most.
+    /// Time of each turn without its poll: how long a new event waits at most.
     pub turn: TimeHistogram,
-    /// Time from when a connection could go on to when it did.
+    /// Time from when a connection could go on to when it did: since the poll that reported its
+    /// event, or since it had used up its share of a turn.
     pub queue_wait: TimeHistogram,
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::Ready;
 use super::slots::Token;
+use crate::metrics::Process;
 use crate::python::Monotonic;
 
 /// Everything that the loop asks of the operating system. Not a socket library: it has the calls
@@ -140,6 +141,12 @@ pub trait Kernel {
     /// # Errors
     /// When there is none to be had; there is no weaker substitute.
     fn fill_random(&mut self, bytes: &mut [u8]) -> io::Result<()>;
+
+    /// The system's figures for the process, read for a scrape of its metrics; `None` if there is no
+    /// process, as in a simulation.
+    fn process(&self) -> Option<Process> {
+        None
+    }
 }
 
 /// What the system knows of a peer.

@@ -2,8 +2,8 @@ use std::io;
 use std::mem::offset_of;
 use std::net::{Shutdown, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd};
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant, SystemTime};
 
 use mio::event::Event;
 use mio::net::{TcpListener, TcpStream, UnixStream};
@@ -19,8 +19,9 @@ use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
 use super::AdminListener;
 use super::slots::Token;
-use super::{Close, Kernel, Liveness, Ready, Wake};
+use super::{Close, Kernel, Liveness, Ready, Wake, process};
 use crate::auth::Challenge;
+use crate::metrics::Process;
 use crate::python::Monotonic;
 use crate::rawopt;
 
@@ -31,6 +32,8 @@ pub struct MioKernel {
     capacity: usize,
     waker: Arc<mio::Waker>,
     clock_zero: Instant,
+    /// When the process started, once that was asked for.
+    process_started: OnceLock<SystemTime>,
     random: RandomPool,
     /// Spreads work over time.
     scatter: SmallRng,
@@ -58,6 +61,7 @@ impl MioKernel {
             capacity: events_per_poll,
             waker: Arc::new(waker),
             clock_zero: Instant::now(),
+            process_started: OnceLock::new(),
             random: RandomPool::new(),
             scatter: SmallRng::try_from_rng(&mut SysRng).map_err(io::Error::other)?,
             signals: None,
@@ -323,6 +327,12 @@ impl Kernel for MioKernel {
 
     fn fill_random(&mut self, bytes: &mut [u8]) -> io::Result<()> {
         self.random.fill(bytes)
+    }
+
+    fn process(&self) -> Option<Process> {
+        let process = process::read(self.process_started.get().copied())?;
+        self.process_started.get_or_init(|| process.started);
+        Some(process)
     }
 }
 

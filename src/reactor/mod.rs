@@ -8,6 +8,7 @@
 mod admin_listener;
 mod kernel;
 mod mio_kernel;
+mod process;
 mod ready;
 pub(crate) mod slots;
 #[cfg_attr(not(feature = "testing"), allow(unreachable_pub))]
@@ -49,6 +50,10 @@ pub(crate) struct Reactor<K: Kernel, T> {
     awake_until: Monotonic,
     /// Nanoseconds after an event for which it does not sleep.
     spin: u64,
+    /// Events that polls reported.
+    events: u64,
+    /// Connections whose alarm is set.
+    armed: usize,
 }
 
 /// Places in an empty run queue that are kept.
@@ -65,12 +70,24 @@ impl<K: Kernel, T> Reactor<K, T> {
             run_queue: VecDeque::new(),
             awake_until: Monotonic::ZERO,
             spin: saturating_nanos(spin),
+            events: 0,
+            armed: 0,
         }
     }
 
     /// The clock as of the last poll.
     pub(crate) const fn now(&self) -> Monotonic {
         self.now
+    }
+
+    /// Events that polls reported so far.
+    pub(crate) const fn events(&self) -> u64 {
+        self.events
+    }
+
+    /// The number of connections whose alarm is set.
+    pub(crate) const fn armed(&self) -> usize {
+        self.armed
     }
 
     /// Polls once and reads the clock. An event for a connection sets its bits and queues it;
@@ -81,9 +98,9 @@ impl<K: Kernel, T> Reactor<K, T> {
         mut on_other: impl FnMut(Target, Ready),
     ) -> io::Result<()> {
         let Self { kernel, slots, run_queue, .. } = self;
-        let mut had_events = false;
+        let mut events = 0;
         kernel.poll(wait, |token, ready| {
-            had_events = true;
+            events += 1;
             let target = token.target();
             if let Target::Connection(id) = target
                 && let Some(slot) = slots.get_mut(id)
@@ -95,7 +112,8 @@ impl<K: Kernel, T> Reactor<K, T> {
             }
         })?;
         self.now = self.kernel.now();
-        if had_events {
+        self.events += events;
+        if events > 0 {
             self.awake_until = Monotonic::from_nanos(self.now.as_nanos().saturating_add(self.spin));
         }
         if self.run_queue.is_empty() && self.run_queue.capacity() > 4 * KEPT_QUEUE {
@@ -168,7 +186,10 @@ impl<K: Kernel, T> Reactor<K, T> {
         while *steps > 0 {
             *steps -= 1;
             match self.timers.step(&mut self.slots, self.now) {
-                Step::Due(index) => return Some(self.slots.id_at(index)),
+                Step::Due(index) => {
+                    self.armed -= 1;
+                    return Some(self.slots.id_at(index));
+                }
                 Step::Moved => {}
                 Step::Done => break,
             }
@@ -192,6 +213,8 @@ impl<K: Kernel, T> Reactor<K, T> {
     /// Not inlined: a message finds its alarm set.
     #[inline(never)]
     fn set_alarm(&mut self, id: ConnId, deadline: Option<Monotonic>) {
+        let was_armed = self.slots.link(id.index).is_armed();
+        self.armed = self.armed + usize::from(deadline.is_some()) - usize::from(was_armed);
         match deadline {
             Some(deadline) => self.timers.arm_by(&mut self.slots, id.index, deadline),
             None => self.timers.disarm(&mut self.slots, id.index),
@@ -223,6 +246,7 @@ impl<K: Kernel, T> Reactor<K, T> {
 
     /// Closes a connection's socket and returns its value. The connection must be there.
     pub(crate) fn leave(&mut self, id: ConnId, how: Close) -> T {
+        self.armed -= usize::from(self.slots.link(id.index).is_armed());
         self.timers.disarm(&mut self.slots, id.index);
         let slot = self.slots.remove(id);
         self.kernel.close(slot.stream, how);
@@ -257,6 +281,7 @@ impl<K: Kernel, T> Reactor<K, T> {
         assert_eq!(flagged, queued, "queued connections");
         let armed = slots().filter(|slot| slot.is_armed()).count();
         assert_eq!(armed, self.timers.armed(|index| *self.slots.link(index)), "armed deadlines");
+        assert_eq!(armed, self.armed, "the number of armed deadlines");
     }
 }
 
@@ -330,7 +355,8 @@ mod tests {
     #[test]
     fn each_inconsistency_is_found() {
         type Falsify = fn(&mut World, ConnId);
-        let falsify: [(&str, Falsify); 3] = [
+        let falsify: [(&str, Falsify); 4] = [
+            ("the number of armed deadlines", |world, _| world.armed += 1),
             ("queued connections", |world, id| world.run_queue.push_back(id)),
             ("queued connections", |world, id| world.slots.get_mut(id).unwrap().queued = true),
             ("armed deadlines", |world, id| {

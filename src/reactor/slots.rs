@@ -109,6 +109,8 @@ pub(crate) struct Slot<S, C> {
     pub(crate) ready: Ready,
     /// Whether the run queue holds this connection, so that it never does so twice.
     pub(crate) queued: bool,
+    /// Whether the stream to the peer has ended.
+    pub(crate) half_closed: bool,
 }
 
 impl<S, C> Slot<S, C> {
@@ -187,8 +189,15 @@ impl<S, C> Slots<S, C> {
             NO_CONNECTION => 1,
             next => next,
         };
-        let slot =
-            Slot { stream, connection, timer: Link::default(), generation, ready, queued: false };
+        let slot = Slot {
+            stream,
+            connection,
+            timer: Link::default(),
+            generation,
+            ready,
+            queued: false,
+            half_closed: false,
+        };
         // Where this fails, the insertion makes the attempt that counts.
         let _ = self.make_room(1);
         let index = u32::try_from(self.slab.insert(slot)).expect("fewer than 2^31 descriptors");

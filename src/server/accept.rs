@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use super::admission::{Networks, Source, Unauthenticated};
 use super::records::Row;
 use super::{AcceptPause, Limits, Server};
-use crate::proto::{CloseReason, Connection, Handler, Peer, Protocol, guarded};
+use crate::proto::{CloseReason, Connection, Handler, Peer, Protocol, State, guarded};
 use crate::python::Monotonic;
 use crate::reactor::{Close, Kernel, Ready};
 
@@ -113,6 +113,7 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
                 && !self.acceptor.pause.holds(now)
             {
                 left -= 1;
+                self.lag.time_this_turn();
                 if self.reactor.slots.len() >= self.limits.connections {
                     self.cannot_accept(index, AcceptPause::Full);
                     continue;
@@ -271,7 +272,11 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
             Purpose::Service { proxied: true } => Connection::open_proxied,
         };
         let connection = begin(&self.config, &random, handler, who, now);
-        self.acceptor.unauthenticated.add(id, source, now);
+        let unauthenticated = &mut self.acceptor.unauthenticated;
+        match connection.state() == State::AwaitHeader {
+            true => unauthenticated.add_awaiting_header(id, now),
+            false => unauthenticated.add(id, source, now),
+        }
         if let Some(records) = &mut self.records {
             records.insert(id, Row::new(peer, listener, now));
         }

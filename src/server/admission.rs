@@ -84,6 +84,8 @@ pub(super) struct Unauthenticated {
     /// come to the front or the list is tidied, so that leaving costs nothing.
     by_age: VecDeque<Arrival>,
     present: usize,
+    /// Of these, those whose PROXY header is incomplete.
+    awaiting_header: usize,
     /// Their number for each source that has any.
     by_source: HashMap<Source, usize>,
     suspects: Suspects,
@@ -96,6 +98,7 @@ struct Arrival {
     id: ConnId,
     /// It has not moved on.
     present: bool,
+    awaits_header: bool,
     since: Monotonic,
     source: Option<Source>,
 }
@@ -103,6 +106,10 @@ struct Arrival {
 impl Unauthenticated {
     pub(super) fn len(&self) -> usize {
         self.present
+    }
+
+    pub(super) fn awaiting_header(&self) -> usize {
+        self.awaiting_header
     }
 
     /// Replaces the networks whose clients are never refused for their source.
@@ -137,6 +144,9 @@ impl Unauthenticated {
         limits: &Limits,
         now: Monotonic,
     ) -> Result<(), Refusal> {
+        let arrival = self.get_mut(id).expect("it is unauthenticated");
+        let awaited = std::mem::take(&mut arrival.awaits_header);
+        self.awaiting_header -= usize::from(awaited);
         self.assess(source, self.len() - 1, limits, now)?;
         // Without memory the source is not known, which refuses none that is honest.
         if let Some(source) = source.filter(|_| self.by_source.try_reserve(1).is_ok()) {
@@ -178,11 +188,24 @@ impl Unauthenticated {
             self.by_age.retain(|arrival| arrival.present);
             self.by_age.shrink_to(2 * self.present + TIDY_FROM);
         }
-        self.by_age.push_back(Arrival { id, present: true, since: now, source });
+        self.by_age.push_back(Arrival {
+            id,
+            present: true,
+            awaits_header: false,
+            since: now,
+            source,
+        });
         self.present += 1;
         if let Some(source) = source {
             *self.by_source.entry(source).or_default() += 1;
         }
+    }
+
+    /// Adds a new connection whose source only its PROXY header will tell.
+    pub(super) fn add_awaiting_header(&mut self, id: ConnId, now: Monotonic) {
+        self.add(id, None, now);
+        self.by_age.back_mut().expect("it was added just now").awaits_header = true;
+        self.awaiting_header += 1;
     }
 
     /// Removes one that authenticated, or that ended in a way that says nothing about its source.
@@ -190,6 +213,8 @@ impl Unauthenticated {
         let arrival = self.get_mut(id).expect("it is removed once");
         arrival.present = false;
         let source = arrival.source;
+        let awaited = std::mem::take(&mut arrival.awaits_header);
+        self.awaiting_header -= usize::from(awaited);
         self.present -= 1;
         if self.present == 0 {
             self.by_age.clear();
@@ -243,6 +268,8 @@ impl Unauthenticated {
             present.iter().all(|arrival| is_unauthenticated(arrival.id)),
             "one that is not unauthenticated is listed"
         );
+        let awaiting = present.iter().filter(|arrival| arrival.awaits_header).count();
+        assert_eq!(awaiting, self.awaiting_header, "unauthenticated without a header");
         let with_source = present.iter().filter(|arrival| arrival.source.is_some()).count();
         assert_eq!(
             with_source,

@@ -358,7 +358,8 @@ impl<H: Handler + Clone> ServerBuilder<H> {
             servers[0].set_observer(observer);
         }
         if let Some(endpoint) = self.admin {
-            servers[0].set_admin(endpoint.open()?)?;
+            let all = servers.iter().map(Server::handle).collect();
+            servers[0].set_admin(endpoint.open()?, all)?;
         }
         if let Some((control, _)) = self.control {
             let all = servers.iter().map(Server::handle).collect();

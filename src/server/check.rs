@@ -16,13 +16,16 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
     /// # Panics
     /// If one does not hold: that is a fault of this crate.
     pub fn assert_invariants(&mut self) {
-        let mut unauthenticated = 0;
+        let (mut unauthenticated, mut headers, mut lingering, mut unsent) = (0, 0, 0, 0);
         let latest_alarm = self.latest_alarm();
         for id in self.reactor.slots.ids() {
             let slot = self.reactor.slots.get(id).expect("it was just listed");
             let connection = &slot.connection;
             assert_eq!(connection.close_reason(), None, "{id} is over and still here");
             unauthenticated += usize::from(!connection.has_authenticated());
+            headers += usize::from(connection.state() == State::AwaitHeader);
+            lingering += usize::from(connection.state() == State::Lingering);
+            unsent += connection.unsent() as u64;
             assert!(
                 slot.queued || !can_go_on(&self.config, connection, slot.ready),
                 "invariant 10: {id} could go on and is not queued"
@@ -50,6 +53,10 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
             admin.assert_consistent(self.reactor.now());
         }
         assert_eq!(unauthenticated, self.acceptor.unauthenticated.len(), "unauthenticated");
+        let awaiting_header = self.acceptor.unauthenticated.awaiting_header();
+        assert_eq!(headers, awaiting_header, "those that wait for a header");
+        assert_eq!(lingering, self.stats.lingering, "the number that linger");
+        assert_eq!(unsent, self.stats.backlog_bytes, "bytes that wait for their peers");
         self.acceptor.unauthenticated.assert_consistent(|id| {
             self.reactor.slots.get(id).is_some_and(|slot| !slot.connection.has_authenticated())
         });
@@ -104,7 +111,14 @@ mod tests {
     #[test]
     fn each_broken_invariant_is_found() {
         type Falsify = fn(&mut World, ConnId);
-        let falsify: [(&str, Falsify); 11] = [
+        let falsify: [(&str, Falsify); 14] = [
+            ("those that wait for a header", |world, id| {
+                world.acceptor.unauthenticated = Unauthenticated::default();
+                let now = world.reactor.now();
+                world.acceptor.unauthenticated.add_awaiting_header(id, now);
+            }),
+            ("the number that linger", |world, _| world.stats.lingering += 1),
+            ("bytes that wait for their peers", |world, _| world.stats.backlog_bytes += 1),
             ("invariant 10: #1 could", |world, id| {
                 world.reactor.slots.get_mut(id).unwrap().ready = Ready::READABLE;
             }),

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 
 use super::Stats;
+use super::admin::Errand;
 use crate::auth::Keyring;
 use crate::proto::{ConnId, Peer, guarded, in_user_code};
 use crate::reactor::Wake;
@@ -29,6 +30,7 @@ pub(super) enum Command {
     ReplaceKeyring(Box<Keyring>),
     Push(ConnId, Bytes),
     Stats(Arc<Collector>),
+    Visit(Arc<Errand>),
 }
 
 /// Collects the counters of several loops. It is complete when the last reference to it is gone:
@@ -225,6 +227,23 @@ impl Handle {
     /// alone.
     pub fn with_stats(&self, then: impl FnOnce(Stats) + Send + 'static) {
         self.post(&Command::Stats(Arc::new(Collector::new(then))));
+    }
+
+    /// How many loops it reaches.
+    pub(super) fn loops(&self) -> usize {
+        self.0.len()
+    }
+
+    /// The number of the server whose loop this is.
+    pub(super) fn server(&self, index: usize) -> Option<u32> {
+        self.0.get(index).map(|one| one.mailbox.server)
+    }
+
+    /// Sends a part of an answer to a loop. One that has ended drops it.
+    pub(super) fn visit(&self, index: usize, errand: Arc<Errand>) {
+        if let Some(one) = self.0.get(index) {
+            let _ = one.post(Command::Visit(errand), 0);
+        }
     }
 
     fn post(&self, command: &Command) {

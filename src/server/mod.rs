@@ -16,11 +16,13 @@ mod check;
 mod control;
 mod handle;
 mod keepalive;
+mod lag;
 mod limits;
 mod observer;
 mod proxied;
 mod pump;
 mod records;
+mod snapshot;
 mod stats;
 mod workers;
 
@@ -36,6 +38,7 @@ use admin::Admin;
 use control::Controlled;
 use handle::{Command, Inbox};
 use keepalive::Keepalive;
+use lag::Lag;
 use pump::Pumped;
 use records::Records;
 
@@ -74,6 +77,10 @@ pub struct Server<K: Kernel = MioKernel, H = Upper> {
     /// Every recv of every connection lands here; nothing stays between two of them.
     scratch: Box<[u8]>,
     stats: Stats,
+    lag: Lag,
+    /// Each loop's figures at the last scrape.
+    #[cfg(feature = "metrics")]
+    scraped: Vec<Option<crate::metrics::Snapshot>>,
     /// `None` unless they are asked for.
     records: Option<Records>,
     observer: Option<Box<dyn Observer>>,
@@ -141,8 +148,12 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         // It tells the peers of several servers in one process apart; 0 is no server's.
         static NUMBER: AtomicU32 = AtomicU32::new(1);
         let inbox = Inbox::new(NUMBER.fetch_add(1, Ordering::Relaxed), limits.mailbox_bytes);
+        let reactor = Reactor::new(kernel, limits.spin);
         Ok(Self {
-            reactor: Reactor::new(kernel, limits.spin),
+            lag: Lag::new(reactor.now()),
+            #[cfg(feature = "metrics")]
+            scraped: Vec::new(),
+            reactor,
             acceptor: Acceptor::new(registered),
             admin: None,
             scratch: vec![0; config.recv_size].into_boxed_slice(),
@@ -188,12 +199,14 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
     }
 
     /// Serves an admin endpoint at this listener too. It has places of its own and answers while the
-    /// service has none.
+    /// service has none. It lists the connections of all the loops that `all` reaches, this one
+    /// among them, and acts on all.
     ///
     /// # Errors
     /// If the listener cannot be registered.
-    pub fn set_admin(&mut self, listener: K::AdminListener) -> io::Result<()> {
-        self.admin = Some(Box::new(Admin::new(&mut self.reactor.kernel, listener)?));
+    pub fn set_admin(&mut self, listener: K::AdminListener, all: Handle) -> io::Result<()> {
+        let (kernel, home) = (&mut self.reactor.kernel, self.inbox.server());
+        self.admin = Some(Box::new(Admin::new(kernel, listener, all, home)?));
         Ok(())
     }
 
@@ -207,6 +220,7 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         let mut stats = self.stats.clone();
         stats.connections = self.reactor.slots.len();
         stats.unauthenticated = self.acceptor.unauthenticated.len();
+        stats.awaiting_header = self.acceptor.unauthenticated.awaiting_header();
         (stats.loops, stats.accepted_by_busiest) = (1, stats.accepted);
         stats
     }
@@ -250,6 +264,10 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         });
         polled.inspect_err(|_| self.inbox.close())?;
         self.stats.turns += 1;
+        let slept = wait != Some(Duration::ZERO);
+        if woken && let Some(admin) = &mut self.admin {
+            admin.handle_wake();
+        }
         if signaled {
             self.handle_signals();
         }
@@ -257,7 +275,7 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         if woken || signaled {
             self.handle_commands();
         }
-        self.pump_queue();
+        self.pump_queue(slept);
         self.handle_deadlines();
         self.accept()?;
         self.serve_admin();
@@ -265,7 +283,17 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         if self.controlled.is_some() {
             self.keep_control_informed();
         }
+        if self.lag.is_timed() {
+            self.end_timing(slept);
+        }
         Ok(self.lifecycle != Lifecycle::Stopped)
+    }
+
+    /// Not inlined: most turns of a busy loop are not timed.
+    #[inline(never)]
+    fn end_timing(&mut self, slept: bool) {
+        let ended = self.reactor.kernel.now();
+        self.lag.end(self.stats.turns, self.reactor.now(), slept, ended);
     }
 
     /// Time that the next poll may sleep: none while the reactor is busy, else until the next
@@ -289,6 +317,7 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
     }
 
     fn handle_commands(&mut self) {
+        self.lag.time_this_turn();
         for command in self.inbox.take() {
             match command {
                 Command::Drain => self.drain(),
@@ -296,6 +325,7 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
                 Command::ReplaceKeyring(keyring) => self.replace_keyring(*keyring),
                 Command::Push(id, message) => self.push(id, message),
                 Command::Reload => drop(self.reload()),
+                Command::Visit(errand) => errand.run(self),
                 Command::Stats(collector) => collector.add(self.stats()),
             }
         }
@@ -309,11 +339,15 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
     fn push(&mut self, id: ConnId, message: Bytes) {
         self.reactor.requeue(id);
         let now = self.reactor.now();
-        let taken = self
-            .reactor
-            .slots
-            .get_mut(id)
-            .is_some_and(|slot| slot.connection.push(&self.config, message, now));
+        let taken = self.reactor.slots.get_mut(id).is_some_and(|slot| {
+            let connection = &mut slot.connection;
+            let before = connection.unsent();
+            let taken = connection.push(&self.config, message, now);
+            // One that this ended loses them later, with the rest of its memory.
+            let after = connection.unsent() + connection.undelivered();
+            self.stats.backlog_bytes += (after - before) as u64;
+            taken
+        });
         match taken {
             true => self.stats.pushed += 1,
             false => self.stats.pushes_dropped += 1,
@@ -322,8 +356,28 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
 
     /// Gives each queued connection one turn. One with work left goes to the back of the queue and
     /// has its next turn after another look at events, deadlines and new clients.
-    fn pump_queue(&mut self) {
-        for _ in 0..self.reactor.queued() {
+    fn pump_queue(&mut self, slept: bool) {
+        let queued = self.reactor.queued();
+        if queued >= Lag::CROWD || self.lag.is_due(self.reactor.now()) {
+            self.pump_queue_timed(queued, slept);
+        } else {
+            self.pump_next(queued);
+        }
+    }
+
+    /// The same, and one of the connections is timed.
+    #[inline(never)]
+    fn pump_queue_timed(&mut self, queued: usize, slept: bool) {
+        let place = self.lag.begin(self.stats.turns, self.reactor.now(), slept, queued);
+        self.pump_next(place);
+        if queued > 0 {
+            self.lag.waited(place, queued, self.reactor.kernel.now());
+        }
+        self.pump_next(queued - place);
+    }
+
+    fn pump_next(&mut self, count: usize) {
+        for _ in 0..count {
             if let Some(id) = self.reactor.next_queued() {
                 self.pump(id);
             }
@@ -350,6 +404,7 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         let authenticated = !known && slot.connection.has_authenticated();
         if unfinished {
             self.reactor.requeue(id);
+            self.lag.carry(self.stats.turns, || self.reactor.kernel.now());
         }
         if self.records.is_some() {
             self.note_moved(id, moved_before);
@@ -423,6 +478,7 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
     #[inline(never)]
     fn close(&mut self, id: ConnId, reason: CloseReason) {
         let Some(slot) = self.reactor.slots.get(id) else { return };
+        self.stats.lingering -= usize::from(slot.half_closed);
         let incomplete = slot.connection.undelivered() > 0 || slot.connection.is_unanswered();
         // To a peer that is gone the kernel would repeat an end of the stream for minutes.
         let how = match incomplete || reason == CloseReason::PeerVanished {
@@ -443,7 +499,9 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
                 unauthenticated.remove_failed(id, &self.limits, self.reactor.now());
             }
         }
-        self.stats.bytes_undelivered += connection.undelivered() as u64;
+        let undelivered = connection.undelivered() as u64;
+        self.stats.bytes_undelivered += undelivered;
+        self.stats.backlog_bytes -= undelivered;
         // The handler goes with it, and its destructor is user code too.
         guarded(|| drop(connection));
         self.stats.count_close(reason);
@@ -471,6 +529,7 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
     }
 
     fn deadline(&mut self, id: ConnId) {
+        self.lag.time_this_turn();
         let now = self.reactor.now();
         let Some(slot) = self.reactor.slots.get_mut(id) else { return };
         if slot.connection.poll_timeout().is_some_and(|deadline| deadline <= now) {
@@ -527,6 +586,7 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         }
         let Lifecycle::Draining { until, next } = self.lifecycle else { return };
         if next.is_some() {
+            self.lag.time_this_turn();
             self.lifecycle = Lifecycle::Draining { until, next: self.drain_some(next) };
         }
         if self.reactor.slots.is_empty() {

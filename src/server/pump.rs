@@ -30,7 +30,7 @@ pub(super) fn pump<K: Kernel, H: Handler>(
     stats: &mut Stats,
 ) -> Pumped {
     let mut key = None;
-    let Slot { stream, connection, ready, .. } = slot;
+    let Slot { stream, connection, ready, half_closed, .. } = slot;
     while share > 0 {
         let moved = match connection.wants(config) {
             Wants::Recv { limit } if ready.has(Ready::READABLE) => {
@@ -42,6 +42,9 @@ pub(super) fn pump<K: Kernel, H: Handler>(
                 let mut io = Io { kernel, stream, ready, stats };
                 match io.send(connection.chunk()) {
                     Ok(n) => {
+                        if connection.has_authenticated() {
+                            io.stats.backlog_bytes -= n as u64;
+                        }
                         connection.handle_sent(config, n, now);
                         n
                     }
@@ -55,6 +58,8 @@ pub(super) fn pump<K: Kernel, H: Handler>(
                 // A failure means that the peer is gone, which the next recv reports.
                 let _ = kernel.shutdown(stream);
                 connection.handle_shutdown(config, now);
+                *half_closed = true;
+                stats.lingering += 1;
                 0
             }
             Wants::Recv { .. } | Wants::Send | Wants::Nothing => {
@@ -107,13 +112,18 @@ fn recv_and_answer<K: Kernel, H: Handler>(
     let reply = connection.handle_recv(config, &mut buffer[..received], now);
     *key = reply.key().or(*key);
     let mut sent = 0;
-    if !reply.bytes().is_empty() {
+    let len = reply.bytes().len();
+    if len > 0 {
         match io.send(reply.bytes()) {
             Ok(n) => {
                 sent = n;
                 reply.sent(n);
+                if n < len {
+                    io.stats.backlog_bytes += (len - n) as u64;
+                }
             }
             Err(error) => {
+                io.stats.backlog_bytes += len as u64;
                 drop(reply);
                 connection.handle_error(error.kind());
             }

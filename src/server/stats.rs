@@ -25,10 +25,16 @@ pub struct Stats {
     pub peak_connections: usize,
     /// Of the connections now, those that have not authenticated.
     pub unauthenticated: usize,
+    /// Of these, those whose PROXY header is incomplete.
+    pub awaiting_header: usize,
+    /// Of the connections now, those whose stream we have ended and whose rest we read away.
+    pub lingering: usize,
     /// Bytes received, digests and PROXY headers included.
     pub bytes_received: u64,
     /// Bytes that the kernel took from us, challenges included.
     pub bytes_sent: u64,
+    /// Bytes of answers and pushed messages that wait now for their peers to read.
+    pub backlog_bytes: u64,
     /// Bytes of answers that had not been handed to the kernel when their connection ended.
     pub bytes_undelivered: u64,
     /// Bytes that were read and not answered, because we had already ended our stream: what a
@@ -133,8 +139,11 @@ impl Stats {
             connections,
             peak_connections,
             unauthenticated,
+            awaiting_header,
+            lingering,
             bytes_received,
             bytes_sent,
+            backlog_bytes,
             bytes_undelivered,
             bytes_discarded,
             shed,
@@ -159,8 +168,11 @@ impl Stats {
         self.connections += connections;
         self.peak_connections += peak_connections;
         self.unauthenticated += unauthenticated;
+        self.awaiting_header += awaiting_header;
+        self.lingering += lingering;
         self.bytes_received += bytes_received;
         self.bytes_sent += bytes_sent;
+        self.backlog_bytes += backlog_bytes;
         self.bytes_undelivered += bytes_undelivered;
         self.bytes_discarded += bytes_discarded;
         self.shed += shed;
@@ -256,6 +268,9 @@ mod tests {
                 connections: gauge(5),
                 peak_connections: gauge(6),
                 unauthenticated: gauge(7),
+                lingering: gauge(24),
+                awaiting_header: gauge(25),
+                backlog_bytes: counter(25),
                 bytes_received: counter(8),
                 bytes_sent: counter(9),
                 bytes_undelivered: counter(10),
@@ -263,7 +278,7 @@ mod tests {
                 shed: counter(12),
                 refused_suspects: counter(13),
                 refused_over_share: counter(14),
-                refused_untrusted_proxies: counter(24),
+                refused_untrusted_proxies: counter(26),
                 accept_errors: counter(15),
                 accept_pauses: counter(16),
                 probes: counter(23),

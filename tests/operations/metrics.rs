@@ -18,7 +18,8 @@ fn snapshot() -> Snapshot {
         millis.iter().for_each(|millis| times.record(Duration::from_millis(*millis)));
         times
     };
-    let worker = |base: u64| Worker {
+    let worker = |number: usize, base: u64| Worker {
+        number,
         turns: base + 1,
         events: base + 2,
         stale_events: base + 3,
@@ -30,17 +31,18 @@ fn snapshot() -> Snapshot {
         version: "1.2.3",
         commit: Some("0123456789ab"),
         ready: true,
-        process: Process {
+        process: Some(Process {
             started: SystemTime::UNIX_EPOCH + Duration::from_millis(1_790_000_000_250),
             cpu: Duration::from_millis(1_250),
             resident: 10_001,
-            descriptors: 10_002,
+            descriptors: Some(10_002),
             descriptors_limit: 10_003,
-        },
-        connections: Connections { await_digest: 11, echoing: 12, finishing: 13, lingering: 14 },
+        }),
+        descriptors: 9_999,
+        connections: Connections { await_header: 10, await_digest: 11, echoing: 12, lingering: 14 },
         connections_limit: 10_004,
         accepted: 10_005,
-        refused: Refusals { no_room: 21, suspect: 22, over_share: 23 },
+        refused: Refusals { no_room: 21, suspect: 22, over_share: 23, untrusted_proxy: 24 },
         accept_errors: 24,
         accept_pauses: 25,
         authenticated: vec![("bab78a7f".to_owned(), 31), ("odd\"\\\n".to_owned(), 32)],
@@ -52,7 +54,8 @@ fn snapshot() -> Snapshot {
         backlog_bytes: 45,
         deadlines: 46,
         log_lines_suppressed: 47,
-        workers: vec![worker(200), worker(300)],
+        workers_missing: 48,
+        workers: vec![worker(1, 200), worker(2, 300)],
     }
 }
 
@@ -97,15 +100,16 @@ fn every_figure_arrives_under_its_name() {
         ("process_open_fds{}", 10_002.0),
         ("process_max_fds{}", 10_003.0),
         ("saltecho_ready{}", 1.0),
+        ("saltecho_connections{state=await_header}", 10.0),
         ("saltecho_connections{state=await_digest}", 11.0),
         ("saltecho_connections{state=echoing}", 12.0),
-        ("saltecho_connections{state=finishing}", 13.0),
         ("saltecho_connections{state=lingering}", 14.0),
         ("saltecho_connections_limit{}", 10_004.0),
         ("saltecho_accepted_total{}", 10_005.0),
         ("saltecho_refused_total{reason=no_room}", 21.0),
         ("saltecho_refused_total{reason=suspect}", 22.0),
         ("saltecho_refused_total{reason=over_share}", 23.0),
+        ("saltecho_refused_total{reason=untrusted_proxy}", 24.0),
         ("saltecho_accept_errors_total{}", 24.0),
         ("saltecho_accept_pauses_total{}", 25.0),
         ("saltecho_authentications_total{key=bab78a7f,result=accepted}", 31.0),
@@ -120,6 +124,7 @@ fn every_figure_arrives_under_its_name() {
         ("saltecho_discarded_bytes_total{}", 44.0),
         ("saltecho_backlog_bytes{}", 45.0),
         ("saltecho_deadlines{}", 46.0),
+        ("saltecho_workers_missing{}", 48.0),
         ("saltecho_turns_total{worker=1}", 201.0),
         ("saltecho_turns_total{worker=2}", 301.0),
         ("saltecho_events_total{worker=1}", 202.0),

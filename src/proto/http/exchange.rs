@@ -146,6 +146,11 @@ impl Exchange {
         &self.output[self.sent..]
     }
 
+    /// Whether the answer in progress has slices to come. An answer to HEAD has none.
+    pub const fn has_more(&self) -> bool {
+        matches!(self.stage, Stage::Answering { rest: Rest::Slices { .. }, .. })
+    }
+
     /// Whether the connection waits for a request of which no byte has arrived: the one to close
     /// if its place is needed.
     pub fn is_idle(&self) -> bool {

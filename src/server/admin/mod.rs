@@ -7,19 +7,26 @@
 //! [`Limits::bytes_per_turn`](super::Limits). Its few deadlines are found by a scan, and a server
 //! without an endpoint pays one comparison a turn.
 
+mod job;
 mod query;
 mod routes;
 mod rows;
+#[cfg(feature = "metrics")]
+mod scrape;
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use job::Job;
 use routes::Route;
 use rows::{Rows, Search};
 
-use super::Server;
+pub(super) use job::Errand;
+
 use super::accept::{AcceptError, classify};
+use super::{Handle, Server};
+use crate::proto::Handler;
 use crate::proto::http::{Body, Exchange, Progress, Response, SLICE, Wants};
-use crate::proto::{Handler, http};
 use crate::python::Monotonic;
 use crate::reactor::{Close, Kernel, Ready, Token, transfer};
 
@@ -43,6 +50,7 @@ const CALL_COST: usize = 1024;
 /// An admin endpoint: its listener and its exchanges.
 pub(super) struct Admin<K: Kernel> {
     listener: K::AdminListener,
+    fleet: Fleet,
     /// Clients may wait to be accepted.
     waiting: bool,
     /// When accepting goes on, while clients wait for a place or after an error.
@@ -60,24 +68,45 @@ struct Place<S> {
     exchange: Exchange,
     ready: Ready,
     /// The answer in progress, if it takes more than one turn.
-    task: Option<Task>,
+    job: Option<Job>,
     /// When its last answer was sent, or when it was accepted.
     since: Monotonic,
     has_asked: bool,
 }
 
-/// An answer that takes more than one turn.
-enum Task {
-    Rows(Rows),
-    Kill(Search),
+/// All the loops, the endpoint's own among them.
+struct Fleet {
+    all: Handle,
+    /// The number of the endpoint's own.
+    home: u32,
+}
+
+impl Fleet {
+    fn len(&self) -> usize {
+        self.all.loops()
+    }
+
+    fn is_home(&self, worker: usize) -> bool {
+        self.all.server(worker) == Some(self.home)
+    }
+
+    fn send(&self, worker: usize, errand: Arc<Errand>) {
+        self.all.visit(worker, errand);
+    }
 }
 
 impl<K: Kernel> Admin<K> {
     /// Registers the listener. Clients may have queued before, so the first turn looks at it.
-    pub(super) fn new(kernel: &mut K, mut listener: K::AdminListener) -> std::io::Result<Self> {
+    pub(super) fn new(
+        kernel: &mut K,
+        mut listener: K::AdminListener,
+        all: Handle,
+        home: u32,
+    ) -> std::io::Result<Self> {
         kernel.register_admin_listener(&mut listener, Token::admin(0))?;
         Ok(Self {
             listener,
+            fleet: Fleet { all, home },
             waiting: true,
             accept_at: Some(Monotonic::ZERO),
             places: std::array::from_fn(|_| None),
@@ -105,6 +134,11 @@ impl<K: Kernel> Admin<K> {
                 }
             }
         }
+    }
+
+    /// Another thread wants attention, perhaps a loop that has done its part of an answer.
+    pub(super) const fn handle_wake(&mut self) {
+        self.had_events = true;
     }
 
     /// When it has to go on, if no event comes before.
@@ -140,9 +174,12 @@ impl<K: Kernel> Admin<K> {
     }
 
     fn next_time(&self, now: Monotonic) -> Option<Monotonic> {
-        let places = self.places.iter().flatten().filter_map(|place| match place.can_go_on() {
-            true => Some(now),
-            false => place.exchange.poll_timeout(),
+        let places = self.places.iter().flatten().filter_map(|place| {
+            let waits_until = place.job.as_ref().and_then(Job::waits_until);
+            match place.can_go_on() {
+                true => Some(waits_until.unwrap_or(now)),
+                false => place.exchange.poll_timeout(),
+            }
         });
         places.chain(self.accept_at.filter(|_| self.waiting)).min()
     }
@@ -158,7 +195,7 @@ impl<S> Place<S> {
         kernel.close(self.stream, how);
     }
 
-    /// Whether it can go on without an event.
+    /// Whether it can go on without an event, be it to see whether another loop has answered.
     fn can_go_on(&self) -> bool {
         match self.exchange.wants() {
             Wants::Recv { .. } => self.ready.has(Ready::READABLE),
@@ -183,6 +220,7 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         let Some(mut admin) = self.admin.take() else { return };
         let now = self.reactor.now();
         admin.had_events = false;
+        self.lag.time_this_turn();
         for index in 0..PLACES {
             self.serve_place(&mut admin, index, now);
         }
@@ -198,10 +236,10 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
             // The process may have been stopped while bytes arrived in time: look before judging.
             place.ready.insert(Ready::READABLE.union(Ready::WRITABLE));
         }
-        self.advance(place, now);
+        self.advance(&admin.fleet, place, now);
         if is_late {
             place.exchange.handle_timeout(now);
-            self.advance(place, now);
+            self.advance(&admin.fleet, place, now);
         }
         if place.exchange.is_closed() {
             self.leave_place(admin, index);
@@ -220,7 +258,7 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
 
     /// Does what an exchange wants, within its share of a turn: one slice of an answer, and about as
     /// many bytes moved.
-    fn advance(&mut self, place: &mut Place<K::Stream>, now: Monotonic) {
+    fn advance(&mut self, fleet: &Fleet, place: &mut Place<K::Stream>, now: Monotonic) {
         let (mut share, mut may_produce) = (2 * SLICE, true);
         while share > 0 {
             let kernel = &mut self.reactor.kernel;
@@ -262,12 +300,12 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
                 }
                 Wants::Answer if may_produce => {
                     may_produce = false;
-                    self.answer(place, now);
+                    self.answer(fleet, place, now);
                     0
                 }
                 Wants::Slice if may_produce => {
                     may_produce = false;
-                    let mut filling = Filling { server: self, task: &mut place.task };
+                    let mut filling = Filling { server: self, fleet, job: &mut place.job, now };
                     place.exchange.fill(&mut filling, now);
                     0
                 }
@@ -288,45 +326,59 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
     }
 
     /// Answers the request, or does a part of what is needed for that.
-    fn answer(&mut self, place: &mut Place<K::Stream>, now: Monotonic) {
+    fn answer(&mut self, fleet: &Fleet, place: &mut Place<K::Stream>, now: Monotonic) {
         place.has_asked = true;
-        let response = match &mut place.task {
-            Some(Task::Kill(search)) => self.kill(search),
-            _ => {
+        let response = match &mut place.job {
+            // It finds one connection, so there is nothing to append.
+            Some(job) => match job.advance(self, fleet, &mut Vec::new(), now) {
+                Progress::More => None,
+                Progress::Done => Some(job.outcome()),
+            },
+            None => {
                 let request = place.exchange.request().expect("an answer is wanted");
-                let (response, task) = self.respond(&request);
-                place.task = task;
-                response
+                match Route::new(&request, fleet.len()) {
+                    Ok(route) => self.follow(route, fleet, &mut place.job),
+                    Err(refusal) => Some(refusal),
+                }
             }
         };
         if let Some(response) = response {
-            if let Some(Task::Kill(_)) = place.task {
-                place.task = None;
-            }
             place.exchange.respond(response, now);
+            // A list goes on when its head is sent, unless only the head was asked for.
+            if !place.exchange.has_more() {
+                place.job = None;
+            }
         }
     }
 
-    fn respond(&mut self, request: &http::Request<'_>) -> (Option<Response>, Option<Task>) {
-        let route = match Route::new(request) {
-            Ok(route) => route,
-            Err(response) => return (Some(response), None),
-        };
+    /// The answer to a request that is understood, if it can be given at once.
+    fn follow(&mut self, route: Route, fleet: &Fleet, job: &mut Option<Job>) -> Option<Response> {
         match route {
-            Route::Live => (Some(routes::live()), None),
-            Route::Ready => (Some(routes::ready(self.is_ready())), None),
-            Route::Version => (Some(routes::version()), None),
-            Route::Connections(query) => {
-                let rows = Task::Rows(Rows::new(query));
-                (Some(Response::streamed("application/x-ndjson")), Some(rows))
+            Route::Live => Some(routes::live()),
+            Route::Ready => Some(routes::ready(self.is_ready())),
+            Route::Version => Some(routes::version()),
+            #[cfg(feature = "metrics")]
+            Route::Metrics(format) => {
+                *job = Some(Job::scrape(scrape::Scrape::new(format)));
+                None
             }
-            Route::Kill(number) => {
-                let mut search = Search::new(number);
-                (self.kill(&mut search), Some(Task::Kill(search)))
+            Route::Connections(query) => {
+                *job = Some(Job::rows(Rows::new(query), fleet.len()));
+                Some(Response::streamed("application/x-ndjson"))
+            }
+            Route::Kill { worker, number } => {
+                *job = Some(Job::kill(Search::new(number), worker));
+                None
             }
             Route::Drain => {
-                self.drain();
-                (Some(routes::draining()), None)
+                fleet.all.drain();
+                Some(routes::draining())
+            }
+            Route::Reload => Some(routes::outcome(self.reload())),
+            Route::Log(level) => {
+                let outcome = self.control(|control, _| control.set_log_level(&level));
+                let none = || Err("this program has no log".to_owned());
+                Some(routes::outcome(outcome.unwrap_or_else(none)))
             }
         }
     }
@@ -377,7 +429,7 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
             let place = admin.places[index].as_mut().expect("it is occupied");
             // Its request may have come since the last event.
             place.ready.insert(Ready::READABLE);
-            self.advance(place, now);
+            self.advance(&admin.fleet, place, now);
             if place.exchange.is_closed() {
                 self.leave_place(admin, index);
                 return Ok(index);
@@ -404,7 +456,7 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
             exchange: Exchange::new(now),
             // Its request has most likely come with it.
             ready: Ready::READABLE.union(Ready::WRITABLE),
-            task: None,
+            job: None,
             since: now,
             has_asked: false,
         });
@@ -415,15 +467,17 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
 /// A streamed answer that reads from the server.
 struct Filling<'a, K: Kernel, H> {
     server: &'a mut Server<K, H>,
-    task: &'a mut Option<Task>,
+    fleet: &'a Fleet,
+    job: &'a mut Option<Job>,
+    now: Monotonic,
 }
 
 impl<K: Kernel, H: Handler + Clone> Body for Filling<'_, K, H> {
-    fn fill(&mut self, out: &mut Vec<u8>, max: usize) -> Progress {
-        let Some(Task::Rows(rows)) = self.task else { return Progress::Done };
-        let progress = rows.fill(&self.server.reactor.slots, out, max);
+    fn fill(&mut self, out: &mut Vec<u8>, _max: usize) -> Progress {
+        let Some(job) = self.job else { return Progress::Done };
+        let progress = job.advance(self.server, self.fleet, out, self.now);
         if progress == Progress::Done {
-            *self.task = None;
+            *self.job = None;
         }
         progress
     }

@@ -26,8 +26,14 @@ pub(super) struct Sort {
 /// What a list is sorted by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum SortKey {
-    /// The oldest connection first.
-    Id,
+    /// The oldest first.
+    Age,
+    /// The one that was silent for longest first.
+    Idle,
+    /// The one that was most received from first.
+    Received,
+    /// The one that was sent most first.
+    Sent,
     /// The largest backlog first.
     Unsent,
 }
@@ -73,9 +79,17 @@ fn parse_sort(value: &str) -> Result<Sort, String> {
         None => (false, value),
     };
     let key = match name {
-        "id" => SortKey::Id,
+        "age" => SortKey::Age,
+        "idle" => SortKey::Idle,
+        "received" => SortKey::Received,
+        "sent" => SortKey::Sent,
         "unsent" => SortKey::Unsent,
-        _ => return Err(format!("sort={value:?}: use id or unsent, with - before it to reverse")),
+        _ => {
+            return Err(format!(
+                "sort={value:?}: use age, idle, received, sent or unsent, with - before it for the \
+                 reverse order"
+            ));
+        }
     };
     Ok(Sort { key, reversed })
 }
@@ -93,11 +107,11 @@ mod tests {
     #[test]
     fn all_of_them_unless_the_query_says_less() {
         let query = |state, sort, limit| Ok(Query { state, sort, limit });
-        let oldest = Sort { key: SortKey::Id, reversed: false };
+        let oldest = Sort { key: SortKey::Age, reversed: false };
         let idlest = Sort { key: SortKey::Unsent, reversed: true };
         assert_eq!(Query::parse(""), query(None, None, usize::MAX));
         assert_eq!(Query::parse("limit=5&"), query(None, None, 5));
-        assert_eq!(Query::parse("sort=id"), query(None, Some(oldest), 100));
+        assert_eq!(Query::parse("sort=age"), query(None, Some(oldest), 100));
         assert_eq!(
             Query::parse("limit=1000&state=echoing&sort=-unsent"),
             query(Some("echoing"), Some(idlest), 1000)
@@ -110,11 +124,11 @@ mod tests {
             ("state=open", "\"open\"", "await_digest"),
             ("state", "\"\"", "echoing"),
             ("sort=size", "\"size\"", "unsent"),
-            ("sort=--id", "\"--id\"", "id"),
+            ("sort=--age", "\"--age\"", "idle"),
             ("limit=0", "\"0\"", "from 1"),
             ("limit=+1", "\"+1\"", "from 1"),
             ("limit=", "\"\"", "from 1"),
-            ("sort=id&limit=1001", "1001", "1000"),
+            ("sort=age&limit=1001", "1001", "1000"),
             ("page=2", "\"page\"", "state, sort or limit"),
             ("limit=1&limit=1", "limit", "twice"),
         ] {

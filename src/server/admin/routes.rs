@@ -3,18 +3,28 @@
 use std::net::{IpAddr, SocketAddr};
 
 use super::query::Query;
+#[cfg(feature = "metrics")]
+use crate::metrics::Format;
 use crate::proto::http::{Method, Request, Response, Status};
 
 /// What a request asks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Route {
     Live,
     Ready,
     Version,
+    #[cfg(feature = "metrics")]
+    Metrics(Format),
     Connections(Query),
-    /// The number of the connection to kill.
-    Kill(u32),
+    /// Kill the connection with this number of a loop, counted from 0.
+    Kill {
+        worker: usize,
+        number: u32,
+    },
     Drain,
+    Reload,
+    /// Log what this level asks for.
+    Log(String),
 }
 
 /// The routes, for the answer to a request for something else.
@@ -25,11 +35,14 @@ GET /version
 GET /connections?state=STATE&sort=KEY&limit=N
 POST /connections/ID/kill
 POST /drain
+POST /reload
+POST /log?level=LEVEL
 ";
+const METRICS: &str = if cfg!(feature = "metrics") { "GET /metrics\n" } else { "" };
 
 impl Route {
-    /// What a request asks for, or the answer that refuses it.
-    pub(super) fn new(request: &Request<'_>) -> Result<Self, Response> {
+    /// What a request asks of so many loops, or the answer that refuses it.
+    pub(super) fn new(request: &Request<'_>, loops: usize) -> Result<Self, Response> {
         if request.method == Method::Post {
             refuse_other_sites(request.host)?;
         }
@@ -49,6 +62,8 @@ impl Route {
             "/livez" => plain(read(Self::Live)),
             "/readyz" => plain(read(Self::Ready)),
             "/version" => plain(read(Self::Version)),
+            #[cfg(feature = "metrics")]
+            "/metrics" => plain(read(Self::Metrics(Format::accepted(request.accept)))),
             "/connections" => {
                 // The method is refused first: another one would not make the query right.
                 read(Self::Live)?;
@@ -57,34 +72,63 @@ impl Route {
                     .map_err(|text| bad_request(&text))
             }
             "/drain" => plain(write(Self::Drain)),
+            "/reload" => plain(write(Self::Reload)),
+            "/log" => {
+                write(Self::Drain)?;
+                log_level(request.query.unwrap_or_default()).map_err(|text| bad_request(&text))
+            }
             path => {
-                match path.strip_prefix("/connections/").and_then(|p| p.strip_suffix("/kill")) {
-                    Some(number) => {
-                        write(Self::Drain)?;
-                        let number =
-                            connection_number(number).map_err(|text| bad_request(&text))?;
-                        plain(Ok(Self::Kill(number)))
-                    }
-                    None => Err(not_found(path)),
-                }
+                let rest = path.strip_prefix("/connections/");
+                let Some(id) = rest.and_then(|rest| rest.strip_suffix("/kill")) else {
+                    return Err(not_found(path));
+                };
+                write(Self::Drain)?;
+                let id = connection_id(id, loops).map_err(|text| bad_request(&text));
+                let (worker, number) = id?;
+                plain(Ok(Self::Kill { worker, number }))
             }
         }
     }
 }
 
-fn connection_number(text: &str) -> Result<u32, String> {
-    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    let number = text.parse().ok().filter(|_| digits);
-    number.ok_or_else(|| {
+/// Parses `NUMBER` or, since each loop numbers its own connections, `WORKER:NUMBER`. The worker is
+/// counted from 1 in the text, and from 0 in the result.
+fn connection_id(text: &str, loops: usize) -> Result<(usize, u32), String> {
+    let (worker, number) = match text.split_once(':') {
+        Some((worker, number)) => (parse::<usize>(worker), number),
+        None if loops > 1 => {
+            return Err(format!(
+                "{text:?} is a connection of which of the {loops} workers? Ask for \
+                 WORKER:NUMBER, as /connections lists them"
+            ));
+        }
+        None => (Some(1), text),
+    };
+    let worker = worker.filter(|worker| (1..=loops).contains(worker));
+    worker.map(|worker| worker - 1).zip(parse(number)).ok_or_else(|| {
         format!("{text:?} is not the number of a connection: /connections lists them")
     })
+}
+
+/// A number; `parse` alone would accept a sign.
+fn parse<N: std::str::FromStr>(text: &str) -> Option<N> {
+    text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()
+}
+
+fn log_level(query: &str) -> Result<Route, String> {
+    match query.split_once('=') {
+        Some(("level", level)) if !level.is_empty() && !level.contains('&') => {
+            Ok(Route::Log(level.to_owned()))
+        }
+        _ => Err(format!("{query:?}: ask for level=LEVEL")),
+    }
 }
 
 /// Refuses a POST in which a browser may do the bidding of another site's page. Every page can reach
 /// the loopback addresses of the machine that shows it, with a request that needs no permission. Its
 /// `Origin` gives most away, and is refused with the request; but a page may also have its own name
-/// resolve to 127.0.0.1 (DNS rebinding), and is then at home here. No page can have an IP address
-/// or `localhost` as its name unless it came from this machine.
+/// resolve to 127.0.0.1 (DNS rebinding), and is then at home here. The name gives that away: where
+/// an IP address or `localhost` leads is not for another site to decide.
 fn refuse_other_sites(host: Option<&str>) -> Result<(), Response> {
     match host {
         Some(host) if !is_literal(host) => {
@@ -114,7 +158,7 @@ fn bad_request(text: &str) -> Response {
 }
 
 fn not_found(path: &str) -> Response {
-    Response::text(Status::NotFound, format!("{path:?} is not here. There are:\n{ROUTES}"))
+    Response::text(Status::NotFound, format!("{path:?} is not here. There are:\n{METRICS}{ROUTES}"))
 }
 
 pub(super) fn live() -> Response {
@@ -130,6 +174,14 @@ pub(super) fn ready(is_ready: bool) -> Response {
 
 pub(super) fn draining() -> Response {
     Response::text(Status::Accepted, "draining\n")
+}
+
+/// The outcome of an action that the program has done, or not.
+pub(super) fn outcome(outcome: Result<String, String>) -> Response {
+    match outcome {
+        Ok(text) => Response::text(Status::Ok, format!("{text}\n")),
+        Err(text) => bad_request(&text),
+    }
 }
 
 pub(super) fn killed(number: u32) -> Response {
@@ -166,7 +218,7 @@ mod tests {
 
     fn refusal(method: Method, path: &str) -> (Status, Option<&'static str>, String) {
         let host = Some("localhost");
-        let response = Route::new(&request(method, path, host)).expect_err("it is refused");
+        let response = Route::new(&request(method, path, host), 1).expect_err("it is refused");
         let Content::Whole(content) = response.content else { panic!("it is short") };
         (response.status, response.allow, String::from_utf8(content).unwrap())
     }
@@ -177,16 +229,24 @@ mod tests {
             ("/livez", Route::Live),
             ("/readyz", Route::Ready),
             ("/version", Route::Version),
+            #[cfg(feature = "metrics")]
+            ("/metrics", Route::Metrics(Format::PrometheusText)),
             ("/connections", Route::Connections(Query::parse("").unwrap())),
         ] {
             for method in [Method::Get, Method::Head] {
-                assert_eq!(Route::new(&request(method, path, None)).unwrap(), route);
+                assert_eq!(Route::new(&request(method, path, None), 1).unwrap(), route);
             }
             let (status, allow, _) = refusal(Method::Post, path);
             assert_eq!((status, allow), (Status::MethodNotAllowed, Some("GET, HEAD")));
         }
-        for (path, route) in [("/drain", Route::Drain), ("/connections/17/kill", Route::Kill(17))] {
-            assert_eq!(Route::new(&request(Method::Post, path, None)).unwrap(), route);
+        for (path, route) in [
+            ("/drain", Route::Drain),
+            ("/reload", Route::Reload),
+            ("/log?level=verbose", Route::Log("verbose".to_owned())),
+            ("/connections/17/kill", Route::Kill { worker: 0, number: 17 }),
+            ("/connections/1:17/kill", Route::Kill { worker: 0, number: 17 }),
+        ] {
+            assert_eq!(Route::new(&request(Method::Post, path, None), 1).unwrap(), route);
             let (status, allow, _) = refusal(Method::Get, path);
             assert_eq!((status, allow), (Status::MethodNotAllowed, Some("POST")));
         }
@@ -198,6 +258,10 @@ mod tests {
             (Method::Get, "/", Status::NotFound, "GET /livez"),
             (Method::Get, "/livez/", Status::NotFound, "GET /readyz"),
             (Method::Post, "/connections/kill", Status::NotFound, "POST /connections/ID/kill"),
+            (Method::Post, "/log", Status::BadRequest, "level=LEVEL"),
+            (Method::Post, "/log?level=", Status::BadRequest, "level=LEVEL"),
+            (Method::Post, "/connections/2:1/kill", Status::BadRequest, "\"2:1\""),
+            (Method::Post, "/connections/0:1/kill", Status::BadRequest, "\"0:1\""),
             (Method::Get, "/livez?verbose", Status::BadRequest, "\"verbose\""),
             (Method::Get, "/connections?state=open", Status::BadRequest, "await_digest"),
             (Method::Post, "/connections/+1/kill", Status::BadRequest, "\"+1\""),
@@ -215,14 +279,26 @@ mod tests {
         for host in
             ["127.0.0.1", "127.0.0.1:9998", "[::1]", "[::1]:9998", "localhost", "LocalHost:1"]
         {
-            assert_eq!(Route::new(&request(Method::Post, "/drain", Some(host))), Ok(Route::Drain));
+            assert_eq!(
+                Route::new(&request(Method::Post, "/drain", Some(host)), 1),
+                Ok(Route::Drain)
+            );
         }
         for host in ["", "example.org", "example.org:9998", "127.0.0.1.example.org", "localhost.x"]
         {
-            let response = Route::new(&request(Method::Post, "/drain", Some(host))).unwrap_err();
+            let response = Route::new(&request(Method::Post, "/drain", Some(host)), 1).unwrap_err();
             assert_eq!(response.status, Status::Forbidden, "{host:?}");
-            let route = Route::new(&request(Method::Get, "/readyz", Some(host)));
+            let route = Route::new(&request(Method::Get, "/readyz", Some(host)), 1);
             assert_eq!(route, Ok(Route::Ready), "reading is open to every name");
+        }
+    }
+
+    #[test]
+    fn several_loops_number_their_connections() {
+        let kill = |path| Route::new(&request(Method::Post, path, None), 3);
+        assert_eq!(kill("/connections/3:17/kill"), Ok(Route::Kill { worker: 2, number: 17 }));
+        for path in ["/connections/17/kill", "/connections/4:17/kill", "/connections/:17/kill"] {
+            assert_eq!(kill(path).unwrap_err().status, Status::BadRequest, "{path}");
         }
     }
 }

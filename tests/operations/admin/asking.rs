@@ -17,8 +17,15 @@ pub(super) fn tcp(address: SocketAddr) -> TcpStream {
 
 /// The one answer to a request, after which the endpoint closes.
 #[track_caller]
-pub(super) fn ask(mut stream: impl Read + Write, line: &str) -> Answer {
-    write!(stream, "{line} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
+pub(super) fn ask(stream: impl Read + Write, line: &str) -> Answer {
+    ask_with(stream, line, "")
+}
+
+/// The same with more headers, of which each ends with a line break.
+#[track_caller]
+pub(super) fn ask_with(mut stream: impl Read + Write, line: &str, headers: &str) -> Answer {
+    let head = format!("{line} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{headers}\r\n");
+    stream.write_all(head.as_bytes()).unwrap();
     let method = match line.split(' ').next() {
         Some("HEAD") => Method::Head,
         Some("POST") => Method::Post,

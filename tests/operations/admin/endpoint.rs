@@ -3,12 +3,15 @@
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 
+use saltecho::proto::CloseReason;
 use saltecho::server::{AdminAddress, Limits, Running, Server};
 
 use super::asking::{ask, ask_and_stay, tcp, unix};
 use crate::common::client::{authenticated, connect, exchange};
 use crate::common::program::Files;
 use crate::common::server::{any_port, wait_for};
+use crate::http_world::Answer;
+use serde_json::Value;
 
 /// A server with so many places, and the address of its endpoint.
 fn spawn(places: usize) -> (Running, SocketAddr) {
@@ -101,7 +104,54 @@ fn a_connection_is_killed_by_its_number() {
     assert_eq!(answer.status, 404);
     let _ = victim.write_all(b"x");
     let stats = server.stop().unwrap();
-    assert_eq!(stats.closed(saltecho::proto::CloseReason::Killed), 1);
+    assert_eq!(stats.closed(CloseReason::Killed), 1);
+}
+
+/// The connections in a list.
+fn rows(answer: &Answer) -> Vec<Value> {
+    answer.text().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+#[test]
+fn a_list_has_a_row_for_each_connection_of_each_loop() {
+    let admin = AdminAddress::Tcp(any_port());
+    let builder = Server::builder().listen(any_port()).admin(admin).records(true);
+    let server = builder.spawn_workers(3).unwrap();
+    let Some(&AdminAddress::Tcp(address)) = server.admin_address() else { panic!("it has one") };
+    // Message lengths tell the connections apart.
+    let clients: Vec<TcpStream> = (1..=40)
+        .map(|len| {
+            let client = authenticated(server.addresses()[0]);
+            assert_eq!(exchange(&client, &vec![b'x'; len]).len(), len);
+            client
+        })
+        .collect();
+    let list = rows(&ask(tcp(address), "GET /connections"));
+    let mut lens: Vec<u64> = list.iter().map(|row| row["sent"].as_u64().unwrap() - 32).collect();
+    lens.sort_unstable();
+    assert_eq!(lens, (1..=40).collect::<Vec<u64>>());
+    let mut peers: Vec<&str> = list.iter().map(|row| row["peer"].as_str().unwrap()).collect();
+    peers.sort_unstable();
+    let mut local: Vec<String> =
+        clients.iter().map(|client| client.local_addr().unwrap().to_string()).collect();
+    local.sort_unstable();
+    assert_eq!(peers, local);
+    let first = rows(&ask(tcp(address), "GET /connections?sort=sent&limit=3"));
+    let lens: Vec<u64> = first.iter().map(|row| row["sent"].as_u64().unwrap() - 32).collect();
+    assert_eq!(lens, [40, 39, 38], "sorted across all loops");
+    let last = rows(&ask(tcp(address), "GET /connections?sort=-received&limit=2&state=echoing"));
+    let lens: Vec<u64> = last.iter().map(|row| row["received"].as_u64().unwrap() - 16).collect();
+    assert_eq!(lens, [1, 2]);
+    assert_eq!(rows(&ask(tcp(address), "GET /connections?limit=7")).len(), 7);
+    // The one that was sent most is on any of the loops.
+    let line = format!("POST /connections/{}:{}/kill", first[0]["worker"], first[0]["id"]);
+    assert_eq!(ask(tcp(address), &line).status, 200, "{line}");
+    assert_eq!((&clients[39]).read(&mut [0]).unwrap(), 0);
+    assert_eq!(ask(tcp(address), "POST /connections/1/kill").status, 400);
+    assert_eq!(ask(tcp(address), "POST /connections/3:4000000000/kill").status, 404);
+    drop(clients);
+    let stats = server.drain().unwrap();
+    assert_eq!((stats.accepted, stats.closed(CloseReason::Killed)), (40, 1));
 }
 
 #[test]

@@ -296,6 +296,8 @@ impl Judge {
             }
             CloseReason::AuthAbandoned => {
                 assert!(client.received(ledger) < DIGEST && !client.awaits_header(ledger));
+                let named = client.header.as_ref().is_none_or(|header| header.client().is_some());
+                assert!(named, "{id} is the balancer's own: it checks the server's health");
                 now
             }
             CloseReason::PeerFinished => {
