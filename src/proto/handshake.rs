@@ -19,6 +19,7 @@ pub(super) struct Handshake {
 }
 
 /// What is there when a header is complete: the client's bytes, and the random ones that were kept.
+#[derive(Clone, Copy)]
 pub(super) struct Behind<'a> {
     pub(super) bytes: &'a [u8],
     pub(super) more: [u8; 8],
