@@ -84,7 +84,7 @@ pub(super) struct ServerAddress {
 }
 
 impl ServerAddress {
-    const DEFAULT_PORT: u16 = 9999;
+    pub(super) const DEFAULT_PORT: u16 = 9999;
 }
 
 impl FromStr for ServerAddress {

@@ -455,6 +455,35 @@ mod tests {
     }
 
     #[test]
+    fn each_signal_is_counted_and_wakes_the_poll() {
+        let mut kernel = MioKernel::new(16).unwrap();
+        kernel.catch_signals(&[libc::SIGUSR2, libc::SIGWINCH]).unwrap();
+        assert_eq!(kernel.next_signal(), None);
+        for signal in [libc::SIGUSR2, libc::SIGWINCH, libc::SIGUSR2] {
+            signal_hook::low_level::raise(signal).unwrap();
+        }
+        let mut tokens = Vec::new();
+        // A poll that a signal interrupts returns without an event.
+        while tokens.is_empty() {
+            kernel.poll(PATIENCE, |token, _| tokens.push(token)).unwrap();
+        }
+        assert_eq!(tokens, [Token::SIGNAL]);
+        let mut signals: Vec<i32> = std::iter::from_fn(|| kernel.next_signal()).collect();
+        signals.sort_unstable();
+        assert_eq!(signals, [libc::SIGUSR2, libc::SIGUSR2, libc::SIGWINCH]);
+        assert_eq!(poll(&mut kernel, Some(Duration::ZERO)), [], "all were taken");
+    }
+
+    #[test]
+    fn signals_that_cannot_be_caught_are_refused() {
+        let mut kernel = MioKernel::new(16).unwrap();
+        for signal in [libc::SIGKILL, libc::SIGSTOP, libc::SIGSEGV, 0, -1, 65, i32::MAX] {
+            let refused = kernel.catch_signals(&[libc::SIGUSR2, signal]).unwrap_err();
+            assert_eq!(refused.kind(), io::ErrorKind::InvalidInput, "signal {signal}");
+        }
+    }
+
+    #[test]
     fn one_draw_serves_many_challenges() {
         let mut pool = RandomPool::new();
         for _ in 0..128 {

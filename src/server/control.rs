@@ -136,17 +136,17 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
     /// Reloads keys and settings. A service that is ending says nothing of it to its manager.
     pub(super) fn reload(&mut self) -> Result<String, String> {
         if self.is_ready() {
-            self.report_state(ServiceState::Reloading);
+            self.report(ServiceState::Reloading);
         }
         let reloaded = self.control(|control, all| control.reload(all));
         reloaded.unwrap_or_else(|| Err("the reload failed within the program".to_owned()))
     }
 
-    /// Reports a new state, and ticks if it is time. Not inlined: it is the last step of each turn
+    /// Reports a state that is new, and ticks if it is time. Not inlined: it is the last step of each turn
     /// only of a loop that is controlled.
     #[inline(never)]
     pub(super) fn keep_control_informed(&mut self) {
-        self.report_state(ServiceState::new(self.lifecycle));
+        self.report_state();
         let now = self.reactor.now();
         if self.next_tick().is_some_and(|next| next <= now) {
             let period = self.control(|control, all| {
@@ -161,7 +161,12 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         }
     }
 
-    fn report_state(&mut self, state: ServiceState) {
+    /// Reports the state, if it is another than at the last report.
+    pub(super) fn report_state(&mut self) {
+        self.report(ServiceState::new(self.lifecycle));
+    }
+
+    fn report(&mut self, state: ServiceState) {
         let Some(controlled) = &mut self.controlled else { return };
         if controlled.reported.replace(state) != Some(state) {
             self.control(|control, all| control.state(state, all));

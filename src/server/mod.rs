@@ -556,12 +556,14 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         } else {
             let close_at = now.saturating_add(self.limits.drain_delay);
             self.lifecycle = Lifecycle::Unready { close_at, until };
+            self.report_state();
         }
     }
 
     fn close_listeners(&mut self, until: Option<Monotonic>) {
         self.lifecycle = Lifecycle::Draining { until, next: Some(0) };
         self.acceptor.close();
+        self.report_state();
     }
 
     /// Lets more connections finish, a limited number per turn: each costs a half-close, and those

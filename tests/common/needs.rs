@@ -69,6 +69,12 @@ pub const SYSTEMD_ANALYZE: Tool = Tool {
     probes: &[&["systemd-analyze", "--version"]],
 };
 
+pub const SYSTEMD_SOCKET_ACTIVATE: Tool = Tool {
+    name: "systemd-socket-activate",
+    remedy: "apt-get install systemd",
+    probes: &[&["systemd-socket-activate", "--version"]],
+};
+
 pub const VALGRIND: Tool = Tool {
     name: "valgrind",
     remedy: "apt-get install valgrind",

@@ -211,7 +211,12 @@ impl Serving {
     /// Starts any command that logs the first address that it listens on.
     #[track_caller]
     pub fn start_command(command: &mut Command) -> Self {
-        let mut running = Running::start(command, Vec::new());
+        Self::watch(Running::start(command, Vec::new()))
+    }
+
+    /// Waits for the address of a program that was started.
+    #[track_caller]
+    pub fn watch(mut running: Running) -> Self {
         let start_line = running.wait_for("listening on ");
         let places = start_line.split("listening on ").nth(1).expect("it was waited for");
         let address = places.split([',', ' ']).next().expect("a split has a first part");

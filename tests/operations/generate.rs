@@ -24,13 +24,13 @@ fn succeeds(command: &mut Command) -> Output {
     output
 }
 
-/// The unit, its user and its settings, in a directory.
-fn systemd() -> (TempDir, [String; 3]) {
+/// The unit, its socket, its user and its settings, in a directory.
+fn systemd() -> (TempDir, [String; 4]) {
     let directory = TempDir::new().unwrap();
     let written = generate(&["systemd", directory.path().to_str().unwrap()]);
     let texts: Vec<String> =
         written.lines().map(|path| fs::read_to_string(path).unwrap()).collect();
-    (directory, texts.try_into().expect("three files"))
+    (directory, texts.try_into().expect("four files"))
 }
 
 #[test]
@@ -78,7 +78,7 @@ fn bash_completes_commands_and_flags() {
     let script = files.write("saltecho", script.as_bytes(), 0o600);
     for (words, completed) in [
         ("saltecho ser", "serve"),
-        ("saltecho serve --drain", "--drain-timeout"),
+        ("saltecho serve --drain-t", "--drain-timeout"),
         ("saltecho generate completions fi", "fish"),
         ("saltecho help", ""),
     ] {
@@ -103,13 +103,15 @@ fn the_unit_is_sound_and_exposes_little() {
     if SYSTEMD_ANALYZE.is_missing() {
         return;
     }
-    let (directory, [unit, _, _]) = systemd();
+    let (directory, [unit, socket, _, _]) = systemd();
     // The program that would be installed is this one, and its pages are not.
     let program = saltecho(&[]).get_program().to_str().unwrap().to_owned();
     let path = directory.path().join("saltecho.service");
     fs::write(&path, unit.replace("/usr/bin/saltecho", &program)).unwrap();
+    fs::write(directory.path().join("saltecho.socket"), socket).unwrap();
     let analyze = || SYSTEMD_ANALYZE.find().expect("it was there");
-    let output = succeeds(analyze().args(["verify", "--man=no"]).arg(&path));
+    let socket = directory.path().join("saltecho.socket");
+    let output = succeeds(analyze().args(["verify", "--man=no"]).arg(&path).arg(socket));
     assert_eq!(String::from_utf8_lossy(&output.stderr), "");
     // 2.0, of 10.
     succeeds(analyze().args(["security", "--offline=true", "--threshold=20"]).arg(&path));
@@ -118,7 +120,7 @@ fn the_unit_is_sound_and_exposes_little() {
 /// All settings that the files have are settings of `serve`, and it starts with them.
 #[test]
 fn the_units_settings_are_accepted() {
-    let (_directory, [unit, _, settings]) = systemd();
+    let (_directory, [unit, _, _, settings]) = systemd();
     let help = String::from_utf8(run(&["serve", "--help"], b"").stdout).unwrap();
     let files = Files::new();
     let key = files.key("key", "hex:000102030405060708090a0b0c0d0e0f");
@@ -131,7 +133,7 @@ fn the_units_settings_are_accepted() {
         assert!(help.contains(&format!("[env: {name}]")), "{name} is no setting");
         number += 1;
         match name {
-            "SALTECHO_LISTEN" => command.env(name, "127.0.0.1:0"),
+            "SALTECHO_LISTEN" | "SALTECHO_LISTEN_PROXY" => command.env(name, "127.0.0.1:0"),
             "SALTECHO_KEY_FILE" => command.env(name, &key),
             _ => command.env(name, value),
         };
@@ -143,7 +145,11 @@ fn the_units_settings_are_accepted() {
 #[test]
 fn files_are_printed_with_their_places() {
     let text = generate(&["systemd"]);
-    for place in ["/usr/lib/systemd/system/saltecho.service", "/etc/default/saltecho"] {
+    for place in [
+        "/usr/lib/systemd/system/saltecho.service",
+        "/usr/lib/systemd/system/saltecho.socket",
+        "/etc/default/saltecho",
+    ] {
         assert!(text.contains(&format!("# {place}\n")), "{text}");
     }
     run(&["generate", "systemd", "/proc/nowhere"], b"").expect(1, &["cannot write /proc/nowhere"]);

@@ -14,3 +14,4 @@ mod http;
 mod http_world;
 mod metrics;
 mod proxy;
+mod service;

@@ -111,6 +111,19 @@ fn sighup_reloads_the_keys_and_keeps_connections() {
     server.finish();
 }
 
+/// Signals are events of the loop, and need no thread.
+#[test]
+fn it_has_a_thread_for_each_loop_and_one_for_the_log() {
+    for workers in [1, 3] {
+        let mut server = Serving::start(&["--workers", &workers.to_string()]);
+        // All loops have answered, so all threads are there.
+        server.counters();
+        let threads = std::fs::read_dir(format!("/proc/{}/task", server.running.pid())).unwrap();
+        assert_eq!(threads.count(), workers + 1);
+        server.finish();
+    }
+}
+
 #[test]
 fn sighup_without_a_key_file_keeps_the_keys() {
     let mut server = Serving::start(&[]);

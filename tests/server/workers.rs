@@ -110,13 +110,39 @@ fn an_address_in_use_is_refused_even_if_its_owner_shares_it() {
 fn options_of_a_single_loop_are_refused_for_several_workers() {
     struct Deaf;
     impl Observer for Deaf {}
+    let builder = Server::builder().listen(any_port()).observer(Box::new(Deaf));
+    let refused = builder.spawn_workers(2).unwrap_err();
+    assert!(matches!(refused, BuildError::NotShared(_)), "{refused}");
+}
+
+#[test]
+fn workers_share_a_listener_that_was_handed_over() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    for builder in [
-        Server::builder().listener(listener),
-        Server::builder().listen(any_port()).observer(Box::new(Deaf)),
-    ] {
-        let refused = builder.spawn_workers(2).unwrap_err();
-        assert!(matches!(refused, BuildError::NotShared(_)), "{refused}");
+    let queued = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let running = Server::builder().listener(listener).spawn_workers(WORKERS).unwrap();
+    let address = running.addresses()[0];
+    let challenge = read_challenge(&queued).unwrap();
+    (&queued).write_all(&digest(&challenge)).unwrap();
+    assert_eq!(exchange(&queued, b"hello"), b"HELLO");
+    let crowd = crowd(address);
+    let stats = running.handle().stats().unwrap();
+    assert_eq!((stats.loops, stats.accepted), (WORKERS, 1 + CROWD as u64));
+    drop(crowd);
+    assert_balanced(&running.drain().unwrap());
+    assert!(TcpStream::connect(address).is_err(), "a listener is still open");
+}
+
+#[test]
+fn a_drain_that_is_over_before_its_delay_is_refused() {
+    let mut limits = Limits::for_connections(10);
+    limits.drain_delay = std::time::Duration::from_secs(25);
+    for (timeout, accepted) in [(Some(25), false), (Some(26), true), (None, true)] {
+        limits.drain_timeout = timeout.map(std::time::Duration::from_secs);
+        let built = Server::builder().listen(any_port()).limits(limits).build();
+        assert_eq!(built.is_ok(), accepted, "{timeout:?}");
+        if let Err(error) = built {
+            assert!(matches!(error, BuildError::DrainDelay { .. }), "{error}");
+        }
     }
 }
 

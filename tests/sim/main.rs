@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)] // clippy.toml exempts `#[test]` functions, not their helpers.
 
 mod accept;
+mod control;
 mod exhaustive;
 #[cfg(feature = "load")]
 mod load;

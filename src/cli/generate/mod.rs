@@ -39,7 +39,7 @@ enum What {
         #[arg(value_name = "SHELL")]
         shell: Shell,
     },
-    /// A hardened unit, its user, and its settings
+    /// A hardened unit, a socket unit, the user, and the settings
     Systemd {
         /// Directory to write them to [default: all to stdout]
         #[arg(value_name = "DIR")]
@@ -64,8 +64,9 @@ Examples:
 /// A file, and the path where a package would install it.
 type Template = (&'static str, &'static str);
 
-const SYSTEMD: [Template; 3] = [
+const SYSTEMD: [Template; 4] = [
     ("/usr/lib/systemd/system/saltecho.service", include_str!("saltecho.service")),
+    ("/usr/lib/systemd/system/saltecho.socket", include_str!("saltecho.socket")),
     ("/usr/lib/sysusers.d/saltecho.conf", include_str!("sysusers.conf")),
     ("/etc/default/saltecho", include_str!("default")),
 ];

@@ -4,7 +4,6 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::Args;
-use clap::builder::ArgPredicate;
 use saltecho::server::AdminAddress;
 
 use super::admission::AdmissionArgs;
@@ -23,12 +22,12 @@ use crate::cli::values::{Limit, MaxMessage, Size, Spin, keepalive};
 #[derive(Args, Debug)]
 #[command(after_long_help = SERVE_EXAMPLES)]
 pub(in crate::cli) struct ServeArgs {
-    /// Address to listen on (default port: 9999; port 0 picks a free one). May be given several
-    /// times
-    #[arg(short, long, value_name = "ADDR", default_value = "127.0.0.1:9999")]
+    /// Address to listen on (default port: 9999; port 0 picks a free one), beside the sockets that
+    /// a service manager passes. May be given several times [default: 127.0.0.1:9999, unless sockets
+    /// are passed]
+    #[arg(short, long, value_name = "ADDR")]
     #[arg(env = "SALTECHO_LISTEN", hide_env_values = true)]
     #[arg(value_delimiter = ',', value_parser = listen_address)]
-    #[arg(default_value_if("listen_proxy", ArgPredicate::IsPresent, None))]
     pub(super) listen: Vec<SocketAddr>,
 
     #[command(flatten)]
@@ -109,7 +108,13 @@ pub(in crate::cli) struct ServeArgs {
     #[arg(env = "SALTECHO_KEEPALIVE", hide_env_values = true)]
     pub(super) keepalive: Limit,
 
-    /// Time limit for finishing connections after SIGTERM
+    /// Time after SIGTERM in which the server still accepts connections but is no longer ready, so
+    /// that balancers can notice (5s, off)
+    #[arg(long, value_name = "TIME", default_value = "off")]
+    #[arg(env = "SALTECHO_DRAIN_DELAY", hide_env_values = true)]
+    pub(super) drain_delay: Limit,
+
+    /// Time limit for finishing connections after SIGTERM, --drain-delay included
     #[arg(long, value_name = "TIME", default_value = "25s")]
     #[arg(env = "SALTECHO_DRAIN_TIMEOUT", hide_env_values = true)]
     pub(super) drain_timeout: Limit,
@@ -150,5 +155,4 @@ Examples:
   saltecho serve -l 127.0.0.1:0 -l 127.0.0.2:0 --port-file ports
   saltecho serve --protocol multiprocessing --max-message 16m
   saltecho serve --protocol plain --reply same
-
-  saltecho serve -l 0.0.0.0:9999 --proxy require --proxy-trust 192.0.2.1";
+  saltecho serve -k saltecho.key --proxy require --proxy-trust 192.0.2.1";

@@ -52,6 +52,9 @@ pub(super) fn settings(
         Limit(config.send_timeout),
         Limit(limits.drain_timeout),
     ));
+    if !limits.drain_delay.is_zero() {
+        line.push_str(&format!(" after {}", Limit(Some(limits.drain_delay))));
+    }
     if !limits.spin.is_zero() {
         line.push_str(&format!("; spin {}", Spin(limits.spin)));
     }

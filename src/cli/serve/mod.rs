@@ -1,27 +1,31 @@
 //! `saltecho serve`: from flags to running event loops.
 
+mod activation;
 mod admission;
 mod args;
+mod control;
 mod journal;
+mod notify;
 mod port_file;
 mod proxy;
-mod signals;
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 
-use anyhow::{Context, anyhow};
+use anyhow::Context;
 use saltecho::auth::Keyring;
 use saltecho::proto::{Config, Framed, Handler, Identity, Protocol, Transform, Upper};
 use saltecho::reactor::MioKernel;
 use saltecho::server::{BuildError, Limits, Server, ServerBuilder, run_workers};
 use signal_hook::consts::SIGHUP;
 
+use self::activation::Passed;
+use self::control::{SIGNALS, ServiceControl};
 use self::journal::Reporter;
 use self::port_file::PortFile;
 use self::proxy::Place;
-use self::signals::Signals;
 
+use crate::cli::address::ServerAddress;
 use crate::cli::failure::{Exit, Failure};
 use crate::cli::keyfile::{Keys, is_loopback};
 use crate::cli::log::{Level, Log};
@@ -30,6 +34,8 @@ use crate::cli::signals::not_ignored;
 pub(super) use args::ServeArgs;
 
 pub(super) fn run(args: &ServeArgs) -> Result<(), Failure> {
+    // Before the second thread is there.
+    let passed = Passed::take().map_err(|error| Failure::new(Exit::Usage, error))?;
     let level = match (args.quiet, args.verbose) {
         (true, _) => Level::Quiet,
         (false, true) => Level::Verbose,
@@ -37,10 +43,12 @@ pub(super) fn run(args: &ServeArgs) -> Result<(), Failure> {
     };
     let (log, log_thread) = Log::start(level).context("cannot start a thread for the log")?;
     let result = match (args.protocol.get(), args.reply) {
-        (Protocol::Multiprocessing, Reply::Upper) => serve(args, &log, args.framed(Upper)),
-        (Protocol::Multiprocessing, Reply::Same) => serve(args, &log, args.framed(Identity)),
-        (_, Reply::Upper) => serve(args, &log, Upper),
-        (_, Reply::Same) => serve(args, &log, Identity),
+        (Protocol::Multiprocessing, Reply::Upper) => serve(args, passed, &log, args.framed(Upper)),
+        (Protocol::Multiprocessing, Reply::Same) => {
+            serve(args, passed, &log, args.framed(Identity))
+        }
+        (_, Reply::Upper) => serve(args, passed, &log, Upper),
+        (_, Reply::Same) => serve(args, passed, &log, Identity),
     };
     // An error is printed last, and only if stderr is not stalled.
     drop(log);
@@ -52,37 +60,38 @@ pub(super) fn run(args: &ServeArgs) -> Result<(), Failure> {
 
 fn serve<H: Handler + Clone + Send>(
     args: &ServeArgs,
+    passed: Passed,
     log: &Log,
     handler: H,
 ) -> Result<(), Failure> {
     let protocol = args.protocol.get();
-    let places = args.proxy.places(&args.listen);
-    refuse_repeated(&places)?;
-    args.check_protocol(&places)?;
     args.refuse_exposed_admin()?;
-    let listen: Vec<SocketAddr> = places.iter().map(|place| place.address).collect();
+    let places = args.proxy.places(&args.listen_at(&passed));
+    refuse_repeated(&places)?;
+    let all = [&places[..], &args.proxy.passed(&passed)?].concat();
+    args.check_protocol(&all)?;
+    let listen: Vec<SocketAddr> = all.iter().map(|place| place.address).collect();
     let keys = Keys::for_server(&args.keys, protocol, &listen)
         .map_err(|error| Failure::new(Exit::Usage, error))?;
     warn_of_exposure(args, &listen, log);
-    args.proxy.warn(&places, log);
+    args.proxy.warn(&all, log);
     let port_file = args.port_file.as_deref();
     let port_file = port_file
         .map(|path| PortFile::prepare(path, args.keys.key_file.as_deref()))
         .transpose()
         .map_err(|error| Failure::new(Exit::Usage, error))?;
-    let signals = Signals::catch()?;
     if args.keys.key_file.is_some() && not_ignored(&[SIGHUP]).is_empty() {
         log.print(
             Level::Normal,
             "SIGHUP was ignored at startup (by nohup?), so it does not reload the keys",
         );
     }
-    let (config, limits) =
-        (args.config(keys.keyring), args.admission.apply(args.limits(places.len()))?);
+    let limits = args.admission.apply(args.limits(all.len()))?;
+    let config = args.config(keys.keyring);
     let workers = usize::from(args.workers);
     let settings = journal::settings(&config, &limits, &keys.names, workers);
     let settings = settings + &args.framing_settings();
-    let settings = settings + &args.admission.settings() + &args.proxy.settings(&places);
+    let settings = settings + &args.admission.settings() + &args.proxy.settings(&all);
     let trusted = args.admission.trusted().iter().copied();
     let mut builder = Server::builder().config(config).limits(limits).trust(trusted);
     builder = builder.trust_proxies(args.proxy.trusted().iter().copied());
@@ -92,28 +101,28 @@ fn serve<H: Handler + Clone + Send>(
             false => builder.listen(place.address),
         };
     }
+    for (place, (listener, _)) in all[places.len()..].iter().zip(passed.listeners) {
+        builder = match place.proxied {
+            true => builder.proxy_listener(listener),
+            false => builder.listener(listener),
+        };
+    }
     if let Some(address) = &args.admin {
         builder = builder.admin(address.clone());
     }
+    let control = ServiceControl::new(log, &args.keys, protocol, &listen, limits.drain_delay)
+        .map_err(|error| Failure::new(Exit::Usage, error))?;
+    let builder = builder.control(Box::new(control), &not_ignored(&SIGNALS));
     let mut servers = build(builder.handler(handler), args, &places)?;
     for (server, number) in servers.iter_mut().zip(1..) {
         let worker = (workers > 1).then_some(number);
         server.set_observer(Box::new(Reporter::new(log.clone(), worker)));
     }
     let addresses = servers[0].addresses().context("cannot get the listening address")?;
-    let handle = servers.iter().map(Server::handle).collect();
-    let reload = {
-        let keys = args.keys.clone();
-        move || match keys.key_file {
-            Some(_) => Keys::for_server(&keys, protocol, &listen),
-            None => Err(anyhow!("there is no key file (-k)")),
-        }
-    };
-    let signals = signals.spawn(handle, log.clone(), reload)?;
     if let Some(port_file) = port_file {
         port_file.write(&addresses, log)?;
     }
-    let shown = addresses.iter().zip(&places).map(|(address, place)| match place.proxied {
+    let shown = addresses.iter().zip(&all).map(|(address, place)| match place.proxied {
         true => format!("{address} (PROXY header)"),
         false => address.to_string(),
     });
@@ -122,7 +131,6 @@ fn serve<H: Handler + Clone + Send>(
     let admin = admin.map_or(String::new(), |address| format!(", admin endpoint {address}"));
     log.print(Level::Normal, format_args!("listening on {}{admin}: {settings}", shown.join(", ")));
     let stats = run_workers(servers).context("the event loop failed")?;
-    drop(signals);
     log.print(Level::Normal, journal::counters(&stats));
     journal::check(&stats)
 }
@@ -192,6 +200,16 @@ impl ServeArgs {
         config
     }
 
+    /// The addresses to listen on beside those of --listen-proxy and the sockets that were passed,
+    /// which take the place of the default.
+    fn listen_at(&self, passed: &Passed) -> Vec<SocketAddr> {
+        let others = self.proxy.has_listeners() || !passed.listeners.is_empty();
+        match self.listen.is_empty() && !others {
+            true => vec![SocketAddr::from((Ipv4Addr::LOCALHOST, ServerAddress::DEFAULT_PORT))],
+            false => self.listen.clone(),
+        }
+    }
+
     fn limits(&self, addresses: usize) -> Limits {
         let mut limits = match self.max_connections {
             Some(number) => Limits::for_connections(number as usize),
@@ -201,6 +219,7 @@ impl ServeArgs {
             }
         };
         limits.backlog = self.backlog;
+        limits.drain_delay = self.drain_delay.0.unwrap_or_default();
         limits.drain_timeout = self.drain_timeout.0;
         limits.spin = self.spin.0;
         limits
@@ -261,6 +280,13 @@ fn build<H: Handler + Clone>(
             }
             _ => Failure::with_message(Exit::Runtime, cannot_listen(address, &source)),
         },
+        BuildError::DrainDelay { .. } => {
+            let text = format!(
+                "--drain-delay {} must be shorter than --drain-timeout {}, which begins with it",
+                args.drain_delay, args.drain_timeout
+            );
+            Failure::with_message(Exit::Usage, text)
+        }
         BuildError::ListenAdmin { address, source } => {
             let text = format!("--admin {address}: {source}");
             Failure::with_message(Exit::Runtime, text)

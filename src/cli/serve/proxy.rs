@@ -2,9 +2,11 @@
 
 use std::net::SocketAddr;
 
+use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 use saltecho::server::IpNet;
 
+use super::activation::{Passed, Purpose};
 use super::admission::network;
 use crate::cli::address::listen_address;
 use crate::cli::keyfile::is_loopback;
@@ -62,6 +64,25 @@ impl ProxyArgs {
         let behind = self.listen_proxy.iter();
         let flag = "--listen-proxy";
         direct.chain(behind.map(|&address| Place { address, proxied: true, flag })).collect()
+    }
+
+    /// Whether --listen-proxy names an address.
+    pub(super) const fn has_listeners(&self) -> bool {
+        !self.listen_proxy.is_empty()
+    }
+
+    /// The places of the listeners that were passed.
+    ///
+    /// # Errors
+    /// Those of getsockname(2).
+    pub(super) fn passed(&self, passed: &Passed) -> Result<Vec<Place>> {
+        let places = passed.listeners.iter().map(|(listener, purpose)| {
+            let address =
+                listener.local_addr().context("cannot get the address of a socket passed")?;
+            let proxied = *purpose == Purpose::Balancer || self.proxy == Mode::Require;
+            Ok(Place { address, proxied, flag: "a socket passed" })
+        });
+        places.collect()
     }
 
     /// The networks that may send a header; all if there is none.

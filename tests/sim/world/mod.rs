@@ -93,6 +93,7 @@ impl World {
         limits.shed_per_retry = random.below(3);
         limits.probes_per_second = [1, 10, 2000][random.below(3)];
         limits.drain_timeout = Some(Duration::from_secs(3));
+        limits.drain_delay = Duration::from_millis([0, 0, 800][random.below(3)]);
         limits.spin = Duration::from_micros([0, 0, 50, 1000][random.below(4)]);
         let pushes = [0, 0, 50, 500][random.below(4)];
         if pushes > 0 && random.chance(500) {

@@ -1,0 +1,167 @@
+//! Reports to the service manager: the protocol of sd_notify(3).
+
+use std::collections::VecDeque;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::time::{Duration, Instant};
+use std::{env, io, process};
+
+use anyhow::{Context, Result, ensure};
+use rustix::time::{ClockId, clock_gettime};
+use saltecho::server::{ServiceState, Stats};
+
+/// Sends datagrams to a service manager, and never waits for it.
+pub(super) struct Notifier {
+    socket: UnixDatagram,
+    manager: SocketAddr,
+    /// States that the manager's queue had no room for, in order.
+    unsent: VecDeque<String>,
+    watchdog: Option<Duration>,
+    state: Option<ServiceState>,
+    /// Why the last reload failed.
+    failure: Option<String>,
+    status: String,
+    status_sent: Option<Instant>,
+}
+
+/// Most states that are kept for a manager that takes none.
+const MAX_UNSENT: usize = 16;
+/// Time between two lines of status, or between two looks at whether there is a new one.
+const PERIOD: Duration = Duration::from_secs(1);
+
+impl Notifier {
+    /// A notifier of the manager that NOTIFY_SOCKET names, if any.
+    ///
+    /// # Errors
+    /// If the variable is neither an absolute path nor an abstract name, or there is no descriptor.
+    pub(super) fn from_env() -> Result<Option<Self>> {
+        let Some(name) = env::var_os("NOTIFY_SOCKET") else { return Ok(None) };
+        let manager = match name.as_bytes() {
+            [] => return Ok(None),
+            [b'@', name @ ..] => SocketAddr::from_abstract_name(name),
+            _ => SocketAddr::from_pathname(&name),
+        };
+        let is_address = matches!(name.as_bytes(), [b'@' | b'/', ..]);
+        ensure!(is_address, "NOTIFY_SOCKET is neither an absolute path nor @NAME: {name:?}");
+        let manager = manager.with_context(|| format!("NOTIFY_SOCKET is no address: {name:?}"))?;
+        let socket = UnixDatagram::unbound().context("cannot make a socket for NOTIFY_SOCKET")?;
+        socket.set_nonblocking(true).context("cannot make a socket for NOTIFY_SOCKET")?;
+        Ok(Some(Self {
+            socket,
+            manager,
+            unsent: VecDeque::new(),
+            watchdog: watchdog(),
+            state: None,
+            failure: None,
+            status: String::new(),
+            status_sent: None,
+        }))
+    }
+
+    /// Time between two beats: half of what the watchdog allows, and not more than it takes to keep
+    /// the status current.
+    pub(super) fn period(&self) -> Duration {
+        let half = self.watchdog.map_or(PERIOD, |watchdog| watchdog / 2);
+        half.clamp(Duration::from_millis(1), PERIOD)
+    }
+
+    /// Reports a new state of the service.
+    ///
+    /// # Errors
+    /// If there is no such manager. One whose queue is full gets the report later.
+    pub(super) fn state(&mut self, state: ServiceState) -> io::Result<()> {
+        let ending = |state| !matches!(state, ServiceState::Ready | ServiceState::Reloading);
+        let report = match state {
+            ServiceState::Ready => format!("READY=1\nMAINPID={}", process::id()),
+            // The time tells the manager that this answers its own signal.
+            ServiceState::Reloading => format!("RELOADING=1\nMONOTONIC_USEC={}", monotonic_usec()),
+            _ if self.state.is_some_and(ending) => String::new(),
+            _ => "STOPPING=1".to_owned(),
+        };
+        self.state = Some(state);
+        if !report.is_empty() {
+            self.unsent.push_back(report);
+        }
+        self.send_states()
+    }
+
+    /// Remembers the outcome of a reload, which the status shows while it is a failure.
+    pub(super) fn reloaded(&mut self, failure: Option<String>) {
+        self.failure = failure;
+    }
+
+    /// All loops are alive. Feeds the watchdog and reports the status if it has changed.
+    ///
+    /// # Errors
+    /// Those of [`state`](Self::state).
+    pub(super) fn beat(&mut self, stats: &Stats) -> io::Result<()> {
+        self.send_states()?;
+        let mut lines = Vec::new();
+        if self.watchdog.is_some() {
+            lines.push("WATCHDOG=1".to_owned());
+        }
+        let status = self.status_of(stats);
+        let is_due = self.status_sent.is_none_or(|sent| sent.elapsed() >= PERIOD);
+        let is_news = status != self.status && is_due;
+        if is_news {
+            lines.push(format!("STATUS={status}"));
+        }
+        if !lines.is_empty() && self.send(&lines.join("\n"))? && is_news {
+            (self.status, self.status_sent) = (status, Some(Instant::now()));
+        }
+        Ok(())
+    }
+
+    fn status_of(&self, stats: &Stats) -> String {
+        let state = match self.state {
+            Some(ServiceState::Unready) => "not ready, soon to drain: ",
+            Some(ServiceState::Draining) => "draining: ",
+            _ => "",
+        };
+        let Stats { connections, unauthenticated, accepted, .. } = stats;
+        let failure = self.failure.as_ref().map(|failure| format!("; {failure}"));
+        // The text of an error may have several lines; the protocol's values have one.
+        let failure = failure.unwrap_or_default().replace('\n', " ");
+        format!(
+            "{state}connections {connections}, unauthenticated {unauthenticated}, accepted \
+             {accepted}{failure}"
+        )
+    }
+
+    fn send_states(&mut self) -> io::Result<()> {
+        while let Some(report) = self.unsent.front() {
+            if !self.send(report)? {
+                let surplus = self.unsent.len().saturating_sub(MAX_UNSENT);
+                self.unsent.drain(..surplus);
+                break;
+            }
+            self.unsent.pop_front();
+        }
+        Ok(())
+    }
+
+    /// Sends a datagram; false if the manager's queue has no room.
+    fn send(&self, text: &str) -> io::Result<bool> {
+        match self.socket.send_to_addr(text.as_bytes(), &self.manager) {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// The time after which the manager takes a silent service for stuck, if it watches this process.
+fn watchdog() -> Option<Duration> {
+    if env::var("WATCHDOG_PID").is_ok_and(|pid| pid != process::id().to_string()) {
+        return None;
+    }
+    let micros = env::var("WATCHDOG_USEC").ok()?.parse().ok()?;
+    Some(Duration::from_micros(micros)).filter(|time| !time.is_zero())
+}
+
+/// Microseconds of CLOCK_MONOTONIC.
+fn monotonic_usec() -> i64 {
+    let now = clock_gettime(ClockId::Monotonic);
+    now.tv_sec * 1_000_000 + now.tv_nsec / 1000
+}
