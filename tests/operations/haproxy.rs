@@ -74,6 +74,17 @@ impl Balancer {
         servers.map(|row| (row[17].to_owned(), row[4].parse().unwrap())).collect()
     }
 
+    /// The result of the last check of each server: `L7OK/200`.
+    fn checks(&self) -> Vec<String> {
+        let table = self.ask("show stat");
+        let mut rows = table.lines().map(|line| line.split(',').collect::<Vec<_>>());
+        let names = rows.next().expect("the first line names the columns");
+        let place = |name| names.iter().position(|known| *known == name).expect(name);
+        let (status, code) = (place("check_status"), place("check_code"));
+        let servers = rows.filter(|row| row.len() > code && row[1] == "s1");
+        servers.map(|row| format!("{}/{}", row[status], row[code])).collect()
+    }
+
     #[track_caller]
     fn wait_for<const N: usize>(&self, expected: [&str; N]) -> Vec<usize> {
         let deadline = Instant::now() + PATIENCE;
@@ -249,4 +260,34 @@ fn no_style_of_health_check_counts_against_the_balancer() {
         let said = server.finish().stderr;
         assert!(!said.contains("PROXY header,"), "{style}, own port {port}: {said}");
     }
+}
+
+#[test]
+fn the_admin_endpoint_answers_the_check_by_http() {
+    let mut server = behind_haproxy(&["--admin", "127.0.0.1:0"]);
+    let admin = server.start_line.split("admin endpoint ").nth(1).expect("it has one");
+    let admin: SocketAddr = admin.split(": ").next().unwrap().parse().expect("an address");
+    let balancer = Balancer::start_with(&[server.address], |config| {
+        let lines = config.lines().filter(|line| !line.contains("tcp-check"));
+        let config = lines.map(|line| format!("{line}\n")).collect::<String>();
+        let check = format!("check port {} inter 100ms", admin.port());
+        let config = config.replace("check inter 500ms", &check);
+        config.replace(
+            "    option redispatch",
+            "    option redispatch\n    option httpchk GET /readyz",
+        )
+    });
+    let Some(balancer) = balancer else { return };
+    balancer.wait_for(["UP"]);
+    let deadline = Instant::now() + PATIENCE;
+    while balancer.checks() != ["L7OK/200"] {
+        assert!(Instant::now() < deadline, "{:?}", balancer.checks());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let stream = authenticated(balancer.address);
+    assert_eq!(exchange(&stream, b"hello"), b"HELLO");
+    let counters = server.counters();
+    assert!(counters.contains("accepted 1, authenticated 1;"), "a check is no client: {counters}");
+    server.running.signal(Signal::TERM);
+    balancer.wait_for(["DOWN"]);
 }

@@ -155,4 +155,4 @@ Examples:
   saltecho serve -l 127.0.0.1:0 -l 127.0.0.2:0 --port-file ports
   saltecho serve --protocol multiprocessing --max-message 16m
   saltecho serve --protocol plain --reply same
-  saltecho serve -k saltecho.key --proxy require --proxy-trust 192.0.2.1";
+  saltecho serve -l 127.0.0.1:0 --listen-proxy 127.0.0.1:0 --proxy-trust 127.0.0.1";
