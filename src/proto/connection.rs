@@ -372,9 +372,7 @@ impl<H: Handler> Connection<H> {
                 }
             }
             Stage::Mutual(mutual) => {
-                mutual.handshake.handle_sent(n);
-                if mutual.handshake.outcome().is_some() {
-                    let reason = mutual.reason(CloseReason::HandshakeFailed);
+                if let Some(reason) = mutual.sent(n) {
                     self.end(reason);
                 }
             }

@@ -134,11 +134,13 @@ impl MutualHandshake {
     }
 
     /// Bytes to send. Nothing is to be received before they are sent.
+    #[inline(never)]
     pub fn unsent(&self) -> &[u8] {
         &self.out[self.sent..self.out_len]
     }
 
     /// Reports that the kernel took the first `n` bytes of [`unsent`](Self::unsent).
+    #[inline(never)]
     pub const fn handle_sent(&mut self, n: usize) {
         self.sent += n;
     }
@@ -180,6 +182,7 @@ impl MutualHandshake {
 
     /// The result; `None` while something has to be sent or received. Bytes of a success may be
     /// unsent.
+    #[inline(never)]
     pub fn outcome(&self) -> Option<Result<(), HandshakeError>> {
         match self.step {
             Step::Done => Some(Ok(())),
@@ -189,6 +192,7 @@ impl MutualHandshake {
     }
 
     /// The reason for a failure, also while it is being reported to the peer.
+    #[inline(never)]
     pub const fn error(&self) -> Option<HandshakeError> {
         match self.step {
             Step::Failed(error) => Some(error),

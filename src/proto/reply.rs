@@ -25,7 +25,13 @@ enum ReplyBytes<'a> {
     Owned(Bytes),
 }
 
-impl ReplyBytes<'_> {
+impl<'a> ReplyBytes<'a> {
+    #[cold]
+    #[inline(never)]
+    fn first(data: &'a [u8], len: usize) -> Self {
+        Self::InPlace(&data[..len])
+    }
+
     fn as_slice(&self) -> &[u8] {
         match self {
             Self::InPlace(data) => data,
@@ -75,7 +81,7 @@ impl<'a, H: Handler> Reply<'a, H> {
             Answer::Bytes(bytes) => (ReplyBytes::Owned(bytes), None),
             Answer::Close(bytes) => (ReplyBytes::Owned(bytes), Some(CloseReason::HandlerClosed)),
             Answer::MessageTooLong { answered } => {
-                (ReplyBytes::InPlace(&data[..answered]), Some(CloseReason::MessageTooLong))
+                (ReplyBytes::first(data, answered), Some(CloseReason::MessageTooLong))
             }
         };
         if bytes.as_slice().len() > config.max_answer {

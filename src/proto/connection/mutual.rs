@@ -31,13 +31,23 @@ impl Mutual {
         Self { handshake, peer: preface.peer, header: preface.header().cloned() }
     }
 
+    /// Reports sent bytes; the reason for the end if that is over with them.
+    #[inline(never)]
+    pub(super) fn sent(&mut self, n: usize) -> Option<CloseReason> {
+        self.handshake.handle_sent(n);
+        let is_over = self.handshake.outcome().is_some();
+        is_over.then(|| self.reason(CloseReason::HandshakeFailed))
+    }
+
     /// Returns true if a peer that leaves now does what a balancer's health check does.
+    #[inline(never)]
     pub(super) fn may_be_health_check(&self) -> bool {
         self.header.as_ref().is_some_and(|header| header.endpoints.is_none())
     }
 
     /// The reason for an end that comes now, which is the peer's doing unless the handshake has
     /// failed before.
+    #[inline(never)]
     pub(super) const fn reason(&self, now: CloseReason) -> CloseReason {
         match self.handshake.error() {
             Some(HandshakeError::WrongDigest) => CloseReason::Rejected,
