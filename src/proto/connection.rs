@@ -594,7 +594,10 @@ impl<H: Handler> Connection<H> {
     }
 
     fn recv_again(&mut self, config: &Config, now: Monotonic) {
-        self.stage = Stage::Echoing(None);
+        // Most answers go out whole and leave the stage as it is: nothing has to be dropped.
+        if !matches!(self.stage, Stage::Echoing(None)) {
+            self.stage = Stage::Echoing(None);
+        }
         self.call = Call::begin(call_timeout(config.idle_timeout), now);
     }
 
