@@ -21,6 +21,7 @@ mod load;
 mod log;
 mod machine;
 mod output;
+mod protocol;
 mod reply;
 mod report;
 mod serve;
