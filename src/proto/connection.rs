@@ -11,7 +11,7 @@ use super::config::call_timeout;
 use super::guard::guarded;
 use super::handshake::{Handshake, saturating_u32};
 use super::proxy::{Header, HeaderError};
-use super::{CloseReason, Config, Handler, Peer, Protocol, Reply, Upper};
+use super::{CloseReason, Config, Handler, Peer, Protocol, Reply, State, Upper, Wants};
 use crate::auth::Challenge;
 use crate::python::{Call, Monotonic};
 use mutual::Mutual;
@@ -81,61 +81,6 @@ pub struct Connection<H = Upper> {
 /// Two words beside the handler: every connection of a crowd has one of these.
 const _: () = assert!(size_of::<Connection<Upper>>() <= 24);
 
-/// State of a connection; see the diagram of [`Connection`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum State {
-    /// Waiting for a balancer's PROXY header; nothing has been sent.
-    AwaitHeader,
-    /// In the handshake: sending the challenge, or waiting for its digest.
-    AwaitDigest,
-    /// Authenticated: in `recv`, or in the `sendall` of an answer.
-    Echoing,
-    /// All answers are sent; the `shutdown` that ends the server's stream is next.
-    Finishing,
-    /// The server's stream has ended; the peer's is read and discarded.
-    Lingering,
-    /// Closed for this reason.
-    Closed(CloseReason),
-}
-
-impl State {
-    /// The names of the states of connections that are open.
-    pub const NAMES: &'static [&'static str] =
-        &["await_header", "await_digest", "echoing", "finishing", "lingering"];
-
-    /// The name in lists and metrics.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::AwaitHeader => "await_header",
-            Self::AwaitDigest => "await_digest",
-            Self::Echoing => "echoing",
-            Self::Finishing => "finishing",
-            Self::Lingering => "lingering",
-            Self::Closed(_) => "closed",
-        }
-    }
-}
-
-/// The one call that a connection wants made on its socket; derived from its state.
-///
-/// Exhaustive on purpose: an I/O loop that ignores one of these stalls, so a new one must not
-/// compile unnoticed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wants {
-    /// `recv(limit)`.
-    Recv {
-        /// Size limit in bytes, at least 1.
-        limit: usize,
-    },
-    /// `send` of [`Connection::chunk`].
-    Send,
-    /// `shutdown(SHUT_WR)`.
-    Shutdown,
-    /// Nothing any more: close the socket.
-    Nothing,
-}
-
 /// A stage owns only what it needs; the memory of the handshake is freed with its stage.
 #[derive(Debug)]
 enum Stage {
@@ -148,7 +93,8 @@ enum Stage {
 }
 
 impl<H: Handler> Connection<H> {
-    /// Creates a connection of the tutorial's protocol accepted at `now`, to be authenticated with this challenge.
+    /// Creates a connection of the tutorial's protocol accepted at `now`, to be authenticated with
+    /// this challenge.
     pub fn new(config: &Config, challenge: Challenge, handler: H, now: Monotonic) -> Self {
         Self {
             stage: Stage::AwaitDigest(Box::new(Handshake::new(challenge))),

@@ -39,10 +39,11 @@ mod protocol;
 pub mod proxy;
 mod reply;
 mod responder;
+mod state;
 
 pub use close_reason::CloseReason;
 pub use config::Config;
-pub use connection::{Connection, State, Wants};
+pub use connection::Connection;
 pub use frame::{FrameHeader, FrameReader, Framed, Piece, Transform, frame_header};
 #[cfg(feature = "server")]
 pub(crate) use guard::{guarded, in_user_code};
@@ -52,3 +53,4 @@ pub use peer::{ConnId, Peer};
 pub use protocol::Protocol;
 pub use reply::Reply;
 pub use responder::Responder;
+pub use state::{State, Wants};
