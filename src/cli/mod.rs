@@ -22,6 +22,7 @@ mod load;
 mod log;
 mod machine;
 mod output;
+mod protocol;
 mod reply;
 mod report;
 mod serve;

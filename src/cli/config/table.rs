@@ -296,6 +296,7 @@ mod tests {
                 "\"same\"",
                 "\"require\"",
                 "\"json\"",
+                "\"plain\"",
                 "\"127.0.0.1:7\"",
                 "\"other\"",
             ],
@@ -386,7 +387,7 @@ mod tests {
             "listen: [127.0.0.1:1, [::1]:2]",
             "max_connections: Some(1000)",
             "verbose: true",
-            "mac: Sha256",
+            "mac: Some(Sha256)",
             "backlog: 5,",
         ] {
             assert!(shown.contains(part), "no {part:?} in {shown}");

@@ -4,15 +4,15 @@ use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
 
 use saltecho::auth::Keyring;
-use saltecho::proto::Config;
+use saltecho::proto::{Config, Protocol};
 use saltecho::server::{AdminAddress, IpNet, Limits, Server, ServerBuilder};
 
 use super::proxy::Place;
 use super::{ServeArgs, cannot_build, journal};
 use crate::cli::address::ServerAddress;
 use crate::cli::failure::{Exit, Failure};
-use crate::cli::keyfile::Keys;
-use crate::cli::values::Limit;
+use crate::cli::keyfile::{Keys, is_loopback};
+use crate::cli::values::{Limit, MaxMessage};
 
 /// The settings of a server.
 pub(super) struct Settings {
@@ -33,6 +33,8 @@ pub(super) struct Fixed {
     pub(super) places: Vec<Place>,
     /// The sockets that a service manager passed.
     pub(super) passed: Vec<Place>,
+    protocol: Protocol,
+    max_message: Option<MaxMessage>,
     admin: Option<AdminAddress>,
     pub(super) workers: usize,
 }
@@ -43,8 +45,15 @@ impl Fixed {
         let default = [SocketAddr::from((Ipv4Addr::LOCALHOST, ServerAddress::DEFAULT_PORT))];
         let places = args.proxy.places(if is_default { &default } else { &args.listen });
         refuse_repeated(&places)?;
-        let (admin, workers) = (args.admin.clone(), usize::from(args.workers));
-        Ok(Self { places, passed, admin, workers })
+        args.check_protocol(&[&places[..], &passed].concat())?;
+        Ok(Self {
+            places,
+            passed,
+            protocol: args.protocol.get(),
+            max_message: args.max_message,
+            admin: args.admin.clone(),
+            workers: usize::from(args.workers),
+        })
     }
 
     pub(super) fn all_places(&self) -> impl Iterator<Item = &Place> {
@@ -70,10 +79,10 @@ impl Settings {
     /// # Errors
     /// Those of [`check`](Self::check).
     pub(super) fn with(args: &ServeArgs, fixed: Fixed) -> Result<Self, Failure> {
-        let keys = Keys::for_server(&args.keys, &fixed.addresses())
+        let keys = Keys::for_server(&args.keys, fixed.protocol, &fixed.addresses())
             .map_err(|error| Failure::new(Exit::Usage, error))?;
         let settings = Self {
-            config: args.config(keys.keyring),
+            config: args.config(&fixed, keys.keyring),
             limits: args.admission.apply(args.limits(&fixed))?,
             trusted: args.admission.trusted().to_vec(),
             proxies: args.proxy.trusted().to_vec(),
@@ -111,6 +120,9 @@ impl fmt::Display for Settings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { fixed, config, limits, keys, .. } = self;
         f.write_str(&journal::settings(config, limits, keys, fixed.workers))?;
+        if let Some(limit) = fixed.max_message {
+            write!(f, "; max message {limit}")?;
+        }
         if !self.trusted.is_empty() {
             write!(f, "; trust {}", list(&self.trusted))?;
         }
@@ -131,6 +143,35 @@ fn list(networks: &[IpNet]) -> String {
 }
 
 impl ServeArgs {
+    /// Refuses an open service that was not asked for, and flags without effect.
+    fn check_protocol(&self, places: &[Place]) -> Result<(), Failure> {
+        let protocol = self.protocol.get();
+        let usage = |text| Err(Failure::with_message(Exit::Usage, text));
+        if self.max_message.is_some() && protocol != Protocol::Multiprocessing {
+            return usage(format!(
+                "--max-message (SALTECHO_MAX_MESSAGE) cannot be used with --protocol {protocol}: it \
+                 has no messages, only bytes"
+            ));
+        }
+        if protocol == Protocol::Plain && places.iter().any(|place| place.proxied) {
+            return usage(
+                "--proxy and --listen-proxy cannot be used with --protocol plain: it is for measuring, \
+                 and admits no client by its address"
+                    .to_owned(),
+            );
+        }
+        let exposed = places.iter().map(|place| &place.address).find(|place| !is_loopback(place));
+        match exposed.filter(|_| protocol == Protocol::Plain && !self.allow_unauthenticated) {
+            Some(address) => usage(format!(
+                "--protocol plain lets everybody in, and other machines can reach {address}: listen \
+                 on a loopback address like 127.0.0.1:{}, or accept the risk with \
+                 --allow-unauthenticated",
+                address.port()
+            )),
+            None => Ok(()),
+        }
+    }
+
     /// Refuses an admin endpoint that other machines reach, unless that is allowed.
     fn refuse_exposed_admin(&self) -> Result<(), Failure> {
         match &self.admin {
@@ -146,8 +187,9 @@ impl ServeArgs {
         }
     }
 
-    fn config(&self, keyring: Keyring) -> Config {
+    fn config(&self, fixed: &Fixed, keyring: Keyring) -> Config {
         let mut config = Config::new(keyring);
+        config.protocol = fixed.protocol;
         config.header_timeout = self.proxy.header_timeout.0;
         config.auth_timeout = self.auth_timeout.0;
         config.idle_timeout = self.idle_timeout.0;
