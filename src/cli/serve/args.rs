@@ -1,15 +1,17 @@
 //! The flags of `saltecho serve`.
 
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::{Args, Command, FromArgMatches};
 use saltecho::server::AdminAddress;
 
 use super::admission::AdmissionArgs;
 use super::proxy::ProxyArgs;
 use crate::cli::address::{admin_address, listen_address};
-use crate::cli::config::Effective;
+use crate::cli::config::{self, Effective, Refusal};
+use crate::cli::failure::Failure;
 use crate::cli::keyfile::KeyArgs;
 use crate::cli::log::LogFormat;
 use crate::cli::protocol::ProtocolArgs;
@@ -164,6 +166,22 @@ pub(in crate::cli) struct ServeArgs {
     #[arg(short, long, env = "SALTECHO_QUIET", hide_env_values = true)]
     #[arg(value_parser = clap::builder::FalseyValueParser::new())]
     pub(super) quiet: bool,
+}
+
+impl ServeArgs {
+    /// Parses the command line of this process, which is a server's, again: with the configuration
+    /// as it is now.
+    pub(super) fn parse_again() -> Result<Self, Failure> {
+        let words: Vec<OsString> = std::env::args_os().collect();
+        let cli = Command::new("saltecho").subcommand(Self::augment_args(Command::new("serve")));
+        let parsed = config::parse(&cli, &words).and_then(|(matches, effective)| {
+            let serve = matches.subcommand_matches("serve").expect("it is a server");
+            let mut args = Self::from_arg_matches(serve).map_err(Refusal::CommandLine)?;
+            args.effective = effective.expect("a server has settings");
+            Ok(args)
+        });
+        parsed.map_err(Refusal::into_failure)
+    }
 }
 
 const SERVE_EXAMPLES: &str = "\
