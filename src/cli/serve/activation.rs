@@ -76,7 +76,7 @@ impl Passed {
 /// Takes a listener of TCP.
 fn tcp(descriptors: &mut ListenFd, index: usize) -> Result<TcpListener> {
     let listener = descriptors.take_tcp_listener(index)?.context("there is no such descriptor")?;
-    check_listens(SockRef::from(&listener))?;
+    check_listens(&SockRef::from(&listener))?;
     Ok(listener)
 }
 
@@ -85,11 +85,11 @@ fn admin(descriptors: &mut ListenFd, index: usize) -> Result<AdminListener> {
     let Ok(Some(listener)) = descriptors.take_unix_listener(index) else {
         return Ok(AdminListener::from_tcp(tcp(descriptors, index)?)?);
     };
-    check_listens(SockRef::from(&listener))?;
+    check_listens(&SockRef::from(&listener))?;
     Ok(AdminListener::from_unix(listener)?)
 }
 
-fn check_listens(socket: SockRef<'_>) -> Result<()> {
+fn check_listens(socket: &SockRef<'_>) -> Result<()> {
     ensure!(socket.is_listener()?, "it does not listen (the socket unit needs Accept=no)");
     Ok(())
 }
