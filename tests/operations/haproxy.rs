@@ -39,7 +39,7 @@ impl Balancer {
         let address = free_address();
         let config = String::from_utf8(run(&["generate", "haproxy"], b"").stdout).unwrap();
         let (before, _) = config.split_once("    server s1").expect("it has a server");
-        let mut config = before.replace("127.0.0.1:9998", &address.to_string());
+        let mut config = before.replace("127.0.0.1:9990", &address.to_string());
         for (server, number) in servers.iter().zip(1..) {
             config.push_str(&format!("    server s{number} {server}\n"));
         }

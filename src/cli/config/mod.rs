@@ -21,7 +21,7 @@ use super::serve::ServeArgs;
 use super::{environment, output, serve};
 
 pub(super) use file::FileError;
-pub(super) use init::commented;
+pub(super) use init::{commented, with};
 pub(super) use table::Setting;
 
 /// Check, show or write a configuration of `saltecho serve`.
