@@ -1,8 +1,9 @@
 //! Addresses in flags: to listen on, to connect to, and to connect from.
 
 use std::fmt;
+use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use saltecho::server::AdminAddress;
@@ -132,6 +133,25 @@ impl FromStr for ServerAddress {
 pub(super) enum AdminTarget {
     Tcp(ServerAddress),
     Unix(PathBuf),
+}
+
+impl AdminTarget {
+    /// The endpoint of the installed service.
+    const SERVICE: &str = "/run/saltecho/admin.sock";
+
+    /// The endpoint to ask if none is named: the installed service's, if it has one, or else
+    /// 127.0.0.1:9998.
+    pub(super) fn find() -> Self {
+        let path = Path::new(Self::SERVICE);
+        // Without permission to look, the attempt to connect says so.
+        match path.symlink_metadata() {
+            Err(error) if error.kind() != ErrorKind::PermissionDenied => {
+                let host = Ipv4Addr::LOCALHOST.to_string();
+                Self::Tcp(ServerAddress { host, port: ADMIN_PORT })
+            }
+            _ => Self::Unix(path.to_owned()),
+        }
+    }
 }
 
 impl FromStr for AdminTarget {

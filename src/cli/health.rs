@@ -25,10 +25,15 @@ pub(super) struct HealthArgs {
     #[arg(value_name = "ADDR|unix:PATH")]
     address: Option<String>,
 
-    /// The admin endpoint: unix:PATH, or a host and a port (default port: 9998)
-    #[arg(long, value_name = "ADDR|unix:PATH", default_value = "127.0.0.1:9998")]
+    /// The admin endpoint: unix:PATH, or a host and a port [default: unix:/run/saltecho/admin.sock if
+    /// it is there, or else 127.0.0.1:9998]
+    #[arg(long, value_name = "ADDR|unix:PATH")]
     #[arg(env = "SALTECHO_ADMIN", hide_env_values = true)]
-    admin: AdminTarget,
+    admin: Option<AdminTarget>,
+
+    /// Check only that the loop turns, not that it is ready: a draining server passes
+    #[arg(long)]
+    live: bool,
 
     /// Authenticate and exchange a message with the server
     #[arg(long, env = "SALTECHO_HEALTH_DEEP", hide_env_values = true)]
@@ -51,6 +56,7 @@ const HEALTH_EXAMPLES: &str = "\
 Examples:
   saltecho health
   saltecho health unix:/run/saltecho/admin.sock
+  saltecho health --live
   saltecho health --deep -k saltecho.key 127.0.0.1:9999";
 
 /// A message whose answer shows that it came back.
@@ -58,25 +64,32 @@ const MESSAGE: &[u8] = b"health";
 
 pub(super) fn run(args: &HealthArgs) -> Result<(), Failure> {
     let checked = match args.deep {
+        true if args.live => {
+            let text = "--live and --deep (SALTECHO_HEALTH_DEEP) are two checks: remove one";
+            return Err(Failure::with_message(Exit::Usage, text.to_owned()));
+        }
         true => args.check_service()?,
         false => args.check_endpoint()?,
     };
     // Container engines know 0 and 1; 2 is reserved.
     checked.map_err(|error| Failure::new(Exit::Runtime, error))?;
-    Ok(output::print("ready\n")?)
+    Ok(output::print(if args.live { "alive\n" } else { "ready\n" })?)
 }
 
 impl HealthArgs {
     /// Asks the admin endpoint. An address that is none is wrong usage.
     fn check_endpoint(&self) -> Result<Result<()>, Failure> {
         let target = self.address.as_deref().map(AdminTarget::from_str).transpose();
-        let target = target.map_err(wrong_address)?.unwrap_or_else(|| self.admin.clone());
+        let target = target.map_err(wrong_address)?.or_else(|| self.admin.clone());
+        let target = target.unwrap_or_else(AdminTarget::find);
+        let path = if self.live { "/livez" } else { "/readyz" };
         let ask = || {
-            let answer = http::ask(&target, "GET", "/readyz", self.timeout.0)
-                .map_err(Failure::into_error)?;
+            let answer =
+                http::ask(&target, "GET", path, self.timeout.0).map_err(Failure::into_error)?;
             let status = answer.status;
             let text = answer.content.text().unwrap_or_default();
-            ensure!(status == 200, "not ready: {}", text.trim_end());
+            let what = if self.live { "alive" } else { "ready" };
+            ensure!(status == 200, "not {what}: {}", text.trim_end());
             Ok(())
         };
         Ok(ask())

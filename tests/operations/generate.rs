@@ -25,7 +25,7 @@ fn succeeds(command: &mut Command) -> Output {
     output
 }
 
-/// The unit, its socket, its user and its settings, in a directory.
+/// The unit, its socket, its user and its configuration, in a directory.
 fn systemd() -> (TempDir, [String; 4]) {
     let directory = TempDir::new().unwrap();
     let written = generate(&["systemd", directory.path().to_str().unwrap()]);
@@ -118,29 +118,41 @@ fn the_unit_is_valid_and_hardened() {
     succeeds(analyze().args(["security", "--offline=true", "--threshold=20"]).arg(&path));
 }
 
-/// Every setting in the files is a setting of `serve`, which starts with all of them.
+/// The unit's command starts a server with the configuration, which names the key and the endpoint
+/// that `ctl` finds.
 #[test]
-fn the_units_settings_are_accepted() {
-    let (_directory, [unit, _, _, settings]) = systemd();
-    let help = String::from_utf8(run(&["serve", "--help"], b"").stdout).unwrap();
+fn the_unit_starts_with_its_configuration() {
+    let (_directory, [unit, _, _, configuration]) = systemd();
+    let set: Vec<&str> =
+        configuration.lines().filter(|line| !line.is_empty() && !line.starts_with('#')).collect();
+    let (key_file, admin) = ("/etc/saltecho/saltecho.key", "/run/saltecho/admin.sock");
+    assert_eq!(set, [format!("key-file = \"{key_file}\""), format!("admin = \"unix:{admin}\"")]);
+    let defaults = generate(&["config"]);
+    assert_eq!(defaults.lines().count(), configuration.lines().count(), "it has all keys");
+    assert!(unit.contains("\nRuntimeDirectory=saltecho\n"));
+    let command = unit.lines().find_map(|line| line.strip_prefix("ExecStart=/usr/bin/saltecho "));
+    let command = command.expect("it starts the program");
+    let check = command.replace("serve --config", "config check");
+    assert!(unit.contains(&format!("\nExecReload=/usr/bin/saltecho {check}\n")), "{check}");
+
     let files = Files::new();
     let key = files.key("key", "hex:000102030405060708090a0b0c0d0e0f");
-    let in_unit = unit.lines().filter_map(|line| line.strip_prefix("Environment="));
-    let in_file = settings.lines().filter_map(|line| line.trim_start_matches('#').split_once('='));
-    let in_unit = in_unit.filter_map(|line| line.split_once('='));
-    let mut command = saltecho(&["serve"]);
-    let mut number = 0;
-    for (name, value) in in_unit.chain(in_file).filter(|(name, _)| name.starts_with("SALTECHO_")) {
-        assert!(help.contains(&format!("[env: {name}]")), "{name} is no setting");
-        number += 1;
-        match name {
-            "SALTECHO_LISTEN" | "SALTECHO_LISTEN_PROXY" => command.env(name, "127.0.0.1:0"),
-            "SALTECHO_KEY_FILE" => command.env(name, &key),
-            _ => command.env(name, value),
-        };
-    }
-    assert!(number > 5, "{number} settings");
-    Serving::start_command(&mut command).finish();
+    let socket = files.path().join("admin.sock");
+    let configuration =
+        configuration.replace(key_file, &key).replace(admin, socket.to_str().unwrap());
+    let configuration = files.write("saltecho.toml", configuration.as_bytes(), 0o644);
+    let moved = |command: &str| {
+        let words = command.replace("/etc/saltecho/saltecho.toml", &configuration);
+        words.split(' ').map(str::to_owned).collect::<Vec<_>>()
+    };
+    let check = moved(&check);
+    run(&check.iter().map(String::as_str).collect::<Vec<_>>(), b"").expect(0, &[]);
+    let mut serve = saltecho(&moved(command).iter().map(String::as_str).collect::<Vec<_>>());
+    let server = Serving::start_command(serve.env("SALTECHO_LISTEN", "127.0.0.1:0"));
+    let admin = format!("unix:{}", socket.display());
+    run(&["health", &admin], b"").expect(0, &[]);
+    run(&["health", "--live", &admin], b"").expect(0, &[]);
+    server.finish();
 }
 
 #[test]
@@ -149,7 +161,7 @@ fn files_are_printed_with_their_paths() {
     for place in [
         "/usr/lib/systemd/system/saltecho.service",
         "/usr/lib/systemd/system/saltecho.socket",
-        "/etc/default/saltecho",
+        "/etc/saltecho/saltecho.toml",
     ] {
         assert!(text.contains(&format!("# {place}\n")), "{text}");
     }
@@ -187,17 +199,32 @@ fn the_manifests_commands_work() {
     let (_, key) = text.split_once("saltecho.key: \"").unwrap();
     let files = Files::new();
     let key = files.key("key", key.split('"').next().unwrap());
-    let serving = Serving::start(&["-k", &key]);
+    let admin = format!("unix:{}", files.path().join("admin.sock").display());
+    let mut serving = Serving::start(
+        &[
+            &["-k", &key, "--admin", &admin][..],
+            &["--drain-delay", "10m", "--drain-timeout", "20m"],
+        ]
+        .concat(),
+    );
     let with_key = |words: &[String]| {
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
         let mut command = saltecho(&words);
         command.env("SALTECHO_KEY_FILE", &key);
         command
     };
-    let mut probe = command(&text, "command: [/saltecho, ");
+    let [deep, ready, live] = ["startup", "readiness", "liveness"].map(|kind| {
+        command(&text, &format!("{kind}Probe:\n            exec: {{command: [/saltecho, "))
+    });
+    let mut probe = deep;
     let place = probe.iter_mut().find(|word| *word == "127.0.0.1:9999");
     *place.expect("it asks the server") = serving.place();
     run_command(&mut with_key(&probe), b"").expect(0, &[]);
+    assert!(text.contains("{name: SALTECHO_ADMIN, value: \"unix:/run/saltecho/admin.sock\"}"));
+    assert!(text.contains("{name: run, mountPath: /run/saltecho}"));
+    for probe in [&ready, &live] {
+        run_command(with_key(probe).env("SALTECHO_ADMIN", &admin), b"").expect(0, &[]);
+    }
 
     // Three pods, each with one stream for its output; a shorter load than in the manifest.
     let mut load = command(&text, "args: [load, ");
@@ -226,7 +253,16 @@ fn the_manifests_commands_work() {
     let report = run(&["report", "--json", logs.to_str().unwrap()], b"");
     let report: Value = serde_json::from_slice(&report.stdout).expect("it is JSON");
     assert_eq!(report["counts"]["answered"], 3 * 50, "{report:#}");
-    serving.finish();
+
+    // A server that drains is alive, but not ready.
+    serving.running.signal(Signal::TERM);
+    serving.running.wait_for("draining");
+    for (probe, code, words) in [(&ready, 1, "not ready"), (&live, 0, "")] {
+        let finished = run_command(with_key(probe).env("SALTECHO_ADMIN", &admin), b"");
+        finished.expect(code, &[words]);
+    }
+    serving.running.signal(Signal::TERM);
+    serving.running.wait().expect(0, &[]);
 }
 
 #[test]

@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 use socket2::{Domain, Socket, Type};
 
 use crate::common::client::{
-    PATIENCE, authenticated, authenticated_from, connect_from, exchange, rest,
+    PATIENCE, authenticated, authenticated_from, connect_from, digest, exchange, read_challenge,
+    rest,
 };
 use crate::common::needs::HAPROXY;
 use crate::common::program::*;
@@ -38,7 +39,7 @@ impl Balancer {
         let address = free_address();
         let config = String::from_utf8(run(&["generate", "haproxy"], b"").stdout).unwrap();
         let (before, _) = config.split_once("    server s1").expect("it has a server");
-        let mut config = before.replace("127.0.0.1:9998", &address.to_string());
+        let mut config = before.replace("127.0.0.1:9990", &address.to_string());
         for (server, number) in servers.iter().zip(1..) {
             config.push_str(&format!("    server s{number} {server}\n"));
         }
@@ -74,15 +75,25 @@ impl Balancer {
         servers.map(|row| (row[17].to_owned(), row[4].parse().unwrap())).collect()
     }
 
-    /// The result of the last check of each server: `L7OK/200`.
-    fn checks(&self) -> Vec<String> {
-        let table = self.ask("show stat");
-        let mut rows = table.lines().map(|line| line.split(',').collect::<Vec<_>>());
-        let names = rows.next().expect("the first line names the columns");
-        let place = |name| names.iter().position(|known| *known == name).expect(name);
-        let (status, code) = (place("check_status"), place("check_code"));
-        let servers = rows.filter(|row| row.len() > code && row[1] == "s1");
-        servers.map(|row| format!("{}/{}", row[status], row[code])).collect()
+    /// Waits for these results of the last check of each server: `L7OK/200`.
+    #[track_caller]
+    fn wait_for_checks<const N: usize>(&self, expected: [&str; N]) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let table = self.ask("show stat");
+            let mut rows = table.lines().map(|line| line.split(',').collect::<Vec<_>>());
+            let names = rows.next().expect("the first line names the columns");
+            let place = |name| names.iter().position(|known| *known == name).expect(name);
+            let (status, code) = (place("check_status"), place("check_code"));
+            let servers = rows.filter(|row| row.len() > code && row[1].len() == 2);
+            let checks: Vec<String> =
+                servers.map(|row| format!("{}/{}", row[status], row[code])).collect();
+            if checks == expected {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{checks:?} instead of {expected:?}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 
     #[track_caller]
@@ -262,32 +273,64 @@ fn no_style_of_health_check_counts_against_the_balancer() {
     }
 }
 
-#[test]
-fn the_admin_endpoint_answers_the_check_by_http() {
-    let mut server = behind_haproxy(&["--admin", "127.0.0.1:0"]);
-    let admin = server.start_line.split("admin endpoint ").nth(1).expect("it has one");
-    let admin: SocketAddr = admin.split(": ").next().unwrap().parse().expect("an address");
-    let balancer = Balancer::start_with(&[server.address], |config| {
-        let lines = config.lines().filter(|line| !line.contains("tcp-check"));
-        let config = lines.map(|line| format!("{line}\n")).collect::<String>();
-        let check = format!("check port {} inter 100ms", admin.port());
-        let config = config.replace("check inter 500ms", &check);
-        config.replace(
-            "    option redispatch",
-            "    option redispatch\n    option httpchk GET /readyz",
-        )
-    });
-    let Some(balancer) = balancer else { return };
-    balancer.wait_for(["UP"]);
-    let deadline = Instant::now() + PATIENCE;
-    while balancer.checks() != ["L7OK/200"] {
-        assert!(Instant::now() < deadline, "{:?}", balancer.checks());
-        std::thread::sleep(Duration::from_millis(20));
+/// Checks the endpoint by HTTP, at one server for each address.
+fn with_http_checks(config: &str, admins: &[SocketAddr]) -> String {
+    let lines = config.lines().filter(|line| !line.contains("tcp-check"));
+    let mut config = lines.map(|line| format!("{line}\n")).collect::<String>();
+    config = config.replace("check inter 500ms", "check inter 100ms").replace(
+        "    option redispatch",
+        "    option redispatch\n    option httpchk GET /readyz\n    http-check expect status 200",
+    );
+    for (admin, number) in admins.iter().zip(1..) {
+        let server = format!("    server s{number} ");
+        let (before, after) = config.split_once(&server).expect("it has the server");
+        let (address, rest) = after.split_once('\n').expect("lines end");
+        config = format!("{before}{server}{address} port {}\n{rest}", admin.port());
     }
-    let stream = authenticated(balancer.address);
-    assert_eq!(exchange(&stream, b"hello"), b"HELLO");
-    let counters = server.counters();
-    assert!(counters.contains("accepted 1, authenticated 1;"), "a check is no client: {counters}");
-    server.running.signal(Signal::TERM);
-    balancer.wait_for(["DOWN"]);
+    config
+}
+
+/// Two servers that HAProxy asks for /readyz: one drains, which it hears before it could lose a
+/// client to a listener that is closed.
+#[test]
+fn a_drain_with_a_delay_is_seen_by_checks_of_readiness_and_breaks_nothing() {
+    let delay = ["--admin", "127.0.0.1:0", "--drain-delay", "1m", "--drain-timeout", "2m"];
+    let mut servers: Vec<Serving> = (0..2).map(|_| behind_haproxy(&delay)).collect();
+    let addresses: Vec<SocketAddr> = servers.iter().map(|server| server.address).collect();
+    let admins: Vec<SocketAddr> = servers.iter().map(admin).collect();
+    let balancer = Balancer::start_with(&addresses, |config| with_http_checks(config, &admins));
+    let Some(balancer) = balancer else { return };
+    balancer.wait_for(["UP", "UP"]);
+    balancer.wait_for_checks(["L7OK/200", "L7OK/200"]);
+    let crowd: Vec<TcpStream> = (0..2 * EACH).map(|_| authenticated(balancer.address)).collect();
+    assert_eq!(balancer.wait_for(["UP", "UP"]), [EACH; 2]);
+    let counters = servers[0].counters();
+    let accepted = format!("accepted {EACH}, authenticated {EACH};");
+    assert!(counters.contains(&accepted), "a check is no client: {counters}");
+
+    servers[0].running.signal(Signal::TERM);
+    balancer.wait_for(["DOWN", "UP"]);
+    balancer.wait_for_checks(["L7STS/503", "L7OK/200"]);
+    assert!(crowd.iter().all(still_echoes), "connections go on");
+    // A client that is sent there nevertheless is served.
+    let late = direct(servers[0].address);
+    assert_eq!(exchange(&late, b"hello"), b"HELLO");
+    let later: Vec<TcpStream> = (0..EACH).map(|_| authenticated(balancer.address)).collect();
+    assert_eq!(balancer.wait_for(["DOWN", "UP"]), [EACH, 2 * EACH]);
+    drop((crowd, later, late));
+}
+
+/// A client that comes to a server without a balancer, with a header of its own.
+fn direct(address: SocketAddr) -> TcpStream {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.write_all(b"PROXY UNKNOWN\r\n").unwrap();
+    let challenge = read_challenge(&stream).unwrap();
+    stream.write_all(&digest(&challenge)).unwrap();
+    stream
+}
+
+/// The address of a server's admin endpoint.
+fn admin(server: &Serving) -> SocketAddr {
+    let admin = server.start_line.split("admin endpoint ").nth(1).expect("it has one");
+    admin.split(": ").next().unwrap().parse().expect("an address")
 }

@@ -6,7 +6,7 @@ use std::io::Write;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt;
-use std::os::unix::net::{SocketAddr as UnixAddr, UnixDatagram};
+use std::os::unix::net::{SocketAddr as UnixAddr, UnixDatagram, UnixListener};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -313,6 +313,30 @@ fn a_listener_that_is_passed_comes_beside_what_was_asked_for() {
     server.finish();
 }
 
+/// The admin endpoint too can be passed, as a Unix socket or a listener of TCP.
+#[test]
+fn an_admin_endpoint_is_passed_by_its_name() {
+    let files = Files::new();
+    let path = files.path().join("admin.sock");
+    let unix = format!("unix:{}", path.display());
+    let (tcp, address) = listener();
+    for (descriptor, admin, own) in [
+        (UnixListener::bind(&path).unwrap().into(), &unix, vec!["-l", "127.0.0.1:0"]),
+        (tcp, &address.to_string(), vec!["-l", "127.0.0.1:0", "--workers", "2"]),
+    ] {
+        let server = Serving::watch(pass(descriptor, Some("saltecho-admin.socket"), &own));
+        assert!(server.start_line.contains(&format!("endpoint {admin}")), "{}", server.start_line);
+        run(&["health", admin], b"").expect(0, &[]);
+        run(&["ctl", "--admin", admin, "list"], b"").expect(0, &[]);
+        server.finish();
+    }
+    assert!(path.exists(), "the file belongs to the service manager");
+    let own = ["--admin", "127.0.0.1:0"];
+    pass(listener().0, Some("saltecho-admin"), &own).wait().expect(2, &["remove the other one"]);
+    let exposed: OwnedFd = TcpListener::bind("0.0.0.0:0").unwrap().into();
+    pass(exposed, Some("saltecho-admin"), &[]).wait().expect(2, &["--admin-exposed"]);
+}
+
 #[test]
 fn what_cannot_be_served_is_refused() {
     let connected: OwnedFd = {
@@ -329,6 +353,11 @@ fn what_cannot_be_served_is_refused() {
         (udp, None, "ListenStream="),
         (datagrams.into(), None, "ListenStream="),
         (pipe.into(), None, "not a socket"),
+        (
+            std::net::UdpSocket::bind("127.0.0.1:0").unwrap().into(),
+            Some("saltecho-admin"),
+            "ListenStream=",
+        ),
         (listener().0, Some("http"), "FileDescriptorName="),
         (listener().0, Some("saltecho:more"), "2 names for 1 descriptors"),
     ] {

@@ -19,6 +19,11 @@ const HEADER: &str = "\
 
 /// Writes all keys with their descriptions and defaults. `cli` is the whole command line.
 pub(in crate::cli) fn commented(cli: &Command) -> String {
+    with(cli, &[])
+}
+
+/// The same with these keys at other values, which are written in TOML.
+pub(in crate::cli) fn with(cli: &Command, values: &[(&str, &str)]) -> String {
     let serve = cli.find_subcommand("serve").expect("it is a command");
     let mut text = HEADER.to_owned();
     for arg in keys(serve) {
@@ -38,7 +43,11 @@ pub(in crate::cli) fn commented(cli: &Command) -> String {
             Kind::Switch => "false".to_owned(),
             _ => to_toml(arg, &words).unwrap_or_else(|| placeholder(arg)),
         };
-        text.push_str(&format!("#{} = {value}\n", name(arg)));
+        let name = name(arg);
+        text.push_str(&match values.iter().find(|(key, _)| *key == name) {
+            Some((key, value)) => format!("{key} = {value}\n"),
+            None => format!("#{name} = {value}\n"),
+        });
     }
     text
 }

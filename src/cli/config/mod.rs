@@ -16,7 +16,7 @@ use clap::{ArgMatches, Command};
 use super::environment;
 use super::failure::{Exit, Failure};
 
-pub(super) use init::commented;
+pub(super) use init::{commented, with};
 pub(super) use table::Setting;
 
 /// Why a command line cannot be carried out; help and the version are of the first kind.

@@ -23,10 +23,11 @@ pub(super) struct CtlArgs {
     #[command(subcommand)]
     command: CtlCommand,
 
-    /// The server's admin endpoint: unix:PATH, or a host and a port (default port: 9998)
-    #[arg(long, value_name = "ADDR|unix:PATH", default_value = "127.0.0.1:9998", global = true)]
+    /// The server's admin endpoint: unix:PATH, or a host and a port [default:
+    /// unix:/run/saltecho/admin.sock if it is there, or else 127.0.0.1:9998]
+    #[arg(long, value_name = "ADDR|unix:PATH", global = true)]
     #[arg(env = "SALTECHO_ADMIN", hide_env_values = true)]
-    admin: AdminTarget,
+    admin: Option<AdminTarget>,
 
     /// Time limit for connecting, and for each part of the answer (5s, 500ms, off)
     #[arg(long, value_name = "TIME", default_value = "5s", global = true)]
@@ -89,8 +90,9 @@ struct ListArgs {
 }
 
 pub(super) fn run(args: &CtlArgs) -> Result<(), Failure> {
+    let admin = args.admin.clone().unwrap_or_else(AdminTarget::find);
     let ask = |method: &str, path: &str| {
-        let answer = http::ask(&args.admin, method, path, args.timeout.0)?;
+        let answer = http::ask(&admin, method, path, args.timeout.0)?;
         match answer.status {
             200 | 202 => Ok(answer),
             _ => Err(refusal(answer)),

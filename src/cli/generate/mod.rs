@@ -41,7 +41,7 @@ enum What {
     },
     /// A configuration of `saltecho serve` with all keys at their defaults, to stdout
     Config,
-    /// A hardened unit, a socket unit, the user, and the settings
+    /// A hardened unit, a socket unit, the user, and the configuration
     Systemd {
         /// Directory to write them to [default: all to stdout]
         #[arg(value_name = "DIR")]
@@ -66,15 +66,23 @@ Examples:
   saltecho generate haproxy > haproxy.cfg
   (umask 077; saltecho generate kubernetes > saltecho.yaml)";
 
-/// A file, and the path where a package would install it.
-type Template = (&'static str, &'static str);
+/// A path where a package would install a file, and the text of the file.
+type Installed = (&'static str, String);
 
-const SYSTEMD: [Template; 4] = [
-    ("/usr/lib/systemd/system/saltecho.service", include_str!("saltecho.service")),
-    ("/usr/lib/systemd/system/saltecho.socket", include_str!("saltecho.socket")),
-    ("/usr/lib/sysusers.d/saltecho.conf", include_str!("sysusers.conf")),
-    ("/etc/default/saltecho", include_str!("default")),
-];
+/// The unit, its socket unit, its user, and its configuration. `cli` is the whole command line.
+fn systemd(cli: &Command) -> [Installed; 4] {
+    let settings = [
+        ("key-file", "\"/etc/saltecho/saltecho.key\""),
+        ("admin", "\"unix:/run/saltecho/admin.sock\""),
+    ];
+    [
+        ("/usr/lib/systemd/system/saltecho.service", include_str!("saltecho.service").to_owned()),
+        ("/usr/lib/systemd/system/saltecho.socket", include_str!("saltecho.socket").to_owned()),
+        ("/usr/lib/sysusers.d/saltecho.conf", include_str!("sysusers.conf").to_owned()),
+        ("/etc/saltecho/saltecho.toml", config::with(cli, &settings)),
+    ]
+}
+
 const HAPROXY: &str = include_str!("haproxy.cfg");
 const PROMETHEUS: &str = include_str!("prometheus.yml");
 const KUBERNETES: &str = include_str!("kubernetes.yaml");
@@ -85,8 +93,8 @@ pub(super) fn run(args: &GenerateArgs, cli: Command) -> Result<(), Failure> {
         What::Man { directory } => man(directory, cli)?,
         What::Config => output::print(&config::commented(&cli))?,
         What::Completions { shell } => output::print(&completions(*shell, cli))?,
-        What::Systemd { directory: None } => output::print(&together(&SYSTEMD))?,
-        What::Systemd { directory: Some(directory) } => write_all(directory, &SYSTEMD)?,
+        What::Systemd { directory: None } => output::print(&together(&systemd(&cli)))?,
+        What::Systemd { directory: Some(directory) } => write_all(directory, &systemd(&cli))?,
         What::Haproxy => output::print(HAPROXY)?,
         What::Kubernetes => output::print(&kubernetes()?)?,
         What::Prometheus => output::print(PROMETHEUS)?,
@@ -137,13 +145,13 @@ fn completions(shell: Shell, cli: Command) -> String {
 }
 
 /// Joins all files, each after a comment with its path.
-fn together(files: &[Template]) -> String {
+fn together(files: &[Installed]) -> String {
     let parts = files.iter().map(|(path, text)| format!("# {path}\n{text}"));
     parts.collect::<Vec<_>>().join("\n")
 }
 
 /// Writes files to their paths below `directory`, and lists them.
-fn write_all(directory: &Path, files: &[Template]) -> Result<()> {
+fn write_all(directory: &Path, files: &[Installed]) -> Result<()> {
     for (place, text) in files {
         let path = directory.join(place.trim_start_matches('/'));
         create(path.parent().expect("a place is more than a name"))?;

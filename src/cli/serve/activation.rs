@@ -5,11 +5,15 @@ use std::net::TcpListener;
 
 use anyhow::{Context, Result, anyhow, ensure};
 use listenfd::ListenFd;
+use saltecho::server::AdminListener;
 use socket2::SockRef;
 
 /// Names of descriptors (`FileDescriptorName=`) and what their listeners are for.
-const NAMES: [(&str, Purpose); 2] =
-    [("saltecho", Purpose::Service), ("saltecho-proxy", Purpose::Balancer)];
+const NAMES: [(&str, Purpose); 3] = [
+    ("saltecho", Purpose::Service),
+    ("saltecho-proxy", Purpose::Balancer),
+    ("saltecho-admin", Purpose::Admin),
+];
 
 /// What a listener is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,12 +22,16 @@ pub(super) enum Purpose {
     Service,
     /// The same for balancers, which send a PROXY header first.
     Balancer,
+    /// The admin endpoint.
+    Admin,
 }
 
-/// The listeners that were passed, each with its purpose.
+/// The listeners that were passed.
 #[derive(Default)]
 pub(super) struct Passed {
+    /// Those of the service, and whether balancers use them.
     pub(super) listeners: Vec<(TcpListener, Purpose)>,
+    pub(super) admin: Option<AdminListener>,
 }
 
 impl Passed {
@@ -34,31 +42,56 @@ impl Passed {
     /// read the environment meanwhile.
     ///
     /// # Errors
-    /// If a descriptor is anything but a listening TCP socket, or has a name without a purpose.
+    /// If a descriptor is anything but a listening socket of TCP, or for the admin endpoint a Unix
+    /// socket, or has a name without a purpose.
     pub(super) fn take() -> Result<Self> {
         let mut passed = Self::default();
         let Some(count) = count()? else { return Ok(passed) };
         let names = names(env::var("LISTEN_FDNAMES").ok().as_deref(), count)?;
         let mut descriptors = ListenFd::from_env();
         for (index, name) in names.iter().enumerate() {
-            let listener = descriptors.take_tcp_listener(index).map_err(anyhow::Error::new);
-            let listener = listener.and_then(|listener| {
-                let listener = listener.context("there is no such descriptor")?;
-                let listens = SockRef::from(&listener).is_listener()?;
-                ensure!(listens, "it does not listen (the socket unit needs Accept=no)");
-                Ok(listener)
-            });
-            let listener = listener.with_context(|| {
+            let cannot = || {
                 format!(
                     "descriptor {} ({name}) that was passed cannot be served; the socket unit needs \
                      ListenStream= with an IP address and a port",
                     index + FIRST
                 )
-            })?;
-            passed.listeners.push((listener, purpose(name)?));
+            };
+            match purpose(name)? {
+                Purpose::Admin => {
+                    let listener = admin(&mut descriptors, index).with_context(cannot)?;
+                    let is_first = passed.admin.replace(listener).is_none();
+                    ensure!(is_first, "two sockets named {name} were passed: an endpoint has one");
+                }
+                purpose => {
+                    let listener = tcp(&mut descriptors, index).with_context(cannot)?;
+                    passed.listeners.push((listener, purpose));
+                }
+            }
         }
         Ok(passed)
     }
+}
+
+/// Takes a listener of TCP.
+fn tcp(descriptors: &mut ListenFd, index: usize) -> Result<TcpListener> {
+    let listener = descriptors.take_tcp_listener(index)?.context("there is no such descriptor")?;
+    check_listens(&SockRef::from(&listener))?;
+    Ok(listener)
+}
+
+/// Takes a listener of a Unix socket or of TCP. What is no Unix socket stays where it is.
+fn admin(descriptors: &mut ListenFd, index: usize) -> Result<AdminListener> {
+    let Ok(Some(listener)) = descriptors.take_unix_listener(index) else {
+        return Ok(AdminListener::from_tcp(tcp(descriptors, index)?)?);
+    };
+    check_listens(&SockRef::from(&listener))?;
+    Ok(AdminListener::from_unix(listener)?)
+}
+
+fn check_listens(socket: &SockRef<'_>) -> Result<()> {
+    ensure!(socket.is_listener()?, "it does not listen (the socket unit needs Accept=no)");
+    Ok(())
 }
 
 /// The number of the first descriptor (SD_LISTEN_FDS_START).
@@ -120,6 +153,7 @@ mod tests {
             assert_eq!(purpose(name).unwrap(), Purpose::Service, "{name}");
         }
         assert_eq!(purpose("saltecho-proxy").unwrap(), Purpose::Balancer);
+        assert_eq!(purpose("saltecho-admin.socket").unwrap(), Purpose::Admin);
         for name in ["http", "saltecho2", ".socket"] {
             let error = purpose(name).unwrap_err().to_string();
             assert!(error.contains("FileDescriptorName="), "{error}");

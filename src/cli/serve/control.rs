@@ -157,7 +157,7 @@ mod tests {
     use super::*;
     use crate::cli::args::{Cli, Command};
     use crate::cli::log::LogFormat;
-    use crate::cli::serve::settings::Settings;
+    use crate::cli::serve::settings::{PassedPlaces, Settings};
 
     #[test]
     fn the_level_of_the_log_is_set_by_name() {
@@ -165,7 +165,7 @@ mod tests {
         let Command::Serve(args) = Cli::parse_from(["saltecho", "serve"]).command else {
             unreachable!()
         };
-        let settings = Settings::check(&args, Vec::new()).unwrap();
+        let settings = Settings::check(&args, PassedPlaces::default()).unwrap();
         let mut control = ServiceControl::new(&log, Running::new(&args, &settings)).unwrap();
         for (name, enabled) in [("verbose", Level::Verbose), ("quiet", Level::Quiet)] {
             let answer = control.set_log_level(name).unwrap();

@@ -27,7 +27,7 @@ use self::journal::Reporter;
 use self::port_file::PortFile;
 use self::proxy::Place;
 use self::reload::Running;
-use self::settings::Settings;
+use self::settings::{PassedPlaces, Settings};
 
 use crate::cli::failure::{Exit, Failure};
 use crate::cli::keyfile::is_loopback;
@@ -72,7 +72,7 @@ pub(super) fn run(args: &ServeArgs, warnings: &[String]) -> Result<(), Failure> 
 /// Makes every check of [`run`] that opens no socket and changes nothing; returns the settings in
 /// one line.
 pub(super) fn check(args: &ServeArgs) -> Result<String, Failure> {
-    let settings = Settings::check(args, Vec::new())?;
+    let settings = Settings::check(args, PassedPlaces::default())?;
     find_port_file(args)?;
     Ok(settings.to_string())
 }
@@ -83,7 +83,7 @@ fn serve<H: Handler + Clone + Send>(
     log: &Log,
     handler: H,
 ) -> Result<(), Failure> {
-    let settings = Settings::check(args, args.proxy.passed(&passed)?)?;
+    let settings = Settings::check(args, PassedPlaces::new(args, &passed)?)?;
     warn_of_exposure(args, &settings.fixed.addresses(), log);
     args.proxy.warn(settings.fixed.all_places(), log);
     let usage = |error| Failure::new(Exit::Usage, error);
@@ -97,14 +97,18 @@ fn serve<H: Handler + Clone + Send>(
     }
     let control = ServiceControl::new(log, Running::new(args, &settings)).map_err(usage)?;
     let mut builder = settings.builder().control(Box::new(control), &not_ignored(&SIGNALS));
-    for (place, (listener, _)) in settings.fixed.passed.iter().zip(passed.listeners) {
+    for (place, (listener, _)) in settings.fixed.passed.places.iter().zip(passed.listeners) {
         builder = match place.proxied {
             true => builder.proxy_listener(listener),
             false => builder.listener(listener),
         };
     }
+    if let Some(listener) = passed.admin {
+        builder = builder.admin_listener(listener);
+    }
     // What a list of connections and a line about an end tell of them.
-    let records = args.verbose || args.log_format == LogFormat::Json || args.admin.is_some();
+    let has_admin = settings.fixed.admin.is_some();
+    let records = args.verbose || args.log_format == LogFormat::Json || has_admin;
     let builder = builder.records(records).handler(handler);
     let workers = settings.fixed.workers;
     let servers = builder.build_workers(workers);

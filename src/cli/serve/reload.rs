@@ -188,7 +188,7 @@ mod tests {
     fn settings(flags: &[&str]) -> Settings {
         let words = ["saltecho", "serve"].iter().chain(flags);
         let Command::Serve(args) = Cli::parse_from(words).command else { unreachable!() };
-        Settings::check(&args, Vec::new()).unwrap()
+        Settings::check(&args, Default::default()).unwrap()
     }
 
     /// Everything that a running loop is given.

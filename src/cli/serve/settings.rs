@@ -7,6 +7,7 @@ use saltecho::auth::Keyring;
 use saltecho::proto::{Config, Protocol};
 use saltecho::server::{AdminAddress, IpNet, Limits, Server, ServerBuilder};
 
+use super::activation::Passed;
 use super::proxy::Place;
 use super::{ServeArgs, cannot_build, journal};
 use crate::cli::address::ServerAddress;
@@ -31,33 +32,51 @@ pub(super) struct Settings {
 pub(super) struct Fixed {
     /// The addresses to listen on.
     pub(super) places: Vec<Place>,
-    /// The sockets that a service manager passed.
-    pub(super) passed: Vec<Place>,
+    /// Those of the sockets that a service manager passed.
+    pub(super) passed: PassedPlaces,
     protocol: Protocol,
     max_message: Option<MaxMessage>,
-    admin: Option<AdminAddress>,
+    pub(super) admin: Option<AdminAddress>,
     pub(super) workers: usize,
 }
 
+/// The addresses of the sockets that a service manager passed.
+#[derive(Clone, Default)]
+pub(super) struct PassedPlaces {
+    pub(super) places: Vec<Place>,
+    pub(super) admin: Option<AdminAddress>,
+}
+
+impl PassedPlaces {
+    /// # Errors
+    /// Those of getsockname(2).
+    pub(super) fn new(args: &ServeArgs, passed: &Passed) -> Result<Self, Failure> {
+        let admin = passed.admin.as_ref().map(|listener| listener.address().clone());
+        Ok(Self { places: args.proxy.passed(passed)?, admin })
+    }
+}
+
 impl Fixed {
-    fn new(args: &ServeArgs, passed: Vec<Place>) -> Result<Self, Failure> {
-        let is_default = args.listen.is_empty() && passed.is_empty() && !args.proxy.has_listeners();
+    fn new(args: &ServeArgs, passed: PassedPlaces) -> Result<Self, Failure> {
+        let admin = args.admin_address(&passed)?;
+        let is_asked = !args.listen.is_empty() || args.proxy.has_listeners();
+        let is_default = !is_asked && passed.places.is_empty();
         let default = [SocketAddr::from((Ipv4Addr::LOCALHOST, ServerAddress::DEFAULT_PORT))];
         let places = args.proxy.places(if is_default { &default } else { &args.listen });
         refuse_repeated(&places)?;
-        args.check_protocol(&[&places[..], &passed].concat())?;
+        args.check_protocol(&[&places[..], &passed.places].concat())?;
         Ok(Self {
             places,
             passed,
             protocol: args.protocol.get(),
             max_message: args.max_message,
-            admin: args.admin.clone(),
-            workers: usize::from(args.workers),
+            admin,
+            workers: args.workers.into(),
         })
     }
 
     pub(super) fn all_places(&self) -> impl Iterator<Item = &Place> {
-        self.places.iter().chain(&self.passed)
+        self.places.iter().chain(&self.passed.places)
     }
 
     /// All addresses, those of the passed sockets last.
@@ -69,8 +88,7 @@ impl Fixed {
 impl Settings {
     /// Reads the keys and checks that all flags fit together and into this process, for a server that
     /// was also passed these sockets.
-    pub(super) fn check(args: &ServeArgs, passed: Vec<Place>) -> Result<Self, Failure> {
-        args.refuse_exposed_admin()?;
+    pub(super) fn check(args: &ServeArgs, passed: PassedPlaces) -> Result<Self, Failure> {
         Self::with(args, Fixed::new(args, passed)?)
     }
 
@@ -96,7 +114,7 @@ impl Settings {
         Ok(settings)
     }
 
-    /// The server with these settings, which is not yet built and has no passed sockets.
+    /// The server with these settings, which is not yet built and has no passed listeners.
     pub(super) fn builder(&self) -> ServerBuilder {
         self.builder_at(self.fixed.places.iter())
     }
@@ -172,9 +190,17 @@ impl ServeArgs {
         }
     }
 
-    /// Refuses an admin endpoint that other machines reach, unless that is allowed.
-    fn refuse_exposed_admin(&self) -> Result<(), Failure> {
-        match &self.admin {
+    /// Where the admin endpoint listens. One that other machines reach is refused, unless that is
+    /// allowed.
+    fn admin_address(&self, passed: &PassedPlaces) -> Result<Option<AdminAddress>, Failure> {
+        match passed.admin.as_ref().or(self.admin.as_ref()) {
+            Some(address) if self.admin.as_ref().is_some_and(|admin| admin != address) => {
+                let text = format!(
+                    "the admin endpoint {address} was passed by the service manager: remove the \
+                     other one, --admin (SALTECHO_ADMIN, `admin` in the configuration)"
+                );
+                Err(Failure::with_message(Exit::Usage, text))
+            }
             Some(address) if !address.is_local() && !self.admin_exposed => {
                 let text = format!(
                     "--admin {address} can be reached from other machines, which could list and \
@@ -183,7 +209,7 @@ impl ServeArgs {
                 );
                 Err(Failure::with_message(Exit::Usage, text))
             }
-            _ => Ok(()),
+            address => Ok(address.cloned()),
         }
     }
 
