@@ -11,7 +11,7 @@ use super::proxy::ProxyArgs;
 use crate::cli::address::{admin_address, listen_address};
 use crate::cli::config::Effective;
 use crate::cli::keyfile::KeyArgs;
-use crate::cli::log::LogFormat;
+use crate::cli::log::{Level, LogFormat};
 use crate::cli::protocol::ProtocolArgs;
 use crate::cli::reply::Reply;
 use crate::cli::values::{Limit, MaxMessage, Size, Spin, keepalive};
@@ -164,6 +164,17 @@ pub(in crate::cli) struct ServeArgs {
     #[arg(short, long, env = "SALTECHO_QUIET", hide_env_values = true)]
     #[arg(value_parser = clap::builder::FalseyValueParser::new())]
     pub(super) quiet: bool,
+}
+
+impl ServeArgs {
+    /// The level of the log.
+    pub(super) const fn log_level(&self) -> Level {
+        match (self.quiet, self.verbose) {
+            (true, _) => Level::Quiet,
+            (false, true) => Level::Verbose,
+            (false, false) => Level::Normal,
+        }
+    }
 }
 
 const SERVE_EXAMPLES: &str = "\
