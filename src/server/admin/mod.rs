@@ -25,7 +25,7 @@ pub(super) use errand::Errand;
 use super::accept::{AcceptError, classify};
 use super::{Handle, Server};
 use crate::proto::Handler;
-use crate::proto::http::{Body, Exchange, Progress, Response, SLICE, Wants};
+use crate::proto::http::{Body, Exchange, Progress, Response, SLICE, Status, Wants};
 use crate::python::Monotonic;
 use crate::reactor::{Close, Kernel, Ready, Token, transfer};
 
@@ -375,11 +375,12 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
                 fleet.all.drain();
                 Some(routes::draining())
             }
-            Route::Reload => Some(routes::outcome(self.reload())),
+            // Nothing is wrong with the request, but with what it asks to be read.
+            Route::Reload => Some(routes::outcome(self.reload(), Status::UnprocessableContent)),
             Route::Log(level) => {
                 let outcome = self.control(|control, _| control.set_log_level(&level));
                 let none = || Err("this program has no log".to_owned());
-                Some(routes::outcome(outcome.unwrap_or_else(none)))
+                Some(routes::outcome(outcome.unwrap_or_else(none), Status::BadRequest))
             }
         }
     }

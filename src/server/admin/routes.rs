@@ -176,11 +176,11 @@ pub(super) fn draining() -> Response {
     Response::text(Status::Accepted, "draining\n")
 }
 
-/// The outcome of an action that the program has done, or not.
-pub(super) fn outcome(outcome: Result<String, String>) -> Response {
+/// The outcome of an action that the program has done, or not, which is then `status`.
+pub(super) fn outcome(outcome: Result<String, String>, status: Status) -> Response {
     match outcome {
         Ok(text) => Response::text(Status::Ok, format!("{text}\n")),
-        Err(text) => bad_request(&text),
+        Err(text) => Response::text(status, format!("{text}\n")),
     }
 }
 
