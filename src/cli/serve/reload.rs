@@ -41,12 +41,12 @@ const LIVE: [&str; 22] = [
 
 /// The settings of a running server.
 pub(super) struct Running {
-    /// What the server was started with, and what it has been told since.
+    /// The settings that the server was started with, and changes since.
     settings: Vec<Setting>,
     fixed: Fixed,
-    /// Whether the listeners were opened with keepalive.
+    /// True if the listeners were opened with keepalive.
     can_probe: bool,
-    /// Whether there is a file to read again.
+    /// True if there is a file to read again.
     has_configuration: bool,
     has_key_file: bool,
     drain_delay: Duration,
@@ -113,7 +113,7 @@ impl Running {
         })
     }
 
-    /// What changed, and what needs a restart to change; remembers the former.
+    /// Lists the changes in force, which it remembers, and those that need a restart.
     fn compare(&mut self, new: &[Setting]) -> (Vec<String>, Vec<String>) {
         let (mut changed, mut waiting) = (Vec::new(), Vec::new());
         for (old, new) in self.settings.iter_mut().zip(new) {
@@ -141,7 +141,7 @@ impl Running {
         self.drain_delay
     }
 
-    /// What to say before the error of a reload.
+    /// The words before the error of a reload.
     pub(super) fn not_reloaded(&self) -> &'static str {
         match self.has_configuration {
             true => "configuration not reloaded, the old one stays in force",

@@ -36,11 +36,11 @@ pub(super) const PLACES: usize = 8;
 /// which an idle one has yet to make room.
 pub(super) const DESCRIPTORS: usize = PLACES + 3;
 
-/// How long a client that has not asked for anything yet keeps its place while others wait: 1 s.
+/// Time for which a client that has sent no request yet keeps its place while others wait: 1 s.
 /// One that has been answered gives it up at once, as HTTP allows (RFC 9112, section 9.5).
 const GRACE: Duration = Duration::from_secs(1);
 
-/// How long accepting pauses after an error: 100 ms.
+/// Pause of accepting after an error: 100 ms.
 const RETRY: Duration = Duration::from_millis(100);
 
 /// Cost of a call at least, in bytes, as in the service's share.
@@ -194,7 +194,7 @@ impl<S> Place<S> {
         kernel.close(self.stream, how);
     }
 
-    /// Whether it can go on without an event, be it to see whether another loop has answered.
+    /// Returns whether it can go on without an event, if only to see whether another loop has answered.
     fn can_go_on(&self) -> bool {
         match self.exchange.wants() {
             Wants::Recv { .. } => self.ready.has(Ready::READABLE),
