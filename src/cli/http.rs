@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use anyhow::{Result, anyhow, ensure};
 use saltecho::python::Timeout;
-use saltecho::socket::{Address, Error, Family, Socket, SocketType, create_connection};
+use saltecho::socket::{Address, Error, ErrorKind, Family, Socket, SocketType, create_connection};
 
 use super::address::AdminTarget;
 use super::failure::{Exit, Failure};
+use super::values::Limit;
 
 /// The most bytes of an answer's head, and of a line within its content.
 const MAX_LINE: u64 = 16 << 10;
@@ -26,7 +27,7 @@ pub(super) struct Content {
     framing: Framing,
 }
 
-/// What tells the end of the content.
+/// The mark of the end of the content.
 enum Framing {
     /// So many bytes are left.
     Length(u64),
@@ -52,9 +53,7 @@ pub(super) fn ask(
     let mut stream = BufReader::new(Stream(socket));
     read_head(&mut stream)
         .map(|(status, framing)| Answer { status, content: Content { stream, framing } })
-        .map_err(|error| {
-            Failure::new(Exit::Unreachable, error.context(format!("no answer from {target}")))
-        })
+        .map_err(|error| no_answer(target, timeout, &error))
 }
 
 fn connect(target: &AdminTarget, timeout: Option<Duration>) -> Result<Socket, Error> {
@@ -73,24 +72,44 @@ fn connect(target: &AdminTarget, timeout: Option<Duration>) -> Result<Socket, Er
 }
 
 fn unreachable(target: &AdminTarget, error: &Error) -> Failure {
-    let text = format!(
-        "cannot connect to the admin endpoint {target}: {}; `saltecho serve --admin` opens one, and \
-         --admin or SALTECHO_ADMIN names it",
-        error.message()
-    );
+    let remedy = match error.kind() {
+        ErrorKind::PermissionError => {
+            "a socket is open to the user that runs its server: ask as that user, or as root"
+        }
+        _ => "`saltecho serve --admin` opens one, and --admin or SALTECHO_ADMIN names it",
+    };
+    let text =
+        format!("cannot connect to the admin endpoint {target}: {}; {remedy}", error.message());
     Failure::with_message(Exit::Unreachable, text)
 }
 
+/// The failure to get the head of an answer.
+fn no_answer(target: &AdminTarget, timeout: Option<Duration>, error: &anyhow::Error) -> Failure {
+    let kind = error.downcast_ref().map(io::Error::kind);
+    let text = match kind {
+        Some(io::ErrorKind::TimedOut) => {
+            format!("no answer from {target} within {}", Limit(timeout))
+        }
+        Some(_) => format!("no answer from {target}: {error:#}"),
+        None => format!("{target} is not an admin endpoint of saltecho: {error:#}"),
+    };
+    Failure::with_message(Exit::Unreachable, text)
+}
+
+/// Reads the head of an answer.
+///
+/// # Errors
+/// An [`io::Error`] of the socket; every other tells that the peer does not speak as an endpoint does.
 fn read_head(stream: &mut BufReader<Stream>) -> Result<(u16, Framing)> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         let left = MAX_LINE.saturating_sub(head.len() as u64);
         let n = stream.by_ref().take(left).read_until(b'\n', &mut head)?;
-        ensure!(n > 0, "this is not an admin endpoint of saltecho");
+        ensure!(n > 0, "it does not answer in HTTP");
     }
     let mut headers = [httparse::EMPTY_HEADER; 32];
     let mut response = httparse::Response::new(&mut headers);
-    response.parse(&head).map_err(|error| anyhow!("this is not HTTP: {error}"))?;
+    response.parse(&head).map_err(|error| anyhow!("it does not answer in HTTP: {error}"))?;
     let header = |name: &str| {
         let found = response.headers.iter().find(|header| header.name.eq_ignore_ascii_case(name));
         found.and_then(|header| str::from_utf8(header.value).ok())
@@ -98,7 +117,7 @@ fn read_head(stream: &mut BufReader<Stream>) -> Result<(u16, Framing)> {
     let framing = match (header("content-length"), header("transfer-encoding")) {
         (Some(length), None) => Framing::Length(length.parse()?),
         (None, Some("chunked")) => Framing::Chunks(0),
-        _ => return Err(anyhow!("this is not an admin endpoint of saltecho")),
+        _ => return Err(anyhow!("its answer has no length")),
     };
     Ok((response.code.unwrap_or(0), framing))
 }
@@ -160,5 +179,28 @@ fn cut_short() -> io::Error {
 impl Read for Stream {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         Ok(self.0.recv_into(buffer)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::io::Errno;
+
+    use super::*;
+
+    #[test]
+    fn an_endpoint_that_cannot_be_reached_has_a_remedy() {
+        let target = AdminTarget::Unix("/run/saltecho/admin.sock".into());
+        for (errno, words) in [
+            (Errno::NOENT, "No such file or directory; `saltecho serve --admin` opens one"),
+            (Errno::CONNREFUSED, "Connection refused; `saltecho serve --admin` opens one"),
+            (Errno::ACCESS, "Permission denied; a socket is open to the user that runs its server"),
+        ] {
+            let failure = unreachable(&target, &Error::from(errno));
+            let text = failure.text();
+            assert!(text.contains("unix:/run/saltecho/admin.sock: "), "{text}");
+            assert!(text.contains(words), "{text}");
+            assert_eq!(failure.exit_code(), 4);
+        }
     }
 }

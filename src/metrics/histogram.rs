@@ -31,7 +31,7 @@ impl TimeHistogram {
         self.sum = self.sum.saturating_add(nanos.saturating_mul(times));
     }
 
-    /// How many times were recorded.
+    /// Number of times recorded.
     pub fn count(&self) -> u64 {
         self.counts.iter().sum()
     }

@@ -11,7 +11,7 @@ pub struct Snapshot {
     pub version: &'static str,
     /// The commit that it was built from, if that was known then.
     pub commit: Option<&'static str>,
-    /// Whether new connections are accepted: false from the first moment of a drain.
+    /// True while new connections are accepted: false from the first moment of a drain.
     pub ready: bool,
     /// The operating system's figures for the process; `None` in a simulation.
     pub process: Option<Process>,
@@ -28,7 +28,7 @@ pub struct Snapshot {
     pub refused: Refusals,
     /// Errors of accept(2) that concerned one client and were passed over.
     pub accept_errors: u64,
-    /// How often accepting had to rest: out of places or out of descriptors.
+    /// Times that accepting had to rest: out of places or out of descriptors.
     pub accept_pauses: u64,
     /// Right digests by the id of their key; of a key that was removed, what it had.
     pub authenticated: Vec<(String, u64)>,

@@ -52,7 +52,7 @@ pub enum Piece {
     Payload {
         /// The number of these bytes.
         len: usize,
-        /// Whether they end the frame.
+        /// True if they end the frame.
         is_last: bool,
     },
 }

@@ -18,7 +18,7 @@ pub(super) struct Handshake {
     received: u16,
 }
 
-/// What is there when a header is complete: the client's bytes, and the random ones that were kept.
+/// The bytes that are there when a header is complete: the client's bytes, and the random ones that were kept.
 #[derive(Clone, Copy)]
 pub(super) struct Behind<'a> {
     pub(super) bytes: &'a [u8],

@@ -57,7 +57,7 @@ pub enum Role {
     Client,
 }
 
-/// What is awaited of the peer.
+/// The next step of the peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
     Challenge,

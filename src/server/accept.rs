@@ -31,7 +31,7 @@ pub(super) struct Listening<L> {
     pub(super) waiting: bool,
 }
 
-/// What the clients of a listener come for.
+/// The purpose of a listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Purpose {
     /// The authenticated service, behind a balancer that sends a PROXY header or without.

@@ -26,7 +26,7 @@ use crate::reactor::{Kernel, ListenOptions, MioKernel};
 /// Without a key it accepts the demo key, which is public.
 pub struct ServerBuilder<H = Upper> {
     addresses: Vec<Place<SocketAddr>>,
-    /// Why an address was none.
+    /// The fault of a text that is no address.
     unresolved: Option<io::Error>,
     listeners: Vec<Place<TcpListener>>,
     admin: Option<Endpoint>,
@@ -52,14 +52,14 @@ struct Place<T> {
     proxied: bool,
 }
 
-/// Why a server could not be built.
+/// The reason why a server could not be built.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BuildError {
     /// Neither an address nor a listener was given.
     #[error("there is no address to listen on")]
     NoAddress,
-    /// What was given as an address is none, or a name that means none.
+    /// A text that was given as an address is none, or a name that means none.
     #[error("not an address to listen on: {0}; give an IP address and a port, like 127.0.0.1:9999")]
     Address(#[source] io::Error),
     /// The address cannot be had.
@@ -67,7 +67,7 @@ pub enum BuildError {
     Listen {
         /// The address.
         address: SocketAddr,
-        /// What the system said.
+        /// The error of the system.
         source: io::Error,
     },
     /// The address of the admin endpoint cannot be had.
@@ -75,7 +75,7 @@ pub enum BuildError {
     ListenAdmin {
         /// The address.
         address: AdminAddress,
-        /// What the system said.
+        /// The error of the system.
         source: io::Error,
     },
     /// A limit of zero, under which nothing could ever happen.
@@ -222,7 +222,7 @@ impl<H: Handler + Clone> ServerBuilder<H> {
         self
     }
 
-    /// What connections have in common, the keys included.
+    /// Sets what connections have in common, the keys included.
     #[must_use]
     pub fn config(mut self, config: Config) -> Self {
         self.config = config;
@@ -252,7 +252,7 @@ impl<H: Handler + Clone> ServerBuilder<H> {
         self
     }
 
-    /// What authenticated connections answer; each gets a clone.
+    /// Sets what authenticated connections answer; each gets a clone.
     #[must_use]
     pub fn handler<N: Handler + Clone>(self, handler: N) -> ServerBuilder<N> {
         let Self { addresses, unresolved, listeners, admin, config, limits, .. } = self;
@@ -521,7 +521,7 @@ impl Running {
     /// Drains it (see [`Handle::drain`]) and waits for its end.
     ///
     /// # Errors
-    /// What [`Server::run`] ended with.
+    /// The error that [`Server::run`] ended with.
     pub fn drain(mut self) -> io::Result<Stats> {
         self.handle.drain();
         self.join()
@@ -530,7 +530,7 @@ impl Running {
     /// Stops it at once and waits for its end.
     ///
     /// # Errors
-    /// What [`Server::run`] ended with.
+    /// The error that [`Server::run`] ended with.
     pub fn stop(mut self) -> io::Result<Stats> {
         self.handle.stop();
         self.join()

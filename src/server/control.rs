@@ -26,7 +26,7 @@ pub trait Control: Send {
     /// [`Handle::reload`]. [`ServiceState::Reloading`] is reported before.
     ///
     /// # Errors
-    /// What is wrong with the new ones, in one line. Then those in force must not change.
+    /// The fault of the new ones, in one line. Then those in force must not change.
     fn reload(&mut self, server: &Handle) -> Result<String, String> {
         Err("there is nothing to reload".to_owned())
     }
@@ -34,7 +34,7 @@ pub trait Control: Send {
     /// Changes what is logged from now on.
     ///
     /// # Errors
-    /// Why not, with the levels that there are.
+    /// The reason for the refusal, with the levels that there are.
     fn set_log_level(&mut self, level: &str) -> Result<String, String> {
         Err("the log has one level only".to_owned())
     }
@@ -103,7 +103,7 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         self.controlled = Some(Controlled { control, all, reported: None, next_tick });
     }
 
-    /// Whether new clients are welcome: false from the turn in which a drain begins.
+    /// Returns whether new clients are welcome: false from the turn in which a drain begins.
     pub fn is_ready(&self) -> bool {
         self.lifecycle == Lifecycle::Running
     }

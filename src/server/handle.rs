@@ -69,7 +69,7 @@ impl Drop for Collector {
     }
 }
 
-/// Why a message was not [pushed](Handle::push). It was dropped, and nothing else happened.
+/// The reason why a message was not [pushed](Handle::push). It was dropped, and nothing else happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PushError {
@@ -105,7 +105,7 @@ struct Waiting {
     pushed_bytes: usize,
 }
 
-/// What a pushed message counts for at least, in bytes: about what it costs the loop to take it.
+/// Minimum that a pushed message counts for, in bytes: about what it costs the loop to take it.
 const LEAST_MESSAGE: usize = 64;
 
 impl Inbox {
@@ -206,7 +206,7 @@ impl Handle {
     ///
     /// - Keys, admission and sizes count from then on. With fewer places than connections none is
     ///   closed; there are no new ones until enough have ended.
-    /// - A time limit counts from a connection's next call on: the call in progress, be it the
+    /// - A time limit counts from a connection's next call on: the call in progress, even the
     ///   `recv` of an idle connection, keeps the deadline that it began with. The drain timeout
     ///   counts from the next [`drain`](Self::drain) on.
     /// - A period of keepalive counts for connections that are silent already, too. But keepalive
@@ -292,7 +292,7 @@ impl Handle {
         self.post(&Command::Stats(Arc::new(Collector::new(then))));
     }
 
-    /// How many loops it reaches.
+    /// Number of loops that it reaches.
     pub(super) fn loops(&self) -> usize {
         self.0.len()
     }

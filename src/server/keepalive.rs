@@ -37,7 +37,7 @@ type Nanos = u64;
 /// [`Limits::probes_per_second`](super::Limits::probes_per_second).
 #[derive(Debug)]
 pub(super) struct Keepalive {
-    /// Whether probes work: they are an option of the listeners.
+    /// True if probes work: they are an option of the listeners.
     possible: bool,
     /// Silence after which a peer is probed.
     period: Option<Nanos>,
@@ -87,7 +87,7 @@ impl Keepalive {
         self.period.is_some()
     }
 
-    /// How long it takes to ask all of a crowd at the highest rate.
+    /// Time that it takes to ask all of a crowd at the highest rate.
     fn round(&self, connections: usize) -> Nanos {
         self.gap.saturating_mul(connections as u64)
     }
@@ -124,7 +124,7 @@ impl Keepalive {
         }
     }
 
-    /// Whether a probe may leave now, which is then counted. More than the rate come when alarms
+    /// Returns whether a probe may leave now, which is then counted. More than the rate come when alarms
     /// have piled up: after the process was stopped, or when a whole network is gone.
     fn may_probe(&mut self, now: Monotonic) -> bool {
         let now = now.as_nanos();

@@ -16,9 +16,9 @@ use crate::python::Monotonic;
 pub(super) struct Lag {
     /// A turn that begins at this time or later is sampled.
     next: Monotonic,
-    /// Whether this turn is timed.
+    /// True if this turn is timed.
     timed: bool,
-    /// Whether this turn stands for the untimed ones after it.
+    /// True if this turn stands for the untimed ones after it.
     sampled: bool,
     sample: Sample,
     /// The turn that was timed last, and when it ended.
@@ -63,7 +63,7 @@ impl Lag {
         Self { last_end: now, ..Self::default() }
     }
 
-    /// Whether a turn that begins now is to be sampled.
+    /// True if a turn that begins now is to be sampled.
     #[inline]
     pub(super) fn is_due(&self, now: Monotonic) -> bool {
         now >= self.next

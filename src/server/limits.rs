@@ -25,18 +25,18 @@ pub struct Limits {
     /// once half of the places are taken. By default an eighth of them: a crowd behind one address
     /// that reconnects is a few hundred, and eight senders are needed to fill all places.
     pub unauthenticated_per_source: Option<usize>,
-    /// How long a source whose connection failed to authenticate is refused while half of the
+    /// Time for which a source whose connection failed to authenticate is refused while half of the
     /// places or more are taken: 60 s, and at most twice that. It is refused nothing otherwise, so
     /// that a client with a wrong key, or a probe, is not punished on a quiet day.
     pub suspicion: Duration,
-    /// Whether clients on this machine are never refused for where they come from. True by
+    /// True if clients on this machine are never refused for where they come from. True by
     /// default: all of them would be one source. [`Server::trust`](super::Server::trust) names
     /// others of which that is true, like a balancer.
     pub trust_loopback: bool,
     /// Connections accepted in one turn: 64, so that a storm of them delays an echo by less than
     /// a millisecond.
     pub accepts_per_turn: usize,
-    /// How long accepting rests when it cannot go on: 100 ms, or until a connection ends.
+    /// Pause of accepting when it cannot go on: 100 ms, or until a connection ends.
     pub accept_retry: Duration,
     /// Clients turned away at each such retry, 5 (that is 50 a second): in a protocol where the
     /// server speaks first, a client that is not served would otherwise wait in silence.
@@ -49,11 +49,11 @@ pub struct Limits {
     /// 64 at least: 1 MiB, which is about a millisecond of its time. Beyond it
     /// [`Handle::push`](super::Handle::push) fails.
     pub mailbox_bytes: usize,
-    /// How long a loop that is to drain still accepts and serves as before, so that balancers can
+    /// Time for which a loop that is to drain still accepts and serves as before, so that balancers can
     /// notice ([`Server::is_ready`](super::Server::is_ready)) and send new clients elsewhere: zero.
     /// Less than [`Limits::drain_timeout`].
     pub drain_delay: Duration,
-    /// How long a drain may take in all, with [`Limits::drain_delay`], before the last connections
+    /// Time limit for a whole drain, with [`Limits::drain_delay`], before the last connections
     /// are cut off, if not for ever: 25 s, just under the 30 s that service managers grant.
     pub drain_timeout: Option<Duration>,
     /// Peers asked for a sign of life in one second (see
@@ -163,7 +163,7 @@ impl Limits {
     }
 }
 
-/// How many descriptors this process may have, now that it has asked for as many as it may.
+/// Number of descriptors that this process may have, now that it has asked for as many as it may.
 pub(super) fn descriptor_limit() -> usize {
     // Never lowers the limit; if it cannot be raised, the current one stands.
     let limit = rlimit::increase_nofile_limit(u64::MAX).unwrap_or(1024);

@@ -75,7 +75,7 @@ pub struct Server<K: Kernel = MioKernel, H = Upper> {
     /// Each new connection's handler is a clone of this one.
     handler: H,
     keepalive: Keepalive,
-    /// What the last change of the settings has not reached yet.
+    /// The part of the last change of the settings that is still to be done.
     unsettled: Unsettled,
     lifecycle: Lifecycle,
     /// Every recv of every connection lands here; nothing stays between two of them.

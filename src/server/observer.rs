@@ -38,7 +38,7 @@ pub trait Observer: Send {
     fn accept_paused(&mut self, pause: AcceptPause<'_>) {}
 }
 
-/// Why accepting rests. Clients wait in the kernel's queue meanwhile.
+/// The reason for a pause of accepting. Clients wait in the kernel's queue meanwhile.
 #[derive(Clone, Copy, Debug)]
 pub enum AcceptPause<'a> {
     /// There are as many connections as [`Limits::connections`](super::Limits) allows. If the rest

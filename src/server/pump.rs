@@ -6,11 +6,11 @@ use crate::python::Monotonic;
 use crate::reactor::slots::Slot;
 use crate::reactor::{Kernel, Ready, transfer};
 
-/// What a call costs of the budget at least, in bytes: a peer that moves single bytes must not
+/// Minimum cost of a call to the budget, in bytes: a peer that moves single bytes must not
 /// hold the loop for longer than one that moves large pieces.
 const CALL_COST: usize = 4096;
 
-/// What a turn of a connection came to.
+/// The result of a turn of a connection.
 pub(super) struct Pumped {
     /// Its share was used up while it could have gone on: it is due again.
     pub(super) unfinished: bool,
@@ -72,7 +72,7 @@ pub(super) fn pump<K: Kernel, H: Handler>(
     Pumped { unfinished: can_go_on(config, connection, *ready), key }
 }
 
-/// Whether the connection wants something that its socket is believed ready for.
+/// Returns whether the connection wants something that its socket is believed ready for.
 pub(super) fn can_go_on<H: Handler>(
     config: &Config,
     connection: &Connection<H>,

@@ -13,7 +13,7 @@ pub(super) struct Reconfiguration {
     pub(super) proxies: Vec<IpNet>,
 }
 
-/// What a change has not reached yet.
+/// The part of a change that is still to be done.
 #[derive(Debug, Default)]
 pub(super) struct Unsettled {
     /// The slot from which on connections are armed for a longer period of keepalive than the one in
@@ -30,7 +30,7 @@ impl Unsettled {
         self.rearm_from.is_some()
     }
 
-    /// How many of the connections that were there at the change can still be there, if there are
+    /// Number of connections from before the change that can still be there, if there are
     /// so many now.
     #[cfg(any(test, feature = "testing"))]
     pub(super) fn still_present(&mut self, all: usize, unauthenticated: usize) -> (usize, usize) {

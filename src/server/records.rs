@@ -13,7 +13,7 @@ use crate::proto::Handler;
 use crate::python::Monotonic;
 use crate::reactor::Kernel;
 
-/// What is known of one connection, open or just ended, at one time.
+/// Facts about one connection, open or just ended, at one time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Record {

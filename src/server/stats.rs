@@ -4,13 +4,13 @@ use super::admission::Refusal;
 use crate::auth::KeyName;
 use crate::proto::CloseReason;
 
-/// What a loop has done since it started: plain counters, because only one thread writes them.
+/// Counters of a loop since it started: plain numbers, because only one thread writes them.
 ///
 /// Asked for from another thread they arrive as a copy (see [`Handle::stats`](super::Handle)).
 /// Those of several loops add up ([`Sum`]).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
-    /// How many loops did all this.
+    /// Number of loops that did all this.
     pub loops: usize,
     /// Of [`accepted`](Self::accepted), those of the loop that has most of them.
     pub accepted_by_busiest: u64,
@@ -51,7 +51,7 @@ pub struct Stats {
     pub refused_untrusted_proxies: u64,
     /// Errors of `accept` that concerned one client and were passed over.
     pub accept_errors: u64,
-    /// How often accepting had to rest: out of room or out of descriptors.
+    /// Times that accepting had to rest: out of room or out of descriptors.
     pub accept_pauses: u64,
     /// Pushed messages that a connection took; see [`Handle::push`](super::Handle::push).
     pub pushed: u64,
@@ -103,12 +103,12 @@ impl Stats {
         &self.by_key
     }
 
-    /// How many connections ended for this reason.
+    /// Number of connections that ended for this reason.
     pub const fn closed(&self, reason: CloseReason) -> u64 {
         self.closed[reason as usize]
     }
 
-    /// How many connections ended.
+    /// Number of connections that ended.
     pub fn closed_in_all(&self) -> u64 {
         self.closed.iter().sum()
     }

@@ -56,7 +56,7 @@ fn run<K: Kernel, H: Handler + Clone>(
     server.run()
 }
 
-/// Drains all the others when its owner ends, be it by a panic.
+/// Drains all the others when its owner ends, even by a panic.
 struct LastAct(Handle);
 
 impl Drop for LastAct {

@@ -73,6 +73,34 @@ fn what_needs_a_restart_is_named_and_stays_as_it_is() {
 }
 
 #[test]
+fn the_level_of_the_log_changes_and_its_format_waits() {
+    let mut world = World::start(LISTEN, &[]);
+    let visit = |world: &World| {
+        let client = authenticated(world.server.address);
+        assert_eq!(exchange(&client, b"x"), b"X");
+        client.local_addr().unwrap()
+    };
+    let before = visit(&world);
+    let verbose = format!("{LISTEN}verbose = true\nlog-format = 'json'\n");
+    let said = world.reload(&verbose, RELOADED);
+    assert!(said.ends_with("reloaded: verbose false -> true"), "{said}");
+    let said = world.server.running.wait_for("a restart is needed for: ");
+    assert!(said.ends_with("log-format auto -> json"), "{said}");
+    let loud = visit(&world);
+    world.server.running.wait_for(&format!("new from {loud}"));
+    let said = world.server.running.wait_for(&format!("closed: peer finished, from {loud}"));
+    assert!(said.contains(" with key bab78a7f after "), "records are kept from then on: {said}");
+    let said = world.reload(&format!("{verbose}quiet = true\n"), RELOADED);
+    assert!(said.ends_with("reloaded: quiet false -> true"), "a signal asked for it: {said}");
+    let after = visit(&world);
+    let said = world.server.finish().stderr;
+    for silent in [before, after] {
+        assert!(!said.contains(&format!("new from {silent}")), "{said}");
+    }
+    assert!(!said.contains("draining: "), "{said}");
+}
+
+#[test]
 fn a_bad_file_changes_nothing() {
     let files = Files::new();
     let key = files.key("key", "a key that is long enough\n");

@@ -1,11 +1,15 @@
 //! `saltecho ctl`: what administrators do with a running server, over its admin endpoint.
 
+mod samples;
+mod stats;
 mod tables;
 
 use std::io::{BufRead, BufReader, Write};
 
 use anyhow::Context;
 use clap::{Args, Subcommand};
+
+use self::samples::Figure;
 
 use crate::cli::address::AdminTarget;
 use crate::cli::failure::{Exit, Failure};
@@ -38,13 +42,18 @@ const CTL_EXAMPLES: &str = "\
 Examples:
   saltecho ctl list --sort idle --limit 20
   saltecho ctl kill 17
+  saltecho ctl stats --json | jq 'select(.name | endswith(\"_wait_seconds\")) | .p99'
   saltecho ctl --admin unix:/run/saltecho/admin.sock drain
   saltecho ctl list --json | jq -r 'select(.unsent > 0) | .peer'";
 
 #[derive(Debug, Subcommand)]
 enum CtlCommand {
-    /// Print the metrics, without histogram buckets
+    /// Print the metrics as a table: connections, refusals, bytes, and how late the loops are
     Stats {
+        /// Print a JSON object per line, with the median and the 99th percentile of histograms
+        #[arg(long, conflicts_with = "raw")]
+        json: bool,
+
         /// Print them in the format of Prometheus
         #[arg(long)]
         raw: bool,
@@ -103,9 +112,14 @@ pub(super) fn run(args: &CtlArgs) -> Result<(), Failure> {
         Ok(output::print(&text)?)
     };
     match &args.command {
-        CtlCommand::Stats { raw } => {
+        CtlCommand::Stats { json, raw } => {
             let text = ask("GET", "/metrics")?.content.text().context("the answer ended early")?;
-            Ok(output::print(&if *raw { text } else { tables::metrics(&text) })?)
+            let shown = match (json, raw) {
+                (_, true) => text,
+                (true, _) => json_lines(&samples::figures(&text))?,
+                (false, false) => stats::table(&samples::figures(&text)),
+            };
+            Ok(output::print(&shown)?)
         }
         CtlCommand::List(list) => list.print(ask("GET", &list.path())?),
         CtlCommand::Kill { id } => post(&format!("/connections/{}/kill", escaped(id))),
@@ -113,6 +127,14 @@ pub(super) fn run(args: &CtlArgs) -> Result<(), Failure> {
         CtlCommand::Reload => post("/reload"),
         CtlCommand::Log { level } => post(&format!("/log?level={}", escaped(level))),
     }
+}
+
+fn json_lines(figures: &[Figure]) -> Result<String, Failure> {
+    let lines = figures.iter().map(|figure| {
+        let line = serde_json::to_string(figure).context("cannot write JSON")?;
+        Ok(line + "\n")
+    });
+    lines.collect()
 }
 
 /// The server's reason for not doing what was asked.

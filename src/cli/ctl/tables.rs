@@ -1,4 +1,4 @@
-//! Tables for people: connections, and metrics.
+//! Connections as a table for people.
 
 use std::time::Duration;
 
@@ -52,19 +52,6 @@ fn short_time(millis: u64) -> String {
     }
 }
 
-/// The metrics as a table, without comments and histogram buckets.
-pub(super) fn metrics(text: &str) -> String {
-    let samples = text.lines().filter(|line| !line.starts_with('#') && !line.is_empty());
-    let samples = samples.filter_map(|line| line.rsplit_once(' '));
-    let is_bucket = |name: &str| name.split('{').next().is_some_and(|n| n.ends_with("_bucket"));
-    let samples: Vec<_> = samples.filter(|(name, _)| !is_bucket(name)).collect();
-    let width = samples.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
-    let lines = samples.iter().map(|(name, value)| {
-        format!("{:<width$}  {}\n", Visible(name).to_string(), Visible(value))
-    });
-    lines.collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -108,12 +95,5 @@ mod tests {
         ] {
             assert_eq!(short_time(millis), shown);
         }
-    }
-
-    #[test]
-    fn metrics_are_a_table_without_buckets() {
-        let text =
-            "# TYPE a counter\na_total 1\nlag_bucket{le=\"0.1\"} 4\nlag_count{w=\"1\"} 5\n# EOF\n";
-        assert_eq!(metrics(text), "a_total           1\nlag_count{w=\"1\"}  5\n");
     }
 }

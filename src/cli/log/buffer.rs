@@ -23,7 +23,7 @@ pub(super) struct Buffer {
     changed: Condvar,
     /// Bytes written, to tell a slow reader from a stalled one.
     pub(super) written: AtomicU64,
-    /// Lines left out so far, be it by the rate limit, for want of room or because of an error.
+    /// Lines left out so far: by the rate limit, for want of room or because of an error.
     suppressed: AtomicU64,
 }
 

@@ -84,7 +84,7 @@ pub(in crate::cli) enum Severity {
 #[derive(Clone, Copy, Debug)]
 pub(in crate::cli) struct Entry<T, F = ()> {
     severity: Severity,
-    /// What happened, as a word.
+    /// The event as a word.
     event: &'static str,
     text: T,
     fields: F,

@@ -13,7 +13,7 @@ use crate::cli::address::{admin_address, listen_address};
 use crate::cli::config::{self, Effective, Refusal};
 use crate::cli::failure::Failure;
 use crate::cli::keyfile::KeyArgs;
-use crate::cli::log::LogFormat;
+use crate::cli::log::{Level, LogFormat};
 use crate::cli::protocol::ProtocolArgs;
 use crate::cli::reply::Reply;
 use crate::cli::values::{Limit, MaxMessage, Size, Spin, keepalive};
@@ -181,6 +181,15 @@ impl ServeArgs {
             Ok(args)
         });
         parsed.map_err(Refusal::into_failure)
+    }
+
+    /// The level of the log.
+    pub(super) const fn log_level(&self) -> Level {
+        match (self.quiet, self.verbose) {
+            (true, _) => Level::Quiet,
+            (false, true) => Level::Verbose,
+            (false, false) => Level::Normal,
+        }
     }
 }
 

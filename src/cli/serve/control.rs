@@ -46,6 +46,15 @@ impl ServiceControl {
         });
         Ok(Self { log: log.clone(), running, draining: false, server: None, manager })
     }
+
+    /// At `verbose` the end of a connection is logged with what its record tells, so from then on
+    /// records are kept.
+    fn set_level(&self, level: Level) {
+        self.log.set_level(level);
+        if let Some(server) = self.server.as_ref().filter(|_| level == Level::Verbose) {
+            server.keep_records(true);
+        }
+    }
 }
 
 impl Control for ServiceControl {
@@ -72,7 +81,12 @@ impl Control for ServiceControl {
             .reload(server)
             .map_err(|failure| format!("{}: {}", self.running.not_reloaded(), failure.text()));
         match &result {
-            Ok(report) => report.log(&self.log),
+            Ok(report) => {
+                if let Some(level) = report.log_level {
+                    self.set_level(level);
+                }
+                report.log(&self.log);
+            }
             Err(text) => self.log.warn_at(Level::Quiet, text),
         }
         if let Some(manager) = &self.manager {
@@ -85,14 +99,9 @@ impl Control for ServiceControl {
         result.map(|report| report.to_string())
     }
 
-    /// At `verbose` the end of a connection is logged with what its record tells, so from then on
-    /// records are kept.
     fn set_log_level(&mut self, level: &str) -> Result<String, String> {
         let level: Level = level.parse().map_err(|error: NoLevel| error.to_string())?;
-        self.log.set_level(level);
-        if let Some(server) = self.server.as_ref().filter(|_| level == Level::Verbose) {
-            server.keep_records(true);
-        }
+        self.set_level(level);
         Ok(format!("the log level is now {}", level.name()))
     }
 

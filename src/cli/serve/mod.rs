@@ -41,12 +41,7 @@ pub(super) use args::ServeArgs;
 pub(super) fn run(args: &ServeArgs, warnings: &[String]) -> Result<(), Failure> {
     // Before the second thread is there.
     let passed = Passed::take().map_err(|error| Failure::new(Exit::Usage, error));
-    let level = match (args.quiet, args.verbose) {
-        (true, _) => Level::Quiet,
-        (false, true) => Level::Verbose,
-        (false, false) => Level::Normal,
-    };
-    let started = Log::start(level, args.log_format);
+    let started = Log::start(args.log_level(), args.log_format);
     let (log, log_thread) = started.context("cannot start a thread for the log")?;
     for warning in warnings {
         log.warn_at(Level::Quiet, warning);

@@ -19,7 +19,7 @@ pub(super) struct Notifier {
     unsent: VecDeque<String>,
     watchdog: Option<Duration>,
     state: Option<ServiceState>,
-    /// Why the last reload failed.
+    /// The error of the last reload, if it failed.
     failure: Option<String>,
     status: String,
     status_sent: Option<Instant>,

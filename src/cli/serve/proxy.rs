@@ -66,7 +66,7 @@ impl ProxyArgs {
         direct.chain(behind.map(|&address| Place { address, proxied: true, flag })).collect()
     }
 
-    /// Whether --listen-proxy names an address.
+    /// Returns whether --listen-proxy names an address.
     pub(super) const fn has_listeners(&self) -> bool {
         !self.listen_proxy.is_empty()
     }

@@ -1,8 +1,8 @@
 //! A reload: the configuration and the key file are read again, checked, compared, and applied to the
 //! running loops. A file with an error changes nothing.
 
-use std::fmt;
 use std::time::Duration;
+use std::{fmt, mem};
 
 use saltecho::server::Handle;
 
@@ -14,7 +14,7 @@ use crate::cli::log::{Level, Log};
 use crate::cli::on_own_stack;
 
 /// The keys that take effect in a running server. Every other needs a restart.
-const LIVE: [&str; 20] = [
+const LIVE: [&str; 22] = [
     "key-file",
     "allow-exposed-key",
     "allow-weak-key",
@@ -35,19 +35,22 @@ const LIVE: [&str; 20] = [
     "drain-delay",
     "drain-timeout",
     "spin",
+    "verbose",
+    "quiet",
 ];
 
 /// The settings of a running server.
 pub(super) struct Running {
-    /// What the server was started with, and what it has been told since.
+    /// The settings that the server was started with, and changes since.
     settings: Vec<Setting>,
     fixed: Fixed,
-    /// Whether the listeners were opened with keepalive.
+    /// True if the listeners were opened with keepalive.
     can_probe: bool,
-    /// Whether there is a file to read again.
+    /// True if there is a file to read again.
     has_configuration: bool,
     has_key_file: bool,
     drain_delay: Duration,
+    log_level: Level,
 }
 
 /// The result of a reload.
@@ -59,6 +62,8 @@ pub(super) struct Report {
     changed: Option<Vec<String>>,
     /// The settings that differ from the running server's until it is started again.
     waiting: Vec<String>,
+    /// The level of the log, if its settings changed.
+    pub(super) log_level: Option<Level>,
 }
 
 impl Running {
@@ -70,6 +75,7 @@ impl Running {
             has_configuration: args.effective.file.is_some(),
             has_key_file: args.keys.key_file.is_some(),
             drain_delay: settings.limits.drain_delay,
+            log_level: args.log_level(),
         }
     }
 
@@ -97,14 +103,17 @@ impl Running {
         let (changed, waiting) = self.compare(&args.effective.settings);
         self.drain_delay = settings.limits.drain_delay;
         self.has_key_file = args.keys.key_file.is_some();
+        let log_level = args.log_level();
+        let old_level = mem::replace(&mut self.log_level, log_level);
         Ok(Report {
             keys: self.has_key_file.then_some(settings.keys),
             changed: self.has_configuration.then_some(changed),
             waiting,
+            log_level: (log_level != old_level).then_some(log_level),
         })
     }
 
-    /// What changed, and what needs a restart to change; remembers the former.
+    /// Lists the changes in force, which it remembers, and those that need a restart.
     fn compare(&mut self, new: &[Setting]) -> (Vec<String>, Vec<String>) {
         let (mut changed, mut waiting) = (Vec::new(), Vec::new());
         for (old, new) in self.settings.iter_mut().zip(new) {
@@ -132,7 +141,7 @@ impl Running {
         self.drain_delay
     }
 
-    /// What to say before the error of a reload.
+    /// The words before the error of a reload.
     pub(super) fn not_reloaded(&self) -> &'static str {
         match self.has_configuration {
             true => "configuration not reloaded, the old one stays in force",
@@ -149,10 +158,10 @@ fn shown(setting: &Setting) -> &str {
 impl Report {
     pub(super) fn log(&self, log: &Log) {
         for line in self.reloaded() {
-            log.print(Level::Normal, line);
+            log.print(Level::Quiet, line);
         }
         if let Some(line) = self.restart() {
-            log.warn(line);
+            log.warn_at(Level::Quiet, line);
         }
     }
 
@@ -207,6 +216,8 @@ mod tests {
             let flag = match key {
                 // These decide which file is read, and whether it may be.
                 "key-file" | "allow-exposed-key" | "allow-weak-key" => continue,
+                // These reach the log.
+                "verbose" | "quiet" => continue,
                 "distrust-loopback" => "--distrust-loopback".to_owned(),
                 "mac" => "--mac=sha256".to_owned(),
                 "trust" | "proxy-trust" => format!("--{key}=10.0.0.0/8"),

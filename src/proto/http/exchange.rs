@@ -146,7 +146,7 @@ impl Exchange {
         &self.output[self.sent..]
     }
 
-    /// Whether the answer in progress has slices to come. An answer to HEAD has none.
+    /// Returns whether the answer in progress has slices to come. An answer to HEAD has none.
     pub const fn has_more(&self) -> bool {
         matches!(self.stage, Stage::Answering { rest: Rest::Slices { .. }, .. })
     }

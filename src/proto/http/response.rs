@@ -22,6 +22,8 @@ pub enum Status {
     ContentTooLarge = 413,
     /// 414: the request line alone fills [`MAX_REQUEST`](super::MAX_REQUEST).
     UriTooLong = 414,
+    /// 422: understood, and what it asks for cannot be done.
+    UnprocessableContent = 422,
     /// 431: the headers do not fit, or are too many.
     HeadersTooLarge = 431,
     /// 503: not ready.
@@ -48,6 +50,7 @@ impl Status {
             Self::RequestTimeout => "Request Timeout",
             Self::ContentTooLarge => "Content Too Large",
             Self::UriTooLong => "URI Too Long",
+            Self::UnprocessableContent => "Unprocessable Content",
             Self::HeadersTooLarge => "Request Header Fields Too Large",
             Self::ServiceUnavailable => "Service Unavailable",
             Self::VersionNotSupported => "HTTP Version Not Supported",

@@ -11,7 +11,7 @@ use crate::proto::http::{Progress, SLICE};
 use crate::reactor::{Kernel, Wake};
 use crate::server::Server;
 
-/// How long a loop may take for a part of an answer before it is reported as missing: 1 s.
+/// Time that a loop may take for a part of an answer before it is reported as missing: 1 s.
 pub(super) const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The work itself. It needs a loop, and keeps nothing of it.

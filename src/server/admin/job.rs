@@ -24,7 +24,7 @@ pub(super) struct Job {
     /// The loops beyond the last to visit.
     end: usize,
     away: Option<Away>,
-    /// What is done instead, if the metrics are asked for.
+    /// The work instead, if the request is for metrics.
     #[cfg(feature = "metrics")]
     scrape: Option<Box<Scrape>>,
 }
@@ -63,7 +63,7 @@ impl Job {
         }
     }
 
-    /// Whether it waits for another loop, and until when at most.
+    /// The end of its wait for another loop, if it waits for one.
     pub(super) fn waits_until(&self) -> Option<Monotonic> {
         #[cfg(feature = "metrics")]
         if let Some(scrape) = &self.scrape {

@@ -25,7 +25,7 @@ pub(super) use errand::Errand;
 use super::accept::{AcceptError, classify};
 use super::{Handle, Server};
 use crate::proto::Handler;
-use crate::proto::http::{Body, Exchange, Progress, Response, SLICE, Wants};
+use crate::proto::http::{Body, Exchange, Progress, Response, SLICE, Status, Wants};
 use crate::python::Monotonic;
 use crate::reactor::{Close, Kernel, Ready, Token, transfer};
 
@@ -36,11 +36,11 @@ pub(super) const PLACES: usize = 8;
 /// which an idle one has yet to make room.
 pub(super) const DESCRIPTORS: usize = PLACES + 3;
 
-/// How long a client that has not asked for anything yet keeps its place while others wait: 1 s.
+/// Time for which a client that has sent no request yet keeps its place while others wait: 1 s.
 /// One that has been answered gives it up at once, as HTTP allows (RFC 9112, section 9.5).
 const GRACE: Duration = Duration::from_secs(1);
 
-/// How long accepting pauses after an error: 100 ms.
+/// Pause of accepting after an error: 100 ms.
 const RETRY: Duration = Duration::from_millis(100);
 
 /// Cost of a call at least, in bytes, as in the service's share.
@@ -194,7 +194,7 @@ impl<S> Place<S> {
         kernel.close(self.stream, how);
     }
 
-    /// Whether it can go on without an event, be it to see whether another loop has answered.
+    /// Returns whether it can go on without an event, if only to see whether another loop has answered.
     fn can_go_on(&self) -> bool {
         match self.exchange.wants() {
             Wants::Recv { .. } => self.ready.has(Ready::READABLE),
@@ -375,11 +375,12 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
                 fleet.all.drain();
                 Some(routes::draining())
             }
-            Route::Reload => Some(routes::outcome(self.reload())),
+            // Nothing is wrong with the request, but with what it asks to be read.
+            Route::Reload => Some(routes::outcome(self.reload(), Status::UnprocessableContent)),
             Route::Log(level) => {
                 let outcome = self.control(|control, _| control.set_log_level(&level));
                 let none = || Err("this program has no log".to_owned());
-                Some(routes::outcome(outcome.unwrap_or_else(none)))
+                Some(routes::outcome(outcome.unwrap_or_else(none), Status::BadRequest))
             }
         }
     }

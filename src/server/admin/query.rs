@@ -23,7 +23,7 @@ pub(super) struct Sort {
     pub(super) reversed: bool,
 }
 
-/// What a list is sorted by.
+/// The order of a list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum SortKey {
     /// The oldest first.

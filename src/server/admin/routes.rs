@@ -1,4 +1,4 @@
-//! Routes of the admin endpoint: what is asked for, without a server.
+//! Routes of the admin endpoint: the requests that there are, without a server.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -7,7 +7,7 @@ use super::query::Query;
 use crate::metrics::Format;
 use crate::proto::http::{Method, Request, Response, Status};
 
-/// What a request asks for.
+/// The subject of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Route {
     Live,
@@ -41,7 +41,7 @@ POST /log?level=LEVEL
 const METRICS: &str = if cfg!(feature = "metrics") { "GET /metrics\n" } else { "" };
 
 impl Route {
-    /// What a request asks of so many loops, or the answer that refuses it.
+    /// The route of a request to so many loops, or the answer that refuses it.
     pub(super) fn new(request: &Request<'_>, loops: usize) -> Result<Self, Response> {
         if request.method == Method::Post {
             refuse_other_sites(request.host)?;
@@ -143,7 +143,7 @@ fn refuse_other_sites(host: Option<&str>) -> Result<(), Response> {
     }
 }
 
-/// Whether a host, perhaps with a port, is an IP address or `localhost`.
+/// Returns whether a host, perhaps with a port, is an IP address or `localhost`.
 fn is_literal(host: &str) -> bool {
     let name = host.split_once(':').map_or(host, |(name, _)| name);
     let unbracketed = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
@@ -176,11 +176,11 @@ pub(super) fn draining() -> Response {
     Response::text(Status::Accepted, "draining\n")
 }
 
-/// The outcome of an action that the program has done, or not.
-pub(super) fn outcome(outcome: Result<String, String>) -> Response {
+/// The outcome of an action that the program has done, or not, which is then `status`.
+pub(super) fn outcome(outcome: Result<String, String>, status: Status) -> Response {
     match outcome {
         Ok(text) => Response::text(Status::Ok, format!("{text}\n")),
-        Err(text) => bad_request(&text),
+        Err(text) => Response::text(status, format!("{text}\n")),
     }
 }
 

@@ -7,7 +7,7 @@ use saltecho::proto::CloseReason;
 use saltecho::server::{AdminAddress, Limits, Running, Server};
 
 use super::asking::{ask, ask_and_stay, tcp, unix};
-use crate::common::client::{authenticated, connect, exchange};
+use crate::common::client::{authenticated, connect, exchange, rest};
 use crate::common::program::Files;
 use crate::common::server::{any_port, wait_for};
 use crate::http_world::Answer;
@@ -167,4 +167,22 @@ fn a_drain_is_seen_by_probes_while_connections_go_on() {
     drop(client);
     let stats = server.drain().unwrap();
     assert_eq!(stats.closed_in_all(), 1);
+}
+
+#[test]
+fn a_drain_reaches_every_loop() {
+    let admin = AdminAddress::Tcp(any_port());
+    let server = Server::builder().listen(any_port()).admin(admin).spawn_workers(3).unwrap();
+    let Some(&AdminAddress::Tcp(address)) = server.admin_address() else { panic!("it has one") };
+    let clients: Vec<TcpStream> = (0..30).map(|_| authenticated(server.addresses()[0])).collect();
+    for client in &clients {
+        assert_eq!(exchange(client, b"x"), b"X");
+    }
+    assert_eq!(ask(tcp(address), "POST /drain").status, 202);
+    for client in &clients {
+        assert_eq!(rest(client).unwrap(), b"", "each is finished, whatever its loop");
+    }
+    drop(clients);
+    let stats = server.drain().unwrap();
+    assert_eq!((stats.loops, stats.closed(CloseReason::Drained)), (3, 30));
 }

@@ -1,6 +1,6 @@
 //! `saltecho serve --admin`, `ctl` and `health`: the program on both sides.
 
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
@@ -56,9 +56,27 @@ fn ctl_lists_and_kills() {
     assert_eq!((&row["peer"], &row["sent"]), (&peer.into(), &37.into()));
     watched.ctl(&["list", "--sort", "size"]).expect(1, &["\"size\"", "unsent"]);
     let stats = stdout(&watched.ctl(&["stats"]));
-    let accepted = stats.lines().find_map(|line| line.strip_prefix("saltecho_accepted_total"));
-    assert_eq!(accepted.map(str::trim), Some("1"), "{stats}");
-    assert!(!stats.contains("_bucket"), "{stats}");
+    let value =
+        |title: &str| stats.lines().find_map(|line| line.strip_prefix(title)).map(str::trim);
+    assert_eq!(value("accepted "), Some("1"), "{stats}");
+    assert_eq!(value("connections "), Some("1 echoing"), "{stats}");
+    assert_eq!(value("authentications "), Some("1 accepted bab78a7f"), "{stats}");
+    assert_eq!(value("refused "), Some("0"), "{stats}");
+    for title in ["turn duration p50", "turn duration p99"] {
+        let value = value(title).expect(title);
+        assert!(value.starts_with("<= ") || value.starts_with("> "), "{title}: {value}");
+    }
+    // A loop with little to do may not have timed the turn with the one exchange.
+    assert!(value("queue wait p50").is_some() && value("queue wait p99").is_some(), "{stats}");
+    let json = stdout(&watched.ctl(&["stats", "--json"]));
+    let figures: Vec<serde_json::Value> =
+        json.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let figure = |name: &str| figures.iter().find(|figure| figure["name"] == name).expect(name);
+    assert_eq!(figure("saltecho_accepted_total")["value"], 1);
+    let turns = figure("saltecho_turn_duration_seconds");
+    assert_eq!(turns["labels"]["worker"], "1");
+    assert!(turns["count"].as_u64().unwrap() > 0 && turns["p50"].is_number(), "{turns}");
+    assert!(figure("saltecho_queue_wait_seconds")["count"].is_u64(), "{json}");
     let raw = stdout(&watched.ctl(&["stats", "--raw"]));
     assert!(raw.contains("# TYPE saltecho_accepted"), "{raw}");
     let killed = watched.ctl(&["kill", "1"]);
@@ -112,6 +130,97 @@ fn health_is_an_exit_code() {
     run(&["health", "--deep", &place], b"").expect(1, &["not ready"]);
     drop(stays);
     watched.server.running.wait().expect(0, &[]);
+}
+
+#[test]
+fn what_is_no_endpoint_is_named_as_such() {
+    let server = Serving::start(&[]);
+    run(&["health", &server.place()], b"").expect(1, &["is not an admin endpoint", "in HTTP"]);
+    run(&["ctl", "--admin", &server.place(), "drain"], b"")
+        .expect(4, &["is not an admin endpoint"]);
+    server.finish();
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let place = silent.local_addr().unwrap().to_string();
+    let in_time = ["--timeout", "50ms"];
+    let words = format!("no answer from {place} within 50ms");
+    run(&[&["health", &place], &in_time[..]].concat(), b"").expect(1, &[&words]);
+    run(&[&["ctl", "--admin", &place, "list"], &in_time[..]].concat(), b"").expect(4, &[&words]);
+    drop(silent);
+    run(&["health", &place], b"").expect(1, &["cannot connect", "Connection refused"]);
+}
+
+#[test]
+fn the_variable_names_the_endpoint() {
+    let watched = Watched::start(&[]);
+    for args in [&["health"][..], &["ctl", "stats"]] {
+        run_command(saltecho(args).env("SALTECHO_ADMIN", &watched.admin), b"").expect(0, &[]);
+    }
+    watched.server.finish();
+}
+
+#[test]
+fn a_reload_says_what_changed_or_why_nothing_did() {
+    let files = Files::new();
+    let path = files.write("saltecho.toml", b"", 0o644);
+    let watched = Watched::start(&["--config", &path]);
+    let reload = |text: &str| {
+        files.write("saltecho.toml", text.as_bytes(), 0o644);
+        let answer = ask(unix(&watched.socket()), "POST /reload");
+        (answer.status, answer.text().to_owned())
+    };
+    let (status, text) = reload("idle-timeout = '10m'\nworkers = 2\n");
+    assert_eq!(status, 200);
+    let changed =
+        "configuration reloaded: idle-timeout off -> 10m; a restart is needed for: workers";
+    assert!(text.starts_with(changed), "{text}");
+    let (status, text) = reload("idle-timeout = 'soon'\n");
+    assert_eq!(status, 422);
+    assert!(text.starts_with("configuration not reloaded, the old one stays in force: "), "{text}");
+    assert!(text.contains(":1:16: `idle-timeout`: "), "{text}");
+    let refused = watched.ctl(&["reload"]);
+    refused.expect(1, &["configuration not reloaded", ":1:16: `idle-timeout`: "]);
+    assert_eq!(refused.stdout, b"");
+    files.write("saltecho.toml", b"idle-timeout = '10m'\n", 0o644);
+    let reloaded = watched.ctl(&["reload"]);
+    assert_eq!(
+        (reloaded.code(), stdout(&reloaded).as_str()),
+        (0, "configuration reloaded: no change\n")
+    );
+    watched.server.finish();
+    // A server with nothing to read.
+    let watched = Watched::start(&[]);
+    watched.ctl(&["reload"]).expect(1, &["there is no key file (-k) and no configuration"]);
+    watched.server.finish();
+}
+
+#[test]
+fn ctl_log_changes_what_is_logged() {
+    let mut watched = Watched::start(&[]);
+    let visit = |watched: &Watched| {
+        let client = authenticated(watched.server.address);
+        assert_eq!(exchange(&client, b"x"), b"X");
+        client.local_addr().unwrap().to_string()
+    };
+    let set = |watched: &Watched, level: &str| {
+        let answer = watched.ctl(&["log", level]);
+        let said = format!("the log level is now {level}\n");
+        assert_eq!((answer.code(), stdout(&answer)), (0, said));
+    };
+    let before = visit(&watched);
+    set(&watched, "verbose");
+    let loud = visit(&watched);
+    watched.server.running.wait_for(&format!("new from {loud}"));
+    watched.server.running.wait_for(&format!("closed: peer finished, from {loud}"));
+    let answer = ask(unix(&watched.socket()), "POST /log?level=normal");
+    assert_eq!((answer.status, answer.text()), (200, "the log level is now normal\n"));
+    let after = visit(&watched);
+    set(&watched, "quiet");
+    watched.ctl(&["log", "loud"]).expect(1, &["use quiet, normal or verbose"]);
+    let said = watched.server.finish().stderr;
+    for silent in [before, after] {
+        assert!(!said.contains(&format!("new from {silent}")), "{said}");
+    }
+    assert!(!said.contains("draining: "), "it is quiet: {said}");
 }
 
 #[test]
