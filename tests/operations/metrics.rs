@@ -169,6 +169,8 @@ fn the_documented_metrics_are_the_existing_ones() {
     let named: BTreeSet<&str> = docs
         .split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_')
         .filter(|word| word.starts_with("saltecho_") || word.starts_with("process_"))
+        // The name of the Debian package begins like one.
+        .filter(|word| *word != "saltecho_0")
         .collect();
     let text = prometheus_text(snapshot());
     let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
