@@ -187,7 +187,12 @@ fn the_tutorials_client_is_refused_in_the_same_way() {
         refused_client(port, || drop(program.running.wait_for("authentication failed")));
     let mut running = tutorial;
     let port = running.port;
-    let from_tutorial = refused_client(port, || assert_eq!(running.line(), "refused"));
+    let from_tutorial = refused_client(port, || {
+        assert_eq!(running.line(), "refused");
+        // It closes the connection afterwards, and only then accepts the next.
+        let mut next = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        next.read_exact(&mut [0; 32]).unwrap();
+    });
     assert_eq!(from_program, from_tutorial);
     let (code, printed, said) = from_program;
     assert_eq!((code, printed.as_slice()), (1, &b">>>\n>>>"[..]));
