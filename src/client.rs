@@ -6,11 +6,17 @@
 //! The protocol has no message for "accepted": a server that accepts the digest sends nothing until
 //! it has an answer, and a server that rejects it closes. [`Client::connect`] therefore returns
 //! before the result is known, and [`ClientError::Refused`] comes from a later call.
+//!
+//! Of the other protocols of [`Client::connect_by`], that of Python's multiprocessing authenticates
+//! both sides, and its result is known at once; the plain one authenticates none.
 
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use crate::auth::{Challenge, Key, MacAlgorithm};
+use rustix::rand::{GetRandomFlags, getrandom};
+
+use crate::auth::{Challenge, Key, Keyring, MacAlgorithm};
+use crate::proto::{HandshakeError, MutualHandshake, Protocol, Role, frame_header};
 use crate::python::Timeout;
 use crate::socket::{
     AddressArg, Error, ErrorKind, IPPROTO_TCP, MSG_PEEK, Result as SocketResult, Socket,
@@ -47,6 +53,7 @@ use crate::socket::{
 #[derive(Debug)]
 pub struct Client {
     socket: Socket,
+    protocol: Protocol,
     acceptance: Acceptance,
     /// See [`Client::round_trip`].
     round_trip: Duration,
@@ -59,7 +66,7 @@ pub struct Client {
 enum Acceptance {
     /// No answer yet: an end of the stream means a refusal.
     Assumed,
-    /// The server has answered: an end of the stream means no more than that.
+    /// The server has answered, or its protocol has told so: an end of the stream means no more than that.
     Confirmed,
 }
 
@@ -89,12 +96,15 @@ pub enum ClientError {
     /// message if its key or MAC differs. A server that shuts down at that moment looks the same.
     #[error("the server refused the digest")]
     Refused,
+    /// The server's own digest was wrong, in a protocol in which it has to authenticate itself.
+    #[error("the server does not have the key")]
+    Impostor,
     /// The stream ended before the challenge, or after an answer had shown that the digest was
     /// right.
     #[error("the server closed the connection while {0}")]
     Closed(Stage),
     /// The first bytes, kept here, are not a challenge: more than 32, or fewer before the timeout or
-    /// the end of the stream. The usual cause is a service that greets in text, like SSH or SMTP.
+    /// the end of the stream; in [`Protocol::Multiprocessing`] anything but its messages. The usual cause is a service that greets in text, like SSH or SMTP.
     #[error("the server's first bytes are not a challenge: {}", .0.escape_ascii())]
     NotAChallenge(Vec<u8>),
     /// More bytes came than were sent: the server does not echo.
@@ -129,6 +139,25 @@ impl Client {
         algorithm: MacAlgorithm,
         timeout: Option<Duration>,
     ) -> Result<Self, ClientError> {
+        Self::connect_by(Protocol::Tutorial, address, key, algorithm, timeout)
+    }
+
+    /// Connects, and goes through the handshake of this protocol; [`Protocol::Plain`] has none.
+    ///
+    /// After that of [`Protocol::Multiprocessing`] both sides are authenticated, and
+    /// [`exchange`](Self::exchange) sends frames; [`send`](Self::send) and [`recv`](Self::recv) leave
+    /// them to the caller.
+    ///
+    /// # Errors
+    /// [`ClientError`]. Also [`ClientError::Refused`] and [`ClientError::Impostor`], in
+    /// [`Protocol::Multiprocessing`].
+    pub fn connect_by<'a>(
+        protocol: Protocol,
+        address: impl Into<AddressArg<'a>>,
+        key: &Key,
+        algorithm: MacAlgorithm,
+        timeout: Option<Duration>,
+    ) -> Result<Self, ClientError> {
         let mode = timeout.map_or(Timeout::Blocking, Timeout::after);
         let socket =
             create_connection(address, Some(mode), None).map_err(|error| match error.kind() {
@@ -139,14 +168,30 @@ impl Client {
         // which the server's kernel delays by 40 ms. A failure to set it is harmless.
         let _ = socket.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1);
         let connected = Instant::now();
-        let challenge = read_challenge(&socket, timeout)?;
-        let digest = algorithm.digest(key, &challenge);
-        socket
-            .sendall(digest.as_bytes())
-            .map_err(|error| classify(error, Stage::AwaitingChallenge))?;
+        let acceptance = match protocol {
+            Protocol::Tutorial => {
+                let challenge = read_challenge(&socket, timeout)?;
+                let digest = algorithm.digest(key, &challenge);
+                socket
+                    .sendall(digest.as_bytes())
+                    .map_err(|error| classify(error, Stage::AwaitingChallenge))?;
+                Acceptance::Assumed
+            }
+            Protocol::Multiprocessing => {
+                authenticate_each_other(&socket, &Keyring::single(algorithm, key), timeout)?;
+                Acceptance::Confirmed
+            }
+            Protocol::Plain => Acceptance::Confirmed,
+        };
         let digest_sent = Instant::now();
         let round_trip = digest_sent.duration_since(connected);
-        Ok(Self { socket, acceptance: Acceptance::Assumed, round_trip, digest_sent })
+        Ok(Self { socket, protocol, acceptance, round_trip, digest_sent })
+    }
+
+    /// Returns true if the server is known to have accepted this client: at once if the protocol has
+    /// a message for it or no authentication, otherwise after the first answer.
+    pub fn is_accepted(&self) -> bool {
+        self.acceptance == Acceptance::Confirmed
     }
 
     /// Time from the connection to the sent digest: a round trip and the server's own time. A
@@ -161,6 +206,9 @@ impl Client {
     /// [`ClientError::Refused`] after a refusal, [`ClientError::Closed`] if the server ended the
     /// stream for another reason (see [`was_refused`](Self::was_refused)).
     pub fn wait_for_refusal(&self, limit: Duration) -> Result<(), ClientError> {
+        if self.is_accepted() {
+            return Ok(());
+        }
         let usual = self.socket.gettimeout();
         set_timeout(&self.socket, Some(limit)).map_err(ClientError::Socket)?;
         let peeked = self.socket.recv_with_flags(1, MSG_PEEK);
@@ -183,6 +231,9 @@ impl Client {
     /// that shuts down in an orderly way ends its stream and keeps reading. So if the time does not
     /// decide, this sends one byte, which cannot get an answer, and waits for the reset.
     pub fn was_refused(&self) -> bool {
+        if self.is_accepted() {
+            return false;
+        }
         let (waited, network) = (self.digest_sent.elapsed(), 2 * self.round_trip);
         if waited <= REFUSAL + network {
             return true;
@@ -198,7 +249,8 @@ impl Client {
     /// Sends `data` to an echo server and appends its answer, which has as many bytes, to `answer`.
     ///
     /// Long data is sent in pieces, each after the answer to the previous one: if both sides sent
-    /// and neither read, both would wait for ever. For other services use [`send`](Self::send) and
+    /// and neither read, both would wait for ever. In [`Protocol::Multiprocessing`] each piece is a
+    /// frame. For other services use [`send`](Self::send) and
     /// [`recv`](Self::recv), since only the caller knows where their answers end.
     ///
     /// # Errors
@@ -206,22 +258,45 @@ impl Client {
     /// rest may still come, and would look like the answer to the next message.
     /// [`ClientError::NotAnEcho`] for excess bytes; nothing is sent if they were there before.
     pub fn exchange(&mut self, data: &[u8], answer: &mut Vec<u8>) -> Result<(), ClientError> {
-        let mut buffer = [0; PIECE + 1];
+        let mut buffer = [0; MAX_HEADER + PIECE + 1];
         for piece in data.chunks(PIECE) {
             if self.has_unread().map_err(ClientError::Socket)? {
                 return Err(ClientError::NotAnEcho);
             }
-            self.send(piece)?;
-            let mut missing = piece.len();
-            while missing > 0 {
-                // Room for one excess byte, which an echo server never sends.
-                let n = match self.recv(&mut buffer[..=missing])? {
-                    0 => return Err(self.ended()),
-                    n => n,
-                };
-                answer.extend_from_slice(&buffer[..n]);
-                missing = missing.checked_sub(n).ok_or(ClientError::NotAnEcho)?;
+            if self.protocol == Protocol::Multiprocessing {
+                let header = frame_header(piece.len() as u64);
+                let frame = [header.as_ref(), piece].concat();
+                self.send(&frame)?;
+                let mut came = Vec::with_capacity(frame.len());
+                let received = self.receive(frame.len(), &mut buffer, &mut came);
+                answer.extend_from_slice(came.get(header.as_ref().len()..).unwrap_or_default());
+                received?;
+                if !came.starts_with(header.as_ref()) {
+                    return Err(ClientError::NotAnEcho);
+                }
+            } else {
+                self.send(piece)?;
+                self.receive(piece.len(), &mut buffer, answer)?;
             }
+        }
+        Ok(())
+    }
+
+    /// Appends so many bytes of an answer to `answer`.
+    fn receive(
+        &mut self,
+        mut missing: usize,
+        buffer: &mut [u8],
+        answer: &mut Vec<u8>,
+    ) -> Result<(), ClientError> {
+        while missing > 0 {
+            // Room for one excess byte, which an echo server never sends.
+            let n = match self.recv(&mut buffer[..=missing])? {
+                0 => return Err(self.ended()),
+                n => n,
+            };
+            answer.extend_from_slice(&buffer[..n]);
+            missing = missing.checked_sub(n).ok_or(ClientError::NotAnEcho)?;
         }
         Ok(())
     }
@@ -307,6 +382,9 @@ impl Client {
 /// Unanswered bytes of [`Client::exchange`]: less than the default buffers of any kernel.
 const PIECE: usize = 16 << 10;
 
+/// Length of the longest header of a frame in bytes.
+const MAX_HEADER: usize = 12;
+
 /// Time for a refusal, besides the network's: checking a digest takes microseconds.
 const REFUSAL: Duration = Duration::from_millis(10);
 
@@ -325,7 +403,7 @@ const GREETING: usize = 512;
 /// A server sends nothing behind the challenge until it has the digest, so a 33rd byte belongs to
 /// another service.
 fn read_challenge(socket: &Socket, timeout: Option<Duration>) -> Result<Challenge, ClientError> {
-    let (stage, start) = (Stage::AwaitingChallenge, Instant::now());
+    let start = Instant::now();
     let mut greeting = Vec::new();
     let mut bytes = [0; GREETING];
     // A partial greeting says more about the server than the error after it.
@@ -336,22 +414,81 @@ fn read_challenge(socket: &Socket, timeout: Option<Duration>) -> Result<Challeng
         error => error,
     };
     while greeting.len() < Challenge::LEN {
-        if let Some(timeout) = timeout {
-            let left = timeout.saturating_sub(start.elapsed());
-            if left.is_zero() {
-                return Err(failed(&greeting, ClientError::TimedOut(stage)));
-            }
-            set_timeout(socket, Some(left)).map_err(ClientError::Socket)?;
-        }
-        match socket.recv_into(&mut bytes) {
-            Ok(0) => return Err(failed(&greeting, ClientError::Closed(stage))),
+        match recv_before(socket, timeout, start, &mut bytes) {
             Ok(n) => greeting.extend_from_slice(&bytes[..n]),
-            Err(error) => return Err(failed(&greeting, classify(error, stage))),
+            Err(error) => return Err(failed(&greeting, error)),
         }
     }
     let challenge = greeting.try_into().map_err(ClientError::NotAChallenge)?;
     set_timeout(socket, timeout).map_err(ClientError::Socket)?;
     Ok(Challenge::new(challenge))
+}
+
+/// Receives a part of a handshake that began at `start`, within what is left of its timeout.
+fn recv_before(
+    socket: &Socket,
+    timeout: Option<Duration>,
+    start: Instant,
+    bytes: &mut [u8],
+) -> Result<usize, ClientError> {
+    let stage = Stage::AwaitingChallenge;
+    if let Some(timeout) = timeout {
+        let left = timeout.saturating_sub(start.elapsed());
+        if left.is_zero() {
+            return Err(ClientError::TimedOut(stage));
+        }
+        set_timeout(socket, Some(left)).map_err(ClientError::Socket)?;
+    }
+    match socket.recv_into(bytes) {
+        Ok(0) => Err(ClientError::Closed(stage)),
+        Ok(n) => Ok(n),
+        Err(error) => Err(classify(error, stage)),
+    }
+}
+
+/// Goes through the mutual handshake under one deadline, which no byte extends.
+fn authenticate_each_other(
+    socket: &Socket,
+    keys: &Keyring,
+    timeout: Option<Duration>,
+) -> Result<(), ClientError> {
+    let mut random = [0; Protocol::MAX_RANDOM];
+    // At most 256 bytes come whole (getrandom(2)).
+    getrandom(&mut random, GetRandomFlags::empty())
+        .map_err(|error| ClientError::Socket(error.into()))?;
+    let mut handshake = MutualHandshake::new(Role::Client, keys, random);
+    let (mut greeting, mut bytes, start) = (Vec::new(), [0; GREETING], Instant::now());
+    loop {
+        if !handshake.unsent().is_empty() {
+            socket
+                .sendall(handshake.unsent())
+                .map_err(|error| classify(error, Stage::AwaitingChallenge))?;
+            handshake.handle_sent(handshake.unsent().len());
+        }
+        match handshake.outcome() {
+            None => {}
+            Some(Ok(())) => break,
+            Some(Err(HandshakeError::Refused)) => return Err(ClientError::Refused),
+            Some(Err(HandshakeError::WrongDigest)) => return Err(ClientError::Impostor),
+            Some(Err(_)) => return Err(ClientError::NotAChallenge(greeting)),
+        }
+        let n = match recv_before(socket, timeout, start, &mut bytes) {
+            Ok(n) => n,
+            // A server of another protocol waits for what is no frame.
+            Err(ClientError::TimedOut(_) | ClientError::Closed(_))
+                if handshake.is_first() && !greeting.is_empty() =>
+            {
+                return Err(ClientError::NotAChallenge(greeting));
+            }
+            Err(error) => return Err(error),
+        };
+        greeting.extend_from_slice(&bytes[..n.min(GREETING - greeting.len().min(GREETING))]);
+        if handshake.handle_recv(keys, &bytes[..n]) < n {
+            // The server speaks only when it is spoken to from here on.
+            return Err(ClientError::NotAnEcho);
+        }
+    }
+    set_timeout(socket, timeout).map_err(ClientError::Socket)
 }
 
 fn set_timeout(socket: &Socket, timeout: Option<Duration>) -> SocketResult<()> {

@@ -21,7 +21,7 @@ pub(crate) fn run(seconds: u64, report: &mut Report) {
     let due = Duration::from_secs(seconds);
 
     let server = Trial::start(&[&unauthenticated, &auth]);
-    let connect = |number| connect_from(source(number), server.address).0;
+    let connect = |number| connect_from(source(0, number), server.address).0;
     check_ends("authentication timeout", (0..CROWD).map(connect).collect(), due, report);
 
     let server = Trial::start(&[&idle]);
@@ -44,7 +44,7 @@ pub(crate) fn run(seconds: u64, report: &mut Report) {
 }
 
 fn connect_crowd(server: &Trial) -> Vec<TcpStream> {
-    (0..CROWD).map(|number| authenticated_from(source(number), server.address)).collect()
+    (0..CROWD).map(|number| authenticated_from(source(0, number), server.address)).collect()
 }
 
 /// Waits until every client has seen the end of its stream, or a reset.

@@ -45,12 +45,13 @@ pub(crate) fn run(seconds: u64, report: &mut Report) {
 pub(crate) fn inside(seconds: u64, kind: &str, size: u32, report: &mut Report) {
     let mut server = Trial::start(&[]);
     let (address, begin) = (server.address, Instant::now());
+    let network = (0..).zip(KINDS).find(|(_, one)| *one == kind).map_or(0, |(network, _)| network);
     let connect = |number: u32| {
         if kind == "evenly" {
             let due = EVENLY * number / size;
             thread::sleep(due.saturating_sub(begin.elapsed()));
         }
-        authenticated_from(source(number), address)
+        authenticated_from(source(network, number), address)
     };
     let mut crowd: Vec<TcpStream> = (0..size).map(connect).collect();
     let mut left = 0;
@@ -60,7 +61,8 @@ pub(crate) fn inside(seconds: u64, kind: &str, size: u32, report: &mut Report) {
             thread::sleep(LOOK);
         }
         left = u64::from(size);
-        crowd.extend((0..size).map(connect));
+        // The ports of the first crowd rest in TIME_WAIT.
+        crowd.extend((size..2 * size).map(connect));
     }
     while server.counters().get("authenticated") < left + u64::from(size) {
         thread::sleep(LOOK);
@@ -84,8 +86,10 @@ pub(crate) fn inside(seconds: u64, kind: &str, size: u32, report: &mut Report) {
 }
 
 /// As many sources as it takes: of the 28,000 ports of one, Linux finds the second half slowly.
-pub(crate) fn source(number: u32) -> Ipv4Addr {
-    Ipv4Addr::from(u32::from(Ipv4Addr::new(127, 0, 64, 1)) + number / 14_000)
+/// Crowds that run side by side need different networks.
+pub(crate) fn source(network: u8, number: u32) -> Ipv4Addr {
+    let first = Ipv4Addr::new(127, 0, 64 + network, 1);
+    Ipv4Addr::from(u32::from(first) + number / 14_000)
 }
 
 /// Packets dropped at full processor queues since boot.

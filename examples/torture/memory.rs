@@ -23,7 +23,7 @@ pub(crate) fn run(rounds: u64, report: &mut Report) {
     for _ in 0..rounds {
         // Each crowd has ports of its own, since those of the last one rest for a minute.
         let crowd = (0..CROWD).map(|_| ports.next().expect("there are enough"));
-        let crowd = crowd.map(|number| authenticated_from(source(number), server.address));
+        let crowd = crowd.map(|number| authenticated_from(source(0, number), server.address));
         let crowd: Vec<TcpStream> = crowd.collect();
         for stream in &crowd {
             assert_eq!(exchange(stream, b"here"), b"HERE");

@@ -9,6 +9,7 @@
 
 mod key;
 mod keyfile;
+mod tagged;
 
 use hmac::{Hmac, KeyInit, Mac as _};
 use md5::Md5;
@@ -18,6 +19,7 @@ use zeroize::Zeroizing;
 
 pub use key::{Key, KeyId, KeyName};
 pub use keyfile::{KeyFileError, parse_key_file};
+pub use tagged::Response;
 
 /// Maximum number of keys in a ring: enough for rotation, few enough to check every one.
 pub const MAX_KEYS: usize = 4;
@@ -132,6 +134,8 @@ pub struct Keyring {
     algorithm: MacAlgorithm,
     keys: Vec<Keyed>,
     ids: Vec<KeyId>,
+    /// For [responses](Response), whose hash the peer chooses.
+    secrets: Vec<Key>,
     names: Vec<KeyName>,
 }
 
@@ -153,6 +157,7 @@ impl Keyring {
             algorithm,
             keys: keys.iter().map(|key| Keyed::new(algorithm, key)).collect(),
             ids: keys.iter().map(Key::id).collect(),
+            secrets: keys.to_vec(),
             names: keys.iter().map(KeyName::of).collect(),
         })
     }
@@ -163,6 +168,7 @@ impl Keyring {
             algorithm,
             keys: vec![Keyed::new(algorithm, key)],
             ids: vec![key.id()],
+            secrets: vec![key.clone()],
             names: vec![KeyName::of(key)],
         }
     }

@@ -1,8 +1,11 @@
 //! The command line as a whole. The flags of a command are in the command's module.
 
-use clap::{Parser, Subcommand};
+use std::ffi::OsString;
 
-use super::config::ConfigArgs;
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+
+use super::config::{self, Refusal};
+use super::config_command::ConfigArgs;
 use super::connect::ConnectArgs;
 use super::ctl::CtlArgs;
 use super::doctor::DoctorArgs;
@@ -24,6 +27,32 @@ use super::serve::ServeArgs;
 pub(super) struct Cli {
     #[command(subcommand)]
     pub(super) command: Command,
+}
+
+impl Cli {
+    /// Parses the command line with the environment and the configuration.
+    pub(super) fn parse_with_configuration() -> Result<Self, Refusal> {
+        let words: Vec<OsString> = std::env::args_os().collect();
+        let (matches, effective) = config::parse(&Self::command(), &words)?;
+        let cli = Self::from_arg_matches(&matches);
+        let mut cli =
+            cli.map_err(|error| Refusal::CommandLine(error.format(&mut Self::command())))?;
+        if let (Some(args), Some(effective)) = (cli.command.serve_args(), effective) {
+            args.effective = effective;
+        }
+        Ok(cli)
+    }
+}
+
+impl Command {
+    /// The flags of a server, if the command has them.
+    fn serve_args(&mut self) -> Option<&mut ServeArgs> {
+        match self {
+            Self::Serve(args) => Some(args),
+            Self::Config(args) => args.serve_args(),
+            _ => None,
+        }
+    }
 }
 
 const EXAMPLES: &str = "\

@@ -6,9 +6,8 @@ use std::io::Write;
 
 use clap::builder::StyledStr;
 use clap::error::{ContextKind, ContextValue};
-use clap::{Arg, Command, CommandFactory, Error};
+use clap::{Arg, Command, Error};
 
-use super::args::Cli;
 use super::log::{RESET, WARNING};
 
 const PREFIX: &str = "SALTECHO_";
@@ -17,9 +16,9 @@ const PREFIX: &str = "SALTECHO_";
 const SIMILAR: f64 = 0.9;
 
 /// Warnings about variables that look like settings but are not. They are no error, because the
-/// environment may be shared with other programs.
-pub(super) fn warnings() -> Vec<String> {
-    let known = known(&Cli::command());
+/// environment may be shared with other programs. `cli` is the whole command line.
+pub(super) fn warnings(cli: &Command) -> Vec<String> {
+    let known = known(cli);
     std::env::vars_os().filter_map(|(name, _)| warning(&name, &known)).collect()
 }
 
@@ -31,9 +30,9 @@ pub(super) fn print(warnings: &[String]) {
 }
 
 /// Adds to an error about a value the name of the variable that it came from, if any.
-pub(super) fn name_variable(mut error: Error) -> Error {
+pub(super) fn name_variable(cli: Command, mut error: Error) -> Error {
     let words: Vec<OsString> = std::env::args_os().collect();
-    if let Some(name) = variable_at_fault(&error, &words, |name| std::env::var_os(name)) {
+    if let Some(name) = variable_at_fault(cli, &error, &words, |name| std::env::var_os(name)) {
         let tip = format!("the value comes from the environment variable {name}");
         let tip = ContextValue::StyledStrs(vec![StyledStr::from(tip)]);
         error.insert(ContextKind::Suggested, tip);
@@ -74,6 +73,7 @@ fn is_of_kubernetes(setting: &str) -> bool {
 
 /// Finds the variable that an error is about: it holds the wrong value, and its flag is not given.
 fn variable_at_fault(
+    mut cli: Command,
     error: &Error,
     words: &[OsString],
     value_of: impl Fn(&str) -> Option<OsString>,
@@ -83,7 +83,6 @@ fn variable_at_fault(
         Some(ContextValue::String(value)) => value.as_str(),
         _ => "",
     };
-    let mut cli = Cli::command();
     cli.build();
     let mut command = &cli;
     while let Some(inner) = command
@@ -116,9 +115,10 @@ fn gives(word: &OsStr, argument: &Arg) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser;
+    use clap::{CommandFactory, Parser};
 
     use super::*;
+    use crate::cli::args::Cli;
 
     /// `load` and `report` have flags without variables, which only make sense for one run.
     #[test]
@@ -170,11 +170,14 @@ mod tests {
             let error = Cli::try_parse_from(words).unwrap_err();
             let words: Vec<OsString> = words.iter().map(OsString::from).collect();
             let value_of = |_: &str| Some("127.0.0.1:0,x:y".into());
-            assert_eq!(variable_at_fault(&error, &words, value_of), None);
+            let at_fault = |words: &[OsString], value_of: fn(&str) -> Option<OsString>| {
+                variable_at_fault(Cli::command(), &error, words, value_of)
+            };
+            assert_eq!(at_fault(&words, value_of), None);
             let elsewhere: Vec<OsString> = vec!["saltecho".into(), "serve".into()];
-            let name = variable_at_fault(&error, &elsewhere, value_of);
+            let name = at_fault(&elsewhere, value_of);
             assert_eq!(name.as_deref(), Some("SALTECHO_LISTEN"));
-            assert_eq!(variable_at_fault(&error, &elsewhere, |_| None), None);
+            assert_eq!(at_fault(&elsewhere, |_| None), None);
         }
     }
 }

@@ -2,7 +2,6 @@ use std::process::ExitCode;
 
 use saltecho::load::report::Visible;
 
-use super::config::FileError;
 use super::log::{ERROR, RESET};
 use super::output;
 
@@ -12,6 +11,8 @@ use super::output;
 pub(super) struct Failure {
     exit: Exit,
     error: anyhow::Error,
+    /// Lines that show the place of the error in a file.
+    excerpt: String,
 }
 
 /// The exit codes other than 0.
@@ -34,12 +35,17 @@ pub(super) enum Exit {
 
 impl Failure {
     pub(super) fn new(exit: Exit, error: impl Into<anyhow::Error>) -> Self {
-        Self { exit, error: error.into() }
+        Self { exit, error: error.into(), excerpt: String::new() }
     }
 
     /// A failure with this message.
     pub(super) fn with_message(exit: Exit, text: String) -> Self {
         Self::new(exit, anyhow::Error::msg(text))
+    }
+
+    /// Adds whole lines to be shown below the message.
+    pub(super) fn with_excerpt(self, excerpt: String) -> Self {
+        Self { excerpt, ..self }
     }
 
     /// Adds what it was that failed.
@@ -69,7 +75,7 @@ impl Failure {
     /// Prints the failure and returns its exit code.
     pub(super) fn report(&self) -> ExitCode {
         let text = Visible(self.text());
-        let excerpt = self.error.downcast_ref().map_or("", FileError::excerpt);
+        let excerpt = &self.excerpt;
         output::print_error(&format!("saltecho: {ERROR}error:{RESET} {text}\n{excerpt}"));
         ExitCode::from(self.exit_code())
     }

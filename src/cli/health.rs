@@ -9,6 +9,7 @@ use saltecho::client::Client;
 use super::address::{AdminTarget, ServerAddress};
 use super::failure::{Exit, Failure};
 use super::keyfile::KeyArgs;
+use super::protocol::ProtocolArgs;
 use super::values::Limit;
 use super::{http, output};
 
@@ -38,6 +39,9 @@ pub(super) struct HealthArgs {
     #[arg(long, env = "SALTECHO_HEALTH_DEEP", hide_env_values = true)]
     #[arg(value_parser = clap::builder::FalseyValueParser::new())]
     deep: bool,
+
+    #[command(flatten)]
+    protocol: ProtocolArgs,
 
     #[command(flatten)]
     keys: KeyArgs,
@@ -95,11 +99,14 @@ impl HealthArgs {
     fn check_service(&self) -> Result<Result<()>, Failure> {
         let address = self.address.as_deref().unwrap_or("127.0.0.1:9999");
         let address: ServerAddress = address.parse().map_err(wrong_address)?;
+        let protocol = self.protocol.get();
+        self.keys.check(protocol).map_err(|error| Failure::new(Exit::Usage, error))?;
         let keys = self.keys.load().map_err(|error| Failure::new(Exit::Usage, error))?;
         let key = keys.first().expect("a key file has at least one key");
         let exchange = || {
-            let (target, mac) = ((address.host.as_str(), address.port), self.keys.mac.into());
-            let client = Client::connect(target, key, mac, self.timeout.0);
+            let target = (address.host.as_str(), address.port);
+            let (mac, timeout) = (self.keys.mac(protocol), self.timeout.0);
+            let client = Client::connect_by(protocol, target, key, mac, timeout);
             let mut answer = Vec::new();
             client
                 .and_then(|mut client| client.exchange(MESSAGE, &mut answer))

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, ValueEnum};
 use saltecho::auth::{Key, Keyring, MacAlgorithm, parse_key_file};
+use saltecho::proto::Protocol;
 use zeroize::Zeroizing;
 
 /// The key flags, which both sides have to agree on.
@@ -38,10 +39,13 @@ pub(super) struct KeyArgs {
     #[arg(value_parser = clap::builder::FalseyValueParser::new())]
     pub(super) allow_weak_key: bool,
 
-    /// Hash for the HMAC; must be the same on both sides
-    #[arg(long, value_enum, value_name = "HASH", default_value_t = Mac::Md5)]
+    /// Hash for the HMAC; must be the same on both sides [default: md5]
+    ///
+    /// With --protocol multiprocessing the default is sha256, which all versions of Python since 3.8
+    /// can talk to, and md5 means the messages of Python up to 3.11.
+    #[arg(long, value_enum, value_name = "HASH")]
     #[arg(env = "SALTECHO_MAC", hide_env_values = true)]
-    pub(super) mac: Mac,
+    pub(super) mac: Option<Mac>,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -66,6 +70,27 @@ impl From<Mac> for MacAlgorithm {
 const MAX_LEN: u64 = 64 << 10;
 
 impl KeyArgs {
+    /// The hash for the HMAC in this protocol.
+    pub(super) fn mac(&self, protocol: Protocol) -> MacAlgorithm {
+        match self.mac {
+            Some(mac) => mac.into(),
+            None if protocol == Protocol::Multiprocessing => MacAlgorithm::Sha256,
+            None => MacAlgorithm::Md5,
+        }
+    }
+
+    /// Refuses keys in a protocol that has no use for them: they would promise what is not done.
+    pub(super) fn check(&self, protocol: Protocol) -> Result<()> {
+        let (file, mac) = (self.key_file.is_some(), self.mac.is_some());
+        let unused = [("-k (SALTECHO_KEY_FILE)", file), ("--mac (SALTECHO_MAC)", mac)];
+        match unused.into_iter().find(|(_, is_given)| *is_given) {
+            Some((flag, _)) if protocol == Protocol::Plain => {
+                bail!("{flag} cannot be used with --protocol plain, which has no authentication")
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Reads the keys of the file, or the demo key; there is always at least one.
     pub(super) fn load(&self) -> Result<Vec<Key>> {
         match &self.key_file {
@@ -140,7 +165,15 @@ impl Keys {
     /// Reads the keys for a server at these addresses.
     ///
     /// The demo key is public, so it is refused on an address that other machines can reach.
-    pub(super) fn for_server(args: &KeyArgs, listen: &[SocketAddr]) -> Result<Self> {
+    pub(super) fn for_server(
+        args: &KeyArgs,
+        protocol: Protocol,
+        listen: &[SocketAddr],
+    ) -> Result<Self> {
+        args.check(protocol)?;
+        if protocol == Protocol::Plain {
+            return Ok(Self { keyring: Keyring::demo(), names: Vec::new() });
+        }
         let keys = args.load()?;
         let exposed = listen.iter().find(|address| !is_loopback(address));
         if let Some(address) = exposed.filter(|_| keys.contains(&Key::demo())) {
@@ -151,7 +184,7 @@ impl Keys {
             );
         }
         let names = keys.iter().map(public_name).collect();
-        Ok(Self { keyring: Keyring::new(args.mac.into(), &keys)?, names })
+        Ok(Self { keyring: Keyring::new(args.mac(protocol), &keys)?, names })
     }
 }
 

@@ -7,6 +7,7 @@ mod address;
 mod args;
 mod blocking;
 mod config;
+mod config_command;
 mod connect;
 mod ctl;
 mod doctor;
@@ -21,6 +22,7 @@ mod load;
 mod log;
 mod machine;
 mod output;
+mod protocol;
 mod reply;
 mod report;
 mod serve;
@@ -47,7 +49,8 @@ const STACK: usize = 2 << 20;
 /// Runs the command that the command line names.
 pub(crate) fn main() -> ExitCode {
     signals::outlive_file_size_limit();
-    let (warnings, parsed) = match on_own_stack(|| (environment::warnings(), config::parse())) {
+    let parse = || (environment::warnings(&Cli::command()), Cli::parse_with_configuration());
+    let (warnings, parsed) = match on_own_stack(parse) {
         Ok(parsed) => parsed,
         Err(failure) => return failure.report(),
     };
@@ -86,7 +89,7 @@ fn execute(command: Command, warnings: &[String]) -> Result<(), Failure> {
         Command::Load(args) => load::run(&args),
         Command::Report(args) => on_own_stack(|| report::run(&args))?,
         Command::Keygen(args) => keygen::run(&args),
-        Command::Config(args) => config::run(&args, &Cli::command()),
+        Command::Config(args) => config_command::run(&args, &Cli::command()),
         Command::Doctor(args) => doctor::run(&args),
         Command::Ctl(args) => ctl::run(&args),
         Command::Health(args) => health::run(&args),

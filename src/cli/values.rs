@@ -114,9 +114,48 @@ impl fmt::Display for Size {
     }
 }
 
+/// The length of the longest message in bytes, from 0 up: `1000`, `1k`, `16m`; `off` for any.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct MaxMessage(pub(super) Option<u64>);
+
+impl FromStr for MaxMessage {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        const EXPECTED: &str = "expected a number of bytes, like 1000, 64k or 16m, or `off`";
+        match text {
+            "off" => Ok(Self(None)),
+            _ => parse_with_unit(text, 1024).map(|size| Self(Some(size))).ok_or(EXPECTED),
+        }
+    }
+}
+
+impl fmt::Display for MaxMessage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.map(usize::try_from) {
+            None => f.write_str("off"),
+            Some(Ok(size @ 1..)) => Size(size).fmt(f),
+            Some(_) => write!(f, "{}", self.0.unwrap_or(0)),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_longest_message_may_be_any() {
+        for (text, expected) in
+            [("off", None), ("0", Some(0)), ("64k", Some(65_536)), ("1m", Some(1 << 20))]
+        {
+            let parsed: MaxMessage = text.parse().unwrap();
+            assert_eq!((parsed, parsed.to_string().as_str()), (MaxMessage(expected), text));
+        }
+        for wrong in ["", "-1", "1 MB", "none"] {
+            assert!(wrong.parse::<MaxMessage>().unwrap_err().contains("`off`"), "{wrong}");
+        }
+    }
 
     #[test]
     fn limits_are_durations_or_off() {

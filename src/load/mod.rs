@@ -36,7 +36,6 @@ use std::time::Duration;
 
 use account::Recorder;
 use counters::Counters;
-use pattern::Pattern;
 use progress::{Progress, Stage};
 use pump::{Ended, Pacing};
 use schedule::Schedule;
@@ -73,6 +72,8 @@ pub struct Load<K: Kernel = MioKernel> {
     stopper: Stopper,
     stopped: bool,
     scratch: Box<[u8]>,
+    /// Frames that are being sent are put together here.
+    frames: Vec<u8>,
 }
 
 /// Ends a load early, from another thread. Pending answers are awaited as at a regular end.
@@ -122,7 +123,8 @@ impl<K: Dial> Load<K> {
             overslept: Duration::ZERO,
             stopped: false,
             scratch: vec![0; RECV].into_boxed_slice(),
-            terms: Terms { pattern: Pattern::new(plan.seed, plan.upper), plan },
+            frames: Vec::new(),
+            terms: Terms::new(plan),
         };
         if load.progress.phase() == Phase::Measure {
             load.start_schedule(now);

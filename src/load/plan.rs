@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Series;
 use crate::auth::{Key, MacAlgorithm};
+use crate::proto::Protocol;
 use crate::python::saturating_nanos;
 
 /// The settings of a load: the server, the connections, their behavior and its duration.
@@ -20,6 +21,8 @@ pub struct Plan {
     /// ports towards one server, and port 0 lets the system choose one. A link-local IPv6 address
     /// needs its scope.
     pub sources: Vec<SocketAddr>,
+    /// The server's protocol.
+    pub protocol: Protocol,
     /// The shared key.
     pub key: Key,
     /// The hash under the HMAC.
@@ -117,6 +120,7 @@ impl Plan {
         Self {
             target,
             sources: Vec::new(),
+            protocol: Protocol::Tutorial,
             key,
             algorithm,
             mode: Mode::Echo,

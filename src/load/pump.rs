@@ -7,7 +7,7 @@ use super::progress::Stage;
 use super::proof::Proof;
 use super::session::{Begun, Session};
 use super::{Dial, ErrorKind, Load, Mode, Pace, Phase, Record, Schedule, Series};
-use crate::proto::ConnId;
+use crate::proto::{ConnId, Protocol};
 use crate::python::Monotonic;
 use crate::reactor::slots::Slot;
 use crate::reactor::transfer::{recv, send};
@@ -83,9 +83,13 @@ impl<K: Dial> Load<K> {
                 slot.ready.write_would_block();
                 return Ok(());
             }
+            let mut random = [0; Protocol::MAX_RANDOM];
+            if self.terms.plan.protocol == Protocol::Multiprocessing {
+                self.reactor.kernel.fill_random(&mut random)?;
+            }
             let now = self.reactor.kernel.now();
             let since = slot.connection.since;
-            slot.connection.handle_connected(now);
+            slot.connection.handle_connected(&self.terms, random, now);
             self.recorder.counts().connected += 1;
             self.recorder.record.note(Series::Connect, now.since(since));
         }
@@ -114,7 +118,7 @@ impl<K: Dial> Load<K> {
             return Ok(0);
         };
         if n == 0 {
-            return Err(connection.handle_eof().map_or(Ended::InOrder, Ended::Failed));
+            return Err(connection.handle_eof(&self.terms).map_or(Ended::InOrder, Ended::Failed));
         }
         let now = self.reactor.kernel.now();
         let answers = &mut Answers {
@@ -157,7 +161,7 @@ impl<K: Dial> Load<K> {
             && self.terms.plan.pace == Pace::Closed
             && connection.number < self.pacing.active;
         let limit = if is_unpaced { u64::MAX } else { connection.due };
-        let chunk = connection.chunk(&self.terms, limit);
+        let chunk = connection.chunk(&self.terms, limit, &mut self.frames);
         if chunk.is_empty() || !ready.has(Ready::WRITABLE) {
             return Ok(0);
         }

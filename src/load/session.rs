@@ -5,23 +5,33 @@ use std::time::Duration;
 use super::pattern::{Pattern, Start};
 use super::proof::Proof;
 use super::{ErrorKind, Mode, Plan};
-use crate::proto::Responder;
+use crate::auth::Keyring;
+use crate::proto::{HandshakeError, MutualHandshake, Protocol, Responder, Role};
 use crate::python::Monotonic;
 
 /// The data that all sessions of a load share.
 pub(super) struct Terms {
     pub(super) plan: Plan,
     pub(super) pattern: Pattern,
+    /// The plan's key, for a mutual handshake.
+    keyring: Keyring,
 }
 
 impl Terms {
+    pub(super) fn new(plan: Plan) -> Self {
+        let frames = (plan.protocol == Protocol::Multiprocessing).then_some(plan.size as u64);
+        let pattern = Pattern::new(plan.seed, plan.upper, frames);
+        Self { keyring: Keyring::single(plan.algorithm, &plan.key), pattern, plan }
+    }
+
     /// Time limit for an echo. Idle connections always have one: it detects those that are lost.
     pub(super) fn echo_timeout(&self) -> Option<Duration> {
         self.plan.timeout.or((self.plan.mode == Mode::Idle).then_some(Proof::PATIENCE))
     }
 
+    /// Bytes of a message, with its header if it has one.
     fn size(&self) -> u64 {
-        self.plan.size as u64
+        self.plan.size as u64 + self.pattern.header_len()
     }
 }
 
@@ -58,15 +68,26 @@ pub(super) struct Session {
 enum Stage {
     Connecting,
     AwaitChallenge(Box<Responder>),
-    /// The digest, and behind it as much of the probe as goes into the same `send`.
+    Mutual(Box<MutualHandshake>),
+    /// The last message of the handshake, and behind it as much of the probe as goes into the same `send`.
     Opening {
         bytes: Vec<u8>,
-        digest: usize,
+        handshake: usize,
         sent: usize,
     },
     Talking,
     /// Our stream has ended, the peer's end is awaited.
     Ending,
+}
+
+impl Stage {
+    /// The last message of the handshake, and the probe behind it.
+    fn open(terms: &Terms, start: Start, last: &[u8]) -> Self {
+        let probe = terms.size().min(OPENING);
+        let mut buffer = Vec::new();
+        let probe = terms.pattern.to_send(start, 0, probe, &mut buffer);
+        Self::Opening { bytes: [last, probe].concat(), handshake: last.len(), sent: 0 }
+    }
 }
 
 /// A message in flight.
@@ -78,7 +99,7 @@ pub(super) struct Begun {
     pub(super) late: Duration,
 }
 
-/// The digest and a probe of up to this many bytes go out together.
+/// The end of the handshake and a probe of up to this many bytes go out together.
 const OPENING: u64 = 16 << 10;
 
 impl Session {
@@ -134,8 +155,21 @@ impl Session {
         self.begun.iter().skip(probes).map(|begun| begun.at)
     }
 
-    pub(super) fn handle_connected(&mut self, now: Monotonic) {
-        self.stage = Stage::AwaitChallenge(Box::default());
+    /// The connection stands. `random` is used as in [`Protocol::random_len`].
+    pub(super) fn handle_connected(
+        &mut self,
+        terms: &Terms,
+        random: [u8; Protocol::MAX_RANDOM],
+        now: Monotonic,
+    ) {
+        self.stage = match terms.plan.protocol {
+            Protocol::Tutorial => Stage::AwaitChallenge(Box::default()),
+            Protocol::Multiprocessing => {
+                let handshake = MutualHandshake::new(Role::Client, &terms.keyring, random);
+                Stage::Mutual(Box::new(handshake))
+            }
+            Protocol::Plain => Stage::Talking,
+        };
         self.since = now;
     }
 
@@ -145,15 +179,23 @@ impl Session {
         self.since = now;
     }
 
-    /// The bytes to send next, if `limit` messages may have been sent in all.
-    pub(super) fn chunk<'a>(&'a self, terms: &'a Terms, limit: u64) -> &'a [u8] {
+    /// The bytes to send next, if `limit` messages may have been sent in all. The buffer is for
+    /// messages that have to be put together.
+    pub(super) fn chunk<'a>(
+        &'a self,
+        terms: &'a Terms,
+        limit: u64,
+        buffer: &'a mut Vec<u8>,
+    ) -> &'a [u8] {
         match &self.stage {
             Stage::Connecting | Stage::AwaitChallenge(_) | Stage::Ending => &[],
+            Stage::Mutual(handshake) => handshake.unsent(),
             Stage::Opening { bytes, sent, .. } => &bytes[*sent..],
             Stage::Talking => {
                 let allowed = limit.min(self.answered + terms.plan.in_flight as u64);
                 let until = allowed.saturating_mul(terms.size());
-                terms.pattern.to_send(self.start, self.sent, until.saturating_sub(self.sent))
+                let len = until.saturating_sub(self.sent);
+                terms.pattern.to_send(self.start, self.sent, len, buffer)
             }
         }
     }
@@ -178,14 +220,15 @@ impl Session {
     ) -> u64 {
         self.blocked = n < offered;
         match &mut self.stage {
-            Stage::Opening { bytes, digest, sent } => {
+            Stage::Opening { bytes, handshake, sent } => {
                 *sent += n;
-                self.sent = sent.saturating_sub(*digest) as u64;
+                self.sent = sent.saturating_sub(*handshake) as u64;
                 if *sent == bytes.len() {
                     self.stage = Stage::Talking;
                 }
             }
             Stage::Talking => self.sent += n as u64,
+            Stage::Mutual(handshake) => handshake.handle_sent(n),
             Stage::Connecting | Stage::AwaitChallenge(_) | Stage::Ending => {}
         }
         let before = self.answered + self.begun.len() as u64;
@@ -214,13 +257,22 @@ impl Session {
                     return Err(ErrorKind::Mismatch);
                 }
                 if let Some(digest) = responder.digest(terms.plan.algorithm, &terms.plan.key) {
-                    let mut bytes = digest.as_bytes().to_vec();
-                    let digest = bytes.len();
-                    let probe = terms.size().min(OPENING);
-                    bytes.extend_from_slice(terms.pattern.to_send(self.start, 0, probe));
-                    self.stage = Stage::Opening { bytes, digest, sent: 0 };
+                    self.stage = Stage::open(terms, self.start, digest.as_bytes());
                 }
                 return Ok(());
+            }
+            Stage::Mutual(handshake) => {
+                let taken = handshake.handle_recv(&terms.keyring, data);
+                return match (handshake.error(), handshake.outcome()) {
+                    (Some(HandshakeError::Refused), _) => Err(ErrorKind::Rejected),
+                    (Some(_), _) => Err(ErrorKind::Mismatch),
+                    (None, None) => Ok(()),
+                    (None, Some(_)) if taken < data.len() => Err(ErrorKind::Mismatch),
+                    (None, Some(_)) => {
+                        self.stage = Stage::open(terms, self.start, handshake.unsent());
+                        Ok(())
+                    }
+                };
             }
             Stage::Opening { .. } | Stage::Talking => {}
             Stage::Connecting | Stage::Ending => return Err(ErrorKind::Mismatch),
@@ -242,10 +294,14 @@ impl Session {
     }
 
     /// Handles the end of the peer's stream. Returns its meaning; `None` if it was due.
-    pub(super) const fn handle_eof(&self) -> Option<ErrorKind> {
+    pub(super) fn handle_eof(&self, terms: &Terms) -> Option<ErrorKind> {
+        // The other protocols have a message for a rejection, or none to reject.
+        let rejects = terms.plan.protocol == Protocol::Tutorial;
         match &self.stage {
-            Stage::Connecting | Stage::AwaitChallenge(_) => Some(ErrorKind::Closed),
-            Stage::Opening { .. } | Stage::Talking if self.answered == 0 => {
+            Stage::Connecting | Stage::AwaitChallenge(_) | Stage::Mutual(_) => {
+                Some(ErrorKind::Closed)
+            }
+            Stage::Opening { .. } | Stage::Talking if self.answered == 0 && rejects => {
                 Some(ErrorKind::Rejected)
             }
             Stage::Opening { .. } | Stage::Talking => Some(ErrorKind::Closed),
@@ -257,10 +313,13 @@ impl Session {
     pub(super) fn deadline(&self, terms: &Terms) -> Option<(Monotonic, ErrorKind)> {
         let (since, kind) = match &self.stage {
             Stage::Connecting => (self.since, ErrorKind::ConnectTimeout),
-            Stage::AwaitChallenge(_) | Stage::Opening { .. } => {
+            Stage::AwaitChallenge(_) | Stage::Mutual(_) | Stage::Opening { .. } => {
                 (self.since, ErrorKind::AuthTimeout)
             }
-            Stage::Talking if self.answered == 0 => (self.since, ErrorKind::AuthTimeout),
+            Stage::Talking if self.answered == 0 => match terms.plan.protocol {
+                Protocol::Plain => (self.since, ErrorKind::EchoTimeout),
+                _ => (self.since, ErrorKind::AuthTimeout),
+            },
             Stage::Talking => {
                 let since = self.begun.front()?.at;
                 return Some((since.saturating_add(terms.echo_timeout()?), ErrorKind::EchoTimeout));

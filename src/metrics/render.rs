@@ -188,6 +188,7 @@ impl Scrape {
         let right = self.0.authenticated.iter().map(|(key, count)| ("accepted", &**key, *count));
         let wrong = [
             ("rejected", "", of(CloseReason::Rejected)),
+            ("handshake_failed", "", of(CloseReason::HandshakeFailed)),
             ("abandoned", "", of(CloseReason::AuthAbandoned)),
             ("timed_out", "", of(CloseReason::AuthTimeout)),
         ];

@@ -7,6 +7,10 @@ pub enum CloseReason {
     PeerFinished,
     /// The digest was wrong.
     Rejected,
+    /// The client broke off the handshake of
+    /// [`Protocol::Multiprocessing`](super::Protocol::Multiprocessing): it did not accept the
+    /// server's digest, or sent something else than a handshake.
+    HandshakeFailed,
     /// The peer ended its stream before its digest was complete.
     AuthAbandoned,
     /// The digest was not complete within [`Config::auth_timeout`](super::Config::auth_timeout).
@@ -26,6 +30,9 @@ pub enum CloseReason {
     HandlerClosed,
     /// The handler's answer was longer than [`Config::max_answer`](super::Config::max_answer).
     AnswerTooLong,
+    /// The peer announced a message longer than the handler accepts
+    /// ([`Answer::MessageTooLong`](super::Answer::MessageTooLong)).
+    MessageTooLong,
     /// The handler panicked. The socket is reset, since an answer is missing.
     HandlerPanicked,
     /// The peer did not read, and more than [`Config::max_answer`](super::Config::max_answer) bytes
@@ -67,6 +74,7 @@ impl CloseReason {
     pub const ALL: &'static [Self] = &[
         Self::PeerFinished,
         Self::Rejected,
+        Self::HandshakeFailed,
         Self::AuthAbandoned,
         Self::AuthTimeout,
         Self::IdleTimeout,
@@ -76,6 +84,7 @@ impl CloseReason {
         Self::PeerVanished,
         Self::HandlerClosed,
         Self::AnswerTooLong,
+        Self::MessageTooLong,
         Self::HandlerPanicked,
         Self::FellBehind,
         Self::Drained,
@@ -105,6 +114,7 @@ impl CloseReason {
             | Self::Refused => true,
             Self::PeerFinished
             | Self::Rejected
+            | Self::HandshakeFailed
             | Self::AuthAbandoned
             | Self::AuthTimeout
             | Self::IdleTimeout
@@ -114,6 +124,7 @@ impl CloseReason {
             | Self::PeerVanished
             | Self::HandlerClosed
             | Self::AnswerTooLong
+            | Self::MessageTooLong
             | Self::FellBehind
             | Self::Evicted
             | Self::HeaderMissing
@@ -129,6 +140,7 @@ impl CloseReason {
         match self {
             Self::PeerFinished => "peer_finished",
             Self::Rejected => "rejected",
+            Self::HandshakeFailed => "handshake_failed",
             Self::AuthAbandoned => "auth_abandoned",
             Self::HeaderMissing => "header_missing",
             Self::HeaderMalformed => "header_malformed",
@@ -143,6 +155,7 @@ impl CloseReason {
             Self::PeerVanished => "peer_vanished",
             Self::HandlerClosed => "handler_closed",
             Self::AnswerTooLong => "answer_too_long",
+            Self::MessageTooLong => "message_too_long",
             Self::HandlerPanicked => "handler_panicked",
             Self::FellBehind => "fell_behind",
             Self::Drained => "drained",
@@ -160,6 +173,7 @@ impl CloseReason {
         match self {
             Self::PeerFinished => "peer finished",
             Self::Rejected => "wrong digest",
+            Self::HandshakeFailed => "handshake failed",
             Self::AuthAbandoned => "left before authenticating",
             Self::AuthTimeout => "authentication timed out",
             Self::IdleTimeout => "idle for too long",
@@ -169,6 +183,7 @@ impl CloseReason {
             Self::PeerVanished => "peer vanished",
             Self::HandlerClosed => "closed by the handler",
             Self::AnswerTooLong => "answer too long",
+            Self::MessageTooLong => "message too long",
             Self::HandlerPanicked => "handler panicked",
             Self::FellBehind => "fell too far behind",
             Self::Drained => "drained",

@@ -1,5 +1,6 @@
 use std::time::Duration;
 
+use super::Protocol;
 use crate::auth::Keyring;
 use crate::python::Timeout;
 
@@ -24,6 +25,8 @@ pub struct Config {
     /// when its last byte arrives. A client that has sent more bytes than the new ring's digest
     /// has is rejected.
     pub keyring: Keyring,
+    /// The handshake of new connections. The tutorial's by default.
+    pub protocol: Protocol,
     /// Time limit for the PROXY header in front of a connection from a balancer, from accepting to
     /// the header's last byte; [`auth_timeout`](Self::auth_timeout) begins after it. 5 s, like that
     /// one: a balancer sends the header with its first segment.
@@ -60,6 +63,7 @@ impl Config {
     pub fn new(keyring: Keyring) -> Self {
         Self {
             keyring,
+            protocol: Protocol::Tutorial,
             header_timeout: Some(Duration::from_secs(5)),
             auth_timeout: Some(Duration::from_secs(5)),
             idle_timeout: None,

@@ -1,3 +1,5 @@
+mod mutual;
+
 use std::collections::TryReserveError;
 use std::io;
 
@@ -9,9 +11,10 @@ use super::config::call_timeout;
 use super::guard::guarded;
 use super::handshake::{Handshake, saturating_u32};
 use super::proxy::{Header, HeaderError};
-use super::{CloseReason, Config, Handler, Peer, Reply, Upper};
+use super::{CloseReason, Config, Handler, Peer, Protocol, Reply, State, Upper, Wants};
 use crate::auth::Challenge;
 use crate::python::{Call, Monotonic};
+use mutual::Mutual;
 
 /// One connection from its challenge to its end, without a socket. The owner of the socket asks
 /// what the connection [`wants`](Self::wants), makes that call, and reports the kernel's result.
@@ -78,65 +81,11 @@ pub struct Connection<H = Upper> {
 /// Two words beside the handler: every connection of a crowd has one of these.
 const _: () = assert!(size_of::<Connection<Upper>>() <= 24);
 
-/// State of a connection; see the diagram of [`Connection`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum State {
-    /// Waiting for a balancer's PROXY header; nothing has been sent.
-    AwaitHeader,
-    /// Sending the challenge, or waiting for its digest.
-    AwaitDigest,
-    /// Authenticated: in `recv`, or in the `sendall` of an answer.
-    Echoing,
-    /// All answers are sent; the `shutdown` that ends the server's stream is next.
-    Finishing,
-    /// The server's stream has ended; the peer's is read and discarded.
-    Lingering,
-    /// Closed for this reason.
-    Closed(CloseReason),
-}
-
-impl State {
-    /// The names of the states of connections that are open.
-    pub const NAMES: &'static [&'static str] =
-        &["await_header", "await_digest", "echoing", "finishing", "lingering"];
-
-    /// The name in lists and metrics.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::AwaitHeader => "await_header",
-            Self::AwaitDigest => "await_digest",
-            Self::Echoing => "echoing",
-            Self::Finishing => "finishing",
-            Self::Lingering => "lingering",
-            Self::Closed(_) => "closed",
-        }
-    }
-}
-
-/// The one call that a connection wants made on its socket; derived from its state.
-///
-/// Exhaustive on purpose: an I/O loop that ignores one of these stalls, so a new one must not
-/// compile unnoticed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wants {
-    /// `recv(limit)`.
-    Recv {
-        /// Size limit in bytes, at least 1.
-        limit: usize,
-    },
-    /// `send` of [`Connection::chunk`].
-    Send,
-    /// `shutdown(SHUT_WR)`.
-    Shutdown,
-    /// Nothing any more: close the socket.
-    Nothing,
-}
-
 /// A stage owns only what it needs; the memory of the handshake is freed with its stage.
 #[derive(Debug)]
 enum Stage {
     AwaitDigest(Box<Handshake>),
+    Mutual(Box<Mutual>),
     Echoing(Option<Boxed<Backlog>>),
     Finishing(CloseReason),
     Lingering { reason: CloseReason, bytes_left: u32 },
@@ -144,7 +93,8 @@ enum Stage {
 }
 
 impl<H: Handler> Connection<H> {
-    /// Creates a connection accepted at `now`, to be authenticated with this challenge.
+    /// Creates a connection of the tutorial's protocol accepted at `now`, to be authenticated with
+    /// this challenge.
     pub fn new(config: &Config, challenge: Challenge, handler: H, now: Monotonic) -> Self {
         Self {
             stage: Stage::AwaitDigest(Box::new(Handshake::new(challenge))),
@@ -159,7 +109,7 @@ impl<H: Handler> Connection<H> {
     /// the challenge is sent is a guess, and rejected.
     pub fn behind_proxy(config: &Config, challenge: Challenge, handler: H, now: Monotonic) -> Self {
         Self {
-            stage: Stage::AwaitDigest(Box::new(Handshake::behind_proxy(challenge))),
+            stage: Stage::AwaitDigest(Box::new(Handshake::behind_proxy(challenge, [0; 8]))),
             call: Call::begin(call_timeout(config.header_timeout), now),
             handler,
         }
@@ -169,6 +119,7 @@ impl<H: Handler> Connection<H> {
     pub fn header(&self) -> Option<&Header> {
         match &self.stage {
             Stage::AwaitDigest(handshake) => handshake.header(),
+            Stage::Mutual(mutual) => mutual.header.as_ref(),
             Stage::Echoing(_)
             | Stage::Finishing(_)
             | Stage::Lingering { .. }
@@ -179,8 +130,13 @@ impl<H: Handler> Connection<H> {
     /// Sets the peer that the handler gets in [`Handler::opened`]; a PROXY header that names a client
     /// replaces its address. No effect once authenticated.
     pub const fn set_peer(&mut self, peer: Peer) {
-        if let Stage::AwaitDigest(handshake) = &mut self.stage {
-            handshake.peer = peer;
+        match &mut self.stage {
+            Stage::AwaitDigest(handshake) => handshake.peer = peer,
+            Stage::Mutual(mutual) => mutual.peer = peer,
+            Stage::Echoing(_)
+            | Stage::Finishing(_)
+            | Stage::Lingering { .. }
+            | Stage::Closed { .. } => {}
         }
     }
 
@@ -188,7 +144,7 @@ impl<H: Handler> Connection<H> {
     pub fn state(&self) -> State {
         match &self.stage {
             Stage::AwaitDigest(handshake) if handshake.awaits_header() => State::AwaitHeader,
-            Stage::AwaitDigest(_) => State::AwaitDigest,
+            Stage::AwaitDigest(_) | Stage::Mutual(_) => State::AwaitDigest,
             Stage::Echoing(_) => State::Echoing,
             Stage::Finishing(_) => State::Finishing,
             Stage::Lingering { .. } => State::Lingering,
@@ -205,7 +161,11 @@ impl<H: Handler> Connection<H> {
         let recv = Wants::Recv { limit: config.recv_size };
         match &self.stage {
             Stage::AwaitDigest(handshake) if !handshake.unsent().is_empty() => Wants::Send,
-            Stage::AwaitDigest(_) | Stage::Echoing(None) | Stage::Lingering { .. } => recv,
+            Stage::Mutual(mutual) if !mutual.handshake.unsent().is_empty() => Wants::Send,
+            Stage::AwaitDigest(_)
+            | Stage::Mutual(_)
+            | Stage::Echoing(None)
+            | Stage::Lingering { .. } => recv,
             Stage::Echoing(Some(_)) => Wants::Send,
             Stage::Finishing(_) => Wants::Shutdown,
             Stage::Closed { .. } => Wants::Nothing,
@@ -216,6 +176,7 @@ impl<H: Handler> Connection<H> {
     pub fn chunk(&self) -> &[u8] {
         match &self.stage {
             Stage::AwaitDigest(handshake) => handshake.unsent(),
+            Stage::Mutual(mutual) => mutual.handshake.unsent(),
             Stage::Echoing(Some(backlog)) => backlog.chunk(),
             Stage::Echoing(None)
             | Stage::Finishing(_)
@@ -229,6 +190,7 @@ impl<H: Handler> Connection<H> {
         match &self.stage {
             Stage::Closed { reason, .. } => Some(*reason),
             Stage::AwaitDigest(_)
+            | Stage::Mutual(_)
             | Stage::Echoing(_)
             | Stage::Finishing(_)
             | Stage::Lingering { .. } => None,
@@ -246,7 +208,7 @@ impl<H: Handler> Connection<H> {
     /// Returns true once the digest was right, also after the end.
     pub const fn has_authenticated(&self) -> bool {
         match &self.stage {
-            Stage::AwaitDigest(_) => false,
+            Stage::AwaitDigest(_) | Stage::Mutual(_) => false,
             Stage::Echoing(_) | Stage::Finishing(_) | Stage::Lingering { .. } => true,
             Stage::Closed { authenticated, .. } => *authenticated,
         }
@@ -257,6 +219,7 @@ impl<H: Handler> Connection<H> {
         match &self.stage {
             Stage::Closed { undelivered, .. } => *undelivered as usize,
             Stage::AwaitDigest(_)
+            | Stage::Mutual(_)
             | Stage::Echoing(_)
             | Stage::Finishing(_)
             | Stage::Lingering { .. } => 0,
@@ -267,9 +230,10 @@ impl<H: Handler> Connection<H> {
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Monotonic> {
         match &self.stage {
-            Stage::AwaitDigest(_) | Stage::Echoing(_) | Stage::Lingering { .. } => {
-                self.call.deadline()
-            }
+            Stage::AwaitDigest(_)
+            | Stage::Mutual(_)
+            | Stage::Echoing(_)
+            | Stage::Lingering { .. } => self.call.deadline(),
             Stage::Finishing(_) | Stage::Closed { .. } => None,
         }
     }
@@ -304,9 +268,7 @@ impl<H: Handler> Connection<H> {
                     key = position;
                     let peer = handshake.peer;
                     self.recv_again(config, now);
-                    if guarded(|| self.handler.opened(&peer)).is_none() {
-                        self.end_unanswered();
-                    }
+                    self.enter_conversation(&peer);
                 }
             }
         }
@@ -329,10 +291,18 @@ impl<H: Handler> Connection<H> {
                 }
                 Reply::empty(self, config, now, key)
             }
+            Stage::Mutual(_) => self.recv_mutual(config, input, now),
             Stage::AwaitDigest(_)
             | Stage::Echoing(None)
             | Stage::Finishing(_)
             | Stage::Closed { .. } => Reply::empty(self, config, now, key),
+        }
+    }
+
+    /// Tells the handler of the peer, now that its handshake has succeeded.
+    fn enter_conversation(&mut self, peer: &Peer) {
+        if guarded(|| self.handler.opened(peer)).is_none() {
+            self.end_unanswered();
         }
     }
 
@@ -344,6 +314,11 @@ impl<H: Handler> Connection<H> {
                 handshake.advance(n);
                 if handshake.unsent().is_empty() && handshake.is_complete(config) {
                     self.end(CloseReason::Rejected);
+                }
+            }
+            Stage::Mutual(mutual) => {
+                if let Some(reason) = mutual.sent(n) {
+                    self.end(reason);
                 }
             }
             Stage::Echoing(Some(backlog)) => {
@@ -390,6 +365,7 @@ impl<H: Handler> Connection<H> {
                 taken
             }
             Stage::AwaitDigest(_)
+            | Stage::Mutual(_)
             | Stage::Echoing(Some(_))
             | Stage::Finishing(_)
             | Stage::Lingering { .. }
@@ -416,6 +392,8 @@ impl<H: Handler> Connection<H> {
                 CloseReason::HeaderMalformed
             }
             Stage::AwaitDigest(_) => CloseReason::AuthAbandoned,
+            Stage::Mutual(mutual) if mutual.may_be_health_check() => CloseReason::HealthCheck,
+            Stage::Mutual(mutual) => mutual.reason(CloseReason::AuthAbandoned),
             Stage::Echoing(_) => CloseReason::PeerFinished,
             Stage::Finishing(reason)
             | Stage::Lingering { reason, .. }
@@ -431,12 +409,16 @@ impl<H: Handler> Connection<H> {
                 | io::ErrorKind::ConnectionAborted
                 | io::ErrorKind::BrokenPipe
         );
+        let failed = if is_reset { CloseReason::Reset } else { CloseReason::TransportError };
         self.end(match &self.stage {
             Stage::AwaitDigest(handshake) if is_reset && handshake.may_be_health_check() => {
                 CloseReason::HealthCheck
             }
-            Stage::AwaitDigest(_) | Stage::Echoing(_) if is_reset => CloseReason::Reset,
-            Stage::AwaitDigest(_) | Stage::Echoing(_) => CloseReason::TransportError,
+            Stage::Mutual(mutual) if is_reset && mutual.may_be_health_check() => {
+                CloseReason::HealthCheck
+            }
+            Stage::AwaitDigest(_) | Stage::Echoing(_) => failed,
+            Stage::Mutual(mutual) => mutual.reason(failed),
             // All answers were sent before, so this error is not the reason for the end.
             Stage::Finishing(reason)
             | Stage::Lingering { reason, .. }
@@ -455,6 +437,10 @@ impl<H: Handler> Connection<H> {
                 self.end(CloseReason::HeaderTimeout);
             }
             Stage::AwaitDigest(_) => self.end(CloseReason::AuthTimeout),
+            Stage::Mutual(mutual) => {
+                let reason = mutual.reason(CloseReason::AuthTimeout);
+                self.end(reason);
+            }
             Stage::Echoing(None) => self.stage = Stage::Finishing(CloseReason::IdleTimeout),
             Stage::Echoing(Some(_)) => self.end(CloseReason::SendTimeout),
             Stage::Lingering { reason, .. } => self.end(*reason),
@@ -466,7 +452,7 @@ impl<H: Handler> Connection<H> {
     /// pushed so far. An unauthenticated connection has no pending answer and ends at once.
     pub fn close(&mut self, reason: CloseReason) {
         match &mut self.stage {
-            Stage::AwaitDigest(_) => self.end(reason),
+            Stage::AwaitDigest(_) | Stage::Mutual(_) => self.end(reason),
             Stage::Echoing(None) => self.stage = Stage::Finishing(reason),
             Stage::Echoing(Some(backlog)) => {
                 backlog.then_close.get_or_insert(reason);
@@ -479,7 +465,7 @@ impl<H: Handler> Connection<H> {
     /// connection that was finishing, with every answer sent, keeps its own reason.
     pub fn abort(&mut self, reason: CloseReason) {
         self.end(match &self.stage {
-            Stage::AwaitDigest(_) | Stage::Echoing(_) => reason,
+            Stage::AwaitDigest(_) | Stage::Mutual(_) | Stage::Echoing(_) => reason,
             Stage::Finishing(reason)
             | Stage::Lingering { reason, .. }
             | Stage::Closed { reason, .. } => *reason,
@@ -489,7 +475,7 @@ impl<H: Handler> Connection<H> {
     /// Enters `Closed`. No other place does, and nothing leaves it.
     fn end(&mut self, reason: CloseReason) {
         let (authenticated, undelivered) = match &self.stage {
-            Stage::AwaitDigest(_) => (false, 0),
+            Stage::AwaitDigest(_) | Stage::Mutual(_) => (false, 0),
             Stage::Echoing(Some(backlog)) => (true, saturating_u32(backlog.len())),
             Stage::Echoing(None) | Stage::Finishing(_) | Stage::Lingering { .. } => (true, 0),
             Stage::Closed { .. } => return,
@@ -513,10 +499,23 @@ impl<H: Handler> Connection<H> {
         match &self.stage {
             Stage::Echoing(Some(backlog)) => backlog.len(),
             Stage::AwaitDigest(_)
+            | Stage::Mutual(_)
             | Stage::Echoing(None)
             | Stage::Finishing(_)
             | Stage::Lingering { .. }
             | Stage::Closed { .. } => 0,
+        }
+    }
+
+    /// The reason for which the connection is finishing.
+    pub(super) const fn finishing(&self) -> Option<CloseReason> {
+        match &self.stage {
+            Stage::Finishing(reason) => Some(*reason),
+            Stage::AwaitDigest(_)
+            | Stage::Mutual(_)
+            | Stage::Echoing(_)
+            | Stage::Lingering { .. }
+            | Stage::Closed { .. } => None,
         }
     }
 
@@ -525,8 +524,13 @@ impl<H: Handler> Connection<H> {
     fn take_header(&mut self, config: &Config, data: &[u8], now: Monotonic) {
         let Stage::AwaitDigest(handshake) = &mut self.stage else { return };
         match handshake.take_header(data) {
-            Ok(true) => self.call = Call::begin(call_timeout(config.auth_timeout), now),
-            Ok(false) => {}
+            Ok(None) => {}
+            Ok(Some(behind)) => {
+                self.call = Call::begin(call_timeout(config.auth_timeout), now);
+                if config.protocol == Protocol::Multiprocessing {
+                    self.stage = Stage::Mutual(Box::new(Mutual::behind(handshake, config, behind)));
+                }
+            }
             Err(HeaderError::Missing) => self.end(CloseReason::HeaderMissing),
             Err(HeaderError::Malformed | HeaderError::TooLong) => {
                 self.end(CloseReason::HeaderMalformed);
@@ -535,7 +539,10 @@ impl<H: Handler> Connection<H> {
     }
 
     fn recv_again(&mut self, config: &Config, now: Monotonic) {
-        self.stage = Stage::Echoing(None);
+        // Most answers go out whole and leave the stage as it is: nothing has to be dropped.
+        if !matches!(self.stage, Stage::Echoing(None)) {
+            self.stage = Stage::Echoing(None);
+        }
         self.call = Call::begin(call_timeout(config.idle_timeout), now);
     }
 

@@ -56,6 +56,12 @@ pub enum Answer {
     Bytes(Bytes),
     /// Send these bytes, or none, then close the connection in an orderly way.
     Close(Bytes),
+    /// Send the first bytes of `data` as they are now, then close the connection in an orderly way
+    /// with [`CloseReason::MessageTooLong`].
+    MessageTooLong {
+        /// The number of these bytes, up to the length of `data`.
+        answered: usize,
+    },
 }
 
 /// The default handler: `data.upper()`, as the tutorial's server answers.

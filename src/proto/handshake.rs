@@ -18,9 +18,17 @@ pub(super) struct Handshake {
     received: u16,
 }
 
+/// What is there when a header is complete: the client's bytes, and the random ones that were kept.
+#[derive(Clone, Copy)]
+pub(super) struct Behind<'a> {
+    pub(super) bytes: &'a [u8],
+    pub(super) more: [u8; 8],
+}
+
 /// The PROXY header in front of a connection. Nothing is sent before it is complete.
 enum Preface {
-    Awaited(HeaderReader),
+    /// With the random bytes that a longer challenge has behind the first 32.
+    Awaited(HeaderReader, [u8; 8]),
     Read(Header),
 }
 
@@ -39,39 +47,46 @@ impl Handshake {
     }
 
     /// The same behind a balancer, whose header comes first.
-    pub(super) fn behind_proxy(challenge: Challenge) -> Self {
-        let preface = Some(Box::new(Preface::Awaited(HeaderReader::new())));
+    pub(super) fn behind_proxy(challenge: Challenge, more: [u8; 8]) -> Self {
+        let preface = Some(Box::new(Preface::Awaited(HeaderReader::new(), more)));
         Self { preface, ..Self::new(challenge) }
     }
 
     /// Returns true while the header is incomplete.
     pub(super) fn awaits_header(&self) -> bool {
-        matches!(self.preface.as_deref(), Some(Preface::Awaited(_)))
+        matches!(self.preface.as_deref(), Some(Preface::Awaited(..)))
     }
 
     /// The complete header.
     pub(super) fn header(&self) -> Option<&Header> {
         match self.preface.as_deref() {
             Some(Preface::Read(header)) => Some(header),
-            Some(Preface::Awaited(_)) | None => None,
+            Some(Preface::Awaited(..)) | None => None,
         }
     }
 
-    /// Handles the bytes of one `recv` while the header is awaited; returns true once it is complete.
+    /// Handles the bytes of one `recv` while the header is awaited; returns what is behind it once it
+    /// is complete.
     ///
     /// The bytes behind it are the client's. It cannot know the challenge yet, so they are kept as
     /// the beginning of a digest that will be wrong, and none beyond the longest digest is kept.
-    pub(super) fn take_header(&mut self, data: &[u8]) -> Result<bool, HeaderError> {
-        let Some(Preface::Awaited(reader)) = self.preface.as_deref_mut() else { return Ok(true) };
-        let Status::Complete { header, taken } = reader.handle_recv(data)? else {
-            return Ok(false);
+    pub(super) fn take_header<'a>(
+        &mut self,
+        data: &'a [u8],
+    ) -> Result<Option<Behind<'a>>, HeaderError> {
+        let Some(Preface::Awaited(reader, more)) = self.preface.as_deref_mut() else {
+            return Ok(None);
         };
+        let Status::Complete { header, taken } = reader.handle_recv(data)? else {
+            return Ok(None);
+        };
+        let more = *more;
         if let Some(endpoints) = header.endpoints {
             self.peer = self.peer.moved_to(endpoints.source);
         }
         self.preface = Some(Box::new(Preface::Read(header)));
         let _ = self.take(&data[taken..], Digest::MAX_LEN);
-        Ok(true)
+        Ok(Some(Behind { bytes: &data[taken..], more }))
     }
 
     /// Returns true if a peer that leaves now does what a balancer's health check does: it sends
@@ -79,9 +94,14 @@ impl Handshake {
     pub(super) fn may_be_health_check(&self) -> bool {
         match self.preface.as_deref() {
             None => false,
-            Some(Preface::Awaited(reader)) => reader.is_empty(),
+            Some(Preface::Awaited(reader, _)) => reader.is_empty(),
             Some(Preface::Read(header)) => header.endpoints.is_none(),
         }
+    }
+
+    /// The challenge.
+    pub(super) fn challenge(&self) -> &[u8; Challenge::LEN] {
+        self.challenge.as_bytes()
     }
 
     /// Unsent bytes of the challenge; none while the header is awaited.

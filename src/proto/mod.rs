@@ -18,29 +18,39 @@
 //! Bytes, the time and the shared [`Config`] are arguments. The module uses no socket, clock,
 //! random source or event loop, so an ordinary test can reach every path.
 //!
-//! [`Connection`] is the server's side, [`Responder`] the client's half of the handshake.
+//! [`Connection`] is the server's side, [`Responder`] the client's half of the handshake. A
+//! [`Protocol`] other than the tutorial's begins with another handshake ([`MutualHandshake`], or
+//! none), and may go on in frames ([`Framed`]).
 
 mod backlog;
 mod boxed;
 mod close_reason;
 mod config;
 mod connection;
+mod frame;
 mod guard;
 mod handler;
 mod handshake;
 #[cfg(feature = "http")]
 pub mod http;
+mod multiprocessing;
 mod peer;
+mod protocol;
 pub mod proxy;
 mod reply;
 mod responder;
+mod state;
 
 pub use close_reason::CloseReason;
 pub use config::Config;
-pub use connection::{Connection, State, Wants};
+pub use connection::Connection;
+pub use frame::{FrameHeader, FrameReader, Framed, Piece, Transform, frame_header};
 #[cfg(feature = "server")]
 pub(crate) use guard::{guarded, in_user_code};
 pub use handler::{Answer, Handler, Identity, Upper};
+pub use multiprocessing::{HandshakeError, MutualHandshake, Role};
 pub use peer::{ConnId, Peer};
+pub use protocol::Protocol;
 pub use reply::Reply;
 pub use responder::Responder;
+pub use state::{State, Wants};

@@ -25,7 +25,13 @@ enum ReplyBytes<'a> {
     Owned(Bytes),
 }
 
-impl ReplyBytes<'_> {
+impl<'a> ReplyBytes<'a> {
+    #[cold]
+    #[inline(never)]
+    fn first(data: &'a [u8], len: usize) -> Self {
+        Self::InPlace(&data[..len])
+    }
+
     fn as_slice(&self) -> &[u8] {
         match self {
             Self::InPlace(data) => data,
@@ -76,6 +82,9 @@ impl<'a, H: Handler> Reply<'a, H> {
             Answer::Nothing => (ReplyBytes::InPlace(&[]), None),
             Answer::Bytes(bytes) => (ReplyBytes::Owned(bytes), None),
             Answer::Close(bytes) => (ReplyBytes::Owned(bytes), Some(CloseReason::HandlerClosed)),
+            Answer::MessageTooLong { answered } => {
+                (ReplyBytes::first(data, answered), Some(CloseReason::MessageTooLong))
+            }
         };
         if bytes.as_slice().len() > config.max_answer {
             (bytes, then_close) = (ReplyBytes::InPlace(&[]), Some(CloseReason::AnswerTooLong));
@@ -86,10 +95,31 @@ impl<'a, H: Handler> Reply<'a, H> {
         Self { connection, config, now, bytes, then_close, key }
     }
 
+    /// Names the key under which the peer authenticated.
+    pub(super) const fn with_key(mut self, key: Option<u8>) -> Self {
+        self.key = key;
+        self
+    }
+
     /// Position of a key in [`Config::keyring`]: the one under which the peer authenticated with this
     /// `recv`. `None` for every other `recv`.
     pub fn key(&self) -> Option<usize> {
         self.key.map(usize::from)
+    }
+
+    /// Puts bytes that are still unsent before the answer.
+    #[cold]
+    pub(super) fn behind(mut self, unsent: &[u8]) -> Self {
+        let bytes = [unsent, self.bytes()].concat();
+        if self.bytes().is_empty() {
+            // Without an answer the connection has gone on already.
+            if self.connection.close_reason().is_some() {
+                return self;
+            }
+            self.then_close = self.connection.finishing();
+        }
+        self.bytes = ReplyBytes::Owned(bytes.into());
+        self
     }
 
     /// Bytes to send; empty if there is no answer.

@@ -8,8 +8,7 @@ use std::net::SocketAddr;
 use super::admission::{Networks, Source, Unauthenticated};
 use super::records::Row;
 use super::{AcceptPause, Limits, Server};
-use crate::auth::Challenge;
-use crate::proto::{CloseReason, Connection, Handler, Peer, State, guarded};
+use crate::proto::{CloseReason, Connection, Handler, Peer, Protocol, State, guarded};
 use crate::python::Monotonic;
 use crate::reactor::{Close, Kernel, Ready};
 
@@ -258,8 +257,11 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         source: Option<Source>,
         listener: usize,
     ) {
-        let mut random = [0; Challenge::LEN];
-        if let Err(error) = self.reactor.kernel.fill_random(&mut random) {
+        let mut random = [0; Protocol::MAX_RANDOM];
+        let needed = &mut random[..self.config.protocol.random_len()];
+        if !needed.is_empty()
+            && let Err(error) = self.reactor.kernel.fill_random(needed)
+        {
             self.notify(|observer| observer.setup_failed(peer, &error));
             return self.cannot_open(stream, CloseReason::SetupFailed);
         }
@@ -267,12 +269,12 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
             return self.cannot_open(stream, CloseReason::HandlerPanicked);
         };
         let (id, now) = (self.reactor.next_id(), self.reactor.now());
+        let who = Peer::new(self.inbox.server(), id, peer);
         let begin = match self.acceptor.listeners[listener].purpose {
-            Purpose::Service { proxied: false } => Connection::new,
-            Purpose::Service { proxied: true } => Connection::behind_proxy,
+            Purpose::Service { proxied: false } => Connection::open,
+            Purpose::Service { proxied: true } => Connection::open_proxied,
         };
-        let mut connection = begin(&self.config, Challenge::new(random), handler, now);
-        connection.set_peer(Peer::new(self.inbox.server(), id, peer));
+        let connection = begin(&self.config, &random, handler, who, now);
         let unauthenticated = &mut self.acceptor.unauthenticated;
         match connection.state() == State::AwaitHeader {
             true => unauthenticated.add_awaiting_header(id, now),
@@ -285,6 +287,10 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         let connections = self.reactor.slots.len() + 1;
         self.stats.peak_connections = self.stats.peak_connections.max(connections);
         self.notify(|observer| observer.opened(id, peer));
+        if connection.has_authenticated() {
+            // Its protocol has no handshake.
+            self.authenticated(id, None);
+        }
         // A new socket has room for a challenge; whether anything came is for an event to say.
         match self.reactor.enter(stream, connection, Ready::WRITABLE) {
             Ok(id) => self.pump(id),

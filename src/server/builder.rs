@@ -8,7 +8,7 @@ use super::{
     run_workers,
 };
 use crate::auth::Keyring;
-use crate::proto::{Config, Handler, Upper};
+use crate::proto::{Config, Handler, Protocol, Upper};
 use crate::reactor::{Kernel, ListenOptions, MioKernel};
 
 /// Describes a server before it exists.
@@ -81,6 +81,11 @@ pub enum BuildError {
     /// A limit of zero, under which nothing could ever happen.
     #[error("{0} must be at least 1")]
     Zero(&'static str),
+    /// A listener behind a balancer in a protocol that has no handshake.
+    #[error(
+        "a listener behind a balancer needs a protocol with a handshake, and the plain one has none"
+    )]
+    PlainBehindProxy,
     /// Something that was handed over is one loop's, and there are to be several.
     #[error("{0} that was handed over is for one loop, and there are to be several")]
     NotShared(&'static str),
@@ -403,6 +408,12 @@ impl<H: Handler + Clone> ServerBuilder<H> {
     fn check(&self, workers: usize, least: &Limits) -> Result<(), BuildError> {
         if self.addresses.is_empty() && self.listeners.is_empty() {
             return Err(BuildError::NoAddress);
+        }
+        let mut proxied = self.addresses.iter().map(|place| place.proxied);
+        let is_proxied =
+            proxied.any(|proxied| proxied) || self.listeners.iter().any(|place| place.proxied);
+        if is_proxied && self.config.protocol == Protocol::Plain {
+            return Err(BuildError::PlainBehindProxy);
         }
         if workers > 1 && self.observer.is_some() {
             return Err(BuildError::NotShared("an observer"));

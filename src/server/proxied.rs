@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use super::admission::Networks;
 use super::{ConnId, Server, pump};
 use crate::proto::proxy::Header;
-use crate::proto::{CloseReason, Handler};
+use crate::proto::{CloseReason, Handler, Protocol};
 use crate::reactor::Kernel;
 
 impl<K: Kernel, H: Handler + Clone> Server<K, H> {
@@ -19,8 +19,9 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
     /// the listeners were given.
     ///
     /// # Panics
-    /// If there is no such listener.
+    /// If there is no such listener, or with [`Protocol::Plain`].
     pub fn require_proxy(&mut self, listener: usize) {
+        assert!(self.config.protocol != Protocol::Plain, "a plain connection cannot be proxied");
         self.acceptor.listeners[listener].require_proxy();
     }
 

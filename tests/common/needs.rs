@@ -1,6 +1,7 @@
 //! Programs that some tests need besides Rust.
 
 use std::io::Write;
+use std::path::PathBuf;
 use std::process::Command;
 
 /// A program that a test runs and that may be missing.
@@ -29,6 +30,9 @@ pub const KUBERNETES_VALIDATE: Tool = Tool {
 pub const MAN: Tool =
     Tool { name: "man", remedy: "apt-get install man-db", probes: &[&["man", "--version"]] };
 
+pub const NCAT: Tool =
+    Tool { name: "ncat", remedy: "apt-get install ncat", probes: &[&["ncat", "--version"]] };
+
 pub const PYTHON: Tool = Tool {
     name: "python3",
     remedy: "apt-get install python3",
@@ -52,6 +56,9 @@ pub const PROMTOOL: Tool = Tool {
     remedy: "apt-get install prometheus",
     probes: &[&["promtool", "--version"]],
 };
+
+pub const SOCAT: Tool =
+    Tool { name: "socat", remedy: "apt-get install socat", probes: &[&["socat", "-V"]] };
 
 pub const STRACE: Tool =
     Tool { name: "strace", remedy: "apt-get install strace", probes: &[&["strace", "-V"]] };
@@ -101,6 +108,25 @@ impl Tool {
     pub fn is_missing(&self) -> bool {
         self.find().is_none()
     }
+}
+
+/// Every Python from 3.8 on that can be found: those of pyenv, then that of the system.
+pub fn pythons() -> Vec<PathBuf> {
+    let home = std::env::var_os("HOME").map(PathBuf::from).unwrap_or_default();
+    let root = std::env::var_os("PYENV_ROOT").map_or_else(|| home.join(".pyenv"), PathBuf::from);
+    let mut pythons: Vec<PathBuf> = std::fs::read_dir(root.join("versions"))
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| Some(entry.ok()?.path().join("bin/python3")))
+        .collect();
+    pythons.sort();
+    pythons.push("/usr/bin/python3".into());
+    let is_new = |python: &PathBuf| {
+        let check = "import sys; sys.exit(sys.version_info < (3, 8))";
+        Command::new(python).args(["-c", check]).output().is_ok_and(|run| run.status.success())
+    };
+    pythons.retain(is_new);
+    if pythons.is_empty() { vec!["python3".into()] } else { pythons }
 }
 
 /// Prints a line that shows even if the test passes: unlike `println`, it is not captured.

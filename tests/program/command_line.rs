@@ -63,6 +63,8 @@ fn the_examples_of_the_help_run() {
     files.write("saltecho.toml", b"listen = ['127.0.0.1:0']\n", 0o600);
     let plain = Serving::start(&[]);
     let keyed = Serving::start(&["-k", &key, "--mac", "sha256"]);
+    let framed = Serving::start(&["--protocol", "multiprocessing"]);
+    let open = Serving::start(&["--protocol", "plain"]);
     for command in [
         &["--help"][..],
         &["serve", "--help"],
@@ -72,12 +74,18 @@ fn the_examples_of_the_help_run() {
     ] {
         let help = String::from_utf8(run(command, b"").stdout).unwrap();
         for example in examples(&help) {
-            let server = if example.contains("-k saltecho.key") { &keyed } else { &plain };
+            let server = match &example {
+                example if example.contains("-k saltecho.key") => &keyed,
+                example if example.contains("multiprocessing") => &framed,
+                example if example.contains("--protocol plain") => &open,
+                _ => &plain,
+            };
             run_example(&example, &files, server);
         }
     }
-    plain.finish();
-    keyed.finish();
+    for server in [plain, keyed, framed, open] {
+        server.finish();
+    }
     assert_eq!(std::fs::read(files.path().join("output")).unwrap(), b"FROM A FILE\n");
     assert_eq!(std::fs::read_to_string(files.path().join("ports")).unwrap().lines().count(), 2);
 }
@@ -96,7 +104,7 @@ fn run_example(example: &str, files: &Files, server: &Serving) {
     shell.env("SALTECHO_LISTEN", "127.0.0.1:0").env("SALTECHO_ADDRESS", server.place());
     if serves {
         let serving = Serving::start_command(&mut shell);
-        if !example.contains("-k ") {
+        if !example.contains("-k ") && !example.contains("--protocol") {
             assert_eq!(exchange(&authenticated(serving.address), b"hello"), b"HELLO");
         }
         serving.finish();

@@ -12,6 +12,7 @@ mod load;
 mod log_format;
 mod outputs;
 mod port_file;
+mod protocols;
 mod reload;
 mod serve;
 mod serve_log;

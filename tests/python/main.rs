@@ -5,6 +5,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod multiprocessing;
 mod oracle;
 mod peers;
 mod programs;

@@ -11,6 +11,9 @@ mod exhaustive;
 mod load;
 #[cfg(feature = "load")]
 mod load_world;
+#[path = "../wire/multiprocessing_world.rs"]
+mod multiprocessing_world;
+mod random_protocols;
 mod random_worlds;
 mod reconfigure;
 mod truth;

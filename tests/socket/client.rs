@@ -176,18 +176,20 @@ fn a_wrong_echo_is_an_error() {
     assert!(matches!(outcome, Err(ClientError::NotAnEcho)), "{outcome:?}");
     assert!(answer.len() > 5 && b"HELLO, and more".starts_with(&answer), "{answer:?}");
 
-    // Later bytes are found before the next message is sent.
-    let place = fake_server(|mut stream| {
+    // Later bytes are found before the next message is sent. Over loopback what was written has come.
+    let (written, is_written) = std::sync::mpsc::channel();
+    let place = fake_server(move |mut stream| {
         stream.read_exact(&mut [0; 5]).unwrap();
         stream.write_all(b"HELLO").unwrap();
         stream.read_exact(&mut [0; 1]).unwrap();
         stream.write_all(b"and more").unwrap();
+        written.send(()).unwrap();
         let _ = stream.read(&mut [0]);
     });
     let (mut client, mut answer) = (connect(&place, PATIENCE).unwrap(), Vec::new());
     client.exchange(b"hello", &mut answer).unwrap();
     client.send(b"?").unwrap();
-    client.wait_for_refusal(PATIENCE).unwrap();
+    is_written.recv().unwrap();
     let outcome = client.exchange(b"again", &mut answer);
     assert!(matches!(outcome, Err(ClientError::NotAnEcho)), "{outcome:?}");
     assert_eq!(answer, b"HELLO");

@@ -8,4 +8,6 @@ mod digest;
 mod endings;
 mod header;
 mod memory;
+mod multiprocessing;
+mod multiprocessing_world;
 mod peer;

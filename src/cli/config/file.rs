@@ -39,7 +39,7 @@ pub(super) struct Fault {
 
 /// A fault with the file and the line that it is in. Its `Display` is one line.
 #[derive(Debug)]
-pub(in super::super) struct FileError {
+pub(super) struct FileError {
     file: String,
     line: usize,
     column: usize,
@@ -158,7 +158,7 @@ fn excerpt(number: usize, line: &str, before: &str, marked: &str) -> String {
 
 impl FileError {
     /// The line of the file with a mark below what is wrong; empty if it is too long to be shown.
-    pub(in super::super) fn excerpt(&self) -> &str {
+    pub(super) fn excerpt(&self) -> &str {
         &self.excerpt
     }
 }

@@ -1,5 +1,4 @@
-//! The configuration of `saltecho serve`: a TOML file below flags and environment variables, and the
-//! commands that check, show and write one.
+//! The configuration of `saltecho serve`: a TOML file below flags and environment variables.
 
 mod file;
 mod init;
@@ -12,89 +11,13 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
-use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Subcommand};
+use clap::{ArgMatches, Command};
 
-use self::file::Entry;
-use super::args::{Cli, Command};
+use super::environment;
 use super::failure::{Exit, Failure};
-use super::serve::ServeArgs;
-use super::{environment, output, serve};
 
-pub(super) use file::FileError;
 pub(super) use init::{commented, with};
 pub(super) use table::Setting;
-
-/// Check, show or write a configuration of `saltecho serve`.
-///
-/// A configuration is a TOML file whose keys are the long flags of `saltecho serve`. A flag overrides
-/// its environment variable, which overrides the file, which overrides the default.
-#[derive(Args, Debug)]
-#[command(after_long_help = EXAMPLES, arg_required_else_help = true)]
-pub(super) struct ConfigArgs {
-    #[command(subcommand)]
-    pub(super) what: What,
-}
-
-#[derive(Debug, Subcommand)]
-pub(super) enum What {
-    /// Make every check that `saltecho serve` makes before it opens a socket; takes its flags too
-    ///
-    /// The exit code is 2 if a check fails.
-    Check(SettingsArgs),
-    /// Print all settings in force as a configuration; takes the flags of `saltecho serve` too
-    Show {
-        #[command(flatten)]
-        settings: SettingsArgs,
-
-        /// Name where each setting comes from: a flag, a variable, a line of the file, or the default
-        #[arg(long)]
-        origin: bool,
-    },
-    /// Print a commented configuration with all keys at their defaults
-    Init,
-}
-
-#[derive(Args, Debug)]
-pub(super) struct SettingsArgs {
-    /// The configuration [default: that of --config]
-    #[arg(value_name = "FILE")]
-    file: Option<PathBuf>,
-
-    #[command(flatten)]
-    serve: Hidden<ServeArgs>,
-}
-
-/// Flags that a command takes without repeating them in its own help.
-#[derive(Debug)]
-struct Hidden<T>(Box<T>);
-
-impl<T: Args> Args for Hidden<T> {
-    fn augment_args(command: clap::Command) -> clap::Command {
-        let flags = T::augment_args(clap::Command::new("flags"));
-        command.args(flags.get_arguments().map(|arg| arg.clone().hide(true)))
-    }
-
-    fn augment_args_for_update(command: clap::Command) -> clap::Command {
-        Self::augment_args(command)
-    }
-}
-
-impl<T: FromArgMatches> FromArgMatches for Hidden<T> {
-    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
-        T::from_arg_matches(matches).map(|flags| Self(Box::new(flags)))
-    }
-
-    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
-        self.0.update_from_arg_matches(matches)
-    }
-}
-
-const EXAMPLES: &str = "\
-Examples:
-  saltecho config init > saltecho.toml
-  saltecho config check saltecho.toml
-  saltecho config show --origin saltecho.toml
-  saltecho config show saltecho.toml --auth-timeout 3s";
 
 /// Why a command line cannot be carried out; help and the version are of the first kind.
 pub(super) enum Refusal {
@@ -102,9 +25,13 @@ pub(super) enum Refusal {
     Configuration(Failure),
 }
 
-impl From<clap::Error> for Refusal {
-    fn from(error: clap::Error) -> Self {
-        Self::CommandLine(environment::name_variable(error))
+impl Refusal {
+    /// The refusal as a failure, where no help was asked for.
+    pub(super) fn into_failure(self) -> Failure {
+        match self {
+            Self::CommandLine(error) => Failure::new(Exit::Usage, error),
+            Self::Configuration(failure) => failure,
+        }
     }
 }
 
@@ -120,78 +47,50 @@ pub(super) struct Effective {
 /// The commands that take the flags of a server.
 const COMMANDS: [&[&str]; 3] = [&["serve"], &["config", "check"], &["config", "show"]];
 
-/// Parses the command line with the environment and the configuration.
-pub(super) fn parse() -> Result<Cli, Refusal> {
-    parse_words(&std::env::args_os().collect::<Vec<_>>())
-}
-
-/// Parses the same command line again: a server's settings, with the configuration as it is now.
-pub(super) fn parse_again() -> Result<ServeArgs, Failure> {
-    match parse() {
-        Ok(Cli { command: Command::Serve(args) }) => Ok(args),
-        Ok(_) => unreachable!("only a server parses its command line again"),
-        Err(Refusal::Configuration(failure)) => Err(failure),
-        Err(Refusal::CommandLine(error)) => Err(Failure::new(Exit::Usage, error)),
-    }
-}
-
-fn parse_words(words: &[OsString]) -> Result<Cli, Refusal> {
-    let matches = Cli::command().try_get_matches_from(words)?;
+/// Parses a command line with the environment and the configuration that it names. A command that
+/// serves or checks has settings too.
+///
+/// # Errors
+/// If the command line, the environment or the configuration is wrong, or it asks for help.
+pub(super) fn parse(
+    cli: &Command,
+    words: &[OsString],
+) -> Result<(ArgMatches, Option<Effective>), Refusal> {
+    let refused = |error| Refusal::CommandLine(environment::name_variable(cli.clone(), error));
+    let matches = cli.clone().try_get_matches_from(words).map_err(refused)?;
     let Some(path) = COMMANDS.iter().find(|path| find(&matches, path).is_some()) else {
-        return Ok(from_matches(&matches)?);
+        return Ok((matches, None));
     };
     let server = find(&matches, path).expect("it was found");
     let given = |id| server.try_get_one::<PathBuf>(id).ok().flatten().cloned();
-    let Some(file) = given("file").or_else(|| given("config")) else {
-        return finish(&matches, path, None, ("", "", &[]));
+    let serve = cli.find_subcommand("serve").expect("it is a command");
+    let settings = |matches, source| {
+        table::settings(serve, find(matches, path).expect("it was found"), source)
     };
-    let usage = |error| Refusal::Configuration(Failure::new(Exit::Usage, error));
-    let text = read(&file).map_err(usage)?;
+    let Some(file) = given("file").or_else(|| given("config")) else {
+        let settings = settings(&matches, ("", "", &[]));
+        return Ok((matches, Some(Effective { file: None, settings })));
+    };
+    let text =
+        read(&file).map_err(|error| Refusal::Configuration(Failure::new(Exit::Usage, error)))?;
     let name = file.display().to_string();
-    let located = |fault: file::Fault| usage(fault.within(&name, &text).into());
+    let located = |fault: file::Fault| {
+        let error = fault.within(&name, &text);
+        let excerpt = error.excerpt().to_owned();
+        Refusal::Configuration(Failure::new(Exit::Usage, error).with_excerpt(excerpt))
+    };
     let entries = file::parse(&text).map_err(located)?;
     let mut result = Ok(());
-    let command = mut_command(Cli::command(), path, |command| {
+    let command = mut_command(cli.clone(), path, |command| {
         table::with_defaults(command.clone(), &entries).unwrap_or_else(|fault| {
             result = Err(fault);
             command
         })
     });
     result.map_err(located)?;
-    let matches = command.try_get_matches_from(words)?;
-    finish(&matches, path, Some(file), (&name, &text, &entries))
-}
-
-/// Makes the command line from what was parsed.
-fn finish(
-    matches: &ArgMatches,
-    path: &[&str],
-    file: Option<PathBuf>,
-    source: (&str, &str, &[Entry]),
-) -> Result<Cli, Refusal> {
-    let mut cli = from_matches(matches)?;
-    let command = Cli::command();
-    let serve = command.find_subcommand("serve").expect("it is a command");
-    let found = find(matches, path).expect("it was found in the command line");
-    let settings = table::settings(serve, found, source);
-    if let Some(args) = serve_args(&mut cli) {
-        args.effective = Effective { file, settings };
-    }
-    Ok(cli)
-}
-
-fn from_matches(matches: &ArgMatches) -> Result<Cli, clap::Error> {
-    Cli::from_arg_matches(matches).map_err(|error| error.format(&mut Cli::command()))
-}
-
-fn serve_args(cli: &mut Cli) -> Option<&mut ServeArgs> {
-    match &mut cli.command {
-        Command::Serve(args) => Some(args),
-        Command::Config(ConfigArgs {
-            what: What::Check(settings) | What::Show { settings, .. },
-        }) => Some(&mut settings.serve.0),
-        _ => None,
-    }
+    let matches = command.try_get_matches_from(words).map_err(refused)?;
+    let settings = settings(&matches, (&name, &text, &entries));
+    Ok((matches, Some(Effective { file: Some(file), settings })))
 }
 
 /// The command at this path, if it was given.
@@ -201,15 +100,15 @@ fn find<'a>(matches: &'a ArgMatches, path: &[&str]) -> Option<&'a ArgMatches> {
 
 /// Changes the command at this path.
 fn mut_command(
-    command: clap::Command,
+    command: Command,
     path: &[&str],
-    change: impl FnOnce(clap::Command) -> clap::Command,
-) -> clap::Command {
+    change: impl FnOnce(Command) -> Command,
+) -> Command {
     match path {
         [] => change(command),
         [name, rest @ ..] => {
             // Boxed, because each level would be another type.
-            let change: Box<dyn FnOnce(clap::Command) -> clap::Command> = Box::new(change);
+            let change: Box<dyn FnOnce(Command) -> Command> = Box::new(change);
             command.mut_subcommand(name, |inner| mut_command(inner, rest, change))
         }
     }
@@ -245,39 +144,4 @@ fn read_text(path: &Path) -> Result<String> {
         let line = 1 + valid.iter().filter(|byte| **byte == b'\n').count();
         anyhow::anyhow!("line {line} is not UTF-8 text")
     })
-}
-
-/// Carries out a command. `cli` is the whole command line.
-pub(super) fn run(args: &ConfigArgs, cli: &clap::Command) -> Result<(), Failure> {
-    match &args.what {
-        What::Check(settings) => {
-            let effective = &settings.serve.0.effective;
-            let what = effective.file.as_deref().map(Path::display);
-            let what = what.map_or_else(|| "the settings".to_owned(), |file| file.to_string());
-            let summary = serve::check(&settings.serve.0)?;
-            output::print(&format!("{what}: valid: {summary}\n"))?;
-        }
-        What::Show { settings, origin } => {
-            output::print(&shown(&settings.serve.0.effective, *origin))?;
-        }
-        What::Init => output::print(&commented(cli))?,
-    }
-    Ok(())
-}
-
-/// The column from which on origins are shown beside values that are not longer.
-const ORIGINS: usize = 44;
-
-fn shown(effective: &Effective, with_origins: bool) -> String {
-    let lines = effective.settings.iter().map(|setting| {
-        let line = match &setting.value {
-            Some(value) => format!("{} = {value}", setting.key),
-            None => format!("#{} = {}", setting.key, setting.placeholder),
-        };
-        match with_origins {
-            true => format!("{line:<ORIGINS$}  # {}\n", setting.origin),
-            false => line + "\n",
-        }
-    });
-    lines.collect()
 }

@@ -32,7 +32,7 @@ pub(super) enum Kind {
 
 /// Where a setting comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Origin {
+pub(in crate::cli) enum Origin {
     Flag,
     Variable(String),
     File { name: String, line: usize },
@@ -45,9 +45,9 @@ pub(in crate::cli) struct Setting {
     pub(in crate::cli) key: String,
     /// The value as TOML; `None` if it has none, and a default that depends on other things.
     pub(in crate::cli) value: Option<String>,
-    pub(super) origin: Origin,
+    pub(in crate::cli) origin: Origin,
     /// What stands for a value where there is none.
-    pub(super) placeholder: String,
+    pub(in crate::cli) placeholder: String,
 }
 
 impl fmt::Display for Origin {
@@ -296,6 +296,7 @@ mod tests {
                 "\"same\"",
                 "\"require\"",
                 "\"json\"",
+                "\"plain\"",
                 "\"127.0.0.1:7\"",
                 "\"other\"",
             ],
@@ -386,7 +387,7 @@ mod tests {
             "listen: [127.0.0.1:1, [::1]:2]",
             "max_connections: Some(1000)",
             "verbose: true",
-            "mac: Sha256",
+            "mac: Some(Sha256)",
             "backlog: 5,",
         ] {
             assert!(shown.contains(part), "no {part:?} in {shown}");

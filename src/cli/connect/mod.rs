@@ -1,6 +1,7 @@
 //! `saltecho connect`: the prompt on a terminal, the pipe otherwise.
 
 mod escape;
+mod framing;
 mod peer;
 mod pipe;
 mod prompt;
@@ -15,6 +16,7 @@ use saltecho::client::Client;
 use crate::cli::address::ServerAddress;
 use crate::cli::failure::{Exit, Failure};
 use crate::cli::keyfile::KeyArgs;
+use crate::cli::protocol::ProtocolArgs;
 use crate::cli::values::Limit;
 use peer::Peer;
 
@@ -33,6 +35,9 @@ pub(super) struct ConnectArgs {
     address: ServerAddress,
 
     #[command(flatten)]
+    protocol: ProtocolArgs,
+
+    #[command(flatten)]
     keys: KeyArgs,
 
     /// Time limit for connecting, for the challenge, and for each answer (5s, 500ms, off)
@@ -45,17 +50,21 @@ const CONNECT_EXAMPLES: &str = "\
 Examples:
   saltecho connect
   echo hello | saltecho connect
-  saltecho connect -k saltecho.key --mac sha256 < input > output";
+  saltecho connect -k saltecho.key --mac sha256 < input > output
+  echo hello | saltecho connect --protocol multiprocessing";
 
 /// Time after which the wait for a connection is announced.
 const SOON: Duration = Duration::from_millis(500);
 
 pub(super) fn run(args: &ConnectArgs) -> Result<(), Failure> {
-    let keys = args.keys.load().map_err(|error| Failure::new(Exit::Usage, error))?;
+    let protocol = args.protocol.get();
+    let keys = args.keys.check(protocol).and_then(|()| args.keys.load());
+    let keys = keys.map_err(|error| Failure::new(Exit::Usage, error))?;
     let key = keys.first().expect("a key file has at least one key");
-    let peer = Peer { address: &args.address, key, mac: args.keys.mac.into(), limit: args.timeout };
+    let mac = args.keys.mac(protocol);
+    let peer = Peer { address: &args.address, protocol, key, mac, limit: args.timeout };
     let target = (args.address.host.as_str(), args.address.port);
-    let connect = || Client::connect(target, key, peer.mac, args.timeout.0);
+    let connect = || Client::connect_by(protocol, target, key, mac, args.timeout.0);
     let client = announcing(&peer, connect).map_err(|error| peer.explain(&error))?;
     if io::stdin().is_terminal() { prompt::run(&client, &peer) } else { pipe::run(&client, &peer) }
 }

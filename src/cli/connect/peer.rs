@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use saltecho::auth::{Challenge, Key, MacAlgorithm};
 use saltecho::client::{Client, ClientError, Stage};
+use saltecho::proto::Protocol;
 use saltecho::socket::ErrorKind;
 
 use super::escape::Escaper;
@@ -23,6 +24,7 @@ const SHOWN: usize = 80;
 /// The server's address and the settings of the connection, for messages.
 pub(super) struct Peer<'a> {
     pub(super) address: &'a ServerAddress,
+    pub(super) protocol: Protocol,
     pub(super) key: &'a Key,
     pub(super) mac: MacAlgorithm,
     pub(super) limit: Limit,
@@ -63,6 +65,14 @@ impl Peer<'_> {
                  or not a saltecho server"
             ),
             ClientError::NotAChallenge(greeting) => self.other_service(greeting),
+            ClientError::Impostor => {
+                let key = public_name(self.key);
+                let text = format!(
+                    "{address} accepted key {key} and does not have it: it is not the server that \
+                     it should be"
+                );
+                return Failure::with_message(Exit::NotAuthenticated, text);
+            }
             ClientError::TimedOut(Stage::Exchanging) => return self.timed_out(true),
             _ => {
                 return Failure::with_message(Exit::Runtime, format!("{address}: {error}"));
@@ -74,7 +84,19 @@ impl Peer<'_> {
     fn other_service(&self, greeting: &[u8]) -> String {
         let (address, limit) = (self.address, self.limit);
         let shown = show(greeting);
-        if greeting.len() > Challenge::LEN {
+        let is_frame = greeting.starts_with(b"\0\0\0");
+        if is_frame && greeting.get(4..).unwrap_or_default().starts_with(b"#CHALLENGE#") {
+            format!(
+                "{address} speaks the protocol of Python's multiprocessing: try --protocol \
+                 multiprocessing"
+            )
+        } else if self.protocol == Protocol::Multiprocessing {
+            let hint =
+                if greeting.len() == Challenge::LEN { "; try --protocol tutorial" } else { "" };
+            format!(
+                "{address} is not a listener of Python's multiprocessing: it sent {shown}{hint}"
+            )
+        } else if greeting.len() > Challenge::LEN {
             format!("{address} is not a saltecho server: it sent {shown}")
         } else {
             let received = bytes(greeting.len() as u64);
@@ -91,7 +113,7 @@ impl Peer<'_> {
         let mut text =
             format!("{address} did not answer within {limit}; --timeout allows more time");
         // A server that expects the longer digest waits for the rest of the shorter one.
-        if !has_answered && self.mac == MacAlgorithm::Md5 {
+        if !has_answered && self.protocol == Protocol::Tutorial && self.mac == MacAlgorithm::Md5 {
             text.push_str(
                 "; if it never answers, it may use --mac sha256 and still be waiting for the rest \
                  of a longer digest",

@@ -14,8 +14,10 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd};
 use saltecho::client::Client;
+use saltecho::proto::Protocol;
 
 use super::escape::Escaper;
+use super::framing::{Unframer, header};
 use super::peer::{Peer, bytes};
 use crate::cli::blocking::{Blocking, poll_until};
 use crate::cli::failure::{Exit, Failure};
@@ -128,10 +130,11 @@ pub(super) fn run(client: &Client, peer: &Peer<'_>) -> Result<(), Failure> {
     let input = Blocking::duplicate(io::stdin()).context("cannot use stdin")?;
     let mut output = Output::stdout().context("cannot use stdout")?;
     let (receiving, ended) = channel();
+    let protocol = peer.protocol;
     let sender = {
         let stream = stream.try_clone().context("cannot use the connection")?;
         let progress = Arc::clone(&progress);
-        move || send(stream, input, &progress, &ended, grace)
+        move || send(stream, protocol, input, &progress, &ended, grace)
     };
     std::thread::Builder::new().name("send".to_owned()).spawn(sender).context("no thread")?;
     let end = receive(stream, &mut output, &progress, peer, grace)?;
@@ -148,22 +151,26 @@ pub(super) fn run(client: &Client, peer: &Peer<'_>) -> Result<(), Failure> {
 /// sees the same connection end, and knows what came before.
 fn send(
     stream: TcpStream,
+    protocol: Protocol,
     mut input: Blocking<File>,
     progress: &Progress,
     receiver: &Receiver<()>,
     grace: Duration,
 ) {
     let mut stream = Blocking(stream);
-    let mut block = vec![0; BLOCK];
+    // What is read at once is one message. Its header is as long as that of a full block.
+    let room = header(protocol, BLOCK).len();
+    let mut block = vec![0; room + BLOCK];
     let end = loop {
-        let n = match input.read(&mut block) {
+        let n = match input.read(&mut block[room..]) {
             Ok(0) => break Ok(()),
             Ok(n) => n,
             Err(error) => break Err(error),
         };
         progress.change(|counters| counters.offered += n as u64);
         // No time limit: the server may wait for us to read, and we for the reader of our stdout.
-        if stream.write_all(&block[..n]).is_err() {
+        block[..room].copy_from_slice(&header(protocol, n));
+        if stream.write_all(&block[..room + n]).is_err() {
             return;
         }
     };
@@ -193,6 +200,7 @@ fn receive(
     grace: Duration,
 ) -> Result<End, Failure> {
     let mut stream = Blocking(stream);
+    let mut unframer = Unframer::new(peer.protocol);
     let mut block = vec![0; BLOCK];
     loop {
         match progress.wait(&stream.0, peer, grace) {
@@ -205,6 +213,7 @@ fn receive(
         let written = match stream.read(&mut block) {
             Ok(0) => break,
             Ok(n) => {
+                let (n, _) = unframer.strip(&mut block[..n]);
                 progress.lock().received += n as u64;
                 output.write(&block[..n])
             }
@@ -240,7 +249,9 @@ fn check(counters: &Counters, client: &Client, peer: &Peer<'_>) -> Result<(), Fa
         Some(Err(error)) => format!("cannot read stdin: {error}"),
         Some(Ok(())) if received >= offered => return Ok(()),
         None if received == 0 && offered == 0 => return Err(peer.closed_first(client)),
-        Some(Ok(())) | None if received == 0 => return Err(peer.rejected()),
+        Some(Ok(())) | None if received == 0 && !client.is_accepted() => {
+            return Err(peer.rejected());
+        }
         Some(Ok(())) => {
             let offered = bytes(offered);
             format!("{address} closed the connection after {received} of {offered}")
@@ -299,7 +310,8 @@ mod tests {
         let stream = TcpStream::connect(silent.local_addr().unwrap()).unwrap();
         let address = "127.0.0.1:9999".parse().unwrap();
         let (key, mac, limit) = (Key::demo(), MacAlgorithm::Md5, Limit(Some(limit)));
-        let peer = Peer { address: &address, key: &key, mac, limit };
+        let protocol = Protocol::Tutorial;
+        let peer = Peer { address: &address, protocol, key: &key, mac, limit };
         progress.wait(&stream, &peer, Duration::from_millis(1)).unwrap_err()
     }
 

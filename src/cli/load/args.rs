@@ -6,6 +6,7 @@ use saltecho::load::{Assertion, Mode};
 use super::values::{Active, Rate, Sources, StartAt};
 use crate::cli::address::ServerAddress;
 use crate::cli::keyfile::KeyArgs;
+use crate::cli::protocol::ProtocolArgs;
 use crate::cli::reply::Reply;
 use crate::cli::values::{Limit, Size, Spin};
 
@@ -24,6 +25,9 @@ pub(in crate::cli) struct LoadArgs {
     #[arg(value_name = "ADDR", default_value = "127.0.0.1:9999")]
     #[arg(env = "SALTECHO_ADDRESS", hide_env_values = true)]
     pub(super) address: ServerAddress,
+
+    #[command(flatten)]
+    pub(super) protocol: ProtocolArgs,
 
     #[command(flatten)]
     pub(super) keys: KeyArgs,
@@ -151,6 +155,7 @@ Examples:
   saltecho load -c 50 --closed --in-flight 16
   saltecho load -c 19000 --active 1% --source 127.0.0.2-20
   saltecho load --mode connect -c 64 -r 5k --html report.html
+  saltecho load --protocol plain --reply same 127.0.0.1:7
 
 Exit codes in addition to those in `saltecho --help`: 5 an assertion failed, 6 the result is
 unreliable or nothing was measured.";

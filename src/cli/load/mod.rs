@@ -99,14 +99,17 @@ pub(super) fn run(args: &LoadArgs) -> Result<(), Failure> {
 impl LoadArgs {
     fn plan(&self, target: SocketAddr) -> Result<Plan, Failure> {
         let usage = |error: anyhow::Error| Failure::new(Exit::Usage, error);
-        let key = self.keys.load().map_err(usage)?.swap_remove(0);
+        let protocol = self.protocol.get();
+        let keys = self.keys.check(protocol).and_then(|()| self.keys.load());
+        let key = keys.map_err(usage)?.swap_remove(0);
         let active = match self.active {
             None => self.connections,
             Some(active) => active
                 .among(self.connections)
                 .map_err(|text| Failure::with_message(Exit::Usage, text))?,
         };
-        let mut plan = Plan::new(target, key, self.keys.mac.into());
+        let mut plan = Plan::new(target, key, self.keys.mac(protocol));
+        plan.protocol = protocol;
         let pace = match self.rate {
             _ if self.closed => Pace::Closed,
             Some(rate) => Pace::Open(rate.0),
@@ -206,7 +209,8 @@ fn first_answering(targets: &[SocketAddr], plan: &Plan) -> SocketAddr {
         let host = target.ip().to_string();
         let place = (host.as_str(), target.port());
         // This authenticates, because connections that do not count against their source.
-        let client = Client::connect(place, &plan.key, plan.algorithm, plan.timeout);
+        let client =
+            Client::connect_by(plan.protocol, place, &plan.key, plan.algorithm, plan.timeout);
         !matches!(client, Err(ClientError::Connect(_) | ClientError::TimedOut(Stage::Connecting)))
     };
     match targets {

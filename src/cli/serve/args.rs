@@ -1,19 +1,22 @@
 //! The flags of `saltecho serve`.
 
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::{Args, Command, FromArgMatches};
 use saltecho::server::AdminAddress;
 
 use super::admission::AdmissionArgs;
 use super::proxy::ProxyArgs;
 use crate::cli::address::{admin_address, listen_address};
-use crate::cli::config::Effective;
+use crate::cli::config::{self, Effective, Refusal};
+use crate::cli::failure::Failure;
 use crate::cli::keyfile::KeyArgs;
 use crate::cli::log::LogFormat;
+use crate::cli::protocol::ProtocolArgs;
 use crate::cli::reply::Reply;
-use crate::cli::values::{Limit, Size, Spin, keepalive};
+use crate::cli::values::{Limit, MaxMessage, Size, Spin, keepalive};
 
 /// Accept connections, authenticate them, and answer their messages.
 ///
@@ -44,11 +47,25 @@ pub(in crate::cli) struct ServeArgs {
     pub(super) listen: Vec<SocketAddr>,
 
     #[command(flatten)]
+    pub(super) protocol: ProtocolArgs,
+
+    /// Serve --protocol plain on addresses that other machines can reach: everybody who can send a
+    /// packet there may use the server, and make it send as much as it receives
+    #[arg(long, env = "SALTECHO_ALLOW_UNAUTHENTICATED", hide_env_values = true)]
+    #[arg(value_parser = clap::builder::FalseyValueParser::new())]
+    pub(super) allow_unauthenticated: bool,
+
+    #[command(flatten)]
     pub(super) proxy: ProxyArgs,
 
     #[command(flatten)]
     pub(super) keys: KeyArgs,
 
+    /// Length of the longest message (1k, 16m, off) in --protocol multiprocessing; a longer one
+    /// closes the connection [default: off]
+    #[arg(long, value_name = "SIZE")]
+    #[arg(env = "SALTECHO_MAX_MESSAGE", hide_env_values = true)]
+    pub(super) max_message: Option<MaxMessage>,
     /// Address of the admin endpoint: HTTP for probes, lists of connections, and `saltecho ctl`
     /// (unix:/run/saltecho/admin.sock, 127.0.0.1:9998) [default: none]
     #[arg(long, value_name = "ADDR|unix:PATH", env = "SALTECHO_ADMIN", hide_env_values = true)]
@@ -151,6 +168,22 @@ pub(in crate::cli) struct ServeArgs {
     pub(super) quiet: bool,
 }
 
+impl ServeArgs {
+    /// Parses the command line of this process, which is a server's, again: with the configuration
+    /// as it is now.
+    pub(super) fn parse_again() -> Result<Self, Failure> {
+        let words: Vec<OsString> = std::env::args_os().collect();
+        let cli = Command::new("saltecho").subcommand(Self::augment_args(Command::new("serve")));
+        let parsed = config::parse(&cli, &words).and_then(|(matches, effective)| {
+            let serve = matches.subcommand_matches("serve").expect("it is a server");
+            let mut args = Self::from_arg_matches(serve).map_err(Refusal::CommandLine)?;
+            args.effective = effective.expect("a server has settings");
+            Ok(args)
+        });
+        parsed.map_err(Refusal::into_failure)
+    }
+}
+
 const SERVE_EXAMPLES: &str = "\
 Examples:
   saltecho serve
@@ -158,4 +191,6 @@ Examples:
   saltecho serve -k saltecho.key --mac sha256
   saltecho serve --config saltecho.toml
   saltecho serve -l 127.0.0.1:0 -l 127.0.0.2:0 --port-file ports
+  saltecho serve --protocol multiprocessing --max-message 16m
+  saltecho serve --protocol plain --reply same
   saltecho serve -l 127.0.0.1:0 --listen-proxy 127.0.0.1:0 --proxy-trust 127.0.0.1";

@@ -7,7 +7,7 @@ use std::{fmt, io};
 
 use saltecho::auth::KeyName;
 use saltecho::proto::proxy::Header;
-use saltecho::proto::{CloseReason, Config};
+use saltecho::proto::{CloseReason, Config, Protocol};
 use saltecho::server::{AcceptPause, ConnId, Limits, Observer, Record, Stats};
 
 use super::fields::{Authenticated, Closed, Connection, Counters};
@@ -27,12 +27,22 @@ pub(super) fn settings(
     keys: &[String],
     workers: usize,
 ) -> String {
-    let mut line = format!(
-        "{} with key{} {}; at most {}, {} unauthenticated, backlog {}, recv size {}; timeouts auth \
+    let mut line = match config.protocol {
+        Protocol::Tutorial => String::new(),
+        protocol => format!("{protocol}, "),
+    };
+    match config.protocol {
+        Protocol::Plain => line.push_str("no authentication"),
+        _ => line.push_str(&format!(
+            "{} with key{} {}",
+            config.keyring.algorithm(),
+            if keys.len() == 1 { "" } else { "s" },
+            keys.join(", ")
+        )),
+    }
+    line.push_str(&format!(
+        "; at most {}, {} unauthenticated, backlog {}, recv size {}; timeouts auth \
          {}, idle {}, keepalive {}, send {}, drain {}",
-        config.keyring.algorithm(),
-        if keys.len() == 1 { "" } else { "s" },
-        keys.join(", "),
         connections(limits.connections as u64),
         limits.unauthenticated,
         limits.backlog,
@@ -42,7 +52,7 @@ pub(super) fn settings(
         Limit(config.keepalive),
         Limit(config.send_timeout),
         Limit(limits.drain_timeout),
-    );
+    ));
     if !limits.drain_delay.is_zero() {
         line.push_str(&format!(" after {}", Limit(Some(limits.drain_delay))));
     }
@@ -216,6 +226,7 @@ impl Observer for Reporter {
         let is_failure = matches!(
             reason,
             CloseReason::Rejected
+                | CloseReason::HandshakeFailed
                 | CloseReason::AuthTimeout
                 | CloseReason::HeaderMissing
                 | CloseReason::HeaderMalformed

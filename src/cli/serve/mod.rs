@@ -16,7 +16,7 @@ use std::io;
 use std::net::SocketAddr;
 
 use anyhow::Context;
-use saltecho::proto::{Handler, Identity, Upper};
+use saltecho::proto::{Framed, Handler, Identity, Protocol, Transform, Upper};
 use saltecho::server::{BuildError, run_workers};
 use signal_hook::consts::SIGHUP;
 
@@ -51,9 +51,13 @@ pub(super) fn run(args: &ServeArgs, warnings: &[String]) -> Result<(), Failure> 
     for warning in warnings {
         log.warn_at(Level::Quiet, warning);
     }
-    let result = passed.and_then(|passed| match args.reply {
-        Reply::Upper => serve(args, passed, &log, Upper),
-        Reply::Same => serve(args, passed, &log, Identity),
+    let result = passed.and_then(|passed| match (args.protocol.get(), args.reply) {
+        (Protocol::Multiprocessing, Reply::Upper) => serve(args, passed, &log, args.framed(Upper)),
+        (Protocol::Multiprocessing, Reply::Same) => {
+            serve(args, passed, &log, args.framed(Identity))
+        }
+        (_, Reply::Upper) => serve(args, passed, &log, Upper),
+        (_, Reply::Same) => serve(args, passed, &log, Identity),
     });
     if let Err(failure) = &result {
         let entry = Entry::new(Severity::Error, "failed", failure.text());
@@ -135,6 +139,12 @@ fn serve<H: Handler + Clone + Send>(
     journal::check(&stats)
 }
 
+impl ServeArgs {
+    fn framed<T: Transform>(&self, transform: T) -> Framed<T> {
+        Framed::new(transform, self.max_message.and_then(|limit| limit.0))
+    }
+}
+
 fn find_port_file(args: &ServeArgs) -> Result<Option<PortFile>, Failure> {
     let key_file = args.keys.path();
     let others = [
@@ -146,13 +156,16 @@ fn find_port_file(args: &ServeArgs) -> Result<Option<PortFile>, Failure> {
 }
 
 fn warn_of_exposure(args: &ServeArgs, addresses: &[SocketAddr], log: &Log) {
-    if args.keys.key_file.is_none() {
+    let is_plain = args.protocol.get() == Protocol::Plain;
+    if args.keys.key_file.is_none() && !is_plain {
         log.warn("using the demo key, which is public; use your own with -k FILE");
     }
     if let Some(address) = addresses.iter().find(|address| !is_loopback(address)) {
+        let open =
+            if is_plain { "nothing is authenticated or encrypted" } else { "nothing is encrypted" };
         log.warn(format_args!(
-            "{address} can be reached from other machines, and nothing is encrypted: traffic can \
-             be read and changed on the way"
+            "{address} can be reached from other machines, and {open}: traffic can be read and \
+             changed on the way"
         ));
     }
 }

@@ -8,7 +8,7 @@ use saltecho::server::Handle;
 
 use super::settings::Fixed;
 use super::{ServeArgs, Settings, cannot_build};
-use crate::cli::config::{self, Setting};
+use crate::cli::config::Setting;
 use crate::cli::failure::{Exit, Failure};
 use crate::cli::log::{Level, Log};
 use crate::cli::on_own_stack;
@@ -82,7 +82,7 @@ impl Running {
             let text = "there is no key file (-k) and no configuration (--config)";
             return Err(Failure::with_message(Exit::Usage, text.to_owned()));
         }
-        let args = on_own_stack(config::parse_again)??;
+        let args = on_own_stack(ServeArgs::parse_again)??;
         if self.has_key_file && args.keys.key_file.is_none() {
             let text =
                 "no key file is named any more, and only a restart goes back to the demo key";

@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
 
 use saltecho::auth::Keyring;
-use saltecho::proto::Config;
+use saltecho::proto::{Config, Protocol};
 use saltecho::server::{AdminAddress, IpNet, Limits, Server, ServerBuilder};
 
 use super::activation::Passed;
@@ -12,8 +12,8 @@ use super::proxy::Place;
 use super::{ServeArgs, cannot_build, journal};
 use crate::cli::address::ServerAddress;
 use crate::cli::failure::{Exit, Failure};
-use crate::cli::keyfile::Keys;
-use crate::cli::values::Limit;
+use crate::cli::keyfile::{Keys, is_loopback};
+use crate::cli::values::{Limit, MaxMessage};
 
 /// The settings of a server.
 pub(super) struct Settings {
@@ -34,6 +34,8 @@ pub(super) struct Fixed {
     pub(super) places: Vec<Place>,
     /// Those of the sockets that a service manager passed.
     pub(super) passed: PassedPlaces,
+    protocol: Protocol,
+    max_message: Option<MaxMessage>,
     pub(super) admin: Option<AdminAddress>,
     pub(super) workers: usize,
 }
@@ -62,7 +64,15 @@ impl Fixed {
         let default = [SocketAddr::from((Ipv4Addr::LOCALHOST, ServerAddress::DEFAULT_PORT))];
         let places = args.proxy.places(if is_default { &default } else { &args.listen });
         refuse_repeated(&places)?;
-        Ok(Self { places, passed, admin, workers: args.workers.into() })
+        args.check_protocol(&[&places[..], &passed.places].concat())?;
+        Ok(Self {
+            places,
+            passed,
+            protocol: args.protocol.get(),
+            max_message: args.max_message,
+            admin,
+            workers: args.workers.into(),
+        })
     }
 
     pub(super) fn all_places(&self) -> impl Iterator<Item = &Place> {
@@ -87,10 +97,10 @@ impl Settings {
     /// # Errors
     /// Those of [`check`](Self::check).
     pub(super) fn with(args: &ServeArgs, fixed: Fixed) -> Result<Self, Failure> {
-        let keys = Keys::for_server(&args.keys, &fixed.addresses())
+        let keys = Keys::for_server(&args.keys, fixed.protocol, &fixed.addresses())
             .map_err(|error| Failure::new(Exit::Usage, error))?;
         let settings = Self {
-            config: args.config(keys.keyring),
+            config: args.config(&fixed, keys.keyring),
             limits: args.admission.apply(args.limits(&fixed))?,
             trusted: args.admission.trusted().to_vec(),
             proxies: args.proxy.trusted().to_vec(),
@@ -128,6 +138,9 @@ impl fmt::Display for Settings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { fixed, config, limits, keys, .. } = self;
         f.write_str(&journal::settings(config, limits, keys, fixed.workers))?;
+        if let Some(limit) = fixed.max_message {
+            write!(f, "; max message {limit}")?;
+        }
         if !self.trusted.is_empty() {
             write!(f, "; trust {}", list(&self.trusted))?;
         }
@@ -148,6 +161,35 @@ fn list(networks: &[IpNet]) -> String {
 }
 
 impl ServeArgs {
+    /// Refuses an open service that was not asked for, and flags without effect.
+    fn check_protocol(&self, places: &[Place]) -> Result<(), Failure> {
+        let protocol = self.protocol.get();
+        let usage = |text| Err(Failure::with_message(Exit::Usage, text));
+        if self.max_message.is_some() && protocol != Protocol::Multiprocessing {
+            return usage(format!(
+                "--max-message (SALTECHO_MAX_MESSAGE) cannot be used with --protocol {protocol}: it \
+                 has no messages, only bytes"
+            ));
+        }
+        if protocol == Protocol::Plain && places.iter().any(|place| place.proxied) {
+            return usage(
+                "--proxy and --listen-proxy cannot be used with --protocol plain: it is for measuring, \
+                 and admits no client by its address"
+                    .to_owned(),
+            );
+        }
+        let exposed = places.iter().map(|place| &place.address).find(|place| !is_loopback(place));
+        match exposed.filter(|_| protocol == Protocol::Plain && !self.allow_unauthenticated) {
+            Some(address) => usage(format!(
+                "--protocol plain lets everybody in, and other machines can reach {address}: listen \
+                 on a loopback address like 127.0.0.1:{}, or accept the risk with \
+                 --allow-unauthenticated",
+                address.port()
+            )),
+            None => Ok(()),
+        }
+    }
+
     /// Where the admin endpoint listens. One that other machines reach is refused, unless that is
     /// allowed.
     fn admin_address(&self, passed: &PassedPlaces) -> Result<Option<AdminAddress>, Failure> {
@@ -171,8 +213,9 @@ impl ServeArgs {
         }
     }
 
-    fn config(&self, keyring: Keyring) -> Config {
+    fn config(&self, fixed: &Fixed, keyring: Keyring) -> Config {
         let mut config = Config::new(keyring);
+        config.protocol = fixed.protocol;
         config.header_timeout = self.proxy.header_timeout.0;
         config.auth_timeout = self.auth_timeout.0;
         config.idle_timeout = self.idle_timeout.0;

@@ -115,7 +115,8 @@ impl Comparison<'_> {
     pub(super) fn difference(&self) -> Option<&'static str> {
         let settings = |report: &Report| {
             let plans = report.generators.iter().map(|one| &one.plan);
-            let details: BTreeSet<_> = plans.map(|plan| (plan.mac.clone(), plan.spin)).collect();
+            let details: BTreeSet<_> =
+                plans.map(|plan| (plan.protocol.clone(), plan.mac.clone(), plan.spin)).collect();
             (report.plan_in_words(), details)
         };
         (settings(self.old) != settings(self.new))

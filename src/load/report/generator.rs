@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 
 use crate::load::{Mode, Outcome, Pace, Plan};
+use crate::proto::Protocol;
 
 /// A load generator and its run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -137,6 +138,9 @@ pub struct PlanInfo {
     pub target: SocketAddr,
     /// Source addresses; if empty, the system chose one.
     pub sources: Vec<IpAddr>,
+    /// Name of the protocol; the tutorial's in reports that are older than the setting.
+    #[serde(default = "tutorial")]
+    pub protocol: String,
     /// Public name of the key.
     pub key: String,
     /// Name of the MAC.
@@ -174,12 +178,17 @@ pub struct PlanInfo {
     pub spin: Duration,
 }
 
+fn tutorial() -> String {
+    Protocol::Tutorial.to_string()
+}
+
 impl PlanInfo {
     /// Describes a plan. `key` is the public name of the key.
     pub fn new(plan: &Plan, key: String) -> Self {
         Self {
             target: plan.target,
             sources: plan.sources.iter().map(SocketAddr::ip).collect(),
+            protocol: plan.protocol.to_string(),
             key,
             mac: plan.algorithm.to_string(),
             mode: plan.mode,

@@ -132,7 +132,12 @@ impl Generator {
             false => format!("; spinning for {} after each event", Nanos::from(plan.spin)),
         };
         let words = plan_in_words(&[plan]);
-        format!("{words}; to {}{sources}, {} with key {}{spin}", plan.target, plan.mac, plan.key)
+        let how = match plan.protocol.as_str() {
+            "plain" => "plain, without authentication".to_owned(),
+            "tutorial" => format!("{} with key {}", plan.mac, plan.key),
+            protocol => format!("{protocol}, {} with key {}", plan.mac, plan.key),
+        };
+        format!("{words}; to {}{sources}, {how}{spin}", plan.target)
     }
 
     /// Start and durations of its run.

@@ -7,6 +7,7 @@ mod admin;
 mod command_line;
 mod configuration;
 mod connection_model;
+mod multiprocessing;
 mod wire_formats;
 #[path = "../../sim/world/mod.rs"]
 mod world;
@@ -20,13 +21,14 @@ pub use admin::admin_endpoint;
 pub use command_line::command_line_values;
 pub use configuration::configuration;
 pub use connection_model::connection_script;
+pub use multiprocessing::multiprocessing_stream;
 pub use wire_formats::{http_exchange, proxy_header};
 
 /// The function of a fuzz target.
 pub type Target = fn(&[u8]);
 
 /// The targets by name.
-pub const TARGETS: [(&str, Target); 9] = [
+pub const TARGETS: [(&str, Target); 10] = [
     ("admin_endpoint", admin_endpoint),
     ("command_line_values", command_line_values),
     ("configuration", configuration),
@@ -34,6 +36,7 @@ pub const TARGETS: [(&str, Target); 9] = [
     ("http_exchange", http_exchange),
     ("key_file", key_file),
     ("load_log", load_log),
+    ("multiprocessing_stream", multiprocessing_stream),
     ("proxy_header", proxy_header),
     ("whole_loop", whole_loop),
 ];

@@ -22,6 +22,7 @@ use self::keys::{Key, Keys, Motion};
 use self::line::{Line, PROMPT};
 use self::terminal::{Request, Signals, Terminal};
 use super::escape::Escaper;
+use super::framing::{Unframer, header};
 use super::peer::{Peer, bytes};
 use crate::cli::blocking::{Blocking, poll_until};
 use crate::cli::failure::{Exit, Failure};
@@ -42,7 +43,8 @@ pub(super) fn run(client: &Client, peer: &Peer<'_>) -> Result<(), Failure> {
         client,
         stream: client.stream().context("cannot use the connection")?,
         exchange: None,
-        has_answered: false,
+        has_answered: client.is_accepted(),
+        unframer: Unframer::new(peer.protocol),
         output: Blocking::duplicate(io::stdout()).context("cannot use stdout")?,
         peer,
     };
@@ -67,15 +69,19 @@ struct Session<'a> {
     client: &'a Client,
     stream: TcpStream,
     exchange: Option<Exchange>,
-    /// True if the server has ever answered, which shows that we are authenticated.
+    /// True if the server has ever answered, which shows that we are authenticated, or has said so.
     has_answered: bool,
+    unframer: Unframer,
     output: Blocking<File>,
     peer: &'a Peer<'a>,
 }
 
 /// A line that is being sent, and its answer.
 struct Exchange {
+    /// The message with its header, if it has one.
     line: Vec<u8>,
+    /// The length of the message alone.
+    len: usize,
     sent: usize,
     answer: Vec<u8>,
     began: Instant,
@@ -172,10 +178,17 @@ impl Session<'_> {
             _ => {}
         }
         let now = Instant::now();
-        let answer = Vec::with_capacity(line.len());
-        let exchange =
-            Exchange { line, sent: 0, answer, began: now, heard: now, is_announced: false };
-        self.exchange = Some(exchange);
+        let len = line.len();
+        let line = [header(self.peer.protocol, len), line].concat();
+        self.exchange = Some(Exchange {
+            line,
+            len,
+            sent: 0,
+            answer: Vec::with_capacity(len),
+            began: now,
+            heard: now,
+            is_announced: false,
+        });
         self.send()?;
         Ok(true)
     }
@@ -197,10 +210,10 @@ impl Session<'_> {
     fn receive(&mut self) -> Result<bool, Failure> {
         let mut block = [0; 16 << 10];
         let received = match (&self.stream).read(&mut block) {
-            Ok(n) => &block[..n],
+            Ok(n) => &mut block[..n],
             Err(error) => match error.kind() {
                 io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => return Ok(true),
-                io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => &[],
+                io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => &mut [],
                 _ => return Err(self.fail(self.peer.failed(&error))),
             },
         };
@@ -208,10 +221,14 @@ impl Session<'_> {
             return Err(self.closed()?);
         }
         self.has_answered = true;
-        let Some(exchange) = &mut self.exchange else { return self.print(received) };
+        let (len, has_ended) = self.unframer.strip(received);
+        let received = &received[..len];
+        let Some(exchange) = &mut self.exchange else {
+            return if len == 0 { Ok(true) } else { self.print(received) };
+        };
         exchange.answer.extend_from_slice(received);
         exchange.heard = Instant::now();
-        if exchange.answer.len() < exchange.line.len() {
+        if !has_ended.unwrap_or(exchange.answer.len() >= exchange.len) {
             return Ok(true);
         }
         let answer = std::mem::take(&mut exchange.answer);
@@ -277,7 +294,7 @@ impl Session<'_> {
         if answer.is_empty() {
             return Ok(None);
         }
-        let (received, due) = (answer.len(), bytes(exchange.line.len() as u64));
+        let (received, due) = (answer.len(), bytes(exchange.len as u64));
         self.print(&answer)?;
         let address = self.peer.address;
         Ok(Some(format!("received only {received} of {due} of the answer from {address}")))

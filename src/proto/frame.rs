@@ -1,0 +1,203 @@
+#[cfg(doc)]
+use super::CloseReason;
+use super::{Answer, Handler, Identity, Upper};
+use crate::python::upper;
+
+/// Reader of the frames of `multiprocessing.connection`: a length in 4 bytes, signed and
+/// big-endian, then that many bytes. The length -1 means that the length proper follows in 8 bytes,
+/// unsigned. Keeps nothing of what it reads but a length, so frames may be as long as they like.
+///
+/// ```
+/// use saltecho::proto::{FrameReader, Piece};
+///
+/// let mut reader = FrameReader::new();
+/// assert_eq!(reader.read(b"\0\0"), Piece::Header { len: 2, payload: None });
+/// assert_eq!(reader.read(b"\0\x05hel"), Piece::Header { len: 2, payload: Some(5) });
+/// assert_eq!(reader.read(b"hel"), Piece::Payload { len: 3, is_last: false });
+/// assert_eq!(reader.read(b"lo\0\0\0"), Piece::Payload { len: 2, is_last: true });
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FrameReader {
+    /// The missing bytes of the payload, or the bytes of the length so far.
+    number: u64,
+    part: Part,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Part {
+    /// Of the length in 4 bytes; so many are here.
+    Length(u8),
+    /// Of the length in 8 bytes; so many are here.
+    LongLength(u8),
+    Payload,
+}
+
+impl Default for Part {
+    fn default() -> Self {
+        Self::Length(0)
+    }
+}
+
+/// The beginning of the bytes given to a [`FrameReader`], up to where something else begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Piece {
+    /// Bytes of a header.
+    Header {
+        /// The number of these bytes.
+        len: usize,
+        /// The length of the payload, if the header is complete.
+        payload: Option<u64>,
+    },
+    /// Bytes of a payload.
+    Payload {
+        /// The number of these bytes.
+        len: usize,
+        /// Whether they end the frame.
+        is_last: bool,
+    },
+}
+
+impl FrameReader {
+    /// Creates a reader at the start of a frame.
+    pub const fn new() -> Self {
+        Self { number: 0, part: Part::Length(0) }
+    }
+
+    /// Returns true between two frames, where a stream may end.
+    pub fn is_between_frames(&self) -> bool {
+        self.part == Part::Length(0)
+    }
+
+    /// Reads the first piece of `data`, which must not be empty. Call it again with the bytes
+    /// behind the piece.
+    pub fn read(&mut self, data: &[u8]) -> Piece {
+        let (here, whole) = match self.part {
+            Part::Payload => {
+                let len =
+                    usize::try_from(self.number).map_or(data.len(), |left| left.min(data.len()));
+                self.number -= len as u64;
+                let is_last = self.number == 0;
+                if is_last {
+                    *self = Self::new();
+                }
+                return Piece::Payload { len, is_last };
+            }
+            Part::Length(here) => (here, 4),
+            Part::LongLength(here) => (here, 8),
+        };
+        let missing = usize::from(whole - here);
+        let taken = &data[..data.len().min(missing)];
+        self.number = taken.iter().fold(self.number, |number, byte| number << 8 | u64::from(*byte));
+        let len = taken.len();
+        if len < missing {
+            let here = here + u8::try_from(len).expect("less than 8");
+            self.part = match self.part {
+                Part::LongLength(_) => Part::LongLength(here),
+                Part::Length(_) | Part::Payload => Part::Length(here),
+            };
+            return Piece::Header { len, payload: None };
+        }
+        if whole == 4 {
+            // Signed, by CPython: -1 announces 8 more bytes, and less than that reads as empty.
+            match self.number {
+                0xffff_ffff => {
+                    *self = Self { number: 0, part: Part::LongLength(0) };
+                    return Piece::Header { len, payload: None };
+                }
+                0x8000_0000.. => self.number = 0,
+                _ => {}
+            }
+        }
+        let payload = Some(self.number);
+        *self = match self.number {
+            0 => Self::new(),
+            number => Self { number, part: Part::Payload },
+        };
+        Piece::Header { len, payload }
+    }
+}
+
+/// The header of a frame with a payload of this many bytes: 4 bytes, or 12 from 2 GiB on.
+///
+/// ```
+/// assert_eq!(saltecho::proto::frame_header(5).as_ref(), b"\0\0\0\x05");
+/// assert_eq!(saltecho::proto::frame_header(1 << 31).as_ref(), b"\xff\xff\xff\xff\0\0\0\0\x80\0\0\0");
+/// ```
+pub fn frame_header(payload: u64) -> FrameHeader {
+    let mut bytes = [0; 12];
+    let (short, len) = i32::try_from(payload).map_or((-1, 12), |short| (short, 4));
+    bytes[..4].copy_from_slice(&short.to_be_bytes());
+    bytes[4..].copy_from_slice(&payload.to_be_bytes());
+    FrameHeader { bytes, len }
+}
+
+/// The bytes of a frame's header.
+#[derive(Clone, Copy, Debug)]
+pub struct FrameHeader {
+    bytes: [u8; 12],
+    len: usize,
+}
+
+impl AsRef<[u8]> for FrameHeader {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+}
+
+/// A change of a message that keeps its length and goes from byte to byte, so that a part of a
+/// message can be answered before the rest is there.
+pub trait Transform {
+    /// Changes the next bytes of a message where they lie.
+    fn transform(&mut self, payload: &mut [u8]);
+}
+
+impl Transform for Upper {
+    fn transform(&mut self, payload: &mut [u8]) {
+        upper(payload);
+    }
+}
+
+impl Transform for Identity {
+    fn transform(&mut self, _payload: &mut [u8]) {}
+}
+
+/// Handler of a stream of frames (see [`FrameReader`]): returns each with its header unchanged and
+/// its payload transformed, in place, however long it is. A piece is answered when it comes.
+///
+/// A frame longer than the limit closes the connection with [`CloseReason::MessageTooLong`] behind
+/// its header, after the answers to all frames before it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Framed<T> {
+    transform: T,
+    reader: FrameReader,
+    max_message: u64,
+}
+
+impl<T: Transform> Framed<T> {
+    /// Creates a handler of frames of up to `max_message` bytes; `None` for any length.
+    pub fn new(transform: T, max_message: Option<u64>) -> Self {
+        let max_message = max_message.unwrap_or(u64::MAX);
+        Self { transform, reader: FrameReader::new(), max_message }
+    }
+}
+
+impl<T: Transform> Handler for Framed<T> {
+    fn handle(&mut self, data: &mut [u8]) -> Answer {
+        let mut at = 0;
+        while at < data.len() {
+            match self.reader.read(&data[at..]) {
+                Piece::Header { len, payload } => {
+                    at += len;
+                    if payload.is_some_and(|payload| payload > self.max_message) {
+                        return Answer::MessageTooLong { answered: at };
+                    }
+                }
+                Piece::Payload { len, .. } => {
+                    self.transform.transform(&mut data[at..at + len]);
+                    at += len;
+                }
+            }
+        }
+        Answer::InPlace
+    }
+}
