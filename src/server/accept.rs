@@ -270,11 +270,16 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         };
         let (id, now) = (self.reactor.next_id(), self.reactor.now());
         let who = Peer::new(self.inbox.server(), id, peer);
-        let begin = match self.acceptor.listeners[listener].purpose {
-            Purpose::Service { proxied: false } => Connection::open,
-            Purpose::Service { proxied: true } => Connection::open_proxied,
+        let config = &self.config;
+        // Calls by name, which can be inlined.
+        let connection = match self.acceptor.listeners[listener].purpose {
+            Purpose::Service { proxied: false } => {
+                Connection::open(config, &random, handler, who, now)
+            }
+            Purpose::Service { proxied: true } => {
+                Connection::open_proxied(config, &random, handler, who, now)
+            }
         };
-        let connection = begin(&self.config, &random, handler, who, now);
         let unauthenticated = &mut self.acceptor.unauthenticated;
         match connection.state() == State::AwaitHeader {
             true => unauthenticated.add_awaiting_header(id, now),

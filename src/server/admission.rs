@@ -80,8 +80,8 @@ pub(super) enum Refusal {
 /// The connections that have not authenticated, and what is known of their sources.
 #[derive(Debug, Default)]
 pub(super) struct Unauthenticated {
-    /// Oldest first, and so in the order of their names. Those that have moved on stay until they
-    /// come to the front or the list is tidied, so that leaving costs nothing.
+    /// Oldest first, and so in the order of their names. The first is present; others that have moved
+    /// on stay until they come to the front or the list is tidied, so that leaving costs nothing.
     by_age: VecDeque<Arrival>,
     present: usize,
     /// Of these, those whose PROXY header is incomplete.
@@ -220,6 +220,8 @@ impl Unauthenticated {
             self.by_age.clear();
             // The memory that a flood took goes with it.
             self.by_age.shrink_to(TIDY_FROM);
+        } else {
+            self.drop_gone();
         }
         let source = source?;
         let held = self.by_source.get_mut(&source).expect("it was counted when it came");
@@ -232,10 +234,22 @@ impl Unauthenticated {
 
     fn get_mut(&mut self, id: ConnId) -> Option<&mut Arrival> {
         let oldest = self.by_age.front()?.id;
-        let place = self
-            .by_age
-            .binary_search_by_key(&id.age_after(oldest), |arrival| arrival.id.age_after(oldest));
-        self.by_age.get_mut(place.ok()?).filter(|arrival| arrival.present)
+        // Most leave in the order in which they came.
+        let place = match id == oldest {
+            true => 0,
+            false => {
+                let age = |arrival: &Arrival| arrival.id.age_after(oldest);
+                self.by_age.binary_search_by_key(&id.age_after(oldest), age).ok()?
+            }
+        };
+        self.by_age.get_mut(place).filter(|arrival| arrival.present)
+    }
+
+    /// Takes those that have moved on from the front of the list.
+    fn drop_gone(&mut self) {
+        while self.by_age.front().is_some_and(|arrival| !arrival.present) {
+            self.by_age.pop_front();
+        }
     }
 
     /// Removes one that ended unauthenticated through its own fault, and suspects its source.
@@ -246,14 +260,8 @@ impl Unauthenticated {
     }
 
     /// The oldest, and its time of arrival.
-    pub(super) fn oldest(&mut self) -> Option<(ConnId, Monotonic)> {
-        while let Some(arrival) = self.by_age.front() {
-            if arrival.present {
-                return Some((arrival.id, arrival.since));
-            }
-            self.by_age.pop_front();
-        }
-        None
+    pub(super) fn oldest(&self) -> Option<(ConnId, Monotonic)> {
+        self.by_age.front().map(|arrival| (arrival.id, arrival.since))
     }
 
     /// Compares the counters with each other.
@@ -264,6 +272,10 @@ impl Unauthenticated {
     pub(super) fn assert_consistent(&self, is_unauthenticated: impl Fn(ConnId) -> bool) {
         let present: Vec<_> = self.by_age.iter().filter(|arrival| arrival.present).collect();
         assert_eq!(present.len(), self.present, "unauthenticated by age");
+        assert!(
+            self.by_age.front().is_none_or(|arrival| arrival.present),
+            "the first of the list has moved on"
+        );
         assert!(
             present.iter().all(|arrival| is_unauthenticated(arrival.id)),
             "one that is not unauthenticated is listed"

@@ -395,7 +395,7 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         if !known && slot.connection.state() == State::AwaitHeader {
             return self.pump_header(id);
         }
-        let moved_before = self.stats.bytes_moved();
+        let moved_before = self.records.is_some().then(|| self.stats.bytes_moved());
         let Pumped { unfinished, key } = pump::pump(
             &mut self.reactor.kernel,
             &self.config,
@@ -410,7 +410,7 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
             self.reactor.requeue(id);
             self.lag.carry(self.stats.turns, || self.reactor.kernel.now());
         }
-        if self.records.is_some() {
+        if let Some(moved_before) = moved_before {
             self.note_moved(id, moved_before);
         }
         if authenticated {

@@ -36,11 +36,11 @@ pub(crate) const SCENARIOS: [(&str, Scenario); 20] = [
     ("loop/turn, 1 ready of 1", || crowd(1, 1)),
     ("loop/turn, 100 ready of 1000", || crowd(100, 1000)),
     // Of these turns one is timed.
-    ("loop/turns, 100 of 10 us, 1 ready of 1", || {
+    ("loop/turns, 100 of 100 us, 1 ready of 1", || {
         let (mut server, mut crowd) = (server(1), Vec::new());
         admit(&mut server, 1, &mut crowd);
         send_each_turn(&mut server, &crowd, 64);
-        server.kernel_mut().poll_time = Duration::from_micros(10);
+        server.kernel_mut().poll_time = Duration::from_micros(100);
         Box::new(move || (0..100).for_each(|_| turn(&mut server)))
     }),
     ("loop/cycle, 64 connections", || {
