@@ -423,6 +423,7 @@ impl SimKernel {
             self.disconnect(SimClient(index), errno);
         }
         self.fault(self.faults.interrupted, libc::EINTR)?;
+        self.sockets[index].ledger.calls += 1;
         // The socket is of no use afterwards, however well it is: the loop is to close it.
         self.fault(self.faults.broken_call, libc::ENOBUFS)
             .inspect_err(|_| self.sockets[index].ledger.failed = true)

@@ -63,6 +63,8 @@ pub struct Ledger {
     pub name: Option<Token>,
     /// When it was accepted.
     pub accepted_at: Option<Monotonic>,
+    /// Calls of recv(2) and send(2), without those that a signal interrupted.
+    pub calls: u64,
     /// Bytes that the server received before it ended its stream.
     pub received: u64,
     /// Bytes that the kernel took from the server.

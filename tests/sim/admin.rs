@@ -239,3 +239,33 @@ fn the_search_for_a_connection_takes_several_turns() {
     assert_eq!(turns, CROWD.div_ceil(SLOTS_PER_TURN));
     assert_eq!(world.server.stats().connections, CROWD - 1);
 }
+
+/// Clients that ask for more than is answered keep all places busy, and an echo still takes one turn.
+#[test]
+fn busy_clients_delay_an_echo_by_their_shares_of_one_turn_at_most() {
+    const CALLS: u64 = 8 * (2 * SLICE as u64 / 1024);
+    let mut world = world(Faults::none(), |_, _| {});
+    let talking = client(&mut world);
+    let requests = b"GET /connections HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(100);
+    let mut connect = || world.server.kernel_mut().connect_admin(1 << 16, 1 << 16, 1 << 16);
+    let busy: Vec<SimClient> = (0..8).map(|_| connect()).collect();
+    for _ in 0..100 {
+        for end in &busy {
+            let kernel = world.server.kernel_mut();
+            kernel.client_send(*end, &requests);
+            while kernel.client_recv(*end, usize::MAX).is_ok() {}
+        }
+        let (client, kernel) = (&mut world.clients[talking], world.server.kernel_mut());
+        client.input_left = 16;
+        client.send(kernel, &mut world.random, usize::MAX);
+        let steps = kernel.steps();
+        world.turn();
+        let (client, kernel) = (&mut world.clients[talking], world.server.kernel_mut());
+        client.read(kernel, usize::MAX);
+        assert_eq!(client.got.len(), client.sent.len(), "it was answered in the turn of its event");
+        let steps = kernel.steps() - steps;
+        assert!(steps <= CALLS + 32, "{steps} events and calls in one turn");
+    }
+    let served = busy.iter().filter(|end| world.server.kernel_mut().is_served(**end)).count();
+    assert_eq!(served, 8, "all of them are busy");
+}

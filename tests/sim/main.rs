@@ -7,6 +7,7 @@ mod accept;
 mod admin;
 mod control;
 mod exhaustive;
+mod fleet;
 #[cfg(feature = "load")]
 mod load;
 #[cfg(feature = "load")]

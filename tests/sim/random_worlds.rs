@@ -19,9 +19,9 @@ use saltecho::server::Limits;
 use saltecho::sim::{Faults, Seen, SimKernel};
 
 const FIXED_SEEDS: u64 = 3000;
-const FRESH_SEEDS: u64 = 12_000;
+const FRESH_SEEDS: u64 = 8_000;
 /// The minimum of a run with the default number of seeds.
-const LEAST_STEPS: u64 = 10_000_000;
+const LEAST_STEPS: u64 = 7_000_000;
 
 #[test]
 fn nothing_is_lost_whatever_the_kernel_does() {

@@ -13,7 +13,11 @@ use super::http_world::{Answer, read_answers};
 /// more than is left.
 const MOST_PER_TURN: u64 = 2 * SLICE as u64;
 
-const REQUESTS: [(Method, &str); 12] = [
+/// The most calls that one exchange makes in a turn. Each takes at least a kibibyte of its share, which
+/// it may have twice: at its deadline, or when it is to make room for another.
+const MOST_CALLS: u64 = 2 * (2 * SLICE as u64 / 1024);
+
+const REQUESTS: &[(Method, &str)] = &[
     (Method::Get, "/livez"),
     (Method::Get, "/readyz"),
     (Method::Head, "/livez"),
@@ -26,6 +30,8 @@ const REQUESTS: [(Method, &str); 12] = [
     (Method::Get, "/nowhere"),
     (Method::Post, "/livez"),
     (Method::Post, "/reload"),
+    #[cfg(feature = "metrics")]
+    (Method::Get, "/metrics"),
 ];
 
 /// A client of the endpoint.
@@ -37,6 +43,7 @@ pub struct AdminClient {
     methods: Option<Vec<Method>>,
     got: Vec<u8>,
     sent_before: u64,
+    calls_before: u64,
     seen: Option<Seen>,
     pub fate: Fate,
 }
@@ -92,7 +99,7 @@ impl AdminClient {
 
     fn new(end: SimClient, script: Vec<u8>, methods: Option<Vec<Method>>) -> Self {
         let (got, seen, fate) = (Vec::new(), None, Fate::Present);
-        Self { end, script, methods, got, sent_before: 0, seen, fate }
+        Self { end, script, methods, got, sent_before: 0, calls_before: 0, seen, fate }
     }
 
     pub fn send(&mut self, kernel: &mut SimKernel, limit: usize) -> bool {
@@ -119,12 +126,16 @@ impl AdminClient {
         }
     }
 
-    /// Checks that it cost the loop no more than its share of a turn.
-    pub fn after_turn(&mut self, kernel: &SimKernel) {
-        let sent = kernel.ledger(self.end).sent;
+    /// Checks that it cost the loop no more than its share of a turn. The number of calls, if there
+    /// were any.
+    pub fn after_turn(&mut self, kernel: &SimKernel) -> Option<u64> {
+        let ledger = kernel.ledger(self.end);
+        let (sent, calls) = (ledger.sent, ledger.calls - self.calls_before);
         let moved = sent - self.sent_before;
         assert!(moved <= MOST_PER_TURN, "{:?} was sent {moved} bytes in a turn", self.end);
-        self.sent_before = sent;
+        assert!(calls <= MOST_CALLS, "{:?} took {calls} calls of a turn", self.end);
+        (self.sent_before, self.calls_before) = (sent, ledger.calls);
+        (calls > 0).then_some(calls)
     }
 
     /// The answer to its only request, once it is there as a whole.

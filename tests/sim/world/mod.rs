@@ -4,6 +4,7 @@
 pub mod admin;
 mod admission;
 pub mod client;
+mod figures;
 mod handler;
 pub mod header;
 #[path = "../../operations/http_world.rs"]
@@ -48,6 +49,10 @@ pub struct World {
     pushes: u32,
     pushing: Option<(usize, Vec<u8>)>,
 }
+
+/// Clients of the admin endpoint that may cost the loop something in one turn: those in its eight
+/// places, and those that take the places of these.
+const MOST_ADMINS: usize = 16;
 
 /// The longest pushed message in bytes.
 const MESSAGE: usize = 61;
@@ -247,13 +252,16 @@ impl World {
         let goes_on = self.server.turn().expect("no error of one connection ends the loop");
         self.note_push(before.pushed, before.pushes_dropped);
         self.server.assert_invariants();
-        for admin in &mut self.admins {
-            admin.after_turn(self.server.kernel_mut());
-        }
+        let kernel = self.server.kernel_mut();
+        let served = self.admins.iter_mut().filter_map(|admin| admin.after_turn(kernel)).count();
+        assert!(served <= MOST_ADMINS, "{served} clients of the endpoint had a share of one turn");
         let (open, stats) = (self.server.kernel_mut().open_streams(), self.server.stats());
         assert_eq!(open, stats.connections, "a slot without a socket, or the reverse");
         self.judge.after_turn(self.server.kernel_mut(), &self.clients, &stats);
         self.check_records();
+        if self.server.kernel_mut().steps().is_multiple_of(8) {
+            self.check_figures();
+        }
         goes_on
     }
 
@@ -486,6 +494,7 @@ impl World {
     }
 
     fn check_end(&mut self) {
+        self.check_figures();
         let stats = self.server.stats();
         assert_eq!(stats.connections, 0, "drained and not empty");
         if self.judge.draining.is_some() {

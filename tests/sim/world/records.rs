@@ -43,6 +43,12 @@ impl Records {
         self.open.remove(&id).expect("it was opened before");
     }
 
+    /// How many open connections have authenticated, and how many have not.
+    pub fn authenticated_and_others(&self) -> (u64, u64) {
+        let authenticated = self.open.values().filter(|known| **known).count() as u64;
+        (authenticated, self.open.len() as u64 - authenticated)
+    }
+
     pub fn open(&self) -> Vec<ConnId> {
         self.open.keys().copied().collect()
     }
