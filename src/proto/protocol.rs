@@ -1,4 +1,4 @@
-/// How a connection begins: the handshake. What follows is the handler's business, which with
+/// The beginning of a connection: the handshake. What follows is the handler's business, which with
 /// [`Protocol::Multiprocessing`] is [`Framed`](super::Framed).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]

@@ -68,7 +68,7 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         );
         let connections = self.reactor.slots.len();
         let unauthenticated = self.acceptor.unauthenticated.len();
-        // Those who were there when a limit was lowered stay, and none comes to them.
+        // Connections from before a limit was lowered stay, and there are no new ones.
         let (veterans, unproven) = self.unsettled.still_present(connections, unauthenticated);
         if let Some(records) = &self.records {
             let slots = self.reactor.slots.ids();

@@ -121,8 +121,8 @@ impl Stats {
             .filter(|(_, count)| *count > 0)
     }
 
-    /// How many times as many connections as the mean the busiest of several loops accepted: 1 at
-    /// best, and at worst as many as there are loops. `None` for one loop, and for none accepted.
+    /// Ratio of the connections that the busiest of several loops accepted to their mean: 1 at best,
+    /// and at worst as many as there are loops. `None` for one loop, and for none accepted.
     #[allow(clippy::cast_precision_loss)] // It is for people.
     pub fn imbalance(&self) -> Option<f64> {
         let mean = self.accepted as f64 / self.loops as f64;

@@ -30,7 +30,7 @@ impl Scrape {
         self.until
     }
 
-    /// Asks the loops, or sees who has answered. A loop that does not answer in time is shown as it
+    /// Asks the loops, or takes the answers that have come. A loop that does not answer in time is shown as it
     /// was at the last scrape: without its part the sums would fall, which Prometheus takes for a
     /// restart.
     pub(super) fn advance<K: Kernel, H: Handler + Clone>(
