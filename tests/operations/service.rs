@@ -90,7 +90,9 @@ fn it_reports_that_it_is_ready_reloading_and_stopping() {
     for (manager, workers) in [(Manager::new(), "1"), (Manager::hidden(), "2")] {
         let files = Files::new();
         let key = files.key("key", "the key of yesterday\n");
-        let mut server = manager.start(&["-k", &key, "--workers", workers], &[]);
+        // The client never authenticates, and a busy machine may take long.
+        let args = ["-k", &key, "--workers", workers, "--auth-timeout", "off"];
+        let mut server = manager.start(&args, &[]);
         let ready = format!("READY=1\nMAINPID={}", server.running.pid());
         assert_eq!(manager.state(), ready);
         let peer = TcpStream::connect(server.address).unwrap();
