@@ -6,7 +6,7 @@
 //!
 //! **What goes wrong:** a buffer that is too small. What does not fit is thrown away, without an
 //! error, and the next `recvfrom` returns the next datagram. And a sender does not learn whether
-//! there is a receiver: only a *connected* UDP socket is told that the port is closed, once, at its
+//! there is a receiver: only a *connected* UDP socket learns that the port is closed, once, at its
 //! next call. Loss, duplicates and reordering do not happen on this machine; elsewhere they do, so a
 //! `recv` without a timeout will some day wait for ever.
 //!

@@ -170,7 +170,7 @@ fn pipe(place: &str) {
     assert!(done.stdout == input, "{} bytes", done.stdout.len());
 }
 
-/// A server that is told where to listen, on a loopback address of this process alone.
+/// A server that gets its address, a loopback address of this process alone.
 fn start_at(
     mut command: Command,
     last: u8,
