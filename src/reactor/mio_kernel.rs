@@ -27,7 +27,7 @@ use crate::rawopt;
 
 /// The real kernel, reached through mio: epoll, edge-triggered.
 pub struct MioKernel {
-    poll: Poll,
+    pub(super) poll: Poll,
     events: Events,
     capacity: usize,
     waker: Arc<mio::Waker>,

@@ -6,6 +6,7 @@
 //! over simulated ones.
 
 mod admin_listener;
+mod adopt;
 mod kernel;
 mod mio_kernel;
 mod process;
@@ -27,6 +28,7 @@ use crate::proto::ConnId;
 use crate::python::{Monotonic, saturating_nanos};
 
 pub use admin_listener::{AdminAddress, AdminListener};
+pub use adopt::Adopt;
 pub use kernel::{Close, Kernel, Liveness, Wake};
 pub use mio_kernel::{ListenOptions, MioKernel};
 pub use ready::Ready;

@@ -15,6 +15,7 @@ mod builder;
 mod check;
 mod control;
 mod handle;
+pub mod handover;
 mod keepalive;
 mod lag;
 mod limits;
