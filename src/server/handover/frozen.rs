@@ -83,7 +83,7 @@ impl<K: Kernel, H: Handler + Clone> Frozen<K, H> {
     /// Goes on as if nothing had happened: with the same kernel and the same registrations. The
     /// first turn looks at every socket once.
     pub fn resume(self) -> Server<K, H> {
-        self.server
+        Server { parked: false, ..self.server }
     }
 
     /// Leaves everything that was sent to the other loop. What remains is a draining server with the
