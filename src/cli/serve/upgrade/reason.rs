@@ -10,6 +10,8 @@ pub(super) enum Reason {
     Draining,
     /// The process is the first of its namespace, whose end ends all others.
     Init,
+    /// A supervisor that cannot follow started the process.
+    Supervisor,
     /// The file of the program cannot be executed.
     NoProgram,
     /// The descriptors do not suffice.
@@ -41,10 +43,11 @@ pub(super) enum Reason {
 
 impl Reason {
     /// Those of refusals.
-    pub(super) const REFUSALS: [Self; 7] = [
+    pub(super) const REFUSALS: [Self; 8] = [
         Self::Busy,
         Self::Draining,
         Self::Init,
+        Self::Supervisor,
         Self::NoProgram,
         Self::Descriptors,
         Self::Memory,
@@ -69,6 +72,7 @@ impl Reason {
             Self::Busy => "busy",
             Self::Draining => "draining",
             Self::Init => "pid_1",
+            Self::Supervisor => "supervisor",
             Self::NoProgram => "no_program",
             Self::Descriptors => "descriptors",
             Self::Memory => "memory",
