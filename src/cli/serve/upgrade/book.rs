@@ -108,7 +108,8 @@ impl Book {
 
     pub(super) fn to_text(&self) -> Text {
         let attempts = self.attempts.iter().filter(|(_, count)| **count > 0);
-        let attempts = attempts.map(|((result, reason), count)| format!("{result}/{reason}/{count}"));
+        let attempts =
+            attempts.map(|((result, reason), count)| format!("{result}/{reason}/{count}"));
         let freezes = self.freezes.buckets().map(|(_, count)| count.to_string());
         Text::default()
             .with("generation", self.generation)

@@ -217,7 +217,7 @@ impl Channel {
         polled.extend(others.iter().map(|other| PollFd::from_borrowed_fd(*other, PollFlags::IN)));
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            let left = Timespec::try_from(left).map_err(|_| io::ErrorKind::InvalidInput)?;
+            let left = Timespec::try_from(left).unwrap_or_default();
             match poll(&mut polled, Some(&left)) {
                 Ok(_) => {}
                 Err(Errno::INTR) => continue,

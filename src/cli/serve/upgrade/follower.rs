@@ -96,10 +96,12 @@ impl Predecessor {
             return Ok(None);
         }
         let found = channel().and_then(|(channel, pid)| {
-            let pidfd = pidfd_open(pid, PidfdFlags::empty()).context("the old process has ended")?;
+            let pidfd =
+                pidfd_open(pid, PidfdFlags::empty()).context("the old process has ended")?;
             // Its number could be another process' by now.
             ensure!(getppid() == Some(pid), "the old process has ended");
-            let signals = SignalFd::with_flags(&blocked(), SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK);
+            let signals =
+                SignalFd::with_flags(&blocked(), SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK);
             let signals = signals.map_err(io::Error::from)?;
             let pid = pid.as_raw_nonzero().get().unsigned_abs();
             Ok(Self { channel, pidfd, pid, signals })
@@ -233,7 +235,8 @@ impl Following {
                     totals = self.unless_failed(read.ok_or("the totals are too short"));
                     let finished = std::mem::take(&mut decoder).finish(&totals);
                     let arrived = self.unless_failed(finished);
-                    let loops = arrived.spread(thawing.len(), |socket: &OwnedFd| socket.try_clone());
+                    let loops =
+                        arrived.spread(thawing.len(), |socket: &OwnedFd| socket.try_clone());
                     let loops = self.unless_failed(loops);
                     for (thawing, arrived) in thawing.iter_mut().zip(loops) {
                         let restored = thawing.restore(arrived);
@@ -270,7 +273,10 @@ impl Following {
     }
 
     fn unless_failed<T, E: std::fmt::Display>(&mut self, result: Result<T, E>) -> T {
-        result.unwrap_or_else(|error| self.predecessor.give_up(&error.to_string(), None))
+        result.unwrap_or_else(|error| {
+            let _ = self.machine.handle(Event::Failed);
+            self.predecessor.give_up(&error.to_string(), None)
+        })
     }
 
     fn note(

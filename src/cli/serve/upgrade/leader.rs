@@ -3,7 +3,7 @@
 mod attempt;
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -42,6 +42,8 @@ struct Shared {
     /// Known once the listeners are open.
     serving: Mutex<Option<Serving>>,
     busy: AtomicBool,
+    /// The number of the next wish.
+    number: AtomicU64,
     draining: AtomicBool,
     cancel: Cancel,
     /// An attempt whose loops are about to stop, for the thread on which they do.
@@ -113,6 +115,7 @@ impl Upgrader {
             book: Mutex::new(Book::new()),
             serving: Mutex::new(None),
             busy: AtomicBool::new(false),
+            number: AtomicU64::new(1),
             draining: AtomicBool::new(false),
             cancel: Cancel::new()?,
             parked: Mutex::new(None),
@@ -133,7 +136,9 @@ impl Upgrader {
     pub(super) fn took_over(&self, book: Book) {
         let (generation, freeze) = (book.generation, book.last_freeze.as_millis());
         *lock(&self.0.book) = book;
-        self.status(&format!("generation {generation}, version {VERSION}, last freeze {freeze} ms"));
+        self.status(&format!(
+            "generation {generation}, version {VERSION}, last freeze {freeze} ms"
+        ));
     }
 
     /// The figures for a scrape.
@@ -155,7 +160,8 @@ impl Upgrader {
         server: &Handle,
     ) {
         let generation = lock(&self.0.book).generation;
-        let id = format!("{:08x}", rand::random::<u32>());
+        let number = self.0.number.fetch_add(1, Ordering::Relaxed);
+        let id = format!("{}-{number}", std::process::id());
         let asked = Asked { id, check, outcome };
         let what = if check { " as a check only" } else { "" };
         Step::new(&asked.id, "requested", generation).log(&self.0.log, &format!(" by {by}{what}"));
@@ -172,11 +178,11 @@ impl Upgrader {
         let slot = Arc::new(Mutex::new(Some(asked)));
         let theirs = Arc::clone(&slot);
         let thread = std::thread::Builder::new().name("upgrade".to_owned()).spawn(move || {
-            if let Some(asked) = lock(&theirs).take() {
-                upgrader.prepare(asked, &server);
-            }
+            let asked = lock(&theirs).take().expect("the thread was started, so it is here");
+            upgrader.prepare(asked, &server);
         });
-        if let (Err(error), Some(asked)) = (thread, lock(&slot).take()) {
+        if let Err(error) = thread {
+            let asked = lock(&slot).take().expect("no thread took it");
             self.refuse(asked, Reason::Memory, &format!("cannot start a thread: {error}"));
             self.0.busy.store(false, Ordering::SeqCst);
         }
@@ -207,7 +213,8 @@ impl Upgrader {
         let verdict = Verdict::Refused(reason);
         lock(&self.0.book).count(verdict);
         let generation = lock(&self.0.book).generation;
-        let step = Step { reason: Some(reason.label()), ..Step::new(&asked.id, "refused", generation) };
+        let step =
+            Step { reason: Some(reason.label()), ..Step::new(&asked.id, "refused", generation) };
         step.log(&self.0.log, &format!(": {text}; version {VERSION} goes on"));
         self.status(&format!("upgrade refused: {text}"));
         if let Some(outcome) = asked.outcome {
@@ -254,7 +261,9 @@ impl Upgrader {
     fn checked(&self, mut attempt: Attempt) {
         attempt.end();
         lock(&self.0.book).count(Verdict::Checked);
-        attempt.step("checked").log(&self.0.log, ": the new process is ready; nothing was handed over");
+        attempt
+            .step("checked")
+            .log(&self.0.log, ": the new process is ready; nothing was handed over");
         let text = attempt.summary("checked");
         attempt.asked.set(Ok(text));
         self.0.busy.store(false, Ordering::SeqCst);

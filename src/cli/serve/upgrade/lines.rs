@@ -42,7 +42,8 @@ impl<'a> Step<'a> {
     pub(super) fn log(self, log: &Log, text: &str) {
         let level = if self.reason.is_some() { Severity::Warning } else { Severity::Info };
         let Self { upgrade, step, generation, pid, .. } = &self;
-        let line = format!("upgrade {upgrade}, process {pid}, generation {generation}: {step}{text}");
+        let line =
+            format!("upgrade {upgrade}, process {pid}, generation {generation}: {step}{text}");
         log.write(Level::Quiet, &Entry::new(level, "upgrade", line).with(self));
     }
 }

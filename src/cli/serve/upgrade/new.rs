@@ -89,9 +89,10 @@ impl New {
             }
             (Step::Receiving, Event::Came(Kind::End)) => (Step::Restoring, Action::Restore),
             (Step::Restoring, Event::Done) => (Step::Acknowledged, Action::SendAck),
-            (Step::Acknowledged, Event::Came(Kind::Commit) | Event::Closed { old_lives: false }) => {
-                (Step::Serving, Action::Serve)
-            }
+            (
+                Step::Acknowledged,
+                Event::Came(Kind::Commit) | Event::Closed { old_lives: false },
+            ) => (Step::Serving, Action::Serve),
             _ => (Step::Over, Action::Exit),
         };
         self.step = step;

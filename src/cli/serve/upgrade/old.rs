@@ -79,6 +79,7 @@ impl Old {
         Self { step: Step::Started }
     }
 
+    #[cfg(test)]
     pub(super) const fn step(&self) -> Step {
         self.step
     }

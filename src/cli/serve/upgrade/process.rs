@@ -22,7 +22,7 @@ use crate::cli::serve::control::SIGNALS;
 /// The variable that tells a process that it is a successor: the number of the process that it takes
 /// over from. The channel is its standard input, which needs no descriptor of a known number and is
 /// the one that posix_spawn(3) can pass without code between fork and exec.
-pub(super) const PREDECESSOR: &str = "SALTECHO_HANDOVER";
+pub(in crate::cli) const PREDECESSOR: &str = "SALTECHO_HANDOVER";
 
 /// Variables that a successor inherits, beside those that begin with one of [`PREFIXES`]: a fixed list, so
 /// that the environment does not change from process to process. Without WATCHDOG_PID the watchdog

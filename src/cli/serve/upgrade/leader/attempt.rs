@@ -61,8 +61,8 @@ impl Attempt {
         generation: u64,
         log: &Log,
     ) -> Result<Self, Box<(Asked, std::io::Error)>> {
-        let started = Channel::pair()
-            .and_then(|(channel, theirs)| Ok((channel, origin.start(theirs)?)));
+        let started =
+            Channel::pair().and_then(|(channel, theirs)| Ok((channel, origin.start(theirs)?)));
         let (channel, successor) = match started {
             Ok(started) => started,
             Err(error) => return Err(Box::new((asked, error))),
@@ -274,10 +274,13 @@ impl Attempt {
         self.send(upgrader, &Outgoing::text(Kind::Program, &book.to_payload()), deadline)?;
         self.send(upgrader, &Outgoing::text(Kind::End, &totals.to_bytes()), deadline)?;
         let (listeners, loops) = (totals.listeners, totals.loops);
-        self.note("sent", &format!(
-            ": {} connections, {listeners} listeners of {loops} loops, {} unsent bytes",
-            totals.connections, totals.unsent
-        ));
+        self.note(
+            "sent",
+            &format!(
+                ": {} connections, {listeners} listeners of {loops} loops, {} unsent bytes",
+                totals.connections, totals.unsent
+            ),
+        );
         self.decide(Event::SentAll)?;
         self.await_ack(upgrader, deadline)?;
         self.note("acknowledged", "");
