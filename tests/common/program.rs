@@ -150,6 +150,14 @@ impl Running {
         panic!("it ended without saying {words:?}:\n{}", self.said);
     }
 
+    /// All that is said until the last process that holds stderr has ended.
+    #[track_caller]
+    pub fn said_to_the_end(&mut self) -> String {
+        let deadline = Instant::now() + PATIENCE;
+        while self.next_line(deadline).is_some() {}
+        self.said.clone()
+    }
+
     /// Waits for it to end.
     #[track_caller]
     pub fn wait(mut self) -> Finished {

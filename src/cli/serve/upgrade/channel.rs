@@ -180,7 +180,9 @@ impl Channel {
         let received = loop {
             let parts = &mut [IoSliceMut::new(&mut self.buffer)];
             match recvmsg(&self.socket, parts, &mut beside, flags) {
-                Err(Errno::INTR) => {}
+                // A process that ends with messages unread is reported once, before the messages that it
+                // has sent: those decide.
+                Err(Errno::INTR | Errno::CONNRESET) => {}
                 result => break result?,
             }
         };
@@ -240,5 +242,85 @@ impl<'a> Outgoing<'a> {
     /// A message without records.
     pub(super) const fn text(kind: Kind, payload: &'a [u8]) -> Self {
         Self { kind, count: 0, record_size: 0, payload, sockets: &[] }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use super::*;
+
+    fn pair() -> (Channel, Channel) {
+        let (ours, theirs) = Channel::pair().unwrap();
+        (ours, Channel::new(theirs))
+    }
+
+    fn far() -> Instant {
+        Instant::now() + Duration::from_secs(20)
+    }
+
+    fn send(channel: &mut Channel, sockets: &[BorrowedFd<'_>], deadline: Instant) -> Sent {
+        let mut message = Outgoing::text(Kind::Records(4), b"records");
+        message.sockets = sockets;
+        channel.send(&message, deadline).unwrap()
+    }
+
+    #[test]
+    fn as_many_sockets_arrive_as_were_sent() {
+        let (mut one, mut other) = pair();
+        let null = std::fs::File::open("/proc/self/status").unwrap();
+        for count in [0, 1, 239, MAX_SOCKETS] {
+            assert_eq!(send(&mut one, &vec![null.as_fd(); count], far()), Sent::Yes);
+            let message = other.receive(&[], Some(far())).unwrap().unwrap();
+            assert_eq!((message.sockets.len(), &message.payload[..]), (count, &b"records"[..]));
+            for socket in &message.sockets {
+                let flags = rustix::io::fcntl_getfd(socket).unwrap();
+                assert!(flags.contains(rustix::io::FdFlags::CLOEXEC));
+            }
+        }
+        let message = Outgoing {
+            sockets: &vec![null.as_fd(); MAX_SOCKETS + 1],
+            ..Outgoing::text(Kind::Records(4), b"")
+        };
+        assert!(matches!(one.send(&message, far()), Err(Broken::TooLong)));
+    }
+
+    #[test]
+    fn the_last_words_of_a_process_that_read_nothing_arrive() {
+        let (mut one, mut other) = pair();
+        one.send_text(Kind::Commit, &Text::default()).unwrap();
+        other.send_text(Kind::Taken, &Text::default()).unwrap();
+        drop(other);
+        let message = one.receive(&[], Some(far())).unwrap().unwrap();
+        assert_eq!(message.header.kind, Kind::Taken);
+        assert!(matches!(one.receive(&[], Some(far())), Err(Broken::Closed)));
+        assert!(matches!(one.send_text(Kind::Commit, &Text::default()), Err(Broken::Closed)));
+    }
+
+    #[test]
+    fn a_full_channel_waits_for_its_deadline_or_for_something_to_receive() {
+        let (mut one, mut other) = pair();
+        let now = Instant::now();
+        while send(&mut one, &[], now) == Sent::Yes {}
+        assert_eq!(send(&mut one, &[], Instant::now() + Duration::from_millis(20)), Sent::No);
+        other.send_text(Kind::Error, &Text::default()).unwrap();
+        assert_eq!(send(&mut one, &[], far()), Sent::No);
+        assert_eq!(one.receive(&[], None).unwrap().unwrap().header.kind, Kind::Error);
+        // What was not sent has no number, so none is missing when there is room.
+        while let Some(message) = other.receive(&[], Some(now)).unwrap() {
+            assert_eq!(message.payload, b"records");
+        }
+        assert_eq!(send(&mut one, &[], far()), Sent::Yes);
+        assert!(other.receive(&[], Some(far())).unwrap().is_some());
+    }
+
+    #[test]
+    fn bytes_that_are_no_message_are_an_error() {
+        let (one, mut other) = pair();
+        for bytes in [&b"x"[..], &[0; 40], &[0xff; MAX_MESSAGE + 1]] {
+            rustix::net::send(&one, bytes, SendFlags::empty()).unwrap();
+            assert!(other.receive(&[], Some(far())).is_err());
+        }
     }
 }

@@ -259,7 +259,7 @@ impl Upgrader {
     }
 
     fn checked(&self, mut attempt: Attempt) {
-        attempt.end();
+        attempt.end(false);
         lock(&self.0.book).count(Verdict::Checked);
         attempt
             .step("checked")
@@ -272,8 +272,8 @@ impl Upgrader {
     /// Ends an attempt: the new process is killed first, so that this one may go on.
     fn give_up(&self, mut attempt: Attempt, failed: Failed) {
         let frozen = attempt.frozen();
-        let ending = attempt.end();
         let Failed { reason, text } = failed;
+        let ending = attempt.end(matches!(reason, Reason::Died | Reason::Declined));
         lock(&self.0.book).count(Verdict::Aborted(reason));
         let mut text = format!("{text} ({}: {ending})", reason.label());
         if let Some(frozen) = frozen {

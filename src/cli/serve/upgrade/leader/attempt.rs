@@ -23,6 +23,8 @@ use crate::cli::log::Log;
 const PREPARE_LIMIT: Duration = Duration::from_secs(10);
 /// Time in which it must say that it has read COMMIT.
 const TAKE_LIMIT: Duration = Duration::from_secs(1);
+/// Time in which a process that has closed the channel may end by itself, for its exit code.
+const ENDING_LIMIT: Duration = Duration::from_millis(100);
 /// Time in which a killed process must end.
 const REAP_LIMIT: Duration = Duration::from_secs(5);
 
@@ -212,13 +214,13 @@ impl Attempt {
     }
 
     fn send_text(&mut self, kind: Kind, text: &Text) -> Result<(), Failed> {
-        match self.channel.send_text(kind, text) {
-            Ok(()) => Ok(()),
-            Err(error) => {
-                let event = self.broken(&error);
-                self.decide(event).map(drop)
-            }
-        }
+        let Err(error) = self.channel.send_text(kind, text) else { return Ok(()) };
+        // The last words of a process that has ended, if there are any.
+        let event = match (&error, self.channel.receive(&[], Some(Instant::now()))) {
+            (Broken::Closed, Ok(Some(message))) => self.came(&message),
+            _ => self.broken(&error),
+        };
+        self.decide(event).map(drop)
     }
 
     pub(super) fn begin_freeze(&mut self) {
@@ -343,13 +345,7 @@ impl Attempt {
             manager.succeeded_by(self.successor.pid());
             self.announced = true;
         }
-        match self.channel.send_text(Kind::Commit, &Text::default()) {
-            Ok(()) => {}
-            Err(error) => {
-                let event = self.broken(&error);
-                self.decide(event)?;
-            }
-        }
+        self.send_text(Kind::Commit, &Text::default())?;
         self.note("committed", "");
         let deadline = Instant::now() + TAKE_LIMIT;
         loop {
@@ -387,8 +383,11 @@ impl Attempt {
         Ok(action == Action::Leave)
     }
 
-    /// Ends the new process, and says how it ended.
-    pub(super) fn end(&mut self) -> String {
+    /// Ends the new process, and says how it ended: by itself, if it was about to.
+    pub(super) fn end(&mut self, was_ending: bool) -> String {
+        if was_ending {
+            self.successor.wait(ENDING_LIMIT);
+        }
         ending(self.successor.kill(REAP_LIMIT))
     }
 
