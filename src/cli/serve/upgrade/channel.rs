@@ -15,7 +15,7 @@ use rustix::net::{
 };
 use saltecho::server::handover::MAX_SOCKETS;
 
-use super::message::{Header, Kind, MAX_MESSAGE, Text, Unreadable};
+use super::message::{Header, Kind, MAX_MESSAGE, MAX_PAYLOAD, Text, Unreadable};
 
 /// Room for the sockets of a message.
 const ROOM: usize = rustix::cmsg_space!(ScmRights(MAX_SOCKETS));
@@ -113,6 +113,9 @@ impl Channel {
         message: &Outgoing<'_>,
         deadline: Instant,
     ) -> Result<Sent, Broken> {
+        if message.sockets.len() > MAX_SOCKETS || message.payload.len() > MAX_PAYLOAD {
+            return Err(Broken::TooLong);
+        }
         let header = Header {
             kind: message.kind,
             sequence: self.sent,
@@ -125,10 +128,9 @@ impl Channel {
         loop {
             let mut space = [MaybeUninit::uninit(); ROOM];
             let mut beside = SendAncillaryBuffer::new(&mut space);
-            if !message.sockets.is_empty()
-                && !beside.push(SendAncillaryMessage::ScmRights(message.sockets))
-            {
-                return Err(Broken::TooLong);
+            if !message.sockets.is_empty() {
+                let fits = beside.push(SendAncillaryMessage::ScmRights(message.sockets));
+                debug_assert!(fits, "there is room for as many");
             }
             let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
             let wait = match sendmsg(&self.socket, &parts, &mut beside, flags) {
