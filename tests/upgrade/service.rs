@@ -38,6 +38,8 @@ impl Service {
         let mut command = Command::new(&program);
         clean(&mut command).args(["serve", "-l", "127.0.0.1:0", "--log-format", "json", "--admin"]);
         command.arg(format!("unix:{}", files.path().join("admin").display())).args(args);
+        let settings = files.write("settings.toml", b"", 0o600);
+        command.args(["--config", &settings]);
         let service = |files, serving: Serving| {
             let Serving { running, address, .. } = serving;
             let pid = running.pid();
@@ -124,6 +126,11 @@ impl Service {
     pub(crate) fn pretend(&self, steps: &str) {
         fs::write(self.files.path().join("behavior"), steps).unwrap();
         self.replace_program(include_bytes!("fake.py"), 0o755);
+    }
+
+    /// Puts a setting into its configuration, which has no other.
+    pub(crate) fn set(&self, key: &str, value: &str) {
+        self.files.write("settings.toml", format!("{key} = {value}\n").as_bytes(), 0o600);
     }
 
     /// The kinds of the process' open descriptors, sorted.
