@@ -1,4 +1,6 @@
 mod mutual;
+#[cfg(feature = "server")]
+mod parked;
 
 use std::collections::TryReserveError;
 use std::io;
@@ -15,6 +17,8 @@ use super::{CloseReason, Config, Handler, Peer, Protocol, Reply, State, Upper, W
 use crate::auth::Challenge;
 use crate::python::{Call, Monotonic};
 use mutual::Mutual;
+#[cfg(feature = "server")]
+pub(crate) use parked::{Head, Parked};
 
 /// One connection from its challenge to its end, without a socket. The owner of the socket asks
 /// what the connection [`wants`](Self::wants), makes that call, and reports the kernel's result.

@@ -29,6 +29,7 @@ struct LoopHandle {
 pub(super) enum Command {
     Drain,
     Stop,
+    Park,
     Reload,
     ReplaceKeyring(Box<Keyring>),
     Reconfigure(Box<Reconfiguration>),
@@ -92,7 +93,7 @@ struct Mailbox {
     /// Bytes of pushed messages that may wait here.
     limit: usize,
     /// The listeners that the server began with, each of which takes a descriptor.
-    listeners: usize,
+    listeners: AtomicUsize,
     /// Descriptors that it uses beside those of connections and listeners.
     others: AtomicUsize,
     /// `None` once the loop has ended.
@@ -111,12 +112,17 @@ const LEAST_MESSAGE: usize = 64;
 impl Inbox {
     pub(super) fn new(server: u32, limit: usize, listeners: usize) -> Self {
         let waiting = Mutex::new(Some(Waiting::default()));
-        let others = AtomicUsize::new(0);
+        let (others, listeners) = (AtomicUsize::new(0), AtomicUsize::new(listeners));
         Self(Arc::new(Mailbox { server, limit, listeners, others, waiting }))
     }
 
     pub(super) fn server(&self) -> u32 {
         self.0.server
+    }
+
+    /// Counts so many listeners, after some have come from another loop.
+    pub(super) fn set_listeners(&self, number: usize) {
+        self.0.listeners.store(number, Ordering::Relaxed);
     }
 
     /// Counts so many descriptors as used for other things than connections and listeners.
@@ -187,6 +193,14 @@ impl Handle {
         self.post(&Command::Stop);
     }
 
+    /// Makes the loop's next turn its last for now: [`Server::run`](super::Server::run) returns, and
+    /// [`Server::is_parked`](super::Server::is_parked). Nothing is closed; the server can be
+    /// [frozen](super::Server::freeze), or [go on](super::Server::unpark). A loop that drains, or is
+    /// told to meanwhile, does not park.
+    pub fn park(&self) {
+        self.post(&Command::Park);
+    }
+
     /// Reloads keys and settings: calls [`Control::reload`](super::Control::reload) on its loop.
     /// Without a control nothing happens.
     pub fn reload(&self) {
@@ -228,7 +242,12 @@ impl Handle {
         let loops = self.0.len();
         let Some(first) = self.0.first() else { return Ok(()) };
         let others = self.0.iter().map(|one| one.mailbox.others.load(Ordering::Relaxed)).sum();
-        let limits = allowed_limits(Some(*limits), loops, first.mailbox.listeners, others)?;
+        let limits = allowed_limits(
+            Some(*limits),
+            loops,
+            first.mailbox.listeners.load(Ordering::Relaxed),
+            others,
+        )?;
         refuse_impossible(config, &limits.part(0, loops))?;
         for (index, one) in self.0.iter().enumerate() {
             let (config, limits) = (config.clone(), limits.part(index, loops));

@@ -116,7 +116,19 @@ enum Lifecycle {
         /// The first slot whose connection is not yet being finished.
         next: Option<u32>,
     },
+    /// Runs, but for the turns.
+    Parked,
     Stopped,
+}
+
+impl Lifecycle {
+    /// False if there is no further turn.
+    const fn goes_on(self) -> bool {
+        match self {
+            Self::Running | Self::Unready { .. } | Self::Draining { .. } => true,
+            Self::Parked | Self::Stopped => false,
+        }
+    }
 }
 
 impl Server {
@@ -138,7 +150,7 @@ impl<H> Server<MioKernel, H> {
 
     /// The address of its admin endpoint, if it has one.
     pub fn admin_address(&self) -> Option<&AdminAddress> {
-        self.admin.as_ref().map(|admin| admin.listener().address())
+        self.admin.as_ref()?.listener().map(AdminListener::address)
     }
 }
 
@@ -288,7 +300,7 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         if self.lag.is_timed() {
             self.end_timing(slept);
         }
-        Ok(self.lifecycle != Lifecycle::Stopped)
+        Ok(self.lifecycle.goes_on())
     }
 
     /// Not inlined: most turns of a busy loop are not timed.
@@ -310,7 +322,7 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
             Lifecycle::Unready { close_at, .. } => Some(close_at),
             Lifecycle::Draining { next: Some(_), .. } => Some(now),
             Lifecycle::Draining { next: None, until } => until,
-            Lifecycle::Running | Lifecycle::Stopped => None,
+            Lifecycle::Running | Lifecycle::Parked | Lifecycle::Stopped => None,
         };
         let admin = self.admin.as_ref().and_then(|admin| admin.next());
         let accept = self.acceptor.next_attempt(now);
@@ -325,6 +337,7 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
             match command {
                 Command::Drain => self.drain(),
                 Command::Stop => self.end_all(CloseReason::Stopped),
+                Command::Park => self.park(),
                 Command::ReplaceKeyring(keyring) => self.replace_keyring(*keyring),
                 Command::Reconfigure(change) => self.reconfigure(*change),
                 Command::KeepRecords(keep) => self.keep_records(keep),
@@ -526,8 +539,26 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         }
     }
 
+    fn park(&mut self) {
+        if self.lifecycle == Lifecycle::Running {
+            self.lifecycle = Lifecycle::Parked;
+        }
+    }
+
+    /// Returns true after [`Handle::park`]: its turns are over until it [goes on](Self::unpark).
+    pub fn is_parked(&self) -> bool {
+        self.lifecycle == Lifecycle::Parked
+    }
+
+    /// Goes on after [`Handle::park`].
+    pub fn unpark(&mut self) {
+        if self.is_parked() {
+            self.lifecycle = Lifecycle::Running;
+        }
+    }
+
     fn drain(&mut self) {
-        if self.lifecycle != Lifecycle::Running {
+        if !matches!(self.lifecycle, Lifecycle::Running | Lifecycle::Parked) {
             return;
         }
         let now = self.reactor.now();
@@ -572,7 +603,8 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
             self.lag.time_this_turn();
             self.lifecycle = Lifecycle::Draining { until, next: self.drain_some(next) };
         }
-        if self.reactor.slots.is_empty() {
+        let owes_answer = self.admin.as_ref().is_some_and(|admin| admin.owes_last_answer());
+        if self.reactor.slots.is_empty() && !owes_answer {
             self.end();
         } else if until.is_some_and(|until| until <= now) {
             self.end_all(CloseReason::DrainTimeout);
