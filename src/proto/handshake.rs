@@ -37,21 +37,21 @@ enum Preface {
 const _: () = assert!(size_of::<Handshake>() <= 120);
 
 impl Handshake {
-    pub(super) fn new(challenge: Challenge) -> Self {
+    pub(super) fn new(challenge: Challenge, peer: Peer) -> Self {
         Self {
             challenge,
             digest: Zeroizing::new([0; Digest::MAX_LEN]),
             preface: None,
-            peer: Peer::default(),
+            peer,
             sent: 0,
             received: 0,
         }
     }
 
     /// The same behind a balancer, whose header comes first.
-    pub(super) fn behind_proxy(challenge: Challenge, more: [u8; 8]) -> Self {
+    pub(super) fn behind_proxy(challenge: Challenge, more: [u8; 8], peer: Peer) -> Self {
         let preface = Some(Box::new(Preface::Awaited(HeaderReader::new(), more)));
-        Self { preface, ..Self::new(challenge) }
+        Self { preface, ..Self::new(challenge, peer) }
     }
 
     /// Returns true while the header is incomplete.
@@ -172,7 +172,7 @@ impl Handshake {
 
     /// Reads what [`park`](Self::park) wrote; `None` if that is impossible.
     pub(super) fn read(reader: &mut Reader<'_>) -> Option<Self> {
-        let mut handshake = Self::new(Challenge::new(reader.array()?));
+        let mut handshake = Self::new(Challenge::new(reader.array()?), Peer::default());
         handshake.sent = reader.u16().filter(|sent| usize::from(*sent) <= Challenge::LEN)?;
         let digest = reader.counted(Digest::MAX_LEN)?;
         let _ = handshake.take(digest, Digest::MAX_LEN);

@@ -78,7 +78,7 @@ pub enum ServiceState {
 impl ServiceState {
     const fn new(lifecycle: Lifecycle) -> Self {
         match lifecycle {
-            Lifecycle::Running | Lifecycle::Parked => Self::Ready,
+            Lifecycle::Running => Self::Ready,
             Lifecycle::Unready { .. } => Self::Unready,
             Lifecycle::Draining { .. } => Self::Draining,
             Lifecycle::Stopped => Self::Stopped,
@@ -105,7 +105,7 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
 
     /// Returns whether new clients are welcome: false from the turn in which a drain begins.
     pub fn is_ready(&self) -> bool {
-        matches!(self.lifecycle, Lifecycle::Running | Lifecycle::Parked)
+        self.lifecycle == Lifecycle::Running
     }
 
     /// When the control has to be called next.

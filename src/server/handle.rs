@@ -5,8 +5,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 
+use super::BuildError;
 use super::admin::Errand;
-use super::builder::{BuildError, allowed_limits, refuse_impossible};
+use super::builder::{allowed_limits, refuse_impossible};
 use super::reconfigure::Reconfiguration;
 use super::{IpNet, Limits, Stats};
 use crate::auth::Keyring;
@@ -29,7 +30,6 @@ struct LoopHandle {
 pub(super) enum Command {
     Drain,
     Stop,
-    Park,
     Reload,
     ReplaceKeyring(Box<Keyring>),
     Reconfigure(Box<Reconfiguration>),
@@ -193,14 +193,6 @@ impl Handle {
         self.post(&Command::Stop);
     }
 
-    /// Makes the loop's next turn its last for now: [`Server::run`](super::Server::run) returns, and
-    /// [`Server::is_parked`](super::Server::is_parked). Nothing is closed; the server can be
-    /// [frozen](super::Server::freeze), or [go on](super::Server::unpark). A loop that drains, or is
-    /// told to meanwhile, does not park.
-    pub fn park(&self) {
-        self.post(&Command::Park);
-    }
-
     /// Reloads keys and settings: calls [`Control::reload`](super::Control::reload) on its loop.
     /// Without a control nothing happens.
     pub fn reload(&self) {
@@ -242,12 +234,8 @@ impl Handle {
         let loops = self.0.len();
         let Some(first) = self.0.first() else { return Ok(()) };
         let others = self.0.iter().map(|one| one.mailbox.others.load(Ordering::Relaxed)).sum();
-        let limits = allowed_limits(
-            Some(*limits),
-            loops,
-            first.mailbox.listeners.load(Ordering::Relaxed),
-            others,
-        )?;
+        let listeners = first.mailbox.listeners.load(Ordering::Relaxed);
+        let limits = allowed_limits(Some(*limits), loops, listeners, others)?;
         refuse_impossible(config, &limits.part(0, loops))?;
         for (index, one) in self.0.iter().enumerate() {
             let (config, limits) = (config.clone(), limits.part(index, loops));

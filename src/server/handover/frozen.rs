@@ -44,10 +44,9 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
     /// The server itself, unharmed, if it drains or has ended.
     pub fn freeze(mut self) -> Result<Frozen<K, H>, Box<Self>> {
         self.handle_commands();
-        if !matches!(self.lifecycle, Lifecycle::Running | Lifecycle::Parked) {
+        if self.lifecycle != Lifecycle::Running {
             return Err(Box::new(self));
         }
-        self.lifecycle = Lifecycle::Running;
         let mut state = Vec::new();
         let slots = &self.reactor.slots;
         let staying = slots.ids().filter(|id| {
