@@ -42,6 +42,18 @@ impl TimeHistogram {
         histogram
     }
 
+    /// The counters of the buckets, then the sum of all times in nanoseconds.
+    #[cfg(feature = "server")]
+    pub(crate) fn numbers(&self) -> impl Iterator<Item = u64> + '_ {
+        self.counts.iter().copied().chain([self.sum])
+    }
+
+    /// One of the [numbers](Self::numbers), to be changed.
+    #[cfg(feature = "server")]
+    pub(crate) fn number_mut(&mut self, place: usize) -> Option<&mut u64> {
+        self.counts.iter_mut().chain([&mut self.sum]).nth(place)
+    }
+
     /// Number of times recorded.
     pub fn count(&self) -> u64 {
         self.counts.iter().sum()

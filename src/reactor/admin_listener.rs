@@ -148,7 +148,9 @@ impl AdminListener {
 
     /// Leaves the file to another process, which listens at the same socket.
     pub(super) fn leave_file(&mut self) {
-        self.file.take().map(std::mem::forget);
+        if let Some(file) = self.file.take() {
+            std::mem::forget(file);
+        }
     }
 
     fn new(socket: OwnedFd, address: AdminAddress, file: Option<SocketFile>) -> io::Result<Self> {

@@ -127,7 +127,7 @@ impl<H> Server<MioKernel, H> {
 
     /// The address of its admin endpoint, if it has one.
     pub fn admin_address(&self) -> Option<&AdminAddress> {
-        self.admin.as_ref().map(|admin| admin.listener().address())
+        self.admin.as_ref()?.listener().map(AdminListener::address)
     }
 }
 
@@ -284,6 +284,11 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
     /// Returns true if the last turn was the last for now: [`Handle::park`] was called.
     pub const fn is_parked(&self) -> bool {
         self.parked
+    }
+
+    /// Goes on after [`Handle::park`].
+    pub const fn unpark(&mut self) {
+        self.parked = false;
     }
 
     /// Not inlined: most turns of a busy loop are not timed.

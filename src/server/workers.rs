@@ -111,10 +111,7 @@ fn run<K: Kernel, H: Handler + Clone>(
             last_act.0 = None;
             return Ok(Halt::Parked(Box::new(server)));
         }
-        server = match server.freeze() {
-            Ok(frozen) => frozen.resume(),
-            Err(server) => *server,
-        };
+        server.unpark();
     }
 }
 

@@ -14,12 +14,18 @@
 //! The new one only registers what it got and touches no socket. docs/HANDOVER-FORMAT.md has the
 //! format of the records.
 
+mod arrived;
+mod chunks;
+mod counter;
 mod decoder;
 mod frozen;
+mod record;
 mod thaw;
 
-pub use decoder::{Arrived, ArrivedListener, ArrivedLoop, Decoder};
-pub use frozen::{Chunk, Chunks, Frozen, Lent};
+pub use arrived::{Arrived, ArrivedListener, ArrivedLoop};
+pub use chunks::{Chunk, Chunks};
+pub use decoder::Decoder;
+pub use frozen::{Frozen, Lent};
 pub use thaw::Thawing;
 
 use std::io;
@@ -38,6 +44,9 @@ pub const MAX_SOCKETS: usize = 240;
 
 /// The most bytes of one chunk.
 pub const MAX_BYTES: usize = 64 << 10;
+
+/// The longest state of a handler that moves, in bytes.
+const MAX_STATE: usize = 32 << 10;
 
 /// The kind of a chunk's records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -70,6 +79,14 @@ impl Kind {
             Self::Unsent => 5,
             Self::Suspect => 6,
             Self::Counter => 7,
+        }
+    }
+
+    /// Returns true if a socket goes with each record.
+    pub const fn has_sockets(self) -> bool {
+        match self {
+            Self::Listener | Self::AdminListener | Self::Connection => true,
+            Self::Loop | Self::Unsent | Self::Suspect | Self::Counter => false,
         }
     }
 

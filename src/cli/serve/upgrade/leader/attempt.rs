@@ -255,7 +255,8 @@ impl Attempt {
         self.note("frozen", "");
         let mut totals = Totals::default();
         for one in frozen {
-            for chunk in one.chunks() {
+            let mut chunks = one.chunks();
+            for chunk in &mut chunks {
                 let sockets: Vec<BorrowedFd<'_>> = chunk.sockets.iter().map(AsFd::as_fd).collect();
                 self.send(
                     upgrader,
@@ -269,7 +270,7 @@ impl Attempt {
                     deadline,
                 )?;
             }
-            totals += one.totals();
+            totals += chunks.totals();
         }
         self.connections = usize::try_from(totals.connections).unwrap_or(usize::MAX);
         let book = self.program(&lock(&upgrader.0.book), upgrader.0.log.suppressed());
