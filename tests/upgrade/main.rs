@@ -6,5 +6,6 @@
 mod common;
 
 mod aborts;
+mod handover;
 mod refusals;
 mod service;

@@ -117,11 +117,6 @@ impl Service {
         fs::rename(&new, self.program()).unwrap();
     }
 
-    /// Puts the real program back.
-    pub(crate) fn restore_program(&self) {
-        install(Path::new(saltecho(&[]).get_program()), &self.program());
-    }
-
     /// Makes the new program do these steps of `fake.py`.
     pub(crate) fn pretend(&self, steps: &str) {
         fs::write(self.files.path().join("behavior"), steps).unwrap();
