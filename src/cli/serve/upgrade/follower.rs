@@ -4,7 +4,7 @@ use std::env;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::process;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -19,7 +19,7 @@ use saltecho::server::handover::{CAPABILITIES, Decoder, FORMATS, Thawing, Totals
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use super::book::Book;
-use super::channel::{Broken, Channel, Message};
+use super::channel::{Broken, Channel, Message, Outgoing};
 use super::checks::OTHER_DESCRIPTORS;
 use super::leader::Upgrader;
 use super::lines::{Step, VERSION};
@@ -245,7 +245,12 @@ impl Following {
                     event = Event::Done;
                     continue;
                 }
-                (Action::SendAck, _) => self.send(Kind::Ack),
+                (Action::SendAck, _) => {
+                    let payload = totals.to_bytes();
+                    let ack = Outgoing::text(Kind::Ack, &payload);
+                    // One that cannot be sent means that the other side is gone.
+                    let _ = self.predecessor.channel.send(&ack, Instant::now());
+                }
                 (Action::Serve, _) => break,
                 (Action::Wait, _) => {}
                 _ => self.predecessor.give_up("a message of the upgrade is out of order", None),
