@@ -26,8 +26,9 @@ use super::lines::{Step, VERSION};
 use super::message::{Kind, Text};
 use super::new::{Action, Event, New};
 use super::offer::Serving;
-use super::process::{PREDECESSOR, blocked, ends_within};
+use super::process::{blocked, ends_within};
 use super::reason::Reason;
+use crate::cli::environment::PREDECESSOR;
 use crate::cli::failure::{Exit, Failure};
 use crate::cli::log::Log;
 
