@@ -9,6 +9,7 @@ use clap::error::{ContextKind, ContextValue};
 use clap::{Arg, Command, Error};
 
 use super::log::{RESET, WARNING};
+use super::serve::PREDECESSOR;
 
 const PREFIX: &str = "SALTECHO_";
 
@@ -50,7 +51,8 @@ fn known(command: &Command) -> Vec<String> {
 fn warning(name: &OsStr, known: &[String]) -> Option<String> {
     let name = name.to_string_lossy();
     let setting = name.strip_prefix(PREFIX)?;
-    if known.iter().any(|known| *known == name) || is_of_kubernetes(setting) {
+    let is_known = known.iter().any(|known| *known == name) || name == PREDECESSOR;
+    if is_known || is_of_kubernetes(setting) {
         return None;
     }
     let similarity =

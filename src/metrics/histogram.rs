@@ -31,6 +31,17 @@ impl TimeHistogram {
         self.sum = self.sum.saturating_add(nanos.saturating_mul(times));
     }
 
+    /// A histogram with these numbers of times in its buckets, in their order, and this sum. What is
+    /// missing is zero, and what is too much is left out.
+    pub fn from_parts(counts: impl IntoIterator<Item = u64>, sum: Duration) -> Self {
+        let mut histogram = Self::default();
+        for (count, given) in histogram.counts.iter_mut().zip(counts) {
+            *count = given;
+        }
+        histogram.sum = u64::try_from(sum.as_nanos()).unwrap_or(u64::MAX);
+        histogram
+    }
+
     /// The counters of the buckets, then the sum of all times in nanoseconds.
     #[cfg(feature = "server")]
     pub(crate) fn numbers(&self) -> impl Iterator<Item = u64> + '_ {

@@ -37,6 +37,7 @@ pub(super) enum Command {
     Push(ConnId, Bytes),
     Stats(Arc<Collector>),
     Visit(Arc<Errand>),
+    Park,
 }
 
 /// Collects the counters of several loops. It is complete when the last reference to it is gone:
@@ -191,6 +192,12 @@ impl Handle {
     /// Ends the loop at once. Connections with an unfinished answer are reset.
     pub fn stop(&self) {
         self.post(&Command::Stop);
+    }
+
+    /// Makes each loop end its run at the end of a turn, with everything as it is, so that it can be
+    /// [frozen](super::Server::freeze). One that drains or has ended does not.
+    pub fn park(&self) {
+        self.post(&Command::Park);
     }
 
     /// Reloads keys and settings: calls [`Control::reload`](super::Control::reload) on its loop.

@@ -56,7 +56,7 @@ pub use crate::proto::ConnId;
 pub use crate::reactor::{AdminAddress, AdminListener};
 pub use build_error::BuildError;
 pub use builder::ServerBuilder;
-pub use control::{Control, ServiceState};
+pub use control::{Control, Outcome, ServiceState};
 pub use handle::{Handle, PushError};
 pub use ipnet::IpNet;
 pub use limits::Limits;
@@ -64,7 +64,7 @@ pub use observer::{AcceptPause, Observer};
 pub use records::Record;
 pub use running::Running;
 pub use stats::Stats;
-pub use workers::run_workers;
+pub use workers::{Parking, Pause, run_until_parked, run_workers};
 
 /// An authenticated service on one event loop.
 ///
@@ -83,6 +83,8 @@ pub struct Server<K: Kernel = MioKernel, H = Upper> {
     /// The part of the last change of the settings that is still to be done.
     unsettled: Unsettled,
     lifecycle: Lifecycle,
+    /// It is to run no further turn for now.
+    parked: bool,
     /// Every recv of every connection lands here; nothing stays between two of them.
     scratch: Box<[u8]>,
     stats: Stats,
@@ -166,6 +168,7 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
             limits,
             handler,
             lifecycle: Lifecycle::Running,
+            parked: false,
             records: None,
             observer: None,
             controlled: None,
@@ -275,7 +278,12 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         if self.lag.is_timed() {
             self.end_timing(slept);
         }
-        Ok(self.lifecycle != Lifecycle::Stopped)
+        Ok(self.lifecycle != Lifecycle::Stopped && !self.parked)
+    }
+
+    /// Returns true if the last turn was the last for now: [`Handle::park`] was called.
+    pub const fn is_parked(&self) -> bool {
+        self.parked
     }
 
     /// Not inlined: most turns of a busy loop are not timed.

@@ -1,20 +1,22 @@
 //! Signals, reloads and the service manager: what a loop leaves to the program.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use saltecho::server::{Control, Handle, ServiceState, Stats};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
+use saltecho::metrics::Upgrades;
+use saltecho::server::{Control, Handle, Outcome, ServiceState, Stats};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
 
 use super::journal;
 use super::notify::Notifier;
 use super::reload::Running;
+use super::upgrade::Upgrader;
 use crate::cli::log::{Level, Log, NoLevel};
 use crate::cli::values::Limit;
 
 /// The signals that have a meaning.
-pub(super) const SIGNALS: [i32; 4] = [SIGTERM, SIGINT, SIGHUP, SIGUSR1];
+pub(super) const SIGNALS: [i32; 5] = [SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2];
 
 /// The program's side of the loops. They call it, so nothing in it blocks but the reading of the
 /// configuration and the key file.
@@ -25,26 +27,25 @@ pub(super) struct ServiceControl {
     /// Known from the first state on.
     server: Option<Handle>,
     manager: Option<Manager>,
+    upgrader: Upgrader,
 }
 
-/// The service manager. Shared with the loop that is the last to answer.
+/// The service manager. Shared with the loop that is the last to answer, and with upgrades.
 #[derive(Clone)]
-struct Manager {
+pub(super) struct Manager {
     log: Log,
     notifier: Arc<Mutex<Option<Notifier>>>,
 }
 
 impl ServiceControl {
     /// A control of a server with these settings.
-    ///
-    /// # Errors
-    /// Those of [`Notifier::from_env`].
-    pub(super) fn new(log: &Log, running: Running) -> Result<Self> {
-        let manager = Notifier::from_env()?.map(|notifier| Manager {
-            log: log.clone(),
-            notifier: Arc::new(Mutex::new(Some(notifier))),
-        });
-        Ok(Self { log: log.clone(), running, draining: false, server: None, manager })
+    pub(super) fn new(
+        log: &Log,
+        running: Running,
+        manager: Option<Manager>,
+        upgrader: Upgrader,
+    ) -> Self {
+        Self { log: log.clone(), running, draining: false, server: None, manager, upgrader }
     }
 
     /// At `verbose` the end of a connection is logged with what its record tells, so from then on
@@ -59,8 +60,12 @@ impl ServiceControl {
 
 impl Control for ServiceControl {
     fn signal(&mut self, signal: i32, server: &Handle) {
+        if self.upgrader.forward(signal) {
+            return;
+        }
         match signal {
             SIGHUP => server.reload(),
+            SIGUSR2 => self.upgrader.ask("SIGUSR2", false, None, server),
             SIGUSR1 => {
                 let log = self.log.clone();
                 server.with_stats(move |stats| {
@@ -105,11 +110,23 @@ impl Control for ServiceControl {
         Ok(format!("the log level is now {}", level.name()))
     }
 
+    fn upgrade(&mut self, check: bool, outcome: Outcome, server: &Handle) {
+        self.upgrader.ask("the admin endpoint", check, Some(outcome), server);
+    }
+
+    fn upgrades(&self) -> Option<Upgrades> {
+        Some(self.upgrader.upgrades())
+    }
+
     fn log_lines_suppressed(&self) -> u64 {
-        self.log.suppressed()
+        self.upgrader.lines_suppressed_before() + self.log.suppressed()
     }
 
     fn state(&mut self, state: ServiceState, server: &Handle) {
+        if self.upgrader.has_left() {
+            // The service goes on, elsewhere.
+            return;
+        }
         self.server.get_or_insert_with(|| server.clone());
         match state {
             ServiceState::Unready => {
@@ -125,7 +142,10 @@ impl Control for ServiceControl {
             ),
             _ => {}
         }
-        self.draining |= matches!(state, ServiceState::Unready | ServiceState::Draining);
+        if !matches!(state, ServiceState::Ready | ServiceState::Reloading) {
+            self.draining = true;
+            self.upgrader.drain();
+        }
         if let Some(manager) = &self.manager {
             manager.notify(|notifier| notifier.state(state));
         }
@@ -138,6 +158,9 @@ impl Control for ServiceControl {
 
     /// Feeds the watchdog once every loop has answered.
     fn tick(&mut self, server: &Handle) {
+        if self.upgrader.has_left() {
+            return;
+        }
         if let Some(manager) = self.manager.clone() {
             server.with_stats(move |stats: Stats| {
                 manager.notify(|notifier| notifier.beat(&stats));
@@ -147,6 +170,40 @@ impl Control for ServiceControl {
 }
 
 impl Manager {
+    /// The manager that the environment names, if any.
+    ///
+    /// # Errors
+    /// Those of [`Notifier::from_env`].
+    pub(super) fn from_env(log: &Log) -> Result<Option<Self>> {
+        Ok(Notifier::from_env()?.map(|notifier| Self {
+            log: log.clone(),
+            notifier: Arc::new(Mutex::new(Some(notifier))),
+        }))
+    }
+
+    /// Says that this process is the service from now on.
+    pub(super) fn succeeded_by(&self, pid: u32) {
+        self.notify(|notifier| notifier.succeeded_by(pid));
+    }
+
+    /// Shows this of upgrades in the status.
+    pub(super) fn upgrade(&self, text: &str) {
+        self.notify(|notifier| {
+            notifier.upgrade(text);
+            Ok(())
+        });
+    }
+
+    /// Says that the service is alive, before a pause.
+    pub(super) fn feed_watchdog(&self) {
+        self.notify(|notifier| notifier.feed_watchdog());
+    }
+
+    /// Waits until the manager has read everything.
+    pub(super) fn wait_until_known(&self, deadline: Instant) {
+        self.notify(|notifier| notifier.wait_until_known(deadline));
+    }
+
     /// Reports to the manager, unless that has failed before.
     fn notify(&self, report: impl FnOnce(&mut Notifier) -> std::io::Result<()>) {
         let mut notifier = self.notifier.lock().unwrap_or_else(PoisonError::into_inner);
@@ -175,7 +232,9 @@ mod tests {
             unreachable!()
         };
         let settings = Settings::check(&args, PassedPlaces::default()).unwrap();
-        let mut control = ServiceControl::new(&log, Running::new(&args, &settings)).unwrap();
+        let upgrader = Upgrader::new(&log, 1, Duration::from_secs(5), None).unwrap();
+        let running = Running::new(&args, &settings);
+        let mut control = ServiceControl::new(&log, running, None, upgrader);
         for (name, enabled) in [("verbose", Level::Verbose), ("quiet", Level::Quiet)] {
             let answer = control.set_log_level(name).unwrap();
             assert_eq!(answer, format!("the log level is now {name}"));

@@ -22,6 +22,7 @@ use rows::{Rows, Search};
 
 pub(super) use errand::Errand;
 
+use super::control::Outcome;
 use super::{Handle, Server};
 use crate::proto::Handler;
 use crate::proto::http::{Body, Exchange, Progress, Response, SLICE, Status, Wants};
@@ -374,6 +375,12 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
             Route::Drain => {
                 fleet.all.drain();
                 Some(routes::draining())
+            }
+            Route::Upgrade { check } => {
+                let (outcome, expected) = Outcome::new(self.reactor.kernel.waker());
+                *job = Some(Job::outcome_of(expected));
+                self.control(|control, all| control.upgrade(check, outcome, all));
+                None
             }
             // Nothing is wrong with the request, but with what it asks to be read.
             Route::Reload => Some(routes::outcome(self.reload(), Status::UnprocessableContent)),

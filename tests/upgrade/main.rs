@@ -1,0 +1,10 @@
+//! Upgrades: a running server hands everything over to another process, or goes on.
+#![cfg(feature = "cli")]
+#![allow(clippy::unwrap_used)] // clippy.toml exempts `#[test]` functions, not their helpers.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod aborts;
+mod refusals;
+mod service;
