@@ -8,6 +8,7 @@ mod common;
 mod aborts;
 mod deaths;
 mod handover;
+mod observed;
 mod refusals;
 mod service;
 mod surroundings;

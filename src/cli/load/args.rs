@@ -4,7 +4,7 @@ use clap::{Args, ValueEnum};
 use saltecho::load::{Assertion, Mode};
 
 use super::values::{Active, Rate, Sources, StartAt};
-use crate::cli::address::ServerAddress;
+use crate::cli::address::{AdminTarget, ServerAddress};
 use crate::cli::keyfile::KeyArgs;
 use crate::cli::protocol::ProtocolArgs;
 use crate::cli::reply::Reply;
@@ -137,6 +137,11 @@ pub(in crate::cli) struct LoadArgs {
     /// PID of a local server: also report its CPU time and memory
     #[arg(long, value_name = "PID")]
     pub(super) pid: Option<u32>,
+
+    /// The server's admin endpoint (unix:PATH, 127.0.0.1:9998): also report its upgrades, and when they
+    /// were
+    #[arg(long, value_name = "ADDR|unix:PATH")]
+    pub(super) admin: Option<AdminTarget>,
 
     /// Show a full-screen dashboard (needs a build with the `tui` feature)
     #[arg(long)]

@@ -9,6 +9,7 @@ mod process;
 #[cfg(feature = "tui")]
 mod tui;
 mod values;
+mod watch;
 
 use std::io::{self, BufWriter};
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -31,6 +32,7 @@ pub(super) use args::LoadArgs;
 use live::{Lines, Live};
 use preflight::{MachineLimits, check_sources, check_tui};
 use process::{CpuWait, ServerUsage};
+use watch::Watch;
 
 use super::failure::{Exit, Failure};
 use super::keyfile::public_name;
@@ -78,6 +80,7 @@ pub(super) fn run(args: &LoadArgs) -> Result<(), Failure> {
         collector
     });
     let reporter = reporter.context("cannot start a thread for the report")?;
+    let watch = args.admin.as_ref().map(Watch::start).transpose()?;
     let mut cpu_wait = CpuWait::start();
     let outcome = load.run(|interval| {
         if let Some(usage) = &mut server_usage {
@@ -93,6 +96,7 @@ pub(super) fn run(args: &LoadArgs) -> Result<(), Failure> {
     let outcome = outcome.context("the event loop failed")?;
     let (mut report, failures) = collector.finish(outcome, cpu_wait.finish());
     report.server = server_usage.map(ServerUsage::finish);
+    report.upgrades = watch.map(Watch::finish).unwrap_or_default();
     outcome::report(args, &report, failures, outputs.report, html)
 }
 

@@ -189,6 +189,7 @@ impl Collector {
             overlap: None,
             states: outcome.states,
             server: None,
+            upgrades: Vec::new(),
             warnings,
         };
         (report, self.failures)

@@ -70,6 +70,9 @@ impl Report {
             "states": value(&self.states),
             "seconds": value(&self.seconds),
         });
+        if !self.upgrades.is_empty() {
+            report["upgrades"] = value(&self.upgrades);
+        }
         if let Some(server) = &self.server {
             report["server"] = value(server);
         }

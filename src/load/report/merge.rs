@@ -101,6 +101,7 @@ pub fn merge(mut logs: Vec<LoadLog>) -> Result<Report, MergeError> {
         measured,
         states,
         server: None,
+        upgrades: Vec::new(),
         warnings,
     })
 }

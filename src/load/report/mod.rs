@@ -29,7 +29,7 @@ pub use figures::{Percentiles, QUANTILES};
 pub use generator::{Generator, Machine, PlanInfo, ProgramInfo, RunInfo};
 pub use hlog::{HistogramLog, LoadLog, LogError};
 pub use merge::{MergeError, merge};
-pub use server::ServerUse;
+pub use server::{ServerUse, Upgrade};
 pub use verdict::Verdict;
 pub use visible::Visible;
 
@@ -54,6 +54,8 @@ pub struct Report {
     pub states: StateCounts,
     /// CPU time and memory of the server, if its PID was given.
     pub server: Option<ServerUse>,
+    /// Upgrades of the server, if its admin endpoint was given.
+    pub upgrades: Vec<Upgrade>,
     /// Problems that a reader has to know about before trusting the figures.
     pub warnings: Vec<String>,
     /// The reliability of the figures: of the server, or distorted by the generator.

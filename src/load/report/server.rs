@@ -34,7 +34,39 @@ pub struct ServerUse {
     pub resident: u64,
 }
 
+/// An upgrade of the server, as its admin endpoint showed it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Upgrade {
+    /// When it was seen, counted from the start of the run; it was up to a tenth of a second before.
+    #[serde(rename = "at_ns", with = "nanos")]
+    pub at: Duration,
+    /// Number of the process that serves since, from 1.
+    pub generation: u64,
+    /// Time in which no process served, as the server measured it.
+    #[serde(rename = "freeze_ns", with = "nanos")]
+    pub freeze: Duration,
+}
+
+/// Upgrades that the text of a report lists one by one.
+const LISTED: usize = 8;
+
 impl Report {
+    /// The upgrades of the server in a sentence.
+    pub(super) fn upgrades_line(&self) -> Option<String> {
+        let each = self.upgrades.iter().take(LISTED).map(|upgrade| {
+            let Upgrade { at, generation, freeze } = upgrade;
+            let freeze = Nanos(saturating_nanos(*freeze));
+            format!("generation {generation} at {:.1} s (frozen for {freeze})", at.as_secs_f64())
+        });
+        let each: Vec<String> = each.collect();
+        let more = match self.upgrades.len().saturating_sub(LISTED) {
+            0 => String::new(),
+            more => format!(", and {more} more"),
+        };
+        let longest = Nanos(saturating_nanos(self.upgrades.iter().map(|it| it.freeze).max()?));
+        Some(format!("Upgrades of the server: {}{more}; longest freeze {longest}", each.join(", ")))
+    }
+
     /// CPU time and memory of the server in a sentence.
     pub(super) fn server_line(&self) -> Option<String> {
         let server = self.server?;

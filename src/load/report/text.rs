@@ -41,6 +41,9 @@ impl Report {
         if let Some(line) = self.server_line() {
             paragraph(to, "", &format!("{line}."));
         }
+        if let Some(line) = self.upgrades_line() {
+            paragraph(to, "", &format!("{line}."));
+        }
         if let Some(explanation) = self.explanation() {
             paragraph(to, "", &explanation);
         }

@@ -33,6 +33,9 @@ impl Report {
             }
         }
         body.push_str(&self.big_figures());
+        if let Some(line) = self.upgrades_line() {
+            paragraph(&mut body, "dim", &format!("{line}."));
+        }
         if let Some(line) = self.server_line() {
             paragraph(&mut body, "dim", &format!("{line}."));
         }
