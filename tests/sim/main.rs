@@ -8,12 +8,14 @@ mod admin;
 mod control;
 mod exhaustive;
 mod fleet;
+mod handover;
 #[cfg(feature = "load")]
 mod load;
 #[cfg(feature = "load")]
 mod load_failures;
 #[cfg(feature = "load")]
 mod load_world;
+mod moving;
 #[path = "../wire/multiprocessing_world.rs"]
 mod multiprocessing_world;
 mod random_protocols;
