@@ -9,9 +9,13 @@ use clap::error::{ContextKind, ContextValue};
 use clap::{Arg, Command, Error};
 
 use super::log::{RESET, WARNING};
-use super::serve::PREDECESSOR;
 
 const PREFIX: &str = "SALTECHO_";
+
+/// The variable that tells a process that it is to take over: the number of the process that it takes
+/// over from. It is no setting. The channel is standard input, which needs no descriptor of a known
+/// number and is what posix_spawn(3) can pass without code between fork and exec.
+pub(super) const PREDECESSOR: &str = "SALTECHO_HANDOVER";
 
 /// The Jaro-Winkler similarity from which a name counts as a misspelling of another.
 const SIMILAR: f64 = 0.9;

@@ -286,6 +286,11 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         self.parked
     }
 
+    /// Goes on after [`Handle::park`].
+    pub const fn unpark(&mut self) {
+        self.parked = false;
+    }
+
     /// Not inlined: most turns of a busy loop are not timed.
     #[inline(never)]
     fn end_timing(&mut self, slept: bool) {

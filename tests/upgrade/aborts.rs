@@ -126,7 +126,7 @@ fn a_new_program_that_does_not_acknowledge_is_ended_after_its_time() {
 
 #[test]
 fn an_acknowledgement_before_the_end_is_not_believed() {
-    goes_on("hello prepared first-record ack hang", "channel", "something unexpected");
+    goes_on("hello prepared first-record ack hang", "channel", "acknowledged something else");
 }
 
 #[test]

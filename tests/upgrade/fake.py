@@ -34,9 +34,10 @@ class Channel:
     def __init__(self):
         self.socket = socket.socket(fileno=0)
         self.sent = 0
+        self.totals = b""
 
-    def send(self, kind, text=""):
-        payload = text.encode()
+    def send(self, kind, text="", payload=None):
+        payload = text.encode() if payload is None else payload
         fields = [b"sEho", 1, 32, kind, 0, 0, self.sent, 0, len(payload), 0, 0]
         value = checksum(HEADER.pack(*fields, 0) + payload)
         self.socket.send(HEADER.pack(*fields, value) + payload)
@@ -51,7 +52,10 @@ class Channel:
             if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
                 for descriptor in array.array("i", content[: len(content) // 4 * 4]):
                     os.close(descriptor)
-        return HEADER.unpack(data[:32])[3]
+        kind = HEADER.unpack(data[:32])[3]
+        if kind == END:
+            self.totals = data[32:]
+        return kind
 
     def wait_for(self, wanted):
         while self.receive() != wanted:
@@ -83,7 +87,7 @@ def main():
             case "end":
                 channel.wait_for(END)
             case "ack":
-                channel.send(ACK)
+                channel.send(ACK, payload=channel.totals)
             case "commit":
                 channel.wait_for(COMMIT)
             case "taken":

@@ -6,5 +6,8 @@
 mod common;
 
 mod aborts;
+mod deaths;
+mod handover;
 mod refusals;
 mod service;
+mod surroundings;

@@ -33,21 +33,57 @@ impl Service {
     /// Starts it as `adjust` has it.
     #[track_caller]
     pub(crate) fn start_with(args: &[&str], adjust: impl FnOnce(&mut Command)) -> Self {
-        let files = Files::new();
-        let program = files.path().join("saltecho");
-        let mut command = Command::new(&program);
-        clean(&mut command).args(["serve", "-l", "127.0.0.1:0", "--log-format", "json", "--admin"]);
-        command.arg(format!("unix:{}", files.path().join("admin").display())).args(args);
-        let settings = files.write("settings.toml", b"", 0o600);
-        command.args(["--config", &settings]);
-        let service = |files, serving: Serving| {
-            let Serving { running, address, .. } = serving;
-            let pid = running.pid();
-            Self { files, running, address, pid, clients: Vec::new(), exchanges: 0 }
+        Self::launch(args, |files| Command::new(files.join("saltecho")), adjust)
+    }
+
+    /// Starts it by a path and in a directory.
+    #[track_caller]
+    pub(crate) fn start_at(place: impl FnOnce(&Path) -> (PathBuf, PathBuf), args: &[&str]) -> Self {
+        let command = |files: &Path| {
+            let (program, directory) = place(files);
+            let mut command = Command::new(program);
+            command.current_dir(directory);
+            command
         };
-        install(Path::new(saltecho(&[]).get_program()), &program);
+        Self::launch(args, command, |_| {})
+    }
+
+    /// Starts it by a program that executes what follows its own words.
+    #[track_caller]
+    pub(crate) fn start_under(words: impl FnOnce(&Path) -> Vec<String>, args: &[&str]) -> Self {
+        let command = |files: &Path| {
+            let words = words(files);
+            let mut command = Command::new(&words[0]);
+            command.args(&words[1..]).arg(files.join("saltecho"));
+            command
+        };
+        Self::launch(args, command, |_| {})
+    }
+
+    /// Starts it with room for so many descriptors.
+    #[track_caller]
+    pub(crate) fn start_limited(descriptors: u32) -> Self {
+        let limit = format!("ulimit -n {descriptors}; exec \"$@\"");
+        Self::start_under(|_| vec!["sh".into(), "-c".into(), limit, "sh".into()], &[])
+    }
+
+    #[track_caller]
+    fn launch(
+        args: &[&str],
+        command: impl FnOnce(&Path) -> Command,
+        adjust: impl FnOnce(&mut Command),
+    ) -> Self {
+        let files = Files::new();
+        install(Path::new(saltecho(&[]).get_program()), &files.path().join("saltecho"));
+        let settings = files.write("settings.toml", b"", 0o600);
+        let admin = format!("unix:{}", files.path().join("admin").display());
+        let mut command = command(files.path());
+        clean(&mut command).args(["serve", "-l", "127.0.0.1:0", "--log-format", "json"]);
+        command.args(["--admin", &admin, "--config", &settings]).args(args);
         adjust(&mut command);
-        service(files, Serving::start_command(&mut command))
+        let Serving { running, address, .. } = Serving::start_command(&mut command);
+        let pid = running.pid();
+        Self { files, running, address, pid, clients: Vec::new(), exchanges: 0 }
     }
 
     pub(crate) fn program(&self) -> PathBuf {
@@ -117,9 +153,20 @@ impl Service {
         fs::rename(&new, self.program()).unwrap();
     }
 
-    /// Puts the real program back.
+    /// Puts the real program back, as another file.
     pub(crate) fn restore_program(&self) {
-        install(Path::new(saltecho(&[]).get_program()), &self.program());
+        let real = PathBuf::from(saltecho(&[]).get_program());
+        fs::copy(real, self.files.path().join("new")).unwrap();
+        fs::rename(self.files.path().join("new"), self.program()).unwrap();
+    }
+
+    /// Makes the new program a script that executes the real one after these words.
+    pub(crate) fn wrap_program(&self, words: &str) {
+        let real = self.files.path().join("real");
+        install(Path::new(saltecho(&[]).get_program()), &real);
+        let exec = if words.contains("exec") { "" } else { "exec " };
+        let script = format!("#!/bin/sh\n{exec}{words} {} \"$@\"\n", real.display());
+        self.replace_program(script.as_bytes(), 0o755);
     }
 
     /// Makes the new program do these steps of `fake.py`.
@@ -187,11 +234,15 @@ pub(crate) fn signal_to(pid: u32, signal: Signal) {
     let _ = kill_process(pid, signal);
 }
 
+/// The state of a process, as proc(5) has it.
+pub(crate) fn state(pid: u32) -> Option<char> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit_once(") ")?.1.chars().next()
+}
+
 /// A process has ended if it is gone, or is only waited for by its parent.
 pub(crate) fn has_ended(pid: u32) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat"));
-    let state = |stat: String| stat.rsplit_once(") ").map(|(_, rest)| rest.starts_with(['Z', 'X']));
-    stat.ok().and_then(state).unwrap_or(true)
+    state(pid).is_none_or(|state| matches!(state, 'Z' | 'X'))
 }
 
 /// The children of a process that have not ended.

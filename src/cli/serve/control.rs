@@ -1,22 +1,18 @@
 //! Signals, reloads and the service manager: what a loop leaves to the program.
 
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::Result;
 use saltecho::metrics::Upgrades;
 use saltecho::server::{Control, Handle, Outcome, ServiceState, Stats};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
+use signal_hook::consts::{SIGHUP, SIGUSR1, SIGUSR2};
 
 use super::journal;
-use super::notify::Notifier;
+use super::notify::Manager;
 use super::reload::Running;
 use super::upgrade::Upgrader;
 use crate::cli::log::{Level, Log, NoLevel};
 use crate::cli::values::Limit;
-
-/// The signals that have a meaning.
-pub(super) const SIGNALS: [i32; 5] = [SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2];
 
 /// The program's side of the loops. They call it, so nothing in it blocks but the reading of the
 /// configuration and the key file.
@@ -28,13 +24,6 @@ pub(super) struct ServiceControl {
     server: Option<Handle>,
     manager: Option<Manager>,
     upgrader: Upgrader,
-}
-
-/// The service manager. Shared with the loop that is the last to answer, and with upgrades.
-#[derive(Clone)]
-pub(super) struct Manager {
-    log: Log,
-    notifier: Arc<Mutex<Option<Notifier>>>,
 }
 
 impl ServiceControl {
@@ -152,8 +141,7 @@ impl Control for ServiceControl {
     }
 
     fn period(&self) -> Option<Duration> {
-        let notifier = self.manager.as_ref()?.notifier.lock();
-        notifier.unwrap_or_else(PoisonError::into_inner).as_ref().map(Notifier::period)
+        self.manager.as_ref()?.period()
     }
 
     /// Feeds the watchdog once every loop has answered.
@@ -165,53 +153,6 @@ impl Control for ServiceControl {
             server.with_stats(move |stats: Stats| {
                 manager.notify(|notifier| notifier.beat(&stats));
             });
-        }
-    }
-}
-
-impl Manager {
-    /// The manager that the environment names, if any.
-    ///
-    /// # Errors
-    /// Those of [`Notifier::from_env`].
-    pub(super) fn from_env(log: &Log) -> Result<Option<Self>> {
-        Ok(Notifier::from_env()?.map(|notifier| Self {
-            log: log.clone(),
-            notifier: Arc::new(Mutex::new(Some(notifier))),
-        }))
-    }
-
-    /// Says that this process is the service from now on.
-    pub(super) fn succeeded_by(&self, pid: u32) {
-        self.notify(|notifier| notifier.succeeded_by(pid));
-    }
-
-    /// Shows this of upgrades in the status.
-    pub(super) fn upgrade(&self, text: &str) {
-        self.notify(|notifier| {
-            notifier.upgrade(text);
-            Ok(())
-        });
-    }
-
-    /// Says that the service is alive, before a pause.
-    pub(super) fn feed_watchdog(&self) {
-        self.notify(|notifier| notifier.feed_watchdog());
-    }
-
-    /// Waits until the manager has read everything.
-    pub(super) fn wait_until_known(&self, deadline: Instant) {
-        self.notify(|notifier| notifier.wait_until_known(deadline));
-    }
-
-    /// Reports to the manager, unless that has failed before.
-    fn notify(&self, report: impl FnOnce(&mut Notifier) -> std::io::Result<()>) {
-        let mut notifier = self.notifier.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(Err(error)) = notifier.as_mut().map(report) {
-            self.log.warn(format_args!(
-                "cannot report to the service manager, and will not again: NOTIFY_SOCKET: {error}"
-            ));
-            *notifier = None;
         }
     }
 }

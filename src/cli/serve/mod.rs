@@ -27,9 +27,10 @@ use saltecho::server::{
 use signal_hook::consts::SIGHUP;
 
 use self::activation::Passed;
-use self::control::{Manager, SIGNALS, ServiceControl};
+use self::control::ServiceControl;
 use self::fields::{Failed, Listening};
 use self::journal::Reporter;
+use self::notify::Manager;
 use self::port_file::PortFile;
 use self::proxy::Place;
 use self::reload::Running;
@@ -40,10 +41,10 @@ use crate::cli::failure::{Exit, Failure};
 use crate::cli::keyfile::is_loopback;
 use crate::cli::log::{Entry, Level, Log, LogFormat, Severity};
 use crate::cli::reply::Reply;
-use crate::cli::signals::not_ignored;
+use crate::cli::signals::{OF_A_SERVER, not_ignored};
 use crate::cli::values::Limit;
 pub(super) use args::ServeArgs;
-pub(super) use upgrade::{PREDECESSOR, decline};
+pub(super) use upgrade::decline;
 
 /// Runs the service. `warnings` are about its environment.
 pub(super) fn run(args: &ServeArgs, warnings: &[String]) -> Result<(), Failure> {
@@ -151,7 +152,7 @@ impl<'a> Service<'a> {
         let is_json = self.args.log_format == LogFormat::Json;
         let records = self.args.verbose || is_json || has_admin;
         let control = self.control.take().expect("a server is built once");
-        let builder = builder.control(Box::new(control), &not_ignored(&SIGNALS));
+        let builder = builder.control(Box::new(control), &not_ignored(&OF_A_SERVER));
         builder.records(records).handler(handler)
     }
 

@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use std::{env, io, process};
 
@@ -18,6 +19,8 @@ use rustix::net::{
 };
 use rustix::time::{ClockId, clock_gettime};
 use saltecho::server::{ServiceState, Stats};
+
+use crate::cli::log::Log;
 
 /// Sends datagrams to a service manager, and never waits for it.
 pub(super) struct Notifier {
@@ -229,6 +232,66 @@ impl Notifier {
             Ok(_) => Ok(true),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
             Err(error) => Err(error),
+        }
+    }
+}
+
+/// The service manager. Shared with the loop that is the last to answer, and with upgrades.
+#[derive(Clone)]
+pub(super) struct Manager {
+    log: Log,
+    notifier: Arc<Mutex<Option<Notifier>>>,
+}
+
+impl Manager {
+    /// The manager that the environment names, if any.
+    ///
+    /// # Errors
+    /// Those of [`Notifier::from_env`].
+    pub(super) fn from_env(log: &Log) -> Result<Option<Self>> {
+        Ok(Notifier::from_env()?.map(|notifier| Self {
+            log: log.clone(),
+            notifier: Arc::new(Mutex::new(Some(notifier))),
+        }))
+    }
+
+    /// Says that this process is the service from now on.
+    pub(super) fn succeeded_by(&self, pid: u32) {
+        self.notify(|notifier| notifier.succeeded_by(pid));
+    }
+
+    /// Shows this of upgrades in the status.
+    pub(super) fn upgrade(&self, text: &str) {
+        self.notify(|notifier| {
+            notifier.upgrade(text);
+            Ok(())
+        });
+    }
+
+    /// Says that the service is alive, before a pause.
+    pub(super) fn feed_watchdog(&self) {
+        self.notify(|notifier| notifier.feed_watchdog());
+    }
+
+    /// Waits until the manager has read everything.
+    pub(super) fn wait_until_known(&self, deadline: Instant) {
+        self.notify(|notifier| notifier.wait_until_known(deadline));
+    }
+
+    /// Time between two beats, unless there is no manager any more.
+    pub(super) fn period(&self) -> Option<Duration> {
+        let notifier = self.notifier.lock().unwrap_or_else(PoisonError::into_inner);
+        notifier.as_ref().map(Notifier::period)
+    }
+
+    /// Reports to the manager, unless that has failed before.
+    pub(super) fn notify(&self, report: impl FnOnce(&mut Notifier) -> io::Result<()>) {
+        let mut notifier = self.notifier.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(Err(error)) = notifier.as_mut().map(report) {
+            self.log.warn(format_args!(
+                "cannot report to the service manager, and will not again: NOTIFY_SOCKET: {error}"
+            ));
+            *notifier = None;
         }
     }
 }

@@ -44,6 +44,8 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
     /// The server itself, unharmed, if it drains or has ended.
     pub fn freeze(mut self) -> Result<Frozen<K, H>, Box<Self>> {
         self.handle_commands();
+        // Whatever becomes of it, it is to turn again.
+        self.unpark();
         if self.lifecycle != Lifecycle::Running {
             return Err(Box::new(self));
         }

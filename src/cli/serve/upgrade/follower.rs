@@ -4,7 +4,7 @@ use std::env;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::process;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -19,15 +19,16 @@ use saltecho::server::handover::{CAPABILITIES, Decoder, FORMATS, Thawing, Totals
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use super::book::Book;
-use super::channel::{Broken, Channel, Message};
+use super::channel::{Broken, Channel, Message, Outgoing};
 use super::checks::OTHER_DESCRIPTORS;
 use super::leader::Upgrader;
 use super::lines::{Step, VERSION};
 use super::message::{Kind, Text};
 use super::new::{Action, Event, New};
 use super::offer::Serving;
-use super::process::{PREDECESSOR, blocked, ends_within};
+use super::process::{blocked, ends_within};
 use super::reason::Reason;
+use crate::cli::environment::PREDECESSOR;
 use crate::cli::failure::{Exit, Failure};
 use crate::cli::log::Log;
 
@@ -122,7 +123,7 @@ impl Predecessor {
             .with("version", VERSION)
             .with("pid", process::id())
             .with("nofile", limit);
-        let mut machine = New::new();
+        let mut machine = New::begin();
         let sent = self.channel.send_text(Kind::Hello, &hello);
         sent.map_err(|error| Failure::new(Exit::Runtime, error))?;
         let (event, message) = self.next(true);
@@ -245,7 +246,12 @@ impl Following {
                     event = Event::Done;
                     continue;
                 }
-                (Action::SendAck, _) => self.send(Kind::Ack),
+                (Action::SendAck, _) => {
+                    let payload = totals.to_bytes();
+                    let ack = Outgoing::text(Kind::Ack, &payload);
+                    // One that cannot be sent means that the other side is gone.
+                    let _ = self.predecessor.channel.send(&ack, Instant::now());
+                }
                 (Action::Serve, _) => break,
                 (Action::Wait, _) => {}
                 _ => self.predecessor.give_up("a message of the upgrade is out of order", None),

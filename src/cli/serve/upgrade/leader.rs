@@ -23,7 +23,7 @@ use super::offer::Serving;
 use super::process::{Heir, Origin};
 use super::reason::Reason;
 use crate::cli::log::Log;
-use crate::cli::serve::control::Manager;
+use crate::cli::serve::notify::Manager;
 
 /// Time in which the loops must come to the end of their turns.
 const PARK_LIMIT: Duration = Duration::from_millis(500);

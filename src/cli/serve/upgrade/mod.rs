@@ -27,4 +27,3 @@ pub(in crate::cli) use follower::decline;
 pub(super) use follower::{Following, Predecessor};
 pub(super) use leader::{Handed, Upgrader};
 pub(super) use offer::Serving;
-pub(in crate::cli) use process::PREDECESSOR;

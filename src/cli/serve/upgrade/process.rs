@@ -17,12 +17,8 @@ use rustix::process::{
 };
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
-use crate::cli::serve::control::SIGNALS;
-
-/// The variable that tells a process that it is a successor: the number of the process that it takes
-/// over from. The channel is its standard input, which needs no descriptor of a known number and is
-/// the one that posix_spawn(3) can pass without code between fork and exec.
-pub(in crate::cli) const PREDECESSOR: &str = "SALTECHO_HANDOVER";
+use crate::cli::environment::PREDECESSOR;
+use crate::cli::signals::OF_A_SERVER;
 
 /// Variables that a successor inherits, beside those that begin with one of [`PREFIXES`]: a fixed list, so
 /// that the environment does not change from process to process. Without WATCHDOG_PID the watchdog
@@ -110,7 +106,7 @@ impl Origin {
 
 /// The signals that wait until a successor serves.
 pub(super) fn blocked() -> SigSet {
-    let signals = SIGNALS.iter().filter_map(|signal| (*signal).try_into().ok());
+    let signals = OF_A_SERVER.iter().filter_map(|signal| (*signal).try_into().ok());
     signals.collect()
 }
 

@@ -45,6 +45,8 @@ pub(super) struct Attempt {
     why: Option<String>,
     announced: bool,
     taken: Text,
+    /// What was sent.
+    totals: Totals,
 }
 
 /// Why the old process goes on.
@@ -73,7 +75,7 @@ impl Attempt {
             asked,
             successor,
             channel,
-            machine: Old::new(),
+            machine: Old::begin(),
             generation,
             connections,
             log: log.clone(),
@@ -83,6 +85,7 @@ impl Attempt {
             why: None,
             announced: false,
             taken: Text::default(),
+            totals: Totals::default(),
         };
         attempt.note("started", &format!(": {}", origin.program().display()));
         Ok(attempt)
@@ -141,6 +144,10 @@ impl Attempt {
     fn came(&mut self, message: &Message) -> Event {
         match message.header.kind {
             Kind::Hello => self.hello = Text::parse(&message.payload),
+            Kind::Ack if Totals::from_bytes(&message.payload) != Some(self.totals) => {
+                self.why = Some("the new process acknowledged something else".to_owned());
+                return Event::Failed(Reason::Channel);
+            }
             Kind::Taken => self.taken = Text::parse(&message.payload),
             Kind::Error => {
                 let text = Text::parse(&message.payload);
@@ -254,8 +261,11 @@ impl Attempt {
         self.decide(Event::Parked)?;
         self.note("frozen", "");
         let mut totals = Totals::default();
+        // Nothing can be acknowledged before the end.
+        self.totals = Totals { chunks: u64::MAX, ..totals };
         for one in frozen {
-            for chunk in one.chunks() {
+            let mut chunks = one.chunks();
+            for chunk in &mut chunks {
                 let sockets: Vec<BorrowedFd<'_>> = chunk.sockets.iter().map(AsFd::as_fd).collect();
                 self.send(
                     upgrader,
@@ -269,8 +279,9 @@ impl Attempt {
                     deadline,
                 )?;
             }
-            totals += one.totals();
+            totals += chunks.totals();
         }
+        self.totals = totals;
         self.connections = usize::try_from(totals.connections).unwrap_or(usize::MAX);
         let book = self.program(&lock(&upgrader.0.book), upgrader.0.log.suppressed());
         self.send(upgrader, &Outgoing::text(Kind::Program, &book.to_payload()), deadline)?;
@@ -359,11 +370,7 @@ impl Attempt {
             };
             match self.decide(event)? {
                 Action::Leave => return Ok(()),
-                Action::Halt => {
-                    if self.halt()? {
-                        return Ok(());
-                    }
-                }
+                Action::Halt if self.halt()? => return Ok(()),
                 _ => {}
             }
         }
