@@ -18,10 +18,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::moving::Outcome;
 use crate::world::World;
 use crate::world::client::{Client, Fate};
 use crate::world::header::Header;
+use crate::world::moving::Outcome;
 use saltecho::auth::Keyring;
 use saltecho::proto::Config;
 use saltecho::random::SplitMix;

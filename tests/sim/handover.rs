@@ -8,9 +8,9 @@ use saltecho::random::SplitMix;
 use saltecho::server::handover::{Decoder, Frozen, Kind, Totals};
 use saltecho::sim::{Faults, SimKernel, SimMoved};
 
-use crate::moving::{Message, messages};
 use crate::world::World;
 use crate::world::handler::UpperHandler;
+use crate::world::moving::{Message, messages};
 
 /// Calls `look` with the frozen server of many random worlds, at each of their turns.
 fn each_frozen(seeds: u64, mut look: impl FnMut(&mut World, Frozen<SimKernel, UpperHandler>)) {

@@ -15,7 +15,6 @@ mod load;
 mod load_failures;
 #[cfg(feature = "load")]
 mod load_world;
-mod moving;
 #[path = "../wire/multiprocessing_world.rs"]
 mod multiprocessing_world;
 mod random_protocols;

@@ -16,8 +16,8 @@ use saltecho::server::handover::Thawing;
 use saltecho::server::{Limits, Observer, Record, Server};
 use saltecho::sim::{Faults, Seen, SimClient, SimKernel};
 
-use crate::moving::{self, Outcome, draw_time};
 use crate::multiprocessing_world::answer;
+use crate::world::moving::{self, Outcome, draw_time};
 
 const SEEDS: u64 = 600;
 const MAX_MESSAGE: u64 = 300;
@@ -392,8 +392,10 @@ impl<H: Handler + Clone> World<H> {
                     let ledger = kernel.ledger(client.end);
                     let unbroken = !ledger.failed && !client.gone;
                     // Its time may be over while it is told.
-                    let took = ledger.closed.zip(ledger.accepted_at).map(|(end, at)| end.0.since(at));
-                    let in_time = took < self.config.auth_timeout || self.config.auth_timeout.is_none();
+                    let took =
+                        ledger.closed.zip(ledger.accepted_at).map(|(end, at)| end.0.since(at));
+                    let in_time =
+                        took < self.config.auth_timeout || self.config.auth_timeout.is_none();
                     if unbroken && in_time && client.seen == Some(Seen::End) {
                         assert!(client.last.ends_with(FAILURE), "it was not told");
                     }

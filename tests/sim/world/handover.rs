@@ -9,7 +9,7 @@ use saltecho::sim::{Faults, SimClient, SimKernel};
 
 use super::World;
 use super::handler::UpperHandler;
-use crate::moving::{self, HandedOver, Outcome, draw_time};
+use super::moving::{self, HandedOver, Outcome, draw_time};
 
 impl World {
     /// A random handover, perhaps in the middle of a drain, which refuses it.

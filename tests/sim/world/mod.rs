@@ -12,6 +12,7 @@ pub mod header;
 pub mod http_world;
 pub mod judge;
 mod keepalive;
+pub mod moving;
 mod records;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};

@@ -1,5 +1,4 @@
 //! A handover between two loops over one simulated kernel, which may fail at any step.
-#![allow(unreachable_pub)] // Public within the test that includes it.
 
 use std::time::Duration;
 
