@@ -113,7 +113,7 @@ fn restore(world: &World, messages: &[Message], totals: &Totals) -> Option<usize
 #[test]
 fn a_changed_byte_is_refused_or_harmless() {
     let (mut random, mut refused, mut taken) = (SplitMix::new(1), 0, 0);
-    each_frozen(10, |world, frozen| {
+    each_frozen(5, |world, frozen| {
         if random.chance(980) {
             return world.server = frozen.resume();
         }
@@ -136,7 +136,7 @@ fn a_changed_byte_is_refused_or_harmless() {
         }
     });
     println!("{refused} were refused, {taken} taken");
-    assert!(refused > 1000 && taken > 1000);
+    assert!(refused > 500 && taken > 500);
 }
 
 #[test]
