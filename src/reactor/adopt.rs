@@ -57,6 +57,7 @@ impl Adopt for MioKernel {
     }
 
     fn adopt_stream(&mut self, socket: OwnedFd) -> TcpStream {
+        self.shares = true;
         TcpStream::from_std(socket.into())
     }
 

@@ -33,7 +33,7 @@ where
 {
     let parking = Parking::new(servers.len());
     match run_until_parked(servers, &parking)? {
-        Pause::Ended(stats) => Ok(stats),
+        Pause::Ended(stats) => Ok(*stats),
         Pause::Parked(_) => unreachable!("no other knows of the parking"),
     }
 }
@@ -41,7 +41,7 @@ where
 /// The reason why loops do not run any more.
 pub enum Pause<K: Kernel, H> {
     /// All have ended, and did this together.
-    Ended(Stats),
+    Ended(Box<Stats>),
     /// All were [parked](Parking::park), between two turns each.
     Parked(Vec<Server<K, H>>),
 }
@@ -80,20 +80,20 @@ where
     let (mut stats, mut parked) = (Vec::new(), Vec::new());
     for halt in halts? {
         match halt {
-            Halt::Ended(ended) => stats.push(ended),
+            Halt::Ended(ended) => stats.push(*ended),
             Halt::Parked(server) => parked.push(*server),
         }
     }
     debug_assert!(parked.is_empty() || stats.is_empty(), "all are parked or none is");
     Ok(match parked.is_empty() {
-        true => Pause::Ended(stats.into_iter().sum()),
+        true => Pause::Ended(Box::new(stats.into_iter().sum())),
         false => Pause::Parked(parked),
     })
 }
 
 /// One loop does not run any more.
 enum Halt<K: Kernel, H> {
-    Ended(Stats),
+    Ended(Box<Stats>),
     Parked(Box<Server<K, H>>),
 }
 
@@ -105,7 +105,7 @@ fn run<K: Kernel, H: Handler + Clone>(
     loop {
         let stats = server.run()?;
         if !server.is_parked() {
-            return Ok(Halt::Ended(stats));
+            return Ok(Halt::Ended(Box::new(stats)));
         }
         if parking.wait() {
             last_act.0 = None;

@@ -3,9 +3,10 @@
 use std::fs;
 use std::path::Path;
 
+use crate::common::client::{finish_sending, rest};
 use crate::common::needs::STRACE;
 use crate::common::program::Signal;
-use crate::service::{Service, has_ended, wait_until};
+use crate::service::{Service, has_ended, signal_to, state, wait_until};
 
 /// What strace does with the calls of sendmsg of a process' first thread: records them in this file,
 /// and kills the process at the beginning of one of them.
@@ -112,5 +113,36 @@ fn new_touches_no_socket_before_the_permission() {
     assert!(touched.is_empty(), "{touched:?}");
     // The trace would have shown it.
     assert!(calls[messages[3]..].iter().any(|call| call.contains("TCP:[")), "{trace}");
+    service.finish();
+}
+
+/// The end of a stream leaves with the last descriptor of its socket, and old may still have one.
+#[test]
+fn old_stopped_after_the_permission_keeps_no_client_waiting_for_its_end() {
+    if STRACE.is_missing() {
+        return;
+    }
+    let mut service = traced(None);
+    service.upgrade();
+    let trace = fs::read_to_string(service.files.path().join("trace")).unwrap();
+    let messages = trace.lines().filter(|line| line.starts_with("sendmsg(")).count();
+    service.finish();
+    let stop = format!("inject=sendmsg:signal=SIGSTOP:when={messages}");
+    let words = ["strace", "-D", "-o", "/dev/null", "-e", "trace=sendmsg", "-e", &stop];
+    let words = words.map(str::to_owned).to_vec();
+    let mut service = Service::start_under(|_| words, &[]);
+    service.connect(30);
+    let old = service.pid;
+    service.signal(Signal::USR2);
+    service.wait_for_successor();
+    wait_until("old is stopped", || state(old) == Some('T') || state(old) == Some('t'));
+    service.check_clients();
+    let leaving = service.clients.pop().unwrap();
+    finish_sending(&leaving);
+    assert_eq!(rest(&leaving).unwrap(), b"");
+    service.ctl(&["list"]).expect(0, &[]);
+    signal_to(old, Signal::CONT);
+    wait_until("old ends", || has_ended(old));
+    service.check_clients();
     service.finish();
 }

@@ -234,11 +234,15 @@ pub(crate) fn signal_to(pid: u32, signal: Signal) {
     let _ = kill_process(pid, signal);
 }
 
+/// The state of a process, as proc(5) has it.
+pub(crate) fn state(pid: u32) -> Option<char> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit_once(") ")?.1.chars().next()
+}
+
 /// A process has ended if it is gone, or is only waited for by its parent.
 pub(crate) fn has_ended(pid: u32) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat"));
-    let state = |stat: String| stat.rsplit_once(") ").map(|(_, rest)| rest.starts_with(['Z', 'X']));
-    stat.ok().and_then(state).unwrap_or(true)
+    state(pid).is_none_or(|state| matches!(state, 'Z' | 'X'))
 }
 
 /// The children of a process that have not ended.

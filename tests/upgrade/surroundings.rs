@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
+use std::time::Instant;
 
 use crate::common::client::{PATIENCE, authenticated, exchange};
 use crate::common::program::{Files, Running, Signal, clean, run, saltecho};
@@ -113,7 +114,7 @@ fn old_needs_few_descriptors_more() {
     let mut service = Service::start_limited(400);
     service.connect(300);
     let before = service.descriptors().len();
-    assert!(before + 90 < 400);
+    assert!(before > 300);
     service.upgrade();
     service.check_clients();
     service.finish();
@@ -263,8 +264,9 @@ impl Manager {
     /// The reports up to one that has this line.
     #[track_caller]
     fn until(&self, line: &str) -> Vec<String> {
-        let mut reports = Vec::new();
+        let (mut reports, deadline) = (Vec::new(), Instant::now() + PATIENCE);
         loop {
+            assert!(Instant::now() < deadline, "no {line} in {reports:?}");
             let mut buffer = [0; 4096];
             let length = self.socket.recv(&mut buffer).expect("a report");
             let report = String::from_utf8(buffer[..length].to_vec()).unwrap();
@@ -290,7 +292,7 @@ fn the_service_manager_is_told_of_the_new_process_and_never_of_a_stop() {
     service.replace_program(b"#!/bin/sh\nexit 1\n", 0o755);
     service.ctl(&["upgrade"]).expect(1, &["given up"]);
     service.restore_program();
-    for _ in 0..2 {
+    for generation in 2..=3 {
         service.upgrade();
         let named = format!("MAINPID={}", service.pid);
         let before = manager.until(&named);
@@ -300,11 +302,11 @@ fn the_service_manager_is_told_of_the_new_process_and_never_of_a_stop() {
         assert!(!ready.concat().contains("STOPPING"), "{ready:?}");
         // The watchdog goes on, though its variable named another process.
         let status = manager.until("WATCHDOG=1");
+        let shown = format!("STATUS=generation {generation}, version ");
+        assert!(status.concat().contains(&shown), "{status:?}");
         assert!(!status.concat().contains("STOPPING"), "{status:?}");
         service.check_clients();
     }
-    let status = manager.until("STATUS=generation 3");
-    assert!(status.last().unwrap().contains("last freeze"), "{status:?}");
     service.clients.clear();
     service.signal(Signal::TERM);
     manager.until("STOPPING=1");

@@ -92,18 +92,18 @@ impl Book {
     /// The figures for a scrape.
     pub(super) fn upgrades(&self, in_progress: bool) -> Upgrades {
         let attempts = self.attempts.iter();
-        let mut upgrades = Upgrades::default();
-        upgrades.attempts = attempts.map(|((result, reason), n)| (*result, *reason, *n)).collect();
-        upgrades.in_progress = in_progress;
-        upgrades.generation = self.generation;
-        upgrades.service_started = Some(self.service_started);
-        upgrades.last_success = self.last_success;
-        upgrades.freezes = self.freezes.clone();
-        upgrades.last_freeze = self.last_freeze;
-        upgrades.last_prepare = self.last_prepare;
-        upgrades.connections = self.connections;
-        upgrades.dropped = self.dropped;
-        upgrades
+        Upgrades {
+            attempts: attempts.map(|((result, reason), n)| (*result, *reason, *n)).collect(),
+            in_progress,
+            generation: self.generation,
+            service_started: Some(self.service_started),
+            last_success: self.last_success,
+            freezes: self.freezes.clone(),
+            last_freeze: self.last_freeze,
+            last_prepare: self.last_prepare,
+            connections: self.connections,
+            dropped: self.dropped,
+        }
     }
 
     pub(super) fn to_text(&self) -> Text {

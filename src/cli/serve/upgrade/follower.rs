@@ -123,7 +123,7 @@ impl Predecessor {
             .with("version", VERSION)
             .with("pid", process::id())
             .with("nofile", limit);
-        let mut machine = New::new();
+        let mut machine = New::begin();
         let sent = self.channel.send_text(Kind::Hello, &hello);
         sent.map_err(|error| Failure::new(Exit::Runtime, error))?;
         let (event, message) = self.next(true);

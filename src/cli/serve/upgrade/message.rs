@@ -8,7 +8,8 @@ use std::fmt::{self, Display};
 use std::str::FromStr;
 
 /// Length of a header in bytes. A longer one is from a later version, which may add to it.
-pub(super) const HEADER: usize = 32;
+pub(super) const HEADER: usize = HEADER_SIZE as usize;
+const HEADER_SIZE: u16 = 32;
 /// The longest header that is accepted.
 const MAX_HEADER: usize = 256;
 /// The longest payload: a chunk of records, and a little more.
@@ -125,7 +126,7 @@ impl Header {
         let mut bytes = [0; HEADER];
         bytes[0..4].copy_from_slice(&MAGIC);
         bytes[4..6].copy_from_slice(&FORMAT.to_le_bytes());
-        bytes[6..8].copy_from_slice(&(HEADER as u16).to_le_bytes());
+        bytes[6..8].copy_from_slice(&HEADER_SIZE.to_le_bytes());
         bytes[8] = self.kind.code();
         // Flags: none so far.
         bytes[9] = 0;

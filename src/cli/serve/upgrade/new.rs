@@ -69,7 +69,7 @@ pub(super) struct New {
 
 impl New {
     /// The state after HELLO was sent.
-    pub(super) const fn new() -> Self {
+    pub(super) const fn begin() -> Self {
         Self { step: Step::Greeted }
     }
 

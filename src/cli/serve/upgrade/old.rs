@@ -75,7 +75,7 @@ pub(super) struct Old {
 
 impl Old {
     /// The state after new was started.
-    pub(super) const fn new() -> Self {
+    pub(super) const fn begin() -> Self {
         Self { step: Step::Started }
     }
 

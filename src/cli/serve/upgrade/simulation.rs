@@ -40,10 +40,10 @@ enum OldWork {
 impl World {
     fn new() -> Self {
         Self {
-            old: old::Old::new(),
+            old: old::Old::begin(),
             old_lives: true,
             old_has_to: None,
-            new: new::New::new(),
+            new: new::New::begin(),
             new_lives: true,
             new_is_stopped: false,
             new_has_to: false,
@@ -259,7 +259,7 @@ fn every_order_of_events_comes_to_an_end() {
 
 #[test]
 fn an_acknowledgement_after_the_deadline_changes_nothing() {
-    let mut old = old::Old::new();
+    let mut old = old::Old::begin();
     for event in [
         old::Event::Came(Kind::Hello),
         old::Event::Came(Kind::Prepared),

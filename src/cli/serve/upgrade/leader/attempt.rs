@@ -75,7 +75,7 @@ impl Attempt {
             asked,
             successor,
             channel,
-            machine: Old::new(),
+            machine: Old::begin(),
             generation,
             connections,
             log: log.clone(),
@@ -370,11 +370,7 @@ impl Attempt {
             };
             match self.decide(event)? {
                 Action::Leave => return Ok(()),
-                Action::Halt => {
-                    if self.halt()? {
-                        return Ok(());
-                    }
-                }
+                Action::Halt if self.halt()? => return Ok(()),
                 _ => {}
             }
         }
