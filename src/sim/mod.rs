@@ -196,6 +196,11 @@ impl SimKernel {
         self.descriptors = usize::MAX;
     }
 
+    /// Refuses no registration from here on.
+    pub fn stop_register_faults(&mut self) {
+        self.faults.register_error = 0;
+    }
+
     /// Limits the loop's next sleeps: the virtual clock advances by at most this.
     pub fn set_patience(&mut self, patience: Duration) {
         self.patience = patience;

@@ -270,6 +270,9 @@ impl<S> Decoder<S> {
 
     /// Marks a slot as taken.
     fn claim(&mut self, id: ConnId) -> Result<(), HandoverError> {
+        if id.index >= self.last()?.head.slots {
+            return Err(malformed("slot"));
+        }
         let (word, bit) = (id.index as usize / 64, 1 << (id.index % 64));
         if self.taken.len() <= word {
             self.taken.resize(word + 1, 0);

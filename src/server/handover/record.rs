@@ -42,6 +42,8 @@ pub(super) struct LoopRecord {
     /// The generation of the next connection.
     pub(super) next_generation: u32,
     pub(super) connections: u32,
+    /// Every connection's slot is below this.
+    pub(super) slots: u32,
     pub(super) protocol: Protocol,
     /// Whether probes work, the period of keepalive, and when the next probe would leave.
     pub(super) keepalive: (bool, u64, Monotonic),
@@ -51,6 +53,9 @@ pub(super) struct LoopRecord {
     pub(super) suspects_since: Monotonic,
 }
 
+/// Slots beyond this are refused: more than a process has descriptors.
+const MAX_SLOTS: u32 = 1 << 24;
+
 impl LoopRecord {
     pub(super) const LEN: usize = 48;
 
@@ -58,6 +63,7 @@ impl LoopRecord {
         Self {
             next_generation: server.reactor.slots.next_generation(),
             connections: u32::try_from(moving).expect("fewer than 2^31 descriptors"),
+            slots: server.reactor.slots.bound(),
             protocol: server.config.protocol,
             keepalive: server.keepalive.park(),
             now: server.reactor.now(),
@@ -69,7 +75,8 @@ impl LoopRecord {
         let (can_probe, period, next_probe) = self.keepalive;
         out.extend(self.next_generation.to_le_bytes());
         out.extend(self.connections.to_le_bytes());
-        out.extend([protocol_code(self.protocol), u8::from(can_probe), 0, 0, 0, 0, 0, 0]);
+        out.extend([protocol_code(self.protocol), u8::from(can_probe), 0, 0]);
+        out.extend(self.slots.to_le_bytes());
         out.extend(period.to_le_bytes());
         for time in [next_probe, self.now, self.suspects_since] {
             out.extend(time.as_nanos().to_le_bytes());
@@ -81,12 +88,13 @@ impl LoopRecord {
         let connections = reader.u32()?;
         let protocol = protocol_of(reader.u8()?)?;
         let can_probe = bit(reader.u8()?)?;
-        reader.array().filter(|zeros: &[u8; 6]| *zeros == [0; 6])?;
+        reader.u16().filter(|zero| *zero == 0)?;
+        let slots = reader.u32().filter(|slots| *slots <= MAX_SLOTS)?;
         let period = reader.u64()?;
         let mut time = || reader.u64().map(Monotonic::from_nanos);
         let (next_probe, now, suspects_since) = (time()?, time()?, time()?);
         let keepalive = (can_probe, period, next_probe);
-        Some(Self { next_generation, connections, protocol, keepalive, now, suspects_since })
+        Some(Self { next_generation, connections, slots, protocol, keepalive, now, suspects_since })
     }
 }
 
@@ -124,9 +132,6 @@ pub(super) struct ConnectionRecord {
     pub(super) alarm: Option<Monotonic>,
     pub(super) details: u32,
 }
-
-/// Slots beyond this are refused: more than a process has descriptors.
-const MAX_SLOTS: u32 = 1 << 24;
 
 impl ConnectionRecord {
     pub(super) const LEN: usize = 48;
@@ -174,7 +179,7 @@ impl ConnectionRecord {
     }
 
     pub(super) fn read(reader: &mut Reader<'_>) -> Option<Self> {
-        let index = reader.u32().filter(|index| *index < MAX_SLOTS)?;
+        let index = reader.u32()?;
         let generation = reader.u32().filter(|it| (1..u32::MAX).contains(it))?;
         let deadline = reader.u64()?;
         let alarm = match reader.u64()? {

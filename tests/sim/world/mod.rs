@@ -12,6 +12,7 @@ pub mod header;
 pub mod http_world;
 pub mod judge;
 mod keepalive;
+pub mod moving;
 mod records;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -49,7 +50,7 @@ pub struct World {
     config: Config,
     limits: Limits,
     /// The chance of a handover before a turn, in thousandths.
-    handovers: u32,
+    pub handovers: u32,
     /// The chance of a push before a turn, in thousandths, and the current push.
     pushes: u32,
     pushing: Option<(usize, Vec<u8>)>,
