@@ -119,12 +119,20 @@ impl Service {
         run(&[&["ctl", "--admin", &self.admin()], words].concat(), b"")
     }
 
-    /// Upgrades it, and waits for the new process to serve.
+    /// Upgrades it, and waits for the new process to serve. On a busy machine one that was late is tried
+    /// again.
     #[track_caller]
     pub(crate) fn upgrade(&mut self) -> Value {
-        let finished = self.ctl(&["upgrade"]);
-        finished.expect(0, &[]);
-        self.wait_for_successor()
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let finished = self.ctl(&["upgrade"]);
+            let is_late =
+                ["(late: ", "(not_parked: "].iter().any(|why| finished.stderr.contains(why));
+            if !is_late || Instant::now() >= deadline {
+                finished.expect(0, &[]);
+                return self.wait_for_successor();
+            }
+        }
     }
 
     #[track_caller]
