@@ -238,7 +238,7 @@ static EXERCISES: [Exercise; 12] = [
         title: "clients that finish, hang up or fail",
         minutes: 40,
         rules: Rules::ECHO,
-        cases: &[Case::End, Case::EndBehindData, Case::HalfClose, Case::Reset],
+        cases: &[Case::Answer, Case::End, Case::EndBehindData, Case::Reset],
         plan: Plan {
             clients: 3,
             kinds: &[

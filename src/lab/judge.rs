@@ -3,8 +3,10 @@ use std::time::Duration;
 
 use super::case::{Case, Met};
 use super::code::Code;
+use super::log::count;
 use super::rules::Rules;
 use super::world::{Client, byte};
+use crate::reactor::Ready;
 use crate::sim::{Outlook, Seen, SimKernel};
 
 /// A judge that knows of a loop only what its kernel sees.
@@ -15,12 +17,20 @@ pub(super) struct Judge {
     pub(super) conns: Vec<Option<Conn>>,
     /// The error of the last `accept`, if it was another than "would block".
     accept_error: Option<i32>,
-    /// What a sleep with a timeout left undone. A fault if the next sleep leaves it too.
-    strike: Option<(Code, usize)>,
+    /// What a sleep with a timeout left undone.
+    strike: Option<Strike>,
     /// Calls in a row that gained nothing.
     pub(super) barren: u32,
     /// Calls so far.
     pub(super) calls: u32,
+}
+
+/// Something that a loop left undone while it slept, and the end of that sleep. It is a fault if it is
+/// still there then.
+struct Strike {
+    code: Code,
+    client: usize,
+    until: Duration,
 }
 
 /// A connection as its calls show it.
@@ -38,8 +48,8 @@ pub(super) struct Conn {
     pub(super) shut: bool,
     /// The step of the close.
     pub(super) closed: Option<usize>,
-    /// The last call said "would block".
-    would_block: bool,
+    /// The error of the last call: "would block", interrupted, or any other.
+    error: Option<io::ErrorKind>,
     /// The last `send` took less than it was offered.
     short: bool,
     /// When bytes last came from it, or when it was accepted.
@@ -111,7 +121,7 @@ impl Judge {
             failed: false,
             shut: false,
             closed: None,
-            would_block: false,
+            error: None,
             short: false,
             active_at: clock,
         });
@@ -166,7 +176,7 @@ impl Judge {
         let name = client + 1;
         let Rules { message, max_held, share, quota, .. } = self.rules;
         let conn = self.conns[client].as_mut().expect("a client with a stream was accepted");
-        conn.would_block = is_would_block(result);
+        conn.error = result.as_ref().err().map(io::Error::kind);
         match result {
             Ok(0) if room > 0 => {
                 conn.at_end = true;
@@ -184,7 +194,10 @@ impl Judge {
                 let of_quota = quota.is_some_and(|quota| conn.received > quota);
                 for (case, met) in [
                     (Case::Remainder, *n == room && outlook.unread > 0),
-                    (Case::UrgentMark, *n < room && outlook.unread > 0),
+                    (
+                        Case::UrgentMark,
+                        outlook.readiness.has(Ready::PRIORITY) && outlook.unread > 0,
+                    ),
                     (Case::EndBehindData, outlook.end && outlook.unread == 0),
                     (Case::Piece, !whole),
                     (Case::MovedDeadline, moved && self.rules.idle.is_some()),
@@ -229,7 +242,7 @@ impl Judge {
         let n = match result {
             Ok(n) => *n,
             Err(error) => {
-                self.conn(client).would_block = is_would_block(result);
+                self.conn(client).error = Some(error.kind());
                 if error.kind() == io::ErrorKind::WouldBlock {
                     self.met.count(Case::NoRoom);
                     self.conn(client).short = false;
@@ -243,7 +256,7 @@ impl Judge {
         let rules = self.rules;
         let conn = self.conn(client);
         let answer = rules.answer(conn.received);
-        (conn.would_block, conn.short) = (false, n < data.len());
+        (conn.error, conn.short) = (None, n < data.len());
         conn.sent += n as u64;
         let (sent, received) = (conn.sent, conn.received);
         self.met.count(Case::Answer);
@@ -325,16 +338,20 @@ impl Judge {
         let conn = self.conn(client);
         conn.closed = Some(step);
         let unsent = rules.answer(conn.received) - conn.sent;
-        let (received, would_block) = (conn.received, conn.would_block);
-        let (failed, at_end, active_at) = (conn.failed, conn.at_end, conn.active_at);
+        let (received, error) = (conn.received, conn.error);
+        // An end that is next may as well be read by the close.
+        let at_end = conn.at_end || outlook.end && outlook.unread == 0;
+        let (failed, active_at) = (conn.failed, conn.active_at);
         self.strike = None;
         self.gain();
         if failed || outlook.failure.is_some() {
             return Ok(());
         }
         if at_end && unsent > 0 {
-            let note =
-                format!("{unsent} of {received} bytes of the answer to c{name} are not sent");
+            let note = format!(
+                "{unsent} of {} of the answer to c{name} not sent",
+                count(received, "byte")
+            );
             return Err(Fault::new(Code::ClosedUnanswered, note));
         }
         let is_served = rules.quota.is_some_and(|quota| self.conn(client).sent >= quota);
@@ -353,11 +370,20 @@ impl Judge {
                 return Ok(());
             }
         }
-        let after = if would_block { ", right after WouldBlock" } else { "" };
-        Err(match outlook.unread {
-            0 => Fault::new(Code::ClosedWithoutCause, format!("c{name} has done nothing{after}")),
-            unread => {
-                Fault::new(Code::ClosedUnread, format!("{unread} bytes of c{name} are unread"))
+        let unread = outlook.unread;
+        Err(match (unread, error) {
+            (_, Some(io::ErrorKind::Interrupted)) => {
+                let note = format!("a signal interrupted the call; c{name} has done nothing");
+                Fault::new(Code::ClosedWithoutCause, note)
+            }
+            (0, Some(io::ErrorKind::WouldBlock)) => {
+                let note = format!("WouldBlock is \"not yet\"; c{name} has done nothing");
+                Fault::new(Code::ClosedWithoutCause, note)
+            }
+            (0, _) => Fault::new(Code::ClosedWithoutCause, format!("c{name} has done nothing")),
+            _ => {
+                let note = format!("{} of c{name} unread", count(unread, "byte"));
+                Fault::new(Code::ClosedUnread, note)
             }
         })
     }
@@ -390,11 +416,14 @@ impl Judge {
             return Ok(());
         };
         // A loop that looks by itself after a while is late at worst, unless it looks in vain.
-        let strike = Some((fault.code, client));
-        match timeout.is_none() || self.strike == strike {
-            true => Err(fault),
-            false => {
-                self.strike = strike;
+        let Some(timeout) = timeout else { return Err(fault) };
+        match &self.strike {
+            Some(strike) if (strike.code, strike.client) == (fault.code, client) => {
+                if strike.until <= from { Err(fault) } else { Ok(()) }
+            }
+            _ => {
+                let until = from.saturating_add(timeout);
+                self.strike = Some(Strike { code: fault.code, client, until });
                 Ok(())
             }
         }
@@ -467,15 +496,16 @@ impl Judge {
         let unsent = self.rules.answer(conn.received) - conn.sent;
         let waits_for_room = unsent > 0 && !outlook.room && outlook.event_owed;
         if outlook.unread > 0 && !waits_for_room {
-            let unread = outlook.unread;
-            let note = format!("{unread} bytes of c{name} are unread, no edge left");
+            let unread = count(outlook.unread, "byte");
+            let note = format!("{unread} of c{name} unread, no edge left");
             return Some((Code::UnreadInput, note));
         }
         if unsent > 0 && !waits_for_room {
             let code = if conn.short { Code::LostRest } else { Code::AnswerInHand };
             let room =
                 if outlook.room { "there is room, and no edge is left" } else { "no edge is owed" };
-            let note = format!("{unsent} bytes of the answer to c{name} are not sent; {room}");
+            let unsent = count(unsent, "byte");
+            let note = format!("{unsent} of the answer to c{name} not sent; {room}");
             return Some((code, note));
         }
         if outlook.end && outlook.unread == 0 && !conn.at_end && !waits_for_room {
@@ -530,8 +560,4 @@ impl Judge {
             None => Ok(()),
         }
     }
-}
-
-fn is_would_block(result: &io::Result<usize>) -> bool {
-    result.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
 }

@@ -173,8 +173,9 @@ impl Kernel for LabKernel {
     ) -> io::Result<()> {
         self.begin_call();
         self.judge.turn();
-        self.play();
+        // The timeout was computed before the process was stopped, if the script stops it here.
         let from = self.sim.clock();
+        self.play();
         let mut events = Vec::new();
         let result = self.sim.poll(timeout, |token, ready| events.push((token, ready)));
         let told = self.tell_events(timeout, &events);
@@ -206,11 +207,17 @@ impl Kernel for LabKernel {
         self.begin_call();
         let client = stream.client().number();
         let result = self.sim.register(stream, token);
-        if result.is_ok() {
-            self.judge.conn(client).registered = true;
-            self.tokens.insert(token, client);
+        match &result {
+            Ok(()) => {
+                self.judge.conn(client).registered = true;
+                self.tokens.insert(token, client);
+                self.log.call(|| format!("register(c{})", client + 1));
+            }
+            Err(error) => {
+                self.judge.conn(client).failed = true;
+                self.log.call(|| format!("register(c{}) -> {}", client + 1, error_name(error)));
+            }
         }
-        self.log.call(|| format!("register(c{})", client + 1));
         result
     }
 

@@ -46,3 +46,9 @@ impl Log {
         }
     }
 }
+
+/// "1 byte", "2 bytes".
+pub(super) fn count(n: impl TryInto<u64>, what: &str) -> String {
+    let n = n.try_into().unwrap_or(u64::MAX);
+    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
+}

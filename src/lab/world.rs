@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use super::log::Log;
+use super::log::{Log, count};
 use super::rules::Rules;
 use super::script::{Act, Script};
 use crate::random::SplitMix;
@@ -246,8 +246,8 @@ impl Client {
         if n > 0 {
             let left = self.to_send;
             log.act(|| match left {
-                0 => format!("c{} sends {n} bytes", number + 1),
-                _ => format!("c{} sends {n} bytes, and wants to send {left} more", number + 1),
+                0 => format!("c{} sends {}", number + 1, count(n, "byte")),
+                _ => format!("c{} sends {n} of {} bytes", number + 1, n + left),
             });
         }
         n > 0
@@ -259,7 +259,9 @@ impl Client {
             match kernel.client_recv(self.end, usize::MAX) {
                 Ok(bytes) => {
                     self.got += bytes.len() as u64;
-                    log.act(|| format!("c{} reads {} bytes", self.end.number() + 1, bytes.len()));
+                    log.act(|| {
+                        format!("c{} reads {}", self.end.number() + 1, count(bytes.len(), "byte"))
+                    });
                 }
                 Err(Seen::Nothing) => break,
                 Err(seen) => {
