@@ -1,7 +1,6 @@
 //! The grader's own tests: it passes loops that are right, and names the fault of each that is wrong.
 
-use lab::WRONG;
-use lab::model::{self, Mistake};
+use lab::{Mistake, TASKS, WRONG, model};
 use saltecho::lab::{Exercise, Verdict, grade};
 
 fn judge(exercise: &'static Exercise, seeds: u64, mistake: Option<Mistake>) -> Verdict {
@@ -25,5 +24,50 @@ fn each_mistake_fails_with_its_own_code() {
         let exercise = Exercise::find(name).expect("an exercise has this name");
         let verdict = judge(exercise, 2000, Some(mistake));
         assert_eq!(verdict.code(), Some(code), "{mistake:?}: {verdict}");
+    }
+}
+
+/// `.ci/run` repeats this with 10,000 seeds.
+#[test]
+fn each_solution_passes() {
+    for (exercise, task) in Exercise::all().iter().zip(TASKS) {
+        let verdict = grade(exercise, 0..500, |kernel| {
+            let rules = *kernel.rules();
+            (task.solution)(kernel, &mut (), &rules)
+        });
+        assert!(verdict.is_pass(), "{verdict}");
+    }
+}
+
+#[test]
+fn each_skeleton_fails_for_the_stated_reason() {
+    assert_eq!(TASKS.len(), Exercise::all().len());
+    for (exercise, task) in Exercise::all().iter().zip(TASKS) {
+        let verdict = grade(exercise, 0..2000, |kernel| {
+            let rules = *kernel.rules();
+            (task.skeleton)(kernel, &mut (), &rules)
+        });
+        assert_eq!(verdict.code(), Some(task.code), "{verdict}");
+        let code = format!("[{}]", task.code);
+        let section = task.text.split_once("## What is tested").expect("the page has this part").1;
+        assert!(section.contains(&code), "{exercise}'s page does not name {code}");
+        let minutes = format!("{} minutes", exercise.minutes);
+        assert!(task.text.contains(&minutes), "{exercise}'s page says nothing of {minutes}");
+        assert!(task.text.contains("\n## Notes\n") && task.text.contains('#'), "{exercise}");
+    }
+}
+
+/// A verdict is a function of the seed and the loop.
+#[test]
+fn a_verdict_repeats_to_the_letter() {
+    for (exercise, task) in Exercise::all().iter().zip(TASKS) {
+        let mut verdicts = (0..2).map(|_| {
+            let verdict = grade(exercise, 0..300, |kernel| {
+                let rules = *kernel.rules();
+                (task.skeleton)(kernel, &mut (), &rules)
+            });
+            verdict.to_string()
+        });
+        assert_eq!(verdicts.next(), verdicts.next());
     }
 }

@@ -48,6 +48,7 @@ mod kernel;
 mod log;
 mod rules;
 mod script;
+mod sleep;
 mod verdict;
 mod world;
 
