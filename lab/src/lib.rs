@@ -2,6 +2,7 @@
 
 mod mistakes;
 pub mod model;
+pub mod stories;
 
 use std::io;
 

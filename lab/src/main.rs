@@ -7,13 +7,15 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::Duration;
 
+use lab::stories::{STORIES, Story};
 use lab::{Serve, TASKS, Task};
 use saltecho::lab::{Exercise, Verdict, grade};
 
 const USAGE: &str = "\
 usage: cargo run -p lab -- EXERCISE [OPTION]...
 
-EXERCISE is a number or a name; `all` runs them in order up to the first that fails.
+EXERCISE is a number or a name; `all` runs them in order up to the first that fails, and `stories` tells
+what each mistake leads to.
 
   --text        print the exercise's page
   --solution    run the solution in the place of the skeleton
@@ -30,6 +32,10 @@ fn main() -> ExitCode {
     match parse(&words) {
         Ok(Wish::List) => {
             list();
+            ExitCode::SUCCESS
+        }
+        Ok(Wish::Stories) => {
+            STORIES.iter().for_each(tell);
             ExitCode::SUCCESS
         }
         Ok(Wish::Grade { exercises, text, solution, seeds }) => {
@@ -52,6 +58,7 @@ fn main() -> ExitCode {
 
 enum Wish {
     List,
+    Stories,
     Grade {
         exercises: Vec<&'static Exercise>,
         text: bool,
@@ -65,6 +72,9 @@ fn parse(words: &[String]) -> Result<Wish, String> {
     if first == "--help" || first == "-h" {
         println!("{USAGE}");
         return Ok(Wish::List);
+    }
+    if first == "stories" {
+        return Ok(Wish::Stories);
     }
     let exercises = match first.as_str() {
         "all" => Exercise::all().iter().collect(),
@@ -98,6 +108,18 @@ fn list() {
         println!("{:<18} {time:>6}  {}", exercise.to_string(), exercise.title);
     }
     println!("\nBegin with `cargo run -p lab -- 1 --text`.");
+}
+
+/// Prints a story up to its stop.
+fn tell(story: &Story) {
+    let wrong = story.tell().wrong;
+    println!("{}: {:?}", story.name, story.belief);
+    let (code, stop, note) = wrong.fault.expect("a story has its fault");
+    for step in &wrong.steps[..=stop] {
+        println!("  {}{}", if step.is_call { "" } else { "    " }, step.text);
+    }
+    println!("  ^ {note} [{code}]");
+    println!("  {} ({}, exercise {})\n", story.rule, story.source, story.exercise);
 }
 
 fn grade_one(

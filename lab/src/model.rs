@@ -148,13 +148,11 @@ impl<K: Kernel> Model<'_, K> {
         let Some(conn) = self.conns.get_mut(&token) else { return };
         conn.writable |= ready.has(Ready::WRITABLE);
         let hung_up = ready.has(Ready::CLOSED);
+        conn.hung_up |= hung_up && mistake == Some(Mistake::ReuseTokens);
         if hung_up && conn.unsent.is_empty() && mistake == Some(Mistake::CloseAtHangUp) {
             self.close(token, Close::Orderly);
         } else if !conn.queued {
             conn.queued = true;
-            if hung_up && mistake == Some(Mistake::ReuseTokens) {
-                conn.hung_up = true;
-            }
             self.queue.push_back(token);
         }
     }

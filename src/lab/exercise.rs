@@ -201,7 +201,7 @@ static EXERCISES: [Exercise; 12] = [
             kinds: &[
                 (2, Kind::Connect),
                 (5, Kind::Send),
-                (1, Kind::Urgent),
+                (3, Kind::Urgent),
                 (3, Kind::Turn),
                 (2, Kind::Wait),
             ],

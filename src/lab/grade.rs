@@ -38,7 +38,7 @@ pub struct Run {
     pub steps: Vec<Step>,
 }
 
-/// Simpler scripts that are tried for a script that fails.
+/// Simpler scripts that [`grade`] tries for a script that fails.
 const ATTEMPTS: u32 = 500;
 
 /// Runs a loop through one script and keeps every step.
@@ -67,6 +67,16 @@ pub fn run(
 pub fn grade(
     exercise: &'static Exercise,
     seeds: Range<u64>,
+    event_loop: impl FnMut(&mut LabKernel) -> io::Result<()>,
+) -> Verdict {
+    grade_in(exercise, seeds, ATTEMPTS, event_loop)
+}
+
+/// The same with a number of simpler scripts to try for one that fails, for a loop whose runs take long.
+pub fn grade_in(
+    exercise: &'static Exercise,
+    seeds: Range<u64>,
+    attempts: u32,
     mut event_loop: impl FnMut(&mut LabKernel) -> io::Result<()>,
 ) -> Verdict {
     let mut met = Met::default();
@@ -79,7 +89,9 @@ pub fn grade(
                 met.add(&kernel.judge.met);
             }
             Ok((Some(fault), _)) => {
-                return fail(exercise, seed, &script, fault.code, &mut event_loop);
+                // A panic prints its message each time.
+                let attempts = if fault.code == Code::Ended { 0 } else { attempts };
+                return fail(exercise, seed, &script, (fault.code, attempts), &mut event_loop);
             }
             Err(text) => return Verdict::Error { exercise, seed, text },
         }
@@ -96,13 +108,11 @@ fn fail(
     exercise: &'static Exercise,
     seed: u64,
     script: &Script,
-    code: Code,
+    (code, mut attempts): (Code, u32),
     event_loop: &mut impl FnMut(&mut LabKernel) -> io::Result<()>,
 ) -> Verdict {
     let mut again = |script: &Script, traced| run_once(script, exercise.rules, event_loop, traced);
     let mut smallest = script.clone();
-    // A panic prints its message each time.
-    let mut attempts = if code == Code::Ended { 0 } else { ATTEMPTS };
     'simpler: while attempts > 0 {
         for candidate in smallest.simpler() {
             if attempts == 0 {

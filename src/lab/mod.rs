@@ -55,7 +55,7 @@ mod world;
 pub use case::{Case, Met};
 pub use code::Code;
 pub use exercise::Exercise;
-pub use grade::{Run, WireFault, grade, run};
+pub use grade::{Run, WireFault, grade, grade_in, run};
 pub use kernel::{LabKernel, error_name};
 pub use log::Step;
 pub use rules::Rules;

@@ -158,7 +158,10 @@ impl World {
         let client = act.client().and_then(|client| self.clients.get_mut(client));
         let Some(client) = client.filter(|client| !client.reset) else { return };
         match act {
-            Act::Send(_, n) if !client.wants_end => client.to_send += n,
+            Act::Send(_, n) if !client.wants_end => {
+                client.to_send += n;
+                client.send(kernel, log);
+            }
             Act::Urgent(_) if !client.wants_end && client.to_send == 0 => {
                 if kernel.client_send_urgent(client.end) {
                     log.act(|| format!("{act}"));
