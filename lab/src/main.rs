@@ -149,9 +149,9 @@ fn grade_one(
             Ok(())
         }
         Verdict::Fail(failure) => {
-            let seed = failure.seed;
+            let origin = failure.origin;
             println!("  where:    {directory}/skeleton.rs");
-            println!("  again:    cargo run -p lab -- {number} --seed {seed}");
+            println!("  again:    cargo run -p lab -- {number} --{origin}");
             Err(5)
         }
         Verdict::Unknown { .. } | Verdict::Error { .. } => Err(6),

@@ -1,7 +1,7 @@
 //! The grader's own tests: it passes loops that are right, and names the fault of each that is wrong.
 
 use lab::{Mistake, TASKS, WRONG, model};
-use saltecho::lab::{Exercise, Verdict, grade};
+use saltecho::lab::{Exercise, Verdict, exhaust, grade};
 
 fn judge(exercise: &'static Exercise, seeds: u64, mistake: Option<Mistake>) -> Verdict {
     grade(exercise, 0..seeds, |kernel| {
@@ -19,6 +19,24 @@ fn the_complete_loop_passes_every_exercise() {
         let verdict = judge(exercise, 500, None);
         assert!(verdict.is_pass(), "{verdict}");
     }
+}
+
+/// What only a fault of the kernel causes does not occur, which is no failure.
+#[test]
+fn the_complete_loop_stands_every_short_script() {
+    for exercise in Exercise::all() {
+        let verdict = exhaust(exercise, 3, |kernel| {
+            let rules = *kernel.rules();
+            model::serve(kernel, &mut (), &rules, None)
+        });
+        assert!(matches!(verdict, Verdict::Pass { .. } | Verdict::Unknown { .. }), "{verdict}");
+    }
+    let drain = Exercise::find("drain").expect("it exists");
+    let verdict = exhaust(drain, 2, |kernel| {
+        let rules = *kernel.rules();
+        model::serve(kernel, &mut (), &rules, Some(Mistake::ReadOnce))
+    });
+    assert!(verdict.to_string().starts_with("FAIL 3-drain, short script "), "{verdict}");
 }
 
 #[test]
@@ -73,4 +91,16 @@ fn a_verdict_repeats_to_the_letter() {
         });
         assert_eq!(verdicts.next(), verdicts.next());
     }
+}
+
+/// The verdict that README shows is the skeleton's.
+#[test]
+fn the_documented_verdict_is_true() {
+    let drain = Exercise::find("drain").expect("it exists");
+    let skeleton = TASKS[drain.number - 1].skeleton;
+    let verdict = grade(drain, 0..10_000, |kernel| {
+        let rules = *kernel.rules();
+        skeleton(kernel, &mut (), &rules)
+    });
+    assert!(include_str!("../README.md").contains(&verdict.to_string()), "{verdict}");
 }

@@ -99,6 +99,54 @@ impl Exercise {
         Script { acts, to_server, to_client, window, faults, kernel_seed }
     }
 
+    /// Every script of so many acts of up to two clients, over a kernel without faults and with the
+    /// smallest buffers. The first client connects before them.
+    pub fn short_scripts(&self, length: u32) -> impl Iterator<Item = Script> {
+        let acts = self.possible_acts();
+        let [to_server, to_client, window] =
+            self.plan.buffers.iter().copied().min().expect("an exercise has buffers");
+        let most = acts.len() as u64;
+        (0..most.pow(length)).map(move |number| {
+            let mut rest = number;
+            let mut script = vec![Act::Connect];
+            for _ in 0..length {
+                script.push(acts[usize::try_from(rest % most).unwrap_or_default()]);
+                rest /= most;
+            }
+            Script { to_server, to_client, window, ..Script::new(script) }
+        })
+    }
+
+    /// The acts of short scripts.
+    fn possible_acts(&self) -> Vec<Act> {
+        let plan = &self.plan;
+        let clients = plan.clients.min(2);
+        let small = plan.sizes.iter().copied().min().unwrap_or(1);
+        let large = plan.sizes.iter().copied().max().unwrap_or(1);
+        let mut acts = Vec::new();
+        for (_, kind) in plan.kinds {
+            for client in 0..clients {
+                match kind {
+                    Kind::Connect if client == 0 => acts.push(Act::Connect),
+                    Kind::Jump if client == 0 => acts.push(Act::Jump(7000)),
+                    Kind::Turn if client == 0 => acts.push(Act::Turn),
+                    Kind::Wait if client == 0 => {
+                        acts.extend(plan.waits.iter().copied().max().map(Act::Wait));
+                    }
+                    Kind::Send => acts.extend([Act::Send(client, small), Act::Send(client, large)]),
+                    Kind::Urgent => acts.push(Act::Urgent(client)),
+                    Kind::Stall => acts.push(Act::Stall(client)),
+                    Kind::Resume => acts.push(Act::Resume(client)),
+                    Kind::Finish => acts.push(Act::Finish(client)),
+                    Kind::Reset => acts.push(Act::Reset(client)),
+                    Kind::Connect | Kind::Jump | Kind::Turn | Kind::Wait => {}
+                }
+            }
+        }
+        acts.dedup();
+        acts
+    }
+
     fn draw_act(&self, random: &mut SplitMix, clients: usize) -> Act {
         let plan = &self.plan;
         let sum = plan.kinds.iter().map(|(weight, _)| weight).sum();

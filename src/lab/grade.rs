@@ -11,7 +11,7 @@ use super::kernel::{LabKernel, Stop};
 use super::log::Step;
 use super::rules::Rules;
 use super::script::{Act, Script};
-use super::verdict::{Failure, Verdict};
+use super::verdict::{Failure, Origin, Verdict};
 
 /// The error of a loop that could not speak with the lab, if it is a program at the other end of a pipe:
 /// no verdict about its loop is possible.
@@ -77,36 +77,57 @@ pub fn grade_in(
     exercise: &'static Exercise,
     seeds: Range<u64>,
     attempts: u32,
+    event_loop: impl FnMut(&mut LabKernel) -> io::Result<()>,
+) -> Verdict {
+    let scripts = seeds.map(|seed| (Origin::Seed(seed), exercise.draw(seed)));
+    grade_all(exercise, scripts, attempts, event_loop)
+}
+
+/// Runs a loop through every [short script](Exercise::short_scripts) of an exercise, and stops at the
+/// first that fails.
+pub fn exhaust(
+    exercise: &'static Exercise,
+    length: u32,
+    event_loop: impl FnMut(&mut LabKernel) -> io::Result<()>,
+) -> Verdict {
+    let scripts = (0..).map(Origin::Script).zip(exercise.short_scripts(length));
+    grade_all(exercise, scripts, ATTEMPTS, event_loop)
+}
+
+fn grade_all(
+    exercise: &'static Exercise,
+    scripts: impl Iterator<Item = (Origin, Script)>,
+    attempts: u32,
     mut event_loop: impl FnMut(&mut LabKernel) -> io::Result<()>,
 ) -> Verdict {
-    let mut met = Met::default();
-    for seed in seeds.clone() {
-        let script = exercise.draw(seed);
+    let (mut met, mut runs) = (Met::default(), 0);
+    for (origin, script) in scripts {
         match run_once(&script, exercise.rules, &mut event_loop, false) {
             Ok((None, kernel)) => {
                 let jumps = script.acts.iter().filter(|act| matches!(act, Act::Jump(_)));
                 jumps.for_each(|_| met.count(Case::Jump));
                 met.add(&kernel.judge.met);
+                runs += 1;
             }
             Ok((Some(fault), _)) => {
                 // A panic prints its message each time.
                 let attempts = if fault.code == Code::Ended { 0 } else { attempts };
-                return fail(exercise, seed, &script, (fault.code, attempts), &mut event_loop);
+                return fail(exercise, origin, &script, (fault.code, attempts), &mut event_loop);
             }
-            Err(text) => return Verdict::Error { exercise, seed, text },
+            Err(text) => return Verdict::Error { exercise, origin, text },
         }
     }
     let missing = exercise.cases.iter().copied().filter(|case| met.of(*case) == 0);
     match missing.collect::<Vec<_>>() {
-        missing if missing.is_empty() => Verdict::Pass { exercise, seeds, met },
-        missing => Verdict::Unknown { exercise, seeds, missing, met },
+        missing if missing.is_empty() => Verdict::Pass { exercise, runs, met },
+        missing => Verdict::Unknown { exercise, runs, missing, met },
     }
 }
 
 /// Simplifies a script that fails, and tells its story.
 fn fail(
     exercise: &'static Exercise,
-    seed: u64,
+    origin: Origin,
     script: &Script,
     (code, mut attempts): (Code, u32),
     event_loop: &mut impl FnMut(&mut LabKernel) -> io::Result<()>,
@@ -131,7 +152,7 @@ fn fail(
             let mark = fault.step.unwrap_or(kernel.log.last());
             Verdict::Fail(Box::new(Failure {
                 exercise,
-                seed,
+                origin,
                 code,
                 note: fault.note,
                 mark,
@@ -142,12 +163,12 @@ fn fail(
         }
         Ok(_) => {
             let text = format!(
-                "seed {seed} failed once with {code} and not again; a loop whose choices follow from \
+                "{origin} failed once with {code} and not again; a loop whose choices follow from \
                  its input alone (no clock but `now`, no random numbers) fails each time"
             );
-            Verdict::Error { exercise, seed, text }
+            Verdict::Error { exercise, origin, text }
         }
-        Err(text) => Verdict::Error { exercise, seed, text },
+        Err(text) => Verdict::Error { exercise, origin, text },
     }
 }
 

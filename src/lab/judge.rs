@@ -187,7 +187,7 @@ impl Judge {
                 conn.received += *n as u64;
                 conn.in_turn += *n as u64;
                 conn.active_at = clock;
-                let whole = message.is_none_or(|message| conn.received % message == 0);
+                let whole = message.is_none_or(|message| conn.received.is_multiple_of(message));
                 let of_quota = quota.is_some_and(|quota| conn.received > quota);
                 for (case, met) in [
                     (Case::Remainder, *n == room && outlook.unread > 0),

@@ -3,7 +3,7 @@
 //! A loop that is written over [`Kernel`](crate::reactor::Kernel) gets the [simulator](crate::sim)'s
 //! seeds and faults, clients that follow a script, and a judge that knows of the loop only what its kernel
 //! sees. Each [`Exercise`] is an echo under one new condition; [`grade`] runs a loop through it and
-//! says what went wrong: the simplest script that fails, the step from which on nothing could save
+//! says what went wrong ([`exhaust`] takes every short script): the simplest script that fails, the step from which on nothing could save
 //! the run, what was expected, and a remedy. The book of exercises is in the repository's `lab/`, and
 //! `saltecho lab run` judges programs in any language through a pipe.
 //!
@@ -55,9 +55,9 @@ mod world;
 pub use case::{Case, Met};
 pub use code::Code;
 pub use exercise::Exercise;
-pub use grade::{Run, WireFault, grade, grade_in, run};
+pub use grade::{Run, WireFault, exhaust, grade, grade_in, run};
 pub use kernel::{LabKernel, error_name};
 pub use log::Step;
 pub use rules::Rules;
 pub use script::{Act, Script};
-pub use verdict::{Failure, Verdict};
+pub use verdict::{Failure, Origin, Verdict};

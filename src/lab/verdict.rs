@@ -1,5 +1,4 @@
 use std::fmt;
-use std::ops::Range;
 
 use super::case::{Case, Met};
 use super::code::Code;
@@ -14,8 +13,8 @@ pub enum Verdict {
     Pass {
         /// The exercise.
         exercise: &'static Exercise,
-        /// The seeds of the runs.
-        seeds: Range<u64>,
+        /// Number of runs.
+        runs: u64,
         /// What the runs met.
         met: Met,
     },
@@ -25,8 +24,8 @@ pub enum Verdict {
     Unknown {
         /// The exercise.
         exercise: &'static Exercise,
-        /// The seeds of the runs.
-        seeds: Range<u64>,
+        /// Number of runs.
+        runs: u64,
         /// What did not occur.
         missing: Vec<Case>,
         /// What did.
@@ -36,11 +35,29 @@ pub enum Verdict {
     Error {
         /// The exercise.
         exercise: &'static Exercise,
-        /// The seed of the run.
-        seed: u64,
+        /// The script of the run.
+        origin: Origin,
         /// The fault, and the remedy.
         text: String,
     },
+}
+
+/// The source of a script.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// Drawn from this seed.
+    Seed(u64),
+    /// The short script with this number.
+    Script(u64),
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Seed(seed) => write!(f, "seed {seed}"),
+            Self::Script(number) => write!(f, "short script {number}"),
+        }
+    }
 }
 
 /// A run that went wrong, in its simplest form.
@@ -48,8 +65,8 @@ pub enum Verdict {
 pub struct Failure {
     /// The exercise.
     pub exercise: &'static Exercise,
-    /// The seed that failed.
-    pub seed: u64,
+    /// The script that failed.
+    pub origin: Origin,
     /// The fault.
     pub code: Code,
     /// What the kernel knew when the fault could no longer be made good.
@@ -82,20 +99,20 @@ impl Verdict {
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Pass { exercise, seeds, met } => {
-                writeln!(f, "PASS {exercise}, {} seeds", seeds.end - seeds.start)?;
+            Self::Pass { exercise, runs, met } => {
+                writeln!(f, "PASS {exercise}, {runs} runs")?;
                 writeln!(f, "  met: {met}")
             }
             Self::Fail(failure) => failure.fmt(f),
-            Self::Unknown { exercise, seeds, missing, met } => {
+            Self::Unknown { exercise, runs, missing, met } => {
                 let missing: Vec<_> = missing.iter().map(|case| case.as_str()).collect();
-                writeln!(f, "UNKNOWN {exercise}, {} seeds", seeds.end - seeds.start)?;
+                writeln!(f, "UNKNOWN {exercise}, {runs} runs")?;
                 writeln!(f, "  no run failed, and none of them met: {}", missing.join(", "))?;
                 writeln!(f, "  met: {met}")?;
                 writeln!(f, "  help: more seeds; or the loop avoids what the exercise is about")
             }
-            Self::Error { exercise, seed, text } => {
-                writeln!(f, "ERROR {exercise}, seed {seed}")?;
+            Self::Error { exercise, origin, text } => {
+                writeln!(f, "ERROR {exercise}, {origin}")?;
                 writeln!(f, "  {text}")
             }
         }
@@ -107,12 +124,12 @@ const SHOWN: usize = 14;
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { exercise, seed, code, note, mark, steps, acts, script } = self;
+        let Self { exercise, origin, code, note, mark, steps, acts, script } = self;
         let size = match script.acts.len() {
             len if len < *acts => format!(" (shrunk from {acts} acts to {len})"),
             _ => String::new(),
         };
-        writeln!(f, "FAIL {exercise}, seed {seed}{size}")?;
+        writeln!(f, "FAIL {exercise}, {origin}{size}")?;
         writeln!(f, "error[{code}]: {}", code.title())?;
         let first = steps.len().saturating_sub(SHOWN).min(mark.saturating_sub(3));
         if first > 0 {

@@ -162,10 +162,12 @@ impl World {
                 client.to_send += n;
                 client.send(kernel, log);
             }
-            Act::Urgent(_) if !client.wants_end && client.to_send == 0 => {
-                if kernel.client_send_urgent(client.end) {
-                    log.act(|| format!("{act}"));
-                }
+            Act::Urgent(_)
+                if !client.wants_end
+                    && client.to_send == 0
+                    && kernel.client_send_urgent(client.end) =>
+            {
+                log.act(|| format!("{act}"));
             }
             Act::Stall(_) => client.stalled = true,
             Act::Resume(_) => client.stalled = false,

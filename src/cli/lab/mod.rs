@@ -134,10 +134,10 @@ fn judge(args: &RunArgs) -> Result<(), Failure> {
         let (exit, what) = match &verdict {
             Verdict::Pass { .. } => continue,
             Verdict::Fail(failure) => {
-                let (number, seed) = (exercise.number, failure.seed);
+                let (number, origin) = (exercise.number, failure.origin);
                 let words = args.program.iter().map(|word| word.to_string_lossy());
                 let program = words.collect::<Vec<_>>().join(" ");
-                let again = format!("saltecho lab run {number} --seed {seed} -- {program}");
+                let again = format!("saltecho lab run {number} --{origin} -- {program}");
                 output::print(&format!("  again:    {again}\n"))?;
                 (Exit::Assertion, "the loop failed")
             }
