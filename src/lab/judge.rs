@@ -184,7 +184,9 @@ impl Judge {
             }
             Ok(n) => {
                 let moved = conn.received > 0;
-                conn.received += *n as u64;
+                // What comes after our end gets no answer.
+                let counts = !conn.shut || quota.is_some();
+                conn.received += if counts { *n as u64 } else { 0 };
                 conn.in_turn += *n as u64;
                 conn.active_at = clock;
                 let whole = message.is_none_or(|message| conn.received.is_multiple_of(message));
@@ -356,13 +358,10 @@ impl Judge {
             return Ok(()); // If it becomes a reset, the client sees that.
         }
         if let Some(idle) = rules.idle {
-            let due = active_at + idle;
-            if clock < due {
-                let early = due.saturating_sub(clock).as_millis();
-                let note = format!("c{name} had {early} ms left");
-                return Err(Fault::new(Code::TooEarly, note));
+            if self.conn(client).shut {
+                return Ok(()); // Its time was up at the shutdown.
             }
-            self.met.count(Case::TimeOut);
+            self.time_out(client, clock, active_at + idle)?;
             if !outlook.input_under_way {
                 return Ok(());
             }
@@ -383,6 +382,41 @@ impl Judge {
                 Fault::new(Code::ClosedUnread, note)
             }
         })
+    }
+
+    /// Our stream to a client ends at this time.
+    pub(super) fn shut_down(&mut self, client: usize, clock: Duration) -> Result<(), Fault> {
+        let (name, rules) = (client + 1, self.rules);
+        let conn = self.conn(client);
+        conn.shut = true;
+        let unsent = rules.answer(conn.received) - conn.sent;
+        let is_served = rules.quota.is_some_and(|quota| conn.sent >= quota);
+        if conn.failed || (conn.at_end || is_served) && unsent == 0 {
+            return Ok(());
+        }
+        let due = rules.idle.map(|idle| conn.active_at + idle);
+        match due.filter(|_| unsent == 0) {
+            Some(due) => self.time_out(client, clock, due),
+            None if unsent > 0 => {
+                let note = format!("{} of the answer to c{name} not sent", count(unsent, "byte"));
+                Err(Fault::new(Code::ClosedUnanswered, note))
+            }
+            None => {
+                let note = format!("c{name} has done nothing, and gets no answers any more");
+                Err(Fault::new(Code::ClosedWithoutCause, note))
+            }
+        }
+    }
+
+    fn time_out(&mut self, client: usize, clock: Duration, due: Duration) -> Result<(), Fault> {
+        self.met.count(Case::TimeOut);
+        match due.saturating_sub(clock).as_millis() {
+            0 if clock >= due => Ok(()),
+            early => {
+                let note = format!("c{} had {early} ms left", client + 1);
+                Err(Fault::new(Code::TooEarly, note))
+            }
+        }
     }
 
     /// A client was turned away.

@@ -300,7 +300,8 @@ impl Kernel for LabKernel {
         let client = stream.client().number();
         self.log.call(|| format!("shutdown(c{})", client + 1));
         let result = self.sim.shutdown(stream);
-        self.judge.conn(client).shut = true;
+        let verdict = self.judge.shut_down(client, self.sim.clock());
+        self.check(verdict);
         result
     }
 

@@ -43,7 +43,9 @@ impl Judge {
 
     fn check_deadlines(&self, timeout: Option<Duration>, from: Duration) -> Result<(), Fault> {
         let Some(idle) = self.rules.idle else { return Ok(()) };
-        let Some((client, conn)) = self.open().min_by_key(|(_, conn)| conn.active_at) else {
+        // After a shutdown the loop may wait for the client's end for as long as it likes.
+        let counts = self.open().filter(|(_, conn)| !conn.shut);
+        let Some((client, conn)) = counts.min_by_key(|(_, conn)| conn.active_at) else {
             return Ok(());
         };
         let due = conn.active_at + idle;

@@ -26,9 +26,7 @@ fn a_complete_loop_in_python_passes() {
         return;
     }
     let echo = format!("{ROOT}/lab/python/echo.py");
-    for exercise in
-        ["first-echo", "door", "drain", "short-sends", "ends", "back-pressure", "strangers"]
-    {
+    for exercise in ["first-echo", "drain", "short-sends", "strangers"] {
         let judged = judge(exercise, "20", &["python3", &echo]);
         judged.expect(0, &[]);
         assert!(stdout(&judged).starts_with("PASS "), "{}", stdout(&judged));
