@@ -4,13 +4,16 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use saltecho::auth::{Challenge, Key, Keyring, MacAlgorithm};
+use saltecho::proto::{Answer, Config, Handler, Peer};
 use saltecho::random::SplitMix;
-use saltecho::server::handover::{Decoder, Frozen, Kind, Totals};
-use saltecho::sim::{Faults, SimKernel, SimMoved};
+use saltecho::server::handover::{Decoder, Frozen, Kind, Thawing, Totals};
+use saltecho::server::{Limits, Server};
+use saltecho::sim::{Faults, Seen, SimKernel, SimMoved};
 
 use crate::world::World;
 use crate::world::handler::UpperHandler;
-use crate::world::moving::{Message, messages};
+use crate::world::moving::{Message, Outcome, hand_over, messages};
 
 /// Calls `look` with the frozen server of many random worlds, at each of their turns.
 fn each_frozen(seeds: u64, mut look: impl FnMut(&mut World, Frozen<SimKernel, UpperHandler>)) {
@@ -196,4 +199,53 @@ fn the_memory_of_the_decoder_does_not_grow_with_the_number_of_chunks() {
     println!("{} bytes each, {} more at most", kept / connections, measured.bytes_max - kept);
     assert!(kept < 80 * connections, "{kept} bytes are kept");
     assert!(measured.bytes_max - kept < 1 << 20, "{} at most", measured.bytes_max);
+}
+
+/// Answers once, and closes behind the answer.
+#[derive(Clone)]
+struct Farewell;
+
+impl Handler for Farewell {
+    fn handle(&mut self, _data: &mut [u8]) -> Answer {
+        Answer::Close(vec![b'z'; 100].into())
+    }
+
+    fn save(&self, _state: &mut Vec<u8>) -> bool {
+        true
+    }
+
+    fn restore(&mut self, _peer: &Peer, state: &[u8]) -> bool {
+        state.is_empty()
+    }
+}
+
+#[test]
+fn a_connection_that_is_to_close_behind_its_answer_does() {
+    let (config, limits) = (Config::new(Keyring::demo()), Limits::for_connections(1));
+    let thawing = |kernel| Thawing::new(kernel, config.clone(), limits, Farewell).unwrap();
+    let kernel = SimKernel::new(1, Faults::none());
+    let mut server =
+        Server::with_kernel(kernel, vec![()], config.clone(), limits, Farewell).unwrap();
+    let client = server.kernel_mut().connect(100, 40, 100);
+    server.turn().unwrap();
+    let challenge = server.kernel_mut().client_recv(client, 100).unwrap();
+    let challenge = Challenge::new(challenge.try_into().unwrap());
+    let digest = MacAlgorithm::Md5.digest(&Key::demo(), &challenge);
+    server.kernel_mut().client_send(client, &[digest.as_bytes(), b"x"].concat());
+    server.turn().unwrap();
+    let mut got = 0;
+    let end = loop {
+        let time = Duration::from_millis(1);
+        let mut random = SplitMix::new(1);
+        let moved = hand_over(server, Outcome::Done, time, &mut random, thawing);
+        server = moved.map_err(|_| "it drains").unwrap().server;
+        server.turn().unwrap();
+        match server.kernel_mut().client_recv(client, 100) {
+            Ok(bytes) => got += bytes.len(),
+            Err(Seen::Nothing) => {}
+            Err(end) => break end,
+        }
+        assert!(server.stats().turns < 100, "it does not end: {got} bytes came");
+    };
+    assert_eq!((got, end), (100, Seen::End));
 }
