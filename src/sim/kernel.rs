@@ -17,7 +17,7 @@ pub struct SimAdminListener;
 
 /// A server's end of a simulated connection.
 #[derive(Debug)]
-pub struct SimStream(pub(super) usize);
+pub struct SimStream(usize);
 
 impl SimStream {
     pub(super) const fn of(client: SimClient) -> Self {
