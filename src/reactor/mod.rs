@@ -27,7 +27,7 @@ use crate::proto::ConnId;
 use crate::python::{Monotonic, saturating_nanos};
 
 pub use admin_listener::{AdminAddress, AdminListener};
-pub use kernel::{Close, Kernel, Liveness, Wake};
+pub use kernel::{Close, Kernel, Liveness, Note, Pause, Wake};
 pub use mio_kernel::{ListenOptions, MioKernel};
 pub use ready::Ready;
 pub(crate) use slots::Target;

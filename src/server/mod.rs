@@ -22,6 +22,7 @@ mod observer;
 mod proxied;
 mod pump;
 mod reconfigure;
+mod recorded;
 mod records;
 mod snapshot;
 mod stats;
@@ -47,7 +48,7 @@ use records::Records;
 use crate::auth::Keyring;
 use crate::proto::{CloseReason, Config, Connection, Handler, State, Upper, guarded};
 use crate::python::Monotonic;
-use crate::reactor::{Close, Kernel, MioKernel, Reactor, Ready, Target, Token};
+use crate::reactor::{Close, Kernel, MioKernel, Note, Reactor, Ready, Target, Token};
 
 pub use crate::proto::ConnId;
 pub use crate::reactor::{AdminAddress, AdminListener};
@@ -280,6 +281,7 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         self.handle_deadlines();
         self.accept()?;
         self.serve_admin();
+        self.repeat();
         self.finish_draining();
         if self.controlled.is_some() {
             self.keep_control_informed();
@@ -321,17 +323,23 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
     fn handle_commands(&mut self) {
         self.lag.time_this_turn();
         for command in self.inbox.take() {
-            match command {
-                Command::Drain => self.drain(),
-                Command::Stop => self.end_all(CloseReason::Stopped),
-                Command::ReplaceKeyring(keyring) => self.replace_keyring(*keyring),
-                Command::Reconfigure(change) => self.reconfigure(*change),
-                Command::KeepRecords(keep) => self.keep_records(keep),
-                Command::Push(id, message) => self.push(id, message),
-                Command::Reload => drop(self.reload()),
-                Command::Visit(errand) => errand.run(self),
-                Command::Stats(collector) => collector.add(self.stats()),
-            }
+            self.reactor.kernel.note(|| Note::Command(command.to_text()));
+            self.perform(command);
+        }
+        self.repeat();
+    }
+
+    fn perform(&mut self, command: Command) {
+        match command {
+            Command::Drain => self.drain(),
+            Command::Stop => self.end_all(CloseReason::Stopped),
+            Command::ReplaceKeyring(keyring) => self.replace_keyring(*keyring),
+            Command::Reconfigure(change) => self.reconfigure(*change),
+            Command::KeepRecords(keep) => self.keep_records(keep),
+            Command::Push(id, message) => self.push(id, message),
+            Command::Reload => drop(self.reload()),
+            Command::Visit(errand) => errand.run(self),
+            Command::Stats(collector) => collector.add(self.stats()),
         }
     }
 
@@ -441,6 +449,9 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
     #[inline(never)]
     fn authenticated(&mut self, id: ConnId, key: Option<usize>) {
         self.acceptor.unauthenticated.remove(id);
+        #[allow(clippy::cast_possible_truncation)] // A ring has few keys.
+        let position = key.map(|position| position as u8);
+        self.reactor.kernel.note(|| Note::Authenticated(id, position));
         let key = key.map(|position| self.config.keyring.names()[position]);
         self.stats.count_authenticated(key);
         self.note_key(id, key);
@@ -493,6 +504,7 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         self.stats.backlog_bytes -= undelivered;
         // The handler goes with it, and its destructor is user code too.
         guarded(|| drop(connection));
+        self.reactor.kernel.note(|| Note::Closed(id, reason));
         self.stats.count_close(reason);
         self.acceptor.end_pause();
         let record = self.forget_record(id);
@@ -512,6 +524,7 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         self.lag.time_this_turn();
         let now = self.reactor.now();
         let Some(slot) = self.reactor.slots.get_mut(id) else { return };
+        self.reactor.kernel.note(|| Note::Due(id));
         if slot.connection.poll_timeout().is_some_and(|deadline| deadline <= now) {
             // The process may have been stopped while bytes arrived in time: look before judging.
             slot.ready.insert(Ready::READABLE.union(Ready::WRITABLE));

@@ -222,7 +222,9 @@ impl World {
         let client = self.server.kernel_mut().client_named(peer.id()).expect("it was registered");
         let index = self.clients.iter().position(|known| known.end == client).expect("it is ours");
         let message = [&b"b"[..], &vec![b'c'; self.random.below(MESSAGE - 1)], b"d"].concat();
-        self.server.kernel_mut().note(|| format!("{} bytes are pushed to {index}", message.len()));
+        self.server
+            .kernel_mut()
+            .remark(|| format!("{} bytes are pushed to {index}", message.len()));
         self.server.handle().push(&peer, message.clone()).expect("there is room in the mailbox");
         self.pushing = Some((index, message));
     }
