@@ -1,6 +1,7 @@
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::ops::{Deref, DerefMut};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -31,8 +32,9 @@ pub struct Recorder<K> {
 /// Options of a recording.
 #[derive(Default)]
 pub struct RecordOptions {
-    /// The first lines. The settings of the loop are among them
-    /// ([`Server::recorded_settings`](crate::server::Recording)).
+    /// The first lines, among them the settings of the loop: from
+    /// [`build_workers_over`](crate::server::ServerBuilder::build_workers_over) or
+    /// [`recording_header`](crate::server::recording_header).
     pub header: Header,
     /// Keeps the payload too, as it was received.
     pub keeps_payload: bool,
@@ -57,18 +59,16 @@ pub struct RecordedListener<L> {
     subject: Subject,
 }
 
-impl<L> RecordedListener<L> {
-    /// A listener that is not registered.
-    pub const fn new(listener: L) -> Self {
+/// A listener that is not registered.
+impl<L> From<L> for RecordedListener<L> {
+    fn from(listener: L) -> Self {
         Self { listener, subject: Subject::Listener(0) }
     }
 }
 
-impl<L> Deref for RecordedListener<L> {
-    type Target = L;
-
-    fn deref(&self) -> &L {
-        &self.listener
+impl<L: AsFd> AsFd for RecordedListener<L> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.listener.as_fd()
     }
 }
 

@@ -11,6 +11,8 @@ mod fleet;
 #[cfg(feature = "load")]
 mod load;
 #[cfg(feature = "load")]
+mod load_failures;
+#[cfg(feature = "load")]
 mod load_world;
 #[path = "../wire/multiprocessing_world.rs"]
 mod multiprocessing_world;
