@@ -10,7 +10,9 @@ use super::reconfigure::Reconfiguration;
 use super::{ConnId, Control, Server};
 use crate::proto::Handler;
 use crate::reactor::{Kernel, Ready};
-use crate::trace::{Difference, Header, ReadError, Reader, ReplayKernel, Stop, StopSign, Stream};
+use crate::trace::{
+    Difference, Header, ReadError, Reader, ReplayKernel, Replays, Stop, StopSign, Stream,
+};
 
 /// A recording that is being replayed.
 ///
@@ -61,7 +63,7 @@ impl<R: Read, H: Handler + Clone> Replay<ReplayKernel<R>, H> {
     }
 }
 
-impl<K: Kernel, H: Handler + Clone> Replay<K, H>
+impl<K: Replays, H: Handler + Clone> Replay<K, H>
 where
     K::Listener: From<usize>,
 {
@@ -105,9 +107,14 @@ where
 
     /// Replays one turn. After any other outcome than [`Outcome::Turn`] there is none.
     pub fn turn(&mut self) -> Outcome {
+        match self.server.reactor.kernel.goes_on() {
+            Ok(true) => {}
+            Ok(false) => return Outcome::End,
+            Err(error) => return Outcome::Unreadable(error),
+        }
         match catch_unwind(AssertUnwindSafe(|| self.server.turn())) {
-            Ok(Ok(true)) => Outcome::Turn,
-            Ok(Ok(false)) => Outcome::End,
+            // If the loop has ended here and did not there, its next call differs.
+            Ok(Ok(_)) => Outcome::Turn,
             Ok(Err(error)) => Outcome::Failed(error),
             Err(panic) => match self.sign.take() {
                 Some(Stop::End) => Outcome::End,

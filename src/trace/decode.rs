@@ -18,6 +18,8 @@ pub(super) enum Record {
     Event(Event),
     /// The sum of what the next `send` was given.
     Sum(u32),
+    /// The awaited bytes of earlier `recv` of a stream.
+    Late(Stream, Vec<u8>),
     /// The end, with its reason; empty if the loop ended.
     End(String),
 }
@@ -43,11 +45,22 @@ pub(super) enum Data {
 pub(super) enum Run {
     Neutral(usize),
     Literal(Vec<u8>),
+    /// The next ones of those that come late.
+    Awaited(usize),
 }
 
 impl Data {
-    /// Copies the bytes to the beginning of a buffer that is long enough.
-    pub(super) fn copy_to(&self, buffer: &mut [u8]) {
+    /// Returns true if bytes are among them that come late.
+    pub(super) fn is_awaited(&self) -> bool {
+        match self {
+            Self::Runs(runs) => runs.iter().any(|run| matches!(run, Run::Awaited(_))),
+            Self::None | Self::Neutral(_) => false,
+        }
+    }
+
+    /// Copies the bytes to the beginning of a buffer that is long enough, those that were awaited from
+    /// `late`, which loses them.
+    pub(super) fn copy_to(&self, buffer: &mut [u8], late: &mut Vec<u8>) {
         match self {
             Self::None => {}
             Self::Neutral(n) => buffer[..*n].fill(NEUTRAL),
@@ -62,6 +75,13 @@ impl Data {
                         Run::Literal(bytes) => {
                             buffer[at..at + bytes.len()].copy_from_slice(bytes);
                             at += bytes.len();
+                        }
+                        Run::Awaited(n) => {
+                            let known = late.drain(..late.len().min(*n));
+                            for (to, byte) in buffer[at..at + n].iter_mut().zip(known) {
+                                *to = byte;
+                            }
+                            at += n;
                         }
                     }
                 }
@@ -166,10 +186,12 @@ impl Rest<'_> {
         let (mut runs, mut left) = (Vec::new(), n);
         while left > 0 {
             let word = self.number()?;
-            let len = usize::try_from(word >> 1).ok().filter(|len| (1..=left).contains(len))?;
-            runs.push(match word & 1 {
+            let len = usize::try_from(word >> 2).ok().filter(|len| (1..=left).contains(len))?;
+            runs.push(match word & 3 {
                 0 => Run::Neutral(len),
-                _ => Run::Literal(self.take(len)?.to_vec()),
+                1 => Run::Literal(self.take(len)?.to_vec()),
+                2 => Run::Awaited(len),
+                _ => return None,
             });
             left -= len;
         }
@@ -193,6 +215,10 @@ impl Decoder {
             kind::SUM => {
                 let sum = <[u8; 4]>::try_from(rest.take(4)?).ok()?;
                 return Some((Record::Sum(u32::from_le_bytes(sum)), data));
+            }
+            kind::LATE => {
+                let (stream, len) = (rest.stream()?, rest.size()?);
+                return Some((Record::Late(stream, rest.take(len)?.to_vec()), data));
             }
             kind::POLL_FOR_EVER => Event::Poll(None),
             kind::POLL_NOW => Event::Poll(Some(Duration::ZERO)),

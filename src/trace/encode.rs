@@ -46,6 +46,7 @@ pub(super) mod kind {
     pub(in crate::trace) const AUTHENTICATED: u8 = 34;
     pub(in crate::trace) const CLOSED: u8 = 35;
     pub(in crate::trace) const PAUSE: u8 = 36;
+    pub(in crate::trace) const LATE: u8 = 37;
 }
 
 /// The number of a subject that is no connection. Listeners begin at 2, parts of the admin endpoint
@@ -318,17 +319,29 @@ impl Encoder {
     /// Bytes of a `recv`: so many neutral ones.
     pub(super) fn neutral(&mut self, count: usize) {
         if count > 0 {
-            self.number((count as u64) << 1);
+            self.number((count as u64) << 2);
         }
     }
 
     /// Bytes of a `recv` as they are. Returns their place in the buffer.
     pub(super) fn literal(&mut self, bytes: &[u8]) -> usize {
         if !bytes.is_empty() {
-            self.number((bytes.len() as u64) << 1 | 1);
+            self.number((bytes.len() as u64) << 2 | 1);
             self.out.extend_from_slice(bytes);
         }
         self.out.len() - bytes.len()
+    }
+
+    /// Bytes of a `recv` that are known only [later](Self::late).
+    pub(super) fn awaited(&mut self, count: usize) {
+        self.number((count as u64) << 2 | 2);
+    }
+
+    /// All awaited bytes of a stream.
+    pub(super) fn late(&mut self, stream: u64, bytes: &[u8]) {
+        self.byte(kind::LATE);
+        self.number(stream);
+        self.bytes(bytes);
     }
 
     /// The sum of the bytes that the next `send` is given.

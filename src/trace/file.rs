@@ -1,10 +1,11 @@
 //! The frame of a recording: its first lines, and chunks of whole turns.
 
+use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 
 use super::decode::{Data, Decoder, Record};
 use super::encode::kind;
-use super::{Event, Step};
+use super::{Event, Step, Stream};
 use crate::python::Monotonic;
 
 /// The first line of a recording.
@@ -21,6 +22,9 @@ pub(super) const MAX_CHUNK: usize = 64 << 20;
 pub struct Header(Vec<(String, String)>);
 
 impl Header {
+    /// The first bytes of every recording.
+    pub const BEGIN: &str = MAGIC_OF_ANY;
+
     /// Without a line.
     pub const fn new() -> Self {
         Self(Vec::new())
@@ -151,6 +155,8 @@ pub struct Reader<R> {
     input: R,
     header: Header,
     chunk: Vec<u8>,
+    /// Chunks that were read in search of bytes that come late.
+    chunks_ahead: VecDeque<Vec<u8>>,
     /// The part of the chunk that was read.
     at: usize,
     /// The place of the next chunk in the file.
@@ -185,6 +191,7 @@ impl<R: Read> Reader<R> {
             input,
             header,
             chunk: Vec::new(),
+            chunks_ahead: VecDeque::new(),
             at: 0,
             offset,
             chunk_offset: offset,
@@ -240,6 +247,8 @@ impl<R: Read> Reader<R> {
             match record {
                 Record::Event(event) => self.ahead = Some(Ahead { event, data, sum }),
                 Record::Sum(one) => sum = Some(one),
+                // Found when its first byte was awaited.
+                Record::Late(..) => {}
                 Record::End(why) if why.is_empty() => self.ending = Some(Ending::Complete),
                 Record::End(why) => self.ending = Some(Ending::Stopped(why)),
             }
@@ -259,11 +268,55 @@ impl<R: Read> Reader<R> {
         Some(ahead)
     }
 
-    /// Reads the next chunk; false if there is no whole one.
+    /// Looks ahead for the awaited bytes of a stream; `None` if they are not within reach.
+    pub(super) fn late(&mut self, stream: Stream) -> Result<Option<Vec<u8>>, ReadError> {
+        let (mut decoder, mut place) = (self.decoder.clone(), self.at);
+        let mut index = 0;
+        loop {
+            let chunk = match index {
+                0 => &self.chunk,
+                _ => match self.chunks_ahead.get(index - 1) {
+                    Some(chunk) => chunk,
+                    None => return Ok(None),
+                },
+            };
+            while place < chunk.len() {
+                match decoder.next(&chunk[place..]) {
+                    Some((Record::Late(one, bytes), ..)) if one == stream => {
+                        return Ok(Some(bytes));
+                    }
+                    Some((_, _, len)) => place += len,
+                    // Reported when it is read.
+                    None => return Ok(None),
+                }
+            }
+            (index, place) = (index + 1, 0);
+            let held: usize = self.chunks_ahead.iter().map(Vec::len).sum();
+            if index > self.chunks_ahead.len() && held < MAX_CHUNK {
+                let offset = self.offset;
+                match self.read_chunk()? {
+                    Some(chunk) => self.chunks_ahead.push_back(chunk),
+                    None => self.offset = offset,
+                }
+            }
+        }
+    }
+
+    /// Goes on to the next chunk; false if there is no whole one.
     fn next_chunk(&mut self) -> Result<bool, ReadError> {
+        let chunk = match self.chunks_ahead.pop_front() {
+            Some(chunk) => Some(chunk),
+            None => self.read_chunk()?,
+        };
+        (self.at, self.chunk) = (0, chunk.unwrap_or_default());
+        Ok(!self.chunk.is_empty())
+    }
+
+    /// Reads the next chunk, if there is a whole one.
+    fn read_chunk(&mut self) -> Result<Option<Vec<u8>>, ReadError> {
         let mut head = [0; 8];
         if !read_whole(&mut self.input, &mut head)? {
-            return Ok(false);
+            return Ok(None);
         }
         let [len, sum] = [&head[..4], &head[4..]]
             .map(|word| u32::from_le_bytes(word.try_into().expect("four bytes")));
@@ -274,18 +327,16 @@ impl<R: Read> Reader<R> {
             return Err(damaged);
         }
         // No more memory than there are bytes.
-        self.chunk.clear();
-        (&mut self.input).take(len as u64).read_to_end(&mut self.chunk)?;
-        self.at = 0;
-        if self.chunk.len() < len {
-            self.chunk.clear();
-            return Ok(false);
+        let mut chunk = Vec::new();
+        (&mut self.input).take(len as u64).read_to_end(&mut chunk)?;
+        if chunk.len() < len {
+            return Ok(None);
         }
-        if crc32fast::hash(&self.chunk) != sum {
+        if crc32fast::hash(&chunk) != sum {
             return Err(damaged);
         }
         self.offset += 8 + len as u64;
-        Ok(true)
+        Ok(Some(chunk))
     }
 }
 

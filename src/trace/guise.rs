@@ -64,7 +64,7 @@ impl Guise {
         match (mask.protocol, proxied) {
             (Protocol::Plain, _) => Self::Payload,
             (_, true) => {
-                Self::Handshake(Box::new(Handshake::Header(HeaderGuise::new(), mask.random)))
+                Self::Handshake(Box::new(Handshake::Header(HeaderGuise::default(), mask.random)))
             }
             (_, false) => Self::Handshake(Box::new(Handshake::new(mask, mask.random))),
         }
@@ -89,14 +89,18 @@ impl Guise {
         }
     }
 
-    /// Writes what stands for the bytes of one `recv`. Returns a digest that is now complete.
-    pub(super) fn write(
-        &mut self,
-        mask: &mut Mask,
-        bytes: &[u8],
-        to: &mut Encoder,
-    ) -> Option<Unjudged> {
-        let (mut at, mut unjudged) = (0, None);
+    /// What stands for bytes that nothing has been written for yet, at the end of the connection.
+    pub(super) fn unfinished(&mut self) -> Option<Vec<u8>> {
+        let Self::Handshake(handshake) = self else { return None };
+        match &mut **handshake {
+            Handshake::Header(header, _) => header.unfinished(),
+            Handshake::Digest { .. } | Handshake::Mutual(_) => None,
+        }
+    }
+
+    /// Writes what stands for the bytes of one `recv`.
+    pub(super) fn write(&mut self, mask: &mut Mask, bytes: &[u8], to: &mut Encoder) -> Written {
+        let (mut at, mut written) = (0, Written::default());
         while at < bytes.len() {
             let rest = &bytes[at..];
             match self {
@@ -115,7 +119,7 @@ impl Guise {
                     }
                 },
                 Self::Handshake(handshake) => {
-                    let (taken, next) = handshake.write(mask, rest, to, at > 0, &mut unjudged);
+                    let (taken, next) = handshake.write(mask, rest, to, at > 0, &mut written);
                     at += taken;
                     if let Some(next) = next {
                         *self = next;
@@ -123,8 +127,17 @@ impl Guise {
                 }
             }
         }
-        unjudged
+        written
     }
+}
+
+/// What became known by the bytes of one `recv`.
+#[derive(Debug, Default)]
+pub(super) struct Written {
+    /// A digest that is now complete.
+    pub(super) unjudged: Option<Unjudged>,
+    /// What stands for all earlier bytes for which there was nothing yet.
+    pub(super) late: Option<Vec<u8>>,
 }
 
 fn payload(mask: &Mask, bytes: &[u8], to: &mut Encoder) {
@@ -155,39 +168,37 @@ impl Handshake {
         bytes: &[u8],
         to: &mut Encoder,
         early: bool,
-        unjudged: &mut Option<Unjudged>,
+        Written { unjudged, late }: &mut Written,
     ) -> (usize, Option<Guise>) {
         match self {
             Self::Header(header, random) => {
-                let (taken, complete) = header.write(mask, bytes, to);
+                let (taken, complete, earlier) = header.write(mask, bytes, to);
+                if let Some(earlier) = earlier {
+                    *late = Some(earlier);
+                }
                 if complete {
                     *self = Self::new(mask, *random);
                 }
                 (taken, None)
             }
             Self::Digest { challenge, received } => {
-                let key = replay_key(0);
-                let digest = mask.algorithm.digest(&key, &Challenge::new(*challenge));
+                let digest = mask.algorithm.digest(&replay_key(0), &Challenge::new(*challenge));
                 let digest = digest.as_bytes();
-                // A whole digest that comes before the challenge is a guess, and wrong whatever it is.
-                let guess = early && bytes.len() >= digest.len();
-                let most = if guess {
-                    Digest::MAX_LEN
-                } else {
-                    digest.len() - (*received).min(digest.len())
-                };
-                let taken = bytes.len().min(most);
-                if guess {
-                    to.literal(&[0; Digest::MAX_LEN][..taken]);
-                } else {
-                    let at = to.literal(&digest[*received..*received + taken]);
-                    if taken > 0 && *received + taken == digest.len() {
-                        let whole = (*received == 0).then_some((*challenge, mask.algorithm));
-                        *unjudged = Some(Unjudged { last: at + taken - 1, whole });
-                    }
+                // A whole digest that comes before the challenge is a guess, and there is nothing behind a
+                // wrong one.
+                if *received >= digest.len() || early && bytes.len() >= digest.len() {
+                    *received = Digest::MAX_LEN;
+                    to.literal(&vec![0; bytes.len()]);
+                    return (bytes.len(), None);
                 }
+                let taken = bytes.len().min(digest.len() - *received);
+                let at = to.literal(&digest[*received..*received + taken]);
+                let whole = (*received == 0).then_some((*challenge, mask.algorithm));
                 *received += taken;
-                let complete = *received >= digest.len();
+                let complete = *received == digest.len();
+                if complete {
+                    *unjudged = Some(Unjudged { last: at + taken - 1, whole });
+                }
                 (taken, complete.then_some(Guise::Payload))
             }
             Self::Mutual(mutual) => mutual.write(bytes, to),

@@ -7,79 +7,79 @@ use super::mask::Mask;
 use crate::proto::proxy::{Header, HeaderReader, Status};
 
 /// The header of one connection.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct HeaderGuise {
     reader: HeaderReader,
-    seen: usize,
-    /// Version 2, by its first byte.
-    binary: bool,
+    /// Earlier pieces. Nothing stands for them until the header is complete.
+    seen: Vec<u8>,
+    over: bool,
 }
 
 const V1: &[u8] = b"PROXY ";
 const V2: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
-/// A header of version 1 without addresses, as far as it goes.
-const UNKNOWN: &[u8] = b"PROXY UNKNOWN ";
 
 impl HeaderGuise {
-    pub(super) const fn new() -> Self {
-        Self { reader: HeaderReader::new(), seen: 0, binary: false }
-    }
-
-    /// Writes what stands for the first of these bytes. Returns their number, and true if they complete
-    /// the header.
+    /// Writes what stands for the first of these bytes. Returns their number, true if they complete the
+    /// header, and what stands for the earlier pieces if that is known now.
     pub(super) fn write(
         &mut self,
         mask: &mut Mask,
         bytes: &[u8],
         to: &mut Encoder,
-    ) -> (usize, bool) {
-        if self.seen == 0 {
-            self.binary = bytes[0] == V2[0];
+    ) -> (usize, bool, Option<Vec<u8>>) {
+        if self.over {
+            to.literal(&vec![b'?'; bytes.len()]);
+            return (bytes.len(), false, None);
         }
-        let before = self.seen;
-        match self.reader.handle_recv(bytes) {
-            Ok(Status::Complete { header, taken }) => {
-                let whole = &bytes[..taken];
-                // In pieces its client cannot be numbered: the first ones are written.
-                match before {
-                    0 => to.literal(&rewritten(mask, whole, &header)),
-                    _ => to.literal(&self.anonymous(before, whole, true)),
-                };
-                (taken, true)
-            }
+        let before = self.seen.len();
+        let status = self.reader.handle_recv(bytes);
+        let taken = match &status {
+            Ok(Status::Complete { taken, .. }) => *taken,
+            Ok(Status::Incomplete) | Err(_) => bytes.len(),
+        };
+        self.seen.extend_from_slice(&bytes[..taken]);
+        let stand_in = match &status {
+            Ok(Status::Complete { header, .. }) => rewritten(mask, &self.seen, header),
             Ok(Status::Incomplete) => {
-                to.literal(&self.anonymous(before, bytes, false));
-                self.seen += bytes.len();
-                (bytes.len(), false)
+                to.awaited(taken);
+                return (taken, false, None);
             }
-            Err(_) => {
-                to.literal(&broken(before, bytes, self.binary));
-                self.seen += bytes.len();
-                (bytes.len(), false)
-            }
-        }
+            Err(_) => broken(&self.seen),
+        };
+        self.over = true;
+        self.seen.clear();
+        to.literal(&stand_in[before..]);
+        let earlier = (before > 0).then(|| stand_in[..before].to_vec());
+        (taken, status.is_ok(), earlier)
     }
 
-    /// A piece of a header without addresses, at this place.
-    fn anonymous(&self, place: usize, bytes: &[u8], last: bool) -> Vec<u8> {
-        let len = bytes.len();
-        let stand_in = (place..).zip(bytes).map(|(at, byte)| match self.binary {
-            // The command becomes LOCAL; the signature, the family and the length stay.
-            true if at == V2.len() => 0x20,
-            true if at < V2.len() + 4 => *byte,
-            true => 0,
-            false if last && at >= place + len - 2 => *byte,
-            false => *UNKNOWN.get(at).unwrap_or(&b'x'),
-        });
-        stand_in.collect()
+    /// What stands for the pieces of a header that will never be complete.
+    pub(super) fn unfinished(&mut self) -> Option<Vec<u8>> {
+        let seen = std::mem::take(&mut self.seen);
+        (!seen.is_empty()).then(|| anonymous(&seen))
     }
 }
 
-/// Bytes that are as little a header as these.
-fn broken(place: usize, bytes: &[u8], binary: bool) -> Vec<u8> {
+/// A header of the same length and version without addresses.
+fn anonymous(bytes: &[u8]) -> Vec<u8> {
+    /// A header of version 1 without addresses, as far as it goes.
+    const UNKNOWN: &[u8] = b"PROXY UNKNOWN ";
+    let binary = bytes[0] == V2[0];
+    let stand_in = bytes.iter().enumerate().map(|(at, byte)| match binary {
+        true if at < V2.len() + 4 => *byte,
+        true => 0,
+        false if matches!(byte, b'\r' | b'\n') => *byte,
+        false => *UNKNOWN.get(at).unwrap_or(&b'x'),
+    });
+    stand_in.collect()
+}
+
+/// Bytes that are as little a header as these, at the same byte.
+fn broken(bytes: &[u8]) -> Vec<u8> {
+    let binary = bytes[0] == V2[0];
     let signature = if binary { V2 } else { V1 };
     let mut is_like = true;
-    let stand_in = (place..).zip(bytes).map(|(at, byte)| {
+    let stand_in = bytes.iter().enumerate().map(|(at, byte)| {
         is_like &= signature.get(at).is_none_or(|expected| expected == byte);
         match (is_like, at < signature.len(), binary) {
             (true, true, _) => *byte,
@@ -102,11 +102,7 @@ fn rewritten(mask: &mut Mask, whole: &[u8], header: &Header) -> Vec<u8> {
     } else {
         source.and_then(|source| line(whole.len(), source))
     };
-    text.unwrap_or_else(|| {
-        let mut guise = HeaderGuise::new();
-        guise.binary = whole.starts_with(V2);
-        guise.anonymous(0, whole, true)
-    })
+    text.unwrap_or_else(|| anonymous(whole))
 }
 
 fn binary(whole: &[u8], source: Option<IpAddr>) -> Option<Vec<u8>> {
@@ -197,8 +193,8 @@ mod tests {
         };
         let mut to = Encoder::default();
         let mut mask = Mask::new(false);
-        let (taken, complete) = HeaderGuise::new().write(&mut mask, real, &mut to);
-        assert_eq!((taken, complete), (real.len(), true));
+        let written = HeaderGuise::default().write(&mut mask, real, &mut to);
+        assert_eq!(written, (real.len(), true, None));
         let masked = &to.out[to.out.len() - real.len()..];
         (read(real), read(masked))
     }
@@ -243,7 +239,7 @@ mod tests {
             b"\r\n\r\n\0\r\nQUIT\nx\x11\0\x0c000000000000",
         ] {
             let mut to = Encoder::default();
-            HeaderGuise::new().write(&mut Mask::new(false), real, &mut to);
+            HeaderGuise::default().write(&mut Mask::new(false), real, &mut to);
             let masked = to.out[to.out.len() - real.len()..].to_vec();
             let error = HeaderReader::new().handle_recv(real).unwrap_err();
             let text = String::from_utf8_lossy(&masked).into_owned();

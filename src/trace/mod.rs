@@ -8,7 +8,7 @@
 //! - [`Recorder`] is a kernel that writes the events of another into a file;
 //! - [`Reader`] reads such a file;
 //! - [`ReplayKernel`] gives its answers to a loop and compares the calls;
-//! - [`Narrator`] tells the events in plain words.
+//! - [`Narrator`] tells the events in plain words, and [`Perfetto`] draws them.
 
 mod decode;
 mod encode;
@@ -18,6 +18,7 @@ mod guise;
 mod header;
 mod mask;
 mod narrator;
+mod perfetto;
 mod recorder;
 mod replay;
 mod sink;
@@ -27,8 +28,9 @@ use crate::auth::Key;
 pub use event::{Event, Fault, Step, Stream, Subject, World};
 pub use file::{Ending, Header, ReadError, Reader};
 pub use narrator::{Narrator, lines};
+pub use perfetto::Perfetto;
 pub use recorder::{RecordOptions, Recorded, RecordedListener, Recorder};
-pub use replay::{Difference, ReplayKernel, Stop, StopSign};
+pub use replay::{Difference, ReplayKernel, Replays, Stop, StopSign};
 pub use sink::OnEnd;
 
 /// The key at this position in the ring of a replay. It is public: the digests of a recording are made

@@ -243,7 +243,11 @@ impl Tape {
         let event = Event::Recv { stream: number, room, result: Ok(bytes.len()) };
         self.encoder.event(&event);
         let held = stream.guise.is_held();
-        self.unjudged = stream.guise.write(&mut self.mask, bytes, &mut self.encoder);
+        let written = stream.guise.write(&mut self.mask, bytes, &mut self.encoder);
+        self.unjudged = written.unjudged;
+        if let Some(late) = written.late {
+            self.encoder.late(stream.number, &late);
+        }
         self.held += usize::from(!held && stream.guise.is_held());
     }
 
@@ -474,6 +478,9 @@ impl<K: Kernel> Kernel for Recorder<K> {
             && stream.number > 0
         {
             tape.judged(&mut stream.guise, true);
+            if let Some(late) = stream.guise.unfinished() {
+                tape.encoder.late(stream.number, &late);
+            }
             tape.encoder.event(&Event::Close(Stream(stream.number), how));
         }
     }

@@ -1,3 +1,4 @@
+use std::collections::HashMap;
 use std::fmt;
 use std::io::{self, Read};
 use std::net::SocketAddr;
@@ -5,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::file::{Ahead, ReadError, Reader};
-use super::{Event, Fault, Stream, Subject};
+use super::{Event, Fault, Recorder, Stream, Subject};
 use crate::python::Monotonic;
 use crate::reactor::{Close, Kernel, Liveness, Note, Ready, Token, Wake};
 
@@ -17,7 +18,30 @@ pub struct ReplayKernel<R> {
     now: Monotonic,
     /// The recorded loop also had deadlines of an admin endpoint, which is not replayed.
     has_admin: bool,
+    /// Bytes of streams that were recorded later than their `recv`, as far as they are not yet received.
+    late: HashMap<Stream, Vec<u8>>,
     stop: Arc<Mutex<Option<Stop>>>,
+}
+
+/// A kernel that replays, or stands above one that does.
+pub trait Replays: Kernel {
+    /// Returns true if there is more to replay.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    fn goes_on(&mut self) -> Result<bool, ReadError>;
+}
+
+impl<R: Read> Replays for ReplayKernel<R> {
+    fn goes_on(&mut self) -> Result<bool, ReadError> {
+        Ok(self.reader.peek()?.is_some())
+    }
+}
+
+impl<K: Replays> Replays for Recorder<K> {
+    fn goes_on(&mut self) -> Result<bool, ReadError> {
+        (**self).goes_on()
+    }
 }
 
 /// The reason why a replay stopped.
@@ -76,20 +100,12 @@ impl<R: Read> ReplayKernel<R> {
         let has_admin = reader.header().get("admin") == Some("yes");
         let stop = Arc::new(Mutex::new(None));
         let sign = StopSign(Arc::clone(&stop));
-        (Self { reader, now: Monotonic::ZERO, has_admin, stop }, sign)
+        (Self { reader, now: Monotonic::ZERO, has_admin, late: HashMap::new(), stop }, sign)
     }
 
     /// The recording.
     pub const fn reader(&self) -> &Reader<R> {
         &self.reader
-    }
-
-    /// Returns true if another turn, or the end of the loop, is recorded.
-    ///
-    /// # Errors
-    /// [`ReadError`].
-    pub fn goes_on(&mut self) -> Result<bool, ReadError> {
-        Ok(self.reader.peek()?.is_some())
     }
 
     fn stop(&self, why: Stop) -> ! {
@@ -130,6 +146,19 @@ impl<R: Read> ReplayKernel<R> {
         match matching(self.next()) {
             Some(found) => (found, self.take()),
             None => self.differ(called(), stream),
+        }
+    }
+
+    /// Finds the bytes of a stream that were recorded later than their `recv`.
+    fn await_bytes(&mut self, stream: Stream) {
+        if self.late.contains_key(&stream) {
+            return;
+        }
+        match self.reader.late(stream) {
+            Ok(Some(bytes)) => drop(self.late.insert(stream, bytes)),
+            // The process was killed before.
+            Ok(None) => self.stop(Stop::End),
+            Err(error) => self.stop(Stop::Unreadable(error)),
         }
     }
 
@@ -264,7 +293,11 @@ impl<R: Read> Kernel for ReplayKernel<R> {
             }
             _ => None,
         });
-        ahead.data.copy_to(data);
+        if ahead.data.is_awaited() {
+            self.await_bytes(stream);
+        }
+        let late = self.late.get_mut(&stream);
+        ahead.data.copy_to(data, late.unwrap_or(&mut Vec::new()));
         result.map_err(Fault::to_error)
     }
 
@@ -301,6 +334,7 @@ impl<R: Read> Kernel for ReplayKernel<R> {
         self.answer(Some(stream), called, |event| {
             (*event == Event::Close(stream, how)).then_some(())
         });
+        self.late.remove(&stream);
     }
 
     fn liveness(&mut self, stream: &mut Stream) -> io::Result<Liveness> {
@@ -336,7 +370,7 @@ impl<R: Read> Kernel for ReplayKernel<R> {
             Event::FillRandom(len, result) if *len == wanted => Some(*result),
             _ => None,
         });
-        ahead.data.copy_to(bytes);
+        ahead.data.copy_to(bytes, &mut Vec::new());
         result.map_err(Fault::to_error)
     }
 

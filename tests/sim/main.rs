@@ -19,5 +19,6 @@ mod multiprocessing_world;
 mod random_protocols;
 mod random_worlds;
 mod reconfigure;
+mod recording;
 mod truth;
 mod world;
