@@ -21,6 +21,7 @@
 //! Beyond that it does what [`Faults`] allow, and the loop must cope with all of it.
 
 mod faults;
+mod handover;
 mod kernel;
 mod pipe;
 mod socket;
@@ -32,6 +33,8 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 pub use faults::Faults;
+use handover::FirstEpoll;
+pub use handover::SimMoved;
 pub use kernel::{SimAdminListener, SimStream};
 use pipe::Direction;
 pub use socket::Ledger;
@@ -79,6 +82,8 @@ pub struct SimKernel {
     /// Polls in a row that were forbidden to sleep, without an event or a call that achieved
     /// anything between them.
     fruitless: u32,
+    /// Set during a handover.
+    first_epoll: Option<FirstEpoll>,
     trace: Option<Vec<Step>>,
     /// The clock was not read since the last poll.
     polled: bool,
@@ -160,6 +165,7 @@ impl SimKernel {
             events: 0,
             calls: 0,
             fruitless: 0,
+            first_epoll: None,
             trace: None,
             polled: false,
             observer: None,
@@ -207,6 +213,11 @@ impl SimKernel {
     pub fn stop_faults(&mut self) {
         self.faults = Faults::none();
         self.descriptors = usize::MAX;
+    }
+
+    /// Refuses no registration from here on.
+    pub fn stop_register_faults(&mut self) {
+        self.faults.register_error = 0;
     }
 
     /// Limits the loop's next sleeps: the virtual clock advances by at most this.
