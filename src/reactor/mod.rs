@@ -32,7 +32,7 @@ use crate::python::{Monotonic, saturating_nanos};
 
 pub use admin_listener::{AdminAddress, AdminListener};
 pub use adopt::Adopt;
-pub use kernel::{Close, Kernel, Liveness, Wake};
+pub use kernel::{Close, Kernel, Liveness, Note, Pause, Wake};
 pub use listen::ListenOptions;
 pub use mio_kernel::MioKernel;
 pub use ready::Ready;

@@ -24,6 +24,16 @@ impl Ready {
     /// stream, which no call clears, is announced when the socket is registered.
     pub const UNKNOWN: Self = Self(Self::READABLE.0 | Self::WRITABLE.0 | Self::PRIORITY.0);
 
+    /// The bits as a number: 1 readable, 2 writable, 4 closed, 8 priority.
+    pub const fn bits(self) -> u8 {
+        self.0
+    }
+
+    /// The same back; other bits are ignored.
+    pub const fn from_bits(bits: u8) -> Self {
+        Self(bits & 15)
+    }
+
     /// Returns true if all bits of `other` are set.
     pub const fn has(self, other: Self) -> bool {
         self.0 & other.0 == other.0

@@ -280,6 +280,7 @@ impl Unauthenticated {
 
     /// The sources that failed lately, each with whether it is in the newer half, and when that half was
     /// begun.
+    #[allow(clippy::disallowed_methods)] // They go into sets again.
     pub(super) fn suspects(&self) -> (Monotonic, impl Iterator<Item = (Source, bool)> + '_) {
         let Suspects { newer, older, since } = &self.suspects;
         let newer = newer.iter().map(|source| (*source, true));
@@ -314,6 +315,7 @@ impl Unauthenticated {
     ///
     /// # Panics
     /// If they disagree.
+    #[allow(clippy::disallowed_methods)] // A sum has no order.
     #[cfg(any(test, feature = "testing"))]
     pub(super) fn assert_consistent(&self, is_unauthenticated: impl Fn(ConnId) -> bool) {
         let present: Vec<_> = self.by_age.iter().filter(|arrival| arrival.present).collect();

@@ -46,6 +46,7 @@ use crate::proto::ConnId;
 use crate::python::Monotonic;
 use crate::random::SplitMix;
 use crate::reactor::Token;
+use crate::trace::{self, Fault, Step, Stream, World};
 
 /// The kernel below a simulated loop, and the network and the clients beside it.
 pub struct SimKernel {
@@ -85,7 +86,9 @@ pub struct SimKernel {
     fruitless: u32,
     /// Set during a handover.
     first_epoll: Option<FirstEpoll>,
-    trace: Option<Vec<String>>,
+    trace: Option<Vec<Step>>,
+    /// The clock was not read since the last poll.
+    polled: bool,
     observer: Option<Box<dyn FnMut(Event) + Send>>,
 }
 
@@ -100,6 +103,13 @@ struct AdminQueue {
 /// A client's end of a simulated connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SimClient(usize);
+
+impl SimClient {
+    /// Its stream in a trace.
+    pub const fn stream(self) -> Stream {
+        Stream(self.0 as u64)
+    }
+}
 
 /// A call of the loop for a client. Together with the calls of a server's observer this
 /// shows which clients were admitted.
@@ -159,25 +169,34 @@ impl SimKernel {
             fruitless: 0,
             first_epoll: None,
             trace: None,
+            polled: false,
             observer: None,
         }
     }
 
-    /// Keeps a readable trace of everything from here on.
+    /// Keeps a trace of everything from here on.
     pub fn start_trace(&mut self) {
         self.trace = Some(Vec::new());
     }
 
-    /// The trace so far, one line per step.
-    pub fn trace(&self) -> &[String] {
+    /// The trace so far.
+    pub fn trace(&self) -> &[Step] {
         self.trace.as_deref().unwrap_or_default()
     }
 
-    /// Adds a line to the trace.
-    pub fn note(&mut self, text: impl FnOnce() -> String) {
-        let clock = self.clock;
+    /// Adds a remark to the trace.
+    pub fn remark(&mut self, text: impl FnOnce() -> String) {
+        self.act(|| World::Says(text()));
+    }
+
+    fn act(&mut self, act: impl FnOnce() -> World) {
+        self.record(|| trace::Event::World(act()));
+    }
+
+    fn record(&mut self, event: impl FnOnce() -> trace::Event) {
+        let at = Monotonic::ZERO.saturating_add(self.clock);
         if let Some(trace) = &mut self.trace {
-            trace.push(format!("{:>12.3?}  {}", clock, text()));
+            trace.push(Step { at, event: event() });
         }
     }
 
@@ -278,12 +297,12 @@ impl SimKernel {
     /// Lets time pass outside of any poll: a process that was stopped, a machine that slept.
     pub fn pass(&mut self, time: Duration) {
         self.clock += time;
-        self.note(|| format!("{time:?} pass"));
+        self.act(|| World::Passes(time));
     }
 
     /// Sends the process a signal.
     pub fn signal(&mut self, signal: i32) {
-        self.note(|| format!("signal {signal}"));
+        self.act(|| World::Signals(signal));
         self.signals.push_back(signal);
         self.signal_edge = true;
     }
@@ -308,10 +327,7 @@ impl SimKernel {
         self.sockets.push(Socket::new(peer, to_server, to_client));
         self.queue.push_back(index);
         self.listener_edge = true;
-        self.note(|| match peer {
-            Some(peer) => format!("client {index} connects from {}", peer.ip()),
-            None => format!("client {index} connects"),
-        });
+        self.act(|| World::Connects(SimClient(index).stream(), peer));
         SimClient(index)
     }
 
@@ -343,7 +359,8 @@ impl SimKernel {
         }
         let n = self.sockets[client.0].to_server.push(bytes);
         if n > 0 {
-            self.note(|| format!("client {} sends {n} of {} bytes", client.0, bytes.len()));
+            let (stream, offered) = (client.stream(), bytes.len());
+            self.act(|| World::Sends { stream, taken: n, offered });
             self.send_off(client.0);
         }
         n
@@ -358,7 +375,7 @@ impl SimKernel {
         let sent = self.sockets[client.0].to_server.push_urgent();
         if sent {
             self.raise(client.0);
-            self.note(|| format!("client {} sends an urgent byte", client.0));
+            self.act(|| World::SendsUrgent(client.stream()));
         }
         sent
     }
@@ -387,20 +404,20 @@ impl SimKernel {
             socket.no_space = false;
             self.raise(client.0);
         }
-        self.note(|| format!("client {} reads {n} bytes", client.0));
+        self.act(|| World::Reads(client.stream(), n));
         Ok(bytes)
     }
 
     /// A client ends its stream.
     pub fn client_finish(&mut self, client: SimClient) {
-        self.note(|| format!("client {} ends its stream", client.0));
+        self.act(|| World::Finishes(client.stream()));
         self.sockets[client.0].to_server.end();
         self.send_off(client.0);
     }
 
     /// A client resets the connection.
     pub fn client_reset(&mut self, client: SimClient) {
-        self.note(|| format!("client {} resets", client.0));
+        self.act(|| World::Resets(client.stream()));
         self.sockets[client.0].fail(libc::ECONNRESET);
         self.raise(client.0);
     }
@@ -408,16 +425,14 @@ impl SimKernel {
     /// A client vanishes: neither an end nor a reset comes, what is sent to it is not acknowledged,
     /// and a probe is answered only if its machine has started again meanwhile, by a reset.
     pub fn client_vanish(&mut self, client: SimClient, starts_again: bool) {
-        self.note(|| {
-            format!("client {} vanishes, its machine starts again: {starts_again}", client.0)
-        });
+        self.act(|| World::Vanishes(client.stream(), starts_again));
         self.sockets[client.0].vanished =
             Some(if starts_again { Answer::Reset } else { Answer::None });
     }
 
     /// The network disconnects a client. Both ends learn of it, the server by this error.
     pub fn disconnect(&mut self, client: SimClient, errno: i32) {
-        self.note(|| format!("the network ends {} with errno {errno}", client.0));
+        self.act(|| World::Disconnects(client.stream(), Fault(errno)));
         let socket = &mut self.sockets[client.0];
         socket.ledger.disconnected = true;
         socket.reset_client();
@@ -456,7 +471,7 @@ impl SimKernel {
         if socket.to_server.arrive(limit) {
             socket.heard(self.clock);
             let left = socket.to_server.unread();
-            self.note(|| format!("{left} bytes from client {index} have arrived"));
+            self.act(|| World::Arrives(SimClient(index).stream(), left));
             self.raise(index);
         }
         let socket = &mut self.sockets[index];

@@ -10,13 +10,16 @@ use saltecho::random::SplitMix;
 use saltecho::server::handover::{Decoder, Frozen, Kind, Thawing, Totals};
 use saltecho::server::{Limits, Server};
 use saltecho::sim::{Faults, Seen, SimKernel, SimMoved};
+use saltecho::trace::Recorder;
+
+use crate::world::TestKernel;
 
 use crate::world::World;
 use crate::world::handler::UpperHandler;
 use crate::world::moving::{Message, Outcome, hand_over, messages};
 
 /// Calls `look` with the frozen server of many random worlds, at each of their turns.
-fn each_frozen(seeds: u64, mut look: impl FnMut(&mut World, Frozen<SimKernel, UpperHandler>)) {
+fn each_frozen(seeds: u64, mut look: impl FnMut(&mut World, Frozen<TestKernel, UpperHandler>)) {
     for seed in 0..seeds {
         let mut world = World::draw(SplitMix::new(seed), false);
         world.handovers = 0;
@@ -55,7 +58,7 @@ fn timeless(mut messages: Vec<Message>) -> Vec<Message> {
 fn what_arrives_is_what_was_sent() {
     let mut kinds = BTreeSet::new();
     each_frozen(150, |world, mut frozen| {
-        let mut kernel = frozen.exchange_kernel(SimKernel::new(0, Faults::none()));
+        let mut kernel = frozen.exchange_kernel(Recorder::off(SimKernel::new(0, Faults::none())));
         kernel.stop_register_faults();
         kernel.begin_handover();
         let (sent, totals) = messages(&frozen);
@@ -95,7 +98,7 @@ fn restore(world: &World, messages: &[Message], totals: &Totals) -> Option<usize
         message.clone().give(&mut decoder).ok()?;
     }
     let mut loops = decoder.finish(totals).ok()?.spread(1, |socket| Ok(*socket)).unwrap();
-    let mut kernel = SimKernel::new(0, Faults::none());
+    let mut kernel = Recorder::off(SimKernel::new(0, Faults::none()));
     kernel.pass(Duration::from_secs(86_400));
     // Sockets for the ones that are named.
     let sockets = messages.iter().flat_map(|message| &message.sockets);
@@ -223,9 +226,9 @@ impl Handler for Farewell {
 fn a_connection_that_is_to_close_behind_its_answer_does() {
     let (config, limits) = (Config::new(Keyring::demo()), Limits::for_connections(1));
     let thawing = |kernel| Thawing::new(kernel, config.clone(), limits, Farewell).unwrap();
-    let kernel = SimKernel::new(1, Faults::none());
+    let kernel = Recorder::off(SimKernel::new(1, Faults::none()));
     let mut server =
-        Server::with_kernel(kernel, vec![()], config.clone(), limits, Farewell).unwrap();
+        Server::with_kernel(kernel, vec![().into()], config.clone(), limits, Farewell).unwrap();
     let client = server.kernel_mut().connect(100, 40, 100);
     server.turn().unwrap();
     let challenge = server.kernel_mut().client_recv(client, 100).unwrap();

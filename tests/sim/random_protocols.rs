@@ -1,5 +1,6 @@
 //! The real loop in the other protocols, over the simulated kernel: random clients, random faults,
 //! one seed. `SALTECHO_SIM_SEED=7 cargo test --test sim random_protocols` runs one seed alone.
+#![allow(clippy::iter_over_hash_type)] // A judge decides nothing.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -15,6 +16,9 @@ use saltecho::random::SplitMix;
 use saltecho::server::handover::Thawing;
 use saltecho::server::{Limits, Observer, Record, Server};
 use saltecho::sim::{Faults, Seen, SimClient, SimKernel};
+use saltecho::trace::Recorder;
+
+use crate::world::TestKernel;
 
 use crate::multiprocessing_world::answer;
 use crate::world::moving::{self, Outcome, draw_time};
@@ -140,7 +144,7 @@ impl Client {
         }
     }
 
-    fn send(&mut self, kernel: &mut SimKernel, random: &mut SplitMix, limit: usize) -> bool {
+    fn send(&mut self, kernel: &mut TestKernel, random: &mut SplitMix, limit: usize) -> bool {
         if !self.is_present() {
             return false;
         }
@@ -151,7 +155,7 @@ impl Client {
         n > 0
     }
 
-    fn read(&mut self, kernel: &mut SimKernel, limit: usize) -> bool {
+    fn read(&mut self, kernel: &mut TestKernel, limit: usize) -> bool {
         let bytes = match kernel.client_recv(self.end, limit) {
             Ok(bytes) => bytes,
             Err(Seen::Nothing) => return false,
@@ -229,7 +233,7 @@ impl Observer for Seer {
 
 struct World<H: Handler + Clone> {
     protocol: Protocol,
-    server: Server<SimKernel, H>,
+    server: Server<TestKernel, H>,
     config: Config,
     limits: Limits,
     handler: H,
@@ -255,9 +259,9 @@ fn run<H: Handler + Clone>(protocol: Protocol, handler: H, seed: u64) {
     let mut limits = Limits::for_connections(1 + random.below(12));
     limits.bytes_per_turn = 1 + random.below(10_000);
     limits.accepts_per_turn = 1 + random.below(4);
-    let kernel = SimKernel::new(random.next_u64(), faults);
+    let kernel = Recorder::off(SimKernel::new(random.next_u64(), faults));
     let (own, settings) = (handler.clone(), config.clone());
-    let mut server = Server::with_kernel(kernel, vec![()], settings, limits, own).unwrap();
+    let mut server = Server::with_kernel(kernel, vec![().into()], settings, limits, own).unwrap();
     let (seer, clients) = (Seer::default(), Vec::new());
     server.set_observer(Box::new(seer.clone()));
     let handovers = [0, 0, 50, 300][random.clone().below(4)];
@@ -285,7 +289,7 @@ impl<H: Handler + Clone> World<H> {
             thawing.server().set_observer(Box::new(world.seer.clone()));
             thawing
         };
-        let placeholder = thawing(self, SimKernel::new(0, Faults::none())).commit();
+        let placeholder = thawing(self, Recorder::off(SimKernel::new(0, Faults::none()))).commit();
         let server = std::mem::replace(&mut self.server, placeholder);
         let mut random = self.random.clone();
         let (outcome, time) = (Outcome::draw(&mut random), draw_time(&mut random));
@@ -371,7 +375,7 @@ impl<H: Handler + Clone> World<H> {
     fn check_reports(&mut self) {
         let reported = self.seer.0.lock().unwrap();
         let kernel = self.server.kernel_mut();
-        let of = |kernel: &SimKernel, id| {
+        let of = |kernel: &TestKernel, id| {
             let end = kernel.client_named(id)?;
             self.clients.iter().find(|client| client.end == end)
         };

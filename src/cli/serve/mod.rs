@@ -9,6 +9,7 @@ mod journal;
 mod notify;
 mod port_file;
 mod proxy;
+mod record;
 mod reload;
 mod settings;
 mod upgrade;
@@ -33,6 +34,7 @@ use self::journal::Reporter;
 use self::notify::Manager;
 use self::port_file::PortFile;
 use self::proxy::Place;
+use self::record::Recording;
 use self::reload::Running;
 use self::settings::{PassedPlaces, Settings};
 use self::upgrade::{Following, Handed, Predecessor, Serving, Upgrader};
@@ -40,6 +42,7 @@ use self::upgrade::{Following, Handed, Predecessor, Serving, Upgrader};
 use crate::cli::failure::{Exit, Failure};
 use crate::cli::keyfile::is_loopback;
 use crate::cli::log::{Entry, Level, Log, LogFormat, Severity};
+use crate::cli::replay::with_handler;
 use crate::cli::reply::Reply;
 use crate::cli::signals::{OF_A_SERVER, not_ignored};
 use crate::cli::values::Limit;
@@ -81,6 +84,7 @@ pub(super) fn run(args: &ServeArgs, warnings: &[String]) -> Result<(), Failure> 
 /// one line.
 pub(super) fn check(args: &ServeArgs) -> Result<String, Failure> {
     let settings = Settings::check(args, PassedPlaces::default())?;
+    args.record.check()?;
     find_port_file(args)?;
     Ok(settings.to_string())
 }
@@ -121,6 +125,7 @@ struct Service<'a> {
 
 impl<'a> Service<'a> {
     fn prepare(args: &'a ServeArgs, settings: Settings, log: &'a Log) -> Result<Self, Failure> {
+        args.record.check()?;
         warn_of_exposure(args, &settings.fixed.addresses(), log);
         args.proxy.warn(settings.fixed.all_places(), log);
         let usage = |error| Failure::new(Exit::Usage, error);
@@ -175,7 +180,11 @@ impl<'a> Service<'a> {
         if let Some(listener) = passed.admin {
             builder = builder.admin_listener(listener);
         }
-        let servers = self.complete(builder, handler).build_workers(self.settings.fixed.workers);
+        let builder = self.complete(builder, handler);
+        if let Some(recording) = self.args.record.open(self.settings.fixed.workers, self.log)? {
+            return self.open_recorded(builder, &recording);
+        }
+        let servers = builder.build_workers(self.settings.fixed.workers);
         let mut servers = servers.map_err(|error| cannot_build(error, &self.settings))?;
         let addresses = servers[0].addresses().context("cannot get the listening address")?;
         self.observe(servers.iter_mut(), &addresses);
@@ -183,6 +192,30 @@ impl<'a> Service<'a> {
             port_file.write(&addresses, self.log)?;
         }
         self.run(servers, &addresses)
+    }
+
+    /// Serves with a recording, which ends with this process: there are no upgrades.
+    fn open_recorded<H: Handler + Clone + Send>(
+        mut self,
+        builder: ServerBuilder<H>,
+        recording: &Recording,
+    ) -> Result<(), Failure> {
+        self.upgrader.refuse_recorded();
+        let limit = self.args.max_message.and_then(|limit| limit.0);
+        let workers = self.settings.fixed.workers;
+        let servers = builder.build_workers_over(workers, |worker, kernel, header| {
+            recording.start(worker, kernel, with_handler(header, self.args.reply, limit))
+        });
+        let mut servers = servers.map_err(|error| cannot_build(error, &self.settings))?;
+        let addresses = servers[0].addresses().context("cannot get the listening address")?;
+        self.observe(servers.iter_mut(), &addresses);
+        if let Some(port_file) = self.port_file.take() {
+            port_file.write(&addresses, self.log)?;
+        }
+        self.announce(&addresses, servers[0].admin_address());
+        let stats = run_workers(servers).context("the event loop failed")?;
+        journal::print_counters(self.log, Level::Normal, &stats);
+        journal::check(&stats)
     }
 
     /// Prepares to take over the listeners of another process.
@@ -196,6 +229,9 @@ impl<'a> Service<'a> {
         let usage = |text| Failure::with_message(Exit::Usage, text);
         following.serving.refuse_other(&settings).map_err(usage)?;
         following.refuse_without_descriptors()?;
+        if args.record.record.is_some() {
+            log.warn("a restart is needed for: record, since a recording begins with its process");
+        }
         if !following.serving.can_probe && settings.config.keepalive.take().is_some() {
             log.warn(
                 "a restart is needed for: keepalive, which was off when the listeners were opened",

@@ -9,6 +9,7 @@ mod configuration;
 mod connection_model;
 mod handover;
 mod multiprocessing;
+mod recording;
 mod wire_formats;
 #[path = "../../sim/world/mod.rs"]
 mod world;
@@ -24,13 +25,14 @@ pub use configuration::configuration;
 pub use connection_model::connection_script;
 pub use handover::handover_chunks;
 pub use multiprocessing::multiprocessing_stream;
+pub use recording::recording;
 pub use wire_formats::{http_exchange, proxy_header};
 
 /// The function of a fuzz target.
 pub type Target = fn(&[u8]);
 
 /// The targets by name.
-pub const TARGETS: [(&str, Target); 11] = [
+pub const TARGETS: [(&str, Target); 12] = [
     ("admin_endpoint", admin_endpoint),
     ("command_line_values", command_line_values),
     ("configuration", configuration),
@@ -41,6 +43,7 @@ pub const TARGETS: [(&str, Target); 11] = [
     ("load_log", load_log),
     ("multiprocessing_stream", multiprocessing_stream),
     ("proxy_header", proxy_header),
+    ("recording", recording),
     ("whole_loop", whole_loop),
 ];
 

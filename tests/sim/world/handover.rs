@@ -6,10 +6,11 @@ use std::time::Duration;
 use saltecho::server::Server;
 use saltecho::server::handover::Thawing;
 use saltecho::sim::{Faults, SimClient, SimKernel};
+use saltecho::trace::Recorder;
 
-use super::World;
 use super::handler::UpperHandler;
 use super::moving::{self, HandedOver, Outcome, draw_time};
+use super::{TestKernel, World};
 
 impl World {
     /// A random handover, perhaps in the middle of a drain, which refuses it.
@@ -45,7 +46,7 @@ impl World {
         self.assert_all_tried(&calls);
     }
 
-    pub fn thawing(&self, kernel: SimKernel) -> Thawing<SimKernel, UpperHandler> {
+    pub fn thawing(&self, kernel: TestKernel) -> Thawing<TestKernel, UpperHandler> {
         let (config, limits) = (self.config.clone(), self.limits);
         let mut thawing = Thawing::new(kernel, config, limits, self.handler.clone()).unwrap();
         let server = thawing.server();
@@ -58,14 +59,14 @@ impl World {
     }
 
     /// Takes the server out; one without sockets is in its place.
-    pub fn take_server(&mut self) -> Server<SimKernel, UpperHandler> {
+    pub fn take_server(&mut self) -> Server<TestKernel, UpperHandler> {
         let placeholder = self.placeholder();
         std::mem::replace(&mut self.server, placeholder)
     }
 
-    fn placeholder(&self) -> Server<SimKernel, UpperHandler> {
+    fn placeholder(&self) -> Server<TestKernel, UpperHandler> {
         let (config, limits) = (self.config.clone(), self.limits);
-        let kernel = SimKernel::new(0, Faults::none());
+        let kernel = Recorder::off(SimKernel::new(0, Faults::none()));
         Server::with_kernel(kernel, Vec::new(), config, limits, self.handler.clone()).unwrap()
     }
 

@@ -9,6 +9,9 @@ use saltecho::server::handover::{
     Arrived, Chunk, Decoder, Frozen, HandoverError, Kind, Lent, Thawing, Totals,
 };
 use saltecho::sim::{Faults, SimKernel, SimMoved};
+use saltecho::trace::Recorder;
+
+use super::TestKernel;
 
 /// How a handover ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,9 +37,9 @@ pub struct Message {
 }
 
 impl Message {
-    pub fn of(chunk: &Chunk<'_, SimKernel>) -> Self {
+    pub fn of(chunk: &Chunk<'_, TestKernel>) -> Self {
         let sockets = chunk.sockets.iter().map(|lent| match lent {
-            Lent::Listener(()) => SimMoved::Listener,
+            Lent::Listener(_) => SimMoved::Listener,
             Lent::AdminListener(_) => SimMoved::AdminListener,
             Lent::Stream(stream) => SimMoved::Stream(stream.client()),
         });
@@ -87,7 +90,7 @@ impl Message {
 }
 
 /// The messages of a whole handover.
-pub fn messages<H: Handler + Clone>(frozen: &Frozen<SimKernel, H>) -> (Vec<Message>, Totals) {
+pub fn messages<H: Handler + Clone>(frozen: &Frozen<TestKernel, H>) -> (Vec<Message>, Totals) {
     let mut chunks = frozen.chunks();
     let messages = chunks.by_ref().map(|chunk| Message::of(&chunk)).collect();
     (messages, chunks.totals())
@@ -95,7 +98,7 @@ pub fn messages<H: Handler + Clone>(frozen: &Frozen<SimKernel, H>) -> (Vec<Messa
 
 /// A server after a handover, or after one that failed.
 pub struct HandedOver<H> {
-    pub server: Server<SimKernel, H>,
+    pub server: Server<TestKernel, H>,
     pub taken_over: bool,
 }
 
@@ -104,15 +107,15 @@ pub struct HandedOver<H> {
 /// # Errors
 /// The server, if it drains.
 pub fn hand_over<H: Handler + Clone>(
-    server: Server<SimKernel, H>,
+    server: Server<TestKernel, H>,
     outcome: Outcome,
     time: Duration,
     random: &mut SplitMix,
-    thawing: impl FnOnce(SimKernel) -> Thawing<SimKernel, H>,
-) -> Result<HandedOver<H>, Box<Server<SimKernel, H>>> {
+    thawing: impl FnOnce(TestKernel) -> Thawing<TestKernel, H>,
+) -> Result<HandedOver<H>, Box<Server<TestKernel, H>>> {
     let mut frozen = server.freeze()?;
-    let mut kernel = frozen.exchange_kernel(SimKernel::new(0, Faults::none()));
-    kernel.note(|| format!("handover: {outcome:?}"));
+    let mut kernel = frozen.exchange_kernel(Recorder::off(SimKernel::new(0, Faults::none())));
+    kernel.remark(|| format!("handover: {outcome:?}"));
     kernel.begin_handover();
     kernel.pass(time);
     let arrived = transfer(&frozen, outcome, random);
@@ -135,7 +138,7 @@ pub fn hand_over<H: Handler + Clone>(
 
 /// What the other side receives; `None` if it is given up.
 fn transfer<H: Handler + Clone>(
-    frozen: &Frozen<SimKernel, H>,
+    frozen: &Frozen<TestKernel, H>,
     outcome: Outcome,
     random: &mut SplitMix,
 ) -> Option<Arrived<SimMoved>> {

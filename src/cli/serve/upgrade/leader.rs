@@ -45,6 +45,7 @@ struct Shared {
     /// The number of the next wish.
     number: AtomicU64,
     draining: AtomicBool,
+    recorded: AtomicBool,
     cancel: Cancel,
     /// An attempt whose loops are about to stop, for the thread on which they do.
     parked: Mutex<Option<Attempt>>,
@@ -117,6 +118,7 @@ impl Upgrader {
             busy: AtomicBool::new(false),
             number: AtomicU64::new(1),
             draining: AtomicBool::new(false),
+            recorded: AtomicBool::new(false),
             cancel: Cancel::new()?,
             parked: Mutex::new(None),
             successor: Mutex::new(None),
@@ -169,6 +171,10 @@ impl Upgrader {
             let text = "the server drains, and its listeners are closing: start a new one";
             return self.refuse(asked, Reason::Draining, text);
         }
+        if self.0.recorded.load(Ordering::SeqCst) {
+            let text = "the server is recorded, and a recording ends with its process: restart it";
+            return self.refuse(asked, Reason::Recorded, text);
+        }
         if self.0.busy.swap(true, Ordering::SeqCst) {
             let text = "another upgrade is in progress: wait for its result";
             return self.refuse(asked, Reason::Busy, text);
@@ -186,6 +192,11 @@ impl Upgrader {
             self.refuse(asked, Reason::Memory, &format!("cannot start a thread: {error}"));
             self.0.busy.store(false, Ordering::SeqCst);
         }
+    }
+
+    /// Refuses all upgrades: the server is recorded.
+    pub(in crate::cli::serve) fn refuse_recorded(&self) {
+        self.0.recorded.store(true, Ordering::SeqCst);
     }
 
     /// Gives up the upgrade in progress, if there is one, and refuses others: a drain begins.

@@ -8,6 +8,8 @@ pub(super) enum Reason {
     Busy,
     /// The server drains or has ended.
     Draining,
+    /// The server is recorded.
+    Recorded,
     /// The process is the first of its namespace, whose end ends all others.
     Init,
     /// A supervisor that cannot follow started the process.
@@ -43,9 +45,10 @@ pub(super) enum Reason {
 
 impl Reason {
     /// Those of refusals.
-    pub(super) const REFUSALS: [Self; 8] = [
+    pub(super) const REFUSALS: [Self; 9] = [
         Self::Busy,
         Self::Draining,
+        Self::Recorded,
         Self::Init,
         Self::Supervisor,
         Self::NoProgram,
@@ -71,6 +74,7 @@ impl Reason {
         match self {
             Self::Busy => "busy",
             Self::Draining => "draining",
+            Self::Recorded => "recorded",
             Self::Init => "pid_1",
             Self::Supervisor => "supervisor",
             Self::NoProgram => "no_program",
