@@ -22,7 +22,7 @@ pub struct SimStream(usize);
 
 impl SimStream {
     const fn traced(&self) -> Stream {
-        Stream(self.0 as u64)
+        Stream(self.0 as u64 + 1)
     }
 }
 
@@ -101,14 +101,15 @@ impl Kernel for SimKernel {
     fn register(&mut self, stream: &mut SimStream, token: Token) -> io::Result<()> {
         let failure = self.fault(self.faults.register_error, libc::ENOSPC);
         let registered = outcome(&failure).copied();
+        if registered.is_ok() {
+            let socket = &mut self.sockets[stream.0];
+            socket.token = Some(token);
+            socket.ledger.name = Some(token);
+            // Registering announces what is already there.
+            self.raise(stream.0);
+        }
         self.record(|| Call::Register(stream.traced(), token.into(), registered));
-        failure?;
-        let socket = &mut self.sockets[stream.0];
-        socket.token = Some(token);
-        socket.ledger.name = Some(token);
-        // Registering announces what is already there.
-        self.raise(stream.0);
-        Ok(())
+        failure
     }
 
     fn accept(&mut self, _listener: &mut ()) -> io::Result<(SimStream, Option<SocketAddr>)> {
@@ -438,7 +439,8 @@ impl SimKernel {
         }
         if self.random.chance(self.faults.stale_event) && !self.stale.is_empty() {
             let token = self.stale[self.random.below(self.stale.len())];
-            self.deliver(token, Ready::READABLE.union(Ready::WRITABLE), on_event);
+            let ready = Ready::READABLE.union(Ready::WRITABLE).union(Ready::CLOSED);
+            self.deliver(token, ready, on_event);
         }
         if self.random.chance(self.faults.spurious_event)
             && let Some(token) = self.listener

@@ -7,9 +7,13 @@
 
 mod event;
 mod narrator;
+#[cfg(feature = "page")]
+pub mod page;
+mod picture;
 
 pub use event::{Event, Fault, Step, Stream, Subject, World};
 pub use narrator::{Narrator, lines};
+pub use picture::{Picture, Place, SocketPicture};
 
 use crate::auth::Key;
 
