@@ -7,12 +7,11 @@ use saltecho::trace::{Event, World};
 use super::script::play;
 use super::{Side, Tale};
 
-pub const INTRODUCTION: &str = "An event loop is one thread that asks the kernel what has happened and \
-    then calls recv, send and accept, none of which may wait. It goes wrong in a few ways, again and \
-    again, because the loop knows less than the kernel does. Here you see both sides. Each story plays \
-    one script twice: first with a classic mistake, then cured. It stops where it matters and asks what \
-    comes next. The runs are real runs of the loops that you see, over a simulated kernel with epoll's \
-    edge-triggered rules; loops that use level-triggered events spin in some places where these sleep.";
+pub const INTRODUCTION: &str = "An event loop is one thread that asks the kernel what has happened, and \
+    then calls recv, send and accept, which must not wait. It goes wrong where it knows less than the \
+    kernel does. Here you see both sides. Each story plays one script twice, with a classic mistake and \
+    cured, and stops where it matters. These are real runs of the loops that you see, over a simulated \
+    kernel with epoll's edge-triggered rules. (Level-triggered loops spin in some places where these sleep.)";
 
 /// Names the code that the page was made from.
 pub fn version() -> Result<String, String> {
@@ -114,14 +113,17 @@ fn read(file: &str) -> Result<String, String> {
     std::fs::read_to_string(&path).map_err(|error| format!("{path}: {error}"))
 }
 
-/// The first step at which the two runs differ is a place to go to in both.
+/// The first step of their own at which the two loops differ is a place to go to in both.
 fn mark_difference(runs: &mut [Run]) -> Result<(), String> {
-    let pairs = runs[0].steps.iter().zip(&runs[1].steps);
-    let step = pairs.take_while(|(one, other)| one.event == other.event).count();
-    for run in runs {
-        if step >= run.steps.len() {
-            return Err("the two runs do not differ".to_owned());
-        }
+    let own = |run: &Run| -> Vec<usize> {
+        let steps = run.steps.iter().enumerate();
+        steps.filter(|(_, step)| !matches!(step.event, Event::World(_))).map(|(index, _)| index).collect()
+    };
+    let (one, other) = (own(&runs[0]), own(&runs[1]));
+    let pairs = one.iter().zip(&other);
+    let same = pairs.take_while(|(a, b)| runs[0].steps[**a].event == runs[1].steps[**b].event).count();
+    for (run, steps) in runs.iter_mut().zip([one, other]) {
+        let step = *steps.get(same).ok_or("the two loops do not differ")?;
         let text = "The first step at which the two loops differ".to_owned();
         run.marks.push(Mark { name: "difference".to_owned(), step, text });
         run.marks.sort_by_key(|mark| mark.step);
@@ -137,6 +139,14 @@ fn mark_code(runs: &mut [Run]) {
         let new = mine.iter().zip(runs[run].code.first..).skip(1);
         let new = new.filter(|(line, _)| line.len() > 1 && !others.contains(line));
         runs[run].code.changed = new.map(|(_, number)| number).collect();
+    }
+}
+
+/// A number with its thousands set apart.
+fn grouped(number: usize) -> String {
+    match number {
+        0..1000 => number.to_string(),
+        _ => format!("{},{:03}", number / 1000, number % 1000),
     }
 }
 
@@ -157,7 +167,7 @@ fn end(run: &Run) -> String {
                     _ => {}
                 }
             }
-            format!("{} sent {sent} bytes and got {got}", socket.stream)
+            format!("{} has sent {} bytes and got {}", socket.stream, grouped(sent), grouped(got))
         })
         .collect();
     format!("In the end {}.", clients.join("; "))

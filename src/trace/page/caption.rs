@@ -95,6 +95,7 @@ pub(super) fn raw(event: &Event) -> String {
         Event::RandomBelow { limit, drawn } => format!("random_below({limit}) = {drawn}"),
         Event::FillRandom(len, result) => format!("fill_random({len} bytes) = {}", done(result)),
         Event::Note(_) => "no call: the loop's own decision".to_owned(),
+        Event::World(World::Sleeps(..)) => "inside poll".to_owned(),
         Event::World(_) => "no call of the loop".to_owned(),
     }
 }
@@ -127,7 +128,8 @@ pub(super) fn grouped(number: impl TryInto<u64>) -> String {
     text
 }
 
-fn bytes(n: usize) -> String {
+/// A number of bytes.
+pub(super) fn bytes(n: usize) -> String {
     match n {
         1 => "1 byte".to_owned(),
         n => format!("{} bytes", grouped(n as u64)),
@@ -385,6 +387,9 @@ impl Told<'_> {
                     "The loop sleeps with {} for {stream} in hand. There is room, and no event to come.",
                     bytes(conn.held)
                 );
+            }
+            if kernel.ended && !conn.at_end {
+                return format!("The loop sleeps. The end of {stream}'s stream is unread, and no event is to come.");
             }
             if kernel.ended {
                 return format!("The loop sleeps. {stream} has ended, yet its place stays taken for ever.");

@@ -60,7 +60,7 @@ impl Conn {
     /// What the kernel knows, the loop does not act on, and no event will tell.
     fn gap(&self, asleep: bool) -> Option<String> {
         let kernel = self.kernel.filter(|kernel| kernel.end == Place::Open && !kernel.edge)?;
-        let unread = kernel.unread;
+        let unread = super::caption::bytes(kernel.unread);
         let has_room = self.room().is_some_and(|room| room > 0);
         let waits = self.held > 0 && !has_room;
         if kernel.unread > 0 && !self.told.has(Ready::READABLE) {
@@ -68,7 +68,7 @@ impl Conn {
         } else if !asleep || waits {
             None
         } else if kernel.unread > 0 {
-            Some(format!("the loop sleeps; {unread} bytes wait, and no event is to come"))
+            Some(format!("the loop sleeps; {unread} are unread, and no event is to come"))
         } else if self.held > 0 && !kernel.room_owed {
             Some("the answer is in hand, there is room, and no event is to come".to_owned())
         } else if kernel.ended && !self.at_end {
