@@ -10,18 +10,23 @@
 //! Of the other protocols of [`Client::connect_by`], that of Python's multiprocessing authenticates
 //! both sides, and its result is known at once; the plain one authenticates none.
 
+mod error;
+mod handshake;
+
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use rustix::rand::{GetRandomFlags, getrandom};
-
-use crate::auth::{Challenge, Key, Keyring, MacAlgorithm};
-use crate::proto::{HandshakeError, MutualHandshake, Protocol, Role, frame_header};
+use crate::auth::{Key, Keyring, MacAlgorithm};
+use crate::proto::{Protocol, frame_header};
 use crate::python::Timeout;
 use crate::socket::{
     AddressArg, Error, ErrorKind, IPPROTO_TCP, MSG_PEEK, Result as SocketResult, Socket,
     TCP_NODELAY, create_connection,
 };
+use error::classify;
+use handshake::{authenticate_each_other, read_challenge};
+
+pub use error::{ClientError, Stage};
 
 /// A connection whose challenge has been answered.
 ///
@@ -68,61 +73,6 @@ enum Acceptance {
     Assumed,
     /// The server has answered, or its protocol has told so: an end of the stream means no more than that.
     Confirmed,
-}
-
-/// Stage of the connection at which a client failed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Stage {
-    /// Waiting for the connection.
-    Connecting,
-    /// Waiting for the 32 bytes of the challenge.
-    AwaitingChallenge,
-    /// Sending input, or waiting for its answer.
-    Exchanging,
-}
-
-/// Error of a client.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum ClientError {
-    /// No connection: nothing listens there, the name is unknown, there is no route.
-    #[error("cannot connect: {}", .0.message())]
-    Connect(#[source] Error),
-    /// The timeout passed, or a time limit of the kernel (ETIMEDOUT).
-    #[error("timed out while {0}")]
-    TimedOut(Stage),
-    /// The stream ended after the digest and before the first answer: the server closes without a
-    /// message if its key or MAC differs. A server that shuts down at that moment looks the same.
-    #[error("the server refused the digest")]
-    Refused,
-    /// The server's own digest was wrong, in a protocol in which it has to authenticate itself.
-    #[error("the server does not have the key")]
-    Impostor,
-    /// The stream ended before the challenge, or after an answer had shown that the digest was
-    /// right.
-    #[error("the server closed the connection while {0}")]
-    Closed(Stage),
-    /// The first bytes, kept here, are not a challenge: more than 32, or fewer before the timeout or
-    /// the end of the stream; in [`Protocol::Multiprocessing`] anything but its messages. The usual cause is a service that greets in text, like SSH or SMTP.
-    #[error("the server's first bytes are not a challenge: {}", .0.escape_ascii())]
-    NotAChallenge(Vec<u8>),
-    /// More bytes came than were sent: the server does not echo.
-    #[error("not an echo server: it sent more bytes than it received, or sent without a request")]
-    NotAnEcho,
-    /// Another error of the connection.
-    #[error("the connection failed: {}", .0.message())]
-    Socket(#[source] Error),
-}
-
-impl std::fmt::Display for Stage {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Connecting => "connecting",
-            Self::AwaitingChallenge => "waiting for the challenge",
-            Self::Exchanging => "exchanging data",
-        })
-    }
 }
 
 impl Client {
@@ -395,113 +345,7 @@ const SLOW_REFUSAL: Duration = Duration::from_secs(6);
 /// Time for a reset, besides the network's. The kernel sends it without the server process.
 const RESET: Duration = Duration::from_millis(100);
 
-/// Longest greeting of another service kept for the error message, in bytes.
-const GREETING: usize = 512;
-
-/// Waits for the whole challenge under one deadline, which no byte extends.
-///
-/// A server sends nothing behind the challenge until it has the digest, so a 33rd byte belongs to
-/// another service.
-fn read_challenge(socket: &Socket, timeout: Option<Duration>) -> Result<Challenge, ClientError> {
-    let start = Instant::now();
-    let mut greeting = Vec::new();
-    let mut bytes = [0; GREETING];
-    // A partial greeting says more about the server than the error after it.
-    let failed = |greeting: &[u8], error: ClientError| match error {
-        ClientError::TimedOut(_) | ClientError::Closed(_) if !greeting.is_empty() => {
-            ClientError::NotAChallenge(greeting.to_vec())
-        }
-        error => error,
-    };
-    while greeting.len() < Challenge::LEN {
-        match recv_before(socket, timeout, start, &mut bytes) {
-            Ok(n) => greeting.extend_from_slice(&bytes[..n]),
-            Err(error) => return Err(failed(&greeting, error)),
-        }
-    }
-    let challenge = greeting.try_into().map_err(ClientError::NotAChallenge)?;
-    set_timeout(socket, timeout).map_err(ClientError::Socket)?;
-    Ok(Challenge::new(challenge))
-}
-
-/// Receives a part of a handshake that began at `start`, within what is left of its timeout.
-fn recv_before(
-    socket: &Socket,
-    timeout: Option<Duration>,
-    start: Instant,
-    bytes: &mut [u8],
-) -> Result<usize, ClientError> {
-    let stage = Stage::AwaitingChallenge;
-    if let Some(timeout) = timeout {
-        let left = timeout.saturating_sub(start.elapsed());
-        if left.is_zero() {
-            return Err(ClientError::TimedOut(stage));
-        }
-        set_timeout(socket, Some(left)).map_err(ClientError::Socket)?;
-    }
-    match socket.recv_into(bytes) {
-        Ok(0) => Err(ClientError::Closed(stage)),
-        Ok(n) => Ok(n),
-        Err(error) => Err(classify(error, stage)),
-    }
-}
-
-/// Goes through the mutual handshake under one deadline, which no byte extends.
-fn authenticate_each_other(
-    socket: &Socket,
-    keys: &Keyring,
-    timeout: Option<Duration>,
-) -> Result<(), ClientError> {
-    let mut random = [0; Protocol::MAX_RANDOM];
-    // At most 256 bytes come whole (getrandom(2)).
-    getrandom(&mut random, GetRandomFlags::empty())
-        .map_err(|error| ClientError::Socket(error.into()))?;
-    let mut handshake = MutualHandshake::new(Role::Client, keys, random);
-    let (mut greeting, mut bytes, start) = (Vec::new(), [0; GREETING], Instant::now());
-    loop {
-        if !handshake.unsent().is_empty() {
-            socket
-                .sendall(handshake.unsent())
-                .map_err(|error| classify(error, Stage::AwaitingChallenge))?;
-            handshake.handle_sent(handshake.unsent().len());
-        }
-        match handshake.outcome() {
-            None => {}
-            Some(Ok(())) => break,
-            Some(Err(HandshakeError::Refused)) => return Err(ClientError::Refused),
-            Some(Err(HandshakeError::WrongDigest)) => return Err(ClientError::Impostor),
-            Some(Err(_)) => return Err(ClientError::NotAChallenge(greeting)),
-        }
-        let n = match recv_before(socket, timeout, start, &mut bytes) {
-            Ok(n) => n,
-            // A server of another protocol waits for what is no frame.
-            Err(ClientError::TimedOut(_) | ClientError::Closed(_))
-                if handshake.is_first() && !greeting.is_empty() =>
-            {
-                return Err(ClientError::NotAChallenge(greeting));
-            }
-            Err(error) => return Err(error),
-        };
-        greeting.extend_from_slice(&bytes[..n.min(GREETING - greeting.len().min(GREETING))]);
-        if handshake.handle_recv(keys, &bytes[..n]) < n {
-            // The server speaks only when it is spoken to from here on.
-            return Err(ClientError::NotAnEcho);
-        }
-    }
-    set_timeout(socket, timeout).map_err(ClientError::Socket)
-}
-
 fn set_timeout(socket: &Socket, timeout: Option<Duration>) -> SocketResult<()> {
     // Python's limit is 292 years; a longer timeout becomes 285 years.
     socket.settimeout(timeout.map(|timeout| timeout.as_secs_f64().min(9e9)))
-}
-
-fn classify(error: Error, stage: Stage) -> ClientError {
-    match error.kind() {
-        ErrorKind::TimeoutError => ClientError::TimedOut(stage),
-        ErrorKind::ConnectionResetError
-        | ErrorKind::ConnectionAbortedError
-        | ErrorKind::BrokenPipeError => ClientError::Closed(stage),
-        _ => ClientError::Socket(error),
-    }
 }

@@ -9,10 +9,12 @@ use super::config_command::ConfigArgs;
 use super::connect::ConnectArgs;
 use super::ctl::CtlArgs;
 use super::doctor::DoctorArgs;
+use super::explain::ExplainArgs;
 use super::generate::GenerateArgs;
 use super::health::HealthArgs;
 use super::keygen::KeygenArgs;
 use super::load::LoadArgs;
+use super::replay::ReplayArgs;
 use super::report::ReportArgs;
 use super::serve::ServeArgs;
 
@@ -69,7 +71,7 @@ Exit codes:
   2  wrong usage or configuration
   3  authentication failed
   4  cannot connect, or timed out
-  5  an assertion failed (load), or the connections do not fit (doctor)
+  5  an assertion failed (load), the connections do not fit (doctor), or a call differs (replay)
   6  the result is unreliable, or nothing was measured (load, report)
 
 Many flags can be set by an environment variable too, which the help of the flag names. The flag
@@ -81,6 +83,8 @@ pub(super) enum Command {
     Connect(ConnectArgs),
     Load(LoadArgs),
     Report(ReportArgs),
+    Replay(ReplayArgs),
+    Explain(ExplainArgs),
     Keygen(KeygenArgs),
     Config(ConfigArgs),
     Doctor(DoctorArgs),

@@ -1,7 +1,8 @@
+mod ending;
 mod mutual;
+mod opening;
 
 use std::collections::TryReserveError;
-use std::io;
 
 use bytes::Bytes;
 
@@ -10,9 +11,8 @@ use super::boxed::Boxed;
 use super::config::call_timeout;
 use super::guard::guarded;
 use super::handshake::{Handshake, saturating_u32};
-use super::proxy::{Header, HeaderError};
-use super::{CloseReason, Config, Handler, Peer, Protocol, Reply, State, Upper, Wants};
-use crate::auth::Challenge;
+use super::proxy::Header;
+use super::{CloseReason, Config, Handler, Peer, Reply, State, Upper, Wants};
 use crate::python::{Call, Monotonic};
 use mutual::Mutual;
 
@@ -93,28 +93,6 @@ enum Stage {
 }
 
 impl<H: Handler> Connection<H> {
-    /// Creates a connection of the tutorial's protocol accepted at `now`, to be authenticated with
-    /// this challenge.
-    pub fn new(config: &Config, challenge: Challenge, handler: H, now: Monotonic) -> Self {
-        Self {
-            stage: Stage::AwaitDigest(Box::new(Handshake::new(challenge))),
-            call: Call::begin(call_timeout(config.auth_timeout), now),
-            handler,
-        }
-    }
-
-    /// Creates a connection accepted at `now` from a balancer, whose PROXY header comes before the
-    /// challenge. Until the last byte of the [`header`](Self::header) nothing is sent. What follows
-    /// it is the client's, which cannot know the challenge yet: a whole digest that is there before
-    /// the challenge is sent is a guess, and rejected.
-    pub fn behind_proxy(config: &Config, challenge: Challenge, handler: H, now: Monotonic) -> Self {
-        Self {
-            stage: Stage::AwaitDigest(Box::new(Handshake::behind_proxy(challenge, [0; 8]))),
-            call: Call::begin(call_timeout(config.header_timeout), now),
-            handler,
-        }
-    }
-
     /// The PROXY header, from its last byte until authentication.
     pub fn header(&self) -> Option<&Header> {
         match &self.stage {
@@ -124,19 +102,6 @@ impl<H: Handler> Connection<H> {
             | Stage::Finishing(_)
             | Stage::Lingering { .. }
             | Stage::Closed { .. } => None,
-        }
-    }
-
-    /// Sets the peer that the handler gets in [`Handler::opened`]; a PROXY header that names a client
-    /// replaces its address. No effect once authenticated.
-    pub const fn set_peer(&mut self, peer: Peer) {
-        match &mut self.stage {
-            Stage::AwaitDigest(handshake) => handshake.peer = peer,
-            Stage::Mutual(mutual) => mutual.peer = peer,
-            Stage::Echoing(_)
-            | Stage::Finishing(_)
-            | Stage::Lingering { .. }
-            | Stage::Closed { .. } => {}
         }
     }
 
@@ -382,117 +347,6 @@ impl<H: Handler> Connection<H> {
         }
     }
 
-    /// Reports that `recv` returned zero bytes: the peer has ended its stream.
-    pub fn handle_eof(&mut self) {
-        self.end(match &self.stage {
-            Stage::AwaitDigest(handshake) if handshake.may_be_health_check() => {
-                CloseReason::HealthCheck
-            }
-            Stage::AwaitDigest(handshake) if handshake.awaits_header() => {
-                CloseReason::HeaderMalformed
-            }
-            Stage::AwaitDigest(_) => CloseReason::AuthAbandoned,
-            Stage::Mutual(mutual) if mutual.may_be_health_check() => CloseReason::HealthCheck,
-            Stage::Mutual(mutual) => mutual.reason(CloseReason::AuthAbandoned),
-            Stage::Echoing(_) => CloseReason::PeerFinished,
-            Stage::Finishing(reason)
-            | Stage::Lingering { reason, .. }
-            | Stage::Closed { reason, .. } => *reason,
-        });
-    }
-
-    /// Reports an error of a call, other than "would block" and "interrupted".
-    pub fn handle_error(&mut self, kind: io::ErrorKind) {
-        let is_reset = matches!(
-            kind,
-            io::ErrorKind::ConnectionReset
-                | io::ErrorKind::ConnectionAborted
-                | io::ErrorKind::BrokenPipe
-        );
-        let failed = if is_reset { CloseReason::Reset } else { CloseReason::TransportError };
-        self.end(match &self.stage {
-            Stage::AwaitDigest(handshake) if is_reset && handshake.may_be_health_check() => {
-                CloseReason::HealthCheck
-            }
-            Stage::Mutual(mutual) if is_reset && mutual.may_be_health_check() => {
-                CloseReason::HealthCheck
-            }
-            Stage::AwaitDigest(_) | Stage::Echoing(_) => failed,
-            Stage::Mutual(mutual) => mutual.reason(failed),
-            // All answers were sent before, so this error is not the reason for the end.
-            Stage::Finishing(reason)
-            | Stage::Lingering { reason, .. }
-            | Stage::Closed { reason, .. } => *reason,
-        });
-    }
-
-    /// Reports that a timer fired. Does nothing before the deadline of the call in progress, so an
-    /// early timer costs no more than this comparison.
-    pub fn handle_timeout(&mut self, now: Monotonic) {
-        if !self.call.is_late(now) {
-            return;
-        }
-        match &self.stage {
-            Stage::AwaitDigest(handshake) if handshake.awaits_header() => {
-                self.end(CloseReason::HeaderTimeout);
-            }
-            Stage::AwaitDigest(_) => self.end(CloseReason::AuthTimeout),
-            Stage::Mutual(mutual) => {
-                let reason = mutual.reason(CloseReason::AuthTimeout);
-                self.end(reason);
-            }
-            Stage::Echoing(None) => self.stage = Stage::Finishing(CloseReason::IdleTimeout),
-            Stage::Echoing(Some(_)) => self.end(CloseReason::SendTimeout),
-            Stage::Lingering { reason, .. } => self.end(*reason),
-            Stage::Finishing(_) | Stage::Closed { .. } => {}
-        }
-    }
-
-    /// Closes the connection in an orderly way, after an unfinished `sendall` and the messages
-    /// pushed so far. An unauthenticated connection has no pending answer and ends at once.
-    pub fn close(&mut self, reason: CloseReason) {
-        match &mut self.stage {
-            Stage::AwaitDigest(_) | Stage::Mutual(_) => self.end(reason),
-            Stage::Echoing(None) => self.stage = Stage::Finishing(reason),
-            Stage::Echoing(Some(backlog)) => {
-                backlog.then_close.get_or_insert(reason);
-            }
-            Stage::Finishing(_) | Stage::Lingering { .. } | Stage::Closed { .. } => {}
-        }
-    }
-
-    /// Closes the connection at once; [`undelivered`](Self::undelivered) counts the lost bytes. A
-    /// connection that was finishing, with every answer sent, keeps its own reason.
-    pub fn abort(&mut self, reason: CloseReason) {
-        self.end(match &self.stage {
-            Stage::AwaitDigest(_) | Stage::Mutual(_) | Stage::Echoing(_) => reason,
-            Stage::Finishing(reason)
-            | Stage::Lingering { reason, .. }
-            | Stage::Closed { reason, .. } => *reason,
-        });
-    }
-
-    /// Enters `Closed`. No other place does, and nothing leaves it.
-    fn end(&mut self, reason: CloseReason) {
-        let (authenticated, undelivered) = match &self.stage {
-            Stage::AwaitDigest(_) | Stage::Mutual(_) => (false, 0),
-            Stage::Echoing(Some(backlog)) => (true, saturating_u32(backlog.len())),
-            Stage::Echoing(None) | Stage::Finishing(_) | Stage::Lingering { .. } => (true, 0),
-            Stage::Closed { .. } => return,
-        };
-        let panicked = authenticated && guarded(|| self.handler.closed(reason)).is_none();
-        let reason = if panicked { CloseReason::HandlerPanicked } else { reason };
-        self.stage = Stage::Closed { reason, authenticated, unanswered: false, undelivered };
-    }
-
-    /// Ends the connection after a panic of the handler, with an answer missing.
-    fn end_unanswered(&mut self) {
-        self.end(CloseReason::HandlerPanicked);
-        if let Stage::Closed { unanswered, .. } = &mut self.stage {
-            *unanswered = true;
-        }
-    }
-
     /// Unsent bytes of answers and pushed messages.
     #[cfg(feature = "server")]
     pub(crate) fn unsent(&self) -> usize {
@@ -516,25 +370,6 @@ impl<H: Handler> Connection<H> {
             | Stage::Echoing(_)
             | Stage::Lingering { .. }
             | Stage::Closed { .. } => None,
-        }
-    }
-
-    /// Takes the bytes of one `recv` as a part of the header.
-    #[inline(never)]
-    fn take_header(&mut self, config: &Config, data: &[u8], now: Monotonic) {
-        let Stage::AwaitDigest(handshake) = &mut self.stage else { return };
-        match handshake.take_header(data) {
-            Ok(None) => {}
-            Ok(Some(behind)) => {
-                self.call = Call::begin(call_timeout(config.auth_timeout), now);
-                if config.protocol == Protocol::Multiprocessing {
-                    self.stage = Stage::Mutual(Box::new(Mutual::behind(handshake, config, behind)));
-                }
-            }
-            Err(HeaderError::Missing) => self.end(CloseReason::HeaderMissing),
-            Err(HeaderError::Malformed | HeaderError::TooLong) => {
-                self.end(CloseReason::HeaderMalformed);
-            }
         }
     }
 

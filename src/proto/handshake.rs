@@ -35,21 +35,21 @@ enum Preface {
 const _: () = assert!(size_of::<Handshake>() <= 120);
 
 impl Handshake {
-    pub(super) fn new(challenge: Challenge) -> Self {
+    pub(super) fn new(challenge: Challenge, peer: Peer) -> Self {
         Self {
             challenge,
             digest: Zeroizing::new([0; Digest::MAX_LEN]),
             preface: None,
-            peer: Peer::default(),
+            peer,
             sent: 0,
             received: 0,
         }
     }
 
     /// The same behind a balancer, whose header comes first.
-    pub(super) fn behind_proxy(challenge: Challenge, more: [u8; 8]) -> Self {
+    pub(super) fn behind_proxy(challenge: Challenge, more: [u8; 8], peer: Peer) -> Self {
         let preface = Some(Box::new(Preface::Awaited(HeaderReader::new(), more)));
-        Self { preface, ..Self::new(challenge) }
+        Self { preface, ..Self::new(challenge, peer) }
     }
 
     /// Returns true while the header is incomplete.

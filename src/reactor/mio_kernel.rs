@@ -10,17 +10,17 @@ use mio::net::{TcpListener, TcpStream, UnixStream};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll};
 use rand::rngs::{SmallRng, SysRng};
-use rand::{RngExt, SeedableRng, TryRng};
+use rand::{RngExt, SeedableRng};
 use rustix::net::{self, RecvFlags, SendFlags};
 use signal_hook::consts::FORBIDDEN;
 use signal_hook::iterator::backend::SignalDelivery;
 use signal_hook::iterator::exfiltrator::WithRawSiginfo;
-use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use socket2::SockRef;
 
 use super::AdminListener;
+use super::random_pool::RandomPool;
 use super::slots::Token;
 use super::{Close, Kernel, Liveness, Ready, Wake, process};
-use crate::auth::Challenge;
 use crate::metrics::Process;
 use crate::python::Monotonic;
 use crate::rawopt;
@@ -68,106 +68,7 @@ impl MioKernel {
             spare: Some(spare_descriptor()?),
         })
     }
-
-    /// A listener at `address`, with the options that its connections inherit from it.
-    ///
-    /// # Errors
-    /// Those of socket(2), bind(2) and listen(2).
-    pub fn listen(address: SocketAddr, options: ListenOptions) -> io::Result<TcpListener> {
-        Self::adopt(Self::bind(address, Port::Alone)?.into(), options)
-    }
-
-    /// So many listeners at one address, among which the kernel spreads clients (SO_REUSEPORT);
-    /// port 0 becomes the same one for all.
-    ///
-    /// From then on any process of the same user may join in, which is what that option means; but
-    /// an address at which another process already listens is refused, even if that one shares it.
-    ///
-    /// # Errors
-    /// Those of socket(2), bind(2) and listen(2).
-    pub fn listen_shared(
-        address: SocketAddr,
-        count: usize,
-        options: ListenOptions,
-    ) -> io::Result<Vec<TcpListener>> {
-        // Bound alone and shared afterwards, so that no other process can already be listening there.
-        let first = Self::bind(address, Port::Alone)?;
-        first.set_reuse_port(true)?;
-        let first = Self::adopt(first.into(), options)?;
-        let address = first.local_addr()?;
-        let others =
-            (1..count).map(|_| Self::adopt(Self::bind(address, Port::Shared)?.into(), options));
-        std::iter::once(Ok(first)).chain(others).collect()
-    }
-
-    fn bind(address: SocketAddr, port: Port) -> io::Result<Socket> {
-        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-        socket.set_reuse_address(true)?;
-        if address.is_ipv6() {
-            // [::] means IPv6 alone, so that 0.0.0.0 can be listened on beside it.
-            socket.set_only_v6(true)?;
-        }
-        if port == Port::Shared {
-            socket.set_reuse_port(true)?;
-        }
-        socket.bind(&address.into())?;
-        Ok(socket)
-    }
-
-    /// Takes over a bound socket, listening or not.
-    ///
-    /// `listen` is called here, a second time if need be: std and mio hard-code a queue of 128.
-    ///
-    /// # Errors
-    /// Those of fcntl(2) and listen(2).
-    pub fn adopt(
-        listener: std::net::TcpListener,
-        options: ListenOptions,
-    ) -> io::Result<TcpListener> {
-        let socket = SockRef::from(&listener);
-        socket.set_nonblocking(true)?;
-        // On Linux an accepted socket inherits these, which saves calls for each. None of them is
-        // worth refusing service for.
-        let _ = socket.set_tcp_nodelay(true);
-        if options.keepalive {
-            // On, but so that the kernel never asks, nor gives up, before the loop does.
-            let keepalive = TcpKeepalive::new()
-                .with_time(NINE_HOURS)
-                .with_interval(NINE_HOURS)
-                .with_retries(127);
-            let _ = socket.set_tcp_keepalive(&keepalive);
-        }
-        socket.listen(i32::try_from(options.backlog).unwrap_or(i32::MAX))?;
-        Ok(TcpListener::from_std(listener))
-    }
 }
-
-/// The sharing of a bound address with other sockets of this process.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Port {
-    Alone,
-    Shared,
-}
-
-/// Options of a listener, beside its address.
-#[derive(Clone, Copy, Debug)]
-#[non_exhaustive]
-pub struct ListenOptions {
-    /// `listen(backlog)`, cut to `net.core.somaxconn` by the kernel.
-    pub backlog: u32,
-    /// True if [`Kernel::probe`] works on its connections.
-    pub keepalive: bool,
-}
-
-impl ListenOptions {
-    /// A queue of this length, and keepalive or not.
-    pub const fn new(backlog: u32, keepalive: bool) -> Self {
-        Self { backlog, keepalive }
-    }
-}
-
-/// The most that TCP_KEEPIDLE and TCP_KEEPINTVL take, in whole seconds.
-const NINE_HOURS: Duration = Duration::from_secs(32_767);
 
 impl Kernel for MioKernel {
     type Listener = TcpListener;
@@ -377,37 +278,6 @@ impl Wake for MioWaker {
     }
 }
 
-/// Random bytes of the system, drawn for many challenges with one call and wiped as they are
-/// handed out. Not a generator: every byte is the system's, and if it has none there is none.
-struct RandomPool {
-    bytes: Box<zeroize::Zeroizing<[u8; Self::LEN]>>,
-    used: usize,
-}
-
-impl RandomPool {
-    const LEN: usize = 128 * Challenge::LEN;
-
-    fn new() -> Self {
-        Self { bytes: Box::new(zeroize::Zeroizing::new([0; Self::LEN])), used: Self::LEN }
-    }
-
-    fn fill(&mut self, out: &mut [u8]) -> io::Result<()> {
-        if out.len() > Self::LEN {
-            return SysRng.try_fill_bytes(out).map_err(io::Error::other);
-        }
-        if out.len() > Self::LEN - self.used {
-            self.used = Self::LEN;
-            SysRng.try_fill_bytes(&mut self.bytes[..]).map_err(io::Error::other)?;
-            self.used = 0;
-        }
-        let taken = &mut self.bytes[self.used..self.used + out.len()];
-        out.copy_from_slice(taken);
-        zeroize::Zeroize::zeroize(taken);
-        self.used += out.len();
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::os::fd::RawFd;
@@ -480,30 +350,5 @@ mod tests {
             let refused = kernel.catch_signals(&[libc::SIGUSR2, signal]).unwrap_err();
             assert_eq!(refused.kind(), io::ErrorKind::InvalidInput, "signal {signal}");
         }
-    }
-
-    #[test]
-    fn one_draw_serves_many_challenges() {
-        let mut pool = RandomPool::new();
-        for _ in 0..128 {
-            pool.fill(&mut [0; Challenge::LEN]).unwrap();
-        }
-        assert_eq!(pool.used, RandomPool::LEN);
-    }
-
-    #[test]
-    fn random_bytes_are_handed_out_once_and_wiped() {
-        let mut pool = RandomPool::new();
-        let mut seen = std::collections::HashSet::new();
-        for _ in 0..1000 {
-            let mut bytes = [0; Challenge::LEN];
-            pool.fill(&mut bytes).unwrap();
-            assert!(seen.insert(bytes), "the same challenge twice");
-            assert!(pool.bytes[..pool.used].iter().all(|byte| *byte == 0));
-        }
-        // More than the pool holds comes past it.
-        let mut many = vec![0; 3 * RandomPool::LEN];
-        pool.fill(&mut many).unwrap();
-        assert!(many.chunks(Challenge::LEN).all(|bytes| bytes.iter().any(|byte| *byte != 0)));
     }
 }

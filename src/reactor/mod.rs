@@ -7,8 +7,10 @@
 
 mod admin_listener;
 mod kernel;
+mod listen;
 mod mio_kernel;
 mod process;
+mod random_pool;
 mod ready;
 pub(crate) mod slots;
 #[cfg_attr(not(feature = "testing"), allow(unreachable_pub))]
@@ -28,7 +30,8 @@ use crate::python::{Monotonic, saturating_nanos};
 
 pub use admin_listener::{AdminAddress, AdminListener};
 pub use kernel::{Close, Kernel, Liveness, Note, Pause, Wake};
-pub use mio_kernel::{ListenOptions, MioKernel};
+pub use listen::ListenOptions;
+pub use mio_kernel::MioKernel;
 pub use ready::Ready;
 pub(crate) use slots::Target;
 pub use slots::Token;

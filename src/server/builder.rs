@@ -1,15 +1,15 @@
 use std::io;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
-use std::thread::JoinHandle;
 
 use super::limits::descriptor_limit;
 use super::{
-    AdminAddress, AdminListener, Control, Handle, IpNet, Limits, Observer, Server, Stats,
-    run_workers,
+    AdminAddress, AdminListener, BuildError, Control, IpNet, Limits, Observer, Running, Server,
+    recording_header,
 };
 use crate::auth::Keyring;
 use crate::proto::{Config, Handler, Protocol, Upper};
 use crate::reactor::{Kernel, ListenOptions, MioKernel};
+use crate::trace::Header;
 
 /// Describes a server before it exists.
 ///
@@ -50,84 +50,6 @@ enum Endpoint {
 struct Place<T> {
     at: T,
     proxied: bool,
-}
-
-/// The reason why a server could not be built.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum BuildError {
-    /// Neither an address nor a listener was given.
-    #[error("there is no address to listen on")]
-    NoAddress,
-    /// A text that was given as an address is none, or a name that means none.
-    #[error("not an address to listen on: {0}; give an IP address and a port, like 127.0.0.1:9999")]
-    Address(#[source] io::Error),
-    /// The address cannot be had.
-    #[error("cannot listen on {address}: {source}")]
-    Listen {
-        /// The address.
-        address: SocketAddr,
-        /// The error of the system.
-        source: io::Error,
-    },
-    /// The address of the admin endpoint cannot be had.
-    #[error("cannot listen on {address} for the admin endpoint: {source}")]
-    ListenAdmin {
-        /// The address.
-        address: AdminAddress,
-        /// The error of the system.
-        source: io::Error,
-    },
-    /// A limit of zero, under which nothing could ever happen.
-    #[error("{0} must be at least 1")]
-    Zero(&'static str),
-    /// A listener behind a balancer in a protocol that has no handshake.
-    #[error(
-        "a listener behind a balancer needs a protocol with a handshake, and the plain one has none"
-    )]
-    PlainBehindProxy,
-    /// Something that was handed over is one loop's, and there are to be several.
-    #[error("{0} that was handed over is for one loop, and there are to be several")]
-    NotShared(&'static str),
-    /// The drain would end before the listeners close.
-    #[error(
-        "a drain that may take {timeout:?} in all cannot begin with a delay of {delay:?}: make the \
-         delay shorter or the time longer"
-    )]
-    DrainDelay {
-        /// [`Limits::drain_delay`].
-        delay: std::time::Duration,
-        /// [`Limits::drain_timeout`].
-        timeout: std::time::Duration,
-    },
-    /// Not even one connection of each loop fits into the descriptors of the process.
-    #[error(
-        "one connection per worker needs {needed} descriptors in all, and this process may have \
-         {limit}; raise the hard limit (`ulimit -Hn`, LimitNOFILE=) or use fewer workers and \
-         addresses"
-    )]
-    NoDescriptors {
-        /// Descriptors that the loops, their listeners and one connection of each take.
-        needed: usize,
-        /// Descriptors to be had.
-        limit: usize,
-    },
-    /// More connections were asked for than the process may have descriptors.
-    #[error(
-        "room for {wanted} takes {needed} descriptors, and this process may have {limit}; raise \
-         the hard limit (`ulimit -Hn`, LimitNOFILE=) or ask for fewer connections"
-    )]
-    Descriptors {
-        /// Connections asked for.
-        wanted: usize,
-        /// Descriptors that takes, the reserve included.
-        needed: usize,
-        /// Descriptors to be had.
-        limit: usize,
-    },
-    /// The system refused something else that a loop cannot do without.
-    #[error("cannot set up the event loop: {0}")]
-    Loop(#[from] io::Error),
 }
 
 impl ServerBuilder {
@@ -304,10 +226,24 @@ impl<H: Handler + Clone> ServerBuilder<H> {
     /// # Errors
     /// [`BuildError`], also if there are to be several and an observer was handed over: give each
     /// server its own with [`Server::set_observer`].
-    pub fn build_workers(
+    pub fn build_workers(self, workers: usize) -> Result<Vec<Server<MioKernel, H>>, BuildError> {
+        self.build_workers_over(workers, |_, kernel, _| Ok(kernel))
+    }
+
+    /// The same over kernels of another kind, like a [`Recorder`](crate::trace::Recorder). `over` gets a
+    /// worker's index, its kernel, and the first lines of a recording, which have its settings.
+    ///
+    /// # Errors
+    /// Those of [`build_workers`](Self::build_workers) and of `over`.
+    pub fn build_workers_over<K>(
         mut self,
         workers: usize,
-    ) -> Result<Vec<Server<MioKernel, H>>, BuildError> {
+        mut over: impl FnMut(usize, MioKernel, Header) -> io::Result<K>,
+    ) -> Result<Vec<Server<K, H>>, BuildError>
+    where
+        K: Kernel<AdminListener = AdminListener>,
+        K::Listener: From<mio::net::TcpListener>,
+    {
         if let Some(error) = self.unresolved.take() {
             return Err(BuildError::Address(error));
         }
@@ -344,6 +280,11 @@ impl<H: Handler + Clone> ServerBuilder<H> {
         let loops = kernels.into_iter().zip(listeners).enumerate();
         let servers = loops.map(|(index, (kernel, listeners))| {
             let (config, limits) = (self.config.clone(), limits.part(index, workers));
+            let header = recording_header(&config, &limits, &self.trusted, &self.proxies, &proxied)
+                .with("admin", if index == 0 && self.admin.is_some() { "yes" } else { "no" })
+                .with("control", if index == 0 && self.control.is_some() { "yes" } else { "no" });
+            let kernel = over(index, kernel, header)?;
+            let listeners = listeners.into_iter().map(K::Listener::from).collect();
             Server::with_kernel(kernel, listeners, config, limits, self.handler.clone())
         });
         let mut servers = servers.collect::<io::Result<Vec<_>>>()?;
@@ -479,75 +420,4 @@ pub(super) fn allowed_limits(
         return Err(BuildError::Descriptors { wanted: asked.connections, needed, limit });
     }
     Ok(asked)
-}
-
-/// A server on a thread of its own, or several. Dropping it stops them at once.
-#[derive(Debug)]
-pub struct Running {
-    addresses: Vec<SocketAddr>,
-    admin: Option<AdminAddress>,
-    handle: Handle,
-    thread: Option<JoinHandle<io::Result<Stats>>>,
-}
-
-impl Running {
-    fn start<H: Handler + Clone + Send + 'static>(
-        servers: Vec<Server<MioKernel, H>>,
-    ) -> Result<Self, BuildError> {
-        let first = servers.first().expect("there is one at least");
-        let (addresses, admin) = (first.addresses()?, first.admin_address().cloned());
-        let handle = servers.iter().map(Server::handle).collect();
-        let thread = std::thread::Builder::new()
-            .name("saltecho".to_owned())
-            .spawn(move || run_workers(servers))?;
-        Ok(Self { addresses, admin, handle, thread: Some(thread) })
-    }
-
-    /// Where it listens, in the order in which it was told to.
-    pub fn addresses(&self) -> &[SocketAddr] {
-        &self.addresses
-    }
-
-    /// Where its admin endpoint listens, if it has one.
-    pub const fn admin_address(&self) -> Option<&AdminAddress> {
-        self.admin.as_ref()
-    }
-
-    /// Reaches into its loop.
-    pub const fn handle(&self) -> &Handle {
-        &self.handle
-    }
-
-    /// Drains it (see [`Handle::drain`]) and waits for its end.
-    ///
-    /// # Errors
-    /// The error that [`Server::run`] ended with.
-    pub fn drain(mut self) -> io::Result<Stats> {
-        self.handle.drain();
-        self.join()
-    }
-
-    /// Stops it at once and waits for its end.
-    ///
-    /// # Errors
-    /// The error that [`Server::run`] ended with.
-    pub fn stop(mut self) -> io::Result<Stats> {
-        self.handle.stop();
-        self.join()
-    }
-
-    fn join(&mut self) -> io::Result<Stats> {
-        let thread = self.thread.take().expect("a running server is joined once");
-        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        if self.thread.is_some() && !std::thread::panicking() {
-            self.handle.stop();
-            // A caller that needs the result calls `stop` instead.
-            let _ = self.join();
-        }
-    }
 }

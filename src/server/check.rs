@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use super::Server;
 use super::pump::can_go_on;
-use crate::proto::{Handler, State};
+use super::{ConnId, Server};
+use crate::proto::{Connection, Handler, State};
 use crate::reactor::Kernel;
 
 impl<K: Kernel, H: Handler + Clone> Server<K, H> {
@@ -16,8 +16,34 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
     /// # Panics
     /// If one does not hold: that is a fault of this crate.
     pub fn assert_invariants(&mut self) {
+        self.assert_connections();
+        self.reactor.assert_consistent();
+        if let Some(admin) = &self.admin {
+            admin.assert_consistent(self.reactor.now());
+        }
+        self.acceptor.unauthenticated.assert_consistent(|id| {
+            self.reactor.slots.get(id).is_some_and(|slot| !slot.connection.has_authenticated())
+        });
+        assert!(
+            self.reactor.queued() == 0 || self.wait() == Some(Duration::ZERO),
+            "invariant 10: it is going to sleep while a connection could go on"
+        );
+        if let Some(records) = &self.records {
+            let slots = self.reactor.slots.ids();
+            let with_record = slots.filter(|id| self.record(*id).is_some()).count();
+            assert_eq!(records.len(), with_record, "a record without a connection");
+        }
+        self.assert_limits();
+        let open = self.stats.accepted - self.stats.closed_in_all();
+        let connections = self.reactor.slots.len() as u64;
+        assert_eq!(connections, open, "invariant 9: one reason for each connection");
+        let by_key = self.stats.authenticated_by_key().iter().map(|(_, count)| count).sum::<u64>();
+        assert!(by_key <= self.stats.authenticated, "keys counted more often than connections");
+    }
+
+    /// Checks each connection, and the counts of what they are doing.
+    fn assert_connections(&self) {
         let (mut unauthenticated, mut headers, mut lingering, mut unsent) = (0, 0, 0, 0);
-        let latest_alarm = self.latest_alarm();
         for id in self.reactor.slots.ids() {
             let slot = self.reactor.slots.get(id).expect("it was just listed");
             let connection = &slot.connection;
@@ -34,47 +60,34 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
                 connection.unsent() <= self.config.max_answer,
                 "{id} holds more than one answer may have"
             );
-            let deadline = connection.poll_timeout();
-            // One that is to be half-closed does not wait for its peer.
-            let is_watched =
-                connection.state() != State::Finishing && !self.unsettled.is_rearming();
-            let watched = latest_alarm.filter(|_| is_watched);
-            // A slot that is armed for no reason fires once, and is then left alone.
-            if let Some(latest) = [deadline, watched].into_iter().flatten().min() {
-                let alarm = self.reactor.alarm(id);
-                assert!(
-                    alarm.is_some_and(
-                        |alarm| alarm.as_nanos() < latest.as_nanos().saturating_add(2 << 20)
-                    ),
-                    "invariant 11: {id} is due at {latest:?} and armed for {alarm:?}"
-                );
-            }
-        }
-        self.reactor.assert_consistent();
-        if let Some(admin) = &self.admin {
-            admin.assert_consistent(self.reactor.now());
+            self.assert_armed(id, connection);
         }
         assert_eq!(unauthenticated, self.acceptor.unauthenticated.len(), "unauthenticated");
         let awaiting_header = self.acceptor.unauthenticated.awaiting_header();
         assert_eq!(headers, awaiting_header, "those that wait for a header");
         assert_eq!(lingering, self.stats.lingering, "the number that linger");
         assert_eq!(unsent, self.stats.backlog_bytes, "bytes that wait for their peers");
-        self.acceptor.unauthenticated.assert_consistent(|id| {
-            self.reactor.slots.get(id).is_some_and(|slot| !slot.connection.has_authenticated())
-        });
+    }
+
+    fn assert_armed(&self, id: ConnId, connection: &Connection<H>) {
+        // One that is to be half-closed does not wait for its peer.
+        let is_watched = connection.state() != State::Finishing && !self.unsettled.is_rearming();
+        let watched = self.latest_alarm().filter(|_| is_watched);
+        let latest = [connection.poll_timeout(), watched].into_iter().flatten().min();
+        // A slot that is armed for no reason fires once, and is then left alone.
+        let Some(latest) = latest else { return };
+        let alarm = self.reactor.alarm(id);
         assert!(
-            self.reactor.queued() == 0 || self.wait() == Some(Duration::ZERO),
-            "invariant 10: it is going to sleep while a connection could go on"
+            alarm.is_some_and(|alarm| alarm.as_nanos() < latest.as_nanos().saturating_add(2 << 20)),
+            "invariant 11: {id} is due at {latest:?} and armed for {alarm:?}"
         );
+    }
+
+    fn assert_limits(&mut self) {
         let connections = self.reactor.slots.len();
         let unauthenticated = self.acceptor.unauthenticated.len();
         // Connections from before a limit was lowered stay, and there are no new ones.
         let (veterans, unproven) = self.unsettled.still_present(connections, unauthenticated);
-        if let Some(records) = &self.records {
-            let slots = self.reactor.slots.ids();
-            let with_record = slots.filter(|id| self.record(*id).is_some()).count();
-            assert_eq!(records.len(), with_record, "a record without a connection");
-        }
         assert!(
             connections <= self.limits.connections.max(veterans),
             "more connections than allowed"
@@ -83,10 +96,6 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
             unauthenticated <= self.limits.unauthenticated.max(unproven),
             "too many unauthenticated"
         );
-        let open = self.stats.accepted - self.stats.closed_in_all();
-        assert_eq!(connections as u64, open, "invariant 9: one reason for each connection");
-        let by_key = self.stats.authenticated_by_key().iter().map(|(_, count)| count).sum::<u64>();
-        assert!(by_key <= self.stats.authenticated, "keys counted more often than connections");
     }
 }
 
@@ -94,7 +103,7 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
 mod tests {
     use std::panic::{AssertUnwindSafe, catch_unwind};
 
-    use super::super::{ConnId, Limits, admission::Unauthenticated, records::Row};
+    use super::super::{Limits, admission::Unauthenticated, records::Row};
     use super::*;
     use crate::auth::Keyring;
     use crate::proto::{Config, Upper};

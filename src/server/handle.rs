@@ -5,8 +5,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 
+use super::BuildError;
 use super::admin::Errand;
-use super::builder::{BuildError, allowed_limits, refuse_impossible};
+use super::builder::{allowed_limits, refuse_impossible};
 use super::reconfigure::Reconfiguration;
 use super::{IpNet, Limits, Stats};
 use crate::auth::Keyring;

@@ -10,10 +10,13 @@
 mod accept;
 mod admin;
 mod admission;
+mod build_error;
 mod builder;
 #[cfg(any(test, feature = "testing"))]
 mod check;
+mod commands;
 mod control;
+mod ending;
 mod handle;
 mod keepalive;
 mod lag;
@@ -24,41 +27,48 @@ mod pump;
 mod reconfigure;
 mod recorded;
 mod records;
+mod replay;
+mod running;
 mod snapshot;
 mod stats;
 mod workers;
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
-
-use bytes::Bytes;
 
 use accept::{Acceptor, Listening, Purpose};
 use admin::Admin;
 use control::Controlled;
-use handle::{Command, Inbox};
+use ending::Lifecycle;
+use handle::Inbox;
 use keepalive::Keepalive;
 use lag::Lag;
 use pump::Pumped;
 use reconfigure::Unsettled;
 use records::Records;
 
-use crate::auth::Keyring;
-use crate::proto::{CloseReason, Config, Connection, Handler, State, Upper, guarded};
+use socket2::SockRef;
+
+use crate::proto::{Config, Connection, Handler, State, Upper, guarded};
 use crate::python::Monotonic;
-use crate::reactor::{Close, Kernel, MioKernel, Note, Reactor, Ready, Target, Token};
+use crate::reactor::{Kernel, MioKernel, Note, Reactor, Ready, Target, Token};
 
 pub use crate::proto::ConnId;
 pub use crate::reactor::{AdminAddress, AdminListener};
-pub use builder::{BuildError, Running, ServerBuilder};
+pub use build_error::BuildError;
+pub use builder::ServerBuilder;
 pub use control::{Control, ServiceState};
 pub use handle::{Handle, PushError};
 pub use ipnet::IpNet;
 pub use limits::Limits;
 pub use observer::{AcceptPause, Observer};
+pub use recorded::recording_header;
 pub use records::Record;
+pub use replay::{Outcome, Replay};
+pub use running::Running;
 pub use stats::Stats;
 pub use workers::run_workers;
 
@@ -102,23 +112,6 @@ fn earlier(one: Option<Monotonic>, other: Option<Monotonic>) -> Option<Monotonic
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Lifecycle {
-    Running,
-    /// Accepts and serves as before until this time, for those who choose servers to notice.
-    Unready {
-        close_at: Monotonic,
-        until: Option<Monotonic>,
-    },
-    /// Ends when the last connection has, or at this time if there is one.
-    Draining {
-        until: Option<Monotonic>,
-        /// The first slot whose connection is not yet being finished.
-        next: Option<u32>,
-    },
-    Stopped,
-}
-
 impl Server {
     /// Starts describing a server; see [`ServerBuilder`].
     pub fn builder() -> ServerBuilder {
@@ -126,14 +119,22 @@ impl Server {
     }
 }
 
-impl<H> Server<MioKernel, H> {
+impl<K, H> Server<K, H>
+where
+    K: Kernel<AdminListener = AdminListener>,
+    K::Listener: AsFd,
+{
     /// The addresses that it listens on, in the order in which they were given; port 0 has become a
     /// real one.
     ///
     /// # Errors
     /// Those of getsockname(2).
     pub fn addresses(&self) -> io::Result<Vec<SocketAddr>> {
-        self.acceptor.listeners.iter().map(|listening| listening.listener.local_addr()).collect()
+        let address = |listener: &K::Listener| {
+            let address = SockRef::from(listener).local_addr()?.as_socket();
+            address.ok_or_else(|| io::ErrorKind::Unsupported.into())
+        };
+        self.acceptor.listeners.iter().map(|listening| address(&listening.listener)).collect()
     }
 
     /// The address of its admin endpoint, if it has one.
@@ -320,52 +321,6 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         first.map(|time| time.since(now))
     }
 
-    fn handle_commands(&mut self) {
-        self.lag.time_this_turn();
-        for command in self.inbox.take() {
-            self.reactor.kernel.note(|| Note::Command(command.to_text()));
-            self.perform(command);
-        }
-        self.repeat();
-    }
-
-    fn perform(&mut self, command: Command) {
-        match command {
-            Command::Drain => self.drain(),
-            Command::Stop => self.end_all(CloseReason::Stopped),
-            Command::ReplaceKeyring(keyring) => self.replace_keyring(*keyring),
-            Command::Reconfigure(change) => self.reconfigure(*change),
-            Command::KeepRecords(keep) => self.keep_records(keep),
-            Command::Push(id, message) => self.push(id, message),
-            Command::Reload => drop(self.reload()),
-            Command::Visit(errand) => errand.run(self),
-            Command::Stats(collector) => collector.add(self.stats()),
-        }
-    }
-
-    fn replace_keyring(&mut self, keyring: Keyring) {
-        self.stats.replace_keys(keyring.names());
-        self.config.keyring = keyring;
-    }
-
-    fn push(&mut self, id: ConnId, message: Bytes) {
-        self.reactor.requeue(id);
-        let now = self.reactor.now();
-        let taken = self.reactor.slots.get_mut(id).is_some_and(|slot| {
-            let connection = &mut slot.connection;
-            let before = connection.unsent();
-            let taken = connection.push(&self.config, message, now);
-            // One that this ended loses them later, with the rest of its memory.
-            let after = connection.unsent() + connection.undelivered();
-            self.stats.backlog_bytes += (after - before) as u64;
-            taken
-        });
-        match taken {
-            true => self.stats.pushed += 1,
-            false => self.stats.pushes_dropped += 1,
-        }
-    }
-
     /// Gives each queued connection one turn. One with work left goes to the back of the queue and
     /// has its next turn after another look at events, deadlines and new clients.
     fn pump_queue(&mut self, slept: bool) {
@@ -468,49 +423,6 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         }
     }
 
-    fn abort(&mut self, id: ConnId, reason: CloseReason) {
-        if let Some(slot) = self.reactor.slots.get_mut(id) {
-            slot.connection.abort(reason);
-            self.close_or_settle(id);
-        }
-    }
-
-    #[inline(never)]
-    fn close(&mut self, id: ConnId, reason: CloseReason) {
-        let Some(slot) = self.reactor.slots.get(id) else { return };
-        self.stats.lingering -= usize::from(slot.half_closed);
-        let incomplete = slot.connection.undelivered() > 0 || slot.connection.is_unanswered();
-        // To a peer that is gone the kernel would repeat an end of the stream for minutes.
-        let how = match incomplete || reason == CloseReason::PeerVanished {
-            true => Close::Reset,
-            false => Close::Orderly,
-        };
-        let connection = self.reactor.leave(id, how);
-        self.closed(id, connection, reason);
-    }
-
-    /// Counts a connection whose socket is closed.
-    fn closed(&mut self, id: ConnId, connection: Connection<H>, reason: CloseReason) {
-        if !connection.has_authenticated() {
-            let unauthenticated = &mut self.acceptor.unauthenticated;
-            if reason.is_local() {
-                unauthenticated.remove(id);
-            } else {
-                unauthenticated.remove_failed(id, &self.limits, self.reactor.now());
-            }
-        }
-        let undelivered = connection.undelivered() as u64;
-        self.stats.bytes_undelivered += undelivered;
-        self.stats.backlog_bytes -= undelivered;
-        // The handler goes with it, and its destructor is user code too.
-        guarded(|| drop(connection));
-        self.reactor.kernel.note(|| Note::Closed(id, reason));
-        self.stats.count_close(reason);
-        self.acceptor.end_pause();
-        let record = self.forget_record(id);
-        self.notify(|observer| observer.closed(id, reason, record.as_ref()));
-    }
-
     /// Handles the deadlines that have come, a limited number per turn; the rest makes the next
     /// poll return at once.
     fn handle_deadlines(&mut self) {
@@ -535,82 +447,6 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
             self.pump(id);
         } else {
             self.check_peer(id);
-        }
-    }
-
-    fn drain(&mut self) {
-        if self.lifecycle != Lifecycle::Running {
-            return;
-        }
-        let now = self.reactor.now();
-        let until = self.limits.drain_timeout.map(|limit| now.saturating_add(limit));
-        if self.limits.drain_delay.is_zero() {
-            self.close_listeners(until);
-        } else {
-            let close_at = now.saturating_add(self.limits.drain_delay);
-            self.lifecycle = Lifecycle::Unready { close_at, until };
-            self.report_state();
-        }
-    }
-
-    fn close_listeners(&mut self, until: Option<Monotonic>) {
-        self.lifecycle = Lifecycle::Draining { until, next: Some(0) };
-        self.acceptor.close();
-        self.report_state();
-    }
-
-    /// Lets more connections finish, a limited number per turn: each costs a half-close, and those
-    /// that still wait for an answer wait for all of them. There are no new ones by now.
-    fn drain_some(&mut self, mut next: Option<u32>) -> Option<u32> {
-        for _ in 0..self.limits.deadlines_per_turn {
-            let id = self.reactor.slots.id_from(next?)?;
-            let slot = self.reactor.slots.get_mut(id).expect("it was found just now");
-            slot.connection.close(CloseReason::Drained);
-            self.pump(id);
-            next = Some(id.index + 1);
-        }
-        next
-    }
-
-    fn finish_draining(&mut self) {
-        let now = self.reactor.now();
-        if let Lifecycle::Unready { close_at, until } = self.lifecycle
-            && close_at <= now
-        {
-            self.close_listeners(until);
-        }
-        let Lifecycle::Draining { until, next } = self.lifecycle else { return };
-        if next.is_some() {
-            self.lag.time_this_turn();
-            self.lifecycle = Lifecycle::Draining { until, next: self.drain_some(next) };
-        }
-        if self.reactor.slots.is_empty() {
-            self.end();
-        } else if until.is_some_and(|until| until <= now) {
-            self.end_all(CloseReason::DrainTimeout);
-        }
-    }
-
-    fn end_all(&mut self, reason: CloseReason) {
-        self.end();
-        self.acceptor.close();
-        self.for_each(|server, id| server.abort(id, reason));
-    }
-
-    /// Visits all connections, of which any may end meanwhile. Needs no memory for a list of them.
-    fn for_each(&mut self, mut visit: impl FnMut(&mut Self, ConnId)) {
-        let mut next = self.reactor.slots.id_from(0);
-        while let Some(id) = next {
-            visit(self, id);
-            next = self.reactor.slots.id_from(id.index + 1);
-        }
-    }
-
-    fn end(&mut self) {
-        self.lifecycle = Lifecycle::Stopped;
-        self.inbox.close();
-        if let Some(admin) = self.admin.take() {
-            admin.close(&mut self.reactor.kernel);
         }
     }
 }

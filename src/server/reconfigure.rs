@@ -1,6 +1,7 @@
 //! Other settings for a running loop, of which no connection takes notice until its next call.
 
 use super::{IpNet, Limits, Server};
+use crate::auth::Keyring;
 use crate::proto::{Config, Handler};
 use crate::reactor::Kernel;
 
@@ -63,6 +64,11 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         self.acceptor.end_pause();
         self.replace_keyring(config.keyring.clone());
         (self.config, self.limits) = (config, limits);
+    }
+
+    pub(super) fn replace_keyring(&mut self, keyring: Keyring) {
+        self.stats.replace_keys(keyring.names());
+        self.config.keyring = keyring;
     }
 
     /// Arms connections anew after the period of keepalive became shorter, as many in a turn as there

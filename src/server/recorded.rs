@@ -17,7 +17,25 @@ use crate::auth::{Key, Keyring, MacAlgorithm};
 use crate::proto::{CloseReason, Config, ConnId, Handler, Protocol};
 use crate::python::saturating_nanos;
 use crate::reactor::{Kernel, Note};
-use crate::trace;
+use crate::trace::{self, Header};
+
+/// The first lines of a recording of a loop over any kernel, with its settings.
+pub fn recording_header(
+    config: &Config,
+    limits: &Limits,
+    trusted: &[IpNet],
+    proxies: &[IpNet],
+    proxied: &[bool],
+) -> Header {
+    let (config, limits) = (config.clone(), *limits);
+    let (trusted, proxies) = (trusted.to_vec(), proxies.to_vec());
+    let kinds = proxied.iter().map(|proxied| if *proxied { "proxied" } else { "direct" });
+    Header::new()
+        .with("program", env!("CARGO_PKG_VERSION"))
+        .with("commit", option_env!("BUILD_COMMIT").unwrap_or("unknown"))
+        .with("settings", Reconfiguration { config, limits, trusted, proxies }.to_words())
+        .with("listeners", kinds.collect::<Vec<_>>().join(","))
+}
 
 /// A setting in one word.
 trait Word: Sized {

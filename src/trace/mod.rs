@@ -4,18 +4,38 @@
 //! two answers. So the calls of [`Kernel`](crate::reactor::Kernel) with their results, and the few
 //! things that reach the loop by another way ([`Note`](crate::reactor::Note)), are its whole story: an
 //! [`Event`] each. The [simulator](crate::sim) adds what its clients and its network do.
+//!
+//! - [`Recorder`] is a kernel that writes the events of another into a file;
+//! - [`Reader`] reads such a file;
+//! - [`ReplayKernel`] gives its answers to a loop and compares the calls;
+//! - [`Narrator`] tells the events in plain words, and [`Perfetto`] draws them.
 
+mod decode;
+mod encode;
 mod event;
+mod file;
+mod guise;
+mod header;
+mod mask;
 mod narrator;
 #[cfg(feature = "page")]
 pub mod page;
+mod perfetto;
 mod picture;
-
-pub use event::{Event, Fault, Step, Stream, Subject, World};
-pub use narrator::{Narrator, lines};
-pub use picture::{Picture, Place, SocketPicture};
+mod recorder;
+mod replay;
+mod sink;
 
 use crate::auth::Key;
+
+pub use event::{Event, Fault, Step, Stream, Subject, World};
+pub use file::{Ending, Header, ReadError, Reader};
+pub use narrator::{Narrator, lines};
+pub use perfetto::Perfetto;
+pub use picture::{Picture, Place, SocketPicture};
+pub use recorder::{RecordOptions, Recorded, RecordedListener, Recorder};
+pub use replay::{Difference, ReplayKernel, Replays, Stop, StopSign};
+pub use sink::OnEnd;
 
 /// The key at this position in the ring of a replay. It is public: the digests of a recording are made
 /// with it, in the place of those that clients sent.

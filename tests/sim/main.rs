@@ -11,11 +11,14 @@ mod fleet;
 #[cfg(feature = "load")]
 mod load;
 #[cfg(feature = "load")]
+mod load_failures;
+#[cfg(feature = "load")]
 mod load_world;
 #[path = "../wire/multiprocessing_world.rs"]
 mod multiprocessing_world;
 mod random_protocols;
 mod random_worlds;
 mod reconfigure;
+mod recording;
 mod truth;
 mod world;

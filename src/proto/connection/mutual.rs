@@ -1,14 +1,12 @@
-//! Connections that do not begin as in the tutorial.
+//! The mutual handshake of Python's multiprocessing in progress.
 
 use super::{Connection, Stage};
-use crate::auth::Challenge;
-use crate::proto::config::call_timeout;
 use crate::proto::handshake::{Behind, Handshake};
 use crate::proto::proxy::Header;
 use crate::proto::{
     CloseReason, Config, Handler, HandshakeError, MutualHandshake, Peer, Protocol, Reply, Role,
 };
-use crate::python::{Call, Monotonic};
+use crate::python::Monotonic;
 
 /// The listener's part of [`Protocol::Multiprocessing`] in progress.
 #[derive(Debug)]
@@ -60,64 +58,6 @@ impl Mutual {
 }
 
 impl<H: Handler> Connection<H> {
-    /// Creates a connection from this peer, accepted at `now`, in the protocol of the
-    /// configuration. The handshake takes what it needs ([`Protocol::random_len`]) of `random`, bytes
-    /// of a cryptographic random source.
-    pub fn open(
-        config: &Config,
-        random: &[u8; Protocol::MAX_RANDOM],
-        handler: H,
-        peer: Peer,
-        now: Monotonic,
-    ) -> Self {
-        match config.protocol {
-            Protocol::Tutorial => {
-                let challenge = std::array::from_fn(|i| random[i]);
-                let mut connection = Self::new(config, Challenge::new(challenge), handler, now);
-                connection.set_peer(peer);
-                connection
-            }
-            Protocol::Multiprocessing => {
-                let handshake = MutualHandshake::new(Role::Listener, &config.keyring, *random);
-                Self {
-                    stage: Stage::Mutual(Box::new(Mutual { handshake, peer, header: None })),
-                    call: Call::begin(call_timeout(config.auth_timeout), now),
-                    handler,
-                }
-            }
-            Protocol::Plain => {
-                let mut connection = Self {
-                    stage: Stage::Echoing(None),
-                    call: Call::begin(call_timeout(config.idle_timeout), now),
-                    handler,
-                };
-                connection.enter_conversation(&peer);
-                connection
-            }
-        }
-    }
-
-    /// The same from a balancer, whose PROXY header comes first; see
-    /// [`behind_proxy`](Self::behind_proxy). Not in [`Protocol::Plain`], which begins with nothing
-    /// that could wait for the header.
-    pub fn open_proxied(
-        config: &Config,
-        random: &[u8; Protocol::MAX_RANDOM],
-        handler: H,
-        peer: Peer,
-        now: Monotonic,
-    ) -> Self {
-        let challenge = Challenge::new(std::array::from_fn(|i| random[i]));
-        let more = std::array::from_fn(|i| random[Challenge::LEN + i]);
-        let mut handshake = Handshake::behind_proxy(challenge, more);
-        handshake.peer = peer;
-        Self {
-            stage: Stage::AwaitDigest(Box::new(handshake)),
-            call: Call::begin(call_timeout(config.header_timeout), now),
-            handler,
-        }
-    }
-
     /// Handles bytes of the mutual handshake, and what may be behind it. Not inlined, so that a
     /// message does not prepare for this.
     #[inline(never)]
