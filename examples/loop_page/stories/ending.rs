@@ -88,7 +88,7 @@ pub fn half_close() -> Tale {
             ("No: that is what the zero means", "Then nobody could send a question, end the stream, and read the answer."),
         ],
         rule: "The peer's end ends reading only: finish the answer, then close.",
-        source: (CONNECTION, "pub fn handle_eof(&mut self)"),
+        source: ("src/proto/connection/ending.rs", "pub fn handle_eof(&mut self)"),
         practice: Some("examples/08_authenticated_echo.rs"),
     }
 }

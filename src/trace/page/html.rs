@@ -4,28 +4,18 @@ use data_encoding::BASE64;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
-use super::model::{Model, changes, flat};
-use super::{Page, Run, STOP, Story, caption};
-use crate::trace::{Event, Narrator};
+use super::film::Film;
+use super::{Page, Run, Story, caption};
 
 const STYLE: &str = include_str!("page.css");
 const SCRIPT: &str = include_str!("page.js");
 const PLAYER: &str = include_str!("player.html");
 
-/// A run as the page has it.
-struct Shown {
-    json: Value,
-    /// The captions, calls and explanations.
-    told: Vec<[String; 3]>,
-    /// The state at the stop.
-    stop: Option<Map<String, Value>>,
-}
-
-pub(super) fn page(page: &Page) -> String {
-    let shown: Vec<Shown> = page.runs.iter().map(show).collect();
+/// The page, with what there is to see of each of its runs.
+pub(super) fn page(page: &Page, films: &[Film]) -> String {
     let data = json!({
         "version": 1,
-        "runs": shown.iter().map(|run| run.json.clone()).collect::<Vec<_>>(),
+        "runs": page.runs.iter().zip(films).map(|(run, film)| run_json(run, film)).collect::<Vec<_>>(),
         "stories": page.stories.iter().map(story_json).collect::<Vec<_>>(),
     });
     let mut to = String::new();
@@ -53,11 +43,11 @@ pub(super) fn page(page: &Page) -> String {
     to.push_str("<div id=\"texts\">\n<h2>All of it as text</h2>\n");
     match page.stories.as_slice() {
         [] => {
-            for (run, shown) in page.runs.iter().zip(&shown) {
-                narration(&mut to, run, shown, "The run");
+            for (run, film) in page.runs.iter().zip(films) {
+                narration(&mut to, run, film, "The run");
             }
         }
-        stories => stories.iter().for_each(|story| story_text(&mut to, story, &page.runs, &shown)),
+        stories => stories.iter().for_each(|story| story_text(&mut to, story, &page.runs, films)),
     }
     let _ = writeln!(
         to,
@@ -98,7 +88,7 @@ fn escape(text: &str) -> String {
 }
 
 /// Control characters and those that change the direction of text become escapes.
-fn visible(text: &str) -> String {
+pub(super) fn visible(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for char in text.chars() {
         match char {
@@ -109,40 +99,11 @@ fn visible(text: &str) -> String {
     shown
 }
 
-fn show(run: &Run) -> Shown {
-    let (mut model, mut narrator) = (Model::default(), Narrator::new());
-    let (mut flat_before, mut views) = (Map::new(), run.views.as_slice());
-    let (mut steps, mut told, mut stop) = (Vec::new(), Vec::new(), None);
-    let (range, stop_at) = (run.shown(), run.mark(STOP));
-    for (index, step) in run.steps.iter().enumerate().take(range.end) {
-        let before = model.state.clone();
-        let mine = views.iter().take_while(|view| view.step <= index).count();
-        let (now, later) = views.split_at(mine);
-        views = later;
-        model.step(step, run.pictures.get(index), now);
-        let explained = narrator.tell(&step.event);
-        if !range.contains(&index) {
-            continue;
-        }
-        let after = flat(&model.state);
-        let line = run.lines.get(index).copied().flatten();
-        let act = run.acts.get(index).copied().unwrap_or(0);
-        let is_world = matches!(step.event, Event::World(_));
-        steps.push(json!([model.state.turn, act, line, u8::from(is_world), changes(&flat_before, &after)]));
-        let caption = caption::caption(step, &before, &model);
-        debug_assert!(caption.split(' ').count() <= caption::WORDS, "{caption}");
-        let why = if run.explained { explained } else { String::new() };
-        told.push([visible(&caption), visible(&caption::raw(&step.event)), visible(&why)]);
-        if stop_at == Some(index) {
-            stop = Some(after.clone());
-        }
-        flat_before = after;
-    }
-    let marks = run.marks.iter().filter(|mark| range.contains(&mark.step));
-    let marks = marks.map(|mark| {
-        json!({"name": mark.name, "step": mark.step - range.start, "text": visible(&mark.text)})
+fn run_json(run: &Run, film: &Film) -> Value {
+    let marks = film.marks.iter().map(|mark| {
+        json!({"name": mark.name, "step": mark.step, "text": visible(&mark.text)})
     });
-    let json = json!({
+    json!({
         "name": run.name,
         "code": {
             "file": run.code.file,
@@ -152,45 +113,9 @@ fn show(run: &Run) -> Shown {
         },
         "marks": marks.collect::<Vec<_>>(),
         "end": run.end,
-        "simulated": !run.pictures.is_empty(),
-        "overview": overview(run),
-        "steps": steps,
-    });
-    Shown { json, told, stop }
-}
-
-/// The shape of the whole run: steps in each of a hundred equal parts of its turns, and which of them are
-/// on the page. Only for runs of which a part is left out.
-fn overview(run: &Run) -> Value {
-    const PARTS: u64 = 100;
-    let range = run.shown();
-    if range.len() == run.steps.len() {
-        return Value::Null;
-    }
-    let mut turn = 0;
-    let turns: Vec<u64> = run
-        .steps
-        .iter()
-        .map(|step| {
-            turn += u64::from(matches!(step.event, Event::Poll(_)));
-            turn
-        })
-        .collect();
-    let part = |turn: u64| turn * (PARTS - 1) / turns.last().copied().unwrap_or(1).max(1);
-    let mut parts = vec![0_u64; PARTS as usize];
-    for turn in &turns {
-        parts[usize::try_from(part(*turn)).expect("there are a hundred")] += 1;
-    }
-    json!({
-        "parts": parts,
-        "from": part(turns[range.start]),
-        "to": part(turns[range.end - 1]),
-        "text": format!(
-            "Turns {} to {} of {} are on this page; the others are left out.",
-            caption::grouped(turns[range.start]),
-            caption::grouped(turns[range.end - 1]),
-            caption::grouped(turn)
-        ),
+        "simulated": film.simulated,
+        "overview": film.overview(),
+        "steps": film.steps,
     })
 }
 
@@ -225,7 +150,7 @@ fn contents(to: &mut String, page: &Page) {
     to.push_str("</ol></nav>\n");
 }
 
-fn story_text(to: &mut String, story: &Story, runs: &[Run], shown: &[Shown]) {
+fn story_text(to: &mut String, story: &Story, runs: &[Run], films: &[Film]) {
     let _ = writeln!(
         to,
         "<article id=\"{}\"><h3>{}</h3>\n<p>{}</p>",
@@ -234,7 +159,7 @@ fn story_text(to: &mut String, story: &Story, runs: &[Run], shown: &[Shown]) {
         escape(&story.text)
     );
     let _ = writeln!(to, "<p class=\"seen\">Seen in: {}.</p>", escape(&story.seen.join(", ")));
-    narration(to, &runs[story.mistake], &shown[story.mistake], "The mistake");
+    narration(to, &runs[story.mistake], &films[story.mistake], "The mistake");
     let _ = writeln!(to, "<p><b>{}</b></p>\n<ul>", escape(&story.question));
     for answer in &story.answers {
         let verdict = if answer.right { "Right" } else { "No" };
@@ -246,7 +171,7 @@ fn story_text(to: &mut String, story: &Story, runs: &[Run], shown: &[Shown]) {
         );
     }
     to.push_str("</ul>\n");
-    narration(to, &runs[story.cure], &shown[story.cure], "The cure");
+    narration(to, &runs[story.cure], &films[story.cure], "The cure");
     let (file, line, text) = &story.source;
     let _ = writeln!(
         to,
@@ -259,12 +184,12 @@ fn story_text(to: &mut String, story: &Story, runs: &[Run], shown: &[Shown]) {
 }
 
 /// Every step of a run as a list, and the state at its stop as a table.
-fn narration(to: &mut String, run: &Run, shown: &Shown, heading: &str) {
+fn narration(to: &mut String, run: &Run, film: &Film, heading: &str) {
     let name = escape(&run.name);
-    let _ = writeln!(to, "<details open><summary>{heading}: {} steps</summary>", shown.told.len());
+    let _ = writeln!(to, "<details open><summary>{heading}: {} steps</summary>", film.told.len());
     let _ = writeln!(to, "<ol class=\"steps\" data-run=\"{name}\">");
-    for (index, [caption, raw, why]) in shown.told.iter().enumerate() {
-        let mark = run.marks.iter().find(|mark| mark.step == run.shown().start + index);
+    for (index, [caption, raw, why]) in film.told.iter().enumerate() {
+        let mark = film.marks.iter().find(|mark| mark.step == index);
         let mark = mark.map_or(String::new(), |mark| format!(" <b>[{}]</b>", escape(&mark.text)));
         let why = if why.is_empty() { String::new() } else { format!(" <small>{}</small>", escape(why)) };
         let _ = writeln!(
@@ -275,7 +200,7 @@ fn narration(to: &mut String, run: &Run, shown: &Shown, heading: &str) {
         );
     }
     to.push_str("</ol>\n");
-    if let Some(stop) = &shown.stop {
+    if let Some(stop) = &film.stop {
         state_table(to, stop);
     }
     let _ = writeln!(to, "<p class=\"end\">{}</p></details>", escape(&run.end));

@@ -6,15 +6,17 @@
 //! same story as a list.
 
 mod caption;
+mod film;
 mod html;
 mod model;
 #[cfg(test)]
 mod tests;
-
-use std::ops::Range;
+mod turn;
 
 use super::{Picture, Step, Stream};
 use crate::python::Monotonic;
+
+pub use film::{Beside, Film};
 
 /// A page: single runs, or stories of two runs each.
 #[derive(Clone, Debug, Default)]
@@ -48,12 +50,8 @@ pub struct Run {
     pub acts: Vec<usize>,
     /// The code of the loop.
     pub code: Code,
-    /// The steps that the page has; all if it is empty.
-    pub shown: Range<usize>,
     /// Places to go to.
     pub marks: Vec<Mark>,
-    /// True for the server of this crate, whose steps are explained with the rules of its code.
-    pub explained: bool,
     /// The result in a sentence.
     pub end: String,
 }
@@ -150,18 +148,14 @@ pub const STOP: &str = "stop";
 impl Page {
     /// The page as the text of an HTML file.
     pub fn to_html(&self) -> String {
-        html::page(self)
-    }
-}
-
-impl Run {
-    /// The indices of the steps that the page has.
-    pub fn shown(&self) -> Range<usize> {
-        if self.shown.is_empty() { 0..self.steps.len() } else { self.shown.clone() }
+        let films: Vec<Film> = self.runs.iter().map(Film::of).collect();
+        html::page(self, &films)
     }
 
-    /// The step of the mark with this name.
-    pub fn mark(&self, name: &str) -> Option<usize> {
-        self.marks.iter().find(|mark| mark.name == name).map(|mark| mark.step)
+    /// A page of one run that was followed step by step, perhaps without all of its steps.
+    pub fn of_film(mut self, film: &Film, end: String) -> String {
+        let name = "run".to_owned();
+        self.runs = vec![Run { name, code: turn::code(), end, ..Run::default() }];
+        html::page(&self, std::slice::from_ref(film))
     }
 }
