@@ -71,12 +71,12 @@ pub fn one_accept() -> Tale {
             turn: one_accept_cure,
             function: "fn one_accept_cure",
             stop: |step, picture| matches!(step.event, Event::Accept(_, Err(_))) && picture.queue.is_empty(),
-            stop_text: "Would block: nobody waits any more",
+            stop_text: "Would block: the queue is empty",
         },
         question: "Five clients are in the accept queue. What does this poll return?",
         answers: &[
             ("Nothing, until another client connects", "And then the loop accepts one, and six wait instead of five."),
-            ("The listener, five more times", "One edge covers everyone who came before it was fetched."),
+            ("The listener, five more times", "One edge covers all clients that came before it was fetched."),
             ("The listener, as the queue is not empty", "That is level-triggered epoll."),
         ],
         rule: "Accept until it would block, or remember that clients may wait.",
@@ -211,12 +211,12 @@ fn flood_cure(server: &mut Loop) -> io::Result<()> {
         }
     }
     while server.waiting {
-        if server.conns.len() == PLACES {
-            // Full: the one that has been silent for longest makes room.
+        server.waiting = server.accept().is_ok();
+        if server.conns.len() > PLACES {
+            // One too many: the one that has been silent for longest makes room.
             let oldest = server.tokens()[0];
             server.close(oldest);
         }
-        server.waiting = server.accept().is_ok();
     }
     Ok(())
 }
@@ -227,10 +227,10 @@ pub fn flood() -> Tale {
         title: "When all places are taken, newcomers wait",
         text: [
             "There are three places, and three clients take them and say nothing.",
-            "c4 comes with an honest question, and finds the house full of silence.",
+            "c4 comes with an honest question, and there is no place for it.",
             "If the silent can keep the door shut for as long as they like, three of them are an attack; so the oldest silent one makes room.",
         ],
-        seen: &["every flood of half-open connections", "docs/TESTING.md, Trials"],
+        seen: &[],
         stage: Stage::new(&[Act::Connect, Act::Connect, Act::Connect, Act::Rest(3000), Act::Connect, Act::Send(4, 5), Act::Rest(60_000)]),
         file: FILE,
         mistake: Side {
@@ -244,15 +244,15 @@ pub fn flood() -> Tale {
         cure: Side {
             turn: flood_cure,
             function: "fn flood_cure",
-            stop: |step, _| matches!(step.event, Event::Accept(_, Ok((Stream(4), _)))),
+            stop: |step, _| matches!(step.event, Event::Close(Stream(1), _)),
             stop_text: "The oldest silent client has made room",
         },
         question: "Three silent clients have all places. When is c4 served?",
         answers: &[
             ("When one of them leaves, if it ever does", "It costs them nothing to stay."),
-            ("When it sends its question", "It has sent it. The bytes are in the kernel, and nobody reads them."),
+            ("When it sends its question", "It has sent it. The bytes are in the kernel, and the loop does not read them."),
         ],
-        rule: "Whoever has not authenticated has a place only until another needs it.",
+        rule: "A client that has not authenticated has its place only until another needs it.",
         source: (ACCEPT, "/// Makes room for one more unauthenticated connection."),
         practice: Some("examples/torture"),
     }

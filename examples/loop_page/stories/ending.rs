@@ -85,7 +85,7 @@ pub fn half_close() -> Tale {
         question: "c1 has ended its stream. Is c1 still there?",
         answers: &[
             ("It may be, and may still be reading", "An end says \"I send no more\". It does not say \"I read no more\"."),
-            ("No: that is what the zero means", "Then nobody could send a question, end the stream, and read the answer."),
+            ("No: that is what the zero means", "Then no client could send a question, end its stream, and read the answer."),
         ],
         rule: "The peer's end ends reading only: finish the answer, then close.",
         source: ("src/proto/connection/ending.rs", "pub fn handle_eof(&mut self)"),
@@ -139,7 +139,7 @@ pub fn close_unread() -> Tale {
         title: "close delivers what was sent",
         text: [
             "The server answers c1's question of 16 bytes with 512 bytes and closes.",
-            "c1 had sent 100 bytes more, which nobody has read; closing then sends a reset instead of an end.",
+            "c1 had sent 100 bytes more, which are unread; closing then sends a reset instead of an end.",
             "The reset overtakes the answer: bytes that send had taken are destroyed on their way.",
         ],
         seen: &["RFC 2525, section 2.17", "news.ycombinator.com/item?id=48170799"],

@@ -61,7 +61,7 @@ pub fn pieces() -> Tale {
             "recv(16) returns 9 and does not wait for the others: TCP carries bytes, and messages are the reader's business.",
             "A loop that compares what it has got refuses a client whose digest is right.",
         ],
-        seen: &["stackoverflow.com/q/16990746", "every second tutorial on sockets"],
+        seen: &["stackoverflow.com/q/16990746"],
         stage: Stage::new(&[Act::Connect, Act::Rest(10), Act::Send(1, 9), Act::Rest(200), Act::Send(1, 7), Act::Rest(1000)]),
         file: FILE,
         mistake: Side {
@@ -145,7 +145,7 @@ pub fn stale_token() -> Tale {
     stage.faults = Faults { stale_event: Faults::ALWAYS, ..Faults::none() };
     Tale {
         name: "stale-token",
-        title: "An event belongs to whoever has that number now",
+        title: "An event belongs to the connection that has its number now",
         text: [
             "c1 leaves, c2 comes and gets c1's slot, and with it the number that events carry.",
             "An event of c1's is still under way: it says readable and closed, and was true when it was made.",
@@ -164,13 +164,13 @@ pub fn stale_token() -> Tale {
             turn: stale_token_cure,
             function: "fn stale_token_cure",
             stop: |step, _| matches!(step.event, Event::Recv { stream: Stream(2), result: Ok(7), .. }),
-            stop_text: "c2 is well: c1's event found nobody",
+            stop_text: "c2 is well: c1's event found no connection",
         },
-        question: "The next event of this batch was c1's and said closed. Its number is c2's now. Whom does the loop close?",
+        question: "The next event of this batch was c1's and said closed. Its number is c2's now. Which client does the loop close?",
         answers: &[
             ("c2", "The number is all that the event carries, and it leads to c2."),
             ("c1, once more", "c1 is closed and gone. The number does not remember it."),
-            ("Nobody: the close took c1's events along", "It took them out of epoll. It cannot take back what was reported already."),
+            ("None: the close took c1's events along", "It took them out of epoll. It cannot take back what was reported already."),
         ],
         rule: "Put a generation into the token, so that a name dies with its connection.",
         source: ("src/reactor/slots.rs", "const fn pack(index: u32, generation: u32)"),

@@ -142,7 +142,7 @@ pub fn would_block() -> Tale {
         },
         question: "The event says that c1 is readable, but its five bytes were read a moment ago. What does recv say?",
         answers: &[
-            ("It would block", "The event is news about the past. Nobody takes it back when the bytes are read."),
+            ("It would block", "The event is news about the past. It is not taken back when the bytes are read."),
             ("Zero bytes", "Zero is the end of the stream, and c1 has not ended its stream."),
             ("It cannot be: the kernel would have removed the event", "The event was in the list already, as late and repeated ones are."),
         ],

@@ -3,6 +3,7 @@
 use std::io;
 use std::time::Duration;
 
+use saltecho::reactor::Kernel;
 use saltecho::sim::{Faults, SimKernel};
 use saltecho::trace::Step;
 use saltecho::trace::page::Run;
@@ -138,6 +139,7 @@ impl Player {
             Act::Finish(number) => sim.client_finish(client(number)),
             Act::Drain => {
                 sim.remark(|| "The program is asked to end.".to_owned());
+                sim.waker().wake();
                 server.draining = true;
             }
             Act::Pass(ms) => sim.pass(Duration::from_millis(ms)),

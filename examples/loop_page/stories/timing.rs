@@ -135,7 +135,7 @@ pub fn moving_deadline() -> Tale {
             "The timer that was started when c1 came knows nothing of what c1 said since.",
             "An idle time-out is a deadline that every message moves, not a timer that runs.",
         ],
-        seen: &["idle time-outs that end busy connections, in every language"],
+        seen: &[],
         stage: Stage::new(&[Act::Connect, Act::Turn, Act::Rest(6000), Act::Send(1, 5), Act::Turn, Act::Rest(6000), Act::Send(1, 5), Act::Turn, Act::Rest(1000)]),
         file: FILE,
         mistake: Side {
@@ -199,7 +199,7 @@ fn drain_cure(server: &mut Loop) -> io::Result<()> {
         }
     }
     if server.draining {
-        // Whoever has its answer is closed now, and the others once they have theirs.
+        // A client that has its answer is closed now, and the others once they have theirs.
         for token in server.tokens() {
             if server.kept(token) == 0 {
                 server.close(token);
@@ -232,7 +232,7 @@ pub fn drain() -> Tale {
             "Ending at once is easy, and takes answers away from clients that did nothing wrong.",
             "A drain takes no new work, finishes what was begun, and then ends: in that order, and within a time limit.",
         ],
-        seen: &["deployments that lose a handful of answers each time"],
+        seen: &[],
         stage,
         file: FILE,
         mistake: Side {
@@ -252,7 +252,7 @@ pub fn drain() -> Tale {
             ("The 700 bytes", "They are in the loop's memory only. close delivers what the kernel has taken, and no more."),
             ("Nothing: close delivers them", "close knows nothing of bytes that were never given to send."),
         ],
-        rule: "Draining is a stage of the loop: finish answers, close whoever has none, end last.",
+        rule: "Draining is a stage of the loop: finish the answers, close each client that has its own, end last.",
         source: ("src/server/mod.rs", "self.finish_draining();"),
         practice: Some("examples/torture"),
     }

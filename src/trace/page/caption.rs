@@ -105,13 +105,14 @@ pub(super) fn seconds(at: Monotonic) -> String {
     format!("{:.3}", Duration::from_nanos(at.as_nanos()).as_secs_f64())
 }
 
-/// A length of time in the unit that suits it.
+/// A length of time in the unit that suits it, to the millisecond.
 fn span(time: Duration) -> String {
-    match time.as_millis() {
-        0 => "no time".to_owned(),
-        ms if ms % 1000 == 0 => format!("{} s", grouped(time.as_secs())),
-        ms if ms < 1000 => format!("{ms} ms"),
-        _ => format!("{:.3} s", time.as_secs_f64()),
+    let ms = (time.as_nanos() + 500_000) / 1_000_000;
+    match ms {
+        0 => "less than 1 ms".to_owned(),
+        1..1000 => format!("{ms} ms"),
+        ms if ms % 1000 == 0 => format!("{} s", grouped(ms / 1000)),
+        ms => format!("{}.{:03} s", grouped(ms / 1000), ms % 1000),
     }
 }
 

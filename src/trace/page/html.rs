@@ -158,7 +158,9 @@ fn story_text(to: &mut String, story: &Story, runs: &[Run], films: &[Film]) {
         escape(&story.title),
         escape(&story.text)
     );
-    let _ = writeln!(to, "<p class=\"seen\">Seen in: {}.</p>", escape(&story.seen.join(", ")));
+    if !story.seen.is_empty() {
+        let _ = writeln!(to, "<p class=\"seen\">Seen in {}.</p>", escape(&story.seen.join(", ")));
+    }
     narration(to, &runs[story.mistake], &films[story.mistake], "The mistake");
     let _ = writeln!(to, "<p><b>{}</b></p>\n<ul>", escape(&story.question));
     for answer in &story.answers {

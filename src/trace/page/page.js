@@ -140,8 +140,7 @@
       const number = stories.indexOf(story) + 1;
       $("title").textContent = `${number}. ${story.title}`;
       $("point").textContent = story.text;
-      const seen = make("span", ` Seen in ${story.seen.join(", ")}.`, "seen");
-      $("point").append(seen);
+      if (story.seen.length) $("point").append(make("span", ` Seen in ${story.seen.join(", ")}.`, "seen"));
       document.title = `${story.title} · an event loop`;
       for (const link of document.querySelectorAll("nav a")) {
         if (link.dataset.story === story.name) link.setAttribute("aria-current", "true");
@@ -217,7 +216,7 @@
     }
     const list = $("lines");
     if (current) {
-      const top = current.offsetTop - list.offsetTop;
+      const top = current.offsetTop;
       if (top < list.scrollTop || top > list.scrollTop + list.clientHeight - 40) list.scrollTop = top - list.clientHeight / 2;
     }
     list.classList.toggle("lost", line === null);
@@ -254,12 +253,17 @@
       return Object.keys(run().steps[step][CHANGES]).some((key) => key.startsWith(`${name}.`));
     }
     body.textContent = "";
+    let first = null;
     for (const name of shown) {
       const get = (key) => state[`${name}.${key}`];
       const changed = (...keys) => step > 0 && keys.some((key) => get(key) !== before[`${name}.${key}`]);
       const difference = (key) => (get(key) || 0) - (before[`${name}.${key}`] || 0);
       const row = make("tr", undefined, get("stage") === "closed" ? "closed" : "");
       const cell = (kind, className) => { const made = make(kind, undefined, className); row.append(made); return made; };
+      if (step > 0 && touched(name)) {
+        row.classList.add("here");
+        first ??= row;
+      }
       const head = cell("th");
       head.scope = "row";
       head.append(make("b", name), make("small", get("stage")));
@@ -310,6 +314,11 @@
         note.append(text);
         body.append(note);
       }
+    }
+    const scroll = $("scroll");
+    if (first && scroll.scrollHeight > scroll.clientHeight) {
+      const below = first.offsetTop + first.offsetHeight > scroll.scrollTop + scroll.clientHeight;
+      if (below || first.offsetTop < scroll.scrollTop + 60) scroll.scrollTop = first.offsetTop - scroll.clientHeight / 2;
     }
     if (shown.length < names.length) {
       const note = make("tr"), text = make("td", `${group(names.length - shown.length)} more connections are closed or quiet`);
