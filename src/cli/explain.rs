@@ -111,7 +111,8 @@ pub(super) fn run(args: &ExplainArgs) -> Result<(), Failure> {
 impl ExplainArgs {
     /// The part of the run that is asked for, in nanoseconds of the loop's clock.
     fn range(&self) -> Range<u128> {
-        let nanos = |limit: Option<Limit>| limit.and_then(|limit| limit.0).map(|time| time.as_nanos());
+        let nanos =
+            |limit: Option<Limit>| limit.and_then(|limit| limit.0).map(|time| time.as_nanos());
         nanos(self.from).unwrap_or(0)..nanos(self.to).unwrap_or(u128::MAX)
     }
 }

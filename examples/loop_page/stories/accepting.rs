@@ -9,7 +9,8 @@ use super::desk::Loop;
 use super::script::{Act, Stage};
 use super::{Side, Tale};
 
-const FILE: (&str, &str) = ("examples/loop_page/stories/accepting.rs", include_str!("accepting.rs"));
+const FILE: (&str, &str) =
+    ("examples/loop_page/stories/accepting.rs", include_str!("accepting.rs"));
 const ACCEPT: &str = "src/server/accept.rs";
 
 fn one_accept_mistake(server: &mut Loop) -> io::Result<()> {
@@ -56,7 +57,12 @@ pub fn one_accept() -> Tale {
             "The listener is reported once: clients wait, and it does not say how many.",
             "A loop that accepts once for each event has a queue that never gets shorter again, and every newcomer waits behind it.",
         ],
-        seen: &["tokio-rs/mio#845", "agroal/pgexporter#586", "massalabs/massa#4333", "vibe-d/eventcore#20"],
+        seen: &[
+            "tokio-rs/mio#845",
+            "agroal/pgexporter#586",
+            "massalabs/massa#4333",
+            "vibe-d/eventcore#20",
+        ],
         stage: Stage::new(&acts),
         file: FILE,
         mistake: Side {
@@ -70,13 +76,21 @@ pub fn one_accept() -> Tale {
         cure: Side {
             turn: one_accept_cure,
             function: "fn one_accept_cure",
-            stop: |step, picture| matches!(step.event, Event::Accept(_, Err(_))) && picture.queue.is_empty(),
+            stop: |step, picture| {
+                matches!(step.event, Event::Accept(_, Err(_))) && picture.queue.is_empty()
+            },
             stop_text: "Would block: the queue is empty",
         },
         question: "Five clients are in the accept queue. What does this poll return?",
         answers: &[
-            ("Nothing, until another client connects", "And then the loop accepts one, and six wait instead of five."),
-            ("The listener, five more times", "One edge covers all clients that came before it was fetched."),
+            (
+                "Nothing, until another client connects",
+                "And then the loop accepts one, and six wait instead of five.",
+            ),
+            (
+                "The listener, five more times",
+                "One edge covers all clients that came before it was fetched.",
+            ),
             ("The listener, as the queue is not empty", "That is level-triggered epoll."),
         ],
         rule: "Accept until it would block, or remember that clients may wait.",
@@ -137,7 +151,17 @@ fn no_descriptor_cure(server: &mut Loop) -> io::Result<()> {
 }
 
 pub fn no_descriptor() -> Tale {
-    let mut stage = Stage::new(&[Act::Connect, Act::Connect, Act::Connect, Act::Rest(10), Act::Finish(1), Act::Turn, Act::Rest(200), Act::Send(3, 5), Act::Rest(200)]);
+    let mut stage = Stage::new(&[
+        Act::Connect,
+        Act::Connect,
+        Act::Connect,
+        Act::Rest(10),
+        Act::Finish(1),
+        Act::Turn,
+        Act::Rest(200),
+        Act::Send(3, 5),
+        Act::Rest(200),
+    ]);
     stage.faults = Faults { descriptors: 2, ..Faults::none() };
     Tale {
         name: "no-descriptor",
@@ -147,7 +171,13 @@ pub fn no_descriptor() -> Tale {
             "accept fails with EMFILE and c3 stays in the queue; the event that told of c3 is spent.",
             "When c1 leaves there is room, but nothing tells the loop to try again.",
         ],
-        seen: &["tokio-rs/tokio#3529", "joyent/libuv#1189", "joyent/libuv#690", "oven-sh/bun#32705", "nodejs/node#45242"],
+        seen: &[
+            "tokio-rs/tokio#3529",
+            "joyent/libuv#1189",
+            "joyent/libuv#690",
+            "oven-sh/bun#32705",
+            "nodejs/node#45242",
+        ],
         stage,
         file: FILE,
         mistake: Side {
@@ -156,7 +186,10 @@ pub fn no_descriptor() -> Tale {
             stop: |step, picture| {
                 matches!(step.event, Event::World(World::Sleeps(..)))
                     && picture.queue == [Stream(3)]
-                    && picture.sockets.first().is_some_and(|socket| socket.end == saltecho::trace::Place::Closed)
+                    && picture
+                        .sockets
+                        .first()
+                        .is_some_and(|socket| socket.end == saltecho::trace::Place::Closed)
             },
             stop_text: "A descriptor is free, c3 waits, and the loop sleeps",
         },
@@ -168,8 +201,14 @@ pub fn no_descriptor() -> Tale {
         },
         question: "c1 has left, so there is a descriptor for c3. Is c3 accepted?",
         answers: &[
-            ("No: nothing wakes the loop for it", "The edge came when c3 connected. It is not repeated because accept failed."),
-            ("Yes: a free descriptor is an event", "epoll watches sockets. It knows nothing of the descriptors of a process."),
+            (
+                "No: nothing wakes the loop for it",
+                "The edge came when c3 connected. It is not repeated because accept failed.",
+            ),
+            (
+                "Yes: a free descriptor is an event",
+                "epoll watches sockets. It knows nothing of the descriptors of a process.",
+            ),
             ("Yes: the listener is still readable", "It is, but the edge for it is spent."),
         ],
         rule: "After EMFILE rest and try again by a timer; with a spare descriptor turn clients away meanwhile.",
@@ -231,13 +270,22 @@ pub fn flood() -> Tale {
             "If the silent can keep the door shut for as long as they like, three of them are an attack; so the oldest silent one makes room.",
         ],
         seen: &[],
-        stage: Stage::new(&[Act::Connect, Act::Connect, Act::Connect, Act::Rest(3000), Act::Connect, Act::Send(4, 5), Act::Rest(60_000)]),
+        stage: Stage::new(&[
+            Act::Connect,
+            Act::Connect,
+            Act::Connect,
+            Act::Rest(3000),
+            Act::Connect,
+            Act::Send(4, 5),
+            Act::Rest(60_000),
+        ]),
         file: FILE,
         mistake: Side {
             turn: flood_mistake,
             function: "fn flood_mistake",
             stop: |step, picture| {
-                matches!(step.event, Event::World(World::Sleeps(..))) && picture.queue == [Stream(4)]
+                matches!(step.event, Event::World(World::Sleeps(..)))
+                    && picture.queue == [Stream(4)]
             },
             stop_text: "c4 waits behind three who say nothing",
         },
@@ -250,7 +298,10 @@ pub fn flood() -> Tale {
         question: "Three silent clients have all places. When is c4 served?",
         answers: &[
             ("When one of them leaves, if it ever does", "It costs them nothing to stay."),
-            ("When it sends its question", "It has sent it. The bytes are in the kernel, and the loop does not read them."),
+            (
+                "When it sends its question",
+                "It has sent it. The bytes are in the kernel, and the loop does not read them.",
+            ),
         ],
         rule: "A client that has not authenticated has its place only until another needs it.",
         source: (ACCEPT, "/// Makes room for one more unauthenticated connection."),

@@ -1,5 +1,7 @@
 //! From a tale to its part of the page.
 
+use std::collections::BTreeMap;
+
 use md5::{Digest, Md5};
 use saltecho::trace::page::{Answer, Code, Mark, Page, Run, STOP, Story};
 use saltecho::trace::{Event, World};
@@ -13,18 +15,18 @@ pub const INTRODUCTION: &str = "An event loop is one thread that asks the kernel
     cured, and stops where it matters. These are real runs of the loops that you see, over a simulated \
     kernel with epoll's edge-triggered rules. (Level-triggered loops spin in some places where these sleep.)";
 
-/// Names the code that the page was made from.
-pub fn version() -> Result<String, String> {
-    let mut files: Vec<&str> = super::tales().iter().flat_map(|tale| [tale.file.0, tale.source.0]).collect();
-    files.sort_unstable();
-    files.dedup();
+/// Names the loops that the page shows.
+pub fn version() -> String {
+    let tales = super::tales();
+    let files: BTreeMap<&str, &str> = tales.iter().map(|tale| tale.file).collect();
     let mut digest = Md5::new();
-    for file in files {
-        digest.update(read(file)?);
+    for text in files.values() {
+        digest.update(text);
     }
-    let digest: String = digest.finalize().iter().take(6).map(|byte| format!("{byte:02x}")).collect();
+    let digest: String =
+        digest.finalize().iter().take(6).map(|byte| format!("{byte:02x}")).collect();
     let version = env!("CARGO_PKG_VERSION");
-    Ok(format!("Made by saltecho {version} from sources with the digest {digest}"))
+    format!("Made by saltecho {version} from stories with the digest {digest}")
 }
 
 /// Plays a tale and adds it to the page.
@@ -62,7 +64,7 @@ fn story(tale: &Tale, index: usize) -> Result<Story, String> {
         .collect();
     answers.sort_by(|one, other| one.text.cmp(&other.text));
     let (file, wanted) = tale.source;
-    let (line, text) = the_line(&read(file)?, wanted).ok_or(format!("{file} has no line {wanted:?}"))?;
+    let text = the_line(&read(file)?, wanted).ok_or(format!("{file} has no line {wanted:?}"))?;
     let practice = tale.practice.map(|path| {
         let name = path.trim_start_matches("examples/").trim_end_matches(".rs");
         (format!("cargo study {name}"), path.to_owned())
@@ -77,7 +79,7 @@ fn story(tale: &Tale, index: usize) -> Result<Story, String> {
         question: tale.question.to_owned(),
         answers,
         rule: tale.rule.to_owned(),
-        source: (file.to_owned(), line, text),
+        source: (file.to_owned(), text),
         practice,
     })
 }
@@ -101,11 +103,11 @@ fn code(tale: &Tale, side: &Side) -> Result<Code, String> {
     Ok(Code { file: file.to_owned(), first, text: body.join("\n"), changed: Vec::new() })
 }
 
-/// The only line with this text, and its number.
-fn the_line(text: &str, wanted: &str) -> Option<(u32, String)> {
-    let mut found = text.lines().zip(1..).filter(|(line, _)| line.contains(wanted));
-    let (line, number) = found.next()?;
-    found.next().is_none().then(|| (number, line.trim().to_owned()))
+/// The only line with this text.
+fn the_line(text: &str, wanted: &str) -> Option<String> {
+    let mut found = text.lines().filter(|line| line.contains(wanted));
+    let line = found.next()?;
+    found.next().is_none().then(|| line.trim().to_owned())
 }
 
 fn read(file: &str) -> Result<String, String> {
@@ -117,11 +119,15 @@ fn read(file: &str) -> Result<String, String> {
 fn mark_difference(runs: &mut [Run]) -> Result<(), String> {
     let own = |run: &Run| -> Vec<usize> {
         let steps = run.steps.iter().enumerate();
-        steps.filter(|(_, step)| !matches!(step.event, Event::World(_))).map(|(index, _)| index).collect()
+        steps
+            .filter(|(_, step)| !matches!(step.event, Event::World(_)))
+            .map(|(index, _)| index)
+            .collect()
     };
     let (one, other) = (own(&runs[0]), own(&runs[1]));
     let pairs = one.iter().zip(&other);
-    let same = pairs.take_while(|(a, b)| runs[0].steps[**a].event == runs[1].steps[**b].event).count();
+    let same =
+        pairs.take_while(|(a, b)| runs[0].steps[**a].event == runs[1].steps[**b].event).count();
     for (run, steps) in runs.iter_mut().zip([one, other]) {
         let step = *steps.get(same).ok_or("the two loops do not differ")?;
         let text = "The first step at which the two loops differ".to_owned();
@@ -133,7 +139,9 @@ fn mark_difference(runs: &mut [Run]) -> Result<(), String> {
 
 /// Marks the lines that the other loop does not have.
 fn mark_code(runs: &mut [Run]) {
-    let lines = |run: &Run| -> Vec<String> { run.code.text.lines().map(|line| line.trim().to_owned()).collect() };
+    let lines = |run: &Run| -> Vec<String> {
+        run.code.text.lines().map(|line| line.trim().to_owned()).collect()
+    };
     let (one, other) = (lines(&runs[0]), lines(&runs[1]));
     for (run, mine, others) in [(0, &one, &other), (1, &other, &one)] {
         let new = mine.iter().zip(runs[run].code.first..).skip(1);
@@ -160,7 +168,9 @@ fn end(run: &Run) -> String {
             let (mut sent, mut got) = (0, 0);
             for step in &run.steps {
                 match &step.event {
-                    Event::World(World::Sends { stream, taken, .. }) if *stream == socket.stream => {
+                    Event::World(World::Sends { stream, taken, .. })
+                        if *stream == socket.stream =>
+                    {
                         sent += taken;
                     }
                     Event::World(World::Reads(stream, n)) if *stream == socket.stream => got += n,

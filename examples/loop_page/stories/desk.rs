@@ -99,7 +99,8 @@ impl Loop {
         let (mut stream, _) = self.kernel.accept(&mut ())?;
         let name = self.kernel.last_stream();
         self.kernel.register(&mut stream, token)?;
-        let conn = Conn { stream, kept: Vec::new(), pieces: 0, at_end: false, deadline: None, name };
+        let conn =
+            Conn { stream, kept: Vec::new(), pieces: 0, at_end: false, deadline: None, name };
         self.conns.insert(token, conn);
         Ok(token)
     }
@@ -250,7 +251,13 @@ impl Witness {
     fn new(mut sim: SimKernel) -> Self {
         sim.start_trace();
         sim.start_pictures();
-        Self { sim, lines: Vec::new(), views: Vec::new(), clients: Vec::new(), supply: BTreeMap::new() }
+        Self {
+            sim,
+            lines: Vec::new(),
+            views: Vec::new(),
+            clients: Vec::new(),
+            supply: BTreeMap::new(),
+        }
     }
 
     /// Says something of a connection after the last step.
@@ -277,7 +284,8 @@ impl Witness {
 
     /// A client that has more to send does so once there is room.
     fn refill(&mut self) {
-        let Some(Event::Recv { stream, .. }) = self.sim.trace().last().map(|step| &step.event) else {
+        let Some(Event::Recv { stream, .. }) = self.sim.trace().last().map(|step| &step.event)
+        else {
             return;
         };
         let client = usize::try_from(stream.0).expect("there are few clients");

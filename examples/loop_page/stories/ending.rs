@@ -57,7 +57,16 @@ fn half_close_cure(server: &mut Loop) -> io::Result<()> {
 }
 
 pub fn half_close() -> Tale {
-    let mut stage = Stage::new(&[Act::Connect, Act::Rest(10), Act::Stall(1), Act::Send(1, 1000), Act::Finish(1), Act::Rest(10), Act::Resume(1), Act::Rest(1000)]);
+    let mut stage = Stage::new(&[
+        Act::Connect,
+        Act::Rest(10),
+        Act::Stall(1),
+        Act::Send(1, 1000),
+        Act::Finish(1),
+        Act::Rest(10),
+        Act::Resume(1),
+        Act::Rest(1000),
+    ]);
     stage.to_client = 300;
     Tale {
         name: "half-close",
@@ -67,7 +76,14 @@ pub fn half_close() -> Tale {
             "Its answer has 1,000 bytes too, and there was room for 300.",
             "recv = 0 ends one direction; a loop that closes now throws 700 bytes of the other one away.",
         ],
-        seen: &["ioxide#164", "oven-sh/bun#35034", "encode/httpcore#723", "tokio-rs/mio#933", "tokio-rs/mio#939", "nodejs/node#36214"],
+        seen: &[
+            "ioxide#164",
+            "oven-sh/bun#35034",
+            "encode/httpcore#723",
+            "tokio-rs/mio#933",
+            "tokio-rs/mio#939",
+            "nodejs/node#36214",
+        ],
         stage,
         file: FILE,
         mistake: Side {
@@ -84,8 +100,14 @@ pub fn half_close() -> Tale {
         },
         question: "c1 has ended its stream. Is c1 still there?",
         answers: &[
-            ("It may be, and may still be reading", "An end says \"I send no more\". It does not say \"I read no more\"."),
-            ("No: that is what the zero means", "Then no client could send a question, end its stream, and read the answer."),
+            (
+                "It may be, and may still be reading",
+                "An end says \"I send no more\". It does not say \"I read no more\".",
+            ),
+            (
+                "No: that is what the zero means",
+                "Then no client could send a question, end its stream, and read the answer.",
+            ),
         ],
         rule: "The peer's end ends reading only: finish the answer, then close.",
         source: ("src/proto/connection/ending.rs", "pub fn handle_eof(&mut self)"),
@@ -132,7 +154,17 @@ fn close_unread_cure(server: &mut Loop) -> io::Result<()> {
 }
 
 pub fn close_unread() -> Tale {
-    let mut stage = Stage::new(&[Act::Connect, Act::Rest(10), Act::Stall(1), Act::Send(1, 116), Act::Rest(10), Act::Resume(1), Act::Rest(10), Act::Finish(1), Act::Rest(1000)]);
+    let mut stage = Stage::new(&[
+        Act::Connect,
+        Act::Rest(10),
+        Act::Stall(1),
+        Act::Send(1, 116),
+        Act::Rest(10),
+        Act::Resume(1),
+        Act::Rest(10),
+        Act::Finish(1),
+        Act::Rest(1000),
+    ]);
     (stage.to_client, stage.window) = (1024, 200);
     Tale {
         name: "close-unread",
@@ -159,8 +191,14 @@ pub fn close_unread() -> Tale {
         },
         question: "send has taken all 512 bytes, and close is next. How many does c1 get?",
         answers: &[
-            ("200: those that are there already", "100 bytes are unread, so close resets, and a reset discards what is under way."),
-            ("512: close delivers what was sent", "It would, if everything that had come was read."),
+            (
+                "200: those that are there already",
+                "100 bytes are unread, so close resets, and a reset discards what is under way.",
+            ),
+            (
+                "512: close delivers what was sent",
+                "It would, if everything that had come was read.",
+            ),
             ("None", "What has arrived on c1's side can still be read, on Linux."),
         ],
         rule: "shutdown, read until the peer ends too, then close.",
@@ -213,7 +251,13 @@ pub fn hang_up() -> Tale {
             "A loop that closes at the bit loses the last thing that every well-behaved client says.",
         ],
         seen: &["netty/netty#4317", "netty/netty#3729", "netty/netty#6391", "tokio-rs/mio#1110"],
-        stage: Stage::new(&[Act::Connect, Act::Rest(10), Act::Send(1, 512), Act::Finish(1), Act::Rest(1000)]),
+        stage: Stage::new(&[
+            Act::Connect,
+            Act::Rest(10),
+            Act::Send(1, 512),
+            Act::Finish(1),
+            Act::Rest(1000),
+        ]),
         file: FILE,
         mistake: Side {
             turn: hang_up_mistake,
@@ -230,11 +274,16 @@ pub fn hang_up() -> Tale {
         question: "The event says readable and closed. What is in the receive queue?",
         answers: &[
             ("512 bytes, and the end behind them", "Bits have no order. The queue has."),
-            ("Nothing: it is closed", "Closed is the stream behind the last byte, not the queue before it."),
+            (
+                "Nothing: it is closed",
+                "Closed is the stream behind the last byte, not the queue before it.",
+            ),
         ],
         rule: "Use the hang-up bit for one thing only: to go on reading until recv says how it ended.",
-        source: ("src/reactor/ready.rs", "/// The peer's stream has ended or the connection failed."),
+        source: (
+            "src/reactor/ready.rs",
+            "/// The peer's stream has ended or the connection failed.",
+        ),
         practice: Some("examples/05_readiness"),
     }
 }
-

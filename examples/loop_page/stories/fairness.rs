@@ -76,7 +76,12 @@ pub fn greedy() -> Tale {
             "The loop reads c1 until it would block, and c1 sees to it that it never does.",
             "c2 waits for as long as c1 likes; so each connection gets a share, and the rest of its work is queued.",
         ],
-        seen: &["dabeaz/curio#106 (49 s for one client)", "twitter/twemproxy#416", "microsoft/CCF#1462", "envoyproxy/envoy#27773"],
+        seen: &[
+            "dabeaz/curio#106 (49 s for one client)",
+            "twitter/twemproxy#416",
+            "microsoft/CCF#1462",
+            "envoyproxy/envoy#27773",
+        ],
         stage,
         file: FILE,
         mistake: Side {
@@ -85,7 +90,10 @@ pub fn greedy() -> Tale {
             stop: |step, picture| {
                 // The twelfth read of the same turn.
                 matches!(step.event, Event::Recv { .. })
-                    && picture.sockets.first().is_some_and(|socket| socket.stream.0 == 1 && socket.unsent >= 11 * 1024)
+                    && picture
+                        .sockets
+                        .first()
+                        .is_some_and(|socket| socket.stream.0 == 1 && socket.unsent >= 11 * 1024)
             },
             stop_text: "The twelfth recv of one turn, and c2 still waits",
         },
@@ -97,9 +105,18 @@ pub fn greedy() -> Tale {
         },
         question: "c2's five bytes came before all this. When are they read?",
         answers: &[
-            ("When c1 pauses, if it ever does", "Only WouldBlock ends this loop, and c1 decides when that comes."),
-            ("After this recv", "The loop over c1 is inside the loop over events: c2 is the next event."),
-            ("At the next poll, which comes regularly", "There is no next poll before the inner loop has ended."),
+            (
+                "When c1 pauses, if it ever does",
+                "Only WouldBlock ends this loop, and c1 decides when that comes.",
+            ),
+            (
+                "After this recv",
+                "The loop over c1 is inside the loop over events: c2 is the next event.",
+            ),
+            (
+                "At the next poll, which comes regularly",
+                "There is no next poll before the inner loop has ended.",
+            ),
         ],
         rule: "Give each connection a share of the turn, and queue what is left, for no event will.",
         source: ("src/server/pump.rs", "share = share.saturating_sub(moved.max(CALL_COST));"),

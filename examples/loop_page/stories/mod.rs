@@ -11,8 +11,8 @@ mod script;
 mod timing;
 mod writing;
 
-use saltecho::trace::{Picture, Step};
 use saltecho::trace::page::Page;
+use saltecho::trace::{Picture, Step};
 
 pub use script::{Stage, Turn};
 
@@ -54,7 +54,7 @@ pub fn page() -> Result<Page, String> {
     let mut page = Page {
         title: "Fifteen minutes with an event loop".to_owned(),
         introduction: building::INTRODUCTION.to_owned(),
-        version: building::version()?,
+        version: building::version(),
         ..Page::default()
     };
     // One who cures "one event, one read" meets "until WouldBlock has no exception" next.

@@ -62,7 +62,14 @@ pub fn pieces() -> Tale {
             "A loop that compares what it has got refuses a client whose digest is right.",
         ],
         seen: &["stackoverflow.com/q/16990746"],
-        stage: Stage::new(&[Act::Connect, Act::Rest(10), Act::Send(1, 9), Act::Rest(200), Act::Send(1, 7), Act::Rest(1000)]),
+        stage: Stage::new(&[
+            Act::Connect,
+            Act::Rest(10),
+            Act::Send(1, 9),
+            Act::Rest(200),
+            Act::Send(1, 7),
+            Act::Rest(1000),
+        ]),
         file: FILE,
         mistake: Side {
             turn: pieces_mistake,
@@ -79,8 +86,14 @@ pub fn pieces() -> Tale {
         question: "c1 has sent its digest of 16 bytes; 9 have arrived. What does recv(16) return?",
         answers: &[
             ("9", "It returns what is there, if anything is."),
-            ("WouldBlock: 16 bytes are not there yet", "recv knows no messages. Something is there, so it returns that."),
-            ("16: it waits for the rest", "A non-blocking socket never waits, and a blocking one returns 9 as well."),
+            (
+                "WouldBlock: 16 bytes are not there yet",
+                "recv knows no messages. Something is there, so it returns that.",
+            ),
+            (
+                "16: it waits for the rest",
+                "A non-blocking socket never waits, and a blocking one returns 9 as well.",
+            ),
         ],
         rule: "Collect bytes until the unit is complete; one recv may bring half of it or several.",
         source: ("src/proto/handshake.rs", "/// Returns true if the digest has all its bytes."),
@@ -163,18 +176,22 @@ pub fn stale_token() -> Tale {
         cure: Side {
             turn: stale_token_cure,
             function: "fn stale_token_cure",
-            stop: |step, _| matches!(step.event, Event::Recv { stream: Stream(2), result: Ok(7), .. }),
+            stop: |step, _| {
+                matches!(step.event, Event::Recv { stream: Stream(2), result: Ok(7), .. })
+            },
             stop_text: "c2 is well: c1's event found no connection",
         },
         question: "The next event of this batch was c1's and said closed. Its number is c2's now. Which client does the loop close?",
         answers: &[
             ("c2", "The number is all that the event carries, and it leads to c2."),
             ("c1, once more", "c1 is closed and gone. The number does not remember it."),
-            ("None: the close took c1's events along", "It took them out of epoll. It cannot take back what was reported already."),
+            (
+                "None: the close took c1's events along",
+                "It took them out of epoll. It cannot take back what was reported already.",
+            ),
         ],
         rule: "Put a generation into the token, so that a name dies with its connection.",
         source: ("src/reactor/slots.rs", "const fn pack(index: u32, generation: u32)"),
         practice: Some("examples/05_readiness"),
     }
 }
-

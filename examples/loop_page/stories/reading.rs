@@ -73,9 +73,18 @@ pub fn one_read() -> Tale {
         },
         question: "5,904 bytes of c1 are unread. What does this poll return?",
         answers: &[
-            ("Nothing, ever: it sleeps", "An edge is a change. The queue was never empty again, so nothing changes."),
-            ("An event: c1 is readable", "That would be level-triggered epoll. An edge came once, when the bytes did."),
-            ("An event, as soon as there is a full buffer", "epoll does not know the size of your buffer."),
+            (
+                "Nothing, ever: it sleeps",
+                "An edge is a change. The queue was never empty again, so nothing changes.",
+            ),
+            (
+                "An event: c1 is readable",
+                "That would be level-triggered epoll. An edge came once, when the bytes did.",
+            ),
+            (
+                "An event, as soon as there is a full buffer",
+                "epoll does not know the size of your buffer.",
+            ),
         ],
         rule: "Read until recv would block, or remember that you have not.",
         source: (READY, "/// Readiness is edge-triggered: an event comes once"),
@@ -115,7 +124,14 @@ fn would_block_cure(server: &mut Loop) -> io::Result<()> {
 }
 
 pub fn would_block() -> Tale {
-    let mut stage = Stage::new(&[Act::Connect, Act::Rest(10), Act::Send(1, 5), Act::Rest(10), Act::Send(1, 7), Act::Rest(1000)]);
+    let mut stage = Stage::new(&[
+        Act::Connect,
+        Act::Rest(10),
+        Act::Send(1, 5),
+        Act::Rest(10),
+        Act::Send(1, 7),
+        Act::Rest(1000),
+    ]);
     stage.faults = Faults { repeated_event: Faults::ALWAYS, ..Faults::none() };
     Tale {
         name: "would-block",
@@ -131,20 +147,30 @@ pub fn would_block() -> Tale {
         mistake: Side {
             turn: would_block_mistake,
             function: "fn would_block_mistake",
-            stop: |step, _| matches!(step.event, Event::Recv { result: Err(Fault::WOULD_BLOCK), .. }),
+            stop: |step, _| {
+                matches!(step.event, Event::Recv { result: Err(Fault::WOULD_BLOCK), .. })
+            },
             stop_text: "Would block, right after an event said readable",
         },
         cure: Side {
             turn: would_block_cure,
             function: "fn would_block_cure",
-            stop: |step, _| matches!(step.event, Event::Recv { result: Err(Fault::WOULD_BLOCK), .. }),
+            stop: |step, _| {
+                matches!(step.event, Event::Recv { result: Err(Fault::WOULD_BLOCK), .. })
+            },
             stop_text: "Would block: nothing to do now, and nothing is wrong",
         },
         question: "The event says that c1 is readable, but its five bytes were read a moment ago. What does recv say?",
         answers: &[
-            ("It would block", "The event is news about the past. It is not taken back when the bytes are read."),
+            (
+                "It would block",
+                "The event is news about the past. It is not taken back when the bytes are read.",
+            ),
             ("Zero bytes", "Zero is the end of the stream, and c1 has not ended its stream."),
-            ("It cannot be: the kernel would have removed the event", "The event was in the list already, as late and repeated ones are."),
+            (
+                "It cannot be: the kernel would have removed the event",
+                "The event was in the list already, as late and repeated ones are.",
+            ),
         ],
         rule: "An event is a hint that a call is worth a try; WouldBlock is its normal end.",
         source: (READY, "/// The calls that a socket is believed ready for: hints that events set"),
@@ -195,8 +221,21 @@ pub fn zero() -> Tale {
             "recv says so once, with zero bytes, and there will be no further event.",
             "A loop that goes on waiting keeps the connection, its memory and its descriptor for ever.",
         ],
-        seen: &["wg/wrk#179", "swhitty/FlyingFox#224", "MarcJHuber/event-driven-servers#204", "sahlberg/libnfs#121", "ElementsProject/lightning#7661"],
-        stage: Stage::new(&[Act::Connect, Act::Rest(10), Act::Send(1, 5), Act::Rest(10), Act::Finish(1), Act::Rest(60_000)]),
+        seen: &[
+            "wg/wrk#179",
+            "swhitty/FlyingFox#224",
+            "MarcJHuber/event-driven-servers#204",
+            "sahlberg/libnfs#121",
+            "ElementsProject/lightning#7661",
+        ],
+        stage: Stage::new(&[
+            Act::Connect,
+            Act::Rest(10),
+            Act::Send(1, 5),
+            Act::Rest(10),
+            Act::Finish(1),
+            Act::Rest(60_000),
+        ]),
         file: FILE,
         mistake: Side {
             turn: zero_mistake,
@@ -214,7 +253,10 @@ pub fn zero() -> Tale {
         answers: &[
             ("0", "And it would return 0 each time: an end stays an end."),
             ("WouldBlock", "That is \"nothing yet\". An end is not \"nothing yet\"."),
-            ("An error, since c1 is gone", "c1 has ended its stream in good order, which is no error."),
+            (
+                "An error, since c1 is gone",
+                "c1 has ended its stream in good order, which is no error.",
+            ),
         ],
         rule: "Zero bytes are the end of the stream; \"nothing yet\" is WouldBlock.",
         source: ("src/server/pump.rs", "Ok(Some(0)) => {"),
@@ -257,7 +299,10 @@ fn end_behind_data_cure(server: &mut Loop) -> io::Result<()> {
                 }
                 server.send(token, n)?;
                 // A short read, unless the end or an urgent mark stands behind it.
-                if n < server.buffer.len() && !ready.has(Ready::CLOSED) && !ready.has(Ready::PRIORITY) {
+                if n < server.buffer.len()
+                    && !ready.has(Ready::CLOSED)
+                    && !ready.has(Ready::PRIORITY)
+                {
                     break;
                 }
             }
@@ -276,7 +321,13 @@ pub fn end_behind_data() -> Tale {
             "A loop that stops at the short read never calls the recv that would have said zero.",
         ],
         seen: &["epoll(7), question 9"],
-        stage: Stage::new(&[Act::Connect, Act::Rest(10), Act::Send(1, 5), Act::Finish(1), Act::Rest(60_000)]),
+        stage: Stage::new(&[
+            Act::Connect,
+            Act::Rest(10),
+            Act::Send(1, 5),
+            Act::Finish(1),
+            Act::Rest(60_000),
+        ]),
         file: FILE,
         mistake: Side {
             turn: end_behind_data_mistake,
@@ -295,8 +346,14 @@ pub fn end_behind_data() -> Tale {
         },
         question: "All five bytes are read and answered, and c1 has ended. Does poll report the end?",
         answers: &[
-            ("No", "Bytes and end came before the first event was fetched, and that event was for both."),
-            ("Yes, as an event of its own", "Only if it had come after the event for the bytes was fetched."),
+            (
+                "No",
+                "Bytes and end came before the first event was fetched, and that event was for both.",
+            ),
+            (
+                "Yes, as an event of its own",
+                "Only if it had come after the event for the bytes was fetched.",
+            ),
         ],
         rule: "A short read ends reading only if no end and no urgent byte was announced.",
         source: (READY, "if self.0 & (Self::CLOSED.0 | Self::PRIORITY.0) == 0 {"),
@@ -352,7 +409,14 @@ pub fn urgent_byte() -> Tale {
             "Any peer can send an urgent byte: a loop that trusts short reads can be stranded from outside.",
         ],
         seen: &["tcp(7), on urgent data"],
-        stage: Stage::new(&[Act::Connect, Act::Rest(10), Act::Send(1, 100), Act::Urgent(1), Act::Send(1, 50), Act::Rest(60_000)]),
+        stage: Stage::new(&[
+            Act::Connect,
+            Act::Rest(10),
+            Act::Send(1, 100),
+            Act::Urgent(1),
+            Act::Send(1, 50),
+            Act::Rest(60_000),
+        ]),
         file: FILE,
         mistake: Side {
             turn: urgent_byte_mistake,
@@ -371,8 +435,14 @@ pub fn urgent_byte() -> Tale {
         },
         question: "recv returned 100 bytes into a buffer for 4,096, and the loop polls. What comes?",
         answers: &[
-            ("Nothing: the other 50 bytes are behind the mark", "The mark stopped recv, not a lack of bytes."),
-            ("An event for the other 50 bytes", "They came before the event was fetched. It was their event, too."),
+            (
+                "Nothing: the other 50 bytes are behind the mark",
+                "The mark stopped recv, not a lack of bytes.",
+            ),
+            (
+                "An event for the other 50 bytes",
+                "They came before the event was fetched. It was their event, too.",
+            ),
         ],
         rule: "While an urgent mark is ahead, a short read says nothing.",
         source: (READY, "/// Urgent data arrived. A `recv` stops short"),

@@ -59,8 +59,21 @@ pub fn old_clock() -> Tale {
             "They are counted from the last reading of the clock, and that is five seconds old.",
             "So the time of c1 is over before it begins.",
         ],
-        seen: &["libuv/libuv#1068", "libuv/libuv#4773", "joyent/libuv#678", "nodejs/node-v0.x-archive#6147"],
-        stage: Stage::new(&[Act::Turn, Act::Pass(5000), Act::Connect, Act::Turn, Act::Send(1, 5), Act::Turn, Act::Rest(1000)]),
+        seen: &[
+            "libuv/libuv#1068",
+            "libuv/libuv#4773",
+            "joyent/libuv#678",
+            "nodejs/node-v0.x-archive#6147",
+        ],
+        stage: Stage::new(&[
+            Act::Turn,
+            Act::Pass(5000),
+            Act::Connect,
+            Act::Turn,
+            Act::Send(1, 5),
+            Act::Turn,
+            Act::Rest(1000),
+        ]),
         file: FILE,
         mistake: Side {
             turn: old_clock_mistake,
@@ -76,8 +89,14 @@ pub fn old_clock() -> Tale {
         },
         question: "c1 has just connected and has two seconds. What does the loop do with it?",
         answers: &[
-            ("It closes c1", "Two seconds after a reading from before the sleep is three seconds ago."),
-            ("It waits for two seconds", "It would, if it had looked at the clock after it woke up."),
+            (
+                "It closes c1",
+                "Two seconds after a reading from before the sleep is three seconds ago.",
+            ),
+            (
+                "It waits for two seconds",
+                "It would, if it had looked at the clock after it woke up.",
+            ),
         ],
         rule: "Read the clock once, after the poll; a deadline may be late, and never early.",
         source: ("src/reactor/mod.rs", "/// Polls once and reads the clock."),
@@ -136,7 +155,17 @@ pub fn moving_deadline() -> Tale {
             "An idle time-out is a deadline that every message moves, not a timer that runs.",
         ],
         seen: &[],
-        stage: Stage::new(&[Act::Connect, Act::Turn, Act::Rest(6000), Act::Send(1, 5), Act::Turn, Act::Rest(6000), Act::Send(1, 5), Act::Turn, Act::Rest(1000)]),
+        stage: Stage::new(&[
+            Act::Connect,
+            Act::Turn,
+            Act::Rest(6000),
+            Act::Send(1, 5),
+            Act::Turn,
+            Act::Rest(6000),
+            Act::Send(1, 5),
+            Act::Turn,
+            Act::Rest(1000),
+        ]),
         file: FILE,
         mistake: Side {
             turn: moving_deadline_mistake,
@@ -152,7 +181,10 @@ pub fn moving_deadline() -> Tale {
         },
         question: "It is ten seconds since c1 came and four since it last spoke. What happens?",
         answers: &[
-            ("The timer ends the connection", "It was started once, and nothing that c1 said has moved it."),
+            (
+                "The timer ends the connection",
+                "It was started once, and nothing that c1 said has moved it.",
+            ),
             ("Nothing: c1 was not silent for ten seconds", "The loop never told the timer."),
         ],
         rule: "Keep the deadline with the connection, and let every message move it.",
@@ -249,12 +281,17 @@ pub fn drain() -> Tale {
         },
         question: "The program is asked to end. 700 bytes of c1's answer wait for room. What is lost?",
         answers: &[
-            ("The 700 bytes", "They are in the loop's memory only. close delivers what the kernel has taken, and no more."),
-            ("Nothing: close delivers them", "close knows nothing of bytes that were never given to send."),
+            (
+                "The 700 bytes",
+                "They are in the loop's memory only. close delivers what the kernel has taken, and no more.",
+            ),
+            (
+                "Nothing: close delivers them",
+                "close knows nothing of bytes that were never given to send.",
+            ),
         ],
         rule: "Draining is a stage of the loop: finish the answers, close each client that has its own, end last.",
         source: ("src/server/mod.rs", "self.finish_draining();"),
         practice: Some("examples/torture"),
     }
 }
-

@@ -44,7 +44,15 @@ fn partial_write_cure(server: &mut Loop) -> io::Result<()> {
 }
 
 pub fn partial_write() -> Tale {
-    let mut stage = Stage::new(&[Act::Connect, Act::Rest(10), Act::Stall(1), Act::Send(1, 4096), Act::Rest(10), Act::Resume(1), Act::Rest(1000)]);
+    let mut stage = Stage::new(&[
+        Act::Connect,
+        Act::Rest(10),
+        Act::Stall(1),
+        Act::Send(1, 4096),
+        Act::Rest(10),
+        Act::Resume(1),
+        Act::Rest(1000),
+    ]);
     stage.to_client = 1300;
     Tale {
         name: "partial-write",
@@ -54,7 +62,12 @@ pub fn partial_write() -> Tale {
             "send takes what fits, says how much that was, and does not fail.",
             "A loop that does not look at the number loses the rest without any error.",
         ],
-        seen: &["microsoft/WSL#40032", "objeck/objeck-lang#670", "MisterTea/EternalTerminal#815", "Watt-32#106"],
+        seen: &[
+            "microsoft/WSL#40032",
+            "objeck/objeck-lang#670",
+            "MisterTea/EternalTerminal#815",
+            "Watt-32#106",
+        ],
         stage,
         file: FILE,
         mistake: Side {
@@ -71,8 +84,14 @@ pub fn partial_write() -> Tale {
         },
         question: "The loop sends the 4,096 bytes of the answer. What does send return?",
         answers: &[
-            ("1,300, which is no error", "The number is the whole message: 2,796 bytes are still yours."),
-            ("4,096: the kernel buffers the rest", "It buffers what fits into the buffer. That is what the number says."),
+            (
+                "1,300, which is no error",
+                "The number is the whole message: 2,796 bytes are still yours.",
+            ),
+            (
+                "4,096: the kernel buffers the rest",
+                "It buffers what fits into the buffer. That is what the number says.",
+            ),
             ("WouldBlock", "Only if nothing at all fits."),
         ],
         rule: "send says how much it took; keep the rest until an event says that there is room.",
@@ -130,7 +149,14 @@ pub fn writable_event() -> Tale {
             "So the answer goes out only when something else wakes the loop: here, c1's next question.",
         ],
         seen: &["tokio-rs/mio#1337", "engula/engula#653", "tokio-rs/tokio#238"],
-        stage: Stage::new(&[Act::Connect, Act::Rest(10), Act::Send(1, 5), Act::Rest(5000), Act::Send(1, 3), Act::Rest(5000)]),
+        stage: Stage::new(&[
+            Act::Connect,
+            Act::Rest(10),
+            Act::Send(1, 5),
+            Act::Rest(5000),
+            Act::Send(1, 3),
+            Act::Rest(5000),
+        ]),
         file: FILE,
         mistake: Side {
             turn: writable_event_mistake,
@@ -150,11 +176,17 @@ pub fn writable_event() -> Tale {
         },
         question: "Five bytes of answer are in hand, and c1's side has room. Does poll say \"writable\"?",
         answers: &[
-            ("No", "It was writable before and it is now. Nothing has changed, so there is no edge."),
+            (
+                "No",
+                "It was writable before and it is now. Nothing has changed, so there is no edge.",
+            ),
             ("Yes, at once", "Level-triggered epoll would, over and over. An edge is a change."),
         ],
         rule: "Send at once; wait for an event only after a send has found no room.",
-        source: ("src/server/pump.rs", "/// Receives once and offers the answer to the kernel from the very buffer"),
+        source: (
+            "src/server/pump.rs",
+            "/// Receives once and offers the answer to the kernel from the very buffer",
+        ),
         practice: Some("examples/05_readiness"),
     }
 }
@@ -241,9 +273,15 @@ pub fn slow_reader() -> Tale {
         },
         question: "c1 reads nothing. What happens to its answers?",
         answers: &[
-            ("They grow in the loop's memory", "recv never would block, since c1 keeps sending. There is no limit."),
+            (
+                "They grow in the loop's memory",
+                "recv never would block, since c1 keeps sending. There is no limit.",
+            ),
             ("The kernel holds them", "It holds 1,024 bytes of them, as much as its buffer does."),
-            ("send fails, and the loop learns of it", "send says \"would block\", which the loop takes for \"later\"."),
+            (
+                "send fails, and the loop learns of it",
+                "send says \"would block\", which the loop takes for \"later\".",
+            ),
         ],
         rule: "While an answer waits, do not read: that is how the peer learns to wait.",
         source: ("src/proto/connection.rs", "Stage::Echoing(Some(_)) => Wants::Send,"),

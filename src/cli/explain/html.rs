@@ -48,7 +48,9 @@ fn film(args: &ExplainArgs, path: &Path) -> Result<(Page, Film, String), Failure
         }
         // The state between two turns is known when the next begins.
         let mut told = Vec::new();
-        if let (Event::Poll(_), Some(follower), true) = (&step.event, &mut follower, reader.turn() > 1) {
+        if let (Event::Poll(_), Some(follower), true) =
+            (&step.event, &mut follower, reader.turn() > 1)
+        {
             told = follower(shown);
         }
         let views: Vec<View> =
@@ -61,9 +63,10 @@ fn film(args: &ExplainArgs, path: &Path) -> Result<(Page, Film, String), Failure
         Some(Ending::Cut) => format!("Here the recording is cut off, in turn {}.", reader.turn()),
     };
     let get = |name: &str| header.get(name).unwrap_or("unknown").to_owned();
-    let mut introduction = "A run of saltecho's loop over a real kernel, from a recording. What the kernel \
+    let mut introduction =
+        "A run of saltecho's loop over a real kernel, from a recording. What the kernel \
         and the clients knew is in no recording: you see what the loop was told."
-        .to_owned();
+            .to_owned();
     if follower.is_none() {
         introduction.push_str(
             " It was recorded by another build than the one that made this page, so deadlines and places in \

@@ -1,13 +1,10 @@
 use std::time::Duration;
 
 use super::model::{Conn, Model, State};
+use super::words::{bytes, grouped, seconds, span};
 use crate::proto::ConnId;
-use crate::python::Monotonic;
 use crate::reactor::{Close, Note, Pause, Ready};
 use crate::trace::{Event, Fault, Place, Step, Stream, Subject, World};
-
-/// Maximum number of words of a caption.
-pub(super) const WORDS: usize = 25;
 
 /// A step in a sentence or two: what was done, what the kernel answered, what it means. In a simulated
 /// run it also says what the loop cannot know.
@@ -26,12 +23,17 @@ pub(super) fn caption(step: &Step, before: &State, after: &Model) -> String {
         Event::Listen(subject, Ok(())) => format!("The loop asks for the events of {subject}."),
         Event::Listen(subject, Err(fault)) => format!("{subject} cannot be registered: {fault}."),
         Event::Register(stream, _, Ok(())) => {
-            format!("{stream} is registered, once and for everything. From now on epoll reports changes.")
+            format!(
+                "{stream} is registered, once and for everything. From now on epoll reports changes."
+            )
         }
-        Event::Register(stream, _, Err(fault)) => format!("{stream} cannot be registered: {fault}."),
+        Event::Register(stream, _, Err(fault)) => {
+            format!("{stream} cannot be registered: {fault}.")
+        }
         Event::Accept(_, result) => told.accept(*result),
         Event::Shed(_, Ok(())) => {
-            "A client is accepted with the spare descriptor and closed: better than silence.".to_owned()
+            "A client is accepted with the spare descriptor and closed: better than silence."
+                .to_owned()
         }
         Event::Shed(_, Err(fault)) => format!("No client can be turned away: {fault}."),
         Event::Recv { stream, result, .. } => told.recv(*stream, *result),
@@ -100,43 +102,6 @@ pub(super) fn raw(event: &Event) -> String {
     }
 }
 
-/// A time since the beginning, in seconds.
-pub(super) fn seconds(at: Monotonic) -> String {
-    format!("{:.3}", Duration::from_nanos(at.as_nanos()).as_secs_f64())
-}
-
-/// A length of time in the unit that suits it, to the millisecond.
-fn span(time: Duration) -> String {
-    let ms = (time.as_nanos() + 500_000) / 1_000_000;
-    match ms {
-        0 => "less than 1 ms".to_owned(),
-        1..1000 => format!("{ms} ms"),
-        ms if ms % 1000 == 0 => format!("{} s", grouped(ms / 1000)),
-        ms => format!("{}.{:03} s", grouped(ms / 1000), ms % 1000),
-    }
-}
-
-/// A number with its thousands set apart.
-pub(super) fn grouped(number: impl TryInto<u64>) -> String {
-    let digits = number.try_into().unwrap_or(u64::MAX).to_string();
-    let mut text = String::new();
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
-/// A number of bytes.
-pub(super) fn bytes(n: usize) -> String {
-    match n {
-        1 => "1 byte".to_owned(),
-        n => format!("{} bytes", grouped(n as u64)),
-    }
-}
-
 fn words(ready: Ready) -> String {
     let all = [
         (Ready::READABLE, "readable"),
@@ -144,7 +109,8 @@ fn words(ready: Ready) -> String {
         (Ready::PRIORITY, "urgent"),
         (Ready::CLOSED, "closed"),
     ];
-    let set: Vec<_> = all.iter().filter(|(bit, _)| ready.has(*bit)).map(|(_, word)| *word).collect();
+    let set: Vec<_> =
+        all.iter().filter(|(bit, _)| ready.has(*bit)).map(|(_, word)| *word).collect();
     match set.split_last() {
         None => "nothing".to_owned(),
         Some((last, [])) => (*last).to_owned(),
@@ -166,9 +132,12 @@ impl Told<'_> {
     fn poll(&self, timeout: Option<Duration>) -> String {
         match timeout {
             Some(Duration::ZERO) => {
-                "The loop looks for events and must not sleep: it knows of work that is left.".to_owned()
+                "The loop looks for events and must not sleep: it knows of work that is left."
+                    .to_owned()
             }
-            None => "The loop asks for events, and may sleep for as long as there is none.".to_owned(),
+            None => {
+                "The loop asks for events, and may sleep for as long as there is none.".to_owned()
+            }
             Some(time) => {
                 format!("The loop asks for events, and may sleep for {}, not longer.", span(time))
             }
@@ -198,7 +167,9 @@ impl Told<'_> {
             }
             (None, None) => format!("An event for {id} says {what}, but there is no {id}."),
             (Some(stream), Some(former)) if !self.before_edge(stream) => {
-                format!("A late event says {what}. It was {former}'s, but {stream} has that number now.")
+                format!(
+                    "A late event says {what}. It was {former}'s, but {stream} has that number now."
+                )
             }
             (Some(stream), _) => {
                 format!("epoll reports {stream} {what}. That is a hint: only calls will tell.")
@@ -220,7 +191,8 @@ impl Told<'_> {
                 more => format!("The loop accepts {stream}. {more} more clients are in the queue."),
             },
             Err(Fault::WOULD_BLOCK) => {
-                "accept would block: the queue is empty, so the next client will be an event.".to_owned()
+                "accept would block: the queue is empty, so the next client will be an event."
+                    .to_owned()
             }
             Err(fault) if waiting > 0 => format!(
                 "accept fails: {fault}. {} stays in the queue, and its event is spent.",
@@ -236,7 +208,9 @@ impl Told<'_> {
         let unread = kernel.map_or(0, |kernel| kernel.unread);
         match result {
             Ok(0) => match conn.map_or(0, |conn| conn.held) {
-                0 => format!("recv returns 0: {stream} has ended its stream. Nothing more will ever come."),
+                0 => format!(
+                    "recv returns 0: {stream} has ended its stream. Nothing more will ever come."
+                ),
                 held => format!(
                     "recv returns 0: {stream} has ended its stream. {} of its answer are not sent yet.",
                     bytes(held)
@@ -256,7 +230,9 @@ impl Told<'_> {
             }
             Ok(n) => format!("The loop receives {} from {stream}.", bytes(n)),
             Err(Fault::WOULD_BLOCK) => {
-                format!("recv would block: {stream} has sent no more so far. Its next bytes will be an event.")
+                format!(
+                    "recv would block: {stream} has sent no more so far. Its next bytes will be an event."
+                )
             }
             Err(Fault::INTERRUPTED) => "A signal interrupts recv. It is made again.".to_owned(),
             Err(fault) => format!("recv fails: {fault}. The connection of {stream} is over."),
@@ -272,9 +248,9 @@ impl Told<'_> {
                 bytes(len),
                 grouped((len - n) as u64)
             ),
-            Err(Fault::WOULD_BLOCK) => format!(
-                "send would block: there is no room for {stream}. Room will be an event."
-            ),
+            Err(Fault::WOULD_BLOCK) => {
+                format!("send would block: there is no room for {stream}. Room will be an event.")
+            }
             Err(Fault::INTERRUPTED) => "A signal interrupts send. It is made again.".to_owned(),
             Err(fault) => format!("send fails: {fault}. The connection of {stream} is over."),
         }
@@ -286,7 +262,9 @@ impl Told<'_> {
         let (before, after) = (was.kernel, is.kernel);
         let unread = before.map_or(0, |kernel| kernel.unread);
         let lost = before.zip(after).map_or(0, |(before, after)| before.unsent - after.unsent);
-        let reset = before.zip(after).is_some_and(|(before, after)| !before.client_reset && after.client_reset);
+        let reset = before
+            .zip(after)
+            .is_some_and(|(before, after)| !before.client_reset && after.client_reset);
         let held = was.held;
         match how {
             _ if reset && lost > 0 => format!(
@@ -294,14 +272,18 @@ impl Told<'_> {
                 bytes(unread),
                 bytes(lost)
             ),
-            Close::Reset => format!("The loop closes {stream} with a reset: the answer is incomplete."),
+            Close::Reset => {
+                format!("The loop closes {stream} with a reset: the answer is incomplete.")
+            }
             Close::Orderly if unread > 0 => {
                 format!("The loop closes {stream} with {} unread. They are lost.", bytes(unread))
             }
             Close::Orderly if held > 0 => {
                 format!("The loop closes {stream}, and throws {} of its answer away.", bytes(held))
             }
-            Close::Orderly => format!("The loop closes {stream}. What was sent is still delivered."),
+            Close::Orderly => {
+                format!("The loop closes {stream}. What was sent is still delivered.")
+            }
         }
     }
 
@@ -316,12 +298,15 @@ impl Told<'_> {
             }
             Note::Killed(id) => format!("An administrator ends {}.", name(id)),
             Note::Tick(_) => "The program has its tick.".to_owned(),
-            Note::Due(id) => format!("The alarm of {} has come. Is its deadline really over?", name(id)),
+            Note::Due(id) => {
+                format!("The alarm of {} has come. Is its deadline really over?", name(id))
+            }
             Note::Authenticated(id, _) => format!("The digest of {} is right.", name(id)),
             Note::Closed(id, reason) => format!("{} is over: {}.", name(id), reason.as_str()),
             Note::Pause(Pause::Full) => "Accepting pauses: all places are taken.".to_owned(),
             Note::Pause(Pause::UnauthenticatedFull) => {
-                "Accepting pauses: too many have not authenticated, and the oldest is young.".to_owned()
+                "Accepting pauses: too many have not authenticated, and the oldest is young."
+                    .to_owned()
             }
             Note::Pause(Pause::Error) => {
                 "Accepting pauses after its error. A timer will try again.".to_owned()
@@ -331,7 +316,9 @@ impl Told<'_> {
 
     fn world(&self, act: &World) -> String {
         match act {
-            World::Connects(stream, _) => format!("{stream} connects, and waits in the accept queue."),
+            World::Connects(stream, _) => {
+                format!("{stream} connects, and waits in the accept queue.")
+            }
             World::Sends { stream, taken, offered } if taken == offered => {
                 format!("{stream} sends {}.", bytes(*taken))
             }
@@ -346,7 +333,9 @@ impl Told<'_> {
             World::Reads(stream, n) => format!("{stream} reads {}.", bytes(*n)),
             World::Finishes(stream) => format!("{stream} ends its stream: it will send no more."),
             World::Resets(stream) => format!("{stream} resets its connection."),
-            World::Vanishes(stream, _) => format!("The machine of {stream} vanishes without a word."),
+            World::Vanishes(stream, _) => {
+                format!("The machine of {stream} vanishes without a word.")
+            }
             World::Disconnects(stream, fault) => format!("The network ends {stream}: {fault}."),
             World::Arrives(stream, unread) => {
                 format!("Bytes of {stream} arrive. {} are unread now.", grouped(*unread as u64))
@@ -367,11 +356,17 @@ impl Told<'_> {
         let waiting = state.queue.len();
         let slept = span(slept);
         if waiting > 0 && !state.listener_edge && leave.is_none() {
-            let who = if waiting == 1 { "1 client waits".to_owned() } else { format!("{waiting} clients wait") };
+            let who = if waiting == 1 {
+                "1 client waits".to_owned()
+            } else {
+                format!("{waiting} clients wait")
+            };
             return format!("The loop sleeps. {who} in the accept queue, and no event is to come.");
         }
         for (stream, conn) in &state.conns {
-            let Some(kernel) = conn.kernel.filter(|kernel| kernel.end == Place::Open) else { continue };
+            let Some(kernel) = conn.kernel.filter(|kernel| kernel.end == Place::Open) else {
+                continue;
+            };
             let room = conn.room().is_some_and(|room| room > 0);
             let waits_for_room = conn.held > 0 && !room;
             if kernel.edge || waits_for_room || leave.is_some() {
@@ -390,10 +385,14 @@ impl Told<'_> {
                 );
             }
             if kernel.ended && !conn.at_end {
-                return format!("The loop sleeps. The end of {stream}'s stream is unread, and no event is to come.");
+                return format!(
+                    "The loop sleeps. The end of {stream}'s stream is unread, and no event is to come."
+                );
             }
             if kernel.ended {
-                return format!("The loop sleeps. {stream} has ended, yet its place stays taken for ever.");
+                return format!(
+                    "The loop sleeps. {stream} has ended, yet its place stays taken for ever."
+                );
             }
         }
         match leave {

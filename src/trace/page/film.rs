@@ -1,8 +1,8 @@
 use serde_json::{Map, Value, json};
 
-use super::html::visible;
 use super::model::{Model, changes, flat};
 use super::turn::Place;
+use super::words::{grouped, visible};
 use super::{Mark, Run, STOP, View, caption};
 use crate::reactor::{Close, Note};
 use crate::trace::{Event, Fault, Narrator, Picture, Step, Subject};
@@ -15,7 +15,7 @@ pub struct Film {
     /// The place in the server's turn, if it is the server's run.
     place: Option<Place>,
     /// The last shown state.
-    before: Map<String, Value>,
+    pub(super) before: Map<String, Value>,
     pub(super) steps: Vec<Value>,
     /// The captions, calls and explanations.
     pub(super) told: Vec<[String; 3]>,
@@ -77,11 +77,16 @@ impl Film {
             film.step(step, beside, true);
             let marks = run.marks.iter().filter(|mark| mark.step == index);
             film.marks.extend(marks.cloned());
-            if run.marks.iter().any(|mark| mark.step == index && mark.name == STOP) {
+            if run.mark(STOP) == Some(index) {
                 film.stop = Some(film.before.clone());
             }
         }
         film
+    }
+
+    #[cfg(test)]
+    pub(super) fn parts_len(&self) -> usize {
+        self.parts.counts.len()
     }
 
     /// Number of steps that are shown.
@@ -143,9 +148,9 @@ impl Film {
             "to": to / width,
             "text": format!(
                 "Turns {} to {} of {} are on this page; the others are left out.",
-                caption::grouped(from.unwrap_or(0)),
-                caption::grouped(*to),
-                caption::grouped(turns)
+                grouped(from.unwrap_or(0)),
+                grouped(*to),
+                grouped(turns)
             ),
         })
     }

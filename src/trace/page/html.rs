@@ -5,7 +5,8 @@ use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
 use super::film::Film;
-use super::{Page, Run, Story, caption};
+use super::words::{grouped, visible};
+use super::{Page, Run, Story};
 
 const STYLE: &str = include_str!("page.css");
 const SCRIPT: &str = include_str!("page.js");
@@ -87,24 +88,13 @@ fn escape(text: &str) -> String {
     escaped
 }
 
-/// Control characters and those that change the direction of text become escapes.
-pub(super) fn visible(text: &str) -> String {
-    let mut shown = String::with_capacity(text.len());
-    for char in text.chars() {
-        match char {
-            '\'' | '"' | '\\' => shown.push(char),
-            other => shown.extend(other.escape_debug()),
-        }
-    }
-    shown
-}
-
 fn run_json(run: &Run, film: &Film) -> Value {
-    let marks = film.marks.iter().map(|mark| {
-        json!({"name": mark.name, "step": mark.step, "text": visible(&mark.text)})
-    });
+    let marks = film
+        .marks
+        .iter()
+        .map(|mark| json!({"name": mark.name, "step": mark.step, "text": visible(&mark.text)}));
     json!({
-        "name": run.name,
+        "name": visible(&run.name),
         "code": {
             "file": run.code.file,
             "first": run.code.first,
@@ -112,7 +102,7 @@ fn run_json(run: &Run, film: &Film) -> Value {
             "changed": run.code.changed,
         },
         "marks": marks.collect::<Vec<_>>(),
-        "end": run.end,
+        "end": visible(&run.end),
         "simulated": film.simulated,
         "overview": film.overview(),
         "steps": film.steps,
@@ -145,7 +135,11 @@ fn contents(to: &mut String, page: &Page) {
     to.push_str("<nav aria-label=\"Stories\"><ol>\n");
     for story in &page.stories {
         let name = escape(&story.name);
-        let _ = writeln!(to, "<li><a href=\"#{name}\" data-story=\"{name}\">{}</a></li>", escape(&story.title));
+        let _ = writeln!(
+            to,
+            "<li><a href=\"#{name}\" data-story=\"{name}\">{}</a></li>",
+            escape(&story.title)
+        );
     }
     to.push_str("</ol></nav>\n");
 }
@@ -174,10 +168,10 @@ fn story_text(to: &mut String, story: &Story, runs: &[Run], films: &[Film]) {
     }
     to.push_str("</ul>\n");
     narration(to, &runs[story.cure], &films[story.cure], "The cure");
-    let (file, line, text) = &story.source;
+    let (file, text) = &story.source;
     let _ = writeln!(
         to,
-        "<p class=\"rule\"><b>Rule.</b> {} <a href=\"../{}\">{}:{line}</a>: <code>{}</code></p></article>",
+        "<p class=\"rule\"><b>Rule.</b> {} <a href=\"../{}\">{}</a>: <code>{}</code></p></article>",
         escape(&story.rule),
         escape(file),
         escape(file),
@@ -193,7 +187,8 @@ fn narration(to: &mut String, run: &Run, film: &Film, heading: &str) {
     for (index, [caption, raw, why]) in film.told.iter().enumerate() {
         let mark = film.marks.iter().find(|mark| mark.step == index);
         let mark = mark.map_or(String::new(), |mark| format!(" <b>[{}]</b>", escape(&mark.text)));
-        let why = if why.is_empty() { String::new() } else { format!(" <small>{}</small>", escape(why)) };
+        let why =
+            if why.is_empty() { String::new() } else { format!(" <small>{}</small>", escape(why)) };
         let _ = writeln!(
             to,
             "<li><span>{}</span> <code>{}</code>{why}{mark}</li>",
@@ -219,7 +214,9 @@ fn state_table(to: &mut String, state: &Map<String, Value>) {
         ("put", "the client sent"),
         ("got", "the client got"),
     ];
-    to.push_str("<table class=\"stop\"><caption>Both sides at the stop</caption><tr><th>connection</th>");
+    to.push_str(
+        "<table class=\"stop\"><caption>Both sides at the stop</caption><tr><th>connection</th>",
+    );
     COLUMNS.iter().for_each(|(_, title)| {
         let _ = write!(to, "<th>{title}</th>");
     });
@@ -229,7 +226,7 @@ fn state_table(to: &mut String, state: &Map<String, Value>) {
         for (key, _) in COLUMNS {
             let text = match state.get(&format!("{stream}.{key}")) {
                 Some(Value::String(text)) => text.clone(),
-                Some(Value::Number(number)) => caption::grouped(number.as_u64().unwrap_or(0)),
+                Some(Value::Number(number)) => grouped(number.as_u64().unwrap_or(0)),
                 Some(Value::Bool(yes)) => if *yes { "yes" } else { "no" }.to_owned(),
                 _ => String::new(),
             };

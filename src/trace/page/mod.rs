@@ -12,6 +12,7 @@ mod model;
 #[cfg(test)]
 mod tests;
 mod turn;
+mod words;
 
 use super::{Picture, Step, Stream};
 use crate::python::Monotonic;
@@ -125,8 +126,8 @@ pub struct Story {
     pub answers: Vec<Answer>,
     /// The rule in one sentence.
     pub rule: String,
-    /// Where the rule stands: a path, a line, and the line's text.
-    pub source: (String, u32, String),
+    /// Where the rule stands: a path, and the text of a line.
+    pub source: (String, String),
     /// An example program or an exercise that trains it, with a path.
     pub practice: Option<(String, String)>,
 }
@@ -157,5 +158,12 @@ impl Page {
         let name = "run".to_owned();
         self.runs = vec![Run { name, code: turn::code(), end, ..Run::default() }];
         html::page(&self, std::slice::from_ref(film))
+    }
+}
+
+impl Run {
+    /// The step of the mark with this name.
+    pub fn mark(&self, name: &str) -> Option<usize> {
+        self.marks.iter().find(|mark| mark.name == name).map(|mark| mark.step)
     }
 }

@@ -2,6 +2,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use serde_json::{Map, Value, json};
 
+use super::words::{bytes, seconds};
 use super::{Told, View};
 use crate::proto::ConnId;
 use crate::python::Monotonic;
@@ -60,7 +61,7 @@ impl Conn {
     /// What the kernel knows, the loop does not act on, and no event will tell.
     fn gap(&self, asleep: bool) -> Option<String> {
         let kernel = self.kernel.filter(|kernel| kernel.end == Place::Open && !kernel.edge)?;
-        let unread = super::caption::bytes(kernel.unread);
+        let unread = bytes(kernel.unread);
         let has_room = self.room().is_some_and(|room| room > 0);
         let waits = self.held > 0 && !has_room;
         if kernel.unread > 0 && !self.told.has(Ready::READABLE) {
@@ -228,7 +229,7 @@ pub(super) fn flat(state: &State) -> Map<String, Value> {
     };
     all.insert("loop".into(), activity.into());
     all.insert("turn".into(), state.turn.into());
-    all.insert("time".into(), super::caption::seconds(state.at).into());
+    all.insert("time".into(), seconds(state.at).into());
     let asleep = state.activity == Activity::Asleep;
     let queue = state.queue.iter().map(Stream::to_string).collect::<Vec<_>>();
     all.insert("queue".into(), queue.join(" ").into());
@@ -250,7 +251,7 @@ pub(super) fn flat(state: &State) -> Map<String, Value> {
         put("sent", conn.sent.into());
         put("held", conn.held.into());
         put("place", conn.place.map_or(Value::Null, |place| (place + 1).into()));
-        put("deadline", conn.deadline.map_or(Value::Null, |at| super::caption::seconds(at).into()));
+        put("deadline", conn.deadline.map_or(Value::Null, |at| seconds(at).into()));
         put("put", conn.put.into());
         put("got", conn.got.into());
         if let Some(kernel) = conn.kernel {
@@ -271,7 +272,10 @@ pub(super) fn flat(state: &State) -> Map<String, Value> {
 }
 
 /// The keys whose values change from one state to the next; those that go are null.
-pub(super) fn changes(before: &Map<String, Value>, after: &Map<String, Value>) -> Map<String, Value> {
+pub(super) fn changes(
+    before: &Map<String, Value>,
+    after: &Map<String, Value>,
+) -> Map<String, Value> {
     let new = after.iter().filter(|(key, value)| before.get(*key) != Some(value));
     let mut changes: Map<_, _> = new.map(|(key, value)| (key.clone(), value.clone())).collect();
     let gone = before.keys().filter(|key| !after.contains_key(*key));

@@ -130,7 +130,8 @@
       item.setAttribute("aria-current", Number(item.dataset.step) === step ? "step" : "false");
     }
     document.body.dataset.at = `${now.name}/${step + 1}`;
-    writeAddress();
+    // A slider in motion would be too fast for the browser's history.
+    if (how !== "scrub") writeAddress();
   }
 
   function drawRun(now) {
@@ -187,7 +188,7 @@
     svg.textContent = "";
     if (!all) return;
     const most = Math.max(...all.parts), shape = (tag, attributes) => {
-      const element = document.createElementNS("http://www.w3.org/2000/svg", tag);
+      const element = document.createElementNS(svg.namespaceURI, tag);
       for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
       svg.append(element);
       return element;
@@ -366,13 +367,13 @@
       } else if (step >= at) {
         const rule = make("p", undefined, "rule");
         rule.append(make("b", "Rule. "), `${story.rule} `);
-        const link = make("a", `${story.source[0]}:${story.source[1]}`);
+        const link = make("a", story.source[0]);
         link.href = `../${story.source[0]}`;
-        rule.append(link);
+        rule.append(link, " ", make("code", story.source[1], "line"));
         if (story.practice) {
           const exercise = make("a", story.practice[0]);
           exercise.href = `../${story.practice[1]}`;
-          rule.append(" Try it: ", exercise, ".");
+          rule.append(" Try it: ", exercise);
         }
         const next = make("button", side === 0 ? "Now the cure ›" : "Next story ›");
         next.type = "button";
@@ -469,11 +470,14 @@
   for (const button of $("sides").children) {
     button.addEventListener("click", () => { pause(); turnTo(Number(button.dataset.side)); });
   }
-  $("range").addEventListener("input", () => { pause(); go(Number($("range").value)); });
+  $("range").addEventListener("input", () => { pause(); go(Number($("range").value), "scrub"); });
+  $("range").addEventListener("change", writeAddress);
   $("mode").addEventListener("click", () => {
-    const root = document.documentElement, dark = matchMedia("(prefers-color-scheme: dark)").matches;
-    const now = root.dataset.theme || (dark ? "dark" : "light");
-    root.dataset.theme = now === "dark" ? "light" : "dark";
+    const root = document.documentElement;
+    const system = matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light";
+    const next = (root.dataset.theme || system) === "dark" ? "light" : "dark";
+    if (next === system) delete root.dataset.theme;
+    else root.dataset.theme = next;
   });
   $("stage").addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.altKey || event.metaKey) return;

@@ -42,15 +42,17 @@ impl Place {
     pub(super) fn follow(&mut self, event: &Event) -> Option<u32> {
         self.part = match event {
             Event::World(_) => return None,
-            Event::Poll(_) | Event::Ready(..) | Event::Clock(_) | Event::PollFailed(_) => Part::Poll,
+            Event::Poll(_) | Event::Ready(..) | Event::Clock(_) | Event::PollFailed(_) => {
+                Part::Poll
+            }
             Event::Signal(_) => Part::Signals,
             Event::Note(Note::Command(_) | Note::Killed(_) | Note::Tick(_)) => {
                 self.part.max(Part::Commands)
             }
             Event::Note(Note::Due(_)) | Event::Liveness(..) | Event::Probe(_) => Part::Deadlines,
-            Event::Accept(Subject::Listener(_), _) | Event::Shed(..) | Event::Note(Note::Pause(_)) => {
-                Part::Accept
-            }
+            Event::Accept(Subject::Listener(_), _)
+            | Event::Shed(..)
+            | Event::Note(Note::Pause(_)) => Part::Accept,
             Event::Timing(_) if self.part > Part::Deadlines => Part::Timing,
             // What comes first after the poll is the run queue; later, the part that went before.
             _ => self.part.max(Part::Queue),
@@ -88,7 +90,10 @@ mod tests {
     #[test]
     fn every_part_of_the_turn_has_one_line() {
         let code = code();
-        assert!(code.text.starts_with("pub fn turn(&mut self)") && code.text.ends_with("}\n"), "{code:?}");
+        assert!(
+            code.text.starts_with("pub fn turn(&mut self)") && code.text.ends_with("}\n"),
+            "{code:?}"
+        );
         for (part, text) in PARTS {
             let lines = code.text.lines().filter(|line| line.contains(text)).count();
             assert_eq!(lines, 1, "{part:?}");
