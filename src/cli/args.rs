@@ -50,7 +50,7 @@ impl Command {
     /// The flags of a server, if the command has them.
     fn serve_args(&mut self) -> Option<&mut ServeArgs> {
         match self {
-            Self::Serve(args) => Some(args),
+            Self::Serve(args) => Some(&mut **args),
             Self::Config(args) => args.serve_args(),
             _ => None,
         }
@@ -79,9 +79,9 @@ overrides the variable, and for `serve` the variable overrides the configuration
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    Serve(ServeArgs),
+    Serve(Box<ServeArgs>),
     Connect(ConnectArgs),
-    Load(LoadArgs),
+    Load(Box<LoadArgs>),
     Report(ReportArgs),
     Replay(ReplayArgs),
     Explain(ExplainArgs),

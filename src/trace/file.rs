@@ -106,6 +106,14 @@ pub(super) fn write_chunk(output: &mut impl Write, bytes: &[u8]) -> io::Result<(
     output.write_all(bytes)
 }
 
+/// A chunk of a recording with these bytes, for tests that make their own.
+#[cfg(any(test, feature = "testing"))]
+pub fn chunk(bytes: &[u8]) -> Vec<u8> {
+    let mut out = Vec::new();
+    write_chunk(&mut out, bytes).expect("memory takes all");
+    out
+}
+
 /// The record of a recording's end.
 pub(super) fn end_record(why: &str) -> Vec<u8> {
     let mut encoder = super::encode::Encoder::default();

@@ -29,6 +29,8 @@ mod sink;
 use crate::auth::Key;
 
 pub use event::{Event, Fault, Step, Stream, Subject, World};
+#[cfg(any(test, feature = "testing"))]
+pub use file::chunk;
 pub use file::{Ending, Header, ReadError, Reader};
 pub use narrator::{Narrator, lines};
 pub use perfetto::Perfetto;

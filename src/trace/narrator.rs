@@ -16,6 +16,8 @@ pub struct Narrator {
     turn: u64,
     /// The stream of each connection that is there.
     streams: HashMap<ConnId, Stream>,
+    /// The last connection that was closed, about which one line is still to come.
+    closed: Option<(ConnId, Stream)>,
     /// What is believed of each stream.
     believed: HashMap<Stream, Belief>,
 }
@@ -45,7 +47,8 @@ impl Narrator {
 
     /// The connection of a stream, once it is registered.
     pub fn connection(&self, stream: Stream) -> Option<ConnId> {
-        self.believed.get(&stream)?.id
+        let closed = self.closed.filter(|(_, closed)| *closed == stream).map(|(id, _)| id);
+        self.believed.get(&stream).map_or(closed, |belief| belief.id)
     }
 
     /// The stream that an event is about, if it is about one that is there.
@@ -60,9 +63,12 @@ impl Narrator {
             | Event::Liveness(stream, _)
             | Event::Probe(stream) => Some(*stream),
             Event::Ready(Subject::Connection(id), _)
-            | Event::Note(
-                Note::Killed(id) | Note::Due(id) | Note::Authenticated(id, _) | Note::Closed(id, _),
-            ) => self.streams.get(id).copied(),
+            | Event::Note(Note::Killed(id) | Note::Due(id) | Note::Authenticated(id, _)) => {
+                self.streams.get(id).copied()
+            }
+            Event::Note(Note::Closed(id, _)) => {
+                self.closed.filter(|(closed, _)| closed == id).map(|(_, stream)| stream)
+            }
             Event::World(
                 World::Connects(stream, _)
                 | World::Sends { stream, .. }
@@ -330,6 +336,7 @@ impl Narrator {
     fn close(&mut self, stream: Stream, how: Close) -> String {
         if let Some(Belief { id: Some(id), .. }) = self.believed.remove(&stream) {
             self.streams.remove(&id);
+            self.closed = Some((id, stream));
         }
         match how {
             Close::Orderly => {

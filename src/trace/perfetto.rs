@@ -1,4 +1,4 @@
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt::Write as _;
 
 use super::replay::call_of;
@@ -24,7 +24,9 @@ pub struct Perfetto {
     poll: Option<u64>,
     turn: Option<Turn>,
     reported: Vec<(Stream, String)>,
-    lives: HashMap<Stream, Life>,
+    lives: BTreeMap<Stream, Life>,
+    /// Connections whose track is over; in a simulation their clients may still act.
+    ended: HashSet<Stream>,
     /// Beginnings of arrows, by their streams.
     arrows: HashMap<Stream, u64>,
     next_arrow: u64,
@@ -87,7 +89,8 @@ impl Perfetto {
             poll: None,
             turn: None,
             reported: Vec::new(),
-            lives: HashMap::new(),
+            lives: BTreeMap::new(),
+            ended: HashSet::new(),
             arrows: HashMap::new(),
             next_arrow: 1,
             counted: 0,
@@ -124,9 +127,7 @@ impl Perfetto {
     /// The trace, and the number of events that it has no room for.
     pub fn finish(mut self) -> (String, u64) {
         self.end_turn();
-        let mut streams: Vec<Stream> = self.lives.keys().copied().collect();
-        streams.sort_unstable();
-        for stream in streams {
+        for stream in self.lives.keys().copied().collect::<Vec<_>>() {
             self.now += 2 * CALL;
             self.end_life(stream);
         }
@@ -227,6 +228,9 @@ impl Perfetto {
 
     /// The mark of a call on its connection's track, and the change of state that it makes.
     fn life(&mut self, event: &Event, stream: Stream, name: &str, story: &str) {
+        if self.ended.contains(&stream) {
+            return;
+        }
         let track = track_of(stream);
         if !self.lives.contains_key(&stream) {
             self.begin_life(stream);
@@ -284,6 +288,7 @@ impl Perfetto {
     fn end_life(&mut self, stream: Stream) {
         self.enter(stream, "");
         if let Some(life) = self.lives.remove(&stream) {
+            self.ended.insert(stream);
             let end = self.now.max(life.begin + 1);
             let track = track_of(stream);
             let life = format!("\"cat\":\"connection\",\"id\":{},\"name\":\"{stream}\"", stream.0);

@@ -13,6 +13,7 @@ mod log_format;
 mod outputs;
 mod port_file;
 mod protocols;
+mod recording;
 mod reload;
 mod serve;
 mod serve_log;

@@ -2,7 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use saltecho::proto::Handler;
+use saltecho::proto::{Framed, Handler, Upper};
 use saltecho::server::{Outcome, Replay};
 use saltecho::trace::{Ending, Event, ReadError, Reader, RecordOptions, Recorder, ReplayKernel};
 
@@ -162,4 +162,44 @@ fn every_event_is_told() {
         }
     }
     assert!(told.len() >= 16, "{told:?}");
+}
+
+/// Recordings of the program over real sockets, as tests/data/recordings/record.py makes them.
+#[test]
+fn the_recordings_of_real_conversations_replay() {
+    let replay = |name: &str, framed: bool| {
+        let path = format!("{}/tests/data/recordings/{name}.rec", env!("CARGO_MANIFEST_DIR"));
+        let bytes = std::fs::read(path).unwrap();
+        let (outcome, turns, ending) = match framed {
+            true => replay(&bytes, Framed::new(Upper, Some(1024))),
+            false => replay(&bytes, Upper),
+        };
+        assert!(matches!(outcome, Outcome::End), "{name}: {outcome:?}");
+        assert_eq!(ending, Some(Ending::Complete), "{name}");
+        turns
+    };
+    let turns =
+        [replay("tutorial", false), replay("multiprocessing", true), replay("proxied", false)];
+    assert!(turns.iter().all(|turns| *turns > 10), "{turns:?}");
+}
+
+/// A call that is not the recorded one is found at its step, whatever it is.
+#[test]
+fn another_loop_is_found_at_its_first_other_call() {
+    let bytes = recording(8, true).expect("payload is kept");
+    let header = Reader::new(&bytes[..]).unwrap().header().clone();
+    let words = header.get("settings").unwrap().to_owned();
+    let room = words.split(' ').find(|word| word.starts_with("recv_size=")).unwrap();
+    // The same length, so that the chunks stay where they are.
+    let other = format!("recv_size={}", if room.ends_with('1') { "2" } else { "1" });
+    let at = bytes.windows(room.len()).position(|window| window == room.as_bytes()).unwrap();
+    let mut bad = bytes.clone();
+    bad.splice(at..at + room.len(), other.into_bytes());
+    let (outcome, ..) = replay(&bad, handler(8));
+    let Outcome::Different(difference) = outcome else { panic!("{outcome:?}") };
+    let text = difference.to_string();
+    assert!(
+        text.contains(": recorded recv(c") && text.contains("the loop called recv(c"),
+        "{text}"
+    );
 }
