@@ -107,7 +107,7 @@ fn code(tale: &Tale, side: &Side) -> Result<Code, String> {
 fn the_line(text: &str, wanted: &str) -> Option<String> {
     let mut found = text.lines().filter(|line| line.contains(wanted));
     let line = found.next()?;
-    found.next().is_none().then(|| line.trim().to_owned())
+    found.next().is_none().then(|| line.trim().trim_start_matches("/// ").to_owned())
 }
 
 fn read(file: &str) -> Result<String, String> {
@@ -164,7 +164,7 @@ fn end(run: &Run) -> String {
     let clients: Vec<String> = last
         .sockets
         .iter()
-        .map(|socket| {
+        .filter_map(|socket| {
             let (mut sent, mut got) = (0, 0);
             for step in &run.steps {
                 match &step.event {
@@ -177,7 +177,8 @@ fn end(run: &Run) -> String {
                     _ => {}
                 }
             }
-            format!("{} has sent {} bytes and got {}", socket.stream, grouped(sent), grouped(got))
+            let (name, put, read) = (socket.stream, grouped(sent), grouped(got));
+            (sent > 0).then(|| format!("{name} has sent {put} bytes and got {read}"))
         })
         .collect();
     format!("In the end {}.", clients.join("; "))

@@ -292,6 +292,6 @@ pub fn drain() -> Tale {
         ],
         rule: "Draining is a stage of the loop: finish the answers, close each client that has its own, end last.",
         source: ("src/server/mod.rs", "self.finish_draining();"),
-        practice: Some("examples/torture"),
+        practice: None,
     }
 }

@@ -1,9 +1,9 @@
 use serde_json::{Map, Value, json};
 
 use super::model::{Model, changes, flat};
-use super::turn::Place;
+use super::turn::{self, Place};
 use super::words::{grouped, visible};
-use super::{Mark, Run, STOP, View, caption};
+use super::{Code, Mark, Run, STOP, View, caption};
 use crate::reactor::{Close, Note};
 use crate::trace::{Event, Fault, Narrator, Picture, Step, Subject};
 
@@ -42,10 +42,11 @@ pub struct Beside<'a> {
 impl Film {
     /// A film of a server's run. Its steps are explained with the rules of the server's code.
     pub fn of_server() -> Self {
-        Self { place: Some(Place::default()), ..Self::new() }
+        Self { place: Some(Place::default()), ..Self::of_loop() }
     }
 
-    fn new() -> Self {
+    /// A film of any other loop's run.
+    pub fn of_loop() -> Self {
         Self {
             model: Model::default(),
             narrator: Narrator::new(),
@@ -62,7 +63,7 @@ impl Film {
 
     /// A film of a whole run.
     pub(super) fn of(run: &Run) -> Self {
-        let mut film = Self::new();
+        let mut film = Self::of_loop();
         let mut views = run.views.as_slice();
         for (index, step) in run.steps.iter().enumerate() {
             let mine = views.iter().take_while(|view| view.step <= index).count();
@@ -87,6 +88,17 @@ impl Film {
     #[cfg(test)]
     pub(super) fn parts_len(&self) -> usize {
         self.parts.counts.len()
+    }
+
+    /// Makes the last shown step a place to go to.
+    pub fn mark(&mut self, name: &str, text: &str) {
+        let step = self.steps.len().saturating_sub(1);
+        self.marks.push(Mark { name: name.to_owned(), step, text: text.to_owned() });
+    }
+
+    /// The code that the lines of the steps belong to.
+    pub(super) fn code(&self) -> Code {
+        if self.place.is_some() { turn::code() } else { Code::default() }
     }
 
     /// Number of steps that are shown.

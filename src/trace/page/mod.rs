@@ -156,7 +156,7 @@ impl Page {
     /// A page of one run that was followed step by step, perhaps without all of its steps.
     pub fn of_film(mut self, film: &Film, end: String) -> String {
         let name = "run".to_owned();
-        self.runs = vec![Run { name, code: turn::code(), end, ..Run::default() }];
+        self.runs = vec![Run { name, code: film.code(), end, ..Run::default() }];
         html::page(&self, std::slice::from_ref(film))
     }
 }

@@ -144,8 +144,9 @@
       if (story.seen.length) $("point").append(make("span", ` Seen in ${story.seen.join(", ")}.`, "seen"));
       document.title = `${story.title} · an event loop`;
       for (const link of document.querySelectorAll("nav a")) {
-        if (link.dataset.story === story.name) link.setAttribute("aria-current", "true");
-        else link.removeAttribute("aria-current");
+        if (link.dataset.story !== story.name) { link.removeAttribute("aria-current"); continue; }
+        link.setAttribute("aria-current", "true");
+        link.closest("nav").scrollTo(link.offsetLeft - 24, link.offsetTop - 80);
       }
     }
     for (const button of $("sides").children) {

@@ -251,3 +251,21 @@ fn every_step_of_the_server_is_at_a_line_of_its_turn() {
     let accept = all.iter().position(|event| matches!(event, Event::Accept(..))).unwrap();
     assert_eq!(at(accept), "self.accept()?;");
 }
+
+#[test]
+fn a_page_of_another_loop_has_its_marks_and_no_code() {
+    let known = picture();
+    let mut film = Film::of_loop();
+    for (step, number) in steps(vec![Event::Poll(None), Event::Probe(C1)]).iter().zip(1..) {
+        film.step(step, Beside { picture: Some(&known), ..Beside::default() }, true);
+        if number == 1 {
+            film.mark(STOP, "Nothing will wake it");
+        }
+    }
+    let html = Page::default().of_film(&film, String::new());
+    let run = &data(&html)["runs"][0];
+    assert_eq!(run["marks"][0]["step"], 0);
+    assert_eq!(run["code"]["lines"].as_array().unwrap().len(), 0);
+    assert_eq!(run["simulated"], true);
+    assert!(html.contains("<b>[Nothing will wake it]</b>"));
+}
