@@ -50,6 +50,7 @@
 //! | [`socket`] | Python's socket object on descriptors that never block | `socket` |
 //! | [`client`] | the authenticated client | `socket` |
 //! | [`reactor`] | the parts of any event loop, over any [`reactor::Kernel`] | `server` |
+//! | [`trace`] | the events of a loop's run, to record, replay, explain and draw | `server` |
 //! | [`server`] | the server's event loop | `server` |
 //! | [`sim`] | a simulated kernel: virtual clock, faults, one seed | `sim` |
 //! | [`lab`] | a judge of event loops, and exercises for them | `sim` |
@@ -80,6 +81,8 @@ pub mod server;
 pub mod sim;
 #[cfg(feature = "socket")]
 pub mod socket;
+#[cfg(feature = "server")]
+pub mod trace;
 
 /// Compiles the program that README shows.
 #[cfg(all(doctest, feature = "server"))]

@@ -35,6 +35,14 @@ impl Hash {
         Self::ALL.into_iter().find(|hash| message.starts_with(hash.tag()))
     }
 
+    /// The answer to a challenge that names the hash.
+    fn response(self, key: &Key, challenge: &[u8]) -> Response {
+        let mut response = Response::default();
+        response.push(self.tag());
+        response.push(self.mac(key, challenge).as_bytes());
+        response
+    }
+
     fn mac(self, key: &Key, message: &[u8]) -> Response {
         match self {
             Self::Md5 => mac::<SimpleHmac<Md5>>(key, message),
@@ -105,10 +113,23 @@ impl MacAlgorithm {
             return Some(Hash::Md5.mac(key, challenge));
         }
         let hash = Hash::named_by(challenge).filter(|_| challenge.len() > BARE_CHALLENGE)?;
-        let mut response = Response::default();
-        response.push(hash.tag());
-        response.push(hash.mac(key, challenge).as_bytes());
-        Some(response)
+        Some(hash.response(key, challenge))
+    }
+
+    /// A response that [`Keyring::verify_response`] accepts, in the form that has this length; `None` if
+    /// none has.
+    #[cfg(feature = "server")]
+    pub(crate) fn response_of_len(
+        self,
+        key: &Key,
+        challenge: &[u8],
+        len: usize,
+    ) -> Option<Response> {
+        let bare = Hash::Md5.mac(key, challenge);
+        let tagged = Hash::ALL.into_iter().filter(|_| self != Self::Md5);
+        std::iter::once(bare)
+            .chain(tagged.map(|hash| hash.response(key, challenge)))
+            .find(|response| response.as_bytes().len() == len)
     }
 }
 

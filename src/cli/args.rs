@@ -9,11 +9,13 @@ use super::config_command::ConfigArgs;
 use super::connect::ConnectArgs;
 use super::ctl::CtlArgs;
 use super::doctor::DoctorArgs;
+use super::explain::ExplainArgs;
 use super::generate::GenerateArgs;
 use super::health::HealthArgs;
 use super::keygen::KeygenArgs;
 use super::lab::LabArgs;
 use super::load::LoadArgs;
+use super::replay::ReplayArgs;
 use super::report::ReportArgs;
 use super::serve::ServeArgs;
 
@@ -49,7 +51,7 @@ impl Command {
     /// The flags of a server, if the command has them.
     fn serve_args(&mut self) -> Option<&mut ServeArgs> {
         match self {
-            Self::Serve(args) => Some(args),
+            Self::Serve(args) => Some(&mut **args),
             Self::Config(args) => args.serve_args(),
             _ => None,
         }
@@ -70,7 +72,7 @@ Exit codes:
   2  wrong usage or configuration
   3  authentication failed
   4  cannot connect, or timed out
-  5  an assertion failed (load), or the connections do not fit (doctor)
+  5  an assertion failed (load), the connections do not fit (doctor), or a call differs (replay)
   6  the result is unreliable, or nothing was measured (load, report)
 
 Many flags can be set by an environment variable too, which the help of the flag names. The flag
@@ -78,10 +80,12 @@ overrides the variable, and for `serve` the variable overrides the configuration
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    Serve(ServeArgs),
+    Serve(Box<ServeArgs>),
     Connect(ConnectArgs),
-    Load(LoadArgs),
+    Load(Box<LoadArgs>),
     Report(ReportArgs),
+    Replay(ReplayArgs),
+    Explain(ExplainArgs),
     Keygen(KeygenArgs),
     Config(ConfigArgs),
     Doctor(DoctorArgs),

@@ -12,6 +12,7 @@ mod connect;
 mod ctl;
 mod doctor;
 mod environment;
+mod explain;
 mod failure;
 mod generate;
 mod health;
@@ -24,6 +25,7 @@ mod log;
 mod machine;
 mod output;
 mod protocol;
+mod replay;
 mod reply;
 mod report;
 mod serve;
@@ -90,6 +92,8 @@ fn execute(command: Command, warnings: &[String]) -> Result<(), Failure> {
         Command::Load(args) => load::run(&args),
         Command::Report(args) => on_own_stack(|| report::run(&args))?,
         Command::Lab(args) => lab::run(&args),
+        Command::Replay(args) => replay::run(&args),
+        Command::Explain(args) => explain::run(&args),
         Command::Keygen(args) => keygen::run(&args),
         Command::Config(args) => config_command::run(&args, &Cli::command()),
         Command::Doctor(args) => doctor::run(&args),

@@ -114,6 +114,20 @@ impl fmt::Display for Size {
     }
 }
 
+/// The size of a file, from 64 KiB up: `64m`, `2g`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct FileSize(pub(super) u64);
+
+impl FromStr for FileSize {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        const EXPECTED: &str = "expected a size from 64k up, like 64m or 2g";
+        let size = parse_with_unit(text, 1024).filter(|size| *size >= 64 << 10);
+        size.map(Self).ok_or(EXPECTED)
+    }
+}
+
 /// The length of the longest message in bytes, from 0 up: `1000`, `1k`, `16m`; `off` for any.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct MaxMessage(pub(super) Option<u64>);

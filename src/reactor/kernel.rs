@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::Ready;
 use super::slots::Token;
 use crate::metrics::Process;
+use crate::proto::{CloseReason, ConnId};
 use crate::python::Monotonic;
 
 /// Everything that the loop asks of the operating system. Not a socket library: it has the calls
@@ -142,6 +143,16 @@ pub trait Kernel {
     /// When there is none to be had; there is no weaker substitute.
     fn fill_random(&mut self, bytes: &mut [u8]) -> io::Result<()>;
 
+    /// Hears of what a loop does for another cause than an answer of this trait, and of its decisions.
+    /// For kernels that keep an account of a run; the others do not make the note.
+    fn note(&mut self, _note: impl FnOnce() -> Note) {}
+
+    /// The next thing that reached the recorded loop here by another way than this trait, if this
+    /// kernel replays a recording.
+    fn replayed(&mut self) -> Option<Note> {
+        None
+    }
+
     /// The system's figures for the process, read for a scrape of its metrics; `None` if there is no
     /// process, as in a simulation.
     fn process(&self) -> Option<Process> {
@@ -242,9 +253,48 @@ impl<K: Kernel> Kernel for &mut K {
         (**self).fill_random(bytes)
     }
 
+    fn note(&mut self, note: impl FnOnce() -> Note) {
+        (**self).note(note);
+    }
+
+    fn replayed(&mut self) -> Option<Note> {
+        (**self).replayed()
+    }
+
     fn process(&self) -> Option<Process> {
         (**self).process()
     }
+}
+
+/// Something that a loop does for another cause than an answer of its [`Kernel`], or decides.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Note {
+    /// Another thread or a signal left this command, in the words of a recording.
+    Command(String),
+    /// An administrator ended the connection.
+    Killed(ConnId),
+    /// The program was called for its tick, and is to be called again after this time.
+    Tick(Option<Duration>),
+    /// The alarm of a connection's deadline came.
+    Due(ConnId),
+    /// A connection authenticated, under the key at this position of the ring.
+    Authenticated(ConnId, Option<u8>),
+    /// A connection ended.
+    Closed(ConnId, CloseReason),
+    /// Accepting pauses, for this reason.
+    Pause(Pause),
+}
+
+/// The reason why accepting pauses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pause {
+    /// There are as many connections as there may be.
+    Full,
+    /// There are as many that have not authenticated as there may be.
+    UnauthenticatedFull,
+    /// `accept` failed, or there was no memory.
+    Error,
 }
 
 /// The state of a peer, as far as the system knows it.

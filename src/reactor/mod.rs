@@ -29,7 +29,7 @@ use crate::proto::ConnId;
 use crate::python::{Monotonic, saturating_nanos};
 
 pub use admin_listener::{AdminAddress, AdminListener};
-pub use kernel::{Close, Kernel, Liveness, Wake};
+pub use kernel::{Close, Kernel, Liveness, Note, Pause, Wake};
 pub use listen::ListenOptions;
 pub use mio_kernel::MioKernel;
 pub use ready::Ready;
@@ -172,6 +172,12 @@ impl<K: Kernel, T> Reactor<K, T> {
     /// Connections in the run queue.
     pub(crate) fn queued(&self) -> usize {
         self.run_queue.len()
+    }
+
+    /// The place of a connection in the run queue, from zero.
+    #[cfg(feature = "page")]
+    pub(crate) fn place(&self, id: ConnId) -> Option<usize> {
+        self.run_queue.iter().position(|queued| *queued == id)
     }
 
     /// Takes the first connection out of the run queue; `None` if it is gone by now.

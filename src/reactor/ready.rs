@@ -20,6 +20,16 @@ impl Ready {
     /// Urgent data arrived. A `recv` stops short at the urgent mark though more is behind it.
     pub const PRIORITY: Self = Self(8);
 
+    /// The bits as a number: 1 readable, 2 writable, 4 closed, 8 priority.
+    pub const fn bits(self) -> u8 {
+        self.0
+    }
+
+    /// The same back; other bits are ignored.
+    pub const fn from_bits(bits: u8) -> Self {
+        Self(bits & 15)
+    }
+
     /// Returns true if all bits of `other` are set.
     pub const fn has(self, other: Self) -> bool {
         self.0 & other.0 == other.0

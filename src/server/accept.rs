@@ -10,7 +10,7 @@ use super::records::Row;
 use super::{AcceptPause, Limits, Server};
 use crate::proto::{CloseReason, Connection, Handler, Peer, Protocol, State, guarded};
 use crate::python::Monotonic;
-use crate::reactor::{Close, Kernel, Ready};
+use crate::reactor::{self, Close, Kernel, Note, Ready};
 
 /// The listeners, and what decides whether a client gets in now: the pause that accepting may have
 /// to make, and the connections that have not authenticated.
@@ -247,6 +247,13 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
 
     fn pause(&mut self, why: AcceptPause<'_>) {
         self.stats.accept_pauses += 1;
+        self.reactor.kernel.note(|| {
+            Note::Pause(match why {
+                AcceptPause::Full => reactor::Pause::Full,
+                AcceptPause::UnauthenticatedFull => reactor::Pause::UnauthenticatedFull,
+                AcceptPause::Error(_) => reactor::Pause::Error,
+            })
+        });
         self.notify(|observer| observer.accept_paused(why));
     }
 

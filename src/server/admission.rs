@@ -268,6 +268,7 @@ impl Unauthenticated {
     ///
     /// # Panics
     /// If they disagree.
+    #[allow(clippy::disallowed_methods)] // A sum has no order.
     #[cfg(any(test, feature = "testing"))]
     pub(super) fn assert_consistent(&self, is_unauthenticated: impl Fn(ConnId) -> bool) {
         let present: Vec<_> = self.by_age.iter().filter(|arrival| arrival.present).collect();

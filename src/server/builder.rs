@@ -4,10 +4,12 @@ use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use super::limits::descriptor_limit;
 use super::{
     AdminAddress, AdminListener, BuildError, Control, IpNet, Limits, Observer, Running, Server,
+    recording_header,
 };
 use crate::auth::Keyring;
 use crate::proto::{Config, Handler, Protocol, Upper};
 use crate::reactor::{Kernel, ListenOptions, MioKernel};
+use crate::trace::Header;
 
 /// Describes a server before it exists.
 ///
@@ -224,10 +226,24 @@ impl<H: Handler + Clone> ServerBuilder<H> {
     /// # Errors
     /// [`BuildError`], also if there are to be several and an observer was handed over: give each
     /// server its own with [`Server::set_observer`].
-    pub fn build_workers(
+    pub fn build_workers(self, workers: usize) -> Result<Vec<Server<MioKernel, H>>, BuildError> {
+        self.build_workers_over(workers, |_, kernel, _| Ok(kernel))
+    }
+
+    /// The same over kernels of another kind, like a [`Recorder`](crate::trace::Recorder). `over` gets a
+    /// worker's index, its kernel, and the first lines of a recording, which have its settings.
+    ///
+    /// # Errors
+    /// Those of [`build_workers`](Self::build_workers) and of `over`.
+    pub fn build_workers_over<K>(
         mut self,
         workers: usize,
-    ) -> Result<Vec<Server<MioKernel, H>>, BuildError> {
+        mut over: impl FnMut(usize, MioKernel, Header) -> io::Result<K>,
+    ) -> Result<Vec<Server<K, H>>, BuildError>
+    where
+        K: Kernel<AdminListener = AdminListener>,
+        K::Listener: From<mio::net::TcpListener>,
+    {
         if let Some(error) = self.unresolved.take() {
             return Err(BuildError::Address(error));
         }
@@ -264,6 +280,11 @@ impl<H: Handler + Clone> ServerBuilder<H> {
         let loops = kernels.into_iter().zip(listeners).enumerate();
         let servers = loops.map(|(index, (kernel, listeners))| {
             let (config, limits) = (self.config.clone(), limits.part(index, workers));
+            let header = recording_header(&config, &limits, &self.trusted, &self.proxies, &proxied)
+                .with("admin", if index == 0 && self.admin.is_some() { "yes" } else { "no" })
+                .with("control", if index == 0 && self.control.is_some() { "yes" } else { "no" });
+            let kernel = over(index, kernel, header)?;
+            let listeners = listeners.into_iter().map(K::Listener::from).collect();
             Server::with_kernel(kernel, listeners, config, limits, self.handler.clone())
         });
         let mut servers = servers.collect::<io::Result<Vec<_>>>()?;

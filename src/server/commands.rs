@@ -5,23 +5,29 @@ use bytes::Bytes;
 use super::handle::Command;
 use super::{ConnId, Server};
 use crate::proto::{CloseReason, Handler};
-use crate::reactor::Kernel;
+use crate::reactor::{Kernel, Note};
 
 impl<K: Kernel, H: Handler + Clone> Server<K, H> {
     pub(super) fn handle_commands(&mut self) {
         self.lag.time_this_turn();
         for command in self.inbox.take() {
-            match command {
-                Command::Drain => self.drain(),
-                Command::Stop => self.end_all(CloseReason::Stopped),
-                Command::ReplaceKeyring(keyring) => self.replace_keyring(*keyring),
-                Command::Reconfigure(change) => self.reconfigure(*change),
-                Command::KeepRecords(keep) => self.keep_records(keep),
-                Command::Push(id, message) => self.push(id, message),
-                Command::Reload => drop(self.reload()),
-                Command::Visit(errand) => errand.run(self),
-                Command::Stats(collector) => collector.add(self.stats()),
-            }
+            self.reactor.kernel.note(|| Note::Command(command.to_text()));
+            self.perform(command);
+        }
+        self.repeat();
+    }
+
+    pub(super) fn perform(&mut self, command: Command) {
+        match command {
+            Command::Drain => self.drain(),
+            Command::Stop => self.end_all(CloseReason::Stopped),
+            Command::ReplaceKeyring(keyring) => self.replace_keyring(*keyring),
+            Command::Reconfigure(change) => self.reconfigure(*change),
+            Command::KeepRecords(keep) => self.keep_records(keep),
+            Command::Push(id, message) => self.push(id, message),
+            Command::Reload => drop(self.reload()),
+            Command::Visit(errand) => errand.run(self),
+            Command::Stats(collector) => collector.add(self.stats()),
         }
     }
 

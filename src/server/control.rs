@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{Handle, Lifecycle, Server};
 use crate::proto::{Handler, guarded};
 use crate::python::Monotonic;
-use crate::reactor::Kernel;
+use crate::reactor::{Kernel, Note};
 
 /// Decides what signals and operators' commands mean, and reports the service's state to its
 /// manager.
@@ -149,16 +149,25 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         self.report_state();
         let now = self.reactor.now();
         if self.next_tick().is_some_and(|next| next <= now) {
-            let period = self.control(|control, all| {
-                control.tick(all);
-                control.period()
-            });
-            // After a panic it is called again, though not at once.
-            let period = period.unwrap_or(Some(Duration::from_secs(1)));
+            let period = match self.reactor.kernel.replayed() {
+                Some(Note::Tick(period)) => period,
+                _ => self.tick(),
+            };
+            self.reactor.kernel.note(|| Note::Tick(period));
             if let Some(controlled) = &mut self.controlled {
                 controlled.next_tick = period.map(|period| now.saturating_add(period));
             }
         }
+    }
+
+    /// Calls the control for its tick; returns the time after which to call it again.
+    fn tick(&mut self) -> Option<Duration> {
+        let period = self.control(|control, all| {
+            control.tick(all);
+            control.period()
+        });
+        // After a panic it is called again, though not at once.
+        period.unwrap_or(Some(Duration::from_secs(1)))
     }
 
     /// Reports the state, if it is another than at the last report.

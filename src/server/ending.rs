@@ -3,7 +3,7 @@
 use super::{ConnId, Server};
 use crate::proto::{CloseReason, Connection, Handler, guarded};
 use crate::python::Monotonic;
-use crate::reactor::{Close, Kernel};
+use crate::reactor::{Close, Kernel, Note};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Lifecycle {
@@ -59,6 +59,7 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         self.stats.backlog_bytes -= undelivered;
         // The handler goes with it, and its destructor is user code too.
         guarded(|| drop(connection));
+        self.reactor.kernel.note(|| Note::Closed(id, reason));
         self.stats.count_close(reason);
         self.acceptor.end_pause();
         let record = self.forget_record(id);

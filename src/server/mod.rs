@@ -25,7 +25,9 @@ mod observer;
 mod proxied;
 mod pump;
 mod reconfigure;
+mod recorded;
 mod records;
+mod replay;
 mod running;
 mod snapshot;
 mod stats;
@@ -33,6 +35,7 @@ mod workers;
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -47,9 +50,11 @@ use pump::Pumped;
 use reconfigure::Unsettled;
 use records::Records;
 
+use socket2::SockRef;
+
 use crate::proto::{Config, Connection, Handler, State, Upper, guarded};
 use crate::python::Monotonic;
-use crate::reactor::{Kernel, MioKernel, Reactor, Ready, Target, Token};
+use crate::reactor::{Kernel, MioKernel, Note, Reactor, Ready, Target, Token};
 
 pub use crate::proto::ConnId;
 pub use crate::reactor::{AdminAddress, AdminListener};
@@ -60,7 +65,9 @@ pub use handle::{Handle, PushError};
 pub use ipnet::IpNet;
 pub use limits::Limits;
 pub use observer::{AcceptPause, Observer};
+pub use recorded::recording_header;
 pub use records::Record;
+pub use replay::{Outcome, Replay};
 pub use running::Running;
 pub use stats::Stats;
 pub use workers::run_workers;
@@ -112,14 +119,22 @@ impl Server {
     }
 }
 
-impl<H> Server<MioKernel, H> {
+impl<K, H> Server<K, H>
+where
+    K: Kernel<AdminListener = AdminListener>,
+    K::Listener: AsFd,
+{
     /// The addresses that it listens on, in the order in which they were given; port 0 has become a
     /// real one.
     ///
     /// # Errors
     /// Those of getsockname(2).
     pub fn addresses(&self) -> io::Result<Vec<SocketAddr>> {
-        self.acceptor.listeners.iter().map(|listening| listening.listener.local_addr()).collect()
+        let address = |listener: &K::Listener| {
+            let address = SockRef::from(listener).local_addr()?.as_socket();
+            address.ok_or_else(|| io::ErrorKind::Unsupported.into())
+        };
+        self.acceptor.listeners.iter().map(|listening| address(&listening.listener)).collect()
     }
 
     /// The address of its admin endpoint, if it has one.
@@ -267,6 +282,7 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         self.handle_deadlines();
         self.accept()?;
         self.serve_admin();
+        self.repeat();
         self.finish_draining();
         if self.controlled.is_some() {
             self.keep_control_informed();
@@ -388,6 +404,9 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
     #[inline(never)]
     fn authenticated(&mut self, id: ConnId, key: Option<usize>) {
         self.acceptor.unauthenticated.remove(id);
+        #[allow(clippy::cast_possible_truncation)] // A ring has few keys.
+        let position = key.map(|position| position as u8);
+        self.reactor.kernel.note(|| Note::Authenticated(id, position));
         let key = key.map(|position| self.config.keyring.names()[position]);
         self.stats.count_authenticated(key);
         self.note_key(id, key);
@@ -417,6 +436,7 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         self.lag.time_this_turn();
         let now = self.reactor.now();
         let Some(slot) = self.reactor.slots.get_mut(id) else { return };
+        self.reactor.kernel.note(|| Note::Due(id));
         if slot.connection.poll_timeout().is_some_and(|deadline| deadline <= now) {
             // The process may have been stopped while bytes arrived in time: look before judging.
             slot.ready.insert(Ready::READABLE.union(Ready::WRITABLE));

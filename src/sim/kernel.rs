@@ -8,7 +8,8 @@ use std::time::Duration;
 use super::socket::{Answer, End};
 use super::{Event, Faults, SimClient, SimKernel};
 use crate::python::Monotonic;
-use crate::reactor::{Close, Kernel, Liveness, Ready, Token, Wake};
+use crate::reactor::{Close, Kernel, Liveness, Note, Ready, Token, Wake};
+use crate::trace::{Event as Call, Fault, Stream, Subject, World};
 
 /// The listener of an admin endpoint, for clients of
 /// [`SimKernel::connect_admin`](SimKernel::connect_admin).
@@ -19,6 +20,17 @@ pub struct SimAdminListener;
 #[derive(Debug)]
 pub struct SimStream(pub(super) usize);
 
+impl SimStream {
+    const fn traced(&self) -> Stream {
+        Stream(self.0 as u64 + 1)
+    }
+}
+
+/// A result as a trace has it.
+fn outcome<T>(result: &io::Result<T>) -> Result<&T, Fault> {
+    result.as_ref().map_err(Fault::from)
+}
+
 impl Kernel for SimKernel {
     type Listener = ();
     type Stream = SimStream;
@@ -26,7 +38,9 @@ impl Kernel for SimKernel {
 
     fn now(&mut self) -> Monotonic {
         self.last_reading = Monotonic::ZERO.saturating_add(self.clock);
-        self.last_reading
+        let (now, polled) = (self.last_reading, std::mem::take(&mut self.polled));
+        self.record(|| if polled { Call::Clock(now) } else { Call::Timing(now) });
+        now
     }
 
     fn poll(
@@ -35,6 +49,7 @@ impl Kernel for SimKernel {
         mut on_event: impl FnMut(Token, Ready),
     ) -> io::Result<()> {
         self.calls += 1;
+        self.record(|| Call::Poll(timeout));
         let before = self.events;
         for _ in 0..self.under_way.len() {
             if !self.random.chance(self.faults.late_arrival) {
@@ -58,6 +73,7 @@ impl Kernel for SimKernel {
         let forbidden = nothing && timeout == Some(Duration::ZERO);
         self.fruitless = if forbidden { self.fruitless + 1 } else { 0 };
         self.let_time_pass(timeout);
+        self.polled = true;
         Ok(())
     }
 
@@ -71,45 +87,37 @@ impl Kernel for SimKernel {
     }
 
     fn next_signal(&mut self) -> Option<i32> {
-        self.signals.pop_front()
+        let signal = self.signals.pop_front();
+        self.record(|| Call::Signal(signal));
+        signal
     }
 
     fn register_listener(&mut self, _listener: &mut (), token: Token) -> io::Result<()> {
         self.listener = Some(token);
+        self.record(|| Call::Listen(token.into(), Ok(())));
         Ok(())
     }
 
     fn register(&mut self, stream: &mut SimStream, token: Token) -> io::Result<()> {
-        self.fault(self.faults.register_error, libc::ENOSPC)?;
-        let socket = &mut self.sockets[stream.0];
-        socket.token = Some(token);
-        socket.ledger.name = Some(token);
-        // Registering announces what is already there.
-        self.raise(stream.0);
-        Ok(())
+        let failure = self.fault(self.faults.register_error, libc::ENOSPC);
+        let registered = outcome(&failure).copied();
+        if registered.is_ok() {
+            let socket = &mut self.sockets[stream.0];
+            socket.token = Some(token);
+            socket.ledger.name = Some(token);
+            // Registering announces what is already there.
+            self.raise(stream.0);
+        }
+        self.record(|| Call::Register(stream.traced(), token.into(), registered));
+        failure
     }
 
     fn accept(&mut self, _listener: &mut ()) -> io::Result<(SimStream, Option<SocketAddr>)> {
-        if self.queue.is_empty() {
-            self.calls += 1;
-            return Err(ErrorKind::WouldBlock.into());
-        }
-        // The admin endpoint's descriptor in reserve is not among them.
-        if self.open + self.open_admin.saturating_sub(1) >= self.descriptors {
-            self.fault(Faults::ALWAYS, libc::EMFILE)?;
-        }
-        self.fail_to_accept(|kernel| &mut kernel.queue)?;
-        let index = self.queue.pop_front().expect("a client waits");
-        let socket = &mut self.sockets[index];
-        socket.server_end = End::Open;
-        socket.heard_at = self.clock;
-        socket.ledger.accepted_at = Some(self.last_reading);
-        let peer = socket.peer;
-        self.open += 1;
-        self.fruitless = 0;
-        self.note(|| format!("server accepts client {index}"));
-        self.observe(Event::Accepted(SimClient(index)));
-        Ok((SimStream(index), peer))
+        let result = self.take_client();
+        let listener = self.listener.map_or(Subject::Listener(0), Subject::from);
+        let taken = outcome(&result).map(|(stream, peer)| (stream.traced(), *peer));
+        self.record(|| Call::Accept(listener, taken));
+        result
     }
 
     fn register_admin_listener(
@@ -118,92 +126,36 @@ impl Kernel for SimKernel {
         token: Token,
     ) -> io::Result<()> {
         self.admin.listener = Some(token);
+        self.record(|| Call::Listen(token.into(), Ok(())));
         Ok(())
     }
 
     fn accept_admin(&mut self, _listener: &mut SimAdminListener) -> io::Result<SimStream> {
-        if self.admin.clients.is_empty() {
-            self.calls += 1;
-            return Err(ErrorKind::WouldBlock.into());
-        }
-        if self.open_admin > 0 && self.open + self.open_admin > self.descriptors {
-            self.fault(Faults::ALWAYS, libc::EMFILE)?;
-        }
-        self.fail_to_accept(|kernel| &mut kernel.admin.clients)?;
-        let index = self.admin.clients.pop_front().expect("a client waits");
-        let socket = &mut self.sockets[index];
-        socket.server_end = End::Open;
-        socket.ledger.accepted_at = Some(self.last_reading);
-        self.open_admin += 1;
-        self.fruitless = 0;
-        self.note(|| format!("admin endpoint accepts client {index}"));
-        Ok(SimStream(index))
+        let result = self.take_admin_client();
+        let taken = outcome(&result).map(|stream| (stream.traced(), None));
+        self.record(|| Call::Accept(Subject::Admin(0), taken));
+        result
     }
 
     fn shed(&mut self, _listener: &mut ()) -> io::Result<()> {
-        if self.queue.is_empty() {
-            self.calls += 1;
-            return Err(ErrorKind::WouldBlock.into());
-        }
-        // Another thread may have taken the descriptor that was given up for this.
-        self.fault(self.faults.accept_error, libc::EMFILE)?;
-        let index = self.queue.pop_front().expect("a client waits");
-        self.open += 1;
-        self.note(|| format!("server turns client {index} away"));
-        self.close(SimStream(index), Close::Orderly);
-        Ok(())
+        let result = self.turn_away();
+        let listener = self.listener.map_or(Subject::Listener(0), Subject::from);
+        let shed = outcome(&result).copied();
+        self.record(|| Call::Shed(listener, shed));
+        result
     }
 
     fn recv(&mut self, stream: &mut SimStream, data: &mut [u8]) -> io::Result<usize> {
-        self.inject(stream.0)?;
-        let (now, socket) = (self.last_reading, &mut self.sockets[stream.0]);
-        socket.ledger.count_request();
-        let n = socket.to_server.read(data);
-        let result = if n > 0 {
-            socket.ledger.count_received(n, now);
-            Ok(n)
-        } else if socket.to_server.is_at_end() {
-            Ok(0)
-        } else if let Some(errno) = socket.take_error() {
-            Err(io::Error::from_raw_os_error(errno))
-        } else if socket.failure.is_some() {
-            Ok(0)
-        } else {
-            Err(ErrorKind::WouldBlock.into())
-        };
-        self.note(|| format!("server receives from {}: {result:?}", stream.0));
-        if n > 0 {
-            self.fruitless = 0;
-            self.send_off(stream.0); // The window may have opened.
-        }
+        let result = self.receive(stream, data);
+        let (stream, room, received) = (stream.traced(), data.len(), outcome(&result).copied());
+        self.record(|| Call::Recv { stream, room, result: received });
         result
     }
 
     fn send(&mut self, stream: &mut SimStream, data: &[u8]) -> io::Result<usize> {
-        self.inject(stream.0)?;
-        let part = match self.random.chance(self.faults.partial_write) {
-            true => 1 + self.random.below(data.len()),
-            false => data.len(),
-        };
-        let (now, socket) = (self.last_reading, &mut self.sockets[stream.0]);
-        let result = if let Some(errno) = socket.take_error() {
-            Err(io::Error::from_raw_os_error(errno))
-        } else if socket.failure.is_some() {
-            socket.ledger.failed = true;
-            Err(ErrorKind::BrokenPipe.into())
-        } else {
-            let n = socket.to_client.push(&data[..part]);
-            socket.deliver(self.clock);
-            socket.no_space |= n < part;
-            if n == 0 { Err(ErrorKind::WouldBlock.into()) } else { Ok(n) }
-        };
-        if let Ok(n) = result {
-            socket.ledger.sent += n as u64;
-            socket.ledger.spoke.get_or_insert((now, socket.ledger.received));
-            socket.ledger.sent_at = Some(now);
-            self.fruitless = 0;
-        }
-        self.note(|| format!("server sends {} bytes to {}: {result:?}", data.len(), stream.0));
+        let result = self.transmit(stream, data);
+        let (stream, len, sent) = (stream.traced(), data.len(), outcome(&result).copied());
+        self.record(|| Call::Send { stream, len, result: sent });
         result
     }
 
@@ -212,13 +164,15 @@ impl Kernel for SimKernel {
         self.fruitless = 0;
         let socket = &mut self.sockets[stream.0];
         socket.ledger.shut_down_at = Some(self.last_reading);
-        if socket.failure.is_some() {
-            return Err(ErrorKind::NotConnected.into());
+        let failed = socket.failure.is_some();
+        if !failed {
+            socket.to_client.end();
+            socket.deliver(self.clock);
         }
-        socket.to_client.end();
-        socket.deliver(self.clock);
-        self.note(|| format!("server ends its stream to {}", stream.0));
-        Ok(())
+        let result = if failed { Err(ErrorKind::NotConnected.into()) } else { Ok(()) };
+        let ended = outcome(&result).copied();
+        self.record(|| Call::Shutdown(stream.traced(), ended));
+        result
     }
 
     fn close(&mut self, stream: SimStream, how: Close) {
@@ -242,7 +196,7 @@ impl Kernel for SimKernel {
             self.stale.push_front(token);
             self.stale.truncate(32);
         }
-        self.note(|| format!("server closes {}: {how:?}", stream.0));
+        self.record(|| Call::Close(stream.traced(), how));
         if !self.sockets[stream.0].is_admin {
             self.observe(Event::Closed(SimClient(stream.0)));
         }
@@ -251,7 +205,7 @@ impl Kernel for SimKernel {
     fn liveness(&mut self, stream: &mut SimStream) -> io::Result<Liveness> {
         self.calls += 1;
         let peer = self.sockets[stream.0].liveness_at(self.clock);
-        self.note(|| format!("server asks for the state of {}: {peer:?}", stream.0));
+        self.record(|| Call::Liveness(stream.traced(), Ok(peer)));
         Ok(peer)
     }
 
@@ -261,18 +215,23 @@ impl Kernel for SimKernel {
         let (clock, socket) = (self.clock, &mut self.sockets[stream.0]);
         socket.ledger.probes += 1;
         let answer = socket.be_probed(lost, clock);
-        self.note(|| format!("server probes {}: {answer:?}", stream.0));
+        self.record(|| Call::Probe(stream.traced()));
         if answer == Answer::Reset {
             self.raise(stream.0);
         }
     }
 
     fn random_below(&mut self, limit: u64) -> u64 {
-        self.scatter.next_u64() % limit
+        let drawn = self.scatter.next_u64() % limit;
+        self.record(|| Call::RandomBelow { limit, drawn });
+        drawn
     }
 
     fn fill_random(&mut self, bytes: &mut [u8]) -> io::Result<()> {
-        if let Err(error) = self.fault(self.faults.random_error, libc::EAGAIN) {
+        let found = self.fault(self.faults.random_error, libc::EAGAIN);
+        let (len, result) = (bytes.len(), outcome(&found).copied());
+        self.record(|| Call::FillRandom(len, result));
+        if let Err(error) = found {
             self.observe(Event::FoundNoRandomBytes);
             return Err(error);
         }
@@ -281,12 +240,120 @@ impl Kernel for SimKernel {
         }
         Ok(())
     }
+
+    fn note(&mut self, note: impl FnOnce() -> Note) {
+        self.record(|| Call::Note(note()));
+    }
 }
 
 impl SimKernel {
+    fn take_client(&mut self) -> io::Result<(SimStream, Option<SocketAddr>)> {
+        if self.queue.is_empty() {
+            self.calls += 1;
+            return Err(ErrorKind::WouldBlock.into());
+        }
+        // The admin endpoint's descriptor in reserve is not among them.
+        if self.open + self.open_admin.saturating_sub(1) >= self.descriptors {
+            self.fault(Faults::ALWAYS, libc::EMFILE)?;
+        }
+        self.fail_to_accept(|kernel| &mut kernel.queue)?;
+        let index = self.queue.pop_front().expect("a client waits");
+        let socket = &mut self.sockets[index];
+        socket.server_end = End::Open;
+        socket.heard_at = self.clock;
+        socket.ledger.accepted_at = Some(self.last_reading);
+        let peer = socket.peer;
+        self.open += 1;
+        self.fruitless = 0;
+        self.observe(Event::Accepted(SimClient(index)));
+        Ok((SimStream(index), peer))
+    }
+
+    fn take_admin_client(&mut self) -> io::Result<SimStream> {
+        if self.admin.clients.is_empty() {
+            self.calls += 1;
+            return Err(ErrorKind::WouldBlock.into());
+        }
+        if self.open_admin > 0 && self.open + self.open_admin > self.descriptors {
+            self.fault(Faults::ALWAYS, libc::EMFILE)?;
+        }
+        self.fail_to_accept(|kernel| &mut kernel.admin.clients)?;
+        let index = self.admin.clients.pop_front().expect("a client waits");
+        let socket = &mut self.sockets[index];
+        socket.server_end = End::Open;
+        socket.ledger.accepted_at = Some(self.last_reading);
+        self.open_admin += 1;
+        self.fruitless = 0;
+        Ok(SimStream(index))
+    }
+
+    fn turn_away(&mut self) -> io::Result<()> {
+        if self.queue.is_empty() {
+            self.calls += 1;
+            return Err(ErrorKind::WouldBlock.into());
+        }
+        // Another thread may have taken the descriptor that was given up for this.
+        self.fault(self.faults.accept_error, libc::EMFILE)?;
+        let index = self.queue.pop_front().expect("a client waits");
+        self.open += 1;
+        self.close(SimStream(index), Close::Orderly);
+        Ok(())
+    }
+
+    fn receive(&mut self, stream: &SimStream, data: &mut [u8]) -> io::Result<usize> {
+        self.inject(stream.0)?;
+        let (now, socket) = (self.last_reading, &mut self.sockets[stream.0]);
+        socket.ledger.count_request();
+        let n = socket.to_server.read(data);
+        let result = if n > 0 {
+            socket.ledger.count_received(n, now);
+            Ok(n)
+        } else if socket.to_server.is_at_end() {
+            Ok(0)
+        } else if let Some(errno) = socket.take_error() {
+            Err(io::Error::from_raw_os_error(errno))
+        } else if socket.failure.is_some() {
+            Ok(0)
+        } else {
+            Err(ErrorKind::WouldBlock.into())
+        };
+        if n > 0 {
+            self.fruitless = 0;
+            self.send_off(stream.0); // The window may have opened.
+        }
+        result
+    }
+
+    fn transmit(&mut self, stream: &SimStream, data: &[u8]) -> io::Result<usize> {
+        self.inject(stream.0)?;
+        let part = match self.random.chance(self.faults.partial_write) {
+            true => 1 + self.random.below(data.len()),
+            false => data.len(),
+        };
+        let (now, socket) = (self.last_reading, &mut self.sockets[stream.0]);
+        let result = if let Some(errno) = socket.take_error() {
+            Err(io::Error::from_raw_os_error(errno))
+        } else if socket.failure.is_some() {
+            socket.ledger.failed = true;
+            Err(ErrorKind::BrokenPipe.into())
+        } else {
+            let n = socket.to_client.push(&data[..part]);
+            socket.deliver(self.clock);
+            socket.no_space |= n < part;
+            if n == 0 { Err(ErrorKind::WouldBlock.into()) } else { Ok(n) }
+        };
+        if let Ok(n) = result {
+            socket.ledger.sent += n as u64;
+            socket.ledger.spoke.get_or_insert((now, socket.ledger.received));
+            socket.ledger.sent_at = Some(now);
+            self.fruitless = 0;
+        }
+        result
+    }
+
     fn deliver(&mut self, token: Token, ready: Ready, on_event: &mut impl FnMut(Token, Ready)) {
         self.events += 1;
-        self.note(|| format!("event {:?} {ready:?}", token.target()));
+        self.record(|| Call::Ready(token.into(), ready));
         on_event(token, ready);
     }
 
@@ -394,7 +461,7 @@ impl SimKernel {
                 slept /= 3;
             }
             self.clock += slept;
-            self.note(|| format!("sleeps for {slept:?} of {timeout:?}"));
+            self.act(|| World::Sleeps(slept, timeout));
         } else {
             self.clock += Duration::from_micros(self.random.below(50) as u64);
         }
@@ -407,7 +474,7 @@ impl SimKernel {
     fn fault(&mut self, chance: u32, errno: i32) -> io::Result<()> {
         self.calls += 1;
         if self.random.chance(chance) {
-            self.note(|| format!("a call fails with errno {errno}"));
+            self.act(|| World::Injects(Fault(errno)));
             return Err(io::Error::from_raw_os_error(errno));
         }
         Ok(())

@@ -23,6 +23,7 @@
 mod faults;
 mod kernel;
 mod outlook;
+mod picture;
 mod pipe;
 mod socket;
 
@@ -43,6 +44,7 @@ use crate::proto::ConnId;
 use crate::python::Monotonic;
 use crate::random::SplitMix;
 use crate::reactor::Token;
+use crate::trace::{self, Fault, Picture, Step, Stream, World};
 
 /// The kernel below a simulated loop, and the network and the clients beside it.
 pub struct SimKernel {
@@ -80,7 +82,11 @@ pub struct SimKernel {
     /// Polls in a row that were forbidden to sleep, without an event or a call that achieved
     /// anything between them.
     fruitless: u32,
-    trace: Option<Vec<String>>,
+    trace: Option<Vec<Step>>,
+    /// The kernel's side after each step of the trace, if it is kept.
+    pictures: Option<Vec<Picture>>,
+    /// The clock was not read since the last poll.
+    polled: bool,
     observer: Option<Box<dyn FnMut(Event) + Send>>,
 }
 
@@ -95,6 +101,13 @@ struct AdminQueue {
 /// A client's end of a simulated connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SimClient(usize);
+
+impl SimClient {
+    /// Its stream in a trace, which counts from 1.
+    pub const fn stream(self) -> Stream {
+        Stream(self.0 as u64 + 1)
+    }
+}
 
 /// A call of the loop for a client. Together with the calls of a server's observer this
 /// shows which clients were admitted.
@@ -153,25 +166,39 @@ impl SimKernel {
             calls: 0,
             fruitless: 0,
             trace: None,
+            pictures: None,
+            polled: false,
             observer: None,
         }
     }
 
-    /// Keeps a readable trace of everything from here on.
+    /// Keeps a trace of everything from here on.
     pub fn start_trace(&mut self) {
         self.trace = Some(Vec::new());
     }
 
-    /// The trace so far, one line per step.
-    pub fn trace(&self) -> &[String] {
+    /// The trace so far.
+    pub fn trace(&self) -> &[Step] {
         self.trace.as_deref().unwrap_or_default()
     }
 
-    /// Adds a line to the trace.
-    pub fn note(&mut self, text: impl FnOnce() -> String) {
-        let clock = self.clock;
+    /// Adds a remark to the trace.
+    pub fn remark(&mut self, text: impl FnOnce() -> String) {
+        self.act(|| World::Says(text()));
+    }
+
+    fn act(&mut self, act: impl FnOnce() -> World) {
+        self.record(|| trace::Event::World(act()));
+    }
+
+    fn record(&mut self, event: impl FnOnce() -> trace::Event) {
+        let at = Monotonic::ZERO.saturating_add(self.clock);
         if let Some(trace) = &mut self.trace {
-            trace.push(format!("{:>12.3?}  {}", clock, text()));
+            trace.push(Step { at, event: event() });
+            if self.pictures.is_some() {
+                let picture = self.picture();
+                self.pictures.get_or_insert_default().push(picture);
+            }
         }
     }
 
@@ -267,12 +294,12 @@ impl SimKernel {
     /// Lets time pass outside of any poll: a process that was stopped, a machine that slept.
     pub fn pass(&mut self, time: Duration) {
         self.clock += time;
-        self.note(|| format!("{time:?} pass"));
+        self.act(|| World::Passes(time));
     }
 
     /// Sends the process a signal.
     pub fn signal(&mut self, signal: i32) {
-        self.note(|| format!("signal {signal}"));
+        self.act(|| World::Signals(signal));
         self.signals.push_back(signal);
         self.signal_edge = true;
     }
@@ -297,10 +324,7 @@ impl SimKernel {
         self.sockets.push(Socket::new(peer, to_server, to_client));
         self.queue.push_back(index);
         self.listener_edge = true;
-        self.note(|| match peer {
-            Some(peer) => format!("client {index} connects from {}", peer.ip()),
-            None => format!("client {index} connects"),
-        });
+        self.act(|| World::Connects(SimClient(index).stream(), peer));
         SimClient(index)
     }
 
@@ -332,8 +356,9 @@ impl SimKernel {
         }
         let n = self.sockets[client.0].to_server.push(bytes);
         if n > 0 {
-            self.note(|| format!("client {} sends {n} of {} bytes", client.0, bytes.len()));
+            let (stream, offered) = (client.stream(), bytes.len());
             self.send_off(client.0);
+            self.act(|| World::Sends { stream, taken: n, offered });
         }
         n
     }
@@ -347,7 +372,7 @@ impl SimKernel {
         let sent = self.sockets[client.0].to_server.push_urgent();
         if sent {
             self.raise(client.0);
-            self.note(|| format!("client {} sends an urgent byte", client.0));
+            self.act(|| World::SendsUrgent(client.stream()));
         }
         sent
     }
@@ -376,42 +401,40 @@ impl SimKernel {
             socket.no_space = false;
             self.raise(client.0);
         }
-        self.note(|| format!("client {} reads {n} bytes", client.0));
+        self.act(|| World::Reads(client.stream(), n));
         Ok(bytes)
     }
 
     /// A client ends its stream.
     pub fn client_finish(&mut self, client: SimClient) {
-        self.note(|| format!("client {} ends its stream", client.0));
         self.sockets[client.0].to_server.end();
         self.send_off(client.0);
+        self.act(|| World::Finishes(client.stream()));
     }
 
     /// A client resets the connection.
     pub fn client_reset(&mut self, client: SimClient) {
-        self.note(|| format!("client {} resets", client.0));
         self.sockets[client.0].fail(libc::ECONNRESET);
         self.raise(client.0);
+        self.act(|| World::Resets(client.stream()));
     }
 
     /// A client vanishes: neither an end nor a reset comes, what is sent to it is not acknowledged,
     /// and a probe is answered only if its machine has started again meanwhile, by a reset.
     pub fn client_vanish(&mut self, client: SimClient, starts_again: bool) {
-        self.note(|| {
-            format!("client {} vanishes, its machine starts again: {starts_again}", client.0)
-        });
         self.sockets[client.0].vanished =
             Some(if starts_again { Answer::Reset } else { Answer::None });
+        self.act(|| World::Vanishes(client.stream(), starts_again));
     }
 
     /// The network disconnects a client. Both ends learn of it, the server by this error.
     pub fn disconnect(&mut self, client: SimClient, errno: i32) {
-        self.note(|| format!("the network ends {} with errno {errno}", client.0));
         let socket = &mut self.sockets[client.0];
         socket.ledger.disconnected = true;
         socket.reset_client();
         socket.fail(errno);
         self.raise(client.0);
+        self.act(|| World::Disconnects(client.stream(), Fault(errno)));
     }
 
     /// Returns true if a server's end exists that could read what a client has sent.
@@ -445,7 +468,7 @@ impl SimKernel {
         if socket.to_server.arrive(limit) {
             socket.heard(self.clock);
             let left = socket.to_server.unread();
-            self.note(|| format!("{left} bytes from client {index} have arrived"));
+            self.act(|| World::Arrives(SimClient(index).stream(), left));
             self.raise(index);
         }
         let socket = &mut self.sockets[index];

@@ -158,6 +158,21 @@ impl Direction {
         !self.is_ended() && self.room() > 0
     }
 
+    /// Number of bytes that are unread, arrived or not.
+    pub(super) fn held(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Maximum number of unread bytes that have arrived.
+    pub(super) const fn window(&self) -> usize {
+        self.window
+    }
+
+    /// Maximum number of unread bytes, in flight or not.
+    pub(super) const fn capacity(&self) -> usize {
+        self.capacity
+    }
+
     fn room(&self) -> usize {
         self.capacity.saturating_sub(self.bytes.len())
     }

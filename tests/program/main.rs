@@ -14,6 +14,7 @@ mod log_format;
 mod outputs;
 mod port_file;
 mod protocols;
+mod recording;
 mod reload;
 mod serve;
 mod serve_log;

@@ -203,7 +203,7 @@ fn check(script: &[Act], proxied: bool) {
             let mut world = stage.set(proxied);
             world.server.kernel_mut().start_trace();
             let _ = catch_unwind(AssertUnwindSafe(|| perform(&mut world, stage, script)));
-            for line in world.server.kernel_mut().trace() {
+            for line in saltecho::trace::lines(world.server.kernel_mut().trace()) {
                 println!("{line}");
             }
             resume_unwind(panic);

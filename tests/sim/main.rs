@@ -17,8 +17,11 @@ mod load_failures;
 mod load_world;
 #[path = "../wire/multiprocessing_world.rs"]
 mod multiprocessing_world;
+#[cfg(feature = "load")]
+mod perfetto;
 mod random_protocols;
 mod random_worlds;
 mod reconfigure;
+mod recording;
 mod truth;
 mod world;

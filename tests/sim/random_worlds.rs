@@ -84,7 +84,7 @@ fn replay(seed: u64) {
     let mut world = World::draw(SplitMix::new(seed), true);
     let outcome = catch_unwind(AssertUnwindSafe(|| world.run()));
     if let Err(panic) = outcome {
-        for line in world.server.kernel_mut().trace() {
+        for line in saltecho::trace::lines(world.server.kernel_mut().trace()) {
             println!("{line}");
         }
         std::panic::resume_unwind(panic);

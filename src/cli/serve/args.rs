@@ -9,6 +9,7 @@ use saltecho::server::AdminAddress;
 
 use super::admission::AdmissionArgs;
 use super::proxy::ProxyArgs;
+use super::record::RecordArgs;
 use crate::cli::address::{admin_address, listen_address};
 use crate::cli::config::{self, Effective, Refusal};
 use crate::cli::failure::Failure;
@@ -152,6 +153,9 @@ pub(in crate::cli) struct ServeArgs {
     #[arg(long, value_name = "FILE", env = "SALTECHO_PORT_FILE", hide_env_values = true)]
     pub(super) port_file: Option<PathBuf>,
 
+    #[command(flatten)]
+    pub(super) record: RecordArgs,
+
     /// Format of the log
     #[arg(long, value_enum, value_name = "FORMAT", default_value_t = LogFormat::Auto)]
     #[arg(env = "SALTECHO_LOG_FORMAT", hide_env_values = true)]
@@ -201,5 +205,6 @@ Examples:
   saltecho serve --config saltecho.toml
   saltecho serve -l 127.0.0.1:0 -l 127.0.0.2:0 --port-file ports
   saltecho serve --protocol multiprocessing --max-message 16m
+  saltecho serve --record run.rec --record-limit 64m
   saltecho serve --protocol plain --reply same
   saltecho serve -l 127.0.0.1:0 --listen-proxy 127.0.0.1:0 --proxy-trust 127.0.0.1";

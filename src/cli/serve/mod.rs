@@ -9,15 +9,18 @@ mod journal;
 mod notify;
 mod port_file;
 mod proxy;
+mod record;
 mod reload;
 mod settings;
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 
 use anyhow::Context;
 use saltecho::proto::{Framed, Handler, Identity, Protocol, Transform, Upper};
-use saltecho::server::{BuildError, run_workers};
+use saltecho::reactor::Kernel;
+use saltecho::server::{AdminListener, BuildError, Server, run_workers};
 use signal_hook::consts::SIGHUP;
 
 use self::activation::Passed;
@@ -32,6 +35,7 @@ use self::settings::{PassedPlaces, Settings};
 use crate::cli::failure::{Exit, Failure};
 use crate::cli::keyfile::is_loopback;
 use crate::cli::log::{Entry, Level, Log, LogFormat, Severity};
+use crate::cli::replay::with_handler;
 use crate::cli::reply::Reply;
 use crate::cli::signals::not_ignored;
 use crate::cli::values::Limit;
@@ -68,6 +72,7 @@ pub(super) fn run(args: &ServeArgs, warnings: &[String]) -> Result<(), Failure> 
 /// one line.
 pub(super) fn check(args: &ServeArgs) -> Result<String, Failure> {
     let settings = Settings::check(args, PassedPlaces::default())?;
+    args.record.check()?;
     find_port_file(args)?;
     Ok(settings.to_string())
 }
@@ -79,6 +84,7 @@ fn serve<H: Handler + Clone + Send>(
     handler: H,
 ) -> Result<(), Failure> {
     let settings = Settings::check(args, PassedPlaces::new(args, &passed)?)?;
+    args.record.check()?;
     warn_of_exposure(args, &settings.fixed.addresses(), log);
     args.proxy.warn(settings.fixed.all_places(), log);
     let usage = |error| Failure::new(Exit::Usage, error);
@@ -106,8 +112,38 @@ fn serve<H: Handler + Clone + Send>(
     let records = args.verbose || args.log_format == LogFormat::Json || has_admin;
     let builder = builder.records(records).handler(handler);
     let workers = settings.fixed.workers;
-    let servers = builder.build_workers(workers);
-    let mut servers = servers.map_err(|error| cannot_build(error, &settings))?;
+    let recording = args.record.open(workers, log)?;
+    let cannot_build = |error| cannot_build(error, &settings);
+    match recording {
+        None => {
+            let servers = builder.build_workers(workers).map_err(cannot_build)?;
+            run_servers(servers, &settings, port_file, log)
+        }
+        Some(recording) => {
+            let limit = args.max_message.and_then(|limit| limit.0);
+            let servers = builder.build_workers_over(workers, |worker, kernel, header| {
+                recording.start(worker, kernel, with_handler(header, args.reply, limit))
+            });
+            let servers = servers.map_err(cannot_build)?;
+            run_servers(servers, &settings, port_file, log)
+        }
+    }
+}
+
+/// Announces the servers and runs them to their end.
+fn run_servers<K, H>(
+    mut servers: Vec<Server<K, H>>,
+    settings: &Settings,
+    port_file: Option<PortFile>,
+    log: &Log,
+) -> Result<(), Failure>
+where
+    K: Kernel<AdminListener = AdminListener> + Send,
+    K::Listener: AsFd + Send,
+    K::Stream: Send,
+    H: Handler + Clone + Send,
+{
+    let workers = settings.fixed.workers;
     let addresses = servers[0].addresses().context("cannot get the listening address")?;
     for (server, worker) in servers.iter_mut().zip(1..) {
         let reporter = Reporter::new(log.clone(), worker, workers, addresses.clone());

@@ -9,7 +9,7 @@ use std::io::Write;
 use super::query::{Query, SortKey};
 use crate::proto::http::Progress;
 use crate::proto::{CloseReason, ConnId, Handler};
-use crate::reactor::Kernel;
+use crate::reactor::{Kernel, Note};
 use crate::server::{Record, Server};
 
 /// Slots that are looked at in one turn.
@@ -202,6 +202,7 @@ impl Search {
         let end = self.next.saturating_add(SLOTS_PER_TURN).min(slots.bound());
         let mut ids = (self.next..end).filter_map(|index| slots.id_in(index));
         if let Some(id) = ids.find(|id| id.generation == self.number) {
+            server.reactor.kernel.note(|| Note::Killed(id));
             server.abort(id, CloseReason::Killed);
             self.found = true;
             return Progress::Done;

@@ -8,6 +8,7 @@ mod command_line;
 mod configuration;
 mod connection_model;
 mod multiprocessing;
+mod recording;
 mod wire_formats;
 #[path = "../../sim/world/mod.rs"]
 mod world;
@@ -22,13 +23,14 @@ pub use command_line::command_line_values;
 pub use configuration::configuration;
 pub use connection_model::connection_script;
 pub use multiprocessing::multiprocessing_stream;
+pub use recording::recording;
 pub use wire_formats::{http_exchange, proxy_header};
 
 /// The function of a fuzz target.
 pub type Target = fn(&[u8]);
 
 /// The targets by name.
-pub const TARGETS: [(&str, Target); 10] = [
+pub const TARGETS: [(&str, Target); 11] = [
     ("admin_endpoint", admin_endpoint),
     ("command_line_values", command_line_values),
     ("configuration", configuration),
@@ -38,6 +40,7 @@ pub const TARGETS: [(&str, Target); 10] = [
     ("load_log", load_log),
     ("multiprocessing_stream", multiprocessing_stream),
     ("proxy_header", proxy_header),
+    ("recording", recording),
     ("whole_loop", whole_loop),
 ];
 

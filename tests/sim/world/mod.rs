@@ -1,11 +1,12 @@
 //! A server over a simulated kernel, with its clients and its judge.
+#![allow(clippy::disallowed_methods, clippy::iter_over_hash_type)] // A judge decides nothing.
 #![allow(unreachable_pub)] // Public within the test that includes it.
 
 pub mod admin;
 mod admission;
 pub mod client;
 mod figures;
-mod handler;
+pub mod handler;
 pub mod header;
 #[path = "../../operations/http_world.rs"]
 pub mod http_world;
@@ -14,6 +15,7 @@ mod keepalive;
 mod records;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use admin::AdminClient;
@@ -26,12 +28,13 @@ use saltecho::auth::Keyring;
 use saltecho::proto::http::Method;
 use saltecho::proto::{CloseReason, Config};
 use saltecho::random::SplitMix;
-use saltecho::server::{Limits, Server};
+use saltecho::server::{Limits, Server, recording_header};
 use saltecho::sim::{Faults, Seen, SimAdminListener, SimKernel};
+use saltecho::trace::{RecordOptions, Recorder};
 
 /// A server, its kernel, its clients and their judge.
 pub struct World {
-    pub server: Server<SimKernel, UpperHandler>,
+    pub server: Server<Recorder<SimKernel>, UpperHandler>,
     pub clients: Vec<Client>,
     /// The clients of the admin endpoint, and how many there may be.
     pub admins: Vec<AdminClient>,
@@ -44,6 +47,8 @@ pub struct World {
     sources: (usize, usize),
     /// True if the clients come through balancers that send a header.
     pub proxied: bool,
+    /// The networks of those that are named, if any are.
+    balancers: Vec<&'static str>,
     handler: UpperHandler,
     /// The chance of a push before a turn, in thousandths, and the current push.
     pushes: u32,
@@ -81,7 +86,46 @@ impl World {
     }
 
     /// The same with separate choices for the kernel.
-    pub fn of_choices(mut random: SplitMix, kernel: SplitMix) -> Self {
+    pub fn of_choices(random: SplitMix, kernel: SplitMix) -> Self {
+        Self::of_choices_over(random, kernel, |kernel, _, _| Recorder::off(kernel))
+    }
+
+    /// The world of a seed, recorded into memory. `None` if payload is left out of the recording and
+    /// decides about what the world's handlers do.
+    pub fn recorded(seed: u64, keeps_payload: bool) -> Option<(Self, Arc<Mutex<Vec<u8>>>)> {
+        // The first lines of a recording have what is drawn last.
+        let probe = Self::draw(SplitMix::new(seed), false);
+        if probe.handler.fragile && !keeps_payload {
+            return None;
+        }
+        let proxies: Vec<_> = probe.balancers.iter().map(|net| net.parse().unwrap()).collect();
+        let admin = if probe.most_admins > 0 { "yes" } else { "no" };
+        let mut random = SplitMix::new(seed);
+        let kernel = SplitMix::new(random.next_u64());
+        let mut file = None;
+        let world = Self::of_choices_over(random, kernel, |kernel, config, limits| {
+            let header = recording_header(config, limits, &[], &proxies, &[probe.proxied]);
+            let header = header.with("admin", admin);
+            let options = RecordOptions { header, keeps_payload, ..RecordOptions::default() };
+            let (recorder, bytes) = Recorder::to_memory(kernel, options);
+            file = Some(bytes);
+            recorder
+        });
+        Some((world, file.expect("it is recorded")))
+    }
+
+    /// A handler like the world's, with calls of its own.
+    pub fn fresh_handler(&self) -> UpperHandler {
+        let mut handler = UpperHandler::new();
+        handler.fragile = self.handler.fragile;
+        handler
+    }
+
+    fn of_choices_over(
+        mut random: SplitMix,
+        kernel: SplitMix,
+        over: impl FnOnce(SimKernel, &Config, &Limits) -> Recorder<SimKernel>,
+    ) -> Self {
         let faults = Faults::draw(&mut random);
         let mut config = Config::new(Keyring::demo());
         config.recv_size = 1 + random.below(64);
@@ -121,7 +165,7 @@ impl World {
             [Some(5000), Some(500), None][random.clone().below(3)].map(Duration::from_millis);
         let late = faults.late_arrival > 0;
         let kernel = SimKernel::with_choices(kernel, faults);
-        let mut world = Self::with_handler(kernel, config, limits, random, handler);
+        let mut world = Self::with_handler(kernel, config, limits, random, handler, over);
         world.pushes = pushes;
         if world.random.chance(300) {
             world.open_admin();
@@ -141,7 +185,8 @@ impl World {
     }
 
     pub fn new(kernel: SimKernel, config: Config, limits: Limits, random: SplitMix) -> Self {
-        Self::with_handler(kernel, config, limits, random, UpperHandler::new())
+        let over = |kernel, _: &Config, _: &Limits| Recorder::off(kernel);
+        Self::with_handler(kernel, config, limits, random, UpperHandler::new(), over)
     }
 
     fn with_handler(
@@ -150,10 +195,12 @@ impl World {
         limits: Limits,
         random: SplitMix,
         handler: UpperHandler,
+        over: impl FnOnce(SimKernel, &Config, &Limits) -> Recorder<SimKernel>,
     ) -> Self {
         let judge = Judge::new(&config, &limits, false);
         kernel.set_observer(judge.witness());
-        let (listeners, own) = (vec![()], handler.clone());
+        let kernel = over(kernel, &config, &limits);
+        let (listeners, own) = (vec![().into()], handler.clone());
         let mut server = Server::with_kernel(kernel, listeners, config, limits, own).unwrap();
         server.set_observer(judge.observer());
         Self {
@@ -166,6 +213,7 @@ impl World {
             random,
             sources: (1, 0),
             proxied: false,
+            balancers: Vec::new(),
             handler,
             pushes: 0,
             pushing: None,
@@ -178,6 +226,7 @@ impl World {
         self.server.require_proxy(0);
         if named {
             self.server.trust_proxies(&["192.0.2.0/24".parse().unwrap()]);
+            self.balancers = vec!["192.0.2.0/24"];
         }
         self.judge.expect_headers(named);
     }
@@ -222,7 +271,9 @@ impl World {
         let client = self.server.kernel_mut().client_named(peer.id()).expect("it was registered");
         let index = self.clients.iter().position(|known| known.end == client).expect("it is ours");
         let message = [&b"b"[..], &vec![b'c'; self.random.below(MESSAGE - 1)], b"d"].concat();
-        self.server.kernel_mut().note(|| format!("{} bytes are pushed to {index}", message.len()));
+        self.server
+            .kernel_mut()
+            .remark(|| format!("{} bytes are pushed to {index}", message.len()));
         self.server.handle().push(&peer, message.clone()).expect("there is room in the mailbox");
         self.pushing = Some((index, message));
     }

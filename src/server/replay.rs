@@ -1,0 +1,230 @@
+//! A loop of this build against the answers of a recording.
+
+use std::any::Any;
+use std::fmt::Write as _;
+use std::io::{self, Read};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
+
+use super::reconfigure::Reconfiguration;
+use super::{ConnId, Control, Server};
+use crate::proto::Handler;
+use crate::reactor::{Kernel, Ready};
+#[cfg(feature = "page")]
+use crate::trace::page::Told;
+use crate::trace::{
+    Difference, Header, ReadError, Reader, ReplayKernel, Replays, Stop, StopSign, Stream,
+};
+
+/// A recording that is being replayed.
+///
+/// The handler has to be the recorded one as far as the lengths of its answers depend on what it is
+/// given: without its payload a recording has neutral bytes.
+pub struct Replay<K: Kernel, H> {
+    server: Server<K, H>,
+    sign: StopSign,
+}
+
+/// What became of a turn.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Outcome {
+    /// It was as recorded, and there may be more.
+    Turn,
+    /// The recording has ended, or its loop has.
+    End,
+    /// It differed.
+    Different(Difference),
+    /// The loop panicked, with this message.
+    Panicked(String),
+    /// The loop ended with an error.
+    Failed(io::Error),
+    /// The recording cannot be read on, or has something that this build does not know.
+    Unreadable(ReadError),
+}
+
+/// Signals were handled by the recorded program: the commands that it gave are in the recording.
+struct NoControl;
+
+impl Control for NoControl {}
+
+impl<R: Read, H: Handler + Clone> Replay<ReplayKernel<R>, H> {
+    /// Prepares the loop that a recording describes.
+    ///
+    /// # Errors
+    /// The setting that this build does not know, or the call of the loop's start that differs.
+    pub fn new(reader: Reader<R>, handler: H) -> Result<Self, String> {
+        let header = reader.header().clone();
+        let (kernel, sign) = ReplayKernel::new(reader);
+        Self::over(kernel, sign, &header, handler)
+    }
+
+    /// The recording.
+    pub const fn reader(&self) -> &Reader<R> {
+        self.server.reactor.kernel.reader()
+    }
+}
+
+impl<K: Replays, H: Handler + Clone> Replay<K, H>
+where
+    K::Listener: From<usize>,
+{
+    /// The same over a kernel that stands above one that replays, such as a recorder.
+    ///
+    /// # Errors
+    /// Those of [`new`](Self::new).
+    pub fn over(kernel: K, sign: StopSign, header: &Header, handler: H) -> Result<Self, String> {
+        let words = header.get("settings").ok_or("the recording has no settings")?;
+        let settings: Reconfiguration = words.parse().map_err(|word| {
+            format!("the recording has a setting that this build does not know: {word}")
+        })?;
+        let Reconfiguration { config, limits, trusted, proxies } = settings;
+        let kinds: Vec<&str> = header.get("listeners").unwrap_or_default().split(',').collect();
+        let listeners = (0..kinds.len()).map(K::Listener::from).collect();
+        let start = || Server::with_kernel(kernel, listeners, config, limits, handler);
+        let mut server = match catch_unwind(AssertUnwindSafe(start)) {
+            Ok(server) => server.map_err(|error| error.to_string())?,
+            Err(_) => {
+                return Err(match sign.take() {
+                    Some(Stop::Different(difference)) => difference.to_string(),
+                    Some(Stop::Unreadable(error)) => error.to_string(),
+                    Some(Stop::End) | None => "the recording ends before its first turn".to_owned(),
+                });
+            }
+        };
+        server.trust(&trusted);
+        server.trust_proxies(&proxies);
+        for (index, kind) in kinds.iter().enumerate() {
+            if *kind == "proxied" {
+                server.require_proxy(index);
+            }
+        }
+        server.keep_records(true);
+        if header.get("control") == Some("yes") {
+            let all = server.handle();
+            server.set_control(Box::new(NoControl), all);
+        }
+        Ok(Self { server, sign })
+    }
+
+    /// Replays one turn. After any other outcome than [`Outcome::Turn`] there is none.
+    pub fn turn(&mut self) -> Outcome {
+        match self.server.reactor.kernel.goes_on() {
+            Ok(true) => {}
+            Ok(false) => return Outcome::End,
+            Err(error) => return Outcome::Unreadable(error),
+        }
+        match catch_unwind(AssertUnwindSafe(|| self.server.turn())) {
+            // If the loop has ended here and did not there, its next call differs.
+            Ok(Ok(_)) => Outcome::Turn,
+            Ok(Err(error)) => Outcome::Failed(error),
+            Err(panic) => match self.sign.take() {
+                Some(Stop::End) => Outcome::End,
+                Some(Stop::Different(difference)) => Outcome::Different(difference),
+                Some(Stop::Unreadable(error)) => Outcome::Unreadable(error),
+                None => Outcome::Panicked(text_of(&*panic)),
+            },
+        }
+    }
+
+    /// The loop as it stands.
+    pub const fn server(&self) -> &Server<K, H> {
+        &self.server
+    }
+}
+
+fn text_of(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message").to_owned()
+}
+
+impl<K: Kernel, H: Handler + Clone> Server<K, H> {
+    /// The state of a connection in words, for someone who looks into a loop; `None` if it is gone.
+    pub fn describe(&self, id: ConnId) -> Option<String> {
+        let slot = self.reactor.slots.get(id)?;
+        let (connection, now) = (&slot.connection, self.reactor.now());
+        let mut text = format!("connection {id}: state {:?}", connection.state());
+        let bits = [
+            (Ready::READABLE, "readable"),
+            (Ready::WRITABLE, "writable"),
+            (Ready::PRIORITY, "urgent"),
+            (Ready::CLOSED, "closed"),
+        ];
+        let set = bits.iter().filter(|(bit, _)| slot.ready.has(*bit)).map(|(_, name)| *name);
+        let set = set.collect::<Vec<_>>().join(", ");
+        let _ = write!(text, "\n  believed ready: {}", if set.is_empty() { "no" } else { &set });
+        let _ = write!(text, "\n  wants: {:?}", connection.wants(&self.config));
+        let _ = write!(text, "\n  unsent: {} bytes", connection.unsent());
+        let queued = if slot.queued { "yes" } else { "no" };
+        let _ = write!(text, "\n  in the run queue: {queued}");
+        let deadline = connection.poll_timeout().map_or("none".to_owned(), |deadline| {
+            format!(
+                "in {:?}",
+                Duration::from_nanos(deadline.as_nanos().saturating_sub(now.as_nanos()))
+            )
+        });
+        let _ = write!(text, "\n  deadline: {deadline}");
+        let _ = write!(text, "\n  alarm set: {}", if slot.is_armed() { "yes" } else { "no" });
+        let half_closed = if slot.half_closed { "ended" } else { "open" };
+        let _ = write!(text, "\n  stream to the peer: {half_closed}");
+        if let Some(record) = self.record(id) {
+            let (received, sent) = (record.bytes_received, record.bytes_sent);
+            let _ = write!(text, "\n  received {received} bytes, sent {sent}");
+        }
+        Some(text)
+    }
+
+    /// The connections that are there, in the order of their slots.
+    pub fn connections(&self) -> impl Iterator<Item = ConnId> + '_ {
+        let slots = &self.reactor.slots;
+        let mut next = Some(0);
+        std::iter::from_fn(move || {
+            let id = slots.id_from(next?);
+            next = id.map(|id| id.index + 1);
+            id
+        })
+    }
+
+    /// The state of the loop in a few words.
+    pub fn describe_loop(&self) -> String {
+        let stats = self.stats();
+        format!(
+            "turn {}, {} connections, {} of them unauthenticated, {} in the run queue, {:?}",
+            stats.turns,
+            stats.connections,
+            stats.unauthenticated,
+            self.reactor.queued(),
+            self.lifecycle
+        )
+    }
+}
+
+impl<H: Handler + Clone, R: Read> Replay<ReplayKernel<R>, H> {
+    /// The connection of a stream at a difference, as this build has it.
+    pub fn connection_of(&self, stream: Stream) -> Option<ConnId> {
+        let slots = &self.server.reactor.slots;
+        self.server
+            .connections()
+            .find(|id| slots.get(*id).is_some_and(|slot| slot.stream == stream))
+    }
+}
+
+#[cfg(feature = "page")]
+impl<H: Handler + Clone, R: Read> Replay<ReplayKernel<R>, H> {
+    /// What the loop keeps of each connection and its calls do not show, for a page.
+    pub fn views(&self) -> Vec<(Stream, Told)> {
+        let reactor = &self.server.reactor;
+        let mut views = Vec::new();
+        for id in self.server.connections() {
+            let Some(slot) = reactor.slots.get(id) else { continue };
+            let connection = &slot.connection;
+            views.extend([
+                (slot.stream, Told::Stage(connection.state().name())),
+                (slot.stream, Told::Held(connection.unsent())),
+                (slot.stream, Told::Deadline(connection.poll_timeout())),
+                (slot.stream, Told::Place(reactor.place(id))),
+            ]);
+        }
+        views
+    }
+}

@@ -1,0 +1,237 @@
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use crate::proto::ConnId;
+use crate::python::Monotonic;
+use crate::reactor::{Close, Liveness, Note, Ready, Target, Token};
+
+/// One event, and when it happened by the clock of its run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Step {
+    /// For a loop over the real kernel the last reading of the clock; in a simulation virtual time.
+    pub at: Monotonic,
+    /// What happened.
+    pub event: Event,
+}
+
+/// Anything that happens in a run of a loop: a call to its kernel with the answer, something that
+/// reaches the loop by another way, or an act of a simulated world.
+///
+/// A turn begins with its [`Event::Poll`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Event {
+    /// `poll()` begins, with leave to sleep for this long; `None` is for ever.
+    Poll(Option<Duration>),
+    /// The poll reported that a subject may be ready.
+    Ready(Subject, Ready),
+    /// The poll failed.
+    PollFailed(Fault),
+    /// The clock was read after the poll: the time of the whole turn.
+    Clock(Monotonic),
+    /// The clock was read to time the turn. No decision rests on it.
+    Timing(Monotonic),
+    /// `next_signal()`: a signal that came, or none.
+    Signal(Option<i32>),
+    /// Events were asked for a listener.
+    Listen(Subject, Result<(), Fault>),
+    /// Events were asked for a stream, under the name of its connection.
+    Register(Stream, Subject, Result<(), Fault>),
+    /// `accept()` at a listener: a stream and its peer's address, if that is known.
+    Accept(Subject, Result<(Stream, Option<SocketAddr>), Fault>),
+    /// A client was accepted and closed at once, for want of room.
+    Shed(Subject, Result<(), Fault>),
+    /// `recv(room)`: the number of bytes that came.
+    Recv {
+        /// The stream.
+        stream: Stream,
+        /// Length of the buffer.
+        room: usize,
+        /// Bytes received; zero at the end of the stream.
+        result: Result<usize, Fault>,
+    },
+    /// `send(len bytes)`: the number of bytes that the kernel took.
+    Send {
+        /// The stream.
+        stream: Stream,
+        /// Bytes offered.
+        len: usize,
+        /// Bytes taken.
+        result: Result<usize, Fault>,
+    },
+    /// `shutdown(SHUT_WR)`.
+    Shutdown(Stream, Result<(), Fault>),
+    /// `close()`.
+    Close(Stream, Close),
+    /// What the kernel knows of a peer.
+    Liveness(Stream, Result<Liveness, Fault>),
+    /// A keepalive probe was asked for.
+    Probe(Stream),
+    /// A number below the limit, to spread work over time.
+    RandomBelow {
+        /// The limit.
+        limit: u64,
+        /// The number.
+        drawn: u64,
+    },
+    /// So many cryptographic random bytes.
+    FillRandom(usize, Result<(), Fault>),
+    /// Something that does not cross the kernel: a command of another thread, or a decision.
+    Note(Note),
+    /// An act of a simulated world.
+    World(World),
+}
+
+/// A stream by its number in the run. A recording counts accepted clients from 1; in a simulation it is
+/// the client's number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Stream(pub u64);
+
+impl fmt::Display for Stream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "c{}", self.0)
+    }
+}
+
+/// The subject of an event of the poll.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Subject {
+    /// Another thread wants attention.
+    Wake,
+    /// A signal came.
+    Signal,
+    /// The listener with this index.
+    Listener(usize),
+    /// The part of the admin endpoint with this number.
+    Admin(usize),
+    /// A connection, perhaps one that is gone.
+    Connection(ConnId),
+}
+
+impl From<Token> for Subject {
+    fn from(token: Token) -> Self {
+        match token.target() {
+            Target::Wake => Self::Wake,
+            Target::Signal => Self::Signal,
+            Target::Listener(index) => Self::Listener(index),
+            Target::Admin(number) => Self::Admin(number),
+            Target::Connection(id) => Self::Connection(id),
+        }
+    }
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Wake => f.write_str("the waker"),
+            Self::Signal => f.write_str("a signal"),
+            Self::Listener(index) => write!(f, "listener {index}"),
+            Self::Admin(0) => f.write_str("the admin listener"),
+            Self::Admin(number) => write!(f, "admin client {number}"),
+            Self::Connection(id) => write!(f, "{id}"),
+        }
+    }
+}
+
+/// An error of a call, by its number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Fault(pub i32);
+
+impl Fault {
+    /// "Would block": nothing to do now, and an event will tell when there is.
+    pub const WOULD_BLOCK: Self = Self(libc::EAGAIN);
+    /// A signal interrupted the call.
+    pub const INTERRUPTED: Self = Self(libc::EINTR);
+
+    /// The error as calls return it.
+    pub fn to_error(self) -> io::Error {
+        io::Error::from_raw_os_error(self.0)
+    }
+}
+
+impl From<&io::Error> for Fault {
+    /// An error without a number gets that of its kind.
+    fn from(error: &io::Error) -> Self {
+        Self(error.raw_os_error().unwrap_or(match error.kind() {
+            io::ErrorKind::WouldBlock => libc::EAGAIN,
+            io::ErrorKind::Interrupted => libc::EINTR,
+            io::ErrorKind::BrokenPipe => libc::EPIPE,
+            io::ErrorKind::NotConnected => libc::ENOTCONN,
+            io::ErrorKind::ConnectionReset => libc::ECONNRESET,
+            io::ErrorKind::InvalidInput => libc::EINVAL,
+            io::ErrorKind::Unsupported => libc::EOPNOTSUPP,
+            io::ErrorKind::OutOfMemory => libc::ENOMEM,
+            _ => libc::EIO,
+        }))
+    }
+}
+
+impl fmt::Display for Fault {
+    /// The name that manual pages use, for the errors that a loop meets.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = match self.0 {
+            libc::EAGAIN => "would block",
+            libc::EINTR => "EINTR",
+            libc::EPIPE => "EPIPE",
+            libc::ENOTCONN => "ENOTCONN",
+            libc::ECONNRESET => "ECONNRESET",
+            libc::ECONNABORTED => "ECONNABORTED",
+            libc::ETIMEDOUT => "ETIMEDOUT",
+            libc::EHOSTUNREACH => "EHOSTUNREACH",
+            libc::ENETUNREACH => "ENETUNREACH",
+            libc::EMFILE => "EMFILE",
+            libc::ENFILE => "ENFILE",
+            libc::ENOBUFS => "ENOBUFS",
+            libc::ENOMEM => "ENOMEM",
+            libc::ENOSPC => "ENOSPC",
+            libc::EINVAL => "EINVAL",
+            libc::EPROTO => "EPROTO",
+            libc::EPERM => "EPERM",
+            number => return write!(f, "errno {number}"),
+        };
+        f.write_str(name)
+    }
+}
+
+/// An act of a simulated world: its clients, its network, its kernel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum World {
+    /// A client connects.
+    Connects(Stream, Option<SocketAddr>),
+    /// A client sends, and there is room for a part of it.
+    Sends {
+        /// The client.
+        stream: Stream,
+        /// Bytes that found room.
+        taken: usize,
+        /// Bytes offered.
+        offered: usize,
+    },
+    /// A client sends one urgent byte.
+    SendsUrgent(Stream),
+    /// A client reads so many bytes.
+    Reads(Stream, usize),
+    /// A client ends its stream.
+    Finishes(Stream),
+    /// A client resets the connection.
+    Resets(Stream),
+    /// A client vanishes, and its machine may start again.
+    Vanishes(Stream, bool),
+    /// The network disconnects a client, with this error.
+    Disconnects(Stream, Fault),
+    /// Bytes of a client arrive; so many wait now.
+    Arrives(Stream, usize),
+    /// A call fails by injection.
+    Injects(Fault),
+    /// The loop slept for so long of the time that it had leave for.
+    Sleeps(Duration, Option<Duration>),
+    /// Time passes outside of any poll.
+    Passes(Duration),
+    /// A signal is sent to the process.
+    Signals(i32),
+    /// A remark of a test.
+    Says(String),
+}

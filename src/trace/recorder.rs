@@ -1,0 +1,539 @@
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::ops::{Deref, DerefMut};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use super::encode::Encoder;
+use super::guise::{Guise, Unjudged};
+use super::mask::Mask;
+use super::sink::{FileSink, OnEnd, Sink};
+use super::{Event, Fault, Header, Stream, Subject};
+use crate::metrics::Process;
+use crate::proto::{CloseReason, Protocol};
+use crate::python::Monotonic;
+use crate::reactor::{Close, Kernel, Liveness, Note, Ready, Token, Wake};
+
+/// A kernel whose calls are recorded, with their answers.
+///
+/// What must not be in a file is replaced by something else of the same length: challenges and digests
+/// always, by such as are made with a public key; addresses always, by numbered ones; payload unless it
+/// is asked for. The calls of the admin endpoint are left out: they decide nothing about connections, and
+/// what administrators do to these is recorded by itself.
+///
+/// Recording never blocks the loop. When it cannot go on it ends, and says so once.
+pub struct Recorder<K> {
+    kernel: K,
+    /// `None` once the recording has ended.
+    tape: Option<Box<Tape>>,
+}
+
+/// Options of a recording.
+#[derive(Default)]
+pub struct RecordOptions {
+    /// The first lines, among them the settings of the loop: from
+    /// [`build_workers_over`](crate::server::ServerBuilder::build_workers_over) or
+    /// [`recording_header`](crate::server::recording_header).
+    pub header: Header,
+    /// Keeps the payload too, as it was received.
+    pub keeps_payload: bool,
+    /// Maximum length of the file in bytes. The recording ends there.
+    pub limit: Option<u64>,
+}
+
+/// A stream with its number and what is written for its bytes.
+#[derive(Debug)]
+pub struct Recorded<S> {
+    stream: S,
+    /// Zero for one of the admin endpoint.
+    number: u64,
+    guise: Guise,
+    proxied: bool,
+}
+
+/// A listener with its name.
+#[derive(Debug)]
+pub struct RecordedListener<L> {
+    listener: L,
+    subject: Subject,
+}
+
+/// A listener that is not registered.
+impl<L> From<L> for RecordedListener<L> {
+    fn from(listener: L) -> Self {
+        Self { listener, subject: Subject::Listener(0) }
+    }
+}
+
+impl<L: AsFd> AsFd for RecordedListener<L> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.listener.as_fd()
+    }
+}
+
+struct Tape {
+    encoder: Encoder,
+    sink: Sink,
+    mask: Mask,
+    /// For each listener, true if its connections begin with a PROXY header.
+    proxied: Vec<bool>,
+    /// Streams accepted so far.
+    streams: u64,
+    /// The clock was not read since the last poll.
+    polled: bool,
+    /// A digest that was received in this call, and that the loop is about to judge.
+    unjudged: Option<Unjudged>,
+    /// Responses of which it is not yet known whether they were right. While there are any, nothing
+    /// leaves the buffer.
+    held: usize,
+    on_end: Option<Arc<Mutex<Option<OnEnd>>>>,
+}
+
+/// Bytes of turns that may be held back.
+const MAX_HELD: usize = 8 << 20;
+
+impl<K: Kernel> Recorder<K> {
+    /// Records into a file, which a thread of its own writes. `on_end` is called, on whatever thread, if
+    /// the recording ends before the loop.
+    ///
+    /// # Errors
+    /// If the first lines cannot be written, or the thread cannot start.
+    pub fn to_file(
+        kernel: K,
+        output: impl Write + Send + 'static,
+        options: RecordOptions,
+        on_end: OnEnd,
+    ) -> io::Result<Self> {
+        let (mask, header, proxied) = begin(options.header, options.keeps_payload);
+        let once = Arc::new(Mutex::new(Some(on_end)));
+        let of_thread = Arc::clone(&once);
+        let on_end: OnEnd = Box::new(move |why| end_once(&of_thread, why));
+        let sink = FileSink::start(output, &header.to_bytes(), options.limit, on_end)?;
+        let tape = Tape::new(Sink::File(sink), mask, proxied, Some(once));
+        Ok(Self { kernel, tape: Some(Box::new(tape)) })
+    }
+
+    /// Records into memory, where the file is as it grows, in whole chunks.
+    pub fn to_memory(kernel: K, options: RecordOptions) -> (Self, Arc<Mutex<Vec<u8>>>) {
+        let (mask, header, proxied) = begin(options.header, options.keeps_payload);
+        let file = Arc::new(Mutex::new(header.to_bytes()));
+        let sink = Sink::Memory { chunk: Vec::new(), file: Arc::clone(&file) };
+        let tape = Tape::new(sink, mask, proxied, None);
+        (Self { kernel, tape: Some(Box::new(tape)) }, file)
+    }
+
+    /// Passes calls on and records nothing.
+    pub const fn off(kernel: K) -> Self {
+        Self { kernel, tape: None }
+    }
+
+    #[inline]
+    fn write(&mut self, event: &Event) {
+        if let Some(tape) = &mut self.tape {
+            tape.encoder.event(event);
+        }
+    }
+
+    /// Between two turns: hands over what was written.
+    #[inline]
+    fn hand_over(&mut self) {
+        if let Some(tape) = &mut self.tape
+            && let Err(why) = tape.hand_over()
+        {
+            let mut tape = self.tape.take().expect("it was there just now");
+            tape.end(&why);
+        }
+    }
+}
+
+/// The common part of recordings: their disguise, their first lines, and which listeners need a header.
+fn begin(header: Header, keeps_payload: bool) -> (Mask, Header, Vec<bool>) {
+    let mut mask = Mask::new(keeps_payload);
+    let privacy = if keeps_payload { "payload" } else { "sanitized" };
+    let header = mask.header(header).with("privacy", privacy);
+    let listeners = header.get("listeners").unwrap_or_default().split(',');
+    let proxied = listeners.map(|kind| kind == "proxied").collect();
+    (mask, header, proxied)
+}
+
+fn end_once(on_end: &Mutex<Option<OnEnd>>, why: &str) {
+    let on_end = on_end.lock().ok().and_then(|mut on_end| on_end.take());
+    if let Some(on_end) = on_end {
+        on_end(why);
+    }
+}
+
+impl Tape {
+    fn new(
+        sink: Sink,
+        mask: Mask,
+        proxied: Vec<bool>,
+        on_end: Option<Arc<Mutex<Option<OnEnd>>>>,
+    ) -> Self {
+        Self {
+            encoder: Encoder::default(),
+            sink,
+            mask,
+            proxied,
+            streams: 0,
+            polled: false,
+            unjudged: None,
+            held: 0,
+            on_end,
+        }
+    }
+
+    fn hand_over(&mut self) -> Result<(), String> {
+        self.unjudged = None;
+        if self.held == 0 && !self.encoder.out.is_empty() {
+            self.sink.push(&mut self.encoder.out)?;
+        } else if self.encoder.out.len() > MAX_HELD {
+            return Err("too many handshakes were pending at once".to_owned());
+        }
+        Ok(())
+    }
+
+    /// Ends the recording before its loop.
+    fn end(&mut self, why: &str) {
+        self.sink.finish(&[], why);
+        if let Some(on_end) = self.on_end.take() {
+            end_once(&on_end, why);
+        }
+    }
+
+    fn next_stream<S>(&mut self, stream: S, proxied: bool) -> Recorded<S> {
+        self.streams += 1;
+        Recorded { stream, number: self.streams, guise: Guise::Payload, proxied }
+    }
+
+    fn accepted(&mut self, subject: Subject, peer: Option<SocketAddr>) -> Option<SocketAddr> {
+        let proxied = self.is_proxied(subject);
+        peer.map(|peer| match proxied {
+            true => self.mask.balancer(peer),
+            false => self.mask.client(peer),
+        })
+    }
+
+    fn is_proxied(&self, subject: Subject) -> bool {
+        match subject {
+            Subject::Listener(index) => self.proxied.get(index).copied().unwrap_or(false),
+            _ => false,
+        }
+    }
+
+    #[inline]
+    fn received<S>(&mut self, stream: &mut Recorded<S>, data: &[u8], result: &io::Result<usize>) {
+        let (number, room) = (Stream(stream.number), data.len());
+        match result {
+            Ok(n) if stream.guise.is_payload() && !self.mask.keeps_payload => {
+                self.encoder.recv_neutral(stream.number, room, *n);
+            }
+            Ok(n) => self.received_more(stream, &data[..*n], room),
+            Err(error) => {
+                let result = Err(Fault::from(error));
+                self.encoder.event(&Event::Recv { stream: number, room, result });
+            }
+        }
+    }
+
+    #[inline(never)]
+    fn received_more<S>(&mut self, stream: &mut Recorded<S>, bytes: &[u8], room: usize) {
+        let number = Stream(stream.number);
+        let event = Event::Recv { stream: number, room, result: Ok(bytes.len()) };
+        self.encoder.event(&event);
+        let held = stream.guise.is_held();
+        let written = stream.guise.write(&mut self.mask, bytes, &mut self.encoder);
+        self.unjudged = written.unjudged;
+        if let Some(late) = written.late {
+            self.encoder.late(stream.number, &late);
+        }
+        self.held += usize::from(!held && stream.guise.is_held());
+    }
+
+    /// The loop has judged the response of a mutual handshake, by what it sends.
+    #[inline(never)]
+    fn judged(&mut self, guise: &mut Guise, right: bool) {
+        if let Some(last) = guise.let_go() {
+            self.held -= 1;
+            if !right {
+                self.encoder.out[last] ^= 0xff;
+            }
+        }
+    }
+
+    fn note(&mut self, note: Note) {
+        match (&note, &self.unjudged) {
+            (Note::Authenticated(_, Some(key)), Some(digest)) => {
+                digest.is_right(*key, &mut self.encoder.out);
+            }
+            (Note::Closed(_, CloseReason::Rejected), Some(digest)) => {
+                digest.is_wrong(&mut self.encoder.out);
+            }
+            _ => {}
+        }
+        if matches!(note, Note::Authenticated(..) | Note::Closed(..)) {
+            self.unjudged = None;
+        }
+        let note = match note {
+            Note::Command(text) => Note::Command(self.mask.command(&text)),
+            note => note,
+        };
+        self.encoder.event(&Event::Note(note));
+    }
+}
+
+impl<K> Drop for Recorder<K> {
+    /// The end of the loop, also by a panic.
+    fn drop(&mut self) {
+        if let Some(mut tape) = self.tape.take() {
+            let why = if std::thread::panicking() { "the loop panicked" } else { "" };
+            let bytes = std::mem::take(&mut tape.encoder.out);
+            tape.sink.finish(&bytes, why);
+        }
+    }
+}
+
+impl<K> Deref for Recorder<K> {
+    type Target = K;
+
+    fn deref(&self) -> &K {
+        &self.kernel
+    }
+}
+
+impl<K> DerefMut for Recorder<K> {
+    fn deref_mut(&mut self) -> &mut K {
+        &mut self.kernel
+    }
+}
+
+/// A result as a recording has it.
+fn outcome<T: Copy>(result: &io::Result<T>) -> Result<T, Fault> {
+    result.as_ref().copied().map_err(Fault::from)
+}
+
+impl<K: Kernel> Kernel for Recorder<K> {
+    type Listener = RecordedListener<K::Listener>;
+    type Stream = Recorded<K::Stream>;
+    type AdminListener = K::AdminListener;
+
+    fn now(&mut self) -> Monotonic {
+        let now = self.kernel.now();
+        if let Some(tape) = &mut self.tape {
+            let event = match std::mem::take(&mut tape.polled) {
+                true => Event::Clock(now),
+                false => Event::Timing(now),
+            };
+            tape.encoder.event(&event);
+        }
+        now
+    }
+
+    fn poll(
+        &mut self,
+        timeout: Option<Duration>,
+        mut on_event: impl FnMut(Token, Ready),
+    ) -> io::Result<()> {
+        self.hand_over();
+        let Self { kernel, tape } = self;
+        let Some(tape) = tape else { return kernel.poll(timeout, on_event) };
+        tape.encoder.event(&Event::Poll(timeout));
+        let encoder = &mut tape.encoder;
+        let result = kernel.poll(timeout, |token, ready| {
+            let subject = Subject::from(token);
+            if !matches!(subject, Subject::Admin(_)) {
+                encoder.event(&Event::Ready(subject, ready));
+            }
+            on_event(token, ready);
+        });
+        if let Err(error) = &result {
+            tape.encoder.event(&Event::PollFailed(error.into()));
+        }
+        tape.polled = true;
+        result
+    }
+
+    fn waker(&self) -> Arc<dyn Wake> {
+        self.kernel.waker()
+    }
+
+    fn catch_signals(&mut self, signals: &[i32]) -> io::Result<()> {
+        self.kernel.catch_signals(signals)
+    }
+
+    fn next_signal(&mut self) -> Option<i32> {
+        let signal = self.kernel.next_signal();
+        self.write(&Event::Signal(signal));
+        signal
+    }
+
+    fn register_listener(&mut self, listener: &mut Self::Listener, token: Token) -> io::Result<()> {
+        listener.subject = token.into();
+        let result = self.kernel.register_listener(&mut listener.listener, token);
+        self.write(&Event::Listen(listener.subject, outcome(&result)));
+        result
+    }
+
+    fn register(&mut self, stream: &mut Self::Stream, token: Token) -> io::Result<()> {
+        let result = self.kernel.register(&mut stream.stream, token);
+        if let Some(tape) = &mut self.tape
+            && stream.number > 0
+        {
+            stream.guise = Guise::new(&tape.mask, stream.proxied);
+            let event = Event::Register(Stream(stream.number), token.into(), outcome(&result));
+            tape.encoder.event(&event);
+        }
+        result
+    }
+
+    fn accept(
+        &mut self,
+        listener: &mut Self::Listener,
+    ) -> io::Result<(Self::Stream, Option<SocketAddr>)> {
+        let result = self.kernel.accept(&mut listener.listener);
+        let subject = listener.subject;
+        let Some(tape) = &mut self.tape else {
+            return result.map(|(stream, peer)| {
+                (Recorded { stream, number: 0, guise: Guise::Payload, proxied: false }, peer)
+            });
+        };
+        match result {
+            Ok((stream, peer)) => {
+                let recorded = tape.next_stream(stream, tape.is_proxied(subject));
+                let masked = tape.accepted(subject, peer);
+                let event = Event::Accept(subject, Ok((Stream(recorded.number), masked)));
+                tape.encoder.event(&event);
+                Ok((recorded, peer))
+            }
+            Err(error) => {
+                tape.encoder.event(&Event::Accept(subject, Err(Fault::from(&error))));
+                Err(error)
+            }
+        }
+    }
+
+    fn register_admin_listener(
+        &mut self,
+        listener: &mut Self::AdminListener,
+        token: Token,
+    ) -> io::Result<()> {
+        self.kernel.register_admin_listener(listener, token)
+    }
+
+    fn accept_admin(&mut self, listener: &mut Self::AdminListener) -> io::Result<Self::Stream> {
+        let stream = self.kernel.accept_admin(listener)?;
+        Ok(Recorded { stream, number: 0, guise: Guise::Payload, proxied: false })
+    }
+
+    fn shed(&mut self, listener: &mut Self::Listener) -> io::Result<()> {
+        let result = self.kernel.shed(&mut listener.listener);
+        self.write(&Event::Shed(listener.subject, outcome(&result)));
+        result
+    }
+
+    #[inline]
+    fn recv(&mut self, stream: &mut Self::Stream, data: &mut [u8]) -> io::Result<usize> {
+        let result = self.kernel.recv(&mut stream.stream, data);
+        if let Some(tape) = &mut self.tape
+            && stream.number > 0
+        {
+            tape.received(stream, data, &result);
+        }
+        result
+    }
+
+    #[inline]
+    fn send(&mut self, stream: &mut Self::Stream, data: &[u8]) -> io::Result<usize> {
+        let result = self.kernel.send(&mut stream.stream, data);
+        if let Some(tape) = &mut self.tape
+            && stream.number > 0
+        {
+            if tape.held > 0 {
+                // The only other verdict in a frame is #WELCOME#.
+                tape.judged(&mut stream.guise, data.get(4..13) != Some(b"#FAILURE#"));
+            }
+            let is_tutorial = tape.mask.protocol != Protocol::Multiprocessing;
+            if tape.mask.keeps_payload && is_tutorial && stream.guise.is_payload() {
+                tape.encoder.sum(data);
+            }
+            let (number, len) = (Stream(stream.number), data.len());
+            let result = outcome(&result);
+            tape.encoder.event(&Event::Send { stream: number, len, result });
+        }
+        result
+    }
+
+    fn shutdown(&mut self, stream: &mut Self::Stream) -> io::Result<()> {
+        let result = self.kernel.shutdown(&mut stream.stream);
+        if stream.number > 0 {
+            self.write(&Event::Shutdown(Stream(stream.number), outcome(&result)));
+        }
+        result
+    }
+
+    fn close(&mut self, mut stream: Self::Stream, how: Close) {
+        self.kernel.close(stream.stream, how);
+        if let Some(tape) = &mut self.tape
+            && stream.number > 0
+        {
+            tape.judged(&mut stream.guise, true);
+            if let Some(late) = stream.guise.unfinished() {
+                tape.encoder.late(stream.number, &late);
+            }
+            tape.encoder.event(&Event::Close(Stream(stream.number), how));
+        }
+    }
+
+    fn liveness(&mut self, stream: &mut Self::Stream) -> io::Result<Liveness> {
+        let result = self.kernel.liveness(&mut stream.stream);
+        self.write(&Event::Liveness(Stream(stream.number), outcome(&result)));
+        result
+    }
+
+    fn probe(&mut self, stream: &mut Self::Stream) {
+        self.kernel.probe(&mut stream.stream);
+        self.write(&Event::Probe(Stream(stream.number)));
+    }
+
+    fn random_below(&mut self, limit: u64) -> u64 {
+        let drawn = self.kernel.random_below(limit);
+        self.write(&Event::RandomBelow { limit, drawn });
+        drawn
+    }
+
+    fn fill_random(&mut self, bytes: &mut [u8]) -> io::Result<()> {
+        let result = self.kernel.fill_random(bytes);
+        if let Some(tape) = &mut self.tape {
+            tape.encoder.event(&Event::FillRandom(bytes.len(), outcome(&result)));
+            if result.is_ok() {
+                let drawn = tape.mask.draw(bytes.len());
+                tape.encoder.out.extend_from_slice(drawn);
+            }
+        }
+        result
+    }
+
+    fn note(&mut self, note: impl FnOnce() -> Note) {
+        let note = note();
+        self.kernel.note(|| note.clone());
+        if let Some(tape) = &mut self.tape {
+            tape.note(note);
+        }
+    }
+
+    fn replayed(&mut self) -> Option<Note> {
+        let note = self.kernel.replayed()?;
+        // A tick is noted by the loop itself.
+        if let Some(tape) = &mut self.tape
+            && !matches!(note, Note::Tick(_))
+        {
+            tape.note(note.clone());
+        }
+        Some(note)
+    }
+
+    fn process(&self) -> Option<Process> {
+        self.kernel.process()
+    }
+}

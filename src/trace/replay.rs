@@ -1,0 +1,476 @@
+use std::collections::HashMap;
+use std::fmt;
+use std::io::{self, Read};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::file::{Ahead, ReadError, Reader};
+use super::{Event, Fault, Recorder, Stream, Subject};
+use crate::python::Monotonic;
+use crate::reactor::{Close, Kernel, Liveness, Note, Ready, Token, Wake};
+
+/// A kernel that gives the answers of a recording, and compares each call with the one that was
+/// recorded. At the first difference, and at the end, it unwinds out of the loop.
+pub struct ReplayKernel<R> {
+    reader: Reader<R>,
+    /// The last reading of the clock.
+    now: Monotonic,
+    /// The recorded loop also had deadlines of an admin endpoint, which is not replayed.
+    has_admin: bool,
+    /// Bytes of streams that were recorded later than their `recv`, as far as they are not yet received.
+    late: HashMap<Stream, Vec<u8>>,
+    stop: Arc<Mutex<Option<Stop>>>,
+}
+
+/// A kernel that replays, or stands above one that does.
+pub trait Replays: Kernel {
+    /// Returns true if there is more to replay.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    fn goes_on(&mut self) -> Result<bool, ReadError>;
+}
+
+impl<R: Read> Replays for ReplayKernel<R> {
+    fn goes_on(&mut self) -> Result<bool, ReadError> {
+        Ok(self.reader.peek()?.is_some())
+    }
+}
+
+impl<K: Replays> Replays for Recorder<K> {
+    fn goes_on(&mut self) -> Result<bool, ReadError> {
+        (**self).goes_on()
+    }
+}
+
+/// The reason why a replay stopped.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Stop {
+    /// There is nothing more to replay.
+    End,
+    /// The loop made another call than the recorded one, or decided otherwise.
+    Different(Difference),
+    /// The recording cannot be read on.
+    Unreadable(ReadError),
+}
+
+/// The first call in which a loop differs from a recording.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Difference {
+    /// The turn in which it made the call.
+    pub turn: u64,
+    /// Number of events before it.
+    pub step: u64,
+    /// The recorded event. `None` if the recording has no further one in a turn that it has.
+    pub recorded: Event,
+    /// The call of the loop, without an answer where there is none.
+    pub called: String,
+    /// The stream of the call, if it is about one.
+    pub stream: Option<Stream>,
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { turn, step, recorded, called, .. } = self;
+        let recorded = call_of(recorded);
+        write!(f, "turn {turn}, step {step}: recorded {recorded}, the loop called {called}")
+    }
+}
+
+/// Knows why a replay stopped.
+#[derive(Clone, Debug)]
+pub struct StopSign(Arc<Mutex<Option<Stop>>>);
+
+impl StopSign {
+    /// The reason, once.
+    pub fn take(&self) -> Option<Stop> {
+        lock(&self.0).take()
+    }
+}
+
+fn lock(stop: &Mutex<Option<Stop>>) -> MutexGuard<'_, Option<Stop>> {
+    stop.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl<R: Read> ReplayKernel<R> {
+    /// A kernel that answers from a recording. The sign tells why it unwound.
+    pub fn new(reader: Reader<R>) -> (Self, StopSign) {
+        let has_admin = reader.header().get("admin") == Some("yes");
+        let stop = Arc::new(Mutex::new(None));
+        let sign = StopSign(Arc::clone(&stop));
+        (Self { reader, now: Monotonic::ZERO, has_admin, late: HashMap::new(), stop }, sign)
+    }
+
+    /// The recording.
+    pub const fn reader(&self) -> &Reader<R> {
+        &self.reader
+    }
+
+    fn stop(&self, why: Stop) -> ! {
+        *lock(&self.stop) = Some(why);
+        std::panic::resume_unwind(Box::new(()));
+    }
+
+    /// The next event, which stays the next.
+    fn next(&mut self) -> &Event {
+        // Looked at twice, because a reference cannot be returned from within the match.
+        match self.reader.peek() {
+            Ok(Some(_)) => {}
+            Ok(None) => self.stop(Stop::End),
+            Err(error) => self.stop(Stop::Unreadable(error)),
+        }
+        &self.reader.peek().ok().flatten().expect("it was there just now").event
+    }
+
+    fn take(&mut self) -> Ahead {
+        self.next();
+        self.reader.take().expect("it was there just now")
+    }
+
+    fn differ(&mut self, called: String, stream: Option<Stream>) -> ! {
+        let recorded = self.next().clone();
+        let (turn, step) = (self.reader.turn(), self.reader.step());
+        self.stop(Stop::Different(Difference { turn, step, recorded, called, stream }));
+    }
+
+    /// Takes the next event if it is the answer to a call.
+    fn answer<T>(
+        &mut self,
+        stream: Option<Stream>,
+        called: impl FnOnce() -> String,
+        matching: impl FnOnce(&Event) -> Option<T>,
+    ) -> (T, Ahead) {
+        self.skip_timing();
+        match matching(self.next()) {
+            Some(found) => (found, self.take()),
+            None => self.differ(called(), stream),
+        }
+    }
+
+    /// Finds the bytes of a stream that were recorded later than their `recv`.
+    fn await_bytes(&mut self, stream: Stream) {
+        if self.late.contains_key(&stream) {
+            return;
+        }
+        match self.reader.late(stream) {
+            Ok(Some(bytes)) => drop(self.late.insert(stream, bytes)),
+            // The process was killed before.
+            Ok(None) => self.stop(Stop::End),
+            Err(error) => self.stop(Stop::Unreadable(error)),
+        }
+    }
+
+    /// Readings that only time turns decide nothing: a build may make others.
+    fn skip_timing(&mut self) {
+        while matches!(self.next(), Event::Timing(_)) {
+            self.take();
+        }
+    }
+}
+
+impl<R: Read> Kernel for ReplayKernel<R> {
+    type Listener = usize;
+    type Stream = Stream;
+    type AdminListener = ();
+
+    fn now(&mut self) -> Monotonic {
+        if let Event::Clock(now) | Event::Timing(now) = self.next() {
+            self.now = *now;
+            self.take();
+        }
+        self.now
+    }
+
+    fn poll(
+        &mut self,
+        timeout: Option<Duration>,
+        mut on_event: impl FnMut(Token, Ready),
+    ) -> io::Result<()> {
+        let has_admin = self.has_admin;
+        let shown = move || call_of(&Event::Poll(timeout));
+        self.answer(None, shown, |event| match event {
+            Event::Poll(recorded) if *recorded == timeout => Some(()),
+            Event::Poll(Some(recorded)) if has_admin && timeout.is_none_or(|it| *recorded < it) => {
+                Some(())
+            }
+            _ => None,
+        });
+        loop {
+            match self.next() {
+                Event::Ready(subject, ready) => {
+                    let (subject, ready) = (*subject, *ready);
+                    self.take();
+                    on_event(token(subject), ready);
+                }
+                Event::PollFailed(fault) => {
+                    let fault = *fault;
+                    self.take();
+                    return Err(fault.to_error());
+                }
+                _ => return Ok(()),
+            }
+        }
+    }
+
+    fn waker(&self) -> Arc<dyn Wake> {
+        Arc::new(Asleep)
+    }
+
+    fn catch_signals(&mut self, _signals: &[i32]) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn next_signal(&mut self) -> Option<i32> {
+        let called = || "next_signal()".to_owned();
+        self.answer(None, called, |event| match event {
+            Event::Signal(signal) => Some(*signal),
+            _ => None,
+        })
+        .0
+    }
+
+    fn register_listener(&mut self, listener: &mut usize, token: Token) -> io::Result<()> {
+        let subject = Subject::from(token);
+        if let Subject::Listener(index) = subject {
+            *listener = index;
+        }
+        let called = || format!("register({subject})");
+        let (result, _) = self.answer(None, called, |event| match event {
+            Event::Listen(recorded, result) if *recorded == subject => Some(*result),
+            _ => None,
+        });
+        result.map_err(Fault::to_error)
+    }
+
+    fn register(&mut self, stream: &mut Stream, token: Token) -> io::Result<()> {
+        let (stream, subject) = (*stream, Subject::from(token));
+        let called = || format!("register({stream}, {subject})");
+        let (result, _) = self.answer(Some(stream), called, |event| match event {
+            Event::Register(one, name, result) if (*one, *name) == (stream, subject) => {
+                Some(*result)
+            }
+            _ => None,
+        });
+        result.map_err(Fault::to_error)
+    }
+
+    fn accept(&mut self, listener: &mut usize) -> io::Result<(Stream, Option<SocketAddr>)> {
+        let subject = Subject::Listener(*listener);
+        let called = || format!("accept({subject})");
+        let (result, _) = self.answer(None, called, |event| match event {
+            Event::Accept(recorded, result) if *recorded == subject => Some(*result),
+            _ => None,
+        });
+        result.map_err(Fault::to_error)
+    }
+
+    fn register_admin_listener(&mut self, _listener: &mut (), _token: Token) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn accept_admin(&mut self, _listener: &mut ()) -> io::Result<Stream> {
+        Err(io::ErrorKind::WouldBlock.into())
+    }
+
+    fn shed(&mut self, listener: &mut usize) -> io::Result<()> {
+        let subject = Subject::Listener(*listener);
+        let called = || format!("shed({subject})");
+        let (result, _) = self.answer(None, called, |event| match event {
+            Event::Shed(recorded, result) if *recorded == subject => Some(*result),
+            _ => None,
+        });
+        result.map_err(Fault::to_error)
+    }
+
+    fn recv(&mut self, stream: &mut Stream, data: &mut [u8]) -> io::Result<usize> {
+        let (stream, len) = (*stream, data.len());
+        let called = || format!("recv({stream}, {len})");
+        let (result, ahead) = self.answer(Some(stream), called, |event| match event {
+            Event::Recv { stream: one, room, result } if (*one, *room) == (stream, len) => {
+                Some(*result)
+            }
+            _ => None,
+        });
+        if ahead.data.is_awaited() {
+            self.await_bytes(stream);
+        }
+        let late = self.late.get_mut(&stream);
+        ahead.data.copy_to(data, late.unwrap_or(&mut Vec::new()));
+        result.map_err(Fault::to_error)
+    }
+
+    fn send(&mut self, stream: &mut Stream, data: &[u8]) -> io::Result<usize> {
+        let stream = *stream;
+        let called = || format!("send({stream}, {} bytes)", data.len());
+        self.skip_timing();
+        let sum = self.reader.peek().ok().flatten().and_then(|ahead| ahead.sum);
+        if sum.is_some_and(|sum| sum != crc32fast::hash(data)) {
+            let called = format!("send({stream}, {} bytes), with other bytes", data.len());
+            self.differ(called, Some(stream));
+        }
+        let (result, _) = self.answer(Some(stream), called, |event| match event {
+            Event::Send { stream: one, len, result } if (*one, *len) == (stream, data.len()) => {
+                Some(*result)
+            }
+            _ => None,
+        });
+        result.map_err(Fault::to_error)
+    }
+
+    fn shutdown(&mut self, stream: &mut Stream) -> io::Result<()> {
+        let stream = *stream;
+        let called = || format!("shutdown({stream})");
+        let (result, _) = self.answer(Some(stream), called, |event| match event {
+            Event::Shutdown(one, result) if *one == stream => Some(*result),
+            _ => None,
+        });
+        result.map_err(Fault::to_error)
+    }
+
+    fn close(&mut self, stream: Stream, how: Close) {
+        let called = || call_of(&Event::Close(stream, how));
+        self.answer(Some(stream), called, |event| {
+            (*event == Event::Close(stream, how)).then_some(())
+        });
+        self.late.remove(&stream);
+    }
+
+    fn liveness(&mut self, stream: &mut Stream) -> io::Result<Liveness> {
+        let stream = *stream;
+        let called = || format!("liveness({stream})");
+        let (result, _) = self.answer(Some(stream), called, |event| match event {
+            Event::Liveness(one, result) if *one == stream => Some(*result),
+            _ => None,
+        });
+        result.map_err(Fault::to_error)
+    }
+
+    fn probe(&mut self, stream: &mut Stream) {
+        let stream = *stream;
+        let called = || format!("probe({stream})");
+        let expected = Event::Probe(stream);
+        self.answer(Some(stream), called, |event| (*event == expected).then_some(()));
+    }
+
+    fn random_below(&mut self, below: u64) -> u64 {
+        let called = || format!("random_below({below})");
+        self.answer(None, called, |event| match event {
+            Event::RandomBelow { limit, drawn } if *limit == below => Some(*drawn),
+            _ => None,
+        })
+        .0
+    }
+
+    fn fill_random(&mut self, bytes: &mut [u8]) -> io::Result<()> {
+        let wanted = bytes.len();
+        let called = || format!("fill_random({wanted})");
+        let (result, ahead) = self.answer(None, called, |event| match event {
+            Event::FillRandom(len, result) if *len == wanted => Some(*result),
+            _ => None,
+        });
+        ahead.data.copy_to(bytes, &mut Vec::new());
+        result.map_err(Fault::to_error)
+    }
+
+    /// What the loop decides has to be what it decided.
+    fn note(&mut self, note: impl FnOnce() -> Note) {
+        let note = note();
+        // A command and a tick were taken out of the recording.
+        if matches!(note, Note::Command(_) | Note::Tick(_) | Note::Killed(_)) {
+            return;
+        }
+        let called = || call_of(&Event::Note(note.clone()));
+        self.answer(None, called, |event| match (event, &note) {
+            // Digests that came in pieces are replayed with the first key.
+            (Event::Note(Note::Authenticated(one, _)), Note::Authenticated(other, _)) => {
+                (one == other).then_some(())
+            }
+            (Event::Note(recorded), note) => (recorded == note).then_some(()),
+            _ => None,
+        });
+    }
+
+    fn replayed(&mut self) -> Option<Note> {
+        // At the end there is nothing to repeat, and the loop may still have to end.
+        let ahead = self.reader.peek().ok().flatten()?;
+        match &ahead.event {
+            Event::Note(note @ (Note::Command(_) | Note::Tick(_) | Note::Killed(_))) => {
+                let note = note.clone();
+                self.take();
+                Some(note)
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Nothing wakes a replay: its events come from the recording.
+struct Asleep;
+
+impl Wake for Asleep {
+    fn wake(&self) {}
+}
+
+fn token(subject: Subject) -> Token {
+    match subject {
+        Subject::Wake => Token::WAKE,
+        Subject::Signal => Token::SIGNAL,
+        Subject::Listener(index) => Token::listener(index.min(1 << 20)),
+        #[allow(clippy::cast_possible_truncation)] // Another number is no part's.
+        Subject::Admin(number) => Token::admin(number as u8),
+        Subject::Connection(id) => Token::connection(id),
+    }
+}
+
+/// A call with its arguments and answer, in the notation of a trace.
+pub(super) fn call_of(event: &Event) -> String {
+    let tell = |result: &Result<usize, Fault>| match result {
+        Ok(n) => n.to_string(),
+        Err(fault) => fault.to_string(),
+    };
+    let done = |result: &Result<(), Fault>| match result {
+        Ok(()) => "done".to_owned(),
+        Err(fault) => fault.to_string(),
+    };
+    match event {
+        Event::Poll(None) => "poll(for ever)".to_owned(),
+        Event::Poll(Some(timeout)) => format!("poll({timeout:?})"),
+        Event::Ready(subject, ready) => format!("event({subject}, {ready:?})"),
+        Event::PollFailed(fault) => format!("poll = {fault}"),
+        Event::Clock(_) | Event::Timing(_) => "now()".to_owned(),
+        Event::Signal(signal) => format!("next_signal() = {signal:?}"),
+        Event::Listen(subject, result) => format!("register({subject}) = {}", done(result)),
+        Event::Register(stream, subject, result) => {
+            format!("register({stream}, {subject}) = {}", done(result))
+        }
+        Event::Accept(subject, Ok((stream, _))) => format!("accept({subject}) = {stream}"),
+        Event::Accept(subject, Err(fault)) => format!("accept({subject}) = {fault}"),
+        Event::Shed(subject, result) => format!("shed({subject}) = {}", done(result)),
+        Event::Recv { stream, room, result } => {
+            format!("recv({stream}, {room}) = {}", tell(result))
+        }
+        Event::Send { stream, len, result } => {
+            format!("send({stream}, {len} bytes) = {}", tell(result))
+        }
+        Event::Shutdown(stream, result) => format!("shutdown({stream}) = {}", done(result)),
+        Event::Close(stream, how) => format!("close({stream}, {how:?})"),
+        Event::Liveness(stream, _) => format!("liveness({stream})"),
+        Event::Probe(stream) => format!("probe({stream})"),
+        Event::RandomBelow { limit, drawn } => format!("random_below({limit}) = {drawn}"),
+        Event::FillRandom(len, result) => format!("fill_random({len}) = {}", done(result)),
+        Event::Note(note) => match note {
+            Note::Command(text) => {
+                format!("command {}", text.split(' ').next().unwrap_or_default())
+            }
+            Note::Killed(id) => format!("kill {id}"),
+            Note::Tick(_) => "tick".to_owned(),
+            Note::Due(id) => format!("the alarm of {id}"),
+            Note::Authenticated(id, _) => format!("{id} authenticated"),
+            Note::Closed(id, reason) => format!("{id} ended: {}", reason.as_str()),
+            Note::Pause(why) => format!("pause of accepting: {why:?}"),
+        },
+        Event::World(act) => format!("{act:?}"),
+    }
+}

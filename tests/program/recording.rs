@@ -1,0 +1,183 @@
+//! `serve --record`, `replay` and `explain`.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::time::Instant;
+
+use crate::common::client::{PATIENCE, authenticated, exchange};
+use crate::common::program::{Files, Serving, run};
+
+/// A server that was recorded into this file, with two conversations.
+fn record(path: &str, flags: &[&str]) -> String {
+    let server = Serving::start(&[&["--record", path], flags].concat());
+    for _ in 0..2 {
+        let client = authenticated(server.address);
+        assert_eq!(exchange(&client, b"a very secret message"), b"A VERY SECRET MESSAGE");
+    }
+    server.finish().stderr
+}
+
+fn text(output: &[u8]) -> String {
+    String::from_utf8(output.to_vec()).unwrap()
+}
+
+#[test]
+fn a_recorded_server_is_replayed_and_explained() {
+    let files = Files::new();
+    let path = files.path().join("run.rec");
+    let path = path.to_str().unwrap();
+    record(path, &[]);
+    assert_eq!(fs::metadata(path).unwrap().permissions().mode() & 0o777, 0o600);
+    let bytes = fs::read(path).unwrap();
+    assert!(!bytes.windows(6).any(|window| window.eq_ignore_ascii_case(b"secret")));
+
+    let replayed = run(&["replay", path], b"");
+    replayed.expect(0, &[]);
+    let said = text(&replayed.stdout);
+    assert!(said.starts_with("identical, ") && said.contains(" turns, "), "{said}");
+
+    let state = run(&["replay", path, "--at", "4", "--connection", "1"], b"");
+    state.expect(0, &[]);
+    assert!(text(&state.stdout).starts_with("turn 4, "), "{}", text(&state.stdout));
+
+    let told = run(&["explain", path, "--connection", "2"], b"");
+    told.expect(0, &[]);
+    let told = text(&told.stdout);
+    for words in [
+        ": short read, so the queue is empty; READABLE cleared (reactor/ready.rs)",
+        "#2 has authenticated",
+        "send(21) = 21: all of it",
+        "#2 has ended: ",
+    ] {
+        assert!(told.contains(words), "no {words:?} in {told}");
+    }
+    assert!(!told.contains("c1 "), "another connection's: {told}");
+}
+
+#[test]
+fn payload_is_kept_only_if_that_is_asked_for() {
+    let files = Files::new();
+    let path = files.path().join("run.rec");
+    let said = record(path.to_str().unwrap(), &["--record-payload"]);
+    assert!(said.contains("will have all that clients send"), "{said}");
+    let bytes = fs::read(&path).unwrap();
+    assert!(bytes.windows(21).any(|window| window == b"a very secret message"));
+    run(&["replay", path.to_str().unwrap()], b"").expect(0, &[]);
+}
+
+#[test]
+fn each_worker_has_a_recording() {
+    let files = Files::new();
+    let path = files.path().join("run.rec");
+    record(path.to_str().unwrap(), &["--workers", "2"]);
+    for worker in 1..=2 {
+        let path = format!("{}.{worker}", path.display());
+        let replayed = run(&["replay", &path], b"");
+        replayed.expect(0, &[]);
+        assert!(text(&replayed.stdout).starts_with("identical, "));
+    }
+}
+
+#[test]
+fn a_recording_ends_at_its_limit_and_the_service_goes_on() {
+    let files = Files::new();
+    let path = files.path().join("run.rec");
+    let flags = ["--record", path.to_str().unwrap(), "--record-limit", "64k", "--record-payload"];
+    let mut server = Serving::start(&flags);
+    let client = authenticated(server.address);
+    let (message, len) = (vec![b'm'; 20_000], || fs::metadata(&path).unwrap().len());
+    for round in 0..4 {
+        let before = len();
+        assert_eq!(exchange(&client, &message).len(), message.len());
+        let deadline = Instant::now() + PATIENCE;
+        // The fourth does not fit.
+        while len() == before && round < 3 {
+            assert!(Instant::now() < deadline, "nothing is written");
+            std::thread::yield_now();
+        }
+    }
+    server.running.wait_for("ends here: its limit is reached; the service goes on");
+    assert_eq!(exchange(&client, b"still there"), b"STILL THERE");
+    drop(client);
+    server.finish();
+    assert!(fs::metadata(&path).unwrap().len() <= 64 << 10);
+    let replayed = run(&["replay", path.to_str().unwrap()], b"");
+    replayed.expect(0, &[]);
+    let said = text(&replayed.stdout);
+    assert!(said.contains("(the recording ended early: its limit is reached)"), "{said}");
+}
+
+#[test]
+fn nothing_but_an_older_recording_makes_way_for_a_new_one() {
+    let files = Files::new();
+    let path = files.path().join("run.rec");
+    let path = path.to_str().unwrap();
+    record(path, &[]);
+    let first = fs::read(path).unwrap();
+    record(path, &[]);
+    assert_eq!(fs::read(format!("{path}.old")).unwrap(), first);
+
+    let other = files.path().join("diary");
+    fs::write(&other, "not a recording").unwrap();
+    let flags = ["serve", "-l", "127.0.0.1:0", "--record", other.to_str().unwrap()];
+    run(&flags, b"").expect(2, &["a file of this name is there, and it is no recording"]);
+    assert_eq!(fs::read(&other).unwrap(), b"not a recording");
+}
+
+#[test]
+fn what_cannot_be_replayed_is_refused_with_its_reason() {
+    let files = Files::new();
+    let path = files.path().join("run.rec");
+    record(path.to_str().unwrap(), &[]);
+    let bytes = fs::read(&path).unwrap();
+    let write = |name: &str, bytes: &[u8]| {
+        let path = files.path().join(name);
+        fs::write(&path, bytes).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let at = bytes.windows(8).position(|window| window == b"\ncommit=").unwrap() + 8;
+    let mut other = bytes.clone();
+    other[at..at + 4].copy_from_slice(b"0000");
+    let other = write("other", &other);
+    run(&["replay", &other], b"").expect(2, &["was recorded by commit 0000", "--anyway"]);
+    run(&["replay", &other, "--anyway"], b"").expect(0, &[]);
+
+    let mut damaged = bytes.clone();
+    let last = damaged.len() - 3;
+    damaged[last] ^= 1;
+    run(&["replay", &write("damaged", &damaged)], b"").expect(2, &["the recording is damaged"]);
+    let newer = [&b"saltecho recording 2\n\n"[..], &bytes].concat();
+    run(&["replay", &write("newer", &newer)], b"").expect(2, &["has format 2"]);
+    run(&["explain", &write("text", b"hello\n\n")], b"").expect(2, &["not a recording"]);
+    run(&["replay", "/nowhere"], b"").expect(2, &["cannot open /nowhere"]);
+    run(&["serve", "--record-limit", "1m"], b"").expect(2, &["--record-limit", "needs --record"]);
+}
+
+#[test]
+fn a_recording_becomes_a_page() {
+    let files = Files::new();
+    let [path, page] = ["run.rec", "run.html"].map(|name| files.path().join(name));
+    let (path, out) = (path.to_str().unwrap(), page.to_str().unwrap());
+    record(path, &["--idle-timeout", "1h"]);
+    run(&["explain", path, "--html", out], b"").expect(0, &[]);
+    let html = fs::read_to_string(&page).unwrap();
+    let (_, data) = html.split_once("<script type=\"application/json\" id=\"data\">").unwrap();
+    let data = data.split_once("</script>").unwrap().0;
+    let data: serde_json::Value = serde_json::from_str(data).unwrap();
+    let steps = data["runs"][0]["steps"].as_array().unwrap();
+    // The last value of a key that any state has.
+    let last =
+        |key: &str| steps.iter().rev().find_map(|step| step[4].get(key).filter(|v| !v.is_null()));
+    for stream in ["c1", "c2"] {
+        // The digest and the message, the challenge and its answer.
+        assert_eq!(last(&format!("{stream}.received")).unwrap(), 16 + 21);
+        assert_eq!(last(&format!("{stream}.sent")).unwrap(), 32 + 21);
+        assert_eq!(last(&format!("{stream}.stage")).unwrap(), "closed");
+        assert!(last(&format!("{stream}.deadline")).is_some(), "this build's loop runs beside");
+    }
+    assert!(html.contains("short read, so the queue is empty") && html.contains("pub fn turn("));
+
+    run(&["explain", path, "--html", out, "--from", "1h"], b"").expect(2, &["no step is between"]);
+    run(&["explain", path, "--html", out, "--perfetto", out], b"")
+        .expect(2, &["cannot be used with"]);
+}

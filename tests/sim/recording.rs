@@ -1,0 +1,205 @@
+//! Random worlds are recorded, and the recordings replayed: every call of the loop is the same.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use saltecho::proto::{Framed, Handler, Upper};
+use saltecho::server::{Outcome, Replay};
+use saltecho::trace::{Ending, Event, ReadError, Reader, RecordOptions, Recorder, ReplayKernel};
+
+use crate::world::World;
+use crate::world::handler::UpperHandler;
+
+/// The recording of a seed's world.
+fn recording(seed: u64, keeps_payload: bool) -> Option<Vec<u8>> {
+    let (mut world, file) = World::recorded(seed, keeps_payload)?;
+    world.run();
+    drop(world);
+    let bytes = file.lock().unwrap().clone();
+    Some(bytes)
+}
+
+fn handler(seed: u64) -> UpperHandler {
+    World::draw(saltecho::random::SplitMix::new(seed), false).fresh_handler()
+}
+
+/// Replays until something else than a turn comes of it.
+fn replay<H: Handler + Clone>(bytes: &[u8], handler: H) -> (Outcome, u64, Option<Ending>) {
+    let mut replay = Replay::new(Reader::new(bytes).unwrap(), handler).unwrap();
+    loop {
+        match replay.turn() {
+            Outcome::Turn => {}
+            outcome => {
+                let reader = replay.reader();
+                return (outcome, reader.turn(), reader.ending().cloned());
+            }
+        }
+    }
+}
+
+#[test]
+fn a_recorded_world_replays_to_its_last_call() {
+    let (mut turns, mut sanitized) = (0, 0);
+    for seed in 0..150 {
+        for keeps_payload in [true, false] {
+            let Some(bytes) = recording(seed, keeps_payload) else { continue };
+            sanitized += u64::from(!keeps_payload);
+            let (outcome, replayed, ending) = replay(&bytes, handler(seed));
+            assert!(
+                matches!(outcome, Outcome::End),
+                "seed {seed}, payload {keeps_payload}: {outcome:?}"
+            );
+            assert_eq!(ending, Some(Ending::Complete), "seed {seed}");
+            turns += replayed;
+        }
+    }
+    assert!(turns > 30_000 && sanitized > 90, "{turns} turns, {sanitized} without payload");
+}
+
+#[test]
+fn the_recording_of_a_replay_is_the_same_file() {
+    for seed in 0..50 {
+        for keeps_payload in [true, false] {
+            let Some(bytes) = recording(seed, keeps_payload) else { continue };
+            let reader = Reader::new(&bytes[..]).unwrap();
+            let header = reader.header().clone();
+            if header.get("admin") == Some("yes") {
+                // Its share of the time of turns is not replayed.
+                continue;
+            }
+            let (kernel, sign) = ReplayKernel::new(reader);
+            let options =
+                RecordOptions { header: header.clone(), keeps_payload, ..RecordOptions::default() };
+            let (kernel, file) = Recorder::to_memory(kernel, options);
+            let mut replay = Replay::over(kernel, sign, &header, handler(seed)).unwrap();
+            while matches!(replay.turn(), Outcome::Turn) {}
+            drop(replay);
+            let again = file.lock().unwrap().clone();
+            assert!(again == bytes, "seed {seed}, payload {keeps_payload}");
+        }
+    }
+}
+
+/// Nothing of a run depends on the order of a hash map, which is another one in each.
+#[test]
+fn the_same_seed_gives_the_same_bytes() {
+    for seed in 0..200 {
+        assert!(recording(seed, true) == recording(seed, true), "seed {seed}");
+    }
+}
+
+#[test]
+fn a_flipped_byte_is_found_where_it_is() {
+    let bytes = recording(3, true).expect("payload is kept");
+    let header = bytes.windows(2).position(|two| two == b"\n\n").unwrap() + 2;
+    for at in (header + 8..bytes.len()).step_by(97) {
+        let mut bad = bytes.clone();
+        bad[at] ^= 1;
+        let found = match Replay::new(Reader::new(&bad[..]).unwrap(), handler(3)) {
+            Ok(_) => match replay(&bad, handler(3)).0 {
+                Outcome::Unreadable(ReadError::Damaged { .. }) => true,
+                outcome => panic!("byte {at}: {outcome:?}"),
+            },
+            Err(error) => error.contains("damaged"),
+        };
+        assert!(found, "byte {at}");
+    }
+}
+
+/// What was recorded up to the death of a process can be used, whole chunk by whole chunk.
+#[test]
+fn a_file_that_is_cut_off_replays_as_far_as_it_goes() {
+    let bytes = recording(5, true).expect("payload is kept");
+    for len in [bytes.len() - 1, bytes.len() / 2] {
+        let mut replayed = Replay::new(Reader::new(&bytes[..len]).unwrap(), handler(5));
+        if let Ok(replay) = &mut replayed {
+            let outcome = loop {
+                match replay.turn() {
+                    Outcome::Turn => {}
+                    outcome => break outcome,
+                }
+            };
+            assert!(matches!(outcome, Outcome::End), "{outcome:?}");
+            assert_eq!(replay.reader().ending(), Some(&Ending::Cut));
+        }
+    }
+}
+
+/// No byte of a client or of the kernel's random source is in a sanitized recording.
+#[test]
+fn a_sanitized_recording_has_nothing_of_its_clients() {
+    let mut digests = 0;
+    for seed in 0..200 {
+        let Some((mut world, file)) = World::recorded(seed, false) else { continue };
+        world.run();
+        let secrets: Vec<Vec<u8>> =
+            world.clients.iter().map(|client| client.digest.clone()).collect();
+        drop(world);
+        let bytes = file.lock().unwrap().clone();
+        for secret in secrets.iter().filter(|secret| secret.len() >= 8) {
+            digests += 1;
+            let found = bytes.windows(8).any(|window| window == &secret[..8]);
+            assert!(!found, "seed {seed}: a digest is in the file");
+        }
+    }
+    assert!(digests > 200, "{digests} digests");
+}
+
+/// Every event of every world has its line.
+#[test]
+fn every_event_is_told() {
+    let mut told = std::collections::BTreeSet::new();
+    for seed in 0..200 {
+        let mut world = World::draw(saltecho::random::SplitMix::new(seed), true);
+        let _ = catch_unwind(AssertUnwindSafe(|| world.run()));
+        let steps = world.server.kernel_mut().trace();
+        for (step, line) in steps.iter().zip(saltecho::trace::lines(steps)) {
+            assert!(line.len() < 250, "{line}");
+            let name = format!("{:?}", step.event);
+            let name: String = name.chars().take_while(char::is_ascii_alphanumeric).collect();
+            if matches!(step.event, Event::Note(_)) || told.insert(name) {
+                assert!(!line.trim().is_empty());
+            }
+        }
+    }
+    assert!(told.len() >= 16, "{told:?}");
+}
+
+/// Recordings of the program over real sockets, as tests/data/recordings/record.py makes them.
+#[test]
+fn the_recordings_of_real_conversations_replay() {
+    let replay = |name: &str, framed: bool| {
+        let path = format!("{}/tests/data/recordings/{name}.rec", env!("CARGO_MANIFEST_DIR"));
+        let bytes = std::fs::read(path).unwrap();
+        let (outcome, turns, ending) = match framed {
+            true => replay(&bytes, Framed::new(Upper, Some(1024))),
+            false => replay(&bytes, Upper),
+        };
+        assert!(matches!(outcome, Outcome::End), "{name}: {outcome:?}");
+        assert_eq!(ending, Some(Ending::Complete), "{name}");
+        turns
+    };
+    let turns =
+        [replay("tutorial", false), replay("multiprocessing", true), replay("proxied", false)];
+    assert!(turns.iter().all(|turns| *turns > 10), "{turns:?}");
+}
+
+/// A call that is not the recorded one is found at its step, whatever it is.
+#[test]
+fn another_loop_is_found_at_its_first_other_call() {
+    let bytes = recording(8, true).expect("payload is kept");
+    let header = Reader::new(&bytes[..]).unwrap().header().clone();
+    let words = header.get("settings").unwrap().to_owned();
+    let room = words.split(' ').find(|word| word.starts_with("recv_size=")).unwrap();
+    // The same length, so that the chunks stay where they are.
+    let other = format!("recv_size={}", if room.ends_with('1') { "2" } else { "1" });
+    let at = bytes.windows(room.len()).position(|window| window == room.as_bytes()).unwrap();
+    let mut bad = bytes.clone();
+    bad.splice(at..at + room.len(), other.into_bytes());
+    let (outcome, ..) = replay(&bad, handler(8));
+    let Outcome::Different(difference) = outcome else { panic!("{outcome:?}") };
+    let text = difference.to_string();
+    assert!(
+        text.contains(": recorded recv(c") && text.contains("the loop called recv(c"),
+        "{text}"
+    );
+}
