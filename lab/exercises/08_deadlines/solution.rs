@@ -62,11 +62,13 @@ impl<K: Kernel> Echo<'_, K> {
     }
 
     /// The time until the first deadline.
+    #[allow(clippy::disallowed_methods)] // The least of them is the same in any order.
     fn timeout(&self) -> Option<Duration> {
         let oldest = self.conns.values().map(|conn| conn.active_at).min()?;
         Some(oldest.saturating_add(self.idle).since(self.now))
     }
 
+    #[allow(clippy::disallowed_methods)] // They are sorted.
     fn close_silent(&mut self) {
         let is_due = |conn: &Conn<_>| self.now.since(conn.active_at) >= self.idle;
         let due = self.conns.iter().filter(|(_, conn)| is_due(conn)).map(|(token, _)| *token);
