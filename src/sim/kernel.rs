@@ -18,7 +18,7 @@ pub struct SimAdminListener;
 
 /// A server's end of a simulated connection.
 #[derive(Debug)]
-pub struct SimStream(usize);
+pub struct SimStream(pub(super) usize);
 
 impl SimStream {
     const fn traced(&self) -> Stream {

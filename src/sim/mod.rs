@@ -22,6 +22,7 @@
 
 mod faults;
 mod kernel;
+mod outlook;
 mod picture;
 mod pipe;
 mod socket;
@@ -34,6 +35,7 @@ use std::time::Duration;
 
 pub use faults::Faults;
 pub use kernel::{SimAdminListener, SimStream};
+pub use outlook::Outlook;
 use pipe::Direction;
 pub use socket::Ledger;
 use socket::{Answer, End, Socket};

@@ -8,6 +8,7 @@ mod admin;
 mod control;
 mod exhaustive;
 mod fleet;
+mod lab;
 #[cfg(feature = "load")]
 mod load;
 #[cfg(feature = "load")]
