@@ -153,11 +153,6 @@ impl Direction {
         self.room() * 3 >= self.capacity
     }
 
-    /// The sender's next bytes would be taken, at least one of them.
-    pub(super) fn has_room(&self) -> bool {
-        !self.is_ended() && self.room() > 0
-    }
-
     /// Number of bytes that are unread, arrived or not.
     pub(super) fn held(&self) -> usize {
         self.bytes.len()
@@ -171,6 +166,11 @@ impl Direction {
     /// Maximum number of unread bytes, in flight or not.
     pub(super) const fn capacity(&self) -> usize {
         self.capacity
+    }
+
+    /// The sender's next bytes would be taken, at least one of them.
+    pub(super) fn has_room(&self) -> bool {
+        !self.is_ended() && self.room() > 0
     }
 
     fn room(&self) -> usize {

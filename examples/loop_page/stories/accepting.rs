@@ -95,7 +95,7 @@ pub fn one_accept() -> Tale {
         ],
         rule: "Accept until it would block, or remember that clients may wait.",
         source: (ACCEPT, "AcceptError::Drained => *waiting = false,"),
-        practice: Some("examples/05_readiness"),
+        practice: Some("02_door"),
     }
 }
 
@@ -213,7 +213,7 @@ pub fn no_descriptor() -> Tale {
         ],
         rule: "After EMFILE rest and try again by a timer; with a spare descriptor turn clients away meanwhile.",
         source: (ACCEPT, "/// Pauses for want of room. If the last pause for that did not help"),
-        practice: None,
+        practice: Some("12_bad_night"),
     }
 }
 

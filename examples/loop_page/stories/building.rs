@@ -65,9 +65,11 @@ fn story(tale: &Tale, index: usize) -> Result<Story, String> {
     answers.sort_by(|one, other| one.text.cmp(&other.text));
     let (file, wanted) = tale.source;
     let text = the_line(&read(file)?, wanted).ok_or(format!("{file} has no line {wanted:?}"))?;
-    let practice = tale.practice.map(|path| {
-        let name = path.trim_start_matches("examples/").trim_end_matches(".rs");
-        (format!("cargo study {name}"), path.to_owned())
+    let practice = tale.practice.map(|exercise| {
+        let (number, name) = exercise.split_once('_').unwrap_or(("", exercise));
+        let label =
+            format!("exercise {}, {}", number.trim_start_matches('0'), name.replace('_', " "));
+        (label, format!("lab/exercises/{exercise}/README.md"))
     });
     Ok(Story {
         name: tale.name.to_owned(),

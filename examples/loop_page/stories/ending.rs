@@ -111,7 +111,7 @@ pub fn half_close() -> Tale {
         ],
         rule: "The peer's end ends reading only: finish the answer, then close.",
         source: ("src/proto/connection/ending.rs", "pub fn handle_eof(&mut self)"),
-        practice: Some("examples/08_authenticated_echo.rs"),
+        practice: Some("05_ends"),
     }
 }
 
@@ -203,7 +203,7 @@ pub fn close_unread() -> Tale {
         ],
         rule: "shutdown, read until the peer ends too, then close.",
         source: (CONNECTION, "Stage::Finishing(_) => Wants::Shutdown,"),
-        practice: Some("examples/08_authenticated_echo.rs"),
+        practice: Some("11_goodbye"),
     }
 }
 
@@ -284,6 +284,6 @@ pub fn hang_up() -> Tale {
             "src/reactor/ready.rs",
             "/// The peer's stream has ended or the connection failed.",
         ),
-        practice: Some("examples/05_readiness"),
+        practice: Some("05_ends"),
     }
 }

@@ -120,6 +120,6 @@ pub fn greedy() -> Tale {
         ],
         rule: "Give each connection a share of the turn, and queue what is left, for no event will.",
         source: ("src/server/pump.rs", "share = share.saturating_sub(moved.max(CALL_COST));"),
-        practice: Some("examples/07_back_pressure.rs"),
+        practice: Some("09_fairness"),
     }
 }

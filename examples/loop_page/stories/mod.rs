@@ -35,7 +35,7 @@ pub struct Tale {
     pub rule: &'static str,
     /// The file in which the server keeps the rule, and a text that stands in one line of it.
     pub source: (&'static str, &'static str),
-    /// A program of examples/ about the same.
+    /// The exercise of the lab that trains the rule.
     pub practice: Option<&'static str>,
 }
 

@@ -97,7 +97,7 @@ pub fn pieces() -> Tale {
         ],
         rule: "Collect bytes until the unit is complete; one recv may bring half of it or several.",
         source: ("src/proto/handshake.rs", "/// Returns true if the digest has all its bytes."),
-        practice: Some("examples/08_authenticated_echo.rs"),
+        practice: Some("06_pieces"),
     }
 }
 
@@ -192,6 +192,6 @@ pub fn stale_token() -> Tale {
         ],
         rule: "Put a generation into the token, so that a name dies with its connection.",
         source: ("src/reactor/slots.rs", "const fn pack(index: u32, generation: u32)"),
-        practice: Some("examples/05_readiness"),
+        practice: Some("10_strangers"),
     }
 }

@@ -88,7 +88,7 @@ pub fn one_read() -> Tale {
         ],
         rule: "Read until recv would block, or remember that you have not.",
         source: (READY, "/// Readiness is edge-triggered: an event comes once"),
-        practice: Some("examples/05_readiness"),
+        practice: Some("03_drain"),
     }
 }
 
@@ -174,7 +174,7 @@ pub fn would_block() -> Tale {
         ],
         rule: "An event is a hint that a call is worth a try; WouldBlock is its normal end.",
         source: (READY, "/// The calls that a socket is believed ready for: hints that events set"),
-        practice: Some("examples/05_readiness"),
+        practice: Some("01_first_echo"),
     }
 }
 
@@ -260,7 +260,7 @@ pub fn zero() -> Tale {
         ],
         rule: "Zero bytes are the end of the stream; \"nothing yet\" is WouldBlock.",
         source: ("src/server/pump.rs", "Ok(Some(0)) => {"),
-        practice: Some("examples/01_blocking_echo.rs"),
+        practice: Some("05_ends"),
     }
 }
 
@@ -357,7 +357,7 @@ pub fn end_behind_data() -> Tale {
         ],
         rule: "A short read ends reading only if no end and no urgent byte was announced.",
         source: (READY, "if self.0 & (Self::CLOSED.0 | Self::PRIORITY.0) == 0 {"),
-        practice: Some("examples/05_readiness"),
+        practice: Some("05_ends"),
     }
 }
 
@@ -446,6 +446,6 @@ pub fn urgent_byte() -> Tale {
         ],
         rule: "While an urgent mark is ahead, a short read says nothing.",
         source: (READY, "/// Urgent data arrived. A `recv` stops short"),
-        practice: Some("examples/05_readiness"),
+        practice: Some("03_drain"),
     }
 }

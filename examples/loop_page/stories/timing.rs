@@ -100,7 +100,7 @@ pub fn old_clock() -> Tale {
         ],
         rule: "Read the clock once, after the poll; a deadline may be late, and never early.",
         source: ("src/reactor/mod.rs", "/// Polls once and reads the clock."),
-        practice: Some("examples/04_settimeout.rs"),
+        practice: Some("08_deadlines"),
     }
 }
 
@@ -189,7 +189,7 @@ pub fn moving_deadline() -> Tale {
         ],
         rule: "Keep the deadline with the connection, and let every message move it.",
         source: ("src/reactor/mod.rs", "/// An alarm that is set is never moved to later"),
-        practice: Some("examples/04_settimeout.rs"),
+        practice: Some("08_deadlines"),
     }
 }
 

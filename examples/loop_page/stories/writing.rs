@@ -96,7 +96,7 @@ pub fn partial_write() -> Tale {
         ],
         rule: "send says how much it took; keep the rest until an event says that there is room.",
         source: ("src/proto/reply.rs", "pub fn sent(mut self, n: usize)"),
-        practice: Some("examples/06_send_and_sendall.rs"),
+        practice: Some("04_short_sends"),
     }
 }
 
@@ -187,7 +187,7 @@ pub fn writable_event() -> Tale {
             "src/server/pump.rs",
             "/// Receives once and offers the answer to the kernel from the very buffer",
         ),
-        practice: Some("examples/05_readiness"),
+        practice: Some("04_short_sends"),
     }
 }
 
@@ -285,6 +285,6 @@ pub fn slow_reader() -> Tale {
         ],
         rule: "While an answer waits, do not read: that is how the peer learns to wait.",
         source: ("src/proto/connection.rs", "Stage::Echoing(Some(_)) => Wants::Send,"),
-        practice: Some("examples/07_back_pressure.rs"),
+        practice: Some("07_back_pressure"),
     }
 }

@@ -374,7 +374,7 @@
         if (story.practice) {
           const exercise = make("a", story.practice[0]);
           exercise.href = `../${story.practice[1]}`;
-          rule.append(" Try it: ", exercise);
+          rule.append(" To practice: ", exercise);
         }
         const next = make("button", side === 0 ? "Now the cure ›" : "Next story ›");
         next.type = "button";

@@ -1,4 +1,5 @@
 //! Payloads and results in the scenario file's forms.
+#![allow(clippy::disallowed_methods)] // One value at most is found.
 
 use saltecho::socket::{Address, Data, OptionValue};
 use serde_json::{Value as Json, json};
