@@ -39,14 +39,13 @@ pub(super) enum Class {
 }
 
 impl Class {
-    /// The first part of its addresses: of IPv4 ones the first byte, of IPv6 ones that after 0x20.
-    const fn prefix(self) -> u8 {
+    const fn number(self) -> u8 {
         1 + self as u8
     }
 
-    /// Its networks in the words of a setting.
+    /// Its networks in the words of a setting. Of IPv4 there is one for each number of digits.
     fn networks(self) -> String {
-        format!("{0}.0.0.0/8,200{0}::/16", self.prefix())
+        format!("{0}.0.0.0/8,1{0}.0.0.0/8,10{0}.0.0.0/8,200{0}::/16", self.number())
     }
 }
 
@@ -157,9 +156,8 @@ impl Mask {
             IpAddr::V6(_) if loopback => canonical,
             IpAddr::V4(v4) => {
                 let number = number_of(numbers, v4.to_bits().into());
-                let first = if loopback { 127 } else { class.prefix() };
-                let [_, a, b, c] = number.to_be_bytes();
-                IpAddr::from(Ipv4Addr::new(first, a, b, c))
+                let first = if loopback { Err(127) } else { Ok(class.number()) };
+                IpAddr::from(numbered(first, number, v4.to_string().len()))
             }
             // A sender chooses freely within its /64.
             IpAddr::V6(v6) => {
@@ -167,7 +165,7 @@ impl Mask {
                 let number = number_of(numbers, (v6.to_bits() >> 64) as u64);
                 #[allow(clippy::cast_possible_truncation)] // Its two halves.
                 let [low, high] = [number as u16, (number >> 16) as u16];
-                let first = 0x2000 | u16::from(class.prefix());
+                let first = 0x2000 | u16::from(class.number());
                 IpAddr::from(Ipv6Addr::new(first, low, high, 0, 0, 0, 0, 0))
             }
         };
@@ -178,6 +176,32 @@ impl Mask {
         };
         SocketAddr::new(masked, 0)
     }
+}
+
+/// The IPv4 address with this number whose text has this length, so that it fits into the place of
+/// another in a line. The first byte is that of a class, or fixed.
+fn numbered(first: Result<u8, u8>, number: u32, len: usize) -> Ipv4Addr {
+    // Digits beyond one in each byte. The last byte gets them first, as long as it can have more.
+    let mut more = len.saturating_sub(7).min(8);
+    let mut number = number;
+    let mut bytes = [0; 4];
+    if first.is_err() {
+        more = more.saturating_sub(2);
+    }
+    for byte in bytes[1..].iter_mut().rev() {
+        let digits = more.min(2);
+        more -= digits;
+        let (least, span) = [(0, 10), (10, 90), (100, 156)][digits];
+        *byte = least + u8::try_from(number % span).expect("a remainder of at most 155");
+        number /= span;
+    }
+    bytes[0] = match (first, more) {
+        (Err(fixed), _) => fixed,
+        (Ok(class), 0) => class,
+        (Ok(class), 1) => 10 + class,
+        (Ok(class), _) => 100 + class,
+    };
+    Ipv4Addr::from(bytes)
 }
 
 fn in_any(networks: &[IpNet], ip: IpAddr) -> bool {
@@ -206,14 +230,16 @@ mod tests {
     fn one_source_has_one_number_and_two_have_two() {
         let mut mask = Mask::new(false);
         for (real, masked) in [
-            ("192.0.2.9", "1.0.0.1"),
-            ("192.0.2.7", "1.0.0.2"),
-            ("192.0.2.9", "1.0.0.1"),
-            ("::ffff:192.0.2.7", "::ffff:1.0.0.2"),
-            ("2001:db8::1", "2001:3::"),
-            ("2001:db8::2", "2001:3::"),
-            ("2001:db8:0:1::2", "2001:4::"),
-            ("127.0.0.1", "127.0.0.5"),
+            ("192.0.2.9", "1.0.0.101"),
+            ("192.0.2.7", "1.0.0.102"),
+            ("192.0.2.9", "1.0.0.101"),
+            ("::ffff:192.0.2.7", "::ffff:1.0.0.102"),
+            ("192.168.200.100", "101.100.100.103"),
+            ("9.9.9.9", "1.0.0.4"),
+            ("2001:db8::1", "2001:5::"),
+            ("2001:db8::2", "2001:5::"),
+            ("2001:db8:0:1::2", "2001:6::"),
+            ("127.0.0.1", "127.0.0.7"),
             ("::1", "::1"),
         ] {
             assert_eq!(mask.client(at(real)).ip(), masked.parse::<IpAddr>().unwrap(), "{real}");
@@ -224,11 +250,13 @@ mod tests {
     fn networks_become_classes() {
         let mut mask = Mask::new(false);
         let words = mask.settings("backlog=9 trusted=10.0.0.0/8 proxies=127.0.0.1/32,::1/128");
-        assert_eq!(words, "backlog=9 trusted=2.0.0.0/8,2002::/16 proxies=3.0.0.0/8,2003::/16");
-        assert_eq!(mask.client(at("10.1.1.1")), SocketAddr::from(([2, 0, 0, 1], 0)));
-        assert_eq!(mask.client(at("11.1.1.1")), SocketAddr::from(([1, 0, 0, 1], 0)));
-        assert_eq!(mask.balancer(at("127.0.0.1")), SocketAddr::from(([3, 0, 0, 1], 0)));
-        assert_eq!(mask.balancer(at("10.1.1.1")), SocketAddr::from(([4, 0, 0, 1], 0)));
+        let trusted = "2.0.0.0/8,12.0.0.0/8,102.0.0.0/8,2002::/16";
+        let proxies = "3.0.0.0/8,13.0.0.0/8,103.0.0.0/8,2003::/16";
+        assert_eq!(words, format!("backlog=9 trusted={trusted} proxies={proxies}"));
+        assert_eq!(mask.client(at("10.1.1.1")), SocketAddr::from(([2, 0, 0, 11], 0)));
+        assert_eq!(mask.client(at("11.1.1.1")), SocketAddr::from(([1, 0, 0, 11], 0)));
+        assert_eq!(mask.balancer(at("127.0.0.1")), SocketAddr::from(([3, 0, 0, 101], 0)));
+        assert_eq!(mask.balancer(at("10.1.1.1")), SocketAddr::from(([4, 0, 0, 11], 0)));
     }
 
     #[test]
