@@ -8,6 +8,8 @@
 //! memory), a kernel task and a place in the scheduler, even while it is silent. Unauthenticated
 //! clients decide the number of threads. Without a timeout no thread ends before its client does.
 //!
+//! **Step by step:** docs/loop.html#one-accept, in a browser.
+//!
 //! **Read next:** `03_busy_waiting.rs` does it with one thread, the wrong way.
 
 use std::fs;

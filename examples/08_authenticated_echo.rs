@@ -9,6 +9,8 @@
 //! relays challenges can stand in the middle. This protects a service on a network that is trusted
 //! otherwise; for more there is TLS.
 //!
+//! **Step by step:** docs/loop.html#pieces, in a browser.
+//!
 //! **Read next:** `11_custom_handler.rs`; `src/server/mod.rs`: one turn of the loop, on a page.
 
 use std::error::Error;

@@ -10,6 +10,8 @@
 //! with a line that never ends. And a handler runs in the loop: while it waits, every connection
 //! waits.
 //!
+//! **Step by step:** docs/loop.html#half-close and #close-unread, in a browser.
+//!
 //! **Read next:** `src/proto/handler.rs`, and `src/proto/connection.rs`, which calls it.
 
 use std::error::Error;

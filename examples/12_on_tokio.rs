@@ -10,6 +10,8 @@
 //! dropping the future of a `write` half way: bytes would be sent and not counted. Here
 //! that cannot happen, since `write` either takes bytes or waits.
 //!
+//! **Step by step:** docs/loop.html#drain, in a browser.
+//!
 //! **Read next:** `src/proto/connection.rs`; `src/server/pump.rs` is the same loop in this crate.
 
 use std::error::Error;

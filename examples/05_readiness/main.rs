@@ -10,6 +10,8 @@
 //! `cargo study 05_readiness -- read-once` (or `write-all`, `lost-wakeup`, `stale-token`)
 //! shows one of them; without an argument it shows all.
 //!
+//! **Step by step:** docs/loop.html#one-read, #greedy and #stale-token, in a browser.
+//!
 //! **Read next:** `07_back_pressure.rs`, which reads and writes as it should.
 
 mod lost_wakeup;

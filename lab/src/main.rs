@@ -21,6 +21,7 @@ what each mistake leads to.
   --solution    run the solution in the place of the skeleton
   --seed SEED   run one seed
   --seeds N     run the seeds from 0 to N-1 (10000)
+  --html FILE   write the run that failed as a page for a browser
 
 Without an exercise it lists them. Exit codes: 0 passed, 2 wrong usage, 5 failed, 6 unknown.";
 
@@ -38,12 +39,14 @@ fn main() -> ExitCode {
             STORIES.iter().for_each(tell);
             ExitCode::SUCCESS
         }
-        Ok(Wish::Grade { exercises, text, solution, seeds }) => {
+        Ok(Wish::Grade { exercises, text, solution, seeds, html }) => {
             for exercise in exercises {
                 let task = &TASKS[exercise.number - 1];
                 if text {
                     println!("{}", task.text);
-                } else if let Err(code) = grade_one(exercise, task, solution, seeds.clone()) {
+                } else if let Err(code) =
+                    grade_one(exercise, task, solution, seeds.clone(), html.as_deref())
+                {
                     return ExitCode::from(code);
                 }
             }
@@ -64,6 +67,7 @@ enum Wish {
         text: bool,
         solution: bool,
         seeds: std::ops::Range<u64>,
+        html: Option<String>,
     },
 }
 
@@ -80,7 +84,7 @@ fn parse(words: &[String]) -> Result<Wish, String> {
         "all" => Exercise::all().iter().collect(),
         name => vec![Exercise::find(name)?],
     };
-    let (mut text, mut solution, mut seeds) = (false, false, 0..10_000);
+    let (mut text, mut solution, mut seeds, mut html) = (false, false, 0..10_000, None);
     let mut options = options.iter();
     while let Some(option) = options.next() {
         let mut number = || {
@@ -95,10 +99,11 @@ fn parse(words: &[String]) -> Result<Wish, String> {
                 seeds = seed..seed.checked_add(1).ok_or("the seed is too large")?;
             }
             "--seeds" => seeds = 0..number()?,
+            "--html" => html = Some(options.next().ok_or("--html needs a file")?.clone()),
             other => return Err(format!("there is no option {other}")),
         }
     }
-    Ok(Wish::Grade { exercises, text, solution, seeds })
+    Ok(Wish::Grade { exercises, text, solution, seeds, html })
 }
 
 fn list() {
@@ -127,6 +132,7 @@ fn grade_one(
     task: &Task,
     solution: bool,
     seeds: std::ops::Range<u64>,
+    html: Option<&str>,
 ) -> Result<(), u8> {
     let serve = if solution { task.solution } else { task.skeleton };
     let Some(verdict) = grade_within_time(exercise, serve, seeds) else {
@@ -152,6 +158,13 @@ fn grade_one(
             let origin = failure.origin;
             println!("  where:    {directory}/skeleton.rs");
             println!("  again:    cargo run -p lab -- {number} --{origin}");
+            if let Some(file) = html {
+                if let Err(error) = std::fs::write(file, failure.page().to_html()) {
+                    eprintln!("lab: cannot write {file}: {error}");
+                    return Err(1);
+                }
+                println!("  watch:    {file}");
+            }
             Err(5)
         }
         Verdict::Unknown { .. } | Verdict::Error { .. } => Err(6),

@@ -1,6 +1,9 @@
 //! `saltecho explain`: the story of a recording.
 
+mod html;
+
 use std::io::Write;
+use std::ops::Range;
 use std::path::PathBuf;
 
 use anyhow::Context;
@@ -37,15 +40,24 @@ pub(super) struct ExplainArgs {
     /// the browser
     #[arg(long, value_name = "OUT")]
     perfetto: Option<PathBuf>,
+
+    /// Write a page for a browser to this file instead, to step through the run. It is one file, and
+    /// needs no network. It has the last 5000 steps of the part that --from and --to choose
+    #[arg(long, value_name = "OUT", conflicts_with_all = ["perfetto", "connection"])]
+    html: Option<PathBuf>,
 }
 
 const EXAMPLES: &str = "\
 Examples:
   saltecho explain run.rec | less
   saltecho explain run.rec --connection 17
-  saltecho explain run.rec --from 90s --to 95s --perfetto run.json";
+  saltecho explain run.rec --from 90s --to 95s --perfetto run.json
+  saltecho explain run.rec --from 90s --html run.html";
 
 pub(super) fn run(args: &ExplainArgs) -> Result<(), Failure> {
+    if let Some(html) = &args.html {
+        return html::write(args, html);
+    }
     let mut reader = open(&args.file)?;
     let files = [args.file.as_path()];
     let outputs = Outputs::open([("--perfetto", args.perfetto.as_ref())], &files, false);
@@ -53,8 +65,7 @@ pub(super) fn run(args: &ExplainArgs) -> Result<(), Failure> {
     let mut trace = args.perfetto.is_some().then(Perfetto::new);
     let mut narrator = Narrator::new();
     let mut text = String::new();
-    let nanos = |limit: Option<Limit>| limit.and_then(|limit| limit.0).map(|time| time.as_nanos());
-    let (from, to) = (nanos(args.from).unwrap_or(0), nanos(args.to).unwrap_or(u128::MAX));
+    let Range { start: from, end: to } = args.range();
     loop {
         let step = reader.next_step().map_err(|error| unreadable(&args.file, &error))?;
         let Some(step) = step else { break };
@@ -95,6 +106,15 @@ pub(super) fn run(args: &ExplainArgs) -> Result<(), Failure> {
         }
     }
     write(&mut outputs.report, &text)
+}
+
+impl ExplainArgs {
+    /// The part of the run that is asked for, in nanoseconds of the loop's clock.
+    fn range(&self) -> Range<u128> {
+        let nanos =
+            |limit: Option<Limit>| limit.and_then(|limit| limit.0).map(|time| time.as_nanos());
+        nanos(self.from).unwrap_or(0)..nanos(self.to).unwrap_or(u128::MAX)
+    }
 }
 
 fn write(output: &mut Output, text: &str) -> Result<(), Failure> {

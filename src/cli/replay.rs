@@ -48,7 +48,8 @@ Examples:
 
 Exit code 5 means that this build does something else than the recorded one.";
 
-type Input = Reader<BufReader<File>>;
+/// A recording that is read.
+pub(super) type Input = Reader<BufReader<File>>;
 
 pub(super) fn run(args: &ReplayArgs) -> Result<(), Failure> {
     let reader = open(&args.file)?;
@@ -63,14 +64,40 @@ pub(super) fn run(args: &ReplayArgs) -> Result<(), Failure> {
         );
         return Err(Failure::with_message(Exit::Usage, text));
     }
+    replay_with(&header, Command { args, reader })
+}
+
+/// Something to do with a recording, for any handler.
+pub(super) trait WithHandler {
+    /// Its result.
+    type Output;
+
+    /// Does it with the recorded handler.
+    fn with<H: Handler + Clone + 'static>(self, handler: H) -> Self::Output;
+}
+
+/// Does something with the handler that a recording's header names.
+pub(super) fn replay_with<W: WithHandler>(header: &Header, what: W) -> W::Output {
     let framed = header.get("max-message").and_then(|limit| limit.parse().ok());
-    match (protocol(&header), header.get("reply")) {
-        (Some(Protocol::Multiprocessing), Some("same")) => {
-            replay(args, reader, Framed::new(Identity, framed))
-        }
-        (Some(Protocol::Multiprocessing), _) => replay(args, reader, Framed::new(Upper, framed)),
-        (_, Some("same")) => replay(args, reader, Identity),
-        _ => replay(args, reader, Upper),
+    match (protocol(header), header.get("reply")) {
+        (Some(Protocol::Multiprocessing), Some("same")) => what.with(Framed::new(Identity, framed)),
+        (Some(Protocol::Multiprocessing), _) => what.with(Framed::new(Upper, framed)),
+        (_, Some("same")) => what.with(Identity),
+        _ => what.with(Upper),
+    }
+}
+
+/// The command itself.
+struct Command<'a> {
+    args: &'a ReplayArgs,
+    reader: Input,
+}
+
+impl WithHandler for Command<'_> {
+    type Output = Result<(), Failure>;
+
+    fn with<H: Handler + Clone + 'static>(self, handler: H) -> Self::Output {
+        replay(self.args, self.reader, handler)
     }
 }
 

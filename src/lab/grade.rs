@@ -11,7 +11,9 @@ use super::kernel::{LabKernel, Stop};
 use super::log::Step;
 use super::rules::Rules;
 use super::script::{Act, Script};
-use super::verdict::{Failure, Origin, Verdict};
+use super::verdict::{Failure, Film, Origin, Verdict};
+use crate::sim::SimKernel;
+use crate::trace;
 
 /// The error of a loop that could not speak with the lab, if it is a program at the other end of a pipe:
 /// no verdict about its loop is possible.
@@ -159,6 +161,7 @@ fn fail(
                 steps: kernel.log.take(),
                 acts: script.acts.len(),
                 script: smallest,
+                film: film(&kernel.sim, fault.step.is_some()),
             }))
         }
         Ok(_) => {
@@ -172,6 +175,15 @@ fn fail(
     }
 }
 
+/// The events of a run that failed, marked at its end, or at the close that the fault is about.
+fn film(sim: &SimKernel, at_close: bool) -> Film {
+    let is_close = |step: &trace::Step| matches!(step.event, trace::Event::Close(..));
+    let steps = sim.trace().to_vec();
+    let close = steps.iter().rposition(is_close).filter(|_| at_close);
+    let mark = close.unwrap_or(steps.len().saturating_sub(1));
+    Film { steps, pictures: sim.pictures().to_vec(), mark }
+}
+
 fn run_once(
     script: &Script,
     rules: Rules,
@@ -181,6 +193,8 @@ fn run_once(
     let mut kernel = LabKernel::new(script, rules);
     if traced {
         kernel.log.keep();
+        kernel.sim.start_trace();
+        kernel.sim.start_pictures();
     }
     let result = catch_unwind(AssertUnwindSafe(|| event_loop(&mut kernel)));
     let ended = match (result, kernel.outcome.take()) {

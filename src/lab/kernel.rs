@@ -12,7 +12,7 @@ use super::rules::Rules;
 use super::script::Script;
 use super::world::{Phase, World};
 use crate::python::Monotonic;
-use crate::reactor::{Close, Kernel, Liveness, Ready, Token, Wake};
+use crate::reactor::{Close, Kernel, Liveness, Note, Ready, Token, Wake};
 use crate::sim::{SimAdminListener, SimKernel, SimStream};
 
 /// The kernel below a loop that is judged: a [`SimKernel`] with clients that follow a script. They act
@@ -318,6 +318,10 @@ impl Kernel for LabKernel {
         self.sim.close(stream, how);
         let verdict = self.judge.closed(client, self.log.last(), clock, outlook);
         self.check(verdict);
+    }
+
+    fn note(&mut self, note: impl FnOnce() -> Note) {
+        self.sim.note(note);
     }
 
     fn liveness(&mut self, stream: &mut SimStream) -> io::Result<Liveness> {

@@ -4,7 +4,7 @@
 //! seeds and faults, clients that follow a script, and a judge that knows of the loop only what its kernel
 //! sees. Each [`Exercise`] is an echo under one new condition; [`grade`] runs a loop through it and
 //! says what went wrong ([`exhaust`] takes every short script): the simplest script that fails, the step from which on nothing could save
-//! the run, what was expected, and a remedy. The book of exercises is in the repository's `lab/`, and
+//! the run, what was expected, and a remedy, and with the feature `page` a page to step through it. The book of exercises is in the repository's `lab/`, and
 //! `saltecho lab run` judges programs in any language through a pipe.
 //!
 //! ```
@@ -60,4 +60,4 @@ pub use kernel::{LabKernel, error_name};
 pub use log::Step;
 pub use rules::Rules;
 pub use script::{Act, Script};
-pub use verdict::{Failure, Origin, Verdict};
+pub use verdict::{Failure, Film, Origin, Verdict};

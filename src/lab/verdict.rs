@@ -5,6 +5,7 @@ use super::code::Code;
 use super::exercise::Exercise;
 use super::log::Step;
 use super::script::Script;
+use crate::trace::{self, Picture};
 
 /// The result of grading a loop. [`Display`](fmt::Display) tells it in full.
 #[derive(Debug)]
@@ -79,6 +80,19 @@ pub struct Failure {
     pub acts: usize,
     /// The simplest script.
     pub script: Script,
+    /// The same run as events, for those who draw it.
+    pub film: Film,
+}
+
+/// The events of a run, with the kernel's side after each.
+#[derive(Debug)]
+pub struct Film {
+    /// The events.
+    pub steps: Vec<trace::Step>,
+    /// The kernel's side after each.
+    pub pictures: Vec<Picture>,
+    /// The event of the mark.
+    pub mark: usize,
 }
 
 impl Verdict {
@@ -124,7 +138,7 @@ const SHOWN: usize = 14;
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { exercise, origin, code, note, mark, steps, acts, script } = self;
+        let Self { exercise, origin, code, note, mark, steps, acts, script, .. } = self;
         let size = match script.acts.len() {
             len if len < *acts => format!(" (shrunk from {acts} acts to {len})"),
             _ => String::new(),
@@ -147,6 +161,37 @@ impl fmt::Display for Failure {
         writeln!(f, "  expected: {}", code.expected())?;
         writeln!(f, "  help:     {}", code.help())?;
         writeln!(f, "  explain:  saltecho lab explain {code}")
+    }
+}
+
+#[cfg(feature = "page")]
+impl Failure {
+    /// The run as a page for a browser, to step through. It has a mark where nothing could save it any
+    /// more.
+    pub fn page(&self) -> crate::trace::page::Page {
+        use crate::trace::page::{Mark, Page, Run, STOP};
+        let Self { exercise, origin, code, note, film, .. } = self;
+        let text = format!("{}: {note}", code.title());
+        let mark = Mark { name: STOP.to_owned(), step: film.mark, text };
+        Page {
+            title: format!("{exercise}, {origin}"),
+            introduction: format!(
+                "error[{code}]: {}. Expected: {}. Help: {}.",
+                code.title(),
+                code.expected(),
+                code.help()
+            ),
+            version: format!("saltecho {}", env!("CARGO_PKG_VERSION")),
+            runs: vec![Run {
+                name: "run".to_owned(),
+                steps: film.steps.clone(),
+                pictures: film.pictures.clone(),
+                marks: vec![mark],
+                end: format!("{code}: {}", code.title()),
+                ..Run::default()
+            }],
+            stories: Vec::new(),
+        }
     }
 }
 

@@ -178,6 +178,12 @@ impl<K: Kernel, T> Reactor<K, T> {
         self.run_queue.len()
     }
 
+    /// The place of a connection in the run queue, from zero.
+    #[cfg(feature = "page")]
+    pub(crate) fn place(&self, id: ConnId) -> Option<usize> {
+        self.run_queue.iter().position(|queued| *queued == id)
+    }
+
     /// Takes the first connection out of the run queue; `None` if it is gone by now.
     ///
     /// One turn calls this [`queued`](Self::queued) times. A connection with work left goes to the

@@ -15,7 +15,7 @@ impl ConnId {
 }
 
 /// The subject of an event, in the one word that epoll carries for a loop.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Token(usize);
 
 /// The meaning of a token.

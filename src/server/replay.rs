@@ -10,6 +10,8 @@ use super::reconfigure::Reconfiguration;
 use super::{ConnId, Control, Server};
 use crate::proto::Handler;
 use crate::reactor::{Kernel, Ready};
+#[cfg(feature = "page")]
+use crate::trace::page::Told;
 use crate::trace::{
     Difference, Header, ReadError, Reader, ReplayKernel, Replays, Stop, StopSign, Stream,
 };
@@ -204,5 +206,25 @@ impl<H: Handler + Clone, R: Read> Replay<ReplayKernel<R>, H> {
         self.server
             .connections()
             .find(|id| slots.get(*id).is_some_and(|slot| slot.stream == stream))
+    }
+}
+
+#[cfg(feature = "page")]
+impl<H: Handler + Clone, R: Read> Replay<ReplayKernel<R>, H> {
+    /// What the loop keeps of each connection and its calls do not show, for a page.
+    pub fn views(&self) -> Vec<(Stream, Told)> {
+        let reactor = &self.server.reactor;
+        let mut views = Vec::new();
+        for id in self.server.connections() {
+            let Some(slot) = reactor.slots.get(id) else { continue };
+            let connection = &slot.connection;
+            views.extend([
+                (slot.stream, Told::Stage(connection.state().name())),
+                (slot.stream, Told::Held(connection.unsent())),
+                (slot.stream, Told::Deadline(connection.poll_timeout())),
+                (slot.stream, Told::Place(reactor.place(id))),
+            ]);
+        }
+        views
     }
 }

@@ -31,7 +31,7 @@ impl SimStream {
     }
 
     const fn traced(&self) -> Stream {
-        Stream(self.0 as u64)
+        Stream(self.0 as u64 + 1)
     }
 }
 
@@ -112,15 +112,16 @@ impl Kernel for SimKernel {
     fn register(&mut self, stream: &mut SimStream, token: Token) -> io::Result<()> {
         let failure = self.fault(self.faults.register_error, libc::ENOSPC);
         let registered = outcome(&failure).copied();
+        if registered.is_ok() {
+            let socket = &mut self.sockets[stream.0];
+            socket.token = Some(token);
+            socket.ledger.name = Some(token);
+            // Registering announces what is already there, and what comes to be.
+            socket.no_space |= !socket.to_client.has_room_again();
+            self.raise(stream.0);
+        }
         self.record(|| Call::Register(stream.traced(), token.into(), registered));
-        failure?;
-        let socket = &mut self.sockets[stream.0];
-        socket.token = Some(token);
-        socket.ledger.name = Some(token);
-        // Registering announces what is already there, and what comes to be.
-        socket.no_space |= !socket.to_client.has_room_again();
-        self.raise(stream.0);
-        Ok(())
+        failure
     }
 
     fn accept(&mut self, _listener: &mut ()) -> io::Result<(SimStream, Option<SocketAddr>)> {

@@ -24,6 +24,7 @@ mod faults;
 mod handover;
 mod kernel;
 mod outlook;
+mod picture;
 mod pipe;
 mod socket;
 
@@ -46,7 +47,7 @@ use crate::proto::ConnId;
 use crate::python::Monotonic;
 use crate::random::SplitMix;
 use crate::reactor::Token;
-use crate::trace::{self, Fault, Step, Stream, World};
+use crate::trace::{self, Fault, Picture, Step, Stream, World};
 
 /// The kernel below a simulated loop, and the network and the clients beside it.
 pub struct SimKernel {
@@ -87,6 +88,8 @@ pub struct SimKernel {
     /// Set during a handover.
     first_epoll: Option<FirstEpoll>,
     trace: Option<Vec<Step>>,
+    /// The kernel's side after each step of the trace, if it is kept.
+    pictures: Option<Vec<Picture>>,
     /// The clock was not read since the last poll.
     polled: bool,
     observer: Option<Box<dyn FnMut(Event) + Send>>,
@@ -105,9 +108,9 @@ struct AdminQueue {
 pub struct SimClient(usize);
 
 impl SimClient {
-    /// Its stream in a trace.
+    /// Its stream in a trace, which counts from 1.
     pub const fn stream(self) -> Stream {
-        Stream(self.0 as u64)
+        Stream(self.0 as u64 + 1)
     }
 }
 
@@ -169,6 +172,7 @@ impl SimKernel {
             fruitless: 0,
             first_epoll: None,
             trace: None,
+            pictures: None,
             polled: false,
             observer: None,
         }
@@ -197,6 +201,10 @@ impl SimKernel {
         let at = Monotonic::ZERO.saturating_add(self.clock);
         if let Some(trace) = &mut self.trace {
             trace.push(Step { at, event: event() });
+            if self.pictures.is_some() {
+                let picture = self.picture();
+                self.pictures.get_or_insert_default().push(picture);
+            }
         }
     }
 
@@ -360,8 +368,8 @@ impl SimKernel {
         let n = self.sockets[client.0].to_server.push(bytes);
         if n > 0 {
             let (stream, offered) = (client.stream(), bytes.len());
-            self.act(|| World::Sends { stream, taken: n, offered });
             self.send_off(client.0);
+            self.act(|| World::Sends { stream, taken: n, offered });
         }
         n
     }
@@ -410,34 +418,34 @@ impl SimKernel {
 
     /// A client ends its stream.
     pub fn client_finish(&mut self, client: SimClient) {
-        self.act(|| World::Finishes(client.stream()));
         self.sockets[client.0].to_server.end();
         self.send_off(client.0);
+        self.act(|| World::Finishes(client.stream()));
     }
 
     /// A client resets the connection.
     pub fn client_reset(&mut self, client: SimClient) {
-        self.act(|| World::Resets(client.stream()));
         self.sockets[client.0].fail(libc::ECONNRESET);
         self.raise(client.0);
+        self.act(|| World::Resets(client.stream()));
     }
 
     /// A client vanishes: neither an end nor a reset comes, what is sent to it is not acknowledged,
     /// and a probe is answered only if its machine has started again meanwhile, by a reset.
     pub fn client_vanish(&mut self, client: SimClient, starts_again: bool) {
-        self.act(|| World::Vanishes(client.stream(), starts_again));
         self.sockets[client.0].vanished =
             Some(if starts_again { Answer::Reset } else { Answer::None });
+        self.act(|| World::Vanishes(client.stream(), starts_again));
     }
 
     /// The network disconnects a client. Both ends learn of it, the server by this error.
     pub fn disconnect(&mut self, client: SimClient, errno: i32) {
-        self.act(|| World::Disconnects(client.stream(), Fault(errno)));
         let socket = &mut self.sockets[client.0];
         socket.ledger.disconnected = true;
         socket.reset_client();
         socket.fail(errno);
         self.raise(client.0);
+        self.act(|| World::Disconnects(client.stream(), Fault(errno)));
     }
 
     /// Returns true if a server's end exists that could read what a client has sent.

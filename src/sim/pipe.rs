@@ -153,6 +153,21 @@ impl Direction {
         self.room() * 3 >= self.capacity
     }
 
+    /// Number of bytes that are unread, arrived or not.
+    pub(super) fn held(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Maximum number of unread bytes that have arrived.
+    pub(super) const fn window(&self) -> usize {
+        self.window
+    }
+
+    /// Maximum number of unread bytes, in flight or not.
+    pub(super) const fn capacity(&self) -> usize {
+        self.capacity
+    }
+
     /// The sender's next bytes would be taken, at least one of them.
     pub(super) fn has_room(&self) -> bool {
         !self.is_ended() && self.room() > 0

@@ -18,7 +18,10 @@ mod guise;
 mod header;
 mod mask;
 mod narrator;
+#[cfg(feature = "page")]
+pub mod page;
 mod perfetto;
+mod picture;
 mod recorder;
 mod replay;
 mod sink;
@@ -31,6 +34,7 @@ pub use file::chunk;
 pub use file::{Ending, Header, ReadError, Reader};
 pub use narrator::{Narrator, lines};
 pub use perfetto::Perfetto;
+pub use picture::{Picture, Place, SocketPicture};
 pub use recorder::{RecordOptions, Recorded, RecordedListener, Recorder};
 pub use replay::{Difference, ReplayKernel, Replays, Stop, StopSign};
 pub use sink::OnEnd;

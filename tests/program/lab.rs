@@ -48,8 +48,13 @@ fn the_starter_solves_the_first_exercise_and_learns_what_is_missing() {
     // The command in the last line repeats it to the letter.
     let again = verdict.lines().last().unwrap().trim();
     let seed = again.split(' ').skip_while(|word| *word != "--seed").nth(1).unwrap();
-    let repeated = lab(&["run", "2", "--seed", seed, "--", "python3", &starter]);
-    assert_eq!(stdout(&repeated), verdict, "{again}");
+    let files = Files::new();
+    let page = files.path().join("door.html").display().to_string();
+    let arguments = ["run", "2", "--seed", seed, "--html", &page, "--", "python3", &starter];
+    let repeated = stdout(&lab(&arguments));
+    assert_eq!(repeated, format!("{verdict}  watch:    {page}\n"), "{again}");
+    let page = std::fs::read_to_string(page).unwrap();
+    assert!(page.contains("error[L03]") && page.contains("1 client waits in the accept queue"));
 }
 
 /// The transcripts in docs/LAB.md are one run, to the letter.

@@ -152,3 +152,32 @@ fn what_cannot_be_replayed_is_refused_with_its_reason() {
     run(&["replay", "/nowhere"], b"").expect(2, &["cannot open /nowhere"]);
     run(&["serve", "--record-limit", "1m"], b"").expect(2, &["--record-limit", "needs --record"]);
 }
+
+#[test]
+fn a_recording_becomes_a_page() {
+    let files = Files::new();
+    let [path, page] = ["run.rec", "run.html"].map(|name| files.path().join(name));
+    let (path, out) = (path.to_str().unwrap(), page.to_str().unwrap());
+    record(path, &["--idle-timeout", "1h"]);
+    run(&["explain", path, "--html", out], b"").expect(0, &[]);
+    let html = fs::read_to_string(&page).unwrap();
+    let (_, data) = html.split_once("<script type=\"application/json\" id=\"data\">").unwrap();
+    let data = data.split_once("</script>").unwrap().0;
+    let data: serde_json::Value = serde_json::from_str(data).unwrap();
+    let steps = data["runs"][0]["steps"].as_array().unwrap();
+    // The last value of a key that any state has.
+    let last =
+        |key: &str| steps.iter().rev().find_map(|step| step[4].get(key).filter(|v| !v.is_null()));
+    for stream in ["c1", "c2"] {
+        // The digest and the message, the challenge and its answer.
+        assert_eq!(last(&format!("{stream}.received")).unwrap(), 16 + 21);
+        assert_eq!(last(&format!("{stream}.sent")).unwrap(), 32 + 21);
+        assert_eq!(last(&format!("{stream}.stage")).unwrap(), "closed");
+        assert!(last(&format!("{stream}.deadline")).is_some(), "this build's loop runs beside");
+    }
+    assert!(html.contains("short read, so the queue is empty") && html.contains("pub fn turn("));
+
+    run(&["explain", path, "--html", out, "--from", "1h"], b"").expect(2, &["no step is between"]);
+    run(&["explain", path, "--html", out, "--perfetto", out], b"")
+        .expect(2, &["cannot be used with"]);
+}

@@ -4,7 +4,9 @@ mod program;
 mod wire;
 
 use std::io;
+use std::path::Path;
 
+use anyhow::Context;
 use clap::{Args, Subcommand};
 use saltecho::lab::{Code, Exercise, LabKernel, Verdict, WireFault, grade_in};
 
@@ -55,6 +57,10 @@ struct RunArgs {
     #[arg(long)]
     show_wire: bool,
 
+    /// Write the run that failed to FILE, as a page for a browser to step through
+    #[arg(long, value_name = "FILE")]
+    html: Option<std::path::PathBuf>,
+
     /// The program and its arguments, after `--`
     #[arg(last = true, required = true, value_name = "PROGRAM")]
     program: Vec<std::ffi::OsString>,
@@ -65,6 +71,7 @@ Examples:
   saltecho lab list
   saltecho lab run -- python3 lab/python/echo.py
   saltecho lab run drain --seed 41 --show-wire -- ./mine
+  saltecho lab run drain --html drain.html -- ./mine
   saltecho lab explain L02
 
 docs/LAB.md has the protocol, lab/README.md the exercises.
@@ -139,6 +146,9 @@ fn judge(args: &RunArgs) -> Result<(), Failure> {
                 let program = words.collect::<Vec<_>>().join(" ");
                 let again = format!("saltecho lab run {number} --{origin} -- {program}");
                 output::print(&format!("  again:    {again}\n"))?;
+                if let Some(path) = &args.html {
+                    write_page(path, &failure.page().to_html())?;
+                }
                 (Exit::Assertion, "the loop failed")
             }
             Verdict::Unknown { .. } => (Exit::Unreliable, "the runs prove nothing"),
@@ -147,6 +157,12 @@ fn judge(args: &RunArgs) -> Result<(), Failure> {
         return Err(Failure::with_message(exit, format!("{what} in exercise {exercise}")));
     }
     Ok(())
+}
+
+fn write_page(path: &Path, page: &str) -> Result<(), Failure> {
+    let written = std::fs::write(path, page);
+    written.with_context(|| format!("cannot write {}", path.display()))?;
+    Ok(output::print(&format!("  watch:    {}\n", path.display()))?)
 }
 
 #[cfg(test)]
