@@ -24,7 +24,9 @@ const PREPARE_LIMIT: Duration = Duration::from_secs(10);
 /// Time in which it must say that it has read COMMIT.
 const TAKE_LIMIT: Duration = Duration::from_secs(1);
 /// Time in which a process that has closed the channel may end by itself, for its exit code.
-const ENDING_LIMIT: Duration = Duration::from_millis(100);
+const ENDING_LIMIT: Duration = Duration::from_secs(1);
+/// The same while clients wait.
+const FROZEN_ENDING_LIMIT: Duration = Duration::from_millis(100);
 /// Time in which a killed process must end.
 const REAP_LIMIT: Duration = Duration::from_secs(5);
 
@@ -393,7 +395,8 @@ impl Attempt {
     /// Ends the new process, and says how it ended: by itself, if it was about to.
     pub(super) fn end(&mut self, was_ending: bool) -> String {
         if was_ending {
-            self.successor.wait(ENDING_LIMIT);
+            let is_frozen = self.frozen_at.is_some();
+            self.successor.wait(if is_frozen { FROZEN_ENDING_LIMIT } else { ENDING_LIMIT });
         }
         ending(self.successor.kill(REAP_LIMIT))
     }
