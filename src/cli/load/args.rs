@@ -3,12 +3,12 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use saltecho::load::{Assertion, Mode};
 
-use super::values::{Active, Rate, Sources, StartAt};
+use super::values::{Active, MessageSizes, Rate, Sources, StartAt};
 use crate::cli::address::ServerAddress;
 use crate::cli::keyfile::KeyArgs;
 use crate::cli::protocol::ProtocolArgs;
 use crate::cli::reply::Reply;
-use crate::cli::values::{Limit, Size, Spin};
+use crate::cli::values::{Limit, Spin};
 
 /// Generate load, verify every byte of the answers, and measure latency.
 ///
@@ -61,10 +61,15 @@ pub(in crate::cli) struct LoadArgs {
     #[arg(env = "SALTECHO_LOAD_IN_FLIGHT", hide_env_values = true)]
     pub(super) in_flight: Option<u32>,
 
-    /// Message size in bytes (64, 16k, 1m)
+    /// Message size in bytes (64, 16k, 1m), or several with their shares (64:90%,16k:10%)
     #[arg(short, long, value_name = "SIZE", default_value = "64")]
     #[arg(env = "SALTECHO_LOAD_SIZE", hide_env_values = true)]
-    pub(super) size: Size,
+    pub(super) size: MessageSizes,
+
+    /// With --closed, pause of each connection between an answer and its next message (100ms)
+    #[arg(long, value_name = "TIME", value_parser = super::values::time)]
+    #[arg(env = "SALTECHO_LOAD_THINK", hide_env_values = true)]
+    pub(super) think: Option<std::time::Duration>,
 
     /// Duration of the measurement, which starts when all connections are authenticated (30s, 5m)
     #[arg(short, long, value_name = "TIME", default_value = "30s", value_parser = super::values::time)]
@@ -178,22 +183,33 @@ impl LoadArgs {
         let in_flight = ("--in-flight", "SALTECHO_LOAD_IN_FLIGHT", self.in_flight.is_some());
         let active = ("--active", "SALTECHO_LOAD_ACTIVE", self.active.is_some());
         let ramp = ("--ramp", "SALTECHO_LOAD_RAMP", self.ramp.is_some());
+        let think = ("--think", "SALTECHO_LOAD_THINK", self.think.is_some());
         let (mode, why, useless) = match self.mode {
             LoadMode::Idle => (
                 "--mode idle",
                 "idle connections are silent while they are measured",
-                vec![rate, closed, in_flight, active],
+                vec![rate, closed, in_flight, active, think],
             ),
             LoadMode::Connect => (
                 "--mode connect",
                 "each connection starts when its cycle is due and sends one message",
-                vec![in_flight, active, ramp],
+                vec![in_flight, active, ramp, think],
             ),
             LoadMode::Echo => ("", "", vec![]),
         };
-        let closed = match self.closed {
-            true => Some(("--closed", "the next message is sent as soon as one is answered", rate)),
-            false => None,
+        let closed = match (self.closed, self.think) {
+            (false, None) => None,
+            (false, Some(_)) => Some((
+                "a fixed rate (no --closed)",
+                "messages are due no matter when others are answered",
+                think,
+            )),
+            (true, Some(_)) if in_flight.2 => {
+                Some(("--think", "a connection that pauses has no message in flight", in_flight))
+            }
+            (true, _) => {
+                Some(("--closed", "the next message is sent as soon as one is answered", rate))
+            }
         };
         let of_mode = useless.into_iter().map(|flag| (mode, why, flag));
         let (one, why, (other, variable, _)) =

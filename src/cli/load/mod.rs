@@ -122,11 +122,12 @@ impl LoadArgs {
         plan.connections = self.connections as usize;
         plan.active = active as usize;
         plan.in_flight = self.in_flight.map_or(plan.in_flight, |number| number as usize);
-        plan.size = self.size.0;
+        plan.size = self.size.0.clone();
         plan.upper = matches!(self.reply, Reply::Upper);
         plan.ramp = self.ramp.unwrap_or_default();
         plan.duration = self.duration;
         plan.timeout = self.timeout.0;
+        plan.think = self.think.unwrap_or_default();
         plan.seed = self.seed;
         plan.spin = self.spin.0;
         Ok(plan)
