@@ -28,6 +28,7 @@ pub mod report;
 mod schedule;
 mod session;
 mod sizes;
+pub mod sweep;
 mod unit;
 
 use std::io;
