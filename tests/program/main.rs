@@ -17,3 +17,4 @@ mod reload;
 mod serve;
 mod serve_log;
 mod signals;
+mod sweep;

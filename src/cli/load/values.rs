@@ -32,6 +32,24 @@ impl FromStr for Rate {
     }
 }
 
+/// The lowest and the highest rate of a sweep: `10k..200k`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Rates(pub(super) NonZeroU64, pub(super) NonZeroU64);
+
+impl FromStr for Rates {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        const EXPECTED: &str =
+            "expected two rates from 1 to 1000m, the lower one first, like 10k..200k";
+        let (low, high) = text.split_once("..").ok_or(EXPECTED)?;
+        match (low.parse(), high.parse()) {
+            (Ok(Rate(low)), Ok(Rate(high))) if low < high => Ok(Self(low, high)),
+            _ => Err(EXPECTED),
+        }
+    }
+}
+
 /// The sizes of messages: one, or several with their shares.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct MessageSizes(pub(super) Sizes);
@@ -163,6 +181,15 @@ mod tests {
         }
         for text in ["", "0", "k", "-1", "+1", "1.5k", "1001m", "99999999999999999999", "1/s"] {
             assert!(text.parse::<Rate>().is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_sweep_goes_from_a_rate_to_a_higher_one() {
+        let Rates(low, high) = "10k..1m".parse().unwrap();
+        assert_eq!((low.get(), high.get()), (10_000, 1_000_000));
+        for text in ["", "10k", "..", "10k..", "..5", "5..5", "6..5", "0..5", "1..2..3", "1...2"] {
+            assert!(text.parse::<Rates>().is_err(), "{text:?}");
         }
     }
 

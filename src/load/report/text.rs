@@ -123,6 +123,20 @@ impl Generator {
 
     /// Its plan in words.
     pub fn what(&self) -> String {
+        self.described(&plan_in_words(&[&self.plan]))
+    }
+
+    /// Its plan in words, with these rates.
+    pub(super) fn what_at(&self, rates: &str) -> String {
+        self.described(&in_words(&[&self.plan], Some(rates.to_owned())))
+    }
+
+    /// Its plan in words, without its rate and the server.
+    pub(super) fn what_without_target(&self) -> String {
+        in_words(&[&self.plan], Some(String::new()))
+    }
+
+    fn described(&self, words: &str) -> String {
         let plan = &self.plan;
         let sources = match plan.sources.len() {
             0 => String::new(),
@@ -133,7 +147,6 @@ impl Generator {
             true => String::new(),
             false => format!("; spinning for {} after each event", Nanos::from(plan.spin)),
         };
-        let words = plan_in_words(&[plan]);
         let how = match plan.protocol.as_str() {
             "plain" => "plain, without authentication".to_owned(),
             "tutorial" => format!("{} with key {}", plan.mac, plan.key),
@@ -189,22 +202,26 @@ impl Report {
 /// A plan in words, or the sum of several: counts and rates are added. All have the same mode and
 /// model.
 fn plan_in_words(plans: &[&PlanInfo]) -> String {
-    let sum = |part: fn(&PlanInfo) -> usize| {
-        let parts = plans.iter().map(|plan| part(plan) as u64);
-        Grouped(parts.fold(0, u64::saturating_add))
-    };
-    let range = |part: fn(&PlanInfo) -> usize| Range::new(plans.iter().map(|plan| part(plan)));
     let rates = plans.iter().map(|plan| match plan.pace {
         Pace::Open(rate) => Some(rate.get()),
         Pace::Closed => None,
     });
     let rates: Option<Vec<u64>> = rates.collect();
     let rate = rates.map(|rates| rates.into_iter().fold(0, u64::saturating_add));
+    in_words(plans, rate.map(|rate| Grouped(rate).to_string()))
+}
+
+fn in_words(plans: &[&PlanInfo], rate: Option<String>) -> String {
+    let sum = |part: fn(&PlanInfo) -> usize| {
+        let parts = plans.iter().map(|plan| part(plan) as u64);
+        Grouped(parts.fold(0, u64::saturating_add))
+    };
+    let range = |part: fn(&PlanInfo) -> usize| Range::new(plans.iter().map(|plan| part(plan)));
     let (connections, active) = (sum(|plan| plan.connections), sum(|plan| plan.active));
     let noun = if connections.0 == 1 { "connection" } else { "connections" };
     let (size, in_flight) = (sizes_in_words(plans), range(|plan| plan.in_flight));
     let steps = format!("(connect, authenticate, one echo of {size}, close)");
-    match (plans[0].mode, rate.map(Grouped)) {
+    match (plans[0].mode, rate) {
         (Mode::Echo, Some(rate)) => format!(
             "open model: {rate} messages/s of {size} over {active} of {connections} {noun}, \
              at most {in_flight} in flight on each",
