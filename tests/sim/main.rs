@@ -8,6 +8,7 @@ mod admin;
 mod control;
 mod exhaustive;
 mod fleet;
+mod handover;
 #[cfg(feature = "load")]
 mod load;
 #[cfg(feature = "load")]
