@@ -68,9 +68,9 @@ fn a_sweep_names_what_it_found_and_what_it_left_out() {
     assert!(matches!(report.finding, Some(Finding::Found { rate_per_s: 2_850..=3_000, .. })));
     for rate in &report.rates {
         let expected = match rate.rate_per_s {
-            1_000 => Standing::Late,
-            ..=3_000 => Standing::Holds,
-            ..7_000 => Standing::Fails,
+            ..2_000 => Standing::Late,
+            2_000..3_001 => Standing::Holds,
+            3_001..7_000 => Standing::Fails,
             _ => Standing::Overloaded,
         };
         assert_eq!(rate.standing, expected, "{}", rate.rate_per_s);

@@ -64,7 +64,7 @@ pub(super) fn run(args: &LoadArgs) -> Result<(), Failure> {
     if let Some(rates) = args.sweep {
         wait_for_start(args)?;
         plan.target = first_answering(&targets, &plan);
-        return sweep::run(args, rates, plan, outputs);
+        return sweep::run(args, rates, &plan, outputs);
     }
     let [events, hlog, html] = outputs.named;
     let mut server_usage = args.pid.map(ServerUsage::start).transpose().context("--pid")?;

@@ -51,7 +51,7 @@ impl Interrupt {
 pub(super) fn run(
     args: &LoadArgs,
     Rates(low, high): Rates,
-    plan: Plan,
+    plan: &Plan,
     mut outputs: Outputs<3>,
 ) -> Result<(), Failure> {
     let interrupt = Interrupt::default();
@@ -64,7 +64,7 @@ pub(super) fn run(
     let about = generator(&lowest);
     let mut warnings = Vec::new();
     while let Some(request) = sweep.next() {
-        let (report, backlog, is_cut) = measure(request, &plan, &interrupt)?;
+        let (report, backlog, is_cut) = measure(request, plan, &interrupt)?;
         if interrupt.is_caught() {
             warnings.push("the sweep was stopped early".to_owned());
             break;

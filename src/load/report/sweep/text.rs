@@ -23,14 +23,14 @@ impl SweepReport {
         }
         writeln!(
             to,
-            "\n{:>11}{:>12}{:>9}{:>9}  {:<20}{:>8}",
+            "\n{:>10}{:>11}{:>9}{:>9}  {:<20}{:>8}",
             "rate/s", "answered/s", "p50", "p99", "p99 of each window", "within"
         )?;
         for rate in &self.rates {
             let row = self.row(rate);
             let [due, answered, p50, p99, spread, within, standing] = &row;
             let line = format!(
-                "{due:>11}{answered:>12}{p50:>9}{p99:>9}  {spread:<20}{within:>8}  {standing}"
+                "{due:>10}{answered:>11}{p50:>9}{p99:>9}  {spread:<20}{within:>8}  {standing}"
             );
             writeln!(to, "{}", line.trim_end())?;
         }
