@@ -1,8 +1,10 @@
 //! The report on a sweep, over windows that were never measured.
 
+use std::time::Duration;
+
 use crate::common::run::Script;
 use saltecho::load::report::{Sweep, SweepComparison, SweepReport};
-use saltecho::load::sweep::{Backlog, Extent, Finding, Purpose, Request, Standing};
+use saltecho::load::sweep::{Backlog, Extent, Fate, Finding, Purpose, Request, Standing};
 use saltecho::load::{Interval, Mode, Pace, Phase};
 use serde_json::Value;
 
@@ -25,7 +27,7 @@ fn backlog(request: Request, script: &Script) -> (Backlog, bool) {
     let mut is_cut = false;
     for _ in 0..3 {
         let mut interval = Interval::default();
-        (interval.phase, interval.length) = (Phase::Measure, std::time::Duration::from_secs(1));
+        (interval.phase, interval.length) = (Phase::Measure, Duration::from_secs(1));
         interval.record.counts.due = request.rate;
         interval.record.counts.answered = request.rate / if request.rate >= 7_000 { 2 } else { 1 };
         is_cut |= backlog.take(&interval);
@@ -87,6 +89,32 @@ fn percentiles_are_those_of_all_windows_together() {
     assert!((low..=high).contains(&rate.times.p99_ns) && low < high, "{low} {high}");
     assert_eq!(rate.within(), (rate.times.n, rate.times.n));
     assert_eq!(rate.answered_per_s, 2_000);
+}
+
+/// Its backlog may be its own fault: it hardly ran, or it was late beside the service time.
+#[test]
+fn a_backlog_of_a_late_generator_says_nothing_about_the_server() {
+    let fate = |adjust: fn(&mut Script)| {
+        let mut sweep = Sweep::new(
+            Extent::new(8_000.try_into().unwrap(), 9_000.try_into().unwrap(), None, 1),
+            None,
+        );
+        let request = sweep.next().unwrap();
+        let mut script = script(request.rate, 0);
+        adjust(&mut script);
+        let (backlog, is_cut) = backlog(request, &script);
+        let window = sweep.take(request, &script.report(), &backlog, is_cut);
+        (window.fate, window.reason.clone().unwrap_or_default())
+    };
+    let (overloaded, reason) = fate(|_| ());
+    assert_eq!(overloaded, Fate::Overloaded);
+    assert!(reason.contains("8,000 due messages"), "{reason}");
+    let (late, reason) = fate(|script| script.waited = Some(Duration::from_millis(500)));
+    assert_eq!(late, Fate::Late);
+    assert!(reason.contains("waited for a CPU for 500 ms"), "{reason}");
+    let (late, reason) = fate(|script| script.lateness = 100_000);
+    assert_eq!(late, Fate::Late);
+    assert!(reason.contains("of the service p99"), "{reason}");
 }
 
 #[test]

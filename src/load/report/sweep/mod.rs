@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::collector::DEBUG_BUILD;
 use super::generator::nanos;
 use super::json::{value, visible_text};
+use super::verdict::waited_for_cpu;
 use super::{Generator, Grouped, Nanos, Percentiles, Report, Verdict, rate};
 use crate::load::sweep::{Backlog, Extent, Fate, Finding, Purpose, Request, Sample, Search};
 use crate::load::sweep::{Slo, Standing};
@@ -223,6 +224,10 @@ fn judge(report: &Report, backlog: &Backlog) -> (Fate, Option<String>) {
             // Not the generator's fault: connections were made.
             Verdict::Nothing(reason) => (Fate::Counted, Some(reason.clone())),
         };
+    }
+    let run = report.generators.iter().find_map(|generator| generator.run.as_ref());
+    if let Some(reason) = run.and_then(waited_for_cpu) {
+        return (Fate::Late, Some(reason));
     }
     // The latency of a backlog is so long that any lateness is small beside it. The service time has
     // no part of the backlog.
