@@ -18,6 +18,7 @@ mod health;
 mod http;
 mod keyfile;
 mod keygen;
+mod lab;
 mod load;
 mod log;
 mod machine;
@@ -92,6 +93,7 @@ fn execute(command: Command, warnings: &[String]) -> Result<(), Failure> {
         Command::Connect(args) => connect::run(&args),
         Command::Load(args) => load::run(&args),
         Command::Report(args) => on_own_stack(|| report::run(&args))?,
+        Command::Lab(args) => lab::run(&args),
         Command::Keygen(args) => keygen::run(&args),
         Command::Config(args) => config_command::run(&args, &Cli::command()),
         Command::Doctor(args) => doctor::run(&args),
