@@ -1,22 +1,24 @@
 //! `saltecho report`: a report on the histogram logs of load runs.
 
 use std::ffi::OsStr;
-use std::fs;
+use std::fs::{self, File};
+use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
-use saltecho::load::report::{Comparison, LoadLog, Report, merge};
+use saltecho::load::report::{Comparison, LoadLog, Report, SweepComparison, SweepReport, merge};
 
 use super::failure::{Exit, Failure};
 use super::load::check::check;
+use super::load::check_sweep;
 use super::output::{self, Outputs};
 
 /// Report on the logs of `saltecho load --hlog`: merge several, or compare two.
 ///
 /// The logs of several machines are merged histogram by histogram; percentiles are never averaged.
-/// A directory means all files in it that end in .hlog.
+/// A directory means all files in it that end in .hlog. The JSON of a `load --sweep` is read too.
 #[derive(Args, Debug)]
 #[command(after_long_help = EXAMPLES)]
 pub(super) struct ReportArgs {
@@ -46,11 +48,15 @@ Examples:
   saltecho report machines/*.hlog --html report.html
   saltecho report --compare before.hlog after.hlog
   saltecho report --compare before/ after1.hlog,after2.hlog
+  saltecho report --compare before.json after.json --html curves.html    # of load --sweep --json
 
 Exit codes are those of `saltecho load`: 6 if a load, with --compare either one, is unreliable.";
 
 pub(super) fn run(args: &ReportArgs) -> Result<(), Failure> {
     let usage = |error| Failure::new(Exit::Usage, error);
+    if args.files.iter().any(|path| is_json(path)) {
+        return report_sweeps(args);
+    }
     if args.compare {
         let files = two_loads(&args.files).map_err(usage)?;
         let [old, new] = [read(&files[0]), read(&files[1])];
@@ -65,6 +71,42 @@ pub(super) fn run(args: &ReportArgs) -> Result<(), Failure> {
     let text = if args.json { report.to_json_text() } else { report.to_text() };
     args.write(&files, &text, || report.to_html())?;
     check_log(&report)
+}
+
+/// Reports on a sweep, or compares two.
+fn report_sweeps(args: &ReportArgs) -> Result<(), Failure> {
+    let usage = |error| Failure::new(Exit::Usage, error);
+    let sweeps: Result<Vec<SweepReport>> = args.files.iter().map(|path| read_sweep(path)).collect();
+    match (args.compare, &sweeps.map_err(usage)?[..]) {
+        (true, [old, new]) => {
+            let comparison = SweepComparison { old, new };
+            args.write(&args.files, &comparison.to_text(), || comparison.to_html())?;
+            check_sweep(old).map_err(|failure| failure.context("the old sweep"))?;
+            check_sweep(new).map_err(|failure| failure.context("the new sweep"))
+        }
+        (false, [sweep]) => {
+            let text = if args.json { sweep.to_json_text() } else { sweep.to_text() };
+            args.write(&args.files, &text, || sweep.to_html())?;
+            check_sweep(sweep)
+        }
+        _ => {
+            let text = "sweeps cannot be merged: name one, or two with --compare";
+            Err(Failure::with_message(Exit::Usage, text.to_owned()))
+        }
+    }
+}
+
+/// Returns true for JSON, with which no histogram log begins.
+fn is_json(path: &Path) -> bool {
+    let mut first = [0; 1];
+    let read = |mut file: File| file.read_exact(&mut first);
+    path.is_file() && File::open(path).and_then(read).is_ok() && first == *b"{"
+}
+
+fn read_sweep(path: &Path) -> Result<SweepReport> {
+    let name = path.display();
+    let bytes = fs::read(path).with_context(|| format!("cannot read {name}"))?;
+    SweepReport::parse(&bytes).with_context(|| format!("{name} cannot be used with a sweep"))
 }
 
 impl ReportArgs {

@@ -171,6 +171,23 @@ impl Assertion {
     }
 }
 
+impl Assertion {
+    /// The percentile of the main series that it limits from above, the limit in nanoseconds, and whether
+    /// the limit itself is allowed.
+    pub(super) fn percentile_limit(&self) -> Option<(f64, f64, bool)> {
+        let percentile = match self.quantity {
+            Quantity::Time(None, Statistic::Percentile(percentile)) => percentile,
+            Quantity::Time(None, Statistic::Max) => 100.0,
+            _ => return None,
+        };
+        match self.comparison {
+            Comparison::Less => Some((percentile, self.bound, false)),
+            Comparison::LessOrEqual => Some((percentile, self.bound, true)),
+            _ => None,
+        }
+    }
+}
+
 impl Statistic {
     #[allow(clippy::cast_precision_loss)] // An hour in nanoseconds is below 2^53.
     fn of(self, record: &Record, series: Series) -> Option<f64> {

@@ -27,6 +27,8 @@ mod record;
 pub mod report;
 mod schedule;
 mod session;
+mod sizes;
+pub mod sweep;
 mod unit;
 
 use std::io;
@@ -52,6 +54,7 @@ pub use record::{
     Counts, ErrorKind, Errors, Interval, Outcome, Phase, Record, Series, StateCounts,
     empty_histogram,
 };
+pub use sizes::{SizeShare, Sizes};
 pub use unit::parse_with_unit;
 
 /// A load that is being made. Not a thread: [`run`](Self::run) works on the thread that calls it.
@@ -267,9 +270,20 @@ impl<K: Dial> Load<K> {
         self.start_schedule(now);
         let plan = &self.terms.plan;
         if plan.pace == Pace::Closed && plan.mode == Mode::Echo {
-            // In the closed model all of them may go on from here.
-            for id in self.active.iter().flatten() {
-                self.reactor.requeue(*id);
+            // In the closed model all of them may go on from here. Pauses begin as if users had come
+            // at different times: all at once would be a burst, which the pauses would then repeat.
+            let (think, places) = (plan.think, self.active.len().max(1));
+            for place in 0..self.active.len() {
+                let Some(id) = self.active[place] else { continue };
+                if think.is_zero() {
+                    self.reactor.requeue(id);
+                    continue;
+                }
+                let share = think.as_nanos() * place as u128 / places as u128;
+                let share = Duration::from_nanos(u64::try_from(share).unwrap_or(u64::MAX));
+                let slot = self.reactor.slots.get_mut(id).expect("an active one is here");
+                slot.connection.pause(now.saturating_add(share));
+                self.settle(id);
             }
         }
     }
@@ -433,9 +447,14 @@ impl<K: Dial> Load<K> {
     fn handle_deadlines(&mut self) {
         let mut steps = DEADLINES;
         while let Some(id) = self.reactor.due(&mut steps) {
-            let slot = self.reactor.slots.get(id).expect("closed ones are disarmed");
+            let now = self.reactor.now();
+            let slot = self.reactor.slots.get_mut(id).expect("closed ones are disarmed");
+            if slot.connection.end_pause(now) {
+                self.reactor.requeue(id);
+                continue;
+            }
             match slot.connection.deadline(&self.terms) {
-                Some((deadline, kind)) if deadline <= self.reactor.now() => {
+                Some((deadline, kind)) if deadline <= now => {
                     self.end(id, Ended::Failed(kind));
                 }
                 _ => self.settle(id),

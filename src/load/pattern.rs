@@ -45,6 +45,12 @@ impl Frames {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Start(usize);
 
+impl Start {
+    pub(super) const fn as_u64(self) -> u64 {
+        self.0 as u64
+    }
+}
+
 impl Pattern {
     /// The largest prime below 2^13: with what is cut from it the stream stays in a cache.
     const PERIOD: usize = 8191;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::Series;
+use super::{Series, Sizes};
 use crate::auth::{Key, MacAlgorithm};
 use crate::proto::Protocol;
 use crate::python::saturating_nanos;
@@ -37,8 +37,8 @@ pub struct Plan {
     pub active: usize,
     /// Maximum number of unanswered messages per connection.
     pub in_flight: usize,
-    /// Size of a message in bytes.
-    pub size: usize,
+    /// Sizes of the messages.
+    pub size: Sizes,
     /// True if answers are expected in upper case (the default) or unchanged.
     pub upper: bool,
     /// Time over which connecting is spread evenly. Zero: as fast as possible,
@@ -48,6 +48,9 @@ pub struct Plan {
     pub duration: Duration,
     /// Time limit for each connect, authentication and echo.
     pub timeout: Option<Duration>,
+    /// Pause of a connection between an answer and its next message, at least; zero (the default) for
+    /// none. In the closed model with one message in flight only.
+    pub think: Duration,
     /// Seed for the message contents.
     pub seed: u64,
     /// Time to poll without sleeping after each event; zero (the default) never spins. A sleep adds the
@@ -128,11 +131,12 @@ impl Plan {
             connections: 50,
             active: 50,
             in_flight: 1,
-            size: 64,
+            size: 64.into(),
             upper: true,
             ramp: Duration::ZERO,
             duration: Duration::from_secs(30),
             timeout: Some(Duration::from_secs(5)),
+            think: Duration::ZERO,
             seed: 0,
             spin: Duration::ZERO,
         }
@@ -146,7 +150,7 @@ impl Plan {
         let at_least_one = [
             ("connections", self.connections as u64),
             ("in_flight", self.in_flight as u64),
-            ("size", self.size as u64),
+            ("size", self.size.smallest() as u64),
             ("duration", saturating_nanos(self.duration)),
             ("timeout", self.timeout.map_or(1, saturating_nanos)),
         ];
@@ -160,7 +164,7 @@ impl Plan {
         for (field, number, most) in [
             ("connections", self.connections as u64, Self::MAX_CONNECTIONS as u64),
             ("in_flight", self.in_flight as u64, Self::MAX_IN_FLIGHT as u64),
-            ("size", self.size as u64, Self::MAX_SIZE as u64),
+            ("size", self.size.largest() as u64, Self::MAX_SIZE as u64),
             ("the rate", rate, Self::MAX_RATE),
         ] {
             if number > most {
@@ -169,6 +173,13 @@ impl Plan {
         }
         if self.mode == Mode::Echo && !(1..=self.connections).contains(&self.active) {
             return Err(PlanError::Active { active: self.active, connections: self.connections });
+        }
+        if self.size.is_mixed() && self.protocol == Protocol::Multiprocessing {
+            return Err(PlanError::MixedFrames);
+        }
+        let is_paced = self.mode != Mode::Echo || self.pace != Pace::Closed;
+        if !self.think.is_zero() && (is_paced || self.in_flight > 1) {
+            return Err(PlanError::Think);
         }
         match self.sources.iter().find(|source| source.is_ipv4() != self.target.is_ipv4()) {
             Some(&source) => Err(PlanError::Family { from: source.ip(), to: self.target }),
@@ -202,6 +213,15 @@ pub enum PlanError {
         /// Number of connections.
         connections: usize,
     },
+    /// Shares of sizes that do not make up the whole.
+    #[error("the shares of the sizes must not be zero, and must add up to 100%")]
+    Shares,
+    /// Frames of different lengths.
+    #[error("the protocol multiprocessing can be measured with messages of one size only")]
+    MixedFrames,
+    /// A pause where nothing waits for an answer, or something else is under way meanwhile.
+    #[error("a pause needs the closed model, the mode echo, and one message in flight")]
+    Think,
     /// An IPv4 address cannot connect to an IPv6 one, nor the other way round.
     #[error("{from} and {to} are of different address families")]
     Family {

@@ -142,6 +142,10 @@ impl<K: Dial> Load<K> {
                 answers.note(message, begun);
             })
             .map_err(Ended::Failed)?;
+        let think = self.terms.plan.think;
+        if !think.is_zero() && !connection.is_busy() && connection.has_authenticated() {
+            connection.pause(now.saturating_add(think));
+        }
         if self.pacing.mode == Mode::Connect
             && connection.has_authenticated()
             && !connection.is_ending()
@@ -159,7 +163,8 @@ impl<K: Dial> Load<K> {
         let is_unpaced = self.progress.phase() == Phase::Measure
             && self.pacing.mode == Mode::Echo
             && self.terms.plan.pace == Pace::Closed
-            && connection.number < self.pacing.active;
+            && connection.number < self.pacing.active
+            && !connection.is_pausing();
         let limit = if is_unpaced { u64::MAX } else { connection.due };
         let chunk = connection.chunk(&self.terms, limit, &mut self.frames);
         if chunk.is_empty() || !ready.has(Ready::WRITABLE) {
@@ -190,8 +195,8 @@ impl<K: Dial> Load<K> {
     /// Updates a session's deadline after an event.
     pub(super) fn settle(&mut self, id: ConnId) {
         let Some(slot) = self.reactor.slots.get(id) else { return };
-        let deadline = slot.connection.deadline(&self.terms);
-        self.reactor.settle(id, deadline.map(|(deadline, _)| deadline));
+        let alarm = slot.connection.alarm(&self.terms);
+        self.reactor.settle(id, alarm);
     }
 
     /// Closes a session that is over. Counts why, and what it leaves unanswered.

@@ -19,7 +19,8 @@ pub(super) struct Terms {
 
 impl Terms {
     pub(super) fn new(plan: Plan) -> Self {
-        let frames = (plan.protocol == Protocol::Multiprocessing).then_some(plan.size as u64);
+        let is_framed = plan.protocol == Protocol::Multiprocessing;
+        let frames = is_framed.then_some(plan.size.largest() as u64);
         let pattern = Pattern::new(plan.seed, plan.upper, frames);
         Self { keyring: Keyring::single(plan.algorithm, &plan.key), pattern, plan }
     }
@@ -29,9 +30,9 @@ impl Terms {
         self.plan.timeout.or((self.plan.mode == Mode::Idle).then_some(Proof::PATIENCE))
     }
 
-    /// Bytes of a message, with its header if it has one.
-    fn size(&self) -> u64 {
-        self.plan.size as u64 + self.pattern.header_len()
+    /// Bytes of a message of the stream that begins there, with its header if it has one.
+    fn size(&self, start: Start, message: u64) -> u64 {
+        self.plan.size.of(self.plan.seed, start.as_u64(), message) + self.pattern.header_len()
     }
 }
 
@@ -40,7 +41,8 @@ impl Terms {
 /// messages may have been sent by now is an argument.
 ///
 /// Message 0 is the probe. The messages are consecutive cuts of one stream (see [`Pattern`]), and
-/// so are their answers, so two positions tell which of them are in flight.
+/// so are their answers, so two positions and the ends of two messages tell which of them are in
+/// flight.
 pub(super) struct Session {
     stage: Stage,
     start: Start,
@@ -57,6 +59,12 @@ pub(super) struct Session {
     sent: u64,
     received: u64,
     answered: u64,
+    /// Where the last message that was begun ends.
+    begun_end: u64,
+    /// Where the first message that is not answered ends.
+    answer_end: u64,
+    /// The end of a pause before the next message.
+    pause_ends: Option<Monotonic>,
     /// Messages in flight, oldest first.
     begun: VecDeque<Begun>,
     /// When the kernel last had room again for a message.
@@ -83,7 +91,7 @@ enum Stage {
 impl Stage {
     /// The last message of the handshake, and the probe behind it.
     fn open(terms: &Terms, start: Start, last: &[u8]) -> Self {
-        let probe = terms.size().min(OPENING);
+        let probe = terms.size(start, 0).min(OPENING);
         let mut buffer = Vec::new();
         let probe = terms.pattern.to_send(start, 0, probe, &mut buffer);
         Self::Opening { bytes: [last, probe].concat(), handshake: last.len(), sent: 0 }
@@ -115,6 +123,9 @@ impl Session {
             sent: 0,
             received: 0,
             answered: 0,
+            begun_end: 0,
+            answer_end: 0,
+            pause_ends: None,
             begun: VecDeque::new(),
             room_since: now,
             blocked: false,
@@ -170,7 +181,22 @@ impl Session {
             }
             Protocol::Plain => Stage::Talking,
         };
+        self.answer_end = terms.size(self.start, 0);
         self.since = now;
+    }
+
+    /// The next message must wait until then.
+    pub(super) const fn pause(&mut self, ends: Monotonic) {
+        self.pause_ends = Some(ends);
+    }
+
+    pub(super) const fn is_pausing(&self) -> bool {
+        self.pause_ends.is_some()
+    }
+
+    /// Ends a pause whose time has come; false if there is none.
+    pub(super) fn end_pause(&mut self, now: Monotonic) -> bool {
+        self.pause_ends.take_if(|ends| *ends <= now).is_some()
     }
 
     /// The stream was half-closed by us.
@@ -193,11 +219,19 @@ impl Session {
             Stage::Opening { bytes, sent, .. } => &bytes[*sent..],
             Stage::Talking => {
                 let allowed = limit.min(self.answered + terms.plan.in_flight as u64);
-                let until = allowed.saturating_mul(terms.size());
-                let len = until.saturating_sub(self.sent);
-                terms.pattern.to_send(self.start, self.sent, len, buffer)
+                let enough = self.sent + Pattern::MAX_SLICE as u64;
+                let (mut number, mut until) = (self.number_begun(), self.begun_end);
+                while number < allowed && until < enough {
+                    until += terms.size(self.start, number);
+                    number += 1;
+                }
+                terms.pattern.to_send(self.start, self.sent, until - self.sent, buffer)
             }
         }
+    }
+
+    fn number_begun(&self) -> u64 {
+        self.answered + self.begun.len() as u64
     }
 
     /// The kernel has room again, if it had none.
@@ -231,12 +265,14 @@ impl Session {
             Stage::Mutual(handshake) => handshake.handle_sent(n),
             Stage::Connecting | Stage::AwaitChallenge(_) | Stage::Ending => {}
         }
-        let before = self.answered + self.begun.len() as u64;
-        let begun = self.sent.div_ceil(terms.size()).max(before);
-        for number in before..begun {
-            let possible = due_at(number).map(|due| due.max(self.room_since));
+        let before = self.number_begun();
+        let mut begun = before;
+        while self.begun_end < self.sent {
+            let possible = due_at(begun).map(|due| due.max(self.room_since));
             let late = possible.map_or(Duration::ZERO, |possible| now.since(possible));
             self.begun.push_back(Begun { at: now, late });
+            self.begun_end += terms.size(self.start, begun);
+            begun += 1;
         }
         self.due = self.due.max(begun);
         begun - before
@@ -282,13 +318,14 @@ impl Session {
             return Err(ErrorKind::Mismatch);
         }
         self.received = received;
-        while received >= (self.answered + 1) * terms.size() {
+        while received >= self.answer_end {
             if self.begun.len() == terms.plan.in_flight {
                 self.room_since = now;
             }
             let begun = self.begun.pop_front().expect("what was answered was sent");
             on_answer(self.answered, begun);
             self.answered += 1;
+            self.answer_end += terms.size(self.start, self.answered);
         }
         Ok(())
     }
@@ -307,6 +344,12 @@ impl Session {
             Stage::Opening { .. } | Stage::Talking => Some(ErrorKind::Closed),
             Stage::Ending => None,
         }
+    }
+
+    /// When there is something to do unless something happens: a deadline, or the end of a pause.
+    pub(super) fn alarm(&self, terms: &Terms) -> Option<Monotonic> {
+        let deadline = self.deadline(terms).map(|(deadline, _)| deadline);
+        deadline.into_iter().chain(self.pause_ends).min()
     }
 
     /// When this session takes too long, and what that is then.

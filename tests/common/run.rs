@@ -133,7 +133,7 @@ impl Script {
             }
             let counts = &mut record.counts;
             (counts.due, counts.sent, counts.answered) = (rate, rate, rate);
-            counts.bytes_sent = rate * self.plan.size as u64;
+            counts.bytes_sent = rate * self.plan.size.mean() as u64;
             counts.bytes_received = counts.bytes_sent;
         }
         record.measured = record.counts.clone();

@@ -82,6 +82,31 @@ fn cycle_and_idle_modes_run() {
 }
 
 #[test]
+fn messages_may_have_several_sizes_and_pauses_between_them() {
+    let (server, address) = serve(&[]);
+    let flags = ["--closed", "--think", "20ms", "--size", "64:75%,20k:25%", "-c", "4"];
+    let report = report(&load(&address, &flags));
+    let (counts, plan) = (&report["counts"], &report["generators"][0]["plan"]);
+    assert_eq!(
+        (&plan["think_ns"], &plan["sizes"][1]["bytes"]),
+        (&20_000_000.into(), &20_480.into())
+    );
+    let answered = counts["answered"].as_u64().expect("it is a number");
+    assert!((1..=200).contains(&answered), "at most 50 a second on each: {counts}");
+    assert_eq!(counts["errors"]["total"], 0, "every byte was verified");
+    for (flags, words) in [
+        (&["--think", "1s"][..], &["--think", "--closed"][..]),
+        (&["--think", "1s", "--closed", "--in-flight", "2"], &["--think", "--in-flight"]),
+        (&["-s", "64:90%,1k:9%"], &["add up to 100%"]),
+        (&["-s", "1:50%,2:50%", "--protocol", "multiprocessing"], &["one size"]),
+    ] {
+        load(&address, flags).expect(2, words);
+    }
+    server.signal(Signal::TERM);
+    server.wait();
+}
+
+#[test]
 fn sources_take_turns() {
     let (mut server, address) = serve(&["-v"]);
     report(&load(&address, &["--source", "127.0.0.2-3,127.0.0.9", "-c", "3"]));

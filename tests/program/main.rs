@@ -19,3 +19,4 @@ mod reload;
 mod serve;
 mod serve_log;
 mod signals;
+mod sweep;

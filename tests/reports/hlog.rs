@@ -131,7 +131,7 @@ fn several_generators_are_named_and_counted() {
     (one.seconds, two.seconds) = (4, 4);
     two.plan.connections = 30;
     two.plan.active = 20;
-    two.plan.size = 1024;
+    two.plan.size = 1024.into();
     two.plan.in_flight = 4;
     two.plan.pace = Pace::Open(250.try_into().unwrap());
     let logs = |one: &Script, two: &Script| {

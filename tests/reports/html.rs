@@ -90,7 +90,7 @@ fn merged() -> Report {
     let one = Script::new(Mode::Echo);
     let mut two = one.clone();
     two.plan.connections = 30;
-    two.plan.size = 1024;
+    two.plan.size = 1024.into();
     let logs = [("a.hlog", one), ("b.hlog", two)];
     merge(logs.map(|(name, script)| LoadLog::parse(name, &script.log().0).unwrap()).into()).unwrap()
 }

@@ -15,3 +15,4 @@ mod estimates;
 mod hlog;
 mod html;
 mod report;
+mod sweep;

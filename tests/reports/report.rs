@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 const EVENT: &str = include_str!("../../schemas/load-event.schema.json");
 const REPORT: &str = include_str!("../../schemas/load-report.schema.json");
+const SWEEP: &str = include_str!("../../schemas/load-sweep.schema.json");
 
 /// The validators of events and reports.
 fn validators() -> [Validator; 2] {
@@ -91,11 +92,15 @@ fn the_json_conforms_to_its_schema() {
 }
 
 #[test]
-fn both_schemas_share_their_definitions() {
+fn the_schemas_share_their_definitions() {
     let [event, report]: [Value; 2] =
         [EVENT, REPORT].map(|text| serde_json::from_str(text).unwrap());
     for (name, definition) in event["$defs"].as_object().unwrap() {
         assert_eq!(&report["$defs"][name], definition, "{name}");
+    }
+    let sweep: Value = serde_json::from_str(SWEEP).unwrap();
+    for name in ["generator", "count"] {
+        assert_eq!(report["$defs"][name], sweep["$defs"][name], "{name}");
     }
     let mut properties = event["properties"].clone();
     properties.as_object_mut().unwrap().remove("schema");

@@ -9,7 +9,9 @@ use crate::load_world::{Fate, Script, World};
 use saltecho::auth::{Key, MacAlgorithm};
 use saltecho::load::{
     Assertion, ErrorKind, Load, Mode, Outcome, Pace, Phase, Plan, PlanError, Record, Series,
+    SizeShare, Sizes,
 };
+use saltecho::proto::Protocol;
 
 pub(crate) fn millis(millis: u64) -> Duration {
     Duration::from_millis(millis)
@@ -190,13 +192,57 @@ fn a_delayed_generator_records_its_lateness() {
 #[test]
 fn messages_longer_than_a_send_are_verified_to_the_last_byte() {
     let plan = plan(|plan| {
-        plan.size = 1 << 20;
+        plan.size = (1 << 20).into();
         plan.pace = Pace::Open(NonZeroU64::new(20).unwrap());
     });
     let outcome = run(Script::default(), &plan);
     let counts = &outcome.record.counts;
     assert_eq!((counts.answered, counts.errors.total()), (100, 0));
     assert_eq!(counts.bytes_received, 10 * 32 + 110 * (1 << 20));
+}
+
+/// Three quarters of one size, a quarter of another.
+pub(crate) fn mixed(most: usize, rest: usize) -> Sizes {
+    let shares = [(most, 750_000), (rest, 250_000)];
+    let share = |(bytes, share_ppm)| SizeShare { bytes, share_ppm };
+    Sizes::mixed(shares.map(share).to_vec()).unwrap()
+}
+
+#[test]
+fn messages_of_several_sizes_are_verified_and_have_their_shares() {
+    for (mode, in_flight) in [(Mode::Echo, 1), (Mode::Echo, 7), (Mode::Connect, 1)] {
+        let plan = plan(|plan| {
+            plan.size = mixed(100, 40_000);
+            (plan.mode, plan.in_flight) = (mode, in_flight);
+        });
+        let outcome = run(Script::default(), &plan);
+        let Record { counts, .. } = &outcome.record;
+        assert_eq!((counts.answered, counts.errors.total()), (5_000, 0), "{mode:?}");
+        let (probes, dialed) = match mode {
+            Mode::Connect => (0, 5_000),
+            _ => (10, 10),
+        };
+        let messages = counts.bytes_received - dialed * 32;
+        let large = (messages - (5_000 + probes) * 100) / 39_900;
+        assert_eq!(messages, (5_000 + probes) * 100 + large * 39_900, "{mode:?}");
+        // Six standard deviations of a binomial distribution are 184.
+        assert!((1_066..=1_434).contains(&large), "{mode:?}: {large} of 5,000");
+    }
+}
+
+/// An answer takes 1 ms and the pause 99 ms, so each connection sends ten messages a second.
+#[test]
+fn a_pause_separates_an_answer_from_the_next_message() {
+    let plan = plan(|plan| {
+        plan.pace = Pace::Closed;
+        plan.think = millis(99);
+        plan.duration = Duration::from_secs(2);
+    });
+    let outcome = run(Script::default(), &plan);
+    let counts = &outcome.record.counts;
+    assert!((180..=200).contains(&counts.answered), "{counts:?}");
+    assert_eq!((counts.answered, counts.errors.total()), (counts.due, 0));
+    assert_about(&outcome, Series::Echo, 0.99, millis(1));
 }
 
 /// With 300 ms per answer, fifty connections get at most 167 answers per second.
@@ -232,20 +278,34 @@ fn an_invalid_plan_is_refused() {
     let too_much = |field, number, most| PlanError::TooMuch { field, number, most };
     let active = |active| PlanError::Active { active, connections: 10 };
     type Case = (fn(&mut Plan), PlanError);
-    let cases: [Case; 12] = [
+    let cases: [Case; 16] = [
         (|plan| plan.connections = 0, PlanError::Zero("connections")),
         (|plan| plan.in_flight = 0, PlanError::Zero("in_flight")),
-        (|plan| plan.size = 0, PlanError::Zero("size")),
+        (|plan| plan.size = 0.into(), PlanError::Zero("size")),
         (|plan| plan.duration = Duration::ZERO, PlanError::Zero("duration")),
         (|plan| plan.timeout = Some(Duration::ZERO), PlanError::Zero("timeout")),
         (|plan| plan.active = 0, active(0)),
         (|plan| plan.active = 11, active(11)),
         (|plan| plan.connections = (1 << 24) + 1, too_much("connections", (1 << 24) + 1, 1 << 24)),
         (|plan| plan.in_flight = 65_537, too_much("in_flight", 65_537, 65_536)),
-        (|plan| plan.size = usize::MAX, too_much("size", u64::MAX, 16 << 20)),
+        (|plan| plan.size = usize::MAX.into(), too_much("size", u64::MAX, 16 << 20)),
         (
             |plan| plan.pace = Pace::Open(NonZeroU64::MAX),
             too_much("the rate", u64::MAX, 1_000_000_000),
+        ),
+        (|plan| plan.think = millis(1), PlanError::Think),
+        (|plan| (plan.mode, plan.think) = (Mode::Idle, millis(1)), PlanError::Think),
+        (
+            |plan| {
+                (plan.pace, plan.in_flight, plan.think) = (Pace::Closed, 2, millis(1));
+            },
+            PlanError::Think,
+        ),
+        (
+            |plan| {
+                (plan.protocol, plan.size) = (Protocol::Multiprocessing, mixed(1, 2));
+            },
+            PlanError::MixedFrames,
         ),
         (
             |plan| plan.sources = vec!["[::1]:0".parse().unwrap()],

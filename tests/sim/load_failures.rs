@@ -5,7 +5,7 @@ use std::num::NonZeroU64;
 use std::rc::Rc;
 use std::time::Duration;
 
-use crate::load::{millis, plan, run, run_in};
+use crate::load::{millis, mixed, plan, run, run_in};
 use crate::load_world::{DIGEST, Fate, Script, World};
 use saltecho::load::{Assertion, ErrorKind, Load, Mode, Pace, Phase, Plan, Series};
 use saltecho::random::SplitMix;
@@ -161,7 +161,11 @@ fn every_message_is_accounted_for() {
             plan.active = 1 + below(plan.connections);
             plan.mode = [Mode::Echo, Mode::Echo, Mode::Connect, Mode::Idle][below(4)];
             plan.in_flight = 1 + below(4);
-            plan.size = 1 + below(300);
+            let (small, large) = (1 + below(300), 1 + below(3000));
+            plan.size = match below(2) {
+                0 => small.into(),
+                _ => mixed(small, large),
+            };
             plan.duration = millis(1 + below(1000) as u64);
             plan.timeout = (below(3) > 0).then(|| millis(1 + below(400) as u64));
             plan.ramp = millis(below(300) as u64);
@@ -169,6 +173,10 @@ fn every_message_is_accounted_for() {
             let rate = NonZeroU64::new(1 + below(3000) as u64).unwrap();
             plan.pace = if below(2) == 0 { Pace::Closed } else { Pace::Open(rate) };
             plan.spin = Duration::from_micros(300 * below(3) as u64);
+            if plan.pace == Pace::Closed && plan.mode == Mode::Echo && below(2) == 0 {
+                plan.in_flight = 1;
+                plan.think = millis(1 + below(200) as u64);
+            }
         });
         // Without a timeout, a connection that is never established would be waited for forever.
         let hangs =

@@ -1,14 +1,15 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
+use saltecho::load::sweep::Slo;
 use saltecho::load::{Assertion, Mode};
 
-use super::values::{Active, Rate, Sources, StartAt};
+use super::values::{Active, MessageSizes, Rate, Rates, Sources, StartAt};
 use crate::cli::address::{AdminTarget, ServerAddress};
 use crate::cli::keyfile::KeyArgs;
 use crate::cli::protocol::ProtocolArgs;
 use crate::cli::reply::Reply;
-use crate::cli::values::{Limit, Size, Spin};
+use crate::cli::values::{Limit, Spin};
 
 /// Generate load, verify every byte of the answers, and measure latency.
 ///
@@ -61,10 +62,15 @@ pub(in crate::cli) struct LoadArgs {
     #[arg(env = "SALTECHO_LOAD_IN_FLIGHT", hide_env_values = true)]
     pub(super) in_flight: Option<u32>,
 
-    /// Message size in bytes (64, 16k, 1m)
+    /// Message size in bytes (64, 16k, 1m), or several with their shares (64:90%,16k:10%)
     #[arg(short, long, value_name = "SIZE", default_value = "64")]
     #[arg(env = "SALTECHO_LOAD_SIZE", hide_env_values = true)]
-    pub(super) size: Size,
+    pub(super) size: MessageSizes,
+
+    /// With --closed, pause of each connection between an answer and its next message (100ms)
+    #[arg(long, value_name = "TIME", value_parser = super::values::time)]
+    #[arg(env = "SALTECHO_LOAD_THINK", hide_env_values = true)]
+    pub(super) think: Option<std::time::Duration>,
 
     /// Duration of the measurement, which starts when all connections are authenticated (30s, 5m)
     #[arg(short, long, value_name = "TIME", default_value = "30s", value_parser = super::values::time)]
@@ -102,6 +108,32 @@ pub(in crate::cli) struct LoadArgs {
     #[arg(long, value_name = "TIME", default_value = "off")]
     #[arg(env = "SALTECHO_LOAD_SPIN", hide_env_values = true)]
     pub(super) spin: Spin,
+
+    /// Measure a curve: each rate from one to the other, and where latency leaves --slo (10k..200k)
+    ///
+    /// Each rate is twice the one before, unless --steps says how many there are. -d is the time of one
+    /// measurement. A rate above capacity is cut short, and one at which the generator was late is
+    /// excluded. With --json `saltecho report` reads the result again, and compares two.
+    #[arg(long, value_name = "RATE..RATE", env = "SALTECHO_LOAD_SWEEP", hide_env_values = true)]
+    pub(super) sweep: Option<Rates>,
+
+    /// With --sweep, number of rates, in even ratios [default: doubling]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..=1000))]
+    #[arg(requires = "sweep", env = "SALTECHO_LOAD_STEPS", hide_env_values = true)]
+    pub(super) steps: Option<u32>,
+
+    /// With --sweep, number of measurements at each rate [default: 3]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    #[arg(requires = "sweep", env = "SALTECHO_LOAD_REPEAT", hide_env_values = true)]
+    pub(super) repeat: Option<u32>,
+
+    /// With --sweep, find the highest rate that holds this (p99<5ms, p99.9<=20ms, max<1s)
+    ///
+    /// Judged by the share of all due messages that were answered within the limit. Bisected down to a
+    /// twentieth and confirmed over windows of three times -d; exit code 5 if no rate holds it.
+    #[arg(long, value_name = "EXPR", requires = "sweep")]
+    #[arg(env = "SALTECHO_LOAD_SLO", hide_env_values = true)]
+    pub(super) slo: Option<Slo>,
 
     /// Start at this time, so that several machines start together (2026-11-25T12:00:00Z)
     #[arg(long, value_name = "TIME", env = "SALTECHO_LOAD_START_AT", hide_env_values = true)]
@@ -161,6 +193,7 @@ Examples:
   saltecho load -c 19000 --active 1% --source 127.0.0.2-20
   saltecho load --mode connect -c 64 -r 5k --html report.html
   saltecho load --protocol plain --reply same 127.0.0.1:7
+  saltecho load --sweep 10k..200k -d 5s --slo 'p99<5ms' --html curve.html
 
 Exit codes in addition to those in `saltecho --help`: 5 an assertion failed, 6 the result is
 unreliable or nothing was measured.";
@@ -178,27 +211,57 @@ pub(in crate::cli) enum LoadMode {
 impl LoadArgs {
     /// Names two flags that contradict each other, given on the command line or by variables.
     pub(super) fn find_contradiction(&self) -> Option<String> {
+        if self.sweep.is_some() {
+            const LOG: &str = "each measurement is a run of its own; --json has them all";
+            let idle = self.mode == LoadMode::Idle;
+            let useless = [
+                ("--rate (SALTECHO_LOAD_RATE)", self.rate.is_some(), "it sets the rates"),
+                ("--closed (SALTECHO_LOAD_CLOSED)", self.closed, "its messages are due at a rate"),
+                ("--mode idle", idle, "idle connections are silent while they are measured"),
+                ("--assert", !self.assertions.is_empty(), "use --slo"),
+                ("--events", self.events.is_some(), LOG),
+                ("--hlog", self.hlog.is_some(), LOG),
+                ("--pid", self.pid.is_some(), LOG),
+                ("--tui", self.tui, "it shows one run"),
+            ];
+            if let Some((flag, _, why)) = useless.into_iter().find(|(_, is_given, _)| *is_given) {
+                return Some(format!(
+                    "--sweep (SALTECHO_LOAD_SWEEP) cannot be used with {flag}: {why}"
+                ));
+            }
+        }
         let rate = ("--rate", "SALTECHO_LOAD_RATE", self.rate.is_some());
         let closed = ("--closed", "SALTECHO_LOAD_CLOSED", self.closed);
         let in_flight = ("--in-flight", "SALTECHO_LOAD_IN_FLIGHT", self.in_flight.is_some());
         let active = ("--active", "SALTECHO_LOAD_ACTIVE", self.active.is_some());
         let ramp = ("--ramp", "SALTECHO_LOAD_RAMP", self.ramp.is_some());
+        let think = ("--think", "SALTECHO_LOAD_THINK", self.think.is_some());
         let (mode, why, useless) = match self.mode {
             LoadMode::Idle => (
                 "--mode idle",
                 "idle connections are silent while they are measured",
-                vec![rate, closed, in_flight, active],
+                vec![rate, closed, in_flight, active, think],
             ),
             LoadMode::Connect => (
                 "--mode connect",
                 "each connection starts when its cycle is due and sends one message",
-                vec![in_flight, active, ramp],
+                vec![in_flight, active, ramp, think],
             ),
             LoadMode::Echo => ("", "", vec![]),
         };
-        let closed = match self.closed {
-            true => Some(("--closed", "the next message is sent as soon as one is answered", rate)),
-            false => None,
+        let closed = match (self.closed, self.think) {
+            (false, None) => None,
+            (false, Some(_)) => Some((
+                "a fixed rate (no --closed)",
+                "messages are due no matter when others are answered",
+                think,
+            )),
+            (true, Some(_)) if in_flight.2 => {
+                Some(("--think", "a connection that pauses has no message in flight", in_flight))
+            }
+            (true, _) => {
+                Some(("--closed", "the next message is sent as soon as one is answered", rate))
+            }
         };
         let of_mode = useless.into_iter().map(|flag| (mode, why, flag));
         let (one, why, (other, variable, _)) =

@@ -15,8 +15,13 @@ pub(in crate::cli) fn check(
     address: &dyn Display,
     assertions: &[Assertion],
 ) -> Result<(), Failure> {
-    let counts = &report.record.counts;
-    let errors = &counts.errors;
+    check_server(report, address)?;
+    check_result(report, assertions)
+}
+
+/// Checks that there were connections, and that the answers were right.
+pub(super) fn check_server(report: &Report, address: &dyn Display) -> Result<(), Failure> {
+    let errors = &report.record.counts.errors;
     if has_no_connection(report) {
         return Err(explain_no_connection(report, address));
     }
@@ -28,6 +33,10 @@ pub(in crate::cli) fn check(
         );
         return Err(Failure::with_message(Exit::Runtime, text));
     }
+    Ok(())
+}
+
+fn check_result(report: &Report, assertions: &[Assertion]) -> Result<(), Failure> {
     let failed: Vec<String> = assertions
         .iter()
         .filter_map(|assertion| {

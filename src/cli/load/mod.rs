@@ -6,6 +6,7 @@ mod live;
 mod outcome;
 mod preflight;
 mod process;
+mod sweep;
 #[cfg(feature = "tui")]
 mod tui;
 mod values;
@@ -23,7 +24,7 @@ use saltecho::client::{Client, ClientError, Stage};
 use saltecho::load::report::{
     Collector, EventLog, Generator, HistogramLog, Machine, PlanInfo, ProgramInfo,
 };
-use saltecho::load::{Interval, Load, Pace, Plan, Stopper};
+use saltecho::load::{Interval, Load, Pace, Plan};
 use saltecho::reactor::MioKernel;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -32,6 +33,7 @@ pub(super) use args::LoadArgs;
 use live::{Lines, Live};
 use preflight::{MachineLimits, check_sources, check_tui};
 use process::{CpuWait, ServerUsage};
+pub(super) use sweep::check_sweep;
 use watch::Watch;
 
 use super::failure::{Exit, Failure};
@@ -61,6 +63,11 @@ pub(super) fn run(args: &LoadArgs) -> Result<(), Failure> {
     // Until the load starts, signals keep their default action, also while this waits for the
     // reader of a FIFO or for --start-at.
     let outputs = args.outputs().map_err(|error| Failure::new(Exit::Usage, error))?;
+    if let Some(rates) = args.sweep {
+        wait_for_start(args)?;
+        plan.target = first_answering(&targets, &plan);
+        return sweep::run(args, rates, &plan, outputs);
+    }
     let [events, hlog, html] = outputs.named;
     let mut server_usage = args.pid.map(ServerUsage::start).transpose().context("--pid")?;
     wait_for_start(args)?;
@@ -69,7 +76,8 @@ pub(super) fn run(args: &LoadArgs) -> Result<(), Failure> {
     let kernel = MioKernel::new(EVENTS).context("cannot set up the event loop")?;
     let load = Load::new(kernel, plan.clone());
     let load = load.map_err(|error| Failure::new(Exit::Usage, error))?;
-    stop_on_signal(load.stopper(), args.tui)?;
+    let stopper = load.stopper();
+    stop_on_signal(move || stopper.stop(), args.tui)?;
 
     // Reporting is slow, so another thread does it; the load loop must not block.
     let (intervals, queue) = channel();
@@ -116,6 +124,8 @@ impl LoadArgs {
         plan.protocol = protocol;
         let pace = match self.rate {
             _ if self.closed => Pace::Closed,
+            // What the machine allows is checked for the highest.
+            _ if self.sweep.is_some() => self.sweep.map_or(plan.pace, |rates| Pace::Open(rates.1)),
             Some(rate) => Pace::Open(rate.0),
             None => plan.pace,
         };
@@ -126,11 +136,12 @@ impl LoadArgs {
         plan.connections = self.connections as usize;
         plan.active = active as usize;
         plan.in_flight = self.in_flight.map_or(plan.in_flight, |number| number as usize);
-        plan.size = self.size.0;
+        plan.size = self.size.0.clone();
         plan.upper = matches!(self.reply, Reply::Upper);
         plan.ramp = self.ramp.unwrap_or_default();
         plan.duration = self.duration;
         plan.timeout = self.timeout.0;
+        plan.think = self.think.unwrap_or_default();
         plan.seed = self.seed;
         plan.spin = self.spin.0;
         Ok(plan)
@@ -184,13 +195,7 @@ impl LoadArgs {
         events: Option<Output>,
         hlog: Option<Output>,
     ) -> Result<Collector> {
-        let generator = Generator {
-            name: String::new(),
-            program: ProgramInfo::now(command_line()),
-            machine: Machine::this(),
-            plan: PlanInfo::new(plan, public_name(&plan.key)),
-            run: None,
-        };
+        let generator = generator(plan);
         let mut collector = Collector::new(generator.clone());
         if let Some(to) = events {
             to.begin()?;
@@ -203,6 +208,17 @@ impl LoadArgs {
             collector.add_sink(name.clone(), log.with_context(|| format!("cannot write {name}"))?);
         }
         Ok(collector)
+    }
+}
+
+/// This generator, before its run.
+fn generator(plan: &Plan) -> Generator {
+    Generator {
+        name: String::new(),
+        program: ProgramInfo::now(command_line()),
+        machine: Machine::this(),
+        plan: PlanInfo::new(plan, public_name(&plan.key)),
+        run: None,
     }
 }
 
@@ -256,7 +272,7 @@ fn wait_for_start(args: &LoadArgs) -> Result<(), Failure> {
 
 /// Makes SIGINT and SIGTERM end the load early, with its report; a second one ends the program.
 /// Signals that were ignored when the program started stay ignored.
-fn stop_on_signal(stopper: Stopper, has_screen: bool) -> Result<()> {
+fn stop_on_signal(stop: impl Fn() + Send + 'static, has_screen: bool) -> Result<()> {
     let mut caught = not_ignored(&[SIGINT, SIGTERM]);
     if has_screen {
         // They end the program as always, but the terminal must be restored first.
@@ -268,7 +284,7 @@ fn stop_on_signal(stopper: Stopper, has_screen: bool) -> Result<()> {
         for signal in signals.forever() {
             if [SIGINT, SIGTERM].contains(&signal) && !is_stopping {
                 is_stopping = true;
-                stopper.stop();
+                stop();
                 continue;
             }
             #[cfg(feature = "tui")]

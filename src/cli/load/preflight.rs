@@ -102,7 +102,8 @@ impl MachineLimits {
         let allowed = self.tcp_memory?;
         // Messages in flight are in the buffers of both ends; on loopback both are on this machine.
         let ends = if plan.target.ip().is_loopback() { 2 } else { 1 };
-        let needed = [plan.active, plan.in_flight, plan.size]
+        let size = plan.size.largest();
+        let needed = [plan.active, plan.in_flight, size]
             .into_iter()
             .fold(ends, |product: u64, factor| product.saturating_mul(factor as u64));
         // The kernel buffers at most 4 MiB for one connection (default of tcp_wmem).
@@ -114,7 +115,7 @@ impl MachineLimits {
                  --in-flight, -s), or raise the third number in net.ipv4.tcp_mem",
                 plan.active,
                 plan.in_flight,
-                plan.size,
+                size,
                 needed >> 20,
                 allowed >> 20
             )
@@ -223,7 +224,7 @@ mod tests {
         let large = plan(|plan| {
             plan.active = 1000;
             plan.in_flight = 4;
-            plan.size = 1 << 20;
+            plan.size = (1 << 20).into();
         });
         assert_refused(MACHINE, &large, &["8000 MiB", "2048 MiB", "--in-flight", "tcp_mem"]);
     }

@@ -5,9 +5,10 @@ use std::num::NonZeroU64;
 use std::str::FromStr;
 use std::time::{Duration, SystemTime};
 
-use saltecho::load::parse_with_unit;
+use saltecho::load::{SizeShare, Sizes, parse_with_unit};
 
 use crate::cli::address::source_address;
+use crate::cli::values::Size;
 
 /// Parses a time that is not zero.
 pub(super) fn time(text: &str) -> Result<Duration, &'static str> {
@@ -29,6 +30,57 @@ impl FromStr for Rate {
         let rate = parse_with_unit(text, 1000).filter(|rate| *rate <= 1_000_000_000);
         rate.and_then(NonZeroU64::new).map(Self).ok_or(EXPECTED)
     }
+}
+
+/// The lowest and the highest rate of a sweep: `10k..200k`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Rates(pub(super) NonZeroU64, pub(super) NonZeroU64);
+
+impl FromStr for Rates {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        const EXPECTED: &str =
+            "expected two rates from 1 to 1000m, the lower one first, like 10k..200k";
+        let (low, high) = text.split_once("..").ok_or(EXPECTED)?;
+        match (low.parse(), high.parse()) {
+            (Ok(Rate(low)), Ok(Rate(high))) if low < high => Ok(Self(low, high)),
+            _ => Err(EXPECTED),
+        }
+    }
+}
+
+/// The sizes of messages: one, or several with their shares.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct MessageSizes(pub(super) Sizes);
+
+impl FromStr for MessageSizes {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        const EXPECTED: &str = "expected a number of bytes from 1 to 16m, like 1000, 1k or 32k, or \
+            several with shares that add up to 100%, like 64:90%,16k:10%";
+        if let Ok(Size(bytes)) = text.parse() {
+            return Ok(Self(bytes.into()));
+        }
+        let share = |part: &str| {
+            let (size, share) = part.split_once(':')?;
+            let Size(bytes) = size.parse().ok()?;
+            Some(SizeShare { bytes, share_ppm: parts_per_million(share.strip_suffix('%')?)? })
+        };
+        let shares: Option<Vec<_>> = text.split(',').map(share).collect();
+        shares.and_then(|shares| Sizes::mixed(shares).ok()).map(Self).ok_or(EXPECTED)
+    }
+}
+
+/// A percentage with at most four decimals, which are exact.
+fn parts_per_million(percent: &str) -> Option<u32> {
+    let (whole, decimals) = percent.split_once('.').unwrap_or((percent, "0"));
+    let is_number = |text: &str, most| {
+        (1..=most).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit())
+    };
+    let parts = format!("{whole}{decimals:0<4}");
+    (is_number(whole, 3) && is_number(decimals, 4)).then(|| parts.parse().ok()).flatten()
 }
 
 /// The number of active connections, or their share.
@@ -129,6 +181,46 @@ mod tests {
         }
         for text in ["", "0", "k", "-1", "+1", "1.5k", "1001m", "99999999999999999999", "1/s"] {
             assert!(text.parse::<Rate>().is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_sweep_goes_from_a_rate_to_a_higher_one() {
+        let Rates(low, high) = "10k..1m".parse().unwrap();
+        assert_eq!((low.get(), high.get()), (10_000, 1_000_000));
+        for text in ["", "10k", "..", "10k..", "..5", "5..5", "6..5", "0..5", "1..2..3", "1...2"] {
+            assert!(text.parse::<Rates>().is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn sizes_may_have_shares() {
+        for (text, expected) in [
+            ("64", vec![(64, 1_000_000)]),
+            ("64:90%,16k:10%", vec![(64, 900_000), (16 << 10, 100_000)]),
+            ("1:99.9%,1m:0.1%", vec![(1, 999_000), (1 << 20, 1_000)]),
+            ("1:33.3333%,2:66.6667%", vec![(1, 333_333), (2, 666_667)]),
+        ] {
+            let MessageSizes(sizes) = text.parse().unwrap();
+            let shares = sizes.shares().iter().map(|share| (share.bytes, share.share_ppm));
+            assert_eq!(shares.collect::<Vec<_>>(), expected, "{text}");
+        }
+        for text in [
+            "",
+            "0",
+            "64:90%",
+            "64:90%,16k",
+            "64:90%,16k:9%",
+            "64:100%,16k:0%",
+            "64:90,16k:10",
+            "0:90%,1:10%",
+            "17m:50%,1:50%",
+            "1:-1%,2:101%",
+            "1:.5%,2:99.5%",
+            "1:50.%,2:50%",
+            "1:0.00005%,2:99.99995%",
+        ] {
+            assert!(text.parse::<MessageSizes>().is_err(), "{text:?}");
         }
     }
 

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
-use crate::load::{Mode, Outcome, Pace, Plan};
+use crate::load::{Mode, Outcome, Pace, Plan, SizeShare};
 use crate::proto::Protocol;
 
 /// A load generator and its run.
@@ -156,9 +156,12 @@ pub struct PlanInfo {
     pub active: usize,
     /// Maximum number of unanswered messages per connection.
     pub in_flight: usize,
-    /// Size of a message in bytes.
+    /// Size of a message in bytes; the mean if there are several.
     #[serde(rename = "size_bytes")]
     pub size: usize,
+    /// The sizes with their shares, if there are several.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sizes: Vec<SizeShare>,
     /// True if answers were expected in upper case.
     pub upper: bool,
     /// Time over which connecting was spread.
@@ -170,6 +173,10 @@ pub struct PlanInfo {
     /// Time limit for each connect, authentication and echo.
     #[serde(rename = "timeout_ns", with = "nanos_or_null")]
     pub timeout: Option<Duration>,
+    /// Pause between an answer and the next message of a connection; zero in reports that are older than
+    /// the setting.
+    #[serde(default, rename = "think_ns", with = "nanos")]
+    pub think: Duration,
     /// Seed for the message contents.
     pub seed: u64,
     /// Time to poll without sleeping after each event; zero in reports that are older than the
@@ -196,11 +203,16 @@ impl PlanInfo {
             connections: plan.connections,
             active: plan.active,
             in_flight: plan.in_flight,
-            size: plan.size,
+            size: plan.size.mean(),
+            sizes: match plan.size.is_mixed() {
+                true => plan.size.shares().to_vec(),
+                false => Vec::new(),
+            },
             upper: plan.upper,
             ramp: plan.ramp,
             duration: plan.duration,
             timeout: plan.timeout,
+            think: plan.think,
             seed: plan.seed,
             spin: plan.spin,
         }

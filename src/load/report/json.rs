@@ -13,18 +13,7 @@ impl Report {
     /// The report as indented JSON text with a final line feed. Escapes characters that control a
     /// terminal, which JSON alone would not.
     pub fn to_json_text(&self) -> String {
-        let json = format!("{:#}\n", self.to_json());
-        let mut text = String::with_capacity(json.len());
-        for character in json.chars() {
-            match character {
-                '\n' => text.push('\n'),
-                _ if misleads(character) => {
-                    let _ = write!(text, "\\u{:04x}", u32::from(character));
-                }
-                _ => text.push(character),
-            }
-        }
-        text
+        visible_text(&self.to_json())
     }
 
     /// The report as one JSON object. Numbers are integers in base units, with the unit in the name.
@@ -80,6 +69,22 @@ impl Report {
     }
 }
 
-fn value(of: &impl Serialize) -> Value {
+/// Indented JSON text with a final line feed.
+pub(super) fn visible_text(json: &Value) -> String {
+    let json = format!("{json:#}\n");
+    let mut text = String::with_capacity(json.len());
+    for character in json.chars() {
+        match character {
+            '\n' => text.push('\n'),
+            _ if misleads(character) => {
+                let _ = write!(text, "\\u{:04x}", u32::from(character));
+            }
+            _ => text.push(character),
+        }
+    }
+    text
+}
+
+pub(super) fn value(of: &impl Serialize) -> Value {
     serde_json::to_value(of).expect("all keys are strings, and no number is out of range")
 }

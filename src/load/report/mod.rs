@@ -16,6 +16,7 @@ mod html;
 mod json;
 mod merge;
 mod server;
+mod sweep;
 mod text;
 mod verdict;
 mod visible;
@@ -30,6 +31,9 @@ pub use generator::{Generator, Machine, PlanInfo, ProgramInfo, RunInfo};
 pub use hlog::{HistogramLog, LoadLog, LogError};
 pub use merge::{MergeError, merge};
 pub use server::{ServerUse, Upgrade};
+pub use sweep::{
+    RateReport, SloInfo, Sweep, SweepComparison, SweepError, SweepReport, WindowReport,
+};
 pub use verdict::Verdict;
 pub use visible::Visible;
 

@@ -1,11 +1,13 @@
 //! A report as text.
 
+use std::collections::BTreeSet;
 use std::fmt::{self, Write};
+use std::time::Duration;
 
 use super::figures::{Percentiles, QUANTILES};
 use super::{Bytes, Grouped, Nanos};
 use super::{Generator, PlanInfo, Report, Visible};
-use crate::load::{Mode, Pace, Series};
+use crate::load::{Mode, Pace, Series, SizeShare};
 
 /// Maximum line length.
 const WIDTH: usize = 80;
@@ -124,6 +126,20 @@ impl Generator {
 
     /// Its plan in words.
     pub fn what(&self) -> String {
+        self.described(&plan_in_words(&[&self.plan]))
+    }
+
+    /// Its plan in words, with these rates.
+    pub(super) fn what_at(&self, rates: &str) -> String {
+        self.described(&in_words(&[&self.plan], Some(rates.to_owned())))
+    }
+
+    /// Its plan in words, without its rate and the server.
+    pub(super) fn what_without_target(&self) -> String {
+        in_words(&[&self.plan], Some(String::new()))
+    }
+
+    fn described(&self, words: &str) -> String {
         let plan = &self.plan;
         let sources = match plan.sources.len() {
             0 => String::new(),
@@ -134,7 +150,6 @@ impl Generator {
             true => String::new(),
             false => format!("; spinning for {} after each event", Nanos::from(plan.spin)),
         };
-        let words = plan_in_words(&[plan]);
         let how = match plan.protocol.as_str() {
             "plain" => "plain, without authentication".to_owned(),
             "tutorial" => format!("{} with key {}", plan.mac, plan.key),
@@ -190,30 +205,34 @@ impl Report {
 /// A plan in words, or the sum of several: counts and rates are added. All have the same mode and
 /// model.
 fn plan_in_words(plans: &[&PlanInfo]) -> String {
-    let sum = |part: fn(&PlanInfo) -> usize| {
-        let parts = plans.iter().map(|plan| part(plan) as u64);
-        Grouped(parts.fold(0, u64::saturating_add))
-    };
-    let range = |part: fn(&PlanInfo) -> usize| Range::new(plans.iter().map(|plan| part(plan)));
     let rates = plans.iter().map(|plan| match plan.pace {
         Pace::Open(rate) => Some(rate.get()),
         Pace::Closed => None,
     });
     let rates: Option<Vec<u64>> = rates.collect();
     let rate = rates.map(|rates| rates.into_iter().fold(0, u64::saturating_add));
+    in_words(plans, rate.map(|rate| Grouped(rate).to_string()))
+}
+
+fn in_words(plans: &[&PlanInfo], rate: Option<String>) -> String {
+    let sum = |part: fn(&PlanInfo) -> usize| {
+        let parts = plans.iter().map(|plan| part(plan) as u64);
+        Grouped(parts.fold(0, u64::saturating_add))
+    };
+    let range = |part: fn(&PlanInfo) -> usize| Range::new(plans.iter().map(|plan| part(plan)));
     let (connections, active) = (sum(|plan| plan.connections), sum(|plan| plan.active));
     let noun = if connections.0 == 1 { "connection" } else { "connections" };
-    let (size, in_flight) = (range(|plan| plan.size), range(|plan| plan.in_flight));
-    let bytes = if size == Range(1, 1) { "byte" } else { "bytes" };
-    let steps = format!("(connect, authenticate, one echo of {size} {bytes}, close)");
-    match (plans[0].mode, rate.map(Grouped)) {
+    let (size, in_flight) = (sizes_in_words(plans), range(|plan| plan.in_flight));
+    let steps = format!("(connect, authenticate, one echo of {size}, close)");
+    match (plans[0].mode, rate) {
         (Mode::Echo, Some(rate)) => format!(
-            "open model: {rate} messages/s of {size} {bytes} over {active} of {connections} {noun}, \
+            "open model: {rate} messages/s of {size} over {active} of {connections} {noun}, \
              at most {in_flight} in flight on each",
         ),
         (Mode::Echo, None) => format!(
-            "closed model: messages of {size} {bytes} as fast as they are answered over {active} of \
-             {connections} {noun}, {in_flight} in flight on each",
+            "closed model: messages of {size} {pause} over {active} of {connections} {noun}, {in_flight} \
+             in flight on each",
+            pause = pause_in_words(plans),
         ),
         (Mode::Connect, Some(rate)) => {
             format!("open model: {rate} cycles/s {steps}, at most {connections} at a time")
@@ -223,6 +242,39 @@ fn plan_in_words(plans: &[&PlanInfo]) -> String {
             format!(
                 "{connections} idle {noun}: authenticate, stay silent, echo once more at the end"
             )
+        }
+    }
+}
+
+/// `64 bytes`, `64 to 1,024 bytes`, or the sizes with their shares.
+fn sizes_in_words(plans: &[&PlanInfo]) -> String {
+    if plans.iter().all(|plan| plan.sizes.is_empty()) {
+        let size = Range::new(plans.iter().map(|plan| plan.size));
+        return format!("{size} {}", if size == Range(1, 1) { "byte" } else { "bytes" });
+    }
+    let each = plans.iter().map(|plan| match &plan.sizes[..] {
+        [] => format!("{} bytes", Grouped(plan.size as u64)),
+        shares => {
+            let share = |share: &SizeShare| {
+                let percent = f64::from(share.share_ppm) / 10_000.0;
+                format!("{} ({percent} %)", Grouped(share.bytes as u64))
+            };
+            format!("{} bytes", shares.iter().map(share).collect::<Vec<_>>().join(" or "))
+        }
+    });
+    let different: BTreeSet<String> = each.collect();
+    different.into_iter().collect::<Vec<_>>().join(" and ")
+}
+
+/// When the next message follows an answer, in the closed model.
+fn pause_in_words(plans: &[&PlanInfo]) -> String {
+    let pauses: BTreeSet<Duration> = plans.iter().map(|plan| plan.think).collect();
+    match pauses.iter().all(Duration::is_zero) {
+        true => "as fast as they are answered".to_owned(),
+        false => {
+            let each: Vec<String> =
+                pauses.into_iter().map(|pause| Nanos::from(pause).to_string()).collect();
+            format!("{} after each answer", each.join(" or "))
         }
     }
 }

@@ -25,18 +25,10 @@ impl Verdict {
             return Self::ended_during_ramp();
         }
         let verdict = Self::by_lateness(record, mode, "generator lateness");
-        if verdict == Self::Reliable
-            && let Some(run) = run
-            && let Some(waited) = run.waited.filter(|waited| *waited > run.measured / WAITING)
-        {
-            return Self::Unreliable(format!(
-                "the generator waited for a CPU for {} of {}: the results include that delay. Give \
-                 it a CPU of its own (taskset), or lower the rate",
-                Nanos::from(waited),
-                Nanos::from(run.measured),
-            ));
+        match run.filter(|_| verdict == Self::Reliable).and_then(waited_for_cpu) {
+            Some(reason) => Self::Unreliable(reason),
+            None => verdict,
         }
-        verdict
     }
 
     pub(super) fn ended_during_ramp() -> Self {
@@ -87,6 +79,17 @@ impl Verdict {
             Self::Unreliable(reason) | Self::Nothing(reason) => Some(reason),
         }
     }
+}
+
+/// The reason why a run is unreliable that waited for a CPU for too long; `None` if it did not.
+pub(super) fn waited_for_cpu(run: &RunInfo) -> Option<String> {
+    let waited = run.waited.filter(|waited| *waited > run.measured / WAITING)?;
+    Some(format!(
+        "the generator waited for a CPU for {} of {}: the results include that delay. Give it a CPU \
+         of its own (taskset), or lower the rate",
+        Nanos::from(waited),
+        Nanos::from(run.measured),
+    ))
 }
 
 /// A warning if less than nine tenths of the due messages were sent.

@@ -2,6 +2,7 @@
 
 mod chart;
 mod compare;
+mod sweep;
 
 use std::fmt::Write;
 use std::time::Duration;

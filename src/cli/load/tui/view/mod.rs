@@ -71,10 +71,11 @@ impl View {
         let connections = Grouped(plan.connections as u64);
         Self {
             plan: format!(
-                " {}  {}{pace}  {connections} connections  {} bytes",
+                " {}  {}{pace}  {connections} connections  {}{} bytes",
                 plan.target,
                 plan.mode.as_str(),
-                Grouped(plan.size as u64)
+                if plan.size.is_mixed() { "mean " } else { "" },
+                Grouped(plan.size.mean() as u64)
             ),
             mode: plan.mode,
             duration: plan.duration,
