@@ -64,10 +64,14 @@ pub(crate) fn main() -> ExitCode {
     let outcome = match parsed {
         Ok(cli) => execute(cli.command, &warnings),
         Err(Refusal::CommandLine(answer)) if answer.use_stderr() => {
+            serve::decline(&answer.to_string());
             return print_usage_error(&answer);
         }
         Err(Refusal::CommandLine(answer)) => print_help(&answer),
-        Err(Refusal::Configuration(failure)) => Err(failure),
+        Err(Refusal::Configuration(failure)) => {
+            serve::decline(&failure.text());
+            Err(failure)
+        }
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

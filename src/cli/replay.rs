@@ -9,7 +9,7 @@ use std::time::Instant;
 use anyhow::Context;
 use clap::Args;
 use saltecho::proto::{ConnId, Framed, Handler, Identity, Protocol, Upper};
-use saltecho::server::{Outcome, Replay};
+use saltecho::server::{Replay, Replayed};
 use saltecho::trace::{Difference, Ending, Header, Narrator, ReadError, Reader, ReplayKernel};
 
 use super::failure::{Exit, Failure};
@@ -143,14 +143,14 @@ fn replay<H: Handler + Clone>(args: &ReplayArgs, reader: Input, handler: H) -> R
             return output::print(&state(&replay, args)).map_err(Failure::from);
         }
         match replay.turn() {
-            Outcome::Turn => {}
+            Replayed::Turn => {}
             outcome => break outcome,
         }
     };
     let (turns, calls) = (replay.reader().turn(), replay.reader().step());
     let seconds = begun.elapsed().as_secs_f64();
     match outcome {
-        Outcome::End | Outcome::Failed(_) => {
+        Replayed::End | Replayed::Failed(_) => {
             let mut text = format!("identical, {turns} turns, {calls} calls");
             match replay.reader().ending() {
                 Some(Ending::Complete) | None => {}
@@ -170,7 +170,7 @@ fn replay<H: Handler + Clone>(args: &ReplayArgs, reader: Input, handler: H) -> R
             }
             output::print(&text).map_err(Failure::from)
         }
-        Outcome::Different(difference) => {
+        Replayed::Different(difference) => {
             let text = different(args, &replay, &difference)?;
             output::print(&text)?;
             Err(Failure::with_message(
@@ -178,11 +178,11 @@ fn replay<H: Handler + Clone>(args: &ReplayArgs, reader: Input, handler: H) -> R
                 format!("this build differs from the recorded one in turn {}", difference.turn),
             ))
         }
-        Outcome::Panicked(message) => Err(Failure::with_message(
+        Replayed::Panicked(message) => Err(Failure::with_message(
             Exit::Assertion,
             format!("the loop panicked in turn {turns}, after {calls} calls: {message}"),
         )),
-        Outcome::Unreadable(error) => Err(unreadable(&args.file, &error)),
+        Replayed::Unreadable(error) => Err(unreadable(&args.file, &error)),
         other => Err(usage(format!("{other:?}"))),
     }
 }

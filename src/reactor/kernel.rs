@@ -25,7 +25,8 @@ pub trait Kernel {
     /// A listening socket of an admin endpoint, whose clients come over TCP or a Unix socket.
     type AdminListener;
 
-    /// Reads the monotonic clock.
+    /// Reads the monotonic clock. Its zero is the same for all loops between which sockets
+    /// [move](super::Adopt): on a real system, CLOCK_MONOTONIC.
     fn now(&mut self) -> Monotonic;
 
     /// Waits for events, at most for `timeout` (`None`: for ever), and hands each to `on_event`.

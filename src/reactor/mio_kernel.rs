@@ -3,7 +3,7 @@ use std::mem::offset_of;
 use std::net::{Shutdown, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use mio::event::Event;
 use mio::net::{TcpListener, TcpStream, UnixStream};
@@ -12,6 +12,7 @@ use mio::{Events, Interest, Poll};
 use rand::rngs::{SmallRng, SysRng};
 use rand::{RngExt, SeedableRng};
 use rustix::net::{self, RecvFlags, SendFlags};
+use rustix::time::{ClockId, clock_gettime};
 use signal_hook::consts::FORBIDDEN;
 use signal_hook::iterator::backend::SignalDelivery;
 use signal_hook::iterator::exfiltrator::WithRawSiginfo;
@@ -27,11 +28,10 @@ use crate::rawopt;
 
 /// The real kernel, reached through mio: epoll, edge-triggered.
 pub struct MioKernel {
-    poll: Poll,
+    pub(super) poll: Poll,
     events: Events,
     capacity: usize,
     waker: Arc<mio::Waker>,
-    clock_zero: Instant,
     /// When the process started, once that was asked for.
     process_started: OnceLock<SystemTime>,
     random: RandomPool,
@@ -41,6 +41,8 @@ pub struct MioKernel {
     signals: Option<SignalDelivery<UnixStream, WithRawSiginfo>>,
     /// Given up for a moment to turn a client away when there is no other descriptor.
     spare: Option<Poll>,
+    /// Another process may have descriptors of the same sockets, since they were handed over.
+    pub(super) shares: bool,
 }
 
 /// Maximum number of events per poll; the next poll returns the rest. The buffer takes 48 KiB, which a
@@ -60,12 +62,12 @@ impl MioKernel {
             events: Events::with_capacity(events_per_poll),
             capacity: events_per_poll,
             waker: Arc::new(waker),
-            clock_zero: Instant::now(),
             process_started: OnceLock::new(),
             random: RandomPool::new(),
             scatter: SmallRng::try_from_rng(&mut SysRng).map_err(io::Error::other)?,
             signals: None,
             spare: Some(spare_descriptor()?),
+            shares: false,
         })
     }
 }
@@ -76,7 +78,9 @@ impl Kernel for MioKernel {
     type AdminListener = AdminListener;
 
     fn now(&mut self) -> Monotonic {
-        Monotonic::ZERO.saturating_add(self.clock_zero.elapsed())
+        let now = clock_gettime(ClockId::Monotonic);
+        let seconds = now.tv_sec.cast_unsigned() * 1_000_000_000;
+        Monotonic::from_nanos(seconds + now.tv_nsec.cast_unsigned())
     }
 
     fn poll(
@@ -183,6 +187,9 @@ impl Kernel for MioKernel {
     }
 
     fn close(&mut self, stream: TcpStream, how: Close) {
+        if self.shares {
+            return close_shared(&stream, how);
+        }
         if how == Close::Reset {
             // If it fails the peer sees an ordinary end, as it would have without us trying.
             let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
@@ -234,6 +241,18 @@ impl Kernel for MioKernel {
         self.process_started.get_or_init(|| process.started);
         Some(process)
     }
+}
+
+/// Closes a stream of which another process may have a descriptor too, so that the last close may be
+/// far away: says to the peer at once what the last close would have said.
+#[inline(never)]
+fn close_shared(stream: &TcpStream, how: Close) {
+    // If it fails, the peer is gone.
+    let _ = match how {
+        Close::Orderly => stream.shutdown(Shutdown::Both),
+        // Disconnects with a reset (tcp_disconnect).
+        Close::Reset => net::connect_unspec(stream).map_err(io::Error::from),
+    };
 }
 
 /// The highest signal number of Linux.

@@ -20,6 +20,10 @@ impl Ready {
     /// Urgent data arrived. A `recv` stops short at the urgent mark though more is behind it.
     pub const PRIORITY: Self = Self(8);
 
+    /// Everything that a call can find out, for a socket about which nothing is known: the end of the
+    /// stream, which no call clears, is announced when the socket is registered.
+    pub const UNKNOWN: Self = Self(Self::READABLE.0 | Self::WRITABLE.0 | Self::PRIORITY.0);
+
     /// The bits as a number: 1 readable, 2 writable, 4 closed, 8 priority.
     pub const fn bits(self) -> u8 {
         self.0

@@ -208,6 +208,7 @@ impl Command {
             }
             Self::Stats(_) => "stats".to_owned(),
             Self::Visit(_) => "visit".to_owned(),
+            Self::Park => "park".to_owned(),
         }
     }
 
@@ -229,7 +230,7 @@ impl Command {
                 let (id, message) = push_of(rest).ok_or_else(unknown)?;
                 Self::Push(id, message)
             }
-            "stats" | "visit" => return Ok(None),
+            "stats" | "visit" | "park" => return Ok(None),
             _ => return Err(unknown()),
         }))
     }

@@ -28,7 +28,7 @@ pub struct Replay<K: Kernel, H> {
 /// What became of a turn.
 #[derive(Debug)]
 #[non_exhaustive]
-pub enum Outcome {
+pub enum Replayed {
     /// It was as recorded, and there may be more.
     Turn,
     /// The recording has ended, or its loop has.
@@ -107,22 +107,22 @@ where
         Ok(Self { server, sign })
     }
 
-    /// Replays one turn. After any other outcome than [`Outcome::Turn`] there is none.
-    pub fn turn(&mut self) -> Outcome {
+    /// Replays one turn. After any other outcome than [`Replayed::Turn`] there is none.
+    pub fn turn(&mut self) -> Replayed {
         match self.server.reactor.kernel.goes_on() {
             Ok(true) => {}
-            Ok(false) => return Outcome::End,
-            Err(error) => return Outcome::Unreadable(error),
+            Ok(false) => return Replayed::End,
+            Err(error) => return Replayed::Unreadable(error),
         }
         match catch_unwind(AssertUnwindSafe(|| self.server.turn())) {
             // If the loop has ended here and did not there, its next call differs.
-            Ok(Ok(_)) => Outcome::Turn,
-            Ok(Err(error)) => Outcome::Failed(error),
+            Ok(Ok(_)) => Replayed::Turn,
+            Ok(Err(error)) => Replayed::Failed(error),
             Err(panic) => match self.sign.take() {
-                Some(Stop::End) => Outcome::End,
-                Some(Stop::Different(difference)) => Outcome::Different(difference),
-                Some(Stop::Unreadable(error)) => Outcome::Unreadable(error),
-                None => Outcome::Panicked(text_of(&*panic)),
+                Some(Stop::End) => Replayed::End,
+                Some(Stop::Different(difference)) => Replayed::Different(difference),
+                Some(Stop::Unreadable(error)) => Replayed::Unreadable(error),
+                None => Replayed::Panicked(text_of(&*panic)),
             },
         }
     }

@@ -21,6 +21,15 @@ pub struct SimAdminListener;
 pub struct SimStream(pub(super) usize);
 
 impl SimStream {
+    pub(super) const fn of(client: SimClient) -> Self {
+        Self(client.0)
+    }
+
+    /// The client at the other end.
+    pub const fn client(&self) -> SimClient {
+        SimClient(self.0)
+    }
+
     const fn traced(&self) -> Stream {
         Stream(self.0 as u64 + 1)
     }
@@ -48,6 +57,7 @@ impl Kernel for SimKernel {
         timeout: Option<Duration>,
         mut on_event: impl FnMut(Token, Ready),
     ) -> io::Result<()> {
+        self.assert_no_handover("poll");
         self.calls += 1;
         self.record(|| Call::Poll(timeout));
         let before = self.events;
@@ -94,6 +104,7 @@ impl Kernel for SimKernel {
 
     fn register_listener(&mut self, _listener: &mut (), token: Token) -> io::Result<()> {
         self.listener = Some(token);
+        self.listener_edge |= !self.queue.is_empty();
         self.record(|| Call::Listen(token.into(), Ok(())));
         Ok(())
     }
@@ -105,7 +116,8 @@ impl Kernel for SimKernel {
             let socket = &mut self.sockets[stream.0];
             socket.token = Some(token);
             socket.ledger.name = Some(token);
-            // Registering announces what is already there.
+            // Registering announces what is already there, and what comes to be.
+            socket.no_space |= !socket.to_client.has_room_again();
             self.raise(stream.0);
         }
         self.record(|| Call::Register(stream.traced(), token.into(), registered));
@@ -126,6 +138,7 @@ impl Kernel for SimKernel {
         token: Token,
     ) -> io::Result<()> {
         self.admin.listener = Some(token);
+        self.admin.edge |= !self.admin.clients.is_empty();
         self.record(|| Call::Listen(token.into(), Ok(())));
         Ok(())
     }
@@ -160,6 +173,7 @@ impl Kernel for SimKernel {
     }
 
     fn shutdown(&mut self, stream: &mut SimStream) -> io::Result<()> {
+        self.assert_no_handover("shutdown");
         self.calls += 1;
         self.fruitless = 0;
         let socket = &mut self.sockets[stream.0];
@@ -176,6 +190,7 @@ impl Kernel for SimKernel {
     }
 
     fn close(&mut self, stream: SimStream, how: Close) {
+        self.assert_no_handover("close");
         self.calls += 1;
         self.fruitless = 0;
         let socket = &mut self.sockets[stream.0];
@@ -210,6 +225,7 @@ impl Kernel for SimKernel {
     }
 
     fn probe(&mut self, stream: &mut SimStream) {
+        self.assert_no_handover("setsockopt");
         self.calls += 1;
         let lost = self.random.chance(self.faults.lost_probe);
         let (clock, socket) = (self.clock, &mut self.sockets[stream.0]);
@@ -248,6 +264,7 @@ impl Kernel for SimKernel {
 
 impl SimKernel {
     fn take_client(&mut self) -> io::Result<(SimStream, Option<SocketAddr>)> {
+        self.assert_no_handover("accept");
         if self.queue.is_empty() {
             self.calls += 1;
             return Err(ErrorKind::WouldBlock.into());
@@ -270,6 +287,7 @@ impl SimKernel {
     }
 
     fn take_admin_client(&mut self) -> io::Result<SimStream> {
+        self.assert_no_handover("accept");
         if self.admin.clients.is_empty() {
             self.calls += 1;
             return Err(ErrorKind::WouldBlock.into());
@@ -288,6 +306,7 @@ impl SimKernel {
     }
 
     fn turn_away(&mut self) -> io::Result<()> {
+        self.assert_no_handover("accept");
         if self.queue.is_empty() {
             self.calls += 1;
             return Err(ErrorKind::WouldBlock.into());
@@ -301,6 +320,7 @@ impl SimKernel {
     }
 
     fn receive(&mut self, stream: &SimStream, data: &mut [u8]) -> io::Result<usize> {
+        self.assert_no_handover("recv");
         self.inject(stream.0)?;
         let (now, socket) = (self.last_reading, &mut self.sockets[stream.0]);
         socket.ledger.count_request();
@@ -325,6 +345,7 @@ impl SimKernel {
     }
 
     fn transmit(&mut self, stream: &SimStream, data: &[u8]) -> io::Result<usize> {
+        self.assert_no_handover("send");
         self.inject(stream.0)?;
         let part = match self.random.chance(self.faults.partial_write) {
             true => 1 + self.random.below(data.len()),

@@ -21,6 +21,7 @@
 //! Beyond that it does what [`Faults`] allow, and the loop must cope with all of it.
 
 mod faults;
+mod handover;
 mod kernel;
 mod outlook;
 mod picture;
@@ -34,6 +35,8 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 pub use faults::Faults;
+use handover::FirstEpoll;
+pub use handover::SimMoved;
 pub use kernel::{SimAdminListener, SimStream};
 pub use outlook::Outlook;
 use pipe::Direction;
@@ -82,6 +85,8 @@ pub struct SimKernel {
     /// Polls in a row that were forbidden to sleep, without an event or a call that achieved
     /// anything between them.
     fruitless: u32,
+    /// Set during a handover.
+    first_epoll: Option<FirstEpoll>,
     trace: Option<Vec<Step>>,
     /// The kernel's side after each step of the trace, if it is kept.
     pictures: Option<Vec<Picture>>,
@@ -165,6 +170,7 @@ impl SimKernel {
             events: 0,
             calls: 0,
             fruitless: 0,
+            first_epoll: None,
             trace: None,
             pictures: None,
             polled: false,
@@ -217,6 +223,11 @@ impl SimKernel {
     pub fn stop_faults(&mut self) {
         self.faults = Faults::none();
         self.descriptors = usize::MAX;
+    }
+
+    /// Refuses no registration from here on.
+    pub fn stop_register_faults(&mut self) {
+        self.faults.register_error = 0;
     }
 
     /// Limits the loop's next sleeps: the virtual clock advances by at most this.

@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use super::socket::End;
-use super::{SimClient, SimKernel, SimStream};
+use super::{SimClient, SimKernel};
 use crate::reactor::Ready;
 
 /// The answers that a server's calls would get for one connection at this moment, and the events that
@@ -54,13 +54,6 @@ impl SimKernel {
             input_under_way: socket.to_server.has_unread(),
             readiness: socket.readiness(),
         }
-    }
-}
-
-impl SimStream {
-    /// The client at the other end.
-    pub const fn client(&self) -> SimClient {
-        SimClient(self.0)
     }
 }
 

@@ -13,7 +13,7 @@ use super::{Event, Fault, Header, Stream, Subject};
 use crate::metrics::Process;
 use crate::proto::{CloseReason, Protocol};
 use crate::python::Monotonic;
-use crate::reactor::{Close, Kernel, Liveness, Note, Ready, Token, Wake};
+use crate::reactor::{Adopt, Close, Kernel, Liveness, Note, Ready, Token, Wake};
 
 /// A kernel whose calls are recorded, with their answers.
 ///
@@ -50,6 +50,14 @@ pub struct Recorded<S> {
     number: u64,
     guise: Guise,
     proxied: bool,
+}
+
+impl<S> Deref for Recorded<S> {
+    type Target = S;
+
+    fn deref(&self) -> &S {
+        &self.stream
+    }
 }
 
 /// A listener with its name.
@@ -305,6 +313,48 @@ impl<K> Deref for Recorder<K> {
 impl<K> DerefMut for Recorder<K> {
     fn deref_mut(&mut self) -> &mut K {
         &mut self.kernel
+    }
+}
+
+/// Sockets move as they are. What arrives is not recorded: a recording begins with its loop.
+impl<K: Adopt> Adopt for Recorder<K> {
+    type Moved = K::Moved;
+
+    fn adopt_listener(&mut self, socket: K::Moved) -> io::Result<Self::Listener> {
+        self.kernel.adopt_listener(socket).map(RecordedListener::from)
+    }
+
+    fn adopt_stream(&mut self, socket: K::Moved) -> Self::Stream {
+        let stream = self.kernel.adopt_stream(socket);
+        Recorded { stream, number: 0, guise: Guise::Payload, proxied: false }
+    }
+
+    fn adopt_admin_listener(&mut self, socket: K::Moved) -> io::Result<K::AdminListener> {
+        self.kernel.adopt_admin_listener(socket)
+    }
+
+    fn has_file(&self, listener: &K::AdminListener) -> bool {
+        self.kernel.has_file(listener)
+    }
+
+    fn own_file(&mut self, listener: &mut K::AdminListener) {
+        self.kernel.own_file(listener);
+    }
+
+    fn share(&self, listener: &K::Moved) -> io::Result<K::Moved> {
+        self.kernel.share(listener)
+    }
+
+    fn release(&mut self, stream: Self::Stream) {
+        self.kernel.release(stream.stream);
+    }
+
+    fn release_listener(&mut self, listener: Self::Listener) {
+        self.kernel.release_listener(listener.listener);
+    }
+
+    fn release_admin_listener(&mut self, listener: K::AdminListener) {
+        self.kernel.release_admin_listener(listener);
     }
 }
 

@@ -8,6 +8,7 @@ mod admin;
 mod control;
 mod exhaustive;
 mod fleet;
+mod handover;
 mod lab;
 #[cfg(feature = "load")]
 mod load;

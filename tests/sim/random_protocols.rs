@@ -13,10 +13,15 @@ use saltecho::proto::{
     frame_header,
 };
 use saltecho::random::SplitMix;
+use saltecho::server::handover::Thawing;
 use saltecho::server::{Limits, Observer, Record, Server};
 use saltecho::sim::{Faults, Seen, SimClient, SimKernel};
+use saltecho::trace::Recorder;
+
+use crate::world::TestKernel;
 
 use crate::multiprocessing_world::answer;
+use crate::world::moving::{self, Outcome, draw_time};
 
 const SEEDS: u64 = 600;
 const MAX_MESSAGE: u64 = 300;
@@ -139,7 +144,7 @@ impl Client {
         }
     }
 
-    fn send(&mut self, kernel: &mut SimKernel, random: &mut SplitMix, limit: usize) -> bool {
+    fn send(&mut self, kernel: &mut TestKernel, random: &mut SplitMix, limit: usize) -> bool {
         if !self.is_present() {
             return false;
         }
@@ -150,7 +155,7 @@ impl Client {
         n > 0
     }
 
-    fn read(&mut self, kernel: &mut SimKernel, limit: usize) -> bool {
+    fn read(&mut self, kernel: &mut TestKernel, limit: usize) -> bool {
         let bytes = match kernel.client_recv(self.end, limit) {
             Ok(bytes) => bytes,
             Err(Seen::Nothing) => return false,
@@ -228,7 +233,12 @@ impl Observer for Seer {
 
 struct World<H: Handler + Clone> {
     protocol: Protocol,
-    server: Server<SimKernel, H>,
+    server: Server<TestKernel, H>,
+    config: Config,
+    limits: Limits,
+    handler: H,
+    /// The chance of a handover before a turn, in thousandths.
+    handovers: u32,
     clients: Vec<Client>,
     random: SplitMix,
     seer: Seer,
@@ -249,15 +259,21 @@ fn run<H: Handler + Clone>(protocol: Protocol, handler: H, seed: u64) {
     let mut limits = Limits::for_connections(1 + random.below(12));
     limits.bytes_per_turn = 1 + random.below(10_000);
     limits.accepts_per_turn = 1 + random.below(4);
-    let kernel = SimKernel::new(random.next_u64(), faults);
-    let mut server = Server::with_kernel(kernel, vec![()], config, limits, handler).unwrap();
-    let seer = Seer::default();
+    let kernel = Recorder::off(SimKernel::new(random.next_u64(), faults));
+    let (own, settings) = (handler.clone(), config.clone());
+    let mut server = Server::with_kernel(kernel, vec![().into()], settings, limits, own).unwrap();
+    let (seer, clients) = (Seer::default(), Vec::new());
     server.set_observer(Box::new(seer.clone()));
-    let mut world = World { protocol, server, clients: Vec::new(), random, seer };
+    let handovers = [0, 0, 50, 300][random.clone().below(4)];
+    let mut world =
+        World { protocol, server, config, limits, handler, handovers, clients, random, seer };
     for _ in 0..world.random.below(300) {
         world.act();
         let patience = [0, 1, 50, 400][world.random.below(4)];
         world.server.kernel_mut().set_patience(Duration::from_millis(patience));
+        if world.handovers > 0 && world.random.chance(world.handovers) {
+            world.hand_over();
+        }
         world.turn();
     }
     world.quiesce();
@@ -265,6 +281,25 @@ fn run<H: Handler + Clone>(protocol: Protocol, handler: H, seed: u64) {
 }
 
 impl<H: Handler + Clone> World<H> {
+    /// Hands the server over, or tries to.
+    fn hand_over(&mut self) {
+        let thawing = |world: &Self, kernel| {
+            let (config, limits) = (world.config.clone(), world.limits);
+            let mut thawing = Thawing::new(kernel, config, limits, world.handler.clone()).unwrap();
+            thawing.server().set_observer(Box::new(world.seer.clone()));
+            thawing
+        };
+        let placeholder = thawing(self, Recorder::off(SimKernel::new(0, Faults::none()))).commit();
+        let server = std::mem::replace(&mut self.server, placeholder);
+        let mut random = self.random.clone();
+        let (outcome, time) = (Outcome::draw(&mut random), draw_time(&mut random));
+        let handed_over =
+            moving::hand_over(server, outcome, time, &mut random, |kernel| thawing(self, kernel));
+        self.random = random;
+        self.server = handed_over.map_or_else(|server| *server, |handed_over| handed_over.server);
+        self.server.assert_invariants();
+    }
+
     fn turn(&mut self) {
         self.server.turn().expect("no error of one connection ends the loop");
         self.server.assert_invariants();
@@ -340,7 +375,7 @@ impl<H: Handler + Clone> World<H> {
     fn check_reports(&mut self) {
         let reported = self.seer.0.lock().unwrap();
         let kernel = self.server.kernel_mut();
-        let of = |kernel: &SimKernel, id| {
+        let of = |kernel: &TestKernel, id| {
             let end = kernel.client_named(id)?;
             self.clients.iter().find(|client| client.end == end)
         };
@@ -358,8 +393,14 @@ impl<H: Handler + Clone> World<H> {
             match reason {
                 CloseReason::Rejected => {
                     assert_eq!(client.manner, Manner::WrongKey);
-                    let unbroken = !kernel.ledger(client.end).failed && !client.gone;
-                    if unbroken && client.seen == Some(Seen::End) {
+                    let ledger = kernel.ledger(client.end);
+                    let unbroken = !ledger.failed && !client.gone;
+                    // Its time may be over while it is told.
+                    let took =
+                        ledger.closed.zip(ledger.accepted_at).map(|(end, at)| end.0.since(at));
+                    let in_time =
+                        took < self.config.auth_timeout || self.config.auth_timeout.is_none();
+                    if unbroken && in_time && client.seen == Some(Seen::End) {
                         assert!(client.last.ends_with(FAILURE), "it was not told");
                     }
                 }

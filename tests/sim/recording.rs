@@ -3,7 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use saltecho::proto::{Framed, Handler, Upper};
-use saltecho::server::{Outcome, Replay};
+use saltecho::server::{Replay, Replayed};
 use saltecho::trace::{Ending, Event, ReadError, Reader, RecordOptions, Recorder, ReplayKernel};
 
 use crate::world::World;
@@ -23,11 +23,11 @@ fn handler(seed: u64) -> UpperHandler {
 }
 
 /// Replays until something else than a turn comes of it.
-fn replay<H: Handler + Clone>(bytes: &[u8], handler: H) -> (Outcome, u64, Option<Ending>) {
+fn replay<H: Handler + Clone>(bytes: &[u8], handler: H) -> (Replayed, u64, Option<Ending>) {
     let mut replay = Replay::new(Reader::new(bytes).unwrap(), handler).unwrap();
     loop {
         match replay.turn() {
-            Outcome::Turn => {}
+            Replayed::Turn => {}
             outcome => {
                 let reader = replay.reader();
                 return (outcome, reader.turn(), reader.ending().cloned());
@@ -45,7 +45,7 @@ fn a_recorded_world_replays_to_its_last_call() {
             sanitized += u64::from(!keeps_payload);
             let (outcome, replayed, ending) = replay(&bytes, handler(seed));
             assert!(
-                matches!(outcome, Outcome::End),
+                matches!(outcome, Replayed::End),
                 "seed {seed}, payload {keeps_payload}: {outcome:?}"
             );
             assert_eq!(ending, Some(Ending::Complete), "seed {seed}");
@@ -71,7 +71,7 @@ fn the_recording_of_a_replay_is_the_same_file() {
                 RecordOptions { header: header.clone(), keeps_payload, ..RecordOptions::default() };
             let (kernel, file) = Recorder::to_memory(kernel, options);
             let mut replay = Replay::over(kernel, sign, &header, handler(seed)).unwrap();
-            while matches!(replay.turn(), Outcome::Turn) {}
+            while matches!(replay.turn(), Replayed::Turn) {}
             drop(replay);
             let again = file.lock().unwrap().clone();
             assert!(again == bytes, "seed {seed}, payload {keeps_payload}");
@@ -96,7 +96,7 @@ fn a_flipped_byte_is_found_where_it_is() {
         bad[at] ^= 1;
         let found = match Replay::new(Reader::new(&bad[..]).unwrap(), handler(3)) {
             Ok(_) => match replay(&bad, handler(3)).0 {
-                Outcome::Unreadable(ReadError::Damaged { .. }) => true,
+                Replayed::Unreadable(ReadError::Damaged { .. }) => true,
                 outcome => panic!("byte {at}: {outcome:?}"),
             },
             Err(error) => error.contains("damaged"),
@@ -114,11 +114,11 @@ fn a_file_that_is_cut_off_replays_as_far_as_it_goes() {
         if let Ok(replay) = &mut replayed {
             let outcome = loop {
                 match replay.turn() {
-                    Outcome::Turn => {}
+                    Replayed::Turn => {}
                     outcome => break outcome,
                 }
             };
-            assert!(matches!(outcome, Outcome::End), "{outcome:?}");
+            assert!(matches!(outcome, Replayed::End), "{outcome:?}");
             assert_eq!(replay.reader().ending(), Some(&Ending::Cut));
         }
     }
@@ -174,7 +174,7 @@ fn the_recordings_of_real_conversations_replay() {
             true => replay(&bytes, Framed::new(Upper, Some(1024))),
             false => replay(&bytes, Upper),
         };
-        assert!(matches!(outcome, Outcome::End), "{name}: {outcome:?}");
+        assert!(matches!(outcome, Replayed::End), "{name}: {outcome:?}");
         assert_eq!(ending, Some(Ending::Complete), "{name}");
         turns
     };
@@ -196,7 +196,7 @@ fn another_loop_is_found_at_its_first_other_call() {
     let mut bad = bytes.clone();
     bad.splice(at..at + room.len(), other.into_bytes());
     let (outcome, ..) = replay(&bad, handler(8));
-    let Outcome::Different(difference) = outcome else { panic!("{outcome:?}") };
+    let Replayed::Different(difference) = outcome else { panic!("{outcome:?}") };
     let text = difference.to_string();
     assert!(
         text.contains(": recorded recv(c") && text.contains("the loop called recv(c"),

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use saltecho::proto::Handler;
-use saltecho::server::{Outcome, Replay};
+use saltecho::server::{Replay, Replayed};
 use saltecho::trace::page::{Beside, Film, Page, Told, View};
 use saltecho::trace::{Ending, Event, Header, Stream};
 
@@ -112,7 +112,7 @@ impl WithHandler for Following {
         let mut replay = Replay::new(self.0, handler).ok()?;
         let mut goes_on = true;
         Some(Box::new(move |wanted| {
-            goes_on = goes_on && matches!(replay.turn(), Outcome::Turn);
+            goes_on = goes_on && matches!(replay.turn(), Replayed::Turn);
             if goes_on && wanted { replay.views() } else { Vec::new() }
         }))
     }

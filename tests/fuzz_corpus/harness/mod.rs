@@ -7,6 +7,7 @@ mod admin;
 mod command_line;
 mod configuration;
 mod connection_model;
+mod handover;
 mod multiprocessing;
 mod recording;
 mod wire_formats;
@@ -22,6 +23,7 @@ pub use admin::admin_endpoint;
 pub use command_line::command_line_values;
 pub use configuration::configuration;
 pub use connection_model::connection_script;
+pub use handover::handover_chunks;
 pub use multiprocessing::multiprocessing_stream;
 pub use recording::recording;
 pub use wire_formats::{http_exchange, proxy_header};
@@ -30,11 +32,12 @@ pub use wire_formats::{http_exchange, proxy_header};
 pub type Target = fn(&[u8]);
 
 /// The targets by name.
-pub const TARGETS: [(&str, Target); 11] = [
+pub const TARGETS: [(&str, Target); 12] = [
     ("admin_endpoint", admin_endpoint),
     ("command_line_values", command_line_values),
     ("configuration", configuration),
     ("connection_script", connection_script),
+    ("handover_chunks", handover_chunks),
     ("http_exchange", http_exchange),
     ("key_file", key_file),
     ("load_log", load_log),

@@ -2,7 +2,7 @@
 
 use saltecho::auth::Keyring;
 use saltecho::proto::{Config, Upper};
-use saltecho::server::{Limits, Outcome, Replay, recording_header};
+use saltecho::server::{Limits, Replay, Replayed, recording_header};
 use saltecho::sim::{Faults, SimKernel};
 use saltecho::trace::{Narrator, Perfetto, Reader, RecordOptions, Recorder, chunk};
 
@@ -34,8 +34,8 @@ pub fn recording(input: &[u8]) {
     let Ok(mut replay) = Replay::new(reader, Upper) else { return };
     loop {
         match replay.turn() {
-            Outcome::Turn => {}
-            Outcome::Panicked(message) => panic!("{message}"),
+            Replayed::Turn => {}
+            Replayed::Panicked(message) => panic!("{message}"),
             _ => return,
         }
     }

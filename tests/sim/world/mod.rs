@@ -7,11 +7,13 @@ mod admission;
 pub mod client;
 mod figures;
 pub mod handler;
+pub mod handover;
 pub mod header;
 #[path = "../../operations/http_world.rs"]
 pub mod http_world;
 pub mod judge;
 mod keepalive;
+pub mod moving;
 mod records;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -28,13 +30,16 @@ use saltecho::auth::Keyring;
 use saltecho::proto::http::Method;
 use saltecho::proto::{CloseReason, Config};
 use saltecho::random::SplitMix;
-use saltecho::server::{Limits, Server, recording_header};
+use saltecho::server::{Limits, PushError, Server, recording_header};
 use saltecho::sim::{Faults, Seen, SimAdminListener, SimKernel};
 use saltecho::trace::{RecordOptions, Recorder};
 
+/// The kernel of a simulated server, which may be recorded.
+pub type TestKernel = Recorder<SimKernel>;
+
 /// A server, its kernel, its clients and their judge.
 pub struct World {
-    pub server: Server<Recorder<SimKernel>, UpperHandler>,
+    pub server: Server<TestKernel, UpperHandler>,
     pub clients: Vec<Client>,
     /// The clients of the admin endpoint, and how many there may be.
     pub admins: Vec<AdminClient>,
@@ -50,6 +55,10 @@ pub struct World {
     /// The networks of those that are named, if any are.
     balancers: Vec<&'static str>,
     handler: UpperHandler,
+    config: Config,
+    limits: Limits,
+    /// The chance of a handover before a turn, in thousandths.
+    pub handovers: u32,
     /// The chance of a push before a turn, in thousandths, and the current push.
     pushes: u32,
     pushing: Option<(usize, Vec<u8>)>,
@@ -103,7 +112,7 @@ impl World {
         let mut random = SplitMix::new(seed);
         let kernel = SplitMix::new(random.next_u64());
         let mut file = None;
-        let world = Self::of_choices_over(random, kernel, |kernel, config, limits| {
+        let mut world = Self::of_choices_over(random, kernel, |kernel, config, limits| {
             let header = recording_header(config, limits, &[], &proxies, &[probe.proxied]);
             let header = header.with("admin", admin);
             let options = RecordOptions { header, keeps_payload, ..RecordOptions::default() };
@@ -111,6 +120,8 @@ impl World {
             file = Some(bytes);
             recorder
         });
+        // A recording does not go on in another loop.
+        world.handovers = 0;
         Some((world, file.expect("it is recorded")))
     }
 
@@ -181,6 +192,7 @@ impl World {
             let named = world.random.chance(300);
             world.put_behind_balancers(named);
         }
+        world.handovers = [0, 0, 0, 30, 100, 400][world.random.clone().below(6)];
         world
     }
 
@@ -201,7 +213,8 @@ impl World {
         kernel.set_observer(judge.witness());
         let kernel = over(kernel, &config, &limits);
         let (listeners, own) = (vec![().into()], handler.clone());
-        let mut server = Server::with_kernel(kernel, listeners, config, limits, own).unwrap();
+        let settings = config.clone();
+        let mut server = Server::with_kernel(kernel, listeners, settings, limits, own).unwrap();
         server.set_observer(judge.observer());
         Self {
             server,
@@ -215,6 +228,9 @@ impl World {
             proxied: false,
             balancers: Vec::new(),
             handler,
+            config,
+            limits,
+            handovers: 0,
             pushes: 0,
             pushing: None,
         }
@@ -254,6 +270,9 @@ impl World {
         }
         let patience = [0, 1, 50, 400, 3000][self.random.below(5)];
         self.server.kernel_mut().set_patience(Duration::from_millis(patience));
+        if self.handovers > 0 && self.random.chance(self.handovers) {
+            self.random_handover();
+        }
         if self.random.chance(self.pushes) {
             self.push();
         }
@@ -274,8 +293,14 @@ impl World {
         self.server
             .kernel_mut()
             .remark(|| format!("{} bytes are pushed to {index}", message.len()));
-        self.server.handle().push(&peer, message.clone()).expect("there is room in the mailbox");
-        self.pushing = Some((index, message));
+        match self.server.handle().push(&peer, message.clone()) {
+            Ok(()) => self.pushing = Some((index, message)),
+            Err(PushError::Ended) => {
+                let closed = self.server.kernel_mut().ledger(client).closed;
+                assert!(closed.is_some(), "{index} was left behind by a handover");
+            }
+            Err(error) => panic!("there is room in the mailbox: {error}"),
+        }
     }
 
     /// Records whether the loop accepted the push before this turn.
