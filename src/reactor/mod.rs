@@ -12,16 +12,18 @@ mod mio_kernel;
 mod process;
 mod random_pool;
 mod ready;
+mod run_queue;
 pub(crate) mod slots;
 #[cfg_attr(not(feature = "testing"), allow(unreachable_pub))]
 mod timers;
 pub(crate) mod transfer;
 
-use std::collections::{TryReserveError, VecDeque};
+use std::collections::TryReserveError;
 use std::io;
 use std::time::Duration;
 
-use slots::{Slot, Slots};
+use run_queue::RunQueue;
+use slots::Slots;
 #[cfg(not(feature = "testing"))]
 use timers::{Step, Wheel};
 
@@ -46,8 +48,7 @@ pub(crate) struct Reactor<K: Kernel, T> {
     pub(crate) kernel: K,
     pub(crate) slots: Slots<K::Stream, T>,
     timers: Wheel,
-    /// Connections that may have work to do, each at most once, in the order of their turns.
-    run_queue: VecDeque<ConnId>,
+    run_queue: RunQueue,
     now: Monotonic,
     /// The poll does not sleep before this time, because the last event is recent.
     awake_until: Monotonic,
@@ -61,9 +62,6 @@ pub(crate) struct Reactor<K: Kernel, T> {
     quiet_until: Monotonic,
 }
 
-/// Places in an empty run queue that are kept.
-const KEPT_QUEUE: usize = 1024;
-
 impl<K: Kernel, T> Reactor<K, T> {
     /// A reactor without connections. For `spin` after an event it does not sleep.
     pub(crate) fn new(mut kernel: K, spin: Duration) -> Self {
@@ -72,7 +70,7 @@ impl<K: Kernel, T> Reactor<K, T> {
             kernel,
             slots: Slots::new(),
             timers: Wheel::new(),
-            run_queue: VecDeque::new(),
+            run_queue: RunQueue::new(),
             awake_until: Monotonic::ZERO,
             spin: saturating_nanos(spin),
             events: 0,
@@ -109,6 +107,7 @@ impl<K: Kernel, T> Reactor<K, T> {
         mut on_other: impl FnMut(Target, Ready),
     ) -> io::Result<()> {
         let Self { kernel, slots, run_queue, .. } = self;
+        run_queue.tidy(slots);
         let mut events = 0;
         kernel.poll(wait, |token, ready| {
             events += 1;
@@ -117,7 +116,7 @@ impl<K: Kernel, T> Reactor<K, T> {
                 && let Some(slot) = slots.get_mut(id)
             {
                 slot.ready.insert(ready);
-                enqueue(run_queue, slot, id);
+                run_queue.push(slot, id);
             } else {
                 on_other(target, ready);
             }
@@ -127,25 +126,7 @@ impl<K: Kernel, T> Reactor<K, T> {
         if events > 0 {
             self.awake_until = Monotonic::from_nanos(self.now.as_nanos().saturating_add(self.spin));
         }
-        if self.run_queue.is_empty() && self.run_queue.capacity() > 4 * KEPT_QUEUE {
-            self.shrink_run_queue();
-        }
         Ok(())
-    }
-
-    /// Gives memory back if the crowd that it was for is gone.
-    #[cold]
-    fn shrink_run_queue(&mut self) {
-        let need = self.queue_needs(KEPT_QUEUE);
-        if self.run_queue.capacity() / 4 > need {
-            self.run_queue.shrink_to(need);
-        }
-    }
-
-    /// The most that the run queue holds with so many new connections: each connection, and of the
-    /// new ones of a turn those that have already made room for another.
-    fn queue_needs(&self, more: usize) -> usize {
-        self.slots.len() + 2 * more
     }
 
     /// Makes room for `more` connections.
@@ -153,15 +134,13 @@ impl<K: Kernel, T> Reactor<K, T> {
     /// # Errors
     /// If there is no memory for them. Existing connections stay.
     pub(crate) fn make_room(&mut self, more: usize) -> Result<(), TryReserveError> {
-        self.slots.make_room(more)?;
-        let queue = self.queue_needs(more).saturating_sub(self.run_queue.len());
-        self.run_queue.try_reserve(queue)
+        self.slots.make_room(more)
     }
 
     /// Returns true if the next poll must not sleep: a connection is queued, or the last event is
     /// recent enough to spin.
     pub(crate) fn busy(&self) -> bool {
-        !self.run_queue.is_empty() || self.now < self.awake_until
+        !self.run_queue.is_idle() || self.now < self.awake_until
     }
 
     /// A time before which no deadline is due, if any is armed.
@@ -179,15 +158,13 @@ impl<K: Kernel, T> Reactor<K, T> {
     /// One turn calls this [`queued`](Self::queued) times. A connection with work left goes to the
     /// back of the queue, behind the others and behind the next poll.
     pub(crate) fn next_queued(&mut self) -> Option<ConnId> {
-        let id = self.run_queue.pop_front()?;
-        self.slots.get_mut(id)?.queued = false;
-        Some(id)
+        self.run_queue.pop(&mut self.slots)
     }
 
     /// Queues a connection for a turn, unless it is queued or gone.
     pub(crate) fn requeue(&mut self, id: ConnId) {
         if let Some(slot) = self.slots.get_mut(id) {
-            enqueue(&mut self.run_queue, slot, id);
+            self.run_queue.push(slot, id);
         }
     }
 
@@ -281,14 +258,6 @@ impl<K: Kernel, T> Reactor<K, T> {
     }
 }
 
-/// Puts a connection into the run queue, unless it is there.
-fn enqueue<S, T>(run_queue: &mut VecDeque<ConnId>, slot: &mut Slot<S, T>, id: ConnId) {
-    if !slot.queued {
-        slot.queued = true;
-        run_queue.push_back(id);
-    }
-}
-
 #[cfg(any(test, feature = "testing"))]
 impl<K: Kernel, T> Reactor<K, T> {
     /// When a connection's alarm is set for, if it is armed.
@@ -303,7 +272,7 @@ impl<K: Kernel, T> Reactor<K, T> {
     pub(crate) fn assert_consistent(&self) {
         let slots = || self.slots.ids().filter_map(|id| self.slots.get(id));
         let flagged = slots().filter(|slot| slot.queued).count();
-        let queued = self.run_queue.iter().filter(|id| self.slots.get(**id).is_some()).count();
+        let queued = self.run_queue.present(&self.slots);
         assert_eq!(flagged, queued, "queued connections");
         let armed = slots().filter(|slot| slot.is_armed()).count();
         assert_eq!(armed, self.timers.armed(|index| *self.slots.link(index)), "armed deadlines");
@@ -391,7 +360,10 @@ mod tests {
         type Falsify = fn(&mut World, ConnId);
         let falsify: [(&str, Falsify); 4] = [
             ("the number of armed deadlines", |world, _| world.armed += 1),
-            ("queued connections", |world, id| world.run_queue.push_back(id)),
+            ("queued connections", |world, id| {
+                world.requeue(id);
+                world.slots.get_mut(id).unwrap().queued = false;
+            }),
             ("queued connections", |world, id| world.slots.get_mut(id).unwrap().queued = true),
             ("armed deadlines", |world, id| {
                 world.settle(id, Some(Monotonic::from_nanos(1)));

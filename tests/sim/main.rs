@@ -14,10 +14,13 @@ mod load;
 mod load_failures;
 #[cfg(feature = "load")]
 mod load_world;
+mod memory;
 #[path = "../wire/multiprocessing_world.rs"]
 mod multiprocessing_world;
 mod random_protocols;
 mod random_worlds;
 mod reconfigure;
+#[path = "../../benches/support/mod.rs"]
+mod support;
 mod truth;
 mod world;
