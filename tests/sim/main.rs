@@ -20,6 +20,7 @@ mod multiprocessing_world;
 mod random_protocols;
 mod random_worlds;
 mod reconfigure;
+mod steps;
 #[path = "../../benches/support/mod.rs"]
 mod support;
 mod truth;

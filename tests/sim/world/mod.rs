@@ -16,6 +16,7 @@ mod records;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
+use crate::steps::until_asleep;
 use admin::AdminClient;
 use client::{Client, Fate};
 use handler::UpperHandler;
@@ -447,13 +448,10 @@ impl World {
     }
 
     pub fn run_until_asleep(&mut self) {
-        for _ in 0..20_000 {
+        until_asleep(|| {
             self.turn();
-            if self.server.kernel_mut().slept() {
-                return;
-            }
-        }
-        panic!("the loop spins: it neither sleeps nor has anything to do");
+            self.server.kernel_mut().slept()
+        });
     }
 
     /// Ends all connections, one way or another; none may remain.
