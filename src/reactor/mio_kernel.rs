@@ -3,7 +3,7 @@ use std::mem::offset_of;
 use std::net::{Shutdown, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use mio::event::Event;
 use mio::net::{TcpListener, TcpStream, UnixStream};
@@ -12,6 +12,7 @@ use mio::{Events, Interest, Poll};
 use rand::rngs::{SmallRng, SysRng};
 use rand::{RngExt, SeedableRng};
 use rustix::net::{self, RecvFlags, SendFlags};
+use rustix::time::{ClockId, clock_gettime};
 use signal_hook::consts::FORBIDDEN;
 use signal_hook::iterator::backend::SignalDelivery;
 use signal_hook::iterator::exfiltrator::WithRawSiginfo;
@@ -31,7 +32,6 @@ pub struct MioKernel {
     events: Events,
     capacity: usize,
     waker: Arc<mio::Waker>,
-    clock_zero: Instant,
     /// When the process started, once that was asked for.
     process_started: OnceLock<SystemTime>,
     random: RandomPool,
@@ -60,7 +60,6 @@ impl MioKernel {
             events: Events::with_capacity(events_per_poll),
             capacity: events_per_poll,
             waker: Arc::new(waker),
-            clock_zero: Instant::now(),
             process_started: OnceLock::new(),
             random: RandomPool::new(),
             scatter: SmallRng::try_from_rng(&mut SysRng).map_err(io::Error::other)?,
@@ -75,8 +74,11 @@ impl Kernel for MioKernel {
     type Stream = TcpStream;
     type AdminListener = AdminListener;
 
+    /// CLOCK_MONOTONIC itself. The time between two `Instant`s would cost more than the reading.
     fn now(&mut self) -> Monotonic {
-        Monotonic::ZERO.saturating_add(self.clock_zero.elapsed())
+        let now = clock_gettime(ClockId::Monotonic);
+        let seconds = now.tv_sec.cast_unsigned() * 1_000_000_000;
+        Monotonic::from_nanos(seconds + now.tv_nsec.cast_unsigned())
     }
 
     fn poll(
