@@ -62,6 +62,9 @@ pub(crate) struct Reactor<K: Kernel, T> {
     quiet_until: Monotonic,
 }
 
+/// A time that never comes.
+const NEVER: Monotonic = Monotonic::from_nanos(u64::MAX);
+
 impl<K: Kernel, T> Reactor<K, T> {
     /// A reactor without connections. For `spin` after an event it does not sleep.
     pub(crate) fn new(mut kernel: K, spin: Duration) -> Self {
@@ -145,7 +148,11 @@ impl<K: Kernel, T> Reactor<K, T> {
 
     /// A time before which no deadline is due, if any is armed.
     pub(crate) fn next_step(&self) -> Option<Monotonic> {
-        self.timers.next_step()
+        match self.quiet_until {
+            Monotonic::ZERO => self.timers.next_step(),
+            NEVER => None,
+            known => Some(known),
+        }
     }
 
     /// Connections in the run queue.
@@ -187,8 +194,7 @@ impl<K: Kernel, T> Reactor<K, T> {
                 }
                 Step::Moved => {}
                 Step::Done => {
-                    let never = Monotonic::from_nanos(u64::MAX);
-                    self.quiet_until = self.timers.next_step().unwrap_or(never);
+                    self.quiet_until = self.timers.next_step().unwrap_or(NEVER);
                     break;
                 }
             }
@@ -214,12 +220,10 @@ impl<K: Kernel, T> Reactor<K, T> {
     fn set_alarm(&mut self, id: ConnId, deadline: Option<Monotonic>) {
         let was_armed = self.slots.link(id.index).is_armed();
         self.armed = self.armed + usize::from(deadline.is_some()) - usize::from(was_armed);
+        // The wheel may have to move it before it is due, or had nothing else to do.
+        self.quiet_until = Monotonic::ZERO;
         match deadline {
-            Some(deadline) => {
-                // The wheel may have to move it before it is due.
-                self.quiet_until = Monotonic::ZERO;
-                self.timers.arm_by(&mut self.slots, id.index, deadline);
-            }
+            Some(deadline) => self.timers.arm_by(&mut self.slots, id.index, deadline),
             None => self.timers.disarm(&mut self.slots, id.index),
         }
     }
@@ -249,8 +253,11 @@ impl<K: Kernel, T> Reactor<K, T> {
 
     /// Closes a connection's socket and returns its value. The connection must be there.
     pub(crate) fn leave(&mut self, id: ConnId, how: Close) -> T {
-        self.armed -= usize::from(self.slots.link(id.index).is_armed());
-        self.timers.disarm(&mut self.slots, id.index);
+        if self.slots.link(id.index).is_armed() {
+            self.armed -= 1;
+            self.quiet_until = Monotonic::ZERO;
+            self.timers.disarm(&mut self.slots, id.index);
+        }
         let slot = self.slots.remove(id);
         self.kernel.close(slot.stream, how);
         self.slots.shrink_if_empty();

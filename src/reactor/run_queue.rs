@@ -1,5 +1,3 @@
-use std::collections::VecDeque;
-
 use super::slots::{Slot, Slots};
 use crate::proto::ConnId;
 
@@ -9,7 +7,9 @@ use crate::proto::ConnId;
 /// one is missed, and every slot is queued in turn, as places come free, until it must have been found:
 /// a turn without work costs a no-op.
 pub(super) struct RunQueue {
-    ids: VecDeque<ConnId>,
+    ids: Vec<ConnId>,
+    /// The first of them have had their turn, and go with the next [`tidy`](Self::tidy).
+    taken: usize,
     /// Slots still to be queued because one was missed.
     unseen: u32,
     /// The first of them.
@@ -28,7 +28,8 @@ const FIRST: usize = 64;
 impl RunQueue {
     pub(super) fn new() -> Self {
         Self {
-            ids: VecDeque::with_capacity(FIRST),
+            ids: Vec::with_capacity(FIRST),
+            taken: 0,
             unseen: 0,
             next_unseen: 0,
             #[cfg(test)]
@@ -38,11 +39,11 @@ impl RunQueue {
 
     /// Returns true if no connection is queued, and none was missed.
     pub(super) fn is_idle(&self) -> bool {
-        self.ids.is_empty() && self.unseen == 0
+        self.len() == 0 && self.unseen == 0
     }
 
     pub(super) fn len(&self) -> usize {
-        self.ids.len()
+        self.ids.len() - self.taken
     }
 
     /// Puts a connection at the back, unless it is in the queue.
@@ -50,27 +51,31 @@ impl RunQueue {
         if slot.queued {
             return;
         }
-        if self.ids.len() == self.ids.capacity() && !self.grow() {
-            // Every slot has an index below this.
-            self.unseen = u32::MAX;
-            return;
+        if self.ids.len() == self.ids.capacity() {
+            return self.push_into_more(slot, id);
         }
         slot.queued = true;
-        self.ids.push_back(id);
+        self.ids.push(id);
     }
 
     #[cold]
-    fn grow(&mut self) -> bool {
+    fn push_into_more<S, T>(&mut self, slot: &mut Slot<S, T>, id: ConnId) {
         #[cfg(test)]
-        if self.starved {
-            return false;
+        let is_starved = self.starved;
+        #[cfg(not(test))]
+        let is_starved = false;
+        if is_starved || self.ids.try_reserve(1).is_err() {
+            // Every slot has an index below this.
+            self.unseen = u32::MAX;
+        } else {
+            self.push(slot, id);
         }
-        self.ids.try_reserve(1).is_ok()
     }
 
     /// Takes the connection at the front; `None` if it is gone by now, or there is none.
     pub(super) fn pop<S, T>(&mut self, slots: &mut Slots<S, T>) -> Option<ConnId> {
-        let id = self.ids.pop_front()?;
+        let id = *self.ids.get(self.taken)?;
+        self.taken += 1;
         slots.get_mut(id)?.queued = false;
         Some(id)
     }
@@ -78,6 +83,12 @@ impl RunQueue {
     /// Queues slots in place of one that was missed, and gives memory back when a crowd is gone. To be
     /// called before each poll.
     pub(super) fn tidy<S, T>(&mut self, slots: &mut Slots<S, T>) {
+        if self.len() == 0 {
+            self.ids.clear();
+        } else {
+            self.ids.drain(..self.taken);
+        }
+        self.taken = 0;
         if self.unseen > 0 {
             self.queue_unseen(slots);
         }
@@ -111,7 +122,7 @@ impl RunQueue {
 impl RunQueue {
     /// Connections in the queue that are still there.
     pub(super) fn present<S, T>(&self, slots: &Slots<S, T>) -> usize {
-        self.ids.iter().filter(|id| slots.get(**id).is_some()).count()
+        self.ids[self.taken..].iter().filter(|id| slots.get(**id).is_some()).count()
     }
 }
 
