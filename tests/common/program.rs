@@ -3,7 +3,7 @@
 //! SALTECHO_PROGRAM names another build to test, such as `target/release/saltecho`.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, PipeWriter, Read, Write};
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
@@ -14,6 +14,7 @@ use std::sync::{Arc, Once};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 pub use rustix::process::Signal;
 use rustix::process::{Pid, kill_process};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
@@ -29,6 +30,17 @@ pub fn saltecho(args: &[&str]) -> Command {
     let mut command = Command::new(program);
     clean(&mut command).args(args);
     command
+}
+
+/// Waits until a pipe takes no more bytes. How many it holds depends on how they were written: a page
+/// that is partly used counts as a whole one (pipe(7)).
+pub fn wait_until_full(writer: PipeWriter) {
+    let deadline = Instant::now() + PATIENCE;
+    while poll(&mut [PollFd::new(&writer, PollFlags::OUT)], Some(&Timespec::default())) != Ok(0) {
+        assert!(Instant::now() < deadline, "the pipe does not fill up");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    drop(writer);
 }
 
 /// Catches the signals that this process was started to ignore, as by nohup or a script's `&`. The

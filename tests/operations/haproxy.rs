@@ -304,6 +304,8 @@ fn a_drain_with_a_delay_is_seen_by_checks_of_readiness_and_breaks_nothing() {
     balancer.wait_for_checks(["L7OK/200", "L7OK/200"]);
     let crowd: Vec<TcpStream> = (0..2 * EACH).map(|_| authenticated(balancer.address)).collect();
     assert_eq!(balancer.wait_for(["UP", "UP"]), [EACH; 2]);
+    // Each digest has been received when its client has an answer.
+    assert!(crowd.iter().all(still_echoes));
     let counters = servers[0].counters();
     let accepted = format!("accepted {EACH}, authenticated {EACH};");
     assert!(counters.contains(&accepted), "a check is no client: {counters}");

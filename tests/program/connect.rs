@@ -5,13 +5,13 @@ use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::process::{Command, Stdio};
 use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use crate::common::client::{PATIENCE, pattern};
+use crate::common::client::pattern;
 use crate::common::fake::{fake_server, fake_server_from_the_start, slow_line};
 use crate::common::needs::say;
-use crate::common::program::{Files, Running, Serving, Signal, run, saltecho};
-use rustix::io::{ioctl_fionbio, ioctl_fionread};
+use crate::common::program::{Files, Running, Serving, Signal, run, saltecho, wait_until_full};
+use rustix::io::ioctl_fionbio;
 
 #[test]
 fn megabytes_come_back_byte_for_byte() {
@@ -353,16 +353,13 @@ fn a_full_non_blocking_stdout_is_waited_for() {
     let (mut reader, writer) = std::io::pipe().unwrap();
     ioctl_fionbio(&writer, true).unwrap();
     let mut command = saltecho(&["connect", &server.place()]);
-    let mut child = command.stdin(Stdio::piped()).stdout(writer).spawn().unwrap();
+    let stdout = writer.try_clone().unwrap();
+    let mut child = command.stdin(Stdio::piped()).stdout(stdout).spawn().unwrap();
     drop(command);
     let mut stdin = child.stdin.take().unwrap();
     let sent = input.clone();
     let feeding = std::thread::spawn(move || stdin.write_all(&sent).unwrap());
-    let deadline = Instant::now() + PATIENCE;
-    while ioctl_fionread(&reader).unwrap() < 64 << 10 {
-        assert!(Instant::now() < deadline, "the pipe does not fill up");
-        sleep(Duration::from_millis(2));
-    }
+    wait_until_full(writer);
     let mut answer = Vec::new();
     reader.read_to_end(&mut answer).unwrap();
     assert!(answer == input, "{} bytes", answer.len());

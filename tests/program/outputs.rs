@@ -7,9 +7,11 @@ use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::common::client::PATIENCE;
-use crate::common::program::{Files, Running, Serving, Signal, clean, run, saltecho};
+use crate::common::program::{
+    Files, Running, Serving, Signal, clean, run, saltecho, wait_until_full,
+};
 use crate::common::run::Script;
-use rustix::io::{ioctl_fionbio, ioctl_fionread};
+use rustix::io::ioctl_fionbio;
 use saltecho::load::Mode;
 
 /// Runs a load of a tenth of a second.
@@ -94,14 +96,10 @@ fn a_non_blocking_pipe_gets_everything() {
     let (mut reader, writer) = std::io::pipe().unwrap();
     ioctl_fionbio(&writer, true).unwrap();
     let mut command = saltecho(&["report", "--json", &log]);
-    let mut child = command.stdin(Stdio::null()).stdout(writer).spawn().unwrap();
+    let stdout = writer.try_clone().unwrap();
+    let mut child = command.stdin(Stdio::null()).stdout(stdout).spawn().unwrap();
     drop(command);
-    // The reader waits until the pipe is full.
-    let deadline = Instant::now() + PATIENCE;
-    while ioctl_fionread(&reader).unwrap() < 1 << 16 && child.try_wait().unwrap().is_none() {
-        assert!(Instant::now() < deadline, "the pipe is not filled");
-        std::thread::sleep(Duration::from_millis(2));
-    }
+    wait_until_full(writer);
     let mut read = Vec::new();
     reader.read_to_end(&mut read).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(0));

@@ -9,14 +9,18 @@
 //! Clients connect in the order of their numbers; the first and the last have the same source. An
 //! act without effect (a second digest, reading without having stalled) is left out: the script
 //! without it is among the shorter ones, and each prefix of a script is checked with it.
+//!
+//! Scripts of up to two clients behind a balancer are a length shorter. In those, no client vanishes
+//! or stalls: that has nothing to do with its header.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::world::World;
 use crate::world::client::{Client, Fate};
+use crate::world::header::Header;
 use saltecho::auth::Keyring;
 use saltecho::proto::Config;
 use saltecho::random::SplitMix;
@@ -25,10 +29,15 @@ use saltecho::sim::{Faults, SimKernel};
 
 const LENGTH: usize = 6;
 const SLOTS: usize = 3;
+const PROXIED_SLOTS: usize = 2;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Act {
     Connect,
+    Header(usize),
+    /// All of it but its last byte.
+    MostOfHeader(usize),
+    NoHeader(usize),
     RightDigest(usize),
     WrongDigest(usize),
     OneByte(usize),
@@ -44,6 +53,8 @@ enum Act {
 /// The part of a client's state that decides its possible acts.
 #[derive(Clone, Copy, Debug, Default)]
 struct Shadow {
+    has_sent_header: bool,
+    has_sent_most: bool,
     has_given_digest: bool,
     has_left: bool,
     has_finished: bool,
@@ -52,10 +63,24 @@ struct Shadow {
 
 #[test]
 fn every_short_script_keeps_the_invariants() {
-    let length = std::env::var("SALTECHO_SIM_SCRIPT_LENGTH")
-        .map_or(LENGTH, |length| length.parse().expect("SALTECHO_SIM_SCRIPT_LENGTH is a number"));
+    run_all(length(), false);
+}
+
+#[test]
+fn every_short_script_behind_a_balancer_keeps_the_invariants() {
+    run_all(length() - 1, true);
+}
+
+fn length() -> usize {
+    std::env::var("SALTECHO_SIM_SCRIPT_LENGTH")
+        .map_or(LENGTH, |length| length.parse().expect("SALTECHO_SIM_SCRIPT_LENGTH is a number"))
+}
+
+/// Runs all scripts of a length, perhaps behind a balancer.
+fn run_all(length: usize, proxied: bool) {
     let mut beginnings = Vec::new();
-    extend(&mut Vec::new(), &mut Vec::new(), length.min(3), &mut |script| {
+    let first = length.min(3);
+    extend(&mut Vec::new(), &mut Vec::new(), first, proxied, &mut |script| {
         beginnings.push(script.to_vec());
     });
     let (next, scripts, begin) = (AtomicUsize::new(0), AtomicUsize::new(0), Instant::now());
@@ -67,9 +92,9 @@ fn every_short_script_keeps_the_invariants() {
                     for act in beginning {
                         follow(&mut shadows, *act);
                     }
-                    extend(&mut script, &mut shadows, length, &mut |script| {
+                    extend(&mut script, &mut shadows, length, proxied, &mut |script| {
                         scripts.fetch_add(1, Ordering::Relaxed);
-                        check(script);
+                        check(script, proxied);
                     });
                 }
             });
@@ -85,16 +110,18 @@ fn extend(
     script: &mut Vec<Act>,
     shadows: &mut Vec<Shadow>,
     length: usize,
+    proxied: bool,
     run: &mut dyn FnMut(&[Act]),
 ) {
     if script.len() == length {
         return run(script);
     }
-    for act in open_acts(shadows) {
+    let acts = if proxied { acts_behind_a_balancer(shadows) } else { open_acts(shadows) };
+    for act in acts {
         let before = shadows.clone();
         script.push(act);
         follow(shadows, act);
-        extend(script, shadows, length, run);
+        extend(script, shadows, length, proxied, run);
         script.pop();
         *shadows = before;
     }
@@ -125,9 +152,39 @@ fn open_acts(shadows: &[Shadow]) -> Vec<Act> {
     acts
 }
 
+fn acts_behind_a_balancer(shadows: &[Shadow]) -> Vec<Act> {
+    let mut acts = Vec::new();
+    if shadows.len() < PROXIED_SLOTS {
+        acts.push(Act::Connect);
+    }
+    for (i, shadow) in shadows.iter().enumerate().filter(|(_, shadow)| !shadow.has_left) {
+        acts.push(Act::Reset(i));
+        if shadow.has_finished {
+            continue;
+        }
+        acts.push(Act::Finish(i));
+        match (shadow.has_sent_header, shadow.has_given_digest) {
+            (false, _) if shadow.has_sent_most => acts.push(Act::Header(i)),
+            (false, _) => acts.extend([Act::Header(i), Act::MostOfHeader(i), Act::NoHeader(i)]),
+            (true, false) => {
+                acts.extend([Act::RightDigest(i), Act::WrongDigest(i), Act::OneByte(i)]);
+            }
+            (true, true) => acts.push(Act::OneByte(i)),
+        }
+    }
+    if !shadows.is_empty() {
+        acts.push(Act::TimePasses);
+    }
+    acts
+}
+
 fn follow(shadows: &mut Vec<Shadow>, act: Act) {
     match act {
         Act::Connect => shadows.push(Shadow::default()),
+        Act::Header(i) => shadows[i].has_sent_header = true,
+        Act::MostOfHeader(i) => shadows[i].has_sent_most = true,
+        // It is closed at once.
+        Act::NoHeader(i) => shadows[i].has_left = true,
         Act::RightDigest(i) | Act::WrongDigest(i) => shadows[i].has_given_digest = true,
         Act::Finish(i) => shadows[i].has_finished = true,
         Act::Reset(i) | Act::Vanish(i) => shadows[i].has_left = true,
@@ -137,13 +194,13 @@ fn follow(shadows: &mut Vec<Shadow>, act: Act) {
     }
 }
 
-fn check(script: &[Act]) {
+fn check(script: &[Act], proxied: bool) {
     let vanishes = script.iter().any(|act| matches!(act, Act::Vanish(_)));
     let patient = vanishes.then_some(Stage::Patient);
     for stage in [Stage::Roomy, Stage::Tight].into_iter().chain(patient) {
-        if let Err(panic) = catch_unwind(|| perform(&mut stage.set(), stage, script)) {
+        if let Err(panic) = catch_unwind(|| perform(&mut stage.set(proxied), stage, script)) {
             println!("{script:?} failed on a stage that is {stage:?}; its account:");
-            let mut world = stage.set();
+            let mut world = stage.set(proxied);
             world.server.kernel_mut().start_trace();
             let _ = catch_unwind(AssertUnwindSafe(|| perform(&mut world, stage, script)));
             for line in world.server.kernel_mut().trace() {
@@ -162,10 +219,11 @@ enum Stage {
 }
 
 impl Stage {
-    fn set(self) -> World {
+    fn set(self, proxied: bool) -> World {
         let tight = self == Self::Tight;
         let time_out = |millis| (self != Self::Patient).then(|| Duration::from_millis(millis));
         let mut config = Config::new(Keyring::demo());
+        config.header_timeout = time_out(500);
         config.auth_timeout = time_out(500);
         config.idle_timeout = time_out(700);
         config.send_timeout = time_out(600);
@@ -178,7 +236,11 @@ impl Stage {
         limits.suspicion = Duration::from_millis(700);
         let lost_probe = if self == Self::Patient { Faults::ALWAYS } else { 0 };
         let faults = Faults { lost_probe, ..Faults::none() };
-        World::new(SimKernel::new(7, faults), config, limits, SplitMix::new(7))
+        let mut world = World::new(SimKernel::new(7, faults), config, limits, SplitMix::new(7));
+        if proxied {
+            world.put_behind_balancers(false);
+        }
+        world
     }
 }
 
@@ -189,9 +251,26 @@ fn perform(world: &mut World, stage: Stage, script: &[Act]) {
         match *act {
             Act::Connect => {
                 let source = u8::try_from(world.clients.len() % 2).unwrap();
-                let peer = SocketAddr::from(([192, 0, 2, source], 1024));
-                let end = kernel.connect_from(Some(peer), 40, 36, 40);
-                world.clients.push(Client::new(end, true, 0));
+                let ip = IpAddr::from([192, 0, 2, source]);
+                let header = world.proxied.then(|| Header::naming(ip));
+                // Its balancer has another address, and sends all of a header at once.
+                let (peer, capacity) = match header {
+                    None => (ip, 40),
+                    Some(_) => (IpAddr::from([198, 51, 100, 1]), 100),
+                };
+                let peer = Some(SocketAddr::new(peer, 1024));
+                let end = kernel.connect_from(peer, capacity, 36, capacity);
+                let client = Client::new(end, true, 0);
+                world.clients.push(Client { header, ..client });
+            }
+            Act::Header(i) | Act::MostOfHeader(i) | Act::NoHeader(i) => {
+                let client = &mut world.clients[i];
+                if *act == Act::NoHeader(i) {
+                    client.header = Some(Header::missing());
+                }
+                let left = usize::from(*act == Act::MostOfHeader(i));
+                let header = client.header.as_mut().expect("it is behind a balancer");
+                header.send_all_but(left, client.end, kernel);
             }
             Act::TimePasses => kernel.pass(Duration::from_millis(400)),
             Act::Read(i) => stalls[i] = false,
@@ -252,6 +331,10 @@ fn come_to_rest(world: &mut World, stalls: [bool; SLOTS]) {
     world.server.kernel_mut().set_patience(Duration::ZERO);
     loop {
         world.run_until_asleep();
+        // A client that is accepted after the sleep is sent nothing that would show it.
+        if world.proxied {
+            world.run_until_asleep();
+        }
         let mut progress = false;
         for (client, stalls) in world.clients.iter_mut().zip(stalls) {
             let kernel = world.server.kernel_mut();

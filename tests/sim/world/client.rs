@@ -174,8 +174,12 @@ impl Client {
         self.assert_answered();
     }
 
-    /// The same for a client that may still have a part of its digest to send.
+    /// The same for a client that may still have a part of its header or digest to send.
     pub fn assert_at_rest(&self, kernel: &SimKernel) {
+        let header_waits = self.header.as_ref().is_some_and(|header| !header.unsent.is_empty());
+        if header_waits && self.fate == Fate::Present {
+            return assert!(self.challenge.is_empty(), "{:?} has sent no header yet", self.end);
+        }
         if self.digest.is_empty() || self.input_left > 0 || self.fate == Fate::Finished {
             self.assert_satisfied(kernel);
         }

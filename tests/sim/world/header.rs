@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use saltecho::proto::CloseReason;
 use saltecho::random::SplitMix;
-use saltecho::sim::Ledger;
+use saltecho::sim::{Ledger, SimClient, SimKernel};
 
 const SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 /// The port of a client that a header names.
@@ -49,6 +49,27 @@ impl Header {
         };
         let len = if kind == Kind::Silent { u64::MAX } else { bytes.len() as u64 };
         Self { kind, len, unsent: bytes }
+    }
+
+    /// One that names a client at this address, as a line of text.
+    pub fn naming(ip: IpAddr) -> Self {
+        let unsent = line(ip);
+        let kind = Kind::Right(Some(SocketAddr::new(ip, PORT)));
+        Self { kind, len: unsent.len() as u64, unsent }
+    }
+
+    /// What a client sends that comes without a balancer.
+    pub fn missing() -> Self {
+        let unsent = b"GET / HTTP/1.1\r\n".to_vec();
+        let kind = Kind::Wrong(CloseReason::HeaderMissing);
+        Self { kind, len: unsent.len() as u64, unsent }
+    }
+
+    /// Sends all but this many of its bytes.
+    pub fn send_all_but(&mut self, left: usize, end: SimClient, kernel: &mut SimKernel) {
+        let len = self.unsent.len() - left;
+        assert_eq!(kernel.client_send(end, &self.unsent[..len]), len, "there is room");
+        self.unsent.drain(..len);
     }
 
     /// Adds bytes of a client that does not wait for its challenge; false if there is no client.

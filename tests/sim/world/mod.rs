@@ -44,7 +44,7 @@ pub struct World {
     /// The part of [`PEERS`] that clients come from: its length and its start.
     sources: (usize, usize),
     /// True if the clients come through balancers that send a header.
-    proxied: bool,
+    pub proxied: bool,
     handler: UpperHandler,
     /// The chance of a push before a turn, in thousandths, and the current push.
     pushes: u32,
@@ -135,7 +135,8 @@ impl World {
         world.sources = sources;
         // Drawn last, so that inputs of the fuzz target keep their meaning.
         if world.random.below(4) == 3 {
-            world.put_behind_balancers();
+            let named = world.random.chance(300);
+            world.put_behind_balancers(named);
         }
         world
     }
@@ -173,10 +174,9 @@ impl World {
     }
 
     /// Requires headers, perhaps only from the balancers of 192.0.2.0/24.
-    fn put_behind_balancers(&mut self) {
+    pub fn put_behind_balancers(&mut self, named: bool) {
         self.proxied = true;
         self.server.require_proxy(0);
-        let named = self.random.chance(300);
         if named {
             self.server.trust_proxies(&["192.0.2.0/24".parse().unwrap()]);
         }
