@@ -20,7 +20,6 @@ mod multiprocessing_world;
 mod random_protocols;
 mod random_worlds;
 mod reconfigure;
-mod steps;
 #[path = "../../benches/support/mod.rs"]
 mod support;
 mod truth;

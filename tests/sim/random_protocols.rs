@@ -16,8 +16,8 @@ use saltecho::server::{Limits, Observer, Record, Server};
 use saltecho::sim::{Faults, Seen, SimClient, SimKernel};
 
 use crate::multiprocessing_world::answer;
-use crate::steps::{receive, until_asleep};
 use crate::world::client::Fate;
+use crate::world::steps::{receive, until_asleep};
 
 const SEEDS: u64 = 600;
 const MAX_MESSAGE: u64 = 300;

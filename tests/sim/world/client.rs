@@ -6,7 +6,7 @@ use saltecho::random::SplitMix;
 use saltecho::sim::{Ledger, Seen, SimClient, SimKernel};
 
 use super::header::Header;
-use crate::steps::receive;
+use super::steps::receive;
 
 /// A client and its state.
 pub struct Client {

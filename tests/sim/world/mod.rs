@@ -12,11 +12,11 @@ pub mod http_world;
 pub mod judge;
 mod keepalive;
 mod records;
+pub mod steps;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
-use crate::steps::until_asleep;
 use admin::AdminClient;
 use client::{Client, Fate};
 use handler::UpperHandler;
@@ -29,6 +29,7 @@ use saltecho::proto::{CloseReason, Config};
 use saltecho::random::SplitMix;
 use saltecho::server::{Limits, Server};
 use saltecho::sim::{Faults, Seen, SimAdminListener, SimKernel};
+use steps::until_asleep;
 
 /// A server, its kernel, its clients and their judge.
 pub struct World {

@@ -3,7 +3,7 @@
 use saltecho::sim::{Seen, SimClient, SimKernel};
 
 /// Reads at a client's end. `None` if nothing is there, or no more: then `seen` says how it ended.
-pub(crate) fn receive(
+pub fn receive(
     kernel: &mut SimKernel,
     end: SimClient,
     limit: usize,
@@ -23,7 +23,7 @@ pub(crate) fn receive(
 }
 
 /// Calls `turn` until it returns true: the loop went to sleep.
-pub(crate) fn until_asleep(mut turn: impl FnMut() -> bool) {
+pub fn until_asleep(mut turn: impl FnMut() -> bool) {
     let asleep = (0..20_000).any(|_| turn());
     assert!(asleep, "the loop spins: it neither sleeps nor has anything to do");
 }
