@@ -52,6 +52,7 @@
 //! | [`reactor`] | the parts of any event loop, over any [`reactor::Kernel`] | `server` |
 //! | [`server`] | the server's event loop | `server` |
 //! | [`sim`] | a simulated kernel: virtual clock, faults, one seed | `sim` |
+//! | [`lab`] | a judge of event loops, and exercises for them | `sim` |
 //! | [`load`] | the load generator, on the same patterns | `load` |
 //!
 //! Only the program prints or exits. The repository's `docs/` has the reasons for the design, and all
@@ -60,6 +61,8 @@
 pub mod auth;
 #[cfg(feature = "socket")]
 pub mod client;
+#[cfg(feature = "sim")]
+pub mod lab;
 #[cfg(feature = "load")]
 pub mod load;
 #[cfg(any(feature = "metrics", feature = "server"))]

@@ -10,10 +10,12 @@
 //! - `cycle`: 64 clients connect, authenticate, get one answer and disconnect, at an empty server and
 //!   beside a crowd; and the same without authentication.
 //! - `deadlines`: see `deadlines.rs`.
+//! - `handover`: see `handover.rs`.
 //!
 //! System calls cost far more than all of this; `loopback` includes them.
 
 mod deadlines;
+mod handover;
 #[path = "../support/mod.rs"]
 mod support;
 
@@ -119,6 +121,6 @@ criterion_group! {
         .nresamples(10_000)
         .warm_up_time(Duration::from_millis(300))
         .measurement_time(Duration::from_secs(1));
-    targets = turns, cycles, deadlines::deadlines
+    targets = turns, cycles, deadlines::deadlines, handover::handovers
 }
 criterion_main!(benches);

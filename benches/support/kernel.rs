@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use saltecho::proto::Upper;
 use saltecho::python::Monotonic;
-use saltecho::reactor::{Close, Kernel, Liveness, Ready, Token, Wake};
+use saltecho::reactor::{Adopt, Close, Kernel, Liveness, Ready, Token, Wake};
 use saltecho::server::{Limits, Server};
 
 use super::{CHALLENGE, config, digest};
@@ -175,6 +175,42 @@ struct NoWaker;
 
 impl Wake for NoWaker {
     fn wake(&self) {}
+}
+
+/// A socket on its way between two of these kernels.
+#[derive(Clone, Copy, Debug)]
+pub struct LeanMoved;
+
+impl Adopt for LeanKernel {
+    type Moved = LeanMoved;
+
+    fn adopt_listener(&mut self, _socket: LeanMoved) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn adopt_stream(&mut self, _socket: LeanMoved) -> LeanStream {
+        LeanStream { _descriptor: 0 }
+    }
+
+    fn adopt_admin_listener(&mut self, _socket: LeanMoved) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn has_file(&self, (): &()) -> bool {
+        false
+    }
+
+    fn own_file(&mut self, (): &mut ()) {}
+
+    fn share(&self, socket: &LeanMoved) -> io::Result<LeanMoved> {
+        Ok(*socket)
+    }
+
+    fn release(&mut self, _stream: LeanStream) {}
+
+    fn release_listener(&mut self, (): ()) {}
+
+    fn release_admin_listener(&mut self, (): ()) {}
 }
 
 /// The real event loop over this kernel.

@@ -52,6 +52,29 @@ impl std::fmt::Debug for Key {
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct KeyId([u8; 4]);
 
+#[cfg(feature = "server")]
+impl KeyId {
+    pub(crate) const fn to_bytes(self) -> [u8; 4] {
+        self.0
+    }
+
+    pub(crate) const fn from_bytes(bytes: [u8; 4]) -> Self {
+        Self(bytes)
+    }
+}
+
+#[cfg(feature = "server")]
+impl KeyName {
+    /// The identifier, unless the key is weak.
+    pub(crate) const fn id(self) -> Option<KeyId> {
+        self.0
+    }
+
+    pub(crate) const fn from_id(id: Option<KeyId>) -> Self {
+        Self(id)
+    }
+}
+
 impl std::fmt::Display for KeyId {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(&data_encoding::HEXLOWER.encode(&self.0))

@@ -12,6 +12,7 @@ use super::doctor::DoctorArgs;
 use super::generate::GenerateArgs;
 use super::health::HealthArgs;
 use super::keygen::KeygenArgs;
+use super::lab::LabArgs;
 use super::load::LoadArgs;
 use super::report::ReportArgs;
 use super::serve::ServeArgs;
@@ -87,6 +88,7 @@ pub(super) enum Command {
     Generate(GenerateArgs),
     Ctl(CtlArgs),
     Health(HealthArgs),
+    Lab(LabArgs),
 }
 
 #[cfg(test)]

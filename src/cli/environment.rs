@@ -12,6 +12,11 @@ use super::log::{RESET, WARNING};
 
 const PREFIX: &str = "SALTECHO_";
 
+/// The variable that tells a process that it is to take over: the number of the process that it takes
+/// over from. It is no setting. The channel is standard input, which needs no descriptor of a known
+/// number and is what posix_spawn(3) can pass without code between fork and exec.
+pub(super) const PREDECESSOR: &str = "SALTECHO_HANDOVER";
+
 /// The Jaro-Winkler similarity from which a name counts as a misspelling of another.
 const SIMILAR: f64 = 0.9;
 
@@ -50,7 +55,8 @@ fn known(command: &Command) -> Vec<String> {
 fn warning(name: &OsStr, known: &[String]) -> Option<String> {
     let name = name.to_string_lossy();
     let setting = name.strip_prefix(PREFIX)?;
-    if known.iter().any(|known| *known == name) || is_of_kubernetes(setting) {
+    let is_known = known.iter().any(|known| *known == name) || name == PREDECESSOR;
+    if is_known || is_of_kubernetes(setting) {
         return None;
     }
     let similarity =

@@ -18,6 +18,7 @@ mod health;
 mod http;
 mod keyfile;
 mod keygen;
+mod lab;
 mod load;
 mod log;
 mod machine;
@@ -61,10 +62,14 @@ pub(crate) fn main() -> ExitCode {
     let outcome = match parsed {
         Ok(cli) => execute(cli.command, &warnings),
         Err(Refusal::CommandLine(answer)) if answer.use_stderr() => {
+            serve::decline(&answer.to_string());
             return print_usage_error(&answer);
         }
         Err(Refusal::CommandLine(answer)) => print_help(&answer),
-        Err(Refusal::Configuration(failure)) => Err(failure),
+        Err(Refusal::Configuration(failure)) => {
+            serve::decline(&failure.text());
+            Err(failure)
+        }
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -88,6 +93,7 @@ fn execute(command: Command, warnings: &[String]) -> Result<(), Failure> {
         Command::Connect(args) => connect::run(&args),
         Command::Load(args) => load::run(&args),
         Command::Report(args) => on_own_stack(|| report::run(&args))?,
+        Command::Lab(args) => lab::run(&args),
         Command::Keygen(args) => keygen::run(&args),
         Command::Config(args) => config_command::run(&args, &Cli::command()),
         Command::Doctor(args) => doctor::run(&args),

@@ -3,6 +3,11 @@
 use std::fs;
 use std::sync::Arc;
 
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
+
+/// The signals that a server gives a meaning.
+pub(super) const OF_A_SERVER: [i32; 5] = [SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2];
+
 /// Makes a write beyond the limit on file sizes (`ulimit -f`) fail with EFBIG. Without a handler the
 /// kernel kills the program with SIGXFSZ.
 pub(super) fn outlive_file_size_limit() {
@@ -29,8 +34,6 @@ fn ignored_mask(status: &str) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use signal_hook::consts::SIGHUP;
-
     use super::*;
 
     #[test]

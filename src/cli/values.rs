@@ -73,6 +73,17 @@ impl fmt::Display for Spin {
     }
 }
 
+/// Parses the most that a freeze may take.
+pub(super) fn freeze_max(text: &str) -> Result<Limit, &'static str> {
+    const EXPECTED: &str = "expected a time from 1s to 10m, like 5s";
+    let limit: Limit = text.parse().map_err(|_| EXPECTED)?;
+    let possible = Duration::from_secs(1)..=Duration::from_secs(600);
+    match limit.0 {
+        Some(time) if possible.contains(&time) => Ok(limit),
+        _ => Err(EXPECTED),
+    }
+}
+
 /// Parses a keepalive period: one that the kernel can count and a loop can pace.
 pub(super) fn keepalive(text: &str) -> Result<Limit, &'static str> {
     const EXPECTED: &str = "expected a time from 1s to 3h, like 60s or 5m, or `off`";

@@ -31,6 +31,29 @@ impl TimeHistogram {
         self.sum = self.sum.saturating_add(nanos.saturating_mul(times));
     }
 
+    /// A histogram with these numbers of times in its buckets, in their order, and this sum. What is
+    /// missing is zero, and what is too much is left out.
+    pub fn from_parts(counts: impl IntoIterator<Item = u64>, sum: Duration) -> Self {
+        let mut histogram = Self::default();
+        for (count, given) in histogram.counts.iter_mut().zip(counts) {
+            *count = given;
+        }
+        histogram.sum = u64::try_from(sum.as_nanos()).unwrap_or(u64::MAX);
+        histogram
+    }
+
+    /// The counters of the buckets, then the sum of all times in nanoseconds.
+    #[cfg(feature = "server")]
+    pub(crate) fn numbers(&self) -> impl Iterator<Item = u64> + '_ {
+        self.counts.iter().copied().chain([self.sum])
+    }
+
+    /// One of the [numbers](Self::numbers), to be changed.
+    #[cfg(feature = "server")]
+    pub(crate) fn number_mut(&mut self, place: usize) -> Option<&mut u64> {
+        self.counts.iter_mut().chain([&mut self.sum]).nth(place)
+    }
+
     /// Number of times recorded.
     pub fn count(&self) -> u64 {
         self.counts.iter().sum()

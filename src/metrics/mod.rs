@@ -13,4 +13,4 @@ mod snapshot;
 pub use histogram::TimeHistogram;
 #[cfg(feature = "metrics")]
 pub use render::{Format, openmetrics, prometheus_text};
-pub use snapshot::{Connections, Process, Refusals, Snapshot, Worker};
+pub use snapshot::{Connections, Process, Refusals, Snapshot, Upgrades, Worker};

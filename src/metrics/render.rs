@@ -122,6 +122,7 @@ impl Collector for Scrape {
         self.connections(&mut page)?;
         self.ends(&mut page)?;
         self.bytes(&mut page)?;
+        self.upgrades(&mut page)?;
         self.loops(&mut page)
     }
 }
@@ -232,6 +233,70 @@ impl Scrape {
             snapshot.backlog_bytes,
         )?;
         page.gauge("saltecho_deadlines", "Deadlines that are armed.", snapshot.deadlines)
+    }
+
+    fn upgrades(&self, page: &mut Page<'_>) -> Result<(), Error> {
+        let Some(upgrades) = &self.0.upgrades else { return Ok(()) };
+        let since = |time: Option<SystemTime>| {
+            time.map(|time| time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default())
+        };
+        page.family(
+            "saltecho_upgrades",
+            "Attempts to hand over to a new process, by result and reason.",
+            MetricType::Counter,
+            upgrades.attempts.iter().map(|(result, reason, count)| {
+                ([("result", *result), ("reason", *reason)], *count)
+            }),
+        )?;
+        page.gauge(
+            "saltecho_upgrade_in_progress",
+            "1 while a handover is tried.",
+            upgrades.in_progress.into(),
+        )?;
+        page.gauge(
+            "saltecho_upgrade_generation",
+            "Number of processes so far, of which each took over from the one before.",
+            upgrades.generation,
+        )?;
+        if let Some(started) = since(upgrades.service_started) {
+            page.seconds_gauge(
+                "saltecho_service_start_time",
+                "Start of the first of these processes, in seconds since the Unix epoch.",
+                started,
+            )?;
+        }
+        if let Some(success) = since(upgrades.last_success) {
+            page.seconds_gauge(
+                "saltecho_upgrade_last_success_timestamp",
+                "Time of the last handover, in seconds since the Unix epoch.",
+                success,
+            )?;
+        }
+        page.histogram(
+            "saltecho_upgrade_freeze",
+            "Time of a handover in which no process served.",
+            &upgrades.freezes,
+        )?;
+        page.seconds_gauge(
+            "saltecho_upgrade_last_freeze",
+            "The same of the last handover.",
+            upgrades.last_freeze,
+        )?;
+        page.seconds_gauge(
+            "saltecho_upgrade_prepare",
+            "Time in which the new process got ready, the last time.",
+            upgrades.last_prepare,
+        )?;
+        page.counter(
+            "saltecho_upgrade_connections",
+            "Connections that were handed over.",
+            upgrades.connections,
+        )?;
+        page.counter(
+            "saltecho_upgrade_connections_dropped",
+            "Connections that could not be handed over.",
+            upgrades.dropped,
+        )
     }
 
     fn loops(&self, page: &mut Page<'_>) -> Result<(), Error> {
@@ -376,6 +441,13 @@ impl Page<'_> {
         Ok(())
     }
 
+    fn histogram(&mut self, name: &str, help: &str, times: &TimeHistogram) -> Result<(), Error> {
+        let unit = Some(&Unit::Seconds);
+        let mut metric = self.0.encode_descriptor(name, help, unit, MetricType::Histogram)?;
+        let (sum, count) = (times.sum().as_secs_f64(), times.count());
+        metric.encode_histogram::<NoLabelSet>(sum, count, &buckets(times), None)
+    }
+
     fn histograms<'b>(
         &mut self,
         name: &str,
@@ -385,9 +457,7 @@ impl Page<'_> {
         let unit = Some(&Unit::Seconds);
         let mut metric = self.0.encode_descriptor(name, help, unit, MetricType::Histogram)?;
         for (worker, times) in rows {
-            let bound =
-                |bound: Option<Duration>| bound.map_or(f64::INFINITY, |it| it.as_secs_f64());
-            let buckets: Vec<_> = times.buckets().map(|(at, count)| (bound(at), count)).collect();
+            let buckets = buckets(times);
             let labels = [("worker", worker)];
             let mut row = metric.encode_family(&labels)?;
             let (sum, count) = (times.sum().as_secs_f64(), times.count());
@@ -395,4 +465,10 @@ impl Page<'_> {
         }
         Ok(())
     }
+}
+
+/// The buckets of a histogram, as the encoder takes them.
+fn buckets(times: &TimeHistogram) -> Vec<(f64, u64)> {
+    let bound = |bound: Option<Duration>| bound.map_or(f64::INFINITY, |it| it.as_secs_f64());
+    times.buckets().map(|(at, count)| (bound(at), count)).collect()
 }

@@ -51,6 +51,8 @@ pub struct Snapshot {
     pub log_lines_suppressed: u64,
     /// Loops that did not answer in time, whose figures are those of their last answer.
     pub workers_missing: u64,
+    /// The upgrades of the program; `None` if there can be none.
+    pub upgrades: Option<Upgrades>,
     /// Each loop's own figures, in the order of their numbers.
     pub workers: Vec<Worker>,
 }
@@ -81,6 +83,7 @@ impl Snapshot {
             deadlines,
             log_lines_suppressed,
             workers_missing,
+            upgrades: _,
             workers,
         } = other;
         self.ready &= ready;
@@ -134,6 +137,31 @@ pub struct Process {
     pub descriptors: Option<u64>,
     /// The most descriptors that it may have open.
     pub descriptors_limit: u64,
+}
+
+/// Upgrades: handovers of everything to a new process. Numbers go on from process to process.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Upgrades {
+    /// Number of attempts by result and reason.
+    pub attempts: Vec<(&'static str, &'static str, u64)>,
+    /// True during an attempt.
+    pub in_progress: bool,
+    /// Number of processes so far, this one included.
+    pub generation: u64,
+    /// When the first of them started.
+    pub service_started: Option<SystemTime>,
+    /// When this process took over, if it did.
+    pub last_success: Option<SystemTime>,
+    /// Times in which no process served.
+    pub freezes: TimeHistogram,
+    /// The last of them.
+    pub last_freeze: Duration,
+    /// Time that the new process needed to get ready, the last time.
+    pub last_prepare: Duration,
+    /// Connections that were handed over.
+    pub connections: u64,
+    /// Connections that were not.
+    pub dropped: u64,
 }
 
 /// Connections by [`State`](crate::proto::State).

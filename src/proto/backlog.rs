@@ -49,6 +49,28 @@ impl Backlog {
         Boxed::new(Self { rest, pushed: None, then_close })
     }
 
+    /// The unsent messages of another loop's backlog. `None` without any, or without memory.
+    #[cfg(feature = "server")]
+    pub(super) fn arrived(
+        messages: Vec<Bytes>,
+        then_close: Option<CloseReason>,
+    ) -> Option<Boxed<Self>> {
+        let mut messages = VecDeque::from(messages);
+        let mut backlog = Self::new(messages.pop_front()?, then_close).ok()?;
+        if !messages.is_empty() {
+            let bytes = messages.iter().map(Bytes::len).sum();
+            backlog.pushed = Some(Box::new(Pushed { messages, bytes }));
+        }
+        Some(backlog)
+    }
+
+    /// The unsent rest of the `sendall` in progress, then the messages behind it.
+    #[cfg(feature = "server")]
+    pub(super) fn messages(&self) -> impl Iterator<Item = &Bytes> {
+        let pushed = self.pushed.iter().flat_map(|pushed| &pushed.messages);
+        std::iter::once(&self.rest).chain(pushed)
+    }
+
     /// The unsent rest of the `sendall` in progress.
     pub(super) fn chunk(&self) -> &[u8] {
         &self.rest

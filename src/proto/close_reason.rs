@@ -101,6 +101,47 @@ impl CloseReason {
         Self::HealthCheck,
     ];
 
+    /// The number that stands for it in a handover (docs/HANDOVER-FORMAT.md). It never changes, and 0
+    /// is no reason's.
+    #[cfg(feature = "server")]
+    pub(crate) const fn code(self) -> u8 {
+        match self {
+            Self::PeerFinished => 1,
+            Self::Rejected => 2,
+            Self::HandshakeFailed => 3,
+            Self::AuthAbandoned => 4,
+            Self::AuthTimeout => 5,
+            Self::IdleTimeout => 6,
+            Self::SendTimeout => 7,
+            Self::Reset => 8,
+            Self::TransportError => 9,
+            Self::PeerVanished => 10,
+            Self::HandlerClosed => 11,
+            Self::AnswerTooLong => 12,
+            Self::MessageTooLong => 13,
+            Self::HandlerPanicked => 14,
+            Self::FellBehind => 15,
+            Self::Drained => 16,
+            Self::DrainTimeout => 17,
+            Self::Stopped => 18,
+            Self::Killed => 19,
+            Self::Evicted => 20,
+            Self::SetupFailed => 21,
+            Self::OutOfMemory => 22,
+            Self::HeaderMissing => 23,
+            Self::HeaderMalformed => 24,
+            Self::HeaderTimeout => 25,
+            Self::Refused => 26,
+            Self::HealthCheck => 27,
+        }
+    }
+
+    /// The reason that a number stands for.
+    #[cfg(feature = "server")]
+    pub(crate) fn from_code(code: u8) -> Option<Self> {
+        Self::ALL.iter().copied().find(|reason| reason.code() == code)
+    }
+
     /// Returns true for a cause on the server's side, which says nothing about the peer.
     pub const fn is_local(self) -> bool {
         match self {
@@ -221,5 +262,14 @@ mod tests {
         names.sort_unstable();
         names.dedup();
         assert_eq!(names.len(), CloseReason::ALL.len());
+    }
+
+    #[cfg(feature = "server")]
+    #[test]
+    fn each_number_stands_for_one_reason() {
+        for reason in CloseReason::ALL {
+            assert_eq!(CloseReason::from_code(reason.code()), Some(*reason));
+        }
+        assert_eq!((CloseReason::from_code(0), CloseReason::from_code(255)), (None, None));
     }
 }

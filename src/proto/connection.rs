@@ -1,6 +1,8 @@
 mod ending;
 mod mutual;
 mod opening;
+#[cfg(feature = "server")]
+mod parked;
 
 use std::collections::TryReserveError;
 
@@ -15,6 +17,8 @@ use super::proxy::Header;
 use super::{CloseReason, Config, Handler, Peer, Reply, State, Upper, Wants};
 use crate::python::{Call, Monotonic};
 use mutual::Mutual;
+#[cfg(feature = "server")]
+pub(crate) use parked::{Head, Parked};
 
 /// One connection from its challenge to its end, without a socket. The owner of the socket asks
 /// what the connection [`wants`](Self::wants), makes that call, and reports the kernel's result.

@@ -1,6 +1,6 @@
 #[cfg(doc)]
 use super::CloseReason;
-use super::{Answer, Handler, Identity, Upper};
+use super::{Answer, Handler, Identity, Peer, Upper};
 use crate::python::upper;
 
 /// Reader of the frames of `multiprocessing.connection`: a length in 4 bytes, signed and
@@ -31,6 +31,10 @@ enum Part {
     LongLength(u8),
     Payload,
 }
+
+const LENGTH: u8 = 1;
+const LONG_LENGTH: u8 = 2;
+const PAYLOAD: u8 = 3;
 
 impl Default for Part {
     fn default() -> Self {
@@ -66,6 +70,39 @@ impl FrameReader {
     /// Returns true between two frames, where a stream may end.
     pub fn is_between_frames(&self) -> bool {
         self.part == Part::Length(0)
+    }
+
+    /// Writes its place in the stream: what it knows of a length, or the missing bytes of a payload.
+    pub(super) fn park(&self, out: &mut Vec<u8>) {
+        let (part, here) = match self.part {
+            Part::Length(here) => (LENGTH, here),
+            Part::LongLength(here) => (LONG_LENGTH, here),
+            Part::Payload => (PAYLOAD, 0),
+        };
+        out.extend([part, here]);
+        out.extend(self.number.to_le_bytes());
+    }
+
+    /// Reads what [`park`](Self::park) wrote; the bytes behind it are the caller's. `None` for a place at
+    /// which no stream can be.
+    pub(super) fn unpark(bytes: &[u8]) -> Option<(Self, &[u8])> {
+        let (&[part, here, ref number @ ..], rest) = bytes.split_first_chunk::<10>()?;
+        let number = u64::from_le_bytes(*number);
+        // So many bits are known of it.
+        let is_known = number.checked_shr(8 * u32::from(here)).unwrap_or(0) == 0;
+        let part = match part {
+            LENGTH if here < 4 && is_known => Part::Length(here),
+            LONG_LENGTH if here < 8 && is_known => Part::LongLength(here),
+            PAYLOAD if here == 0 && number > 0 => Part::Payload,
+            _ => return None,
+        };
+        Some((Self { number, part }, rest))
+    }
+
+    /// The missing bytes of the payload that is being read.
+    #[cfg(feature = "server")]
+    pub(super) fn payload_left(&self) -> Option<u64> {
+        (self.part == Part::Payload).then_some(self.number)
     }
 
     /// Reads the first piece of `data`, which must not be empty. Call it again with the bytes
@@ -149,16 +186,45 @@ impl AsRef<[u8]> for FrameHeader {
 pub trait Transform {
     /// Changes the next bytes of a message where they lie.
     fn transform(&mut self, payload: &mut [u8]);
+
+    /// Writes its state for another loop, as [`Handler::save`] does. Returns false if it cannot move,
+    /// which is the default.
+    #[allow(unused_variables)]
+    fn save(&self, state: &mut Vec<u8>) -> bool {
+        false
+    }
+
+    /// Goes on from what [`save`](Self::save) wrote. Returns false if it does not understand it.
+    #[allow(unused_variables)]
+    fn restore(&mut self, state: &[u8]) -> bool {
+        false
+    }
 }
 
 impl Transform for Upper {
     fn transform(&mut self, payload: &mut [u8]) {
         upper(payload);
     }
+
+    fn save(&self, _state: &mut Vec<u8>) -> bool {
+        true
+    }
+
+    fn restore(&mut self, state: &[u8]) -> bool {
+        state.is_empty()
+    }
 }
 
 impl Transform for Identity {
     fn transform(&mut self, _payload: &mut [u8]) {}
+
+    fn save(&self, _state: &mut Vec<u8>) -> bool {
+        true
+    }
+
+    fn restore(&mut self, state: &[u8]) -> bool {
+        state.is_empty()
+    }
 }
 
 /// Handler of a stream of frames (see [`FrameReader`]): returns each with its header unchanged and
@@ -199,5 +265,16 @@ impl<T: Transform> Handler for Framed<T> {
             }
         }
         Answer::InPlace
+    }
+
+    fn save(&self, state: &mut Vec<u8>) -> bool {
+        self.reader.park(state);
+        self.transform.save(state)
+    }
+
+    fn restore(&mut self, _peer: &Peer, state: &[u8]) -> bool {
+        let Some((reader, state)) = FrameReader::unpark(state) else { return false };
+        self.reader = reader;
+        self.transform.restore(state)
     }
 }

@@ -41,6 +41,25 @@ pub trait Handler {
     /// Called once at the end of the connection if [`opened`](Self::opened) was called, also after
     /// a panic. Not called if the loop itself fails; that only drops the handler.
     fn closed(&mut self, reason: CloseReason) {}
+
+    /// Writes its state for a handover (`server::handover`), in which the connection goes on with
+    /// another handler in another loop, perhaps of another process and of another version. Returns true
+    /// if it has: then [`closed`](Self::closed) is not called. By default a handler cannot move, and its
+    /// connection drains where it is. More than 32 KiB do not move either.
+    ///
+    /// It is called after [`opened`](Self::opened), and must not change the handler, which goes on if the
+    /// handover fails.
+    fn save(&self, state: &mut Vec<u8>) -> bool {
+        false
+    }
+
+    /// Goes on from what [`save`](Self::save) wrote, as a new clone for a connection that was opened
+    /// elsewhere: [`opened`](Self::opened) is not called. The peer has its name in the new loop and no
+    /// address; a handler that needs that saves it. Returns false if it does not understand the state;
+    /// then the whole handover fails, and all goes on where it was.
+    fn restore(&mut self, peer: &Peer, state: &[u8]) -> bool {
+        false
+    }
 }
 
 /// Result of [`Handler::handle`].
@@ -73,6 +92,14 @@ impl Handler for Upper {
         upper(data);
         Answer::InPlace
     }
+
+    fn save(&self, _state: &mut Vec<u8>) -> bool {
+        true
+    }
+
+    fn restore(&mut self, _peer: &Peer, state: &[u8]) -> bool {
+        state.is_empty()
+    }
 }
 
 /// Echoes every byte unchanged.
@@ -82,5 +109,13 @@ pub struct Identity;
 impl Handler for Identity {
     fn handle(&mut self, _data: &mut [u8]) -> Answer {
         Answer::InPlace
+    }
+
+    fn save(&self, _state: &mut Vec<u8>) -> bool {
+        true
+    }
+
+    fn restore(&mut self, _peer: &Peer, state: &[u8]) -> bool {
+        state.is_empty()
     }
 }

@@ -1,6 +1,8 @@
 use zeroize::Zeroizing;
 
 use super::proxy::{Header, HeaderError, HeaderReader, Status};
+#[cfg(feature = "server")]
+use super::wire::{Reader, put_counted};
 use super::{Config, Peer};
 use crate::auth::{Challenge, Digest};
 
@@ -145,6 +147,55 @@ impl Handshake {
         self.is_complete(config).then(|| config.keyring.position(&self.challenge, digest))
     }
 }
+
+#[cfg(feature = "server")]
+impl Handshake {
+    /// Writes all that another loop needs to go on. The challenge is not used again: this side stops.
+    pub(super) fn park(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(self.challenge.as_bytes());
+        out.extend(self.sent.to_le_bytes());
+        put_counted(out, &self.digest[..usize::from(self.received)]);
+        self.peer.park(out);
+        match self.preface.as_deref() {
+            None => out.push(NO_HEADER),
+            Some(Preface::Awaited(reader, more)) => {
+                out.push(HEADER_AWAITED);
+                out.extend_from_slice(more);
+                reader.park(out);
+            }
+            Some(Preface::Read(header)) => {
+                out.push(HEADER_READ);
+                Header::park(Some(header), out);
+            }
+        }
+    }
+
+    /// Reads what [`park`](Self::park) wrote; `None` if that is impossible.
+    pub(super) fn read(reader: &mut Reader<'_>) -> Option<Self> {
+        let mut handshake = Self::new(Challenge::new(reader.array()?), Peer::default());
+        handshake.sent = reader.u16().filter(|sent| usize::from(*sent) <= Challenge::LEN)?;
+        let digest = reader.counted(Digest::MAX_LEN)?;
+        let _ = handshake.take(digest, Digest::MAX_LEN);
+        handshake.peer = Peer::read(reader)?;
+        handshake.preface = match reader.u8()? {
+            NO_HEADER => None,
+            HEADER_AWAITED if handshake.sent == 0 && handshake.received == 0 => {
+                let more = reader.array()?;
+                Some(Box::new(Preface::Awaited(HeaderReader::read(reader)?, more)))
+            }
+            HEADER_READ => Some(Box::new(Preface::Read(Header::read(reader)??))),
+            _ => return None,
+        };
+        Some(handshake)
+    }
+}
+
+#[cfg(feature = "server")]
+const NO_HEADER: u8 = 0;
+#[cfg(feature = "server")]
+const HEADER_AWAITED: u8 = 1;
+#[cfg(feature = "server")]
+const HEADER_READ: u8 = 2;
 
 impl std::fmt::Debug for Handshake {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

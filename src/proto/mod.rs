@@ -40,10 +40,14 @@ pub mod proxy;
 mod reply;
 mod responder;
 mod state;
+#[cfg(feature = "server")]
+pub(crate) mod wire;
 
 pub use close_reason::CloseReason;
 pub use config::Config;
 pub use connection::Connection;
+#[cfg(feature = "server")]
+pub(crate) use connection::{Head, Parked};
 pub use frame::{FrameHeader, FrameReader, Framed, Piece, Transform, frame_header};
 #[cfg(feature = "server")]
 pub(crate) use guard::{guarded, in_user_code};

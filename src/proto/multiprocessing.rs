@@ -1,4 +1,8 @@
+#[cfg(feature = "server")]
+use super::wire::{Reader, put_counted};
 use super::{FrameReader, Piece, frame_header};
+#[cfg(feature = "server")]
+use crate::auth::KeyId;
 use crate::auth::{Key, Keyring, MacAlgorithm, Response};
 
 /// One side's part in the handshake of Python's `multiprocessing.connection`, without I/O: each
@@ -212,6 +216,88 @@ impl MutualHandshake {
             Role::Client => Step::Challenge,
         };
         self.step == first
+    }
+
+    /// Writes all that another loop needs to go on, the proved key by its identifier only. For a
+    /// listener.
+    #[cfg(feature = "server")]
+    pub(super) fn park(&self, out: &mut Vec<u8>) {
+        debug_assert_eq!(self.role, Role::Listener, "only a server moves");
+        out.push(match self.step {
+            Step::Challenge => 1,
+            Step::Verdict => 2,
+            Step::Response => 3,
+            Step::Failed(HandshakeError::WrongDigest) => 4,
+            Step::Failed(HandshakeError::Refused) => 5,
+            Step::Failed(HandshakeError::Malformed) => 6,
+            Step::Done => 7,
+        });
+        put_counted(out, &self.challenge[..self.challenge_len]);
+        put_counted(out, &self.frame[..self.frame_len]);
+        put_counted(out, self.unsent());
+        let key = self.key.as_ref().map(|key| key.id().to_bytes());
+        put_counted(out, key.as_ref().map_or(&[], |id| &id[..]));
+        self.reader.park(out);
+    }
+
+    /// Reads what [`park`](Self::park) wrote, with the identifier of the proved key; `None` if that is
+    /// impossible.
+    #[cfg(feature = "server")]
+    pub(super) fn read(reader: &mut Reader<'_>) -> Option<(Self, Option<KeyId>)> {
+        let (step, needs_key) = match reader.u8()? {
+            1 => (Step::Challenge, true),
+            2 => (Step::Verdict, true),
+            3 => (Step::Response, false),
+            4 => (Step::Failed(HandshakeError::WrongDigest), false),
+            5 => (Step::Failed(HandshakeError::Refused), false),
+            6 => (Step::Failed(HandshakeError::Malformed), false),
+            // One that is done is over.
+            _ => return None,
+        };
+        let challenge_bytes = reader.counted(CHALLENGE)?;
+        let is_challenge = matches!(challenge_bytes.len(), BARE_CHALLENGE | CHALLENGE);
+        let (begun, unsent) = (reader.counted(MAX_FRAME)?, reader.counted(MAX_OUT)?);
+        let key = match reader.counted(4)? {
+            [] => None,
+            id => Some(KeyId::from_bytes(id.try_into().ok()?)),
+        };
+        let (frames, _) = FrameReader::unpark(reader.bytes(10)?)?;
+        let is_over = matches!(step, Step::Failed(_));
+        let fits = match frames.payload_left() {
+            Some(left) => left <= (MAX_FRAME - begun.len()) as u64,
+            None => begun.is_empty(),
+        };
+        if !is_challenge || !(fits || is_over) || needs_key && key.is_none() {
+            return None;
+        }
+        let (mut challenge, mut frame, mut out) = ([0; CHALLENGE], [0; MAX_FRAME], [0; MAX_OUT]);
+        challenge[..challenge_bytes.len()].copy_from_slice(challenge_bytes);
+        frame[..begun.len()].copy_from_slice(begun);
+        out[..unsent.len()].copy_from_slice(unsent);
+        let handshake = Self {
+            role: Role::Listener,
+            step,
+            key: None,
+            challenge,
+            challenge_len: challenge_bytes.len(),
+            reader: frames,
+            frame,
+            frame_len: begun.len(),
+            out,
+            out_len: unsent.len(),
+            sent: 0,
+        };
+        Some((handshake, key))
+    }
+
+    /// Takes the proved key from the ring. If it was removed meanwhile the peer cannot be answered, so
+    /// the handshake has failed.
+    #[cfg(feature = "server")]
+    pub(super) fn find_key(&mut self, keys: &Keyring, id: KeyId) {
+        self.key = keys.ids().iter().position(|one| *one == id).map(|key| keys.secret(key).clone());
+        if self.key.is_none() && !matches!(self.step, Step::Failed(_)) {
+            self.step = Step::Failed(HandshakeError::Refused);
+        }
     }
 
     fn handle_frame(&mut self, keys: &Keyring) {

@@ -1,5 +1,8 @@
 use std::net::SocketAddr;
 
+#[cfg(feature = "server")]
+use super::wire::{Reader, put_address};
+
 /// Identifier of a connection, unique within its server: the index of a slot, and a generation
 /// because slots are reused.
 ///
@@ -49,6 +52,25 @@ impl Peer {
     /// The same peer at another address.
     pub(super) const fn moved_to(self, address: SocketAddr) -> Self {
         Self { address: Some(address), ..self }
+    }
+
+    /// The same peer with this address, or without one. For a handler that moved to another loop and
+    /// kept the address ([`Handler::restore`](super::Handler::restore)).
+    #[must_use]
+    pub const fn with_address(self, address: Option<SocketAddr>) -> Self {
+        Self { address, ..self }
+    }
+
+    /// Writes its address. Its name in another loop is another.
+    #[cfg(feature = "server")]
+    pub(super) fn park(&self, out: &mut Vec<u8>) {
+        put_address(out, self.address);
+    }
+
+    /// Reads what [`park`](Self::park) wrote.
+    #[cfg(feature = "server")]
+    pub(super) fn read(reader: &mut Reader<'_>) -> Option<Self> {
+        Some(Self::default().with_address(reader.address()?))
     }
 
     /// The connection's identifier, as in the calls to a server's observer.

@@ -12,6 +12,9 @@ use std::net::SocketAddr;
 
 use proxy_header::{ParseConfig, Protocol, ProxiedAddress, ProxyHeader};
 
+#[cfg(feature = "server")]
+use super::wire::{Reader, put_address, put_counted};
+
 /// Maximum length of a header in bytes. 536 is the specification's advice: it fits one segment of the
 /// minimum size that every host must accept. HAProxy sends at most 232 bytes, unique id included.
 pub const MAX_HEADER: usize = 536;
@@ -117,6 +120,55 @@ impl HeaderReader {
                 Ok(Status::Incomplete)
             }
         }
+    }
+}
+
+#[cfg(feature = "server")]
+impl HeaderReader {
+    /// Writes the pieces so far.
+    pub(super) fn park(&self, out: &mut Vec<u8>) {
+        put_counted(out, &self.seen);
+    }
+
+    /// Reads what [`park`](Self::park) wrote; `None` if that is not the beginning of a header.
+    pub(super) fn read(reader: &mut Reader<'_>) -> Option<Self> {
+        let seen = reader.counted(MAX_HEADER - 1)?;
+        parse(seen).ok()?.is_none().then(|| Self { seen: seen.to_vec() })
+    }
+}
+
+#[cfg(feature = "server")]
+impl Header {
+    /// Writes a header, or none.
+    pub(super) fn park(header: Option<&Self>, out: &mut Vec<u8>) {
+        let Some(Self { endpoints, unique_id }) = header else { return out.push(0) };
+        out.push(1);
+        put_address(out, endpoints.map(|endpoints| endpoints.source));
+        put_address(out, endpoints.map(|endpoints| endpoints.destination));
+        out.push(unique_id.is_some().into());
+        put_counted(out, unique_id.as_deref().unwrap_or_default());
+    }
+
+    /// Reads what [`park`](Self::park) wrote.
+    #[allow(clippy::option_option)] // The outer one is for what is impossible.
+    pub(super) fn read(reader: &mut Reader<'_>) -> Option<Option<Self>> {
+        match reader.u8()? {
+            0 => return Some(None),
+            1 => {}
+            _ => return None,
+        }
+        let endpoints = match (reader.address()?, reader.address()?) {
+            (Some(source), Some(destination)) => Some(Endpoints { source, destination }),
+            (None, None) => None,
+            _ => return None,
+        };
+        let (has_id, id) = (reader.u8()?, reader.counted(MAX_UNIQUE_ID)?);
+        let unique_id = match has_id {
+            0 if id.is_empty() => None,
+            1 => Some(id.into()),
+            _ => return None,
+        };
+        Some(Some(Self { endpoints, unique_id }))
     }
 }
 

@@ -52,6 +52,17 @@ impl Call {
         }
     }
 
+    /// The call as a number that [`from_nanos`](Self::from_nanos) takes: its deadline, 0 in
+    /// non-blocking and `u64::MAX` in blocking mode.
+    pub const fn to_nanos(self) -> u64 {
+        self.deadline_nanos
+    }
+
+    /// The call that [`to_nanos`](Self::to_nanos) gave this number for, by the same clock.
+    pub const fn from_nanos(nanos: u64) -> Self {
+        Self { deadline_nanos: nanos }
+    }
+
     /// Returns true if the call polls before its first attempt: in timeout mode only.
     ///
     /// CPython polls first even if the call would succeed at once. The effect is visible: an empty

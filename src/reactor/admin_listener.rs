@@ -1,10 +1,12 @@
 //! The listening socket of an admin endpoint: TCP, or a Unix socket whose file only its owner may
 //! open.
 
+use std::ffi::OsStr;
 use std::fmt;
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -71,7 +73,7 @@ pub struct AdminListener {
     /// Given up for a client when the process has no other descriptor left.
     spare: Option<OwnedFd>,
     /// Dropped after the socket, so that nothing connects to a file without a listener for long.
-    _file: Option<SocketFile>,
+    file: Option<SocketFile>,
 }
 
 impl AdminListener {
@@ -114,9 +116,46 @@ impl AdminListener {
         Self::new(listener.into(), AdminAddress::Unix(path), None)
     }
 
+    /// Takes over a listening socket from another process, as it is. Its file stays the other's until
+    /// [`own_file`](Self::own_file).
+    ///
+    /// # Errors
+    /// Those of getsockname(2), and a lack of descriptors.
+    pub(super) fn adopt(socket: OwnedFd) -> io::Result<Self> {
+        let name = rustix::net::getsockname(&socket)?;
+        let address = match name.address_family() {
+            AddressFamily::UNIX => {
+                let name = SocketAddrUnix::try_from(name)?;
+                let path = name.path_bytes().unwrap_or_default();
+                AdminAddress::Unix(OsStr::from_bytes(path).into())
+            }
+            _ => AdminAddress::Tcp(name.try_into()?),
+        };
+        Ok(Self { socket, address, spare: Some(spare_descriptor()?), file: None })
+    }
+
+    /// Returns true if a file is removed with it.
+    pub(super) const fn has_file(&self) -> bool {
+        self.file.is_some()
+    }
+
+    /// Removes the socket's file with it from now on, if there is one.
+    pub(super) fn own_file(&mut self) {
+        if let AdminAddress::Unix(path) = &self.address {
+            self.file = SocketFile::at(path).ok();
+        }
+    }
+
+    /// Leaves the file to another process, which listens at the same socket.
+    pub(super) fn leave_file(&mut self) {
+        if let Some(file) = self.file.take() {
+            std::mem::forget(file);
+        }
+    }
+
     fn new(socket: OwnedFd, address: AdminAddress, file: Option<SocketFile>) -> io::Result<Self> {
         rustix::io::ioctl_fionbio(&socket, true)?;
-        Ok(Self { socket, address, spare: Some(spare_descriptor()?), _file: file })
+        Ok(Self { socket, address, spare: Some(spare_descriptor()?), file })
     }
 
     /// Where it listens; port 0 has become a real one.

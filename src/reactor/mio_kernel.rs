@@ -28,7 +28,7 @@ use crate::rawopt;
 
 /// The real kernel, reached through mio: epoll, edge-triggered.
 pub struct MioKernel {
-    poll: Poll,
+    pub(super) poll: Poll,
     events: Events,
     capacity: usize,
     waker: Arc<mio::Waker>,
@@ -41,6 +41,8 @@ pub struct MioKernel {
     signals: Option<SignalDelivery<UnixStream, WithRawSiginfo>>,
     /// Given up for a moment to turn a client away when there is no other descriptor.
     spare: Option<Poll>,
+    /// Another process may have descriptors of the same sockets, since they were handed over.
+    pub(super) shares: bool,
 }
 
 /// Maximum number of events per poll; the next poll returns the rest. The buffer takes 48 KiB, which a
@@ -65,6 +67,7 @@ impl MioKernel {
             scatter: SmallRng::try_from_rng(&mut SysRng).map_err(io::Error::other)?,
             signals: None,
             spare: Some(spare_descriptor()?),
+            shares: false,
         })
     }
 }
@@ -185,6 +188,9 @@ impl Kernel for MioKernel {
     }
 
     fn close(&mut self, stream: TcpStream, how: Close) {
+        if self.shares {
+            return close_shared(&stream, how);
+        }
         if how == Close::Reset {
             // If it fails the peer sees an ordinary end, as it would have without us trying.
             let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
@@ -236,6 +242,18 @@ impl Kernel for MioKernel {
         self.process_started.get_or_init(|| process.started);
         Some(process)
     }
+}
+
+/// Closes a stream of which another process may have a descriptor too, so that the last close may be
+/// far away: says to the peer at once what the last close would have said.
+#[inline(never)]
+fn close_shared(stream: &TcpStream, how: Close) {
+    // If it fails, the peer is gone.
+    let _ = match how {
+        Close::Orderly => stream.shutdown(Shutdown::Both),
+        // Disconnects with a reset (tcp_disconnect).
+        Close::Reset => net::connect_unspec(stream).map_err(io::Error::from),
+    };
 }
 
 /// The highest signal number of Linux.

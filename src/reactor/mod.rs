@@ -6,6 +6,8 @@
 //! over simulated ones.
 
 mod admin_listener;
+mod adopt;
+mod arrive;
 mod kernel;
 mod listen;
 mod mio_kernel;
@@ -31,12 +33,13 @@ use crate::proto::ConnId;
 use crate::python::{Monotonic, saturating_nanos};
 
 pub use admin_listener::{AdminAddress, AdminListener};
+pub use adopt::Adopt;
 pub use kernel::{Close, Kernel, Liveness, Wake};
 pub use listen::ListenOptions;
 pub use mio_kernel::MioKernel;
 pub use ready::Ready;
-pub(crate) use slots::Target;
 pub use slots::Token;
+pub(crate) use slots::{Arriving, Target, generation_after};
 #[cfg(feature = "testing")]
 pub use timers::{Link, Links, Step, Wheel};
 
@@ -68,11 +71,12 @@ const NEVER: Monotonic = Monotonic::from_nanos(u64::MAX);
 impl<K: Kernel, T> Reactor<K, T> {
     /// A reactor without connections. For `spin` after an event it does not sleep.
     pub(crate) fn new(mut kernel: K, spin: Duration) -> Self {
+        let now = kernel.now();
         Self {
-            now: kernel.now(),
+            now,
             kernel,
             slots: Slots::new(),
-            timers: Wheel::new(),
+            timers: Wheel::starting_at(now),
             run_queue: RunQueue::new(),
             awake_until: Monotonic::ZERO,
             spin: saturating_nanos(spin),
@@ -267,11 +271,6 @@ impl<K: Kernel, T> Reactor<K, T> {
 
 #[cfg(any(test, feature = "testing"))]
 impl<K: Kernel, T> Reactor<K, T> {
-    /// When a connection's alarm is set for, if it is armed.
-    pub(crate) fn alarm(&self, id: ConnId) -> Option<Monotonic> {
-        self.timers.alarm(self.slots.link(id.index))
-    }
-
     /// Compares the run queue and the wheel with what the slots say.
     ///
     /// # Panics

@@ -20,6 +20,10 @@ impl Ready {
     /// Urgent data arrived. A `recv` stops short at the urgent mark though more is behind it.
     pub const PRIORITY: Self = Self(8);
 
+    /// Everything that a call can find out, for a socket about which nothing is known: the end of the
+    /// stream, which no call clears, is announced when the socket is registered.
+    pub const UNKNOWN: Self = Self(Self::READABLE.0 | Self::WRITABLE.0 | Self::PRIORITY.0);
+
     /// Returns true if all bits of `other` are set.
     pub const fn has(self, other: Self) -> bool {
         self.0 & other.0 == other.0

@@ -1,3 +1,5 @@
+use std::collections::TryReserveError;
+
 use super::slots::{Slot, Slots};
 use crate::proto::ConnId;
 
@@ -35,6 +37,11 @@ impl RunQueue {
             #[cfg(test)]
             starved: false,
         }
+    }
+
+    /// Makes room for so many connections at once.
+    pub(super) fn make_room(&mut self, more: usize) -> Result<(), TryReserveError> {
+        self.ids.try_reserve(more)
     }
 
     /// Returns true if no connection is queued, and none was missed.

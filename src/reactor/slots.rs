@@ -99,6 +99,14 @@ impl Token {
     }
 }
 
+/// The generation of the connection after one.
+pub(crate) const fn generation_after(generation: u32) -> u32 {
+    match generation.wrapping_add(1) {
+        NO_CONNECTION | 0 => 1,
+        next => next,
+    }
+}
+
 /// A socket, the protocol's side of the connection, and what a loop has to know of them. In a
 /// server that is all that an idle authenticated connection costs in user space.
 pub(crate) struct Slot<S, C> {
@@ -118,6 +126,14 @@ impl<S, C> Slot<S, C> {
     pub(crate) fn is_armed(&self) -> bool {
         self.timer.is_armed()
     }
+}
+
+/// A connection of another loop, with the name that it has there.
+pub(crate) struct Arriving<S, C> {
+    pub(crate) id: ConnId,
+    pub(crate) stream: S,
+    pub(crate) connection: C,
+    pub(crate) half_closed: bool,
 }
 
 /// The connections of one loop.
@@ -191,10 +207,7 @@ impl<S, C> Slots<S, C> {
     /// where there is no memory.
     pub(crate) fn insert(&mut self, stream: S, connection: C, ready: Ready) -> ConnId {
         let generation = self.next_generation;
-        self.next_generation = match generation + 1 {
-            NO_CONNECTION => 1,
-            next => next,
-        };
+        self.next_generation = generation_after(generation);
         let slot = Slot {
             stream,
             connection,
@@ -209,6 +222,48 @@ impl<S, C> Slots<S, C> {
         let index = u32::try_from(self.slab.insert(slot)).expect("fewer than 2^31 descriptors");
         self.touched = self.touched.max(index as usize + 1);
         ConnId { index, generation }
+    }
+
+    /// The generation of the next connection.
+    pub(crate) const fn next_generation(&self) -> u32 {
+        self.next_generation
+    }
+
+    /// Takes the connections of another loop under the names that they have there, none twice, in the
+    /// place of its own.
+    ///
+    /// # Errors
+    /// Those of making a connection. Then none is here.
+    pub(crate) fn arrive<E>(
+        &mut self,
+        next_generation: u32,
+        connections: impl Iterator<Item = Result<Arriving<S, C>, E>>,
+    ) -> Result<(), E> {
+        let (mut touched, mut failed) = (0, None);
+        self.slab = connections
+            .map_while(|connection| match connection {
+                Ok(Arriving { id, stream, connection, half_closed }) => {
+                    touched = touched.max(id.index as usize + 1);
+                    let (timer, ready) = (Link::default(), Ready::NONE);
+                    let (generation, queued) = (id.generation, false);
+                    let slot =
+                        Slot { stream, connection, timer, generation, ready, queued, half_closed };
+                    Some((id.index as usize, slot))
+                }
+                Err(error) => {
+                    failed = Some(error);
+                    None
+                }
+            })
+            .collect();
+        (self.touched, self.next_generation) = (touched, next_generation);
+        match failed {
+            None => Ok(()),
+            Some(error) => {
+                (self.slab, self.touched) = (Slab::new(), 0);
+                Err(error)
+            }
+        }
     }
 
     /// The connection of this name, unless it is gone.
@@ -240,7 +295,6 @@ impl<S, C> Slots<S, C> {
         self.slab.remove(id.index as usize)
     }
 
-    #[cfg(any(test, feature = "testing", feature = "load"))]
     pub(crate) fn ids(&self) -> impl Iterator<Item = ConnId> + '_ {
         (0..self.bound()).filter_map(|index| self.id_in(index))
     }

@@ -83,6 +83,11 @@ impl Wheel {
         }
     }
 
+    /// The same for a clock that has come this far already.
+    pub fn starting_at(now: Monotonic) -> Self {
+        Self { position: now.as_nanos() >> TICK_BITS, ..Self::new() }
+    }
+
     /// The number of armed deadlines, counted one by one.
     #[cfg(any(test, feature = "testing"))]
     pub fn armed(&self, link: impl Fn(u32) -> Link) -> usize {
@@ -142,7 +147,6 @@ impl Wheel {
     }
 
     /// When a link's deadline fires, if it is armed.
-    #[cfg(any(test, feature = "testing"))]
     pub fn alarm(&self, link: &Link) -> Option<Monotonic> {
         link.is_armed().then(|| Monotonic::from_nanos(self.full_tick(link.tick) << TICK_BITS))
     }

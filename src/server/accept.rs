@@ -45,6 +45,16 @@ impl<L> Listening<L> {
         Self { listener, purpose, waiting: true }
     }
 
+    /// The same of another loop, which requires a PROXY header or not.
+    pub(super) const fn arrived(listener: L, proxied: bool) -> Self {
+        Self::new(listener, Purpose::Service { proxied })
+    }
+
+    pub(super) const fn is_proxied(&self) -> bool {
+        let Purpose::Service { proxied } = self.purpose;
+        proxied
+    }
+
     /// Makes it one that requires a PROXY header.
     pub(super) const fn require_proxy(&mut self) {
         self.purpose = Purpose::Service { proxied: true };
@@ -81,6 +91,11 @@ impl<L> Acceptor<L> {
     /// A connection ended or authenticated, so there is room: no reason to wait any longer.
     pub(super) fn end_pause(&mut self) {
         self.pause.until = None;
+    }
+
+    /// Looks at every listener, whatever events have told.
+    pub(super) fn suspect_all(&mut self) {
+        self.listeners.iter_mut().for_each(|listening| listening.waiting = true);
     }
 
     /// Closes the listeners.

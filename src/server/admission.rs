@@ -29,6 +29,15 @@ use crate::python::Monotonic;
 pub(super) struct Source(u64);
 
 impl Source {
+    /// The number that stands for it in a handover.
+    pub(super) const fn to_number(self) -> u64 {
+        self.0
+    }
+
+    pub(super) const fn from_number(number: u64) -> Self {
+        Self(number)
+    }
+
     fn new(ip: IpAddr) -> Self {
         match ip {
             // All of ::/8 is reserved, so no IPv6 source can be taken for one of these.
@@ -238,10 +247,14 @@ impl Unauthenticated {
     }
 
     fn get_mut(&mut self, id: ConnId) -> Option<&mut Arrival> {
+        let place = self.place(id)?;
+        self.by_age.get_mut(place).filter(|arrival| arrival.present)
+    }
+
+    fn place(&self, id: ConnId) -> Option<usize> {
         let oldest = self.by_age.front()?.id;
         let age = |arrival: &Arrival| arrival.id.age_after(oldest);
-        let place = self.by_age.binary_search_by_key(&id.age_after(oldest), age).ok()?;
-        self.by_age.get_mut(place).filter(|arrival| arrival.present)
+        self.by_age.binary_search_by_key(&id.age_after(oldest), age).ok()
     }
 
     /// Takes those that have moved on from the front of the list.
@@ -256,6 +269,39 @@ impl Unauthenticated {
         if let Some(source) = self.remove(id) {
             self.suspects.add(source, limits, now);
         }
+    }
+
+    /// The time at which one of them came, and its source.
+    pub(super) fn arrival(&self, id: ConnId) -> Option<(Monotonic, Option<Source>)> {
+        let arrival = &self.by_age[self.place(id)?];
+        Some((arrival.since, arrival.source))
+    }
+
+    /// The sources that failed lately, each with whether it is in the newer half, and when that half was
+    /// begun.
+    pub(super) fn suspects(&self) -> (Monotonic, impl Iterator<Item = (Source, bool)> + '_) {
+        let Suspects { newer, older, since } = &self.suspects;
+        let newer = newer.iter().map(|source| (*source, true));
+        (*since, newer.chain(older.iter().map(|source| (*source, false))))
+    }
+
+    /// Suspects these sources, as another loop did.
+    pub(super) fn suspect(&mut self, since: Monotonic, sources: &[(Source, bool)]) {
+        let suspects = &mut self.suspects;
+        suspects.since = since;
+        for (source, is_newer) in sources {
+            let half = if *is_newer { &mut suspects.newer } else { &mut suspects.older };
+            // Without memory a source is not remembered, as always.
+            if half.len() < SUSPECTS && half.try_reserve(1).is_ok() {
+                half.insert(*source);
+            }
+        }
+    }
+
+    /// Forgets all of them, since they are another loop's.
+    pub(super) fn clear(&mut self) {
+        let trusted = std::mem::take(&mut self.trusted);
+        *self = Self { trusted, ..Self::default() };
     }
 
     /// The oldest, and its time of arrival.

@@ -1,9 +1,11 @@
 use std::io;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 
+use super::handover::Thawing;
 use super::limits::descriptor_limit;
 use super::{
-    AdminAddress, AdminListener, BuildError, Control, IpNet, Limits, Observer, Running, Server,
+    AdminAddress, AdminListener, BuildError, Control, Handle, IpNet, Limits, Observer, Running,
+    Server,
 };
 use crate::auth::Keyring;
 use crate::proto::{Config, Handler, Protocol, Upper};
@@ -228,19 +230,8 @@ impl<H: Handler + Clone> ServerBuilder<H> {
         mut self,
         workers: usize,
     ) -> Result<Vec<Server<MioKernel, H>>, BuildError> {
-        if let Some(error) = self.unresolved.take() {
-            return Err(BuildError::Address(error));
-        }
-        let addresses = self.addresses.len() + self.listeners.len();
-        let others = self.admin.as_ref().map_or(0, |_| Limits::DESCRIPTORS_OF_ADMIN);
-        let limits = allowed_limits(self.limits, workers, addresses, others)?;
-        self.check(workers, &limits.part(0, workers.max(1)))?;
-        let kernels = (0..workers).map(|_| MioKernel::new(limits.events_per_poll));
-        let mut kernels = kernels.collect::<io::Result<Vec<_>>>()?;
-        if let Some((_, signals)) = &self.control {
-            // Before the listeners, so that no client sees a server which a signal would kill.
-            kernels[0].catch_signals(signals)?;
-        }
+        let limits = self.allowed_limits(workers)?;
+        let kernels = self.kernels(workers, &limits)?;
         let options = ListenOptions::new(limits.backlog, self.config.keepalive.is_some());
         let mut listeners: Vec<_> = std::iter::repeat_with(Vec::new).take(workers).collect();
         for &Place { at: address, .. } in &self.addresses {
@@ -256,7 +247,7 @@ impl<H: Handler + Clone> ServerBuilder<H> {
         let proxied = self.addresses.iter().map(|place| place.proxied);
         let proxied: Vec<bool> =
             proxied.chain(self.listeners.iter().map(|place| place.proxied)).collect();
-        for listener in self.listeners {
+        for listener in std::mem::take(&mut self.listeners) {
             for listeners in &mut listeners {
                 listeners.push(MioKernel::adopt(listener.at.try_clone()?, options)?);
             }
@@ -268,24 +259,77 @@ impl<H: Handler + Clone> ServerBuilder<H> {
         });
         let mut servers = servers.collect::<io::Result<Vec<_>>>()?;
         for server in &mut servers {
-            server.trust(&self.trusted);
-            server.trust_proxies(&self.proxies);
             let indices = (0..).zip(&proxied).filter(|(_, proxied)| **proxied);
             indices.for_each(|(index, _)| server.require_proxy(index));
+        }
+        let all: Handle = servers.iter().map(Server::handle).collect();
+        if let Some(endpoint) = self.admin.take() {
+            servers[0].set_admin(endpoint.open()?, all.clone())?;
+        }
+        self.equip(servers.iter_mut().collect(), all);
+        Ok(servers)
+    }
+
+    /// Builds so many servers that will take over what others leave, instead of opening listeners:
+    /// of addresses and listeners only the number counts, for the limits. Everything that can be wrong
+    /// with the settings is found here.
+    ///
+    /// # Errors
+    /// Those of [`build_workers`](Self::build_workers), but for those of listening.
+    pub fn prepare_workers(
+        mut self,
+        workers: usize,
+    ) -> Result<Vec<Thawing<MioKernel, H>>, BuildError> {
+        let limits = self.allowed_limits(workers)?;
+        let kernels = self.kernels(workers, &limits)?;
+        let parts = kernels.into_iter().enumerate();
+        let thawing = parts.map(|(index, kernel)| {
+            let (config, limits) = (self.config.clone(), limits.part(index, workers));
+            Thawing::new(kernel, config, limits, self.handler.clone())
+        });
+        let mut thawing = thawing.collect::<io::Result<Vec<_>>>()?;
+        let all: Handle = thawing.iter_mut().map(|one| one.server().handle()).collect();
+        thawing.iter_mut().for_each(|one| one.set_all(all.clone()));
+        self.equip(thawing.iter_mut().map(Thawing::server).collect(), all);
+        Ok(thawing)
+    }
+
+    /// Gives servers what they need beside sockets; the first has what there is one of.
+    fn equip(&mut self, mut servers: Vec<&mut Server<MioKernel, H>>, all: Handle) {
+        for server in &mut servers {
+            server.trust(&self.trusted);
+            server.trust_proxies(&self.proxies);
             server.keep_records(self.records);
         }
-        if let Some(observer) = self.observer {
+        if let Some(observer) = self.observer.take() {
             servers[0].set_observer(observer);
         }
-        if let Some(endpoint) = self.admin {
-            let all = servers.iter().map(Server::handle).collect();
-            servers[0].set_admin(endpoint.open()?, all)?;
-        }
-        if let Some((control, _)) = self.control {
-            let all = servers.iter().map(Server::handle).collect();
+        if let Some((control, _)) = self.control.take() {
             servers[0].set_control(control, all);
         }
-        Ok(servers)
+    }
+
+    /// The limits of all loops together.
+    fn allowed_limits(&mut self, workers: usize) -> Result<Limits, BuildError> {
+        if let Some(error) = self.unresolved.take() {
+            return Err(BuildError::Address(error));
+        }
+        let addresses = self.addresses.len() + self.listeners.len();
+        let others = self.admin.as_ref().map_or(0, |_| Limits::DESCRIPTORS_OF_ADMIN);
+        let limits = allowed_limits(self.limits, workers, addresses, others)?;
+        self.check(workers, &limits.part(0, workers.max(1)))?;
+        Ok(limits)
+    }
+
+    /// A kernel for each loop, the first of which catches the signals.
+    fn kernels(&self, workers: usize, limits: &Limits) -> Result<Vec<MioKernel>, BuildError> {
+        let kernels = (0..workers).map(|_| MioKernel::new(limits.events_per_poll));
+        let mut kernels = kernels.collect::<io::Result<Vec<_>>>()?;
+        if let Some((_, signals)) = &self.control {
+            // Before the listeners, so that no client sees a server which a signal would kill.
+            kernels[0].catch_signals(signals)?;
+        }
+        Ok(kernels)
     }
 
     /// Builds the server and runs it on a thread of its own.

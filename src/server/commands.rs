@@ -20,6 +20,7 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
                 Command::Push(id, message) => self.push(id, message),
                 Command::Reload => drop(self.reload()),
                 Command::Visit(errand) => errand.run(self),
+                Command::Park => self.parked = self.is_ready(),
                 Command::Stats(collector) => collector.add(self.stats()),
             }
         }

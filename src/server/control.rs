@@ -1,11 +1,13 @@
 //! What a loop leaves to its program: signals, reloads, and reporting the state of the service.
 
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::{Handle, Lifecycle, Server};
+use crate::metrics::Upgrades;
 use crate::proto::{Handler, guarded};
 use crate::python::Monotonic;
-use crate::reactor::Kernel;
+use crate::reactor::{Kernel, Wake};
 
 /// Decides what signals and operators' commands mean, and reports the service's state to its
 /// manager.
@@ -52,9 +54,64 @@ pub trait Control: Send {
     /// [`Handle::with_stats`].
     fn tick(&mut self, server: &Handle) {}
 
+    /// Begins to hand everything over to a new process, or only checks with one whether that would
+    /// work. It returns at once, and `outcome` is set when it is over.
+    fn upgrade(&mut self, check: bool, outcome: Outcome, server: &Handle) {
+        outcome.set(Err("this program has no successor to hand over to".to_owned()));
+    }
+
+    /// The upgrades so far, for a scrape; `None` if there can be none.
+    fn upgrades(&self) -> Option<Upgrades> {
+        None
+    }
+
     /// Lines left out of the log so far.
     fn log_lines_suppressed(&self) -> u64 {
         0
+    }
+}
+
+/// The place for the outcome of something that takes longer than a turn. One that is dropped unset
+/// counts as a failure.
+#[must_use]
+pub struct Outcome(Option<Arc<Expected>>);
+
+/// The other side of an [`Outcome`], which waits for it.
+pub(super) struct Expected {
+    result: Mutex<Option<Result<String, String>>>,
+    home: Arc<dyn Wake>,
+}
+
+impl Outcome {
+    pub(super) fn new(home: Arc<dyn Wake>) -> (Self, Arc<Expected>) {
+        let expected = Arc::new(Expected { result: Mutex::new(None), home });
+        (Self(Some(Arc::clone(&expected))), expected)
+    }
+
+    /// Sets it: one line about what was done, or the reason why it was not. It may be called on any
+    /// thread.
+    pub fn set(mut self, result: Result<String, String>) {
+        self.put(result);
+    }
+
+    fn put(&mut self, result: Result<String, String>) {
+        if let Some(expected) = self.0.take() {
+            *expected.result.lock().unwrap_or_else(PoisonError::into_inner) = Some(result);
+            expected.home.wake();
+        }
+    }
+}
+
+impl Drop for Outcome {
+    fn drop(&mut self) {
+        self.put(Err("it failed within the program".to_owned()));
+    }
+}
+
+impl Expected {
+    /// Takes the outcome, if it is there.
+    pub(super) fn take(&self) -> Option<Result<String, String>> {
+        self.result.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
 

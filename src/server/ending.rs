@@ -111,7 +111,8 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
             self.lag.time_this_turn();
             self.lifecycle = Lifecycle::Draining { until, next: self.drain_some(next) };
         }
-        if self.reactor.slots.is_empty() {
+        let owes_answer = self.admin.as_ref().is_some_and(|admin| admin.owes_last_answer());
+        if self.reactor.slots.is_empty() && !owes_answer {
             self.end();
         } else if until.is_some_and(|until| until <= now) {
             self.end_all(CloseReason::DrainTimeout);

@@ -37,6 +37,7 @@ pub(super) enum Command {
     Push(ConnId, Bytes),
     Stats(Arc<Collector>),
     Visit(Arc<Errand>),
+    Park,
 }
 
 /// Collects the counters of several loops. It is complete when the last reference to it is gone:
@@ -93,7 +94,7 @@ struct Mailbox {
     /// Bytes of pushed messages that may wait here.
     limit: usize,
     /// The listeners that the server began with, each of which takes a descriptor.
-    listeners: usize,
+    listeners: AtomicUsize,
     /// Descriptors that it uses beside those of connections and listeners.
     others: AtomicUsize,
     /// `None` once the loop has ended.
@@ -112,12 +113,17 @@ const LEAST_MESSAGE: usize = 64;
 impl Inbox {
     pub(super) fn new(server: u32, limit: usize, listeners: usize) -> Self {
         let waiting = Mutex::new(Some(Waiting::default()));
-        let others = AtomicUsize::new(0);
+        let (others, listeners) = (AtomicUsize::new(0), AtomicUsize::new(listeners));
         Self(Arc::new(Mailbox { server, limit, listeners, others, waiting }))
     }
 
     pub(super) fn server(&self) -> u32 {
         self.0.server
+    }
+
+    /// Counts so many listeners, after some have come from another loop.
+    pub(super) fn set_listeners(&self, number: usize) {
+        self.0.listeners.store(number, Ordering::Relaxed);
     }
 
     /// Counts so many descriptors as used for other things than connections and listeners.
@@ -188,6 +194,12 @@ impl Handle {
         self.post(&Command::Stop);
     }
 
+    /// Makes each loop end its run at the end of a turn, with everything as it is, so that it can be
+    /// [frozen](super::Server::freeze). One that drains or has ended does not.
+    pub fn park(&self) {
+        self.post(&Command::Park);
+    }
+
     /// Reloads keys and settings: calls [`Control::reload`](super::Control::reload) on its loop.
     /// Without a control nothing happens.
     pub fn reload(&self) {
@@ -229,7 +241,8 @@ impl Handle {
         let loops = self.0.len();
         let Some(first) = self.0.first() else { return Ok(()) };
         let others = self.0.iter().map(|one| one.mailbox.others.load(Ordering::Relaxed)).sum();
-        let limits = allowed_limits(Some(*limits), loops, first.mailbox.listeners, others)?;
+        let listeners = first.mailbox.listeners.load(Ordering::Relaxed);
+        let limits = allowed_limits(Some(*limits), loops, listeners, others)?;
         refuse_impossible(config, &limits.part(0, loops))?;
         for (index, one) in self.0.iter().enumerate() {
             let (config, limits) = (config.clone(), limits.part(index, loops));

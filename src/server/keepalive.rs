@@ -83,6 +83,25 @@ impl Keepalive {
         self.period.is_some_and(|period| before.is_none_or(|before| period < before))
     }
 
+    /// Its state for another loop: whether probes work, the period, and when the next probe would leave.
+    pub(super) fn park(&self) -> (bool, u64, Monotonic) {
+        (self.possible, self.period.unwrap_or(0), Monotonic::from_nanos(self.next))
+    }
+
+    /// Goes on from the state of another loop. True if silent peers now have to be asked sooner than
+    /// their connections are armed for.
+    pub(super) fn unpark(
+        &mut self,
+        (possible, period, next): (bool, u64, Monotonic),
+        config: &Config,
+        limits: &Limits,
+    ) -> bool {
+        self.possible = possible;
+        self.period = Some(period).filter(|period| *period > 0);
+        self.next = next.as_nanos();
+        self.change(config, limits)
+    }
+
     pub(super) fn is_on(&self) -> bool {
         self.period.is_some()
     }

@@ -32,6 +32,14 @@ pub(super) struct Lag {
     pub(super) queue_wait: TimeHistogram,
 }
 
+/// The figures of a loop that moves.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Figures {
+    pub(super) asleep: Duration,
+    pub(super) turn: TimeHistogram,
+    pub(super) queue_wait: TimeHistogram,
+}
+
 /// A turn with little to do: the connections that were queued, the wait of one of them, and the
 /// time of all.
 #[derive(Clone, Copy, Debug, Default)]
@@ -62,6 +70,12 @@ impl Lag {
 
     pub(super) fn new(now: Monotonic) -> Self {
         Self { last_end: now, ..Self::default() }
+    }
+
+    /// Goes on from another loop's figures after turn `number`, whose end was long ago.
+    pub(super) fn unpark(&mut self, figures: Figures, number: u64, now: Monotonic) {
+        let Figures { asleep, turn, queue_wait } = figures;
+        *self = Self { last: number, asleep, turn, queue_wait, ..Self::new(now) };
     }
 
     /// True if a turn that begins now is to be sampled.

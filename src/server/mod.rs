@@ -18,6 +18,7 @@ mod commands;
 mod control;
 mod ending;
 mod handle;
+pub mod handover;
 mod keepalive;
 mod lag;
 mod limits;
@@ -55,7 +56,7 @@ pub use crate::proto::ConnId;
 pub use crate::reactor::{AdminAddress, AdminListener};
 pub use build_error::BuildError;
 pub use builder::ServerBuilder;
-pub use control::{Control, ServiceState};
+pub use control::{Control, Outcome, ServiceState};
 pub use handle::{Handle, PushError};
 pub use ipnet::IpNet;
 pub use limits::Limits;
@@ -63,7 +64,7 @@ pub use observer::{AcceptPause, Observer};
 pub use records::Record;
 pub use running::Running;
 pub use stats::Stats;
-pub use workers::run_workers;
+pub use workers::{Parking, Pause, run_until_parked, run_workers};
 
 /// An authenticated service on one event loop.
 ///
@@ -82,6 +83,8 @@ pub struct Server<K: Kernel = MioKernel, H = Upper> {
     /// The part of the last change of the settings that is still to be done.
     unsettled: Unsettled,
     lifecycle: Lifecycle,
+    /// It is to run no further turn for now.
+    parked: bool,
     /// Every recv of every connection lands here; nothing stays between two of them.
     scratch: Box<[u8]>,
     stats: Stats,
@@ -124,7 +127,7 @@ impl<H> Server<MioKernel, H> {
 
     /// The address of its admin endpoint, if it has one.
     pub fn admin_address(&self) -> Option<&AdminAddress> {
-        self.admin.as_ref().map(|admin| admin.listener().address())
+        self.admin.as_ref()?.listener().map(AdminListener::address)
     }
 }
 
@@ -165,6 +168,7 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
             limits,
             handler,
             lifecycle: Lifecycle::Running,
+            parked: false,
             records: None,
             observer: None,
             controlled: None,
@@ -274,7 +278,17 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         if self.lag.is_timed() {
             self.end_timing(slept);
         }
-        Ok(self.lifecycle != Lifecycle::Stopped)
+        Ok(self.lifecycle != Lifecycle::Stopped && !self.parked)
+    }
+
+    /// Returns true if the last turn was the last for now: [`Handle::park`] was called.
+    pub const fn is_parked(&self) -> bool {
+        self.parked
+    }
+
+    /// Goes on after [`Handle::park`].
+    pub const fn unpark(&mut self) {
+        self.parked = false;
     }
 
     /// Not inlined: most turns of a busy loop are not timed.

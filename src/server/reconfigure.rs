@@ -27,6 +27,18 @@ pub(super) struct Unsettled {
 }
 
 impl Unsettled {
+    /// Begins to arm connections anew.
+    pub(super) const fn rearm_all(&mut self) {
+        self.rearm_from = Some(0);
+    }
+
+    /// Admits that so many connections, and so many that have not authenticated, may be more than the
+    /// limits allow.
+    #[cfg(any(test, feature = "testing"))]
+    pub(super) const fn tolerate(&mut self, all: usize, unauthenticated: usize) {
+        self.present = (all, unauthenticated);
+    }
+
     pub(super) fn is_rearming(&self) -> bool {
         self.rearm_from.is_some()
     }
@@ -50,13 +62,10 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
             }
         }
         if self.keepalive.change(&config, &limits) {
-            self.unsettled.rearm_from = Some(0);
+            self.unsettled.rearm_all();
         }
         #[cfg(any(test, feature = "testing"))]
-        {
-            self.unsettled.present =
-                (self.reactor.slots.len(), self.acceptor.unauthenticated.len());
-        }
+        self.unsettled.tolerate(self.reactor.slots.len(), self.acceptor.unauthenticated.len());
         self.reactor.set_spin(limits.spin);
         self.trust(&trusted);
         self.trust_proxies(&proxies);

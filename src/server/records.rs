@@ -8,8 +8,9 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::{ConnId, Server};
-use crate::auth::KeyName;
+use crate::auth::{KeyId, KeyName};
 use crate::proto::Handler;
+use crate::proto::wire::{Reader, put_address};
 use crate::python::Monotonic;
 use crate::reactor::Kernel;
 
@@ -68,6 +69,32 @@ impl Row {
         self.active_at = now;
     }
 
+    /// Writes it for another loop.
+    pub(super) fn park(&self, out: &mut Vec<u8>) {
+        let Self { peer, listener, key, opened_at, active_at, bytes_received, bytes_sent } = self;
+        put_address(out, *peer);
+        out.extend(listener.to_le_bytes());
+        put_key(out, *key);
+        for number in [opened_at.as_nanos(), active_at.as_nanos(), *bytes_received, *bytes_sent] {
+            out.extend(number.to_le_bytes());
+        }
+    }
+
+    /// Reads what [`park`](Self::park) wrote; `None` if that is impossible.
+    pub(super) fn read(bytes: &[u8]) -> Option<Self> {
+        let mut reader = Reader::new(bytes);
+        let row = Self {
+            peer: reader.address()?,
+            listener: reader.u16()?,
+            key: read_key(&mut reader)?,
+            opened_at: Monotonic::from_nanos(reader.u64()?),
+            active_at: Monotonic::from_nanos(reader.u64()?),
+            bytes_received: reader.u64()?,
+            bytes_sent: reader.u64()?,
+        };
+        reader.rest().is_empty().then_some(row)
+    }
+
     fn at(&self, now: Monotonic) -> Record {
         Record {
             peer: self.peer,
@@ -78,6 +105,28 @@ impl Row {
             bytes_received: self.bytes_received,
             bytes_sent: self.bytes_sent,
         }
+    }
+}
+
+/// Writes the name of a key, or none: a tag and the identifier.
+fn put_key(out: &mut Vec<u8>, key: Option<KeyName>) {
+    let id = key.and_then(KeyName::id);
+    out.push(match (key, id) {
+        (None, _) => 0,
+        (Some(_), Some(_)) => 1,
+        (Some(_), None) => 2,
+    });
+    out.extend(id.map_or([0; 4], KeyId::to_bytes));
+}
+
+#[allow(clippy::option_option)] // The outer one is for what is impossible.
+fn read_key(reader: &mut Reader<'_>) -> Option<Option<KeyName>> {
+    let (tag, id) = (reader.u8()?, reader.array()?);
+    match tag {
+        0 => Some(None),
+        1 => Some(Some(KeyName::from_id(Some(KeyId::from_bytes(id))))),
+        2 => Some(Some(KeyName::from_id(None))),
+        _ => None,
     }
 }
 
@@ -124,6 +173,10 @@ impl Records {
     /// The record of an open connection; `None` if it was accepted before records were kept.
     fn get(&self, id: ConnId, now: Monotonic) -> Option<Record> {
         Some(self.rows.get(id.index as usize)?.as_ref()?.at(now))
+    }
+
+    pub(super) fn row(&self, id: ConnId) -> Option<&Row> {
+        self.rows.get(id.index as usize)?.as_ref()
     }
 
     pub(super) fn row_mut(&mut self, id: ConnId) -> Option<&mut Row> {

@@ -47,6 +47,7 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
             deadlines: self.reactor.armed() as u64,
             log_lines_suppressed: 0,
             workers_missing: 0,
+            upgrades: None,
             workers: vec![Worker {
                 number: 1,
                 turns: stats.turns,

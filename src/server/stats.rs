@@ -66,6 +66,10 @@ pub struct Stats {
     pub turns: u64,
     /// Events that came for a connection that was gone.
     pub stale_events: u64,
+    /// Connections that are another loop's since a handover: those that moved there, or stayed there
+    /// because their handlers cannot move. Those accepted are those that ended, those there are now, and
+    /// these.
+    pub elsewhere: u64,
     closed: [u64; CloseReason::ALL.len()],
     /// Right digests by key: first those of keys that were removed, then those of the ring.
     by_key: Vec<(KeyName, u64)>,
@@ -158,6 +162,7 @@ impl Stats {
             probes,
             turns,
             stale_events,
+            elsewhere,
             closed,
             by_key,
         } = other;
@@ -187,6 +192,7 @@ impl Stats {
         self.probes += probes;
         self.turns += turns;
         self.stale_events += stale_events;
+        self.elsewhere += elsewhere;
         for (sum, count) in self.closed.iter_mut().zip(closed) {
             *sum += count;
         }
@@ -219,6 +225,45 @@ impl Stats {
 
     pub(super) const fn count_close(&mut self, reason: CloseReason) {
         self.closed[reason as usize] += 1;
+    }
+
+    /// The counters that only grow and that stand for themselves, each with its number in a handover,
+    /// which never changes.
+    pub(super) fn numbered(&mut self) -> [(u16, &mut u64); 19] {
+        [
+            (1, &mut self.accepted),
+            (2, &mut self.authenticated),
+            (3, &mut self.bytes_received),
+            (4, &mut self.bytes_sent),
+            (5, &mut self.bytes_undelivered),
+            (6, &mut self.bytes_discarded),
+            (7, &mut self.shed),
+            (8, &mut self.refused_suspects),
+            (9, &mut self.refused_over_share),
+            (10, &mut self.refused_untrusted_proxies),
+            (11, &mut self.accept_errors),
+            (12, &mut self.accept_pauses),
+            (13, &mut self.pushed),
+            (14, &mut self.pushes_dropped),
+            (15, &mut self.observer_panics),
+            (16, &mut self.probes),
+            (17, &mut self.turns),
+            (18, &mut self.stale_events),
+            (19, &mut self.elsewhere),
+        ]
+    }
+
+    /// The counter of connections that ended for this reason.
+    pub(super) const fn closed_mut(&mut self, reason: CloseReason) -> &mut u64 {
+        &mut self.closed[reason as usize]
+    }
+
+    /// Adds to the counter of a key, which need not be in the ring.
+    pub(super) fn add_authenticated(&mut self, key: KeyName, count: u64) {
+        match self.by_key.iter_mut().find(|(name, _)| *name == key) {
+            Some((_, sum)) => *sum = sum.saturating_add(count),
+            None => self.by_key.push((key, count)),
+        }
     }
 }
 
@@ -287,6 +332,7 @@ mod tests {
                 pushed: counter(19),
                 pushes_dropped: counter(20),
                 observer_panics: counter(21),
+                elsewhere: counter(27),
                 closed: [counter(22); CloseReason::ALL.len()],
                 by_key: names(&[1, 2]).into_iter().map(|name| (name, counter(24))).collect(),
             }

@@ -7,7 +7,9 @@
 //! clients wait though another has room.
 
 use std::io;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, ScopedJoinHandle};
+use std::time::{Duration, Instant};
 
 use super::{Handle, Server, Stats};
 use crate::proto::Handler;
@@ -29,38 +31,182 @@ where
     K: Kernel<Listener: Send, Stream: Send, AdminListener: Send> + Send,
     H: Handler + Clone + Send,
 {
+    let parking = Parking::new(servers.len());
+    match run_until_parked(servers, &parking)? {
+        Pause::Ended(stats) => Ok(*stats),
+        Pause::Parked(_) => unreachable!("no other knows of the parking"),
+    }
+}
+
+/// The reason why loops do not run any more.
+pub enum Pause<K: Kernel, H> {
+    /// All have ended, and did this together.
+    Ended(Box<Stats>),
+    /// All were [parked](Parking::park), between two turns each.
+    Parked(Vec<Server<K, H>>),
+}
+
+/// The same as [`run_workers`], but all loops can be parked together, and then come back.
+///
+/// # Errors
+/// Those of [`run_workers`].
+pub fn run_until_parked<K, H>(
+    servers: Vec<Server<K, H>>,
+    parking: &Parking,
+) -> io::Result<Pause<K, H>>
+where
+    K: Kernel<Listener: Send, Stream: Send, AdminListener: Send> + Send,
+    H: Handler + Clone + Send,
+{
     let all: Handle = servers.iter().map(Server::handle).collect();
-    thread::scope(|scope| {
+    let halts: io::Result<Vec<Halt<K, H>>> = thread::scope(|scope| {
         let mut servers = servers.into_iter();
-        let first = servers.next().map(|server| (server, LastAct(all.clone())));
-        let mut threads: Vec<ScopedJoinHandle<'_, io::Result<Stats>>> = Vec::new();
+        let last_act = || LastAct(Some((all.clone(), parking)));
+        let first = servers.next().map(|server| (server, last_act()));
+        let mut threads: Vec<ScopedJoinHandle<'_, io::Result<Halt<K, H>>>> = Vec::new();
         for (server, number) in servers.zip(2..) {
-            let last_act = LastAct(all.clone());
+            let last_act = last_act();
             let thread = thread::Builder::new().name(format!("worker {number}"));
-            threads.push(thread.spawn_scoped(scope, move || run(server, last_act))?);
+            threads.push(thread.spawn_scoped(scope, move || run(server, parking, last_act))?);
         }
-        let first = first.map(|(server, last_act)| run(server, last_act));
-        let ended = threads
+        let first = first.map(|(server, last_act)| run(server, parking, last_act));
+        let halted = threads
             .into_iter()
             .map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
         // All have to end before one error may be told.
-        let ended: Vec<io::Result<Stats>> = first.into_iter().chain(ended).collect();
-        ended.into_iter().sum()
+        let halted: Vec<io::Result<Halt<K, H>>> = first.into_iter().chain(halted).collect();
+        halted.into_iter().collect()
+    });
+    let (mut stats, mut parked) = (Vec::new(), Vec::new());
+    for halt in halts? {
+        match halt {
+            Halt::Ended(ended) => stats.push(*ended),
+            Halt::Parked(server) => parked.push(*server),
+        }
+    }
+    debug_assert!(parked.is_empty() || stats.is_empty(), "all are parked or none is");
+    Ok(match parked.is_empty() {
+        true => Pause::Ended(Box::new(stats.into_iter().sum())),
+        false => Pause::Parked(parked),
     })
+}
+
+/// One loop does not run any more.
+enum Halt<K: Kernel, H> {
+    Ended(Box<Stats>),
+    Parked(Box<Server<K, H>>),
 }
 
 fn run<K: Kernel, H: Handler + Clone>(
     mut server: Server<K, H>,
-    _last_act: LastAct,
-) -> io::Result<Stats> {
-    server.run()
+    parking: &Parking,
+    mut last_act: LastAct<'_>,
+) -> io::Result<Halt<K, H>> {
+    loop {
+        let stats = server.run()?;
+        if !server.is_parked() {
+            return Ok(Halt::Ended(Box::new(stats)));
+        }
+        if parking.wait() {
+            last_act.0 = None;
+            return Ok(Halt::Parked(Box::new(server)));
+        }
+        server.unpark();
+    }
 }
 
 /// Drains all the others when its owner ends, even by a panic.
-struct LastAct(Handle);
+struct LastAct<'a>(Option<(Handle, &'a Parking)>);
 
-impl Drop for LastAct {
+impl Drop for LastAct<'_> {
     fn drop(&mut self) {
-        self.0.drain();
+        if let Some((all, parking)) = &self.0 {
+            parking.cancel();
+            all.drain();
+        }
+    }
+}
+
+/// Stops loops together, or none of them.
+#[derive(Clone, Debug)]
+pub struct Parking(Arc<(Mutex<Lot>, Condvar)>);
+
+#[derive(Debug)]
+struct Lot {
+    loops: usize,
+    /// Loops that wait for the others.
+    parked: usize,
+    attempt: Attempt,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Attempt {
+    None,
+    Until(Instant),
+    Done,
+}
+
+impl Parking {
+    /// Room for so many loops.
+    pub fn new(loops: usize) -> Self {
+        let lot = Lot { loops, parked: 0, attempt: Attempt::None };
+        Self(Arc::new((Mutex::new(lot), Condvar::new())))
+    }
+
+    /// Parks the loops that `all` reaches, and waits until they are. False if one has not come to the
+    /// end of its turn in time, or has ended; then all others go on.
+    ///
+    /// It must not be called by one of the loops.
+    pub fn park(&self, all: &Handle, limit: Duration) -> bool {
+        let mut lot = self.lot();
+        lot.attempt = Attempt::Until(Instant::now() + limit);
+        drop(lot);
+        all.park();
+        self.wait_for_others(self.lot())
+    }
+
+    /// A loop has parked. True if all have.
+    fn wait(&self) -> bool {
+        let mut lot = self.lot();
+        if !matches!(lot.attempt, Attempt::Until(_)) {
+            return false;
+        }
+        lot.parked += 1;
+        if lot.parked == lot.loops {
+            lot.attempt = Attempt::Done;
+            self.0.1.notify_all();
+        }
+        let all = self.wait_for_others(lot);
+        self.lot().parked -= 1;
+        all
+    }
+
+    fn wait_for_others(&self, mut lot: MutexGuard<'_, Lot>) -> bool {
+        loop {
+            let Attempt::Until(deadline) = lot.attempt else {
+                return lot.attempt == Attempt::Done;
+            };
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                lot.attempt = Attempt::None;
+                self.0.1.notify_all();
+                return false;
+            }
+            let waited = self.0.1.wait_timeout(lot, left);
+            lot = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// Lets the loops go on that wait for others.
+    pub fn cancel(&self) {
+        let mut lot = self.lot();
+        if let Attempt::Until(_) = lot.attempt {
+            lot.attempt = Attempt::None;
+            self.0.1.notify_all();
+        }
+    }
+
+    fn lot(&self) -> MutexGuard<'_, Lot> {
+        self.0.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -17,7 +17,18 @@ pub struct SimAdminListener;
 
 /// A server's end of a simulated connection.
 #[derive(Debug)]
-pub struct SimStream(usize);
+pub struct SimStream(pub(super) usize);
+
+impl SimStream {
+    pub(super) const fn of(client: SimClient) -> Self {
+        Self(client.0)
+    }
+
+    /// The client at the other end.
+    pub const fn client(&self) -> SimClient {
+        SimClient(self.0)
+    }
+}
 
 impl Kernel for SimKernel {
     type Listener = ();
@@ -34,6 +45,7 @@ impl Kernel for SimKernel {
         timeout: Option<Duration>,
         mut on_event: impl FnMut(Token, Ready),
     ) -> io::Result<()> {
+        self.assert_no_handover("poll");
         self.calls += 1;
         let before = self.events;
         for _ in 0..self.under_way.len() {
@@ -76,6 +88,7 @@ impl Kernel for SimKernel {
 
     fn register_listener(&mut self, _listener: &mut (), token: Token) -> io::Result<()> {
         self.listener = Some(token);
+        self.listener_edge |= !self.queue.is_empty();
         Ok(())
     }
 
@@ -84,12 +97,14 @@ impl Kernel for SimKernel {
         let socket = &mut self.sockets[stream.0];
         socket.token = Some(token);
         socket.ledger.name = Some(token);
-        // Registering announces what is already there.
+        // Registering announces what is already there, and what comes to be.
+        socket.no_space |= !socket.to_client.has_room_again();
         self.raise(stream.0);
         Ok(())
     }
 
     fn accept(&mut self, _listener: &mut ()) -> io::Result<(SimStream, Option<SocketAddr>)> {
+        self.assert_no_handover("accept");
         if self.queue.is_empty() {
             self.calls += 1;
             return Err(ErrorKind::WouldBlock.into());
@@ -118,10 +133,12 @@ impl Kernel for SimKernel {
         token: Token,
     ) -> io::Result<()> {
         self.admin.listener = Some(token);
+        self.admin.edge |= !self.admin.clients.is_empty();
         Ok(())
     }
 
     fn accept_admin(&mut self, _listener: &mut SimAdminListener) -> io::Result<SimStream> {
+        self.assert_no_handover("accept");
         if self.admin.clients.is_empty() {
             self.calls += 1;
             return Err(ErrorKind::WouldBlock.into());
@@ -141,6 +158,7 @@ impl Kernel for SimKernel {
     }
 
     fn shed(&mut self, _listener: &mut ()) -> io::Result<()> {
+        self.assert_no_handover("accept");
         if self.queue.is_empty() {
             self.calls += 1;
             return Err(ErrorKind::WouldBlock.into());
@@ -155,6 +173,7 @@ impl Kernel for SimKernel {
     }
 
     fn recv(&mut self, stream: &mut SimStream, data: &mut [u8]) -> io::Result<usize> {
+        self.assert_no_handover("recv");
         self.inject(stream.0)?;
         let (now, socket) = (self.last_reading, &mut self.sockets[stream.0]);
         socket.ledger.count_request();
@@ -180,6 +199,7 @@ impl Kernel for SimKernel {
     }
 
     fn send(&mut self, stream: &mut SimStream, data: &[u8]) -> io::Result<usize> {
+        self.assert_no_handover("send");
         self.inject(stream.0)?;
         let part = match self.random.chance(self.faults.partial_write) {
             true => 1 + self.random.below(data.len()),
@@ -208,6 +228,7 @@ impl Kernel for SimKernel {
     }
 
     fn shutdown(&mut self, stream: &mut SimStream) -> io::Result<()> {
+        self.assert_no_handover("shutdown");
         self.calls += 1;
         self.fruitless = 0;
         let socket = &mut self.sockets[stream.0];
@@ -222,6 +243,7 @@ impl Kernel for SimKernel {
     }
 
     fn close(&mut self, stream: SimStream, how: Close) {
+        self.assert_no_handover("close");
         self.calls += 1;
         self.fruitless = 0;
         let socket = &mut self.sockets[stream.0];
@@ -256,6 +278,7 @@ impl Kernel for SimKernel {
     }
 
     fn probe(&mut self, stream: &mut SimStream) {
+        self.assert_no_handover("setsockopt");
         self.calls += 1;
         let lost = self.random.chance(self.faults.lost_probe);
         let (clock, socket) = (self.clock, &mut self.sockets[stream.0]);
@@ -372,7 +395,8 @@ impl SimKernel {
         }
         if self.random.chance(self.faults.stale_event) && !self.stale.is_empty() {
             let token = self.stale[self.random.below(self.stale.len())];
-            self.deliver(token, Ready::READABLE.union(Ready::WRITABLE), on_event);
+            let ready = Ready::READABLE.union(Ready::WRITABLE).union(Ready::CLOSED);
+            self.deliver(token, ready, on_event);
         }
         if self.random.chance(self.faults.spurious_event)
             && let Some(token) = self.listener

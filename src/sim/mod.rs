@@ -21,7 +21,9 @@
 //! Beyond that it does what [`Faults`] allow, and the loop must cope with all of it.
 
 mod faults;
+mod handover;
 mod kernel;
+mod outlook;
 mod pipe;
 mod socket;
 
@@ -32,7 +34,10 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 pub use faults::Faults;
+use handover::FirstEpoll;
+pub use handover::SimMoved;
 pub use kernel::{SimAdminListener, SimStream};
+pub use outlook::Outlook;
 use pipe::Direction;
 pub use socket::Ledger;
 use socket::{Answer, End, Socket};
@@ -78,6 +83,8 @@ pub struct SimKernel {
     /// Polls in a row that were forbidden to sleep, without an event or a call that achieved
     /// anything between them.
     fruitless: u32,
+    /// Set during a handover.
+    first_epoll: Option<FirstEpoll>,
     trace: Option<Vec<String>>,
     observer: Option<Box<dyn FnMut(Event) + Send>>,
 }
@@ -150,6 +157,7 @@ impl SimKernel {
             events: 0,
             calls: 0,
             fruitless: 0,
+            first_epoll: None,
             trace: None,
             observer: None,
         }
@@ -188,6 +196,11 @@ impl SimKernel {
     pub fn stop_faults(&mut self) {
         self.faults = Faults::none();
         self.descriptors = usize::MAX;
+    }
+
+    /// Refuses no registration from here on.
+    pub fn stop_register_faults(&mut self) {
+        self.faults.register_error = 0;
     }
 
     /// Limits the loop's next sleeps: the virtual clock advances by at most this.

@@ -162,6 +162,27 @@ impl Running {
         panic!("it ended without saying {words:?}:\n{}", self.said);
     }
 
+    /// Waits for the process that was started to end; others may still say something.
+    #[track_caller]
+    pub fn status(&mut self) -> ExitStatus {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match self.child.try_wait().expect("it is our child") {
+                Some(status) => return status,
+                None => assert!(Instant::now() < deadline, "it did not end for {PATIENCE:?}"),
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    /// All that is said until the last process that holds stderr has ended.
+    #[track_caller]
+    pub fn said_to_the_end(&mut self) -> String {
+        let deadline = Instant::now() + PATIENCE;
+        while self.next_line(deadline).is_some() {}
+        self.said.clone()
+    }
+
     /// Waits for it to end.
     #[track_caller]
     pub fn wait(mut self) -> Finished {

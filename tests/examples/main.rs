@@ -61,7 +61,7 @@ fn the_page_quotes_what_the_programs_print() {
 fn the_page_has_every_pattern() {
     let on_the_page: BTreeSet<String> = quoted().into_iter().map(|quoted| quoted.name).collect();
     assert_eq!(on_the_page, patterns());
-    assert_eq!(on_the_page.len(), 12);
+    assert_eq!(on_the_page.len(), 13);
 }
 
 /// `cargo study` builds the same programs, with fewer crates.

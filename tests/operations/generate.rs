@@ -288,12 +288,14 @@ fn the_dashboard_queries_existing_metrics() {
     }
     assert!(queries > 12, "{queries} queries");
     // Those left out have too little to say for a place of their own.
-    const LEFT_OUT: [&str; 5] = [
+    const LEFT_OUT: [&str; 7] = [
         "process_start_time_seconds",
         "saltecho_accept_errors_total",
         "saltecho_build_info",
         "saltecho_discarded_bytes_total",
+        "saltecho_service_start_time_seconds",
         "saltecho_stale_events_total",
+        "saltecho_upgrade_last_success_timestamp_seconds",
     ];
     let shown = |metric: &&&str| rules.contains(**metric) != LEFT_OUT.contains(*metric);
     assert!(metrics.iter().all(|metric| shown(&metric)), "{metrics:?} and {rules}");
@@ -328,6 +330,8 @@ fn alerts_ask_for_metrics_that_exist_and_fire() {
         ("saltecho_accept_pauses_total{}", "0+600x20"),
         (r#"saltecho_refused_total{reason="no_room"}"#, "0+300x20"),
         ("saltecho_undelivered_bytes_total{}", "0+1000x20"),
+        (r#"saltecho_upgrades_total{result="aborted",reason="late"}"#, "0+1x20"),
+        ("saltecho_upgrade_connections_dropped_total{}", "0+1x20"),
         (r#"saltecho_authentications_total{result="rejected"}"#, "0+20x20"),
         (r#"saltecho_authentications_total{result="accepted"}"#, "0+100x20"),
         ("process_open_fds{}", "95x20"),

@@ -7,7 +7,8 @@ use std::time::{Duration, SystemTime};
 use crate::common::needs::{PROMTOOL, PYTHON_WITH_PROMETHEUS};
 use crate::common::program::Running;
 use saltecho::metrics::{
-    Connections, Process, Refusals, Snapshot, TimeHistogram, Worker, openmetrics, prometheus_text,
+    Connections, Process, Refusals, Snapshot, TimeHistogram, Upgrades, Worker, openmetrics,
+    prometheus_text,
 };
 use saltecho::proto::CloseReason;
 
@@ -55,6 +56,18 @@ fn snapshot() -> Snapshot {
         deadlines: 46,
         log_lines_suppressed: 47,
         workers_missing: 48,
+        upgrades: Some(Upgrades {
+            attempts: vec![("committed", "", 51), ("aborted", "late", 52)],
+            in_progress: true,
+            generation: 53,
+            service_started: Some(SystemTime::UNIX_EPOCH + Duration::from_secs(54)),
+            last_success: Some(SystemTime::UNIX_EPOCH + Duration::from_secs(55)),
+            freezes: times(&[20]),
+            last_freeze: Duration::from_millis(20),
+            last_prepare: Duration::from_millis(57),
+            connections: 58,
+            dropped: 59,
+        }),
         workers: vec![worker(1, 200), worker(2, 300)],
     }
 }
@@ -126,6 +139,16 @@ fn every_figure_has_its_name() {
         ("saltecho_backlog_bytes{}", 45.0),
         ("saltecho_deadlines{}", 46.0),
         ("saltecho_workers_missing{}", 48.0),
+        ("saltecho_upgrades_total{result=committed}", 51.0),
+        ("saltecho_upgrades_total{reason=late,result=aborted}", 52.0),
+        ("saltecho_upgrade_in_progress{}", 1.0),
+        ("saltecho_upgrade_generation{}", 53.0),
+        ("saltecho_service_start_time_seconds{}", 54.0),
+        ("saltecho_upgrade_last_success_timestamp_seconds{}", 55.0),
+        ("saltecho_upgrade_last_freeze_seconds{}", 0.02),
+        ("saltecho_upgrade_prepare_seconds{}", 0.057),
+        ("saltecho_upgrade_connections_total{}", 58.0),
+        ("saltecho_upgrade_connections_dropped_total{}", 59.0),
         ("saltecho_turns_total{worker=1}", 201.0),
         ("saltecho_turns_total{worker=2}", 301.0),
         ("saltecho_events_total{worker=1}", 202.0),
@@ -143,8 +166,8 @@ fn every_figure_has_its_name() {
         let name = format!("saltecho_closed_total{{reason={}}}", snake_case(*reason));
         assert_eq!(left.remove(&name), Some(f64::from(number)), "{name}");
     }
-    // Two workers with two histograms each: twelve buckets, a sum and a count.
-    assert_eq!(left.len(), 4 * 14, "{left:?}");
+    // Two workers with two histograms each, and that of freezes: twelve buckets, a sum and a count.
+    assert_eq!(left.len(), 5 * 14, "{left:?}");
     for (name, value) in [
         ("saltecho_turn_duration_seconds_bucket{le=0.001048576,worker=1}", 1.0),
         ("saltecho_turn_duration_seconds_bucket{le=0.067108864,worker=1}", 2.0),

@@ -7,6 +7,7 @@ mod common;
 
 mod admission;
 mod handler;
+mod handover;
 mod keepalive;
 mod loopback;
 mod proxy;

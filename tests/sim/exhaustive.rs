@@ -1,9 +1,9 @@
 //! Every short script of up to three clients, over the simulated kernel without faults.
 //!
 //! `SALTECHO_SIM_SCRIPT_LENGTH=7 cargo test --release --test sim exhaustive -- --nocapture` runs
-//! all scripts of that length. Each runs twice: with room for all, and with room for two, of which
-//! one may be unauthenticated. If a client vanishes it runs a third time without timeouts and with
-//! five of six probes lost, so that only keepalive ends the connection. The checks after each turn
+//! all scripts of that length. Each runs three times: with room for all, with room for two, of which
+//! one may be unauthenticated, and with a handover behind each act. If a client vanishes it runs once
+//! more without timeouts and with five of six probes lost, so that only keepalive ends the connection. The checks after each turn
 //! and at each rest are in `world`.
 //!
 //! Clients connect in the order of their numbers; the first and the last have the same source. An
@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 use crate::world::World;
 use crate::world::client::{Client, Fate};
 use crate::world::header::Header;
+use crate::world::moving::Outcome;
 use saltecho::auth::Keyring;
 use saltecho::proto::Config;
 use saltecho::random::SplitMix;
@@ -101,7 +102,7 @@ fn run_all(length: usize, proxied: bool) {
         }
     });
     let (scripts, seconds) = (scripts.into_inner(), begin.elapsed().as_secs_f64());
-    println!("{scripts} scripts of length {length}, each twice at least, in {seconds:.1} s");
+    println!("{scripts} scripts of length {length}, each three times at least, in {seconds:.1} s");
     assert!(scripts > beginnings.len() || length <= 3);
 }
 
@@ -197,7 +198,8 @@ fn follow(shadows: &mut Vec<Shadow>, act: Act) {
 fn check(script: &[Act], proxied: bool) {
     let vanishes = script.iter().any(|act| matches!(act, Act::Vanish(_)));
     let patient = vanishes.then_some(Stage::Patient);
-    for stage in [Stage::Roomy, Stage::Tight].into_iter().chain(patient) {
+    let stages = [Stage::Roomy, Stage::Tight, Stage::HandedOver];
+    for stage in stages.into_iter().chain(patient) {
         if let Err(panic) = catch_unwind(|| perform(&mut stage.set(proxied), stage, script)) {
             println!("{script:?} failed on a stage that is {stage:?}; its account:");
             let mut world = stage.set(proxied);
@@ -215,6 +217,8 @@ fn check(script: &[Act], proxied: bool) {
 enum Stage {
     Roomy,
     Tight,
+    /// With a handover behind each act, or an attempt at one.
+    HandedOver,
     Patient,
 }
 
@@ -246,7 +250,7 @@ impl Stage {
 
 fn perform(world: &mut World, stage: Stage, script: &[Act]) {
     let mut stalls = [false; SLOTS];
-    for act in script {
+    for (number, act) in script.iter().enumerate() {
         let kernel = world.server.kernel_mut();
         match *act {
             Act::Connect => {
@@ -294,6 +298,10 @@ fn perform(world: &mut World, stage: Stage, script: &[Act]) {
                 kernel.client_vanish(world.clients[i].end, false);
                 world.clients[i].fate = Fate::Vanished;
             }
+        }
+        if stage == Stage::HandedOver {
+            let outcomes = [Outcome::Done, Outcome::Done, Outcome::NotCommitted];
+            world.hand_over(outcomes[number % 3], Duration::ZERO);
         }
         come_to_rest(world, stalls);
     }

@@ -8,6 +8,8 @@ mod admin;
 mod control;
 mod exhaustive;
 mod fleet;
+mod handover;
+mod lab;
 #[cfg(feature = "load")]
 mod load;
 #[cfg(feature = "load")]

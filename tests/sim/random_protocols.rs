@@ -12,11 +12,13 @@ use saltecho::proto::{
     frame_header,
 };
 use saltecho::random::SplitMix;
+use saltecho::server::handover::Thawing;
 use saltecho::server::{Limits, Observer, Record, Server};
 use saltecho::sim::{Faults, Seen, SimClient, SimKernel};
 
 use crate::multiprocessing_world::answer;
 use crate::world::client::Fate;
+use crate::world::moving::{self, Outcome, draw_time};
 use crate::world::steps::{receive, until_asleep};
 
 const SEEDS: u64 = 600;
@@ -221,6 +223,11 @@ impl Observer for Seer {
 struct World<H: Handler + Clone> {
     protocol: Protocol,
     server: Server<SimKernel, H>,
+    config: Config,
+    limits: Limits,
+    handler: H,
+    /// The chance of a handover before a turn, in thousandths.
+    handovers: u32,
     clients: Vec<Client>,
     random: SplitMix,
     seer: Seer,
@@ -242,14 +249,20 @@ fn run<H: Handler + Clone>(protocol: Protocol, handler: H, seed: u64) {
     limits.bytes_per_turn = 1 + random.below(10_000);
     limits.accepts_per_turn = 1 + random.below(4);
     let kernel = SimKernel::new(random.next_u64(), faults);
-    let mut server = Server::with_kernel(kernel, vec![()], config, limits, handler).unwrap();
-    let seer = Seer::default();
+    let (own, settings) = (handler.clone(), config.clone());
+    let mut server = Server::with_kernel(kernel, vec![()], settings, limits, own).unwrap();
+    let (seer, clients) = (Seer::default(), Vec::new());
     server.set_observer(Box::new(seer.clone()));
-    let mut world = World { protocol, server, clients: Vec::new(), random, seer };
+    let handovers = [0, 0, 50, 300][random.clone().below(4)];
+    let mut world =
+        World { protocol, server, config, limits, handler, handovers, clients, random, seer };
     for _ in 0..world.random.below(300) {
         world.act();
         let patience = [0, 1, 50, 400][world.random.below(4)];
         world.server.kernel_mut().set_patience(Duration::from_millis(patience));
+        if world.handovers > 0 && world.random.chance(world.handovers) {
+            world.hand_over();
+        }
         world.turn();
     }
     world.quiesce();
@@ -257,6 +270,25 @@ fn run<H: Handler + Clone>(protocol: Protocol, handler: H, seed: u64) {
 }
 
 impl<H: Handler + Clone> World<H> {
+    /// Hands the server over, or tries to.
+    fn hand_over(&mut self) {
+        let thawing = |world: &Self, kernel| {
+            let (config, limits) = (world.config.clone(), world.limits);
+            let mut thawing = Thawing::new(kernel, config, limits, world.handler.clone()).unwrap();
+            thawing.server().set_observer(Box::new(world.seer.clone()));
+            thawing
+        };
+        let placeholder = thawing(self, SimKernel::new(0, Faults::none())).commit();
+        let server = std::mem::replace(&mut self.server, placeholder);
+        let mut random = self.random.clone();
+        let (outcome, time) = (Outcome::draw(&mut random), draw_time(&mut random));
+        let handed_over =
+            moving::hand_over(server, outcome, time, &mut random, |kernel| thawing(self, kernel));
+        self.random = random;
+        self.server = handed_over.map_or_else(|server| *server, |handed_over| handed_over.server);
+        self.server.assert_invariants();
+    }
+
     fn turn(&mut self) {
         self.server.turn().expect("no error of one connection ends the loop");
         self.server.assert_invariants();
@@ -352,8 +384,14 @@ impl<H: Handler + Clone> World<H> {
             match reason {
                 CloseReason::Rejected => {
                     assert_eq!(client.manner, Manner::WrongKey);
-                    let unbroken = !kernel.ledger(client.end).failed && client.fate != Fate::Gone;
-                    if unbroken && client.seen == Some(Seen::End) {
+                    let ledger = kernel.ledger(client.end);
+                    let unbroken = !ledger.failed && client.fate != Fate::Gone;
+                    // Its time may be over while it is told.
+                    let took =
+                        ledger.closed.zip(ledger.accepted_at).map(|(end, at)| end.0.since(at));
+                    let in_time =
+                        took < self.config.auth_timeout || self.config.auth_timeout.is_none();
+                    if unbroken && in_time && client.seen == Some(Seen::End) {
                         assert!(client.last.ends_with(FAILURE), "it was not told");
                     }
                 }

@@ -5,6 +5,7 @@ mod stats;
 mod tables;
 
 use std::io::{BufRead, BufReader, Write};
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Args, Subcommand};
@@ -43,6 +44,7 @@ Examples:
   saltecho ctl list --sort idle --limit 20
   saltecho ctl kill 17
   saltecho ctl stats --json | jq 'select(.name | endswith(\"_wait_seconds\")) | .p99'
+  saltecho ctl upgrade --check && saltecho ctl upgrade
   saltecho ctl --admin unix:/run/saltecho/admin.sock drain
   saltecho ctl list --json | jq -r 'select(.unsent > 0) | .peer'";
 
@@ -70,6 +72,16 @@ enum CtlCommand {
     Drain,
     /// Read keys and configuration again
     Reload,
+    /// Start the program again, which takes over everything, connections included; waits for the
+    /// result
+    ///
+    /// If anything fails before the new process has everything, the old one goes on, and the exit code
+    /// is 1.
+    Upgrade {
+        /// Only check whether the new program starts, understands its settings and would take over
+        #[arg(long)]
+        check: bool,
+    },
     /// Change what the server logs
     Log {
         /// quiet, normal or verbose
@@ -125,9 +137,22 @@ pub(super) fn run(args: &CtlArgs) -> Result<(), Failure> {
         CtlCommand::Kill { id } => post(&format!("/connections/{}/kill", escaped(id))),
         CtlCommand::Drain => post("/drain"),
         CtlCommand::Reload => post("/reload"),
+        CtlCommand::Upgrade { check } => {
+            let path = if *check { "/upgrade?check=true" } else { "/upgrade" };
+            let patience = args.timeout.0.map(|timeout| timeout + UPGRADE);
+            let answer = http::ask(&admin, "POST", path, patience)?;
+            if answer.status != 200 {
+                return Err(refusal(answer));
+            }
+            Ok(output::print(&answer.content.text().context("the answer ended early")?)?)
+        }
         CtlCommand::Log { level } => post(&format!("/log?level={}", escaped(level))),
     }
 }
+
+/// Time that an upgrade may take beside the time limit of an answer: the new process has 10 s to get
+/// ready, and both have 10 minutes at most to hand over.
+const UPGRADE: Duration = Duration::from_secs(620);
 
 fn json_lines(figures: &[Figure]) -> Result<String, Failure> {
     let lines = figures.iter().map(|figure| {

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 type Panel = (&'static str, &'static str, &'static [(&'static str, &'static str)]);
 
 /// From the top: whether all is well, what it does, why it refuses, what it costs, how late it is.
-const PANELS: [Panel; 14] = [
+const PANELS: [Panel; 16] = [
     (
         "Ready, and loops that do not answer",
         "short",
@@ -155,6 +155,38 @@ const PANELS: [Panel; 14] = [
             r#"process_open_fds{instance=~"$instance"} / process_max_fds{instance=~"$instance"}"#,
             "{{instance}}",
         )],
+    ),
+    (
+        "Upgrades",
+        "short",
+        &[
+            (r#"max(saltecho_upgrade_generation{instance=~"$instance"})"#, "generation"),
+            (r#"sum(saltecho_upgrade_in_progress{instance=~"$instance"})"#, "in progress"),
+            (
+                r#"sum by (result, reason) (increase(saltecho_upgrades_total{instance=~"$instance"}[$__rate_interval])) > 0"#,
+                "{{result}} {{reason}}",
+            ),
+            (
+                r#"sum(increase(saltecho_upgrade_connections_total{instance=~"$instance"}[$__rate_interval]))"#,
+                "connections handed over",
+            ),
+            (
+                r#"sum(increase(saltecho_upgrade_connections_dropped_total{instance=~"$instance"}[$__rate_interval]))"#,
+                "connections lost",
+            ),
+        ],
+    ),
+    (
+        "Upgrades: freeze",
+        "s",
+        &[
+            (r#"max(saltecho_upgrade_last_freeze_seconds{instance=~"$instance"})"#, "last freeze"),
+            (r#"max(saltecho_upgrade_prepare_seconds{instance=~"$instance"})"#, "last preparation"),
+            (
+                r#"histogram_quantile(0.99, sum by (le) (rate(saltecho_upgrade_freeze_seconds_bucket{instance=~"$instance"}[$__rate_interval])))"#,
+                "p99 of freezes",
+            ),
+        ],
     ),
 ];
 

@@ -16,13 +16,14 @@ use crate::cli::keyfile::KeyArgs;
 use crate::cli::log::{Level, LogFormat};
 use crate::cli::protocol::ProtocolArgs;
 use crate::cli::reply::Reply;
-use crate::cli::values::{Limit, MaxMessage, Size, Spin, keepalive};
+use crate::cli::values::{Limit, MaxMessage, Size, Spin, freeze_max, keepalive};
 
 /// Accept connections, authenticate them, and answer their messages.
 ///
 /// SIGTERM and SIGINT (Ctrl-C) stop accepting, finish pending answers, and exit; a second one exits
-/// at once. SIGHUP reloads the configuration and the key file. SIGUSR1 logs the counters. A signal
-/// that is ignored at startup, as under nohup, stays ignored.
+/// at once. SIGHUP reloads the configuration and the key file. SIGUSR1 logs the counters. SIGUSR2
+/// starts the program again, which takes over everything, connections included. A signal that is
+/// ignored at startup, as under nohup, stays ignored.
 #[derive(Args, Debug)]
 #[command(after_long_help = SERVE_EXAMPLES)]
 pub(in crate::cli) struct ServeArgs {
@@ -134,6 +135,14 @@ pub(in crate::cli) struct ServeArgs {
     #[arg(long, value_name = "TIME", default_value = "25s")]
     #[arg(env = "SALTECHO_DRAIN_TIMEOUT", hide_env_values = true)]
     pub(super) drain_timeout: Limit,
+
+    /// Most that an upgrade may estimate for the time in which neither process serves; one that may
+    /// take longer is refused
+    ///
+    /// The estimate is 1s and 20us for each connection. The time itself is far shorter.
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = freeze_max)]
+    #[arg(env = "SALTECHO_HANDOVER_FREEZE_MAX", hide_env_values = true)]
+    pub(super) handover_freeze_max: Limit,
 
     /// Poll without sleeping for this long after the last event (50us, off): lower latency, but a
     /// core stays busy while messages arrive

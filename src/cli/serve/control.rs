@@ -1,20 +1,18 @@
 //! Signals, reloads and the service manager: what a loop leaves to the program.
 
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Result;
-use saltecho::server::{Control, Handle, ServiceState, Stats};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
+use saltecho::metrics::Upgrades;
+use saltecho::server::{Control, Handle, Outcome, ServiceState, Stats};
+use signal_hook::consts::{SIGHUP, SIGUSR1, SIGUSR2};
 
 use super::journal;
-use super::notify::Notifier;
+use super::notify::Manager;
 use super::reload::Running;
+use super::upgrade::Upgrader;
 use crate::cli::log::{Level, Log, NoLevel};
 use crate::cli::values::Limit;
-
-/// The signals that have a meaning.
-pub(super) const SIGNALS: [i32; 4] = [SIGTERM, SIGINT, SIGHUP, SIGUSR1];
 
 /// The program's side of the loops. They call it, so nothing in it blocks but the reading of the
 /// configuration and the key file.
@@ -25,26 +23,18 @@ pub(super) struct ServiceControl {
     /// Known from the first state on.
     server: Option<Handle>,
     manager: Option<Manager>,
-}
-
-/// The service manager. Shared with the loop that is the last to answer.
-#[derive(Clone)]
-struct Manager {
-    log: Log,
-    notifier: Arc<Mutex<Option<Notifier>>>,
+    upgrader: Upgrader,
 }
 
 impl ServiceControl {
     /// A control of a server with these settings.
-    ///
-    /// # Errors
-    /// Those of [`Notifier::from_env`].
-    pub(super) fn new(log: &Log, running: Running) -> Result<Self> {
-        let manager = Notifier::from_env()?.map(|notifier| Manager {
-            log: log.clone(),
-            notifier: Arc::new(Mutex::new(Some(notifier))),
-        });
-        Ok(Self { log: log.clone(), running, draining: false, server: None, manager })
+    pub(super) fn new(
+        log: &Log,
+        running: Running,
+        manager: Option<Manager>,
+        upgrader: Upgrader,
+    ) -> Self {
+        Self { log: log.clone(), running, draining: false, server: None, manager, upgrader }
     }
 
     /// At `verbose` the end of a connection is logged with what its record tells, so from then on
@@ -59,8 +49,12 @@ impl ServiceControl {
 
 impl Control for ServiceControl {
     fn signal(&mut self, signal: i32, server: &Handle) {
+        if self.upgrader.forward(signal) {
+            return;
+        }
         match signal {
             SIGHUP => server.reload(),
+            SIGUSR2 => self.upgrader.ask("SIGUSR2", false, None, server),
             SIGUSR1 => {
                 let log = self.log.clone();
                 server.with_stats(move |stats| {
@@ -105,11 +99,23 @@ impl Control for ServiceControl {
         Ok(format!("the log level is now {}", level.name()))
     }
 
+    fn upgrade(&mut self, check: bool, outcome: Outcome, server: &Handle) {
+        self.upgrader.ask("the admin endpoint", check, Some(outcome), server);
+    }
+
+    fn upgrades(&self) -> Option<Upgrades> {
+        Some(self.upgrader.upgrades())
+    }
+
     fn log_lines_suppressed(&self) -> u64 {
-        self.log.suppressed()
+        self.upgrader.lines_suppressed_before() + self.log.suppressed()
     }
 
     fn state(&mut self, state: ServiceState, server: &Handle) {
+        if self.upgrader.has_left() {
+            // The service goes on, elsewhere.
+            return;
+        }
         self.server.get_or_insert_with(|| server.clone());
         match state {
             ServiceState::Unready => {
@@ -125,36 +131,28 @@ impl Control for ServiceControl {
             ),
             _ => {}
         }
-        self.draining |= matches!(state, ServiceState::Unready | ServiceState::Draining);
+        if !matches!(state, ServiceState::Ready | ServiceState::Reloading) {
+            self.draining = true;
+            self.upgrader.drain();
+        }
         if let Some(manager) = &self.manager {
             manager.notify(|notifier| notifier.state(state));
         }
     }
 
     fn period(&self) -> Option<Duration> {
-        let notifier = self.manager.as_ref()?.notifier.lock();
-        notifier.unwrap_or_else(PoisonError::into_inner).as_ref().map(Notifier::period)
+        self.manager.as_ref()?.period()
     }
 
     /// Feeds the watchdog once every loop has answered.
     fn tick(&mut self, server: &Handle) {
+        if self.upgrader.has_left() {
+            return;
+        }
         if let Some(manager) = self.manager.clone() {
             server.with_stats(move |stats: Stats| {
                 manager.notify(|notifier| notifier.beat(&stats));
             });
-        }
-    }
-}
-
-impl Manager {
-    /// Reports to the manager, unless that has failed before.
-    fn notify(&self, report: impl FnOnce(&mut Notifier) -> std::io::Result<()>) {
-        let mut notifier = self.notifier.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(Err(error)) = notifier.as_mut().map(report) {
-            self.log.warn(format_args!(
-                "cannot report to the service manager, and will not again: NOTIFY_SOCKET: {error}"
-            ));
-            *notifier = None;
         }
     }
 }
@@ -175,7 +173,9 @@ mod tests {
             unreachable!()
         };
         let settings = Settings::check(&args, PassedPlaces::default()).unwrap();
-        let mut control = ServiceControl::new(&log, Running::new(&args, &settings)).unwrap();
+        let upgrader = Upgrader::new(&log, 1, Duration::from_secs(5), None).unwrap();
+        let running = Running::new(&args, &settings);
+        let mut control = ServiceControl::new(&log, running, None, upgrader);
         for (name, enabled) in [("verbose", Level::Verbose), ("quiet", Level::Quiet)] {
             let answer = control.set_log_level(name).unwrap();
             assert_eq!(answer, format!("the log level is now {name}"));

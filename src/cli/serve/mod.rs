@@ -11,31 +11,40 @@ mod port_file;
 mod proxy;
 mod reload;
 mod settings;
+mod upgrade;
 
 use std::io;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use anyhow::Context;
 use saltecho::proto::{Framed, Handler, Identity, Protocol, Transform, Upper};
-use saltecho::server::{BuildError, run_workers};
+use saltecho::reactor::{Kernel, MioKernel};
+use saltecho::server::handover::Thawing;
+use saltecho::server::{
+    AdminAddress, BuildError, Handle, Pause, Server, ServerBuilder, run_until_parked, run_workers,
+};
 use signal_hook::consts::SIGHUP;
 
 use self::activation::Passed;
-use self::control::{SIGNALS, ServiceControl};
+use self::control::ServiceControl;
 use self::fields::{Failed, Listening};
 use self::journal::Reporter;
+use self::notify::Manager;
 use self::port_file::PortFile;
 use self::proxy::Place;
 use self::reload::Running;
 use self::settings::{PassedPlaces, Settings};
+use self::upgrade::{Following, Handed, Predecessor, Serving, Upgrader};
 
 use crate::cli::failure::{Exit, Failure};
 use crate::cli::keyfile::is_loopback;
 use crate::cli::log::{Entry, Level, Log, LogFormat, Severity};
 use crate::cli::reply::Reply;
-use crate::cli::signals::not_ignored;
+use crate::cli::signals::{OF_A_SERVER, not_ignored};
 use crate::cli::values::Limit;
 pub(super) use args::ServeArgs;
+pub(super) use upgrade::decline;
 
 /// Runs the service. `warnings` are about its environment.
 pub(super) fn run(args: &ServeArgs, warnings: &[String]) -> Result<(), Failure> {
@@ -46,13 +55,17 @@ pub(super) fn run(args: &ServeArgs, warnings: &[String]) -> Result<(), Failure> 
     for warning in warnings {
         log.warn_at(Level::Quiet, warning);
     }
-    let result = passed.and_then(|passed| match (args.protocol.get(), args.reply) {
-        (Protocol::Multiprocessing, Reply::Upper) => serve(args, passed, &log, args.framed(Upper)),
-        (Protocol::Multiprocessing, Reply::Same) => {
-            serve(args, passed, &log, args.framed(Identity))
+    let predecessor = Predecessor::find();
+    let both = passed.and_then(|passed| Ok((passed, predecessor?)));
+    let result = both.and_then(|(passed, from)| match (args.protocol.get(), args.reply) {
+        (Protocol::Multiprocessing, Reply::Upper) => {
+            serve(args, passed, from, &log, args.framed(Upper))
         }
-        (_, Reply::Upper) => serve(args, passed, &log, Upper),
-        (_, Reply::Same) => serve(args, passed, &log, Identity),
+        (Protocol::Multiprocessing, Reply::Same) => {
+            serve(args, passed, from, &log, args.framed(Identity))
+        }
+        (_, Reply::Upper) => serve(args, passed, from, &log, Upper),
+        (_, Reply::Same) => serve(args, passed, from, &log, Identity),
     });
     if let Err(failure) = &result {
         let entry = Entry::new(Severity::Error, "failed", failure.text());
@@ -75,64 +88,216 @@ pub(super) fn check(args: &ServeArgs) -> Result<String, Failure> {
 fn serve<H: Handler + Clone + Send>(
     args: &ServeArgs,
     passed: Passed,
+    predecessor: Option<Predecessor>,
     log: &Log,
     handler: H,
 ) -> Result<(), Failure> {
-    let settings = Settings::check(args, PassedPlaces::new(args, &passed)?)?;
-    warn_of_exposure(args, &settings.fixed.addresses(), log);
-    args.proxy.warn(settings.fixed.all_places(), log);
-    let usage = |error| Failure::new(Exit::Usage, error);
-    let port_file = find_port_file(args)?.map(PortFile::clear).transpose().map_err(usage)?;
-    let is_reloaded = args.keys.key_file.is_some() || args.effective.file.is_some();
-    if is_reloaded && not_ignored(&[SIGHUP]).is_empty() {
-        log.print(
-            Level::Normal,
-            "SIGHUP was ignored at startup (by nohup?), so it reloads nothing",
-        );
+    let Some(predecessor) = predecessor else {
+        let places = PassedPlaces::new(args, &passed)?;
+        let service = Service::prepare(args, Settings::check(args, places)?, log)?;
+        return service.open(passed, handler);
+    };
+    let following = predecessor.greet()?;
+    let prepared = Settings::check(args, following.serving.passed_places())
+        .and_then(|settings| Service::follow(args, settings, &following, log, handler));
+    match prepared {
+        Ok((service, thawing)) => service.take_over(following, thawing),
+        Err(failure) => {
+            following.decline(&failure.text());
+            Err(failure)
+        }
     }
-    let control = ServiceControl::new(log, Running::new(args, &settings)).map_err(usage)?;
-    let mut builder = settings.builder().control(Box::new(control), &not_ignored(&SIGNALS));
-    for (place, (listener, _)) in settings.fixed.passed.places.iter().zip(passed.listeners) {
-        builder = match place.proxied {
-            true => builder.proxy_listener(listener),
-            false => builder.listener(listener),
-        };
-    }
-    if let Some(listener) = passed.admin {
-        builder = builder.admin_listener(listener);
-    }
-    // What a list of connections and a line about an end tell of them.
-    let has_admin = settings.fixed.admin.is_some();
-    let records = args.verbose || args.log_format == LogFormat::Json || has_admin;
-    let builder = builder.records(records).handler(handler);
-    let workers = settings.fixed.workers;
-    let servers = builder.build_workers(workers);
-    let mut servers = servers.map_err(|error| cannot_build(error, &settings))?;
-    let addresses = servers[0].addresses().context("cannot get the listening address")?;
-    for (server, worker) in servers.iter_mut().zip(1..) {
-        let reporter = Reporter::new(log.clone(), worker, workers, addresses.clone());
-        server.set_observer(Box::new(reporter));
-    }
-    if let Some(port_file) = port_file {
-        port_file.write(&addresses, log)?;
-    }
-    let shown =
-        addresses.iter().zip(settings.fixed.all_places()).map(|(address, place)| {
-            match place.proxied {
-                true => format!("{address} (PROXY header)"),
-                false => address.to_string(),
-            }
-        });
-    let shown: Vec<String> = shown.collect();
-    let admin = servers[0].admin_address();
-    let admin = admin.map_or(String::new(), |address| format!(", admin endpoint {address}"));
-    let text = format_args!("listening on {}{admin}: {settings}", shown.join(", "));
-    let entry = Entry::new(Severity::Info, "listening", text);
-    log.write(Level::Normal, &entry.with(Listening { addresses: &addresses }));
-    let stats = run_workers(servers).context("the event loop failed")?;
-    journal::print_counters(log, Level::Normal, &stats);
-    journal::check(&stats)
 }
+
+/// A server before and while it runs.
+struct Service<'a> {
+    args: &'a ServeArgs,
+    log: &'a Log,
+    settings: Settings,
+    port_file: Option<PortFile>,
+    upgrader: Upgrader,
+    control: Option<ServiceControl>,
+}
+
+impl<'a> Service<'a> {
+    fn prepare(args: &'a ServeArgs, settings: Settings, log: &'a Log) -> Result<Self, Failure> {
+        warn_of_exposure(args, &settings.fixed.addresses(), log);
+        args.proxy.warn(settings.fixed.all_places(), log);
+        let usage = |error| Failure::new(Exit::Usage, error);
+        let port_file = find_port_file(args)?;
+        let is_reloaded = args.keys.key_file.is_some() || args.effective.file.is_some();
+        if is_reloaded && not_ignored(&[SIGHUP]).is_empty() {
+            log.print(
+                Level::Normal,
+                "SIGHUP was ignored at startup (by nohup?), so it reloads nothing",
+            );
+        }
+        let manager = Manager::from_env(log).map_err(usage)?;
+        let freeze_max = args.handover_freeze_max.0.unwrap_or_default();
+        let upgrader = Upgrader::new(log, settings.fixed.workers, freeze_max, manager.clone());
+        let upgrader = upgrader.context("cannot make a descriptor for upgrades")?;
+        let running = Running::new(args, &settings);
+        let control = Some(ServiceControl::new(log, running, manager, upgrader.clone()));
+        Ok(Self { args, log, settings, port_file, upgrader, control })
+    }
+
+    /// The builder with everything but listeners.
+    fn complete<H: Handler + Clone>(
+        &mut self,
+        builder: ServerBuilder,
+        handler: H,
+    ) -> ServerBuilder<H> {
+        // What a list of connections and a line about an end tell of them.
+        let has_admin = self.settings.fixed.admin.is_some();
+        let is_json = self.args.log_format == LogFormat::Json;
+        let records = self.args.verbose || is_json || has_admin;
+        let control = self.control.take().expect("a server is built once");
+        let builder = builder.control(Box::new(control), &not_ignored(&OF_A_SERVER));
+        builder.records(records).handler(handler)
+    }
+
+    /// Opens the listeners and serves.
+    fn open<H: Handler + Clone + Send>(
+        mut self,
+        passed: Passed,
+        handler: H,
+    ) -> Result<(), Failure> {
+        let usage = |error| Failure::new(Exit::Usage, error);
+        self.port_file = self.port_file.map(PortFile::clear).transpose().map_err(usage)?;
+        let mut builder = self.settings.builder();
+        let places = self.settings.fixed.passed.places.iter();
+        for (place, (listener, _)) in places.zip(passed.listeners) {
+            builder = match place.proxied {
+                true => builder.proxy_listener(listener),
+                false => builder.listener(listener),
+            };
+        }
+        if let Some(listener) = passed.admin {
+            builder = builder.admin_listener(listener);
+        }
+        let servers = self.complete(builder, handler).build_workers(self.settings.fixed.workers);
+        let mut servers = servers.map_err(|error| cannot_build(error, &self.settings))?;
+        let addresses = servers[0].addresses().context("cannot get the listening address")?;
+        self.observe(servers.iter_mut(), &addresses);
+        if let Some(port_file) = self.port_file.take() {
+            port_file.write(&addresses, self.log)?;
+        }
+        self.run(servers, &addresses)
+    }
+
+    /// Prepares to take over the listeners of another process.
+    fn follow<H: Handler + Clone>(
+        args: &'a ServeArgs,
+        mut settings: Settings,
+        following: &Following,
+        log: &'a Log,
+        handler: H,
+    ) -> Result<(Self, Vec<Thawing<MioKernel, H>>), Failure> {
+        let usage = |text| Failure::with_message(Exit::Usage, text);
+        following.serving.refuse_other(&settings).map_err(usage)?;
+        following.refuse_without_descriptors()?;
+        if !following.serving.can_probe && settings.config.keepalive.take().is_some() {
+            log.warn(
+                "a restart is needed for: keepalive, which was off when the listeners were opened",
+            );
+        }
+        let mut service = Self::prepare(args, settings, log)?;
+        let builder = service.settings.builder_of_successor();
+        let workers = service.settings.fixed.workers;
+        let thawing = service.complete(builder, handler).prepare_workers(workers);
+        let mut thawing = thawing.map_err(|error| cannot_build(error, &service.settings))?;
+        let addresses = &following.serving.addresses;
+        service.observe(thawing.iter_mut().map(Thawing::server), addresses);
+        Ok((service, thawing))
+    }
+
+    fn take_over<H: Handler + Clone + Send>(
+        mut self,
+        following: Following,
+        thawing: Vec<Thawing<MioKernel, H>>,
+    ) -> Result<(), Failure> {
+        let addresses = following.serving.addresses.clone();
+        let servers = following.take_over(thawing, &self.upgrader, self.log);
+        if let Some(port_file) = self.port_file.take() {
+            port_file.write_again(&addresses, self.log);
+        }
+        self.run(servers, &addresses)
+    }
+
+    fn observe<'b, K, H>(
+        &self,
+        servers: impl Iterator<Item = &'b mut Server<K, H>>,
+        addresses: &[SocketAddr],
+    ) where
+        K: Kernel + 'b,
+        H: Handler + Clone + 'b,
+    {
+        let workers = self.settings.fixed.workers;
+        for (server, worker) in servers.zip(1..) {
+            let reporter = Reporter::new(self.log.clone(), worker, workers, addresses.to_vec());
+            server.set_observer(Box::new(reporter));
+        }
+    }
+
+    fn run<H: Handler + Clone + Send>(
+        self,
+        mut servers: Vec<Server<MioKernel, H>>,
+        addresses: &[SocketAddr],
+    ) -> Result<(), Failure> {
+        self.announce(addresses, servers[0].admin_address());
+        self.upgrader.set_serving(Serving::new(&self.settings, addresses));
+        loop {
+            let pause = run_until_parked(servers, self.upgrader.parking());
+            match pause.context("the event loop failed")? {
+                Pause::Ended(stats) => {
+                    journal::print_counters(self.log, Level::Normal, &stats);
+                    return journal::check(&stats);
+                }
+                Pause::Parked(parked) => match self.upgrader.hand_over(parked) {
+                    Handed::Back(resumed) => servers = resumed,
+                    Handed::Over(rest) => return self.leave(rest),
+                },
+            }
+        }
+    }
+
+    /// Finishes the answers to administrators, and ends once the service manager knows of the other
+    /// process.
+    fn leave<H: Handler + Clone + Send>(
+        self,
+        rest: Vec<Server<MioKernel, H>>,
+    ) -> Result<(), Failure> {
+        let all: Handle = rest.iter().map(Server::handle).collect();
+        let limit = std::thread::Builder::new().name("limit".to_owned()).spawn(move || {
+            std::thread::sleep(LEAVE_LIMIT);
+            all.stop();
+        });
+        if limit.is_ok()
+            && let Err(error) = run_workers(rest)
+        {
+            self.log.warn(format_args!("after the handover: {error}"));
+        }
+        self.upgrader.wait_for_manager();
+        Ok(())
+    }
+
+    fn announce(&self, addresses: &[SocketAddr], admin: Option<&AdminAddress>) {
+        let places = addresses.iter().zip(self.settings.fixed.all_places());
+        let shown = places.map(|(address, place)| match place.proxied {
+            true => format!("{address} (PROXY header)"),
+            false => address.to_string(),
+        });
+        let shown: Vec<String> = shown.collect();
+        let admin = admin.map_or(String::new(), |address| format!(", admin endpoint {address}"));
+        let settings = &self.settings;
+        let text = format_args!("listening on {}{admin}: {settings}", shown.join(", "));
+        let entry = Entry::new(Severity::Info, "listening", text);
+        self.log.write(Level::Normal, &entry.with(Listening { addresses }));
+    }
+}
+
+/// Time in which a process that was taken over from finishes its answers to administrators.
+const LEAVE_LIMIT: Duration = Duration::from_secs(10);
 
 impl ServeArgs {
     fn framed<T: Transform>(&self, transform: T) -> Framed<T> {

@@ -1,15 +1,26 @@
 //! Reports to the service manager: the protocol of sd_notify(3).
 
 use std::collections::VecDeque;
+use std::io::IoSlice;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use std::{env, io, process};
 
 use anyhow::{Context, Result, ensure};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::net::{
+    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, sendmsg_addr,
+};
 use rustix::time::{ClockId, clock_gettime};
 use saltecho::server::{ServiceState, Stats};
+
+use crate::cli::log::Log;
 
 /// Sends datagrams to a service manager, and never waits for it.
 pub(super) struct Notifier {
@@ -21,6 +32,8 @@ pub(super) struct Notifier {
     state: Option<ServiceState>,
     /// The error of the last reload, if it failed.
     failure: Option<String>,
+    /// What there is to say of upgrades, before the rest of the status.
+    upgrade: Option<String>,
     status: String,
     status_sent: Option<Instant>,
 }
@@ -54,6 +67,7 @@ impl Notifier {
             watchdog: watchdog(),
             state: None,
             failure: None,
+            upgrade: None,
             status: String::new(),
             status_sent: None,
         }))
@@ -91,6 +105,75 @@ impl Notifier {
         self.failure = failure;
     }
 
+    /// Says that another process is the service from now on.
+    ///
+    /// # Errors
+    /// Those of [`state`](Self::state).
+    pub(super) fn succeeded_by(&mut self, pid: u32) -> io::Result<()> {
+        self.unsent.push_back(format!("MAINPID={pid}"));
+        self.send_states()
+    }
+
+    /// Remembers what there is to say of upgrades.
+    pub(super) fn upgrade(&mut self, text: &str) {
+        self.upgrade = Some(text.to_owned());
+    }
+
+    /// Feeds the watchdog, if there is one, though the loops have not answered.
+    ///
+    /// # Errors
+    /// Those of [`state`](Self::state).
+    pub(super) fn feed_watchdog(&self) -> io::Result<()> {
+        match self.watchdog {
+            Some(_) => self.send("WATCHDOG=1").map(drop),
+            None => Ok(()),
+        }
+    }
+
+    /// Waits until the manager has read all that was sent: it closes the end of a pipe that it gets
+    /// (sd_notify_barrier(3)).
+    ///
+    /// # Errors
+    /// If there is no such manager, or it does not read in time.
+    pub(super) fn wait_until_known(&mut self, deadline: Instant) -> io::Result<()> {
+        let late = || io::Error::new(io::ErrorKind::TimedOut, "it does not read what it is sent");
+        let (reader, writer) = io::pipe()?;
+        loop {
+            self.send_states()?;
+            if self.unsent.is_empty() && self.send_barrier(writer.as_fd())? {
+                break;
+            }
+            if Instant::now() >= deadline {
+                return Err(late());
+            }
+            // No event tells that another process' queue has room.
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        drop(writer);
+        let left = Timespec::try_from(deadline.saturating_duration_since(Instant::now()));
+        let mut polled = [PollFd::new(&reader, PollFlags::empty())];
+        match poll(&mut polled, left.ok().as_ref())? {
+            0 => Err(late()),
+            _ => Ok(()),
+        }
+    }
+
+    fn send_barrier(&self, end: BorrowedFd<'_>) -> io::Result<bool> {
+        let manager = match (self.manager.as_pathname(), self.manager.as_abstract_name()) {
+            (Some(path), _) => SocketAddrUnix::new(path)?,
+            (None, name) => SocketAddrUnix::new_abstract_name(name.unwrap_or_default())?,
+        };
+        let (mut space, ends) = ([MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))], [end]);
+        let mut beside = SendAncillaryBuffer::new(&mut space);
+        beside.push(SendAncillaryMessage::ScmRights(&ends));
+        let text = [IoSlice::new(b"BARRIER=1")];
+        match sendmsg_addr(&self.socket, &manager, &text, &mut beside, SendFlags::NOSIGNAL) {
+            Ok(_) => Ok(true),
+            Err(Errno::AGAIN | Errno::INTR) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// All loops are alive. Feeds the watchdog and reports the status if it has changed.
     ///
     /// # Errors
@@ -123,8 +206,10 @@ impl Notifier {
         let failure = self.failure.as_ref().map(|failure| format!("; {failure}"));
         // The text of an error may have several lines; the protocol's values have one.
         let failure = failure.unwrap_or_default().replace('\n', " ");
+        let upgrade = self.upgrade.as_ref().map(|text| format!("{}; ", text.replace('\n', " ")));
+        let upgrade = upgrade.unwrap_or_default();
         format!(
-            "{state}connections {connections}, unauthenticated {unauthenticated}, accepted \
+            "{state}{upgrade}connections {connections}, unauthenticated {unauthenticated}, accepted \
              {accepted}{failure}"
         )
     }
@@ -147,6 +232,66 @@ impl Notifier {
             Ok(_) => Ok(true),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
             Err(error) => Err(error),
+        }
+    }
+}
+
+/// The service manager. Shared with the loop that is the last to answer, and with upgrades.
+#[derive(Clone)]
+pub(super) struct Manager {
+    log: Log,
+    notifier: Arc<Mutex<Option<Notifier>>>,
+}
+
+impl Manager {
+    /// The manager that the environment names, if any.
+    ///
+    /// # Errors
+    /// Those of [`Notifier::from_env`].
+    pub(super) fn from_env(log: &Log) -> Result<Option<Self>> {
+        Ok(Notifier::from_env()?.map(|notifier| Self {
+            log: log.clone(),
+            notifier: Arc::new(Mutex::new(Some(notifier))),
+        }))
+    }
+
+    /// Says that this process is the service from now on.
+    pub(super) fn succeeded_by(&self, pid: u32) {
+        self.notify(|notifier| notifier.succeeded_by(pid));
+    }
+
+    /// Shows this of upgrades in the status.
+    pub(super) fn upgrade(&self, text: &str) {
+        self.notify(|notifier| {
+            notifier.upgrade(text);
+            Ok(())
+        });
+    }
+
+    /// Says that the service is alive, before a pause.
+    pub(super) fn feed_watchdog(&self) {
+        self.notify(|notifier| notifier.feed_watchdog());
+    }
+
+    /// Waits until the manager has read everything.
+    pub(super) fn wait_until_known(&self, deadline: Instant) {
+        self.notify(|notifier| notifier.wait_until_known(deadline));
+    }
+
+    /// Time between two beats, unless there is no manager any more.
+    pub(super) fn period(&self) -> Option<Duration> {
+        let notifier = self.notifier.lock().unwrap_or_else(PoisonError::into_inner);
+        notifier.as_ref().map(Notifier::period)
+    }
+
+    /// Reports to the manager, unless that has failed before.
+    pub(super) fn notify(&self, report: impl FnOnce(&mut Notifier) -> io::Result<()>) {
+        let mut notifier = self.notifier.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(Err(error)) = notifier.as_mut().map(report) {
+            self.log.warn(format_args!(
+                "cannot report to the service manager, and will not again: NOTIFY_SOCKET: {error}"
+            ));
+            *notifier = None;
         }
     }
 }

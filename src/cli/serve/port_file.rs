@@ -85,6 +85,16 @@ impl PortFile {
         };
         written.with_context(|| cannot_write(&path))
     }
+
+    /// Writes the same ports once more, in the name of a process that has taken over. What its readers
+    /// have had already is left alone, and a failure is a warning: the service runs.
+    pub(super) fn write_again(self, addresses: &[SocketAddr], log: &Log) {
+        if let Place::Regular(_) = self.place
+            && let Err(error) = self.write(addresses, log)
+        {
+            log.warn(format_args!("{error:#}"));
+        }
+    }
 }
 
 impl Place {

@@ -34,7 +34,7 @@ pub(super) struct Fixed {
     pub(super) places: Vec<Place>,
     /// Those of the sockets that a service manager passed.
     pub(super) passed: PassedPlaces,
-    protocol: Protocol,
+    pub(super) protocol: Protocol,
     max_message: Option<MaxMessage>,
     pub(super) admin: Option<AdminAddress>,
     pub(super) workers: usize,
@@ -117,6 +117,11 @@ impl Settings {
     /// The server with these settings, which is not yet built and has no passed listeners.
     pub(super) fn builder(&self) -> ServerBuilder {
         self.builder_at(self.fixed.places.iter())
+    }
+
+    /// The server with these settings that takes over the listeners of another.
+    pub(super) fn builder_of_successor(&self) -> ServerBuilder {
+        self.builder_at(self.fixed.all_places())
     }
 
     fn builder_at<'a>(&self, places: impl Iterator<Item = &'a Place>) -> ServerBuilder {

@@ -18,6 +18,8 @@ pub enum Status {
     MethodNotAllowed = 405,
     /// 408: the request was not complete in time.
     RequestTimeout = 408,
+    /// 409: it was tried and given up, or refused.
+    Conflict = 409,
     /// 413: a request with a body.
     ContentTooLarge = 413,
     /// 414: the request line alone fills [`MAX_REQUEST`](super::MAX_REQUEST).
@@ -48,6 +50,7 @@ impl Status {
             Self::NotFound => "Not Found",
             Self::MethodNotAllowed => "Method Not Allowed",
             Self::RequestTimeout => "Request Timeout",
+            Self::Conflict => "Conflict",
             Self::ContentTooLarge => "Content Too Large",
             Self::UriTooLong => "URI Too Long",
             Self::UnprocessableContent => "Unprocessable Content",

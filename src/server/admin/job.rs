@@ -9,10 +9,11 @@ use super::rows::{Rows, Search};
 use super::scrape::Scrape;
 use super::{Fleet, routes};
 use crate::proto::Handler;
-use crate::proto::http::{Progress, Response, SLICE};
+use crate::proto::http::{Progress, Response, SLICE, Status};
 use crate::python::Monotonic;
 use crate::reactor::Kernel;
 use crate::server::Server;
+use crate::server::control::Expected;
 
 /// An answer in progress.
 pub(super) struct Job {
@@ -27,6 +28,16 @@ pub(super) struct Job {
     /// The work instead, if the request is for metrics.
     #[cfg(feature = "metrics")]
     scrape: Option<Box<Scrape>>,
+    /// What is awaited instead, if the request is for something that the program does.
+    awaited: Option<Awaited>,
+}
+
+/// The outcome of what the program does.
+struct Awaited {
+    expected: Arc<Expected>,
+    result: Option<Result<String, String>>,
+    /// When to look at it again, although its arrival wakes the loop.
+    look_at: Monotonic,
 }
 
 /// A task that was sent to another loop.
@@ -52,6 +63,12 @@ impl Job {
         Self { scrape: Some(Box::new(scrape)), ..Self::new(None, 0, 0) }
     }
 
+    /// The wait for something that the program does.
+    pub(super) fn outcome_of(expected: Arc<Expected>) -> Self {
+        let awaited = Awaited { expected, result: None, look_at: Monotonic::ZERO };
+        Self { awaited: Some(awaited), ..Self::new(None, 0, 0) }
+    }
+
     const fn new(task: Option<Task>, worker: usize, end: usize) -> Self {
         Self {
             task,
@@ -60,11 +77,15 @@ impl Job {
             away: None,
             #[cfg(feature = "metrics")]
             scrape: None,
+            awaited: None,
         }
     }
 
     /// The end of its wait for another loop, if it waits for one.
     pub(super) fn waits_until(&self) -> Option<Monotonic> {
+        if let Some(awaited) = &self.awaited {
+            return Some(awaited.look_at);
+        }
         #[cfg(feature = "metrics")]
         if let Some(scrape) = &self.scrape {
             return scrape.waits_until();
@@ -82,6 +103,11 @@ impl Job {
     ) -> Progress {
         if self.away.is_some() {
             return self.return_home(out, now);
+        }
+        if let Some(awaited) = &mut self.awaited {
+            awaited.result = awaited.expected.take();
+            awaited.look_at = now.saturating_add(PATIENCE);
+            return if awaited.result.is_some() { Progress::Done } else { Progress::More };
         }
         #[cfg(feature = "metrics")]
         if let Some(scrape) = &mut self.scrape {
@@ -137,11 +163,14 @@ impl Job {
         Progress::More
     }
 
-    /// The outcome of a search or a scrape that has ended.
+    /// The outcome of a search, a scrape or a wait that has ended.
     pub(super) fn outcome(&self) -> Response {
         #[cfg(feature = "metrics")]
         if let Some(scrape) = &self.scrape {
             return scrape.response();
+        }
+        if let Some(Awaited { result: Some(result), .. }) = &self.awaited {
+            return routes::outcome(result.clone(), Status::Conflict);
         }
         match &self.task {
             Some(Task::Kill(search)) if search.found => routes::killed(search.number),

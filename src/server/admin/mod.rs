@@ -22,11 +22,12 @@ use rows::{Rows, Search};
 
 pub(super) use errand::Errand;
 
+use super::control::Outcome;
 use super::{Handle, Server};
 use crate::proto::Handler;
 use crate::proto::http::{Body, Exchange, Progress, Response, SLICE, Status, Wants};
 use crate::python::Monotonic;
-use crate::reactor::{Close, Kernel, Ready, Token, transfer};
+use crate::reactor::{Adopt, Close, Kernel, Ready, Token, transfer};
 
 /// Exchanges at once.
 pub(super) const PLACES: usize = 8;
@@ -40,7 +41,8 @@ const CALL_COST: usize = 1024;
 
 /// An admin endpoint: its listener and its exchanges.
 pub(super) struct Admin<K: Kernel> {
-    listener: K::AdminListener,
+    /// Absent once it is another loop's.
+    listener: Option<K::AdminListener>,
     fleet: Fleet,
     /// Clients may wait to be accepted.
     waiting: bool,
@@ -96,7 +98,7 @@ impl<K: Kernel> Admin<K> {
     ) -> std::io::Result<Self> {
         kernel.register_admin_listener(&mut listener, Token::admin(0))?;
         Ok(Self {
-            listener,
+            listener: Some(listener),
             fleet: Fleet { all, home },
             waiting: true,
             accept_at: Some(Monotonic::ZERO),
@@ -106,8 +108,41 @@ impl<K: Kernel> Admin<K> {
         })
     }
 
-    pub(super) const fn listener(&self) -> &K::AdminListener {
-        &self.listener
+    pub(super) const fn listener(&self) -> Option<&K::AdminListener> {
+        self.listener.as_ref()
+    }
+
+    /// Gives its listener away; its exchanges go on.
+    pub(super) const fn take_listener(&mut self) -> Option<K::AdminListener> {
+        (self.waiting, self.accept_at) = (false, None);
+        self.listener.take()
+    }
+
+    /// The file of its listener goes with it from now on.
+    pub(super) fn own_file(&mut self, kernel: &mut K)
+    where
+        K: Adopt,
+    {
+        if let Some(listener) = &mut self.listener {
+            kernel.own_file(listener);
+        }
+    }
+
+    /// Looks at every socket, whatever events have told.
+    pub(super) fn suspect_all(&mut self) {
+        self.waiting = self.listener.is_some();
+        self.accept_at = self.accept_at.or(Some(Monotonic::ZERO));
+        (self.had_events, self.next) = (true, Some(Monotonic::ZERO));
+        for place in self.places.iter_mut().flatten() {
+            place.ready.insert(Ready::UNKNOWN);
+        }
+    }
+
+    /// Returns true if an answer is not sent yet, and its listener is another loop's: only here can the
+    /// client still get it.
+    pub(super) fn owes_last_answer(&self) -> bool {
+        let mut places = self.places.iter().flatten();
+        self.listener.is_none() && places.any(|place| place.has_asked && !place.exchange.is_idle())
     }
 
     /// An event came for the listener, which is number 0, or for a place.
@@ -340,6 +375,12 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
             Route::Drain => {
                 fleet.all.drain();
                 Some(routes::draining())
+            }
+            Route::Upgrade { check } => {
+                let (outcome, expected) = Outcome::new(self.reactor.kernel.waker());
+                *job = Some(Job::outcome_of(expected));
+                self.control(|control, all| control.upgrade(check, outcome, all));
+                None
             }
             // Nothing is wrong with the request, but with what it asks to be read.
             Route::Reload => Some(routes::outcome(self.reload(), Status::UnprocessableContent)),

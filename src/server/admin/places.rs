@@ -56,7 +56,8 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
                 Ok(index) => index,
                 Err(time) => return admin.accept_at = time,
             };
-            match self.reactor.kernel.accept_admin(&mut admin.listener) {
+            let Some(listener) = &mut admin.listener else { return admin.waiting = false };
+            match self.reactor.kernel.accept_admin(listener) {
                 Ok(stream) => {
                     self.leave_place(admin, index);
                     self.enter_place(admin, index, stream, now);

@@ -23,6 +23,10 @@ pub(super) enum Route {
     },
     Drain,
     Reload,
+    /// Hand everything over to a new process, or check with one whether that would work.
+    Upgrade {
+        check: bool,
+    },
     /// Log what this level asks for.
     Log(String),
 }
@@ -36,6 +40,7 @@ GET /connections?state=STATE&sort=KEY&limit=N
 POST /connections/ID/kill
 POST /drain
 POST /reload
+POST /upgrade?check=true
 POST /log?level=LEVEL
 ";
 const METRICS: &str = if cfg!(feature = "metrics") { "GET /metrics\n" } else { "" };
@@ -73,6 +78,16 @@ impl Route {
             }
             "/drain" => plain(write(Self::Drain)),
             "/reload" => plain(write(Self::Reload)),
+            "/upgrade" => {
+                write(Self::Drain)?;
+                match request.query {
+                    None | Some("" | "check=false") => Ok(Self::Upgrade { check: false }),
+                    Some("check=true") => Ok(Self::Upgrade { check: true }),
+                    Some(query) => {
+                        Err(bad_request(&format!("{query:?}: ask for check=true, or for nothing")))
+                    }
+                }
+            }
             "/log" => {
                 write(Self::Drain)?;
                 log_level(request.query.unwrap_or_default()).map_err(|text| bad_request(&text))

@@ -50,6 +50,7 @@ impl Scrape {
         self.sum.workers_missing = self.asked.len() as u64;
         let suppressed = server.control(|control, _| control.log_lines_suppressed());
         self.sum.log_lines_suppressed = suppressed.unwrap_or(0);
+        self.sum.upgrades = server.control(|control, _| control.upgrades()).flatten();
         Progress::Done
     }
 

@@ -7,6 +7,7 @@ mod admin;
 mod command_line;
 mod configuration;
 mod connection_model;
+mod handover;
 mod multiprocessing;
 mod wire_formats;
 #[path = "../../sim/world/mod.rs"]
@@ -21,6 +22,7 @@ pub use admin::admin_endpoint;
 pub use command_line::command_line_values;
 pub use configuration::configuration;
 pub use connection_model::connection_script;
+pub use handover::handover_chunks;
 pub use multiprocessing::multiprocessing_stream;
 pub use wire_formats::{http_exchange, proxy_header};
 
@@ -28,11 +30,12 @@ pub use wire_formats::{http_exchange, proxy_header};
 pub type Target = fn(&[u8]);
 
 /// The targets by name.
-pub const TARGETS: [(&str, Target); 10] = [
+pub const TARGETS: [(&str, Target); 11] = [
     ("admin_endpoint", admin_endpoint),
     ("command_line_values", command_line_values),
     ("configuration", configuration),
     ("connection_script", connection_script),
+    ("handover_chunks", handover_chunks),
     ("http_exchange", http_exchange),
     ("key_file", key_file),
     ("load_log", load_log),

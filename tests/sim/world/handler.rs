@@ -49,6 +49,28 @@ impl Handler for UpperHandler {
         Answer::InPlace
     }
 
+    fn save(&self, state: &mut Vec<u8>) -> bool {
+        let address = self.peer.and_then(|peer| peer.address());
+        state.extend(address.map(|address| address.to_string()).unwrap_or_default().bytes());
+        true
+    }
+
+    /// The handler of the same connection: what was recorded of its peer goes for the new name.
+    fn restore(&mut self, peer: &Peer, state: &[u8]) -> bool {
+        let Ok(text) = str::from_utf8(state) else { return false };
+        let address = (!text.is_empty()).then(|| text.parse());
+        let Ok(address) = address.transpose() else { return false };
+        let peer = peer.with_address(address);
+        let mut calls = self.calls.lock().unwrap();
+        let known = calls.opened.iter_mut().find(|known| known.id() == peer.id());
+        if let Some(known) = known {
+            *known = peer;
+        }
+        drop(calls);
+        self.peer = Some(peer);
+        true
+    }
+
     fn closed(&mut self, reason: CloseReason) {
         let peer = self.peer.take().expect("it is closed once, after it was opened");
         self.calls.lock().unwrap().closed.push((peer, reason));

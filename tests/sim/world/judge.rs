@@ -10,7 +10,7 @@ use saltecho::auth::KeyName;
 use saltecho::proto::proxy::Header;
 use saltecho::proto::{CloseReason, Config};
 use saltecho::python::Monotonic;
-use saltecho::reactor::Close;
+use saltecho::reactor::{Close, Kernel};
 use saltecho::server::{ConnId, Limits, Observer, Record, Stats};
 use saltecho::sim::{Event, Ledger, SimClient, SimKernel};
 
@@ -120,6 +120,17 @@ impl Judge {
     /// Expects a header in front of each connection.
     pub fn expect_headers(&mut self, named_only: bool) {
         self.headers = Some(named_only);
+    }
+
+    /// True if only some balancers may send headers.
+    pub fn names_balancers(&self) -> bool {
+        self.headers == Some(true)
+    }
+
+    /// Another loop goes on, or the same one after a failed attempt. It may be awake for a while.
+    pub fn handed_over(&mut self, kernel: &mut SimKernel) {
+        self.awake.until = kernel.now().saturating_add(self.awake.spin);
+        self.awake.reading = kernel.last_reading();
     }
 
     /// True if vanished clients are detected.

@@ -5,12 +5,14 @@ pub mod admin;
 mod admission;
 pub mod client;
 mod figures;
-mod handler;
+pub mod handler;
+pub mod handover;
 pub mod header;
 #[path = "../../operations/http_world.rs"]
 pub mod http_world;
 pub mod judge;
 mod keepalive;
+pub mod moving;
 mod records;
 pub mod steps;
 
@@ -27,7 +29,7 @@ use saltecho::auth::Keyring;
 use saltecho::proto::http::Method;
 use saltecho::proto::{CloseReason, Config};
 use saltecho::random::SplitMix;
-use saltecho::server::{Limits, Server};
+use saltecho::server::{Limits, PushError, Server};
 use saltecho::sim::{Faults, Seen, SimAdminListener, SimKernel};
 use steps::until_asleep;
 
@@ -47,6 +49,10 @@ pub struct World {
     /// True if the clients come through balancers that send a header.
     pub proxied: bool,
     handler: UpperHandler,
+    config: Config,
+    limits: Limits,
+    /// The chance of a handover before a turn, in thousandths.
+    pub handovers: u32,
     /// The chance of a push before a turn, in thousandths, and the current push.
     pushes: u32,
     pushing: Option<(usize, Vec<u8>)>,
@@ -139,6 +145,7 @@ impl World {
             let named = world.random.chance(300);
             world.put_behind_balancers(named);
         }
+        world.handovers = [0, 0, 0, 30, 100, 400][world.random.clone().below(6)];
         world
     }
 
@@ -156,7 +163,8 @@ impl World {
         let judge = Judge::new(&config, &limits, false);
         kernel.set_observer(judge.witness());
         let (listeners, own) = (vec![()], handler.clone());
-        let mut server = Server::with_kernel(kernel, listeners, config, limits, own).unwrap();
+        let settings = config.clone();
+        let mut server = Server::with_kernel(kernel, listeners, settings, limits, own).unwrap();
         server.set_observer(judge.observer());
         Self {
             server,
@@ -169,6 +177,9 @@ impl World {
             sources: (1, 0),
             proxied: false,
             handler,
+            config,
+            limits,
+            handovers: 0,
             pushes: 0,
             pushing: None,
         }
@@ -207,6 +218,9 @@ impl World {
         }
         let patience = [0, 1, 50, 400, 3000][self.random.below(5)];
         self.server.kernel_mut().set_patience(Duration::from_millis(patience));
+        if self.handovers > 0 && self.random.chance(self.handovers) {
+            self.random_handover();
+        }
         if self.random.chance(self.pushes) {
             self.push();
         }
@@ -225,8 +239,14 @@ impl World {
         let index = self.clients.iter().position(|known| known.end == client).expect("it is ours");
         let message = [&b"b"[..], &vec![b'c'; self.random.below(MESSAGE - 1)], b"d"].concat();
         self.server.kernel_mut().note(|| format!("{} bytes are pushed to {index}", message.len()));
-        self.server.handle().push(&peer, message.clone()).expect("there is room in the mailbox");
-        self.pushing = Some((index, message));
+        match self.server.handle().push(&peer, message.clone()) {
+            Ok(()) => self.pushing = Some((index, message)),
+            Err(PushError::Ended) => {
+                let closed = self.server.kernel_mut().ledger(client).closed;
+                assert!(closed.is_some(), "{index} was left behind by a handover");
+            }
+            Err(error) => panic!("there is room in the mailbox: {error}"),
+        }
     }
 
     /// Records whether the loop accepted the push before this turn.

@@ -1,0 +1,351 @@
+//! The receiving side, up to where sockets are registered. It needs no kernel.
+
+use std::collections::HashMap;
+
+use bytes::{Bytes, BytesMut};
+
+use super::arrived::{Arrived, ArrivedConnection, ArrivedListener, ArrivedLoop, Extra};
+use super::record::{
+    ConnectionRecord, CounterRecord, Details, LISTENER, LoopRecord, SuspectRecord, UnsentRecord,
+    malformed, read_flag,
+};
+use super::{HandoverError, Kind, MAX_BYTES, MAX_SOCKETS, MAX_STATE, Totals};
+use crate::proto::wire::Reader;
+use crate::proto::{ConnId, Head, Parked};
+
+/// Reads the chunks of a handover. `S` is a socket that arrived. Any bytes are read without a panic,
+/// and the memory it takes is that of what arrived.
+#[derive(Debug)]
+pub struct Decoder<S> {
+    loops: Vec<ArrivedLoop<S>>,
+    /// The slots of the last loop that are taken, a bit each.
+    taken: Vec<u64>,
+    /// Connections of the last loop that wait for their unsent bytes.
+    debtors: HashMap<ConnId, Debtor>,
+    totals: Totals,
+}
+
+/// A connection that waits for its unsent bytes.
+#[derive(Debug)]
+struct Debtor {
+    /// Its place among the arrived: the chunk, and the place in that.
+    place: (usize, usize),
+    head: Head,
+    missing: u64,
+    messages: Vec<Bytes>,
+    /// The message that has begun.
+    begun: Option<BytesMut>,
+}
+
+/// Loops beyond this are refused: no machine has so many cores for one service.
+const MAX_LOOPS: usize = 255;
+
+/// Records of one chunk, and what lies behind them.
+struct Records<'a> {
+    count: usize,
+    size: usize,
+    records: &'a [u8],
+    behind: Reader<'a>,
+}
+
+impl<'a> Records<'a> {
+    /// # Errors
+    /// If the payload is too short for so many records.
+    fn new(count: u32, size: u16, payload: &'a [u8]) -> Result<Self, HandoverError> {
+        let (count, size) = (count as usize, usize::from(size));
+        let (records, behind) = count
+            .checked_mul(size)
+            .and_then(|len| payload.split_at_checked(len))
+            .filter(|_| payload.len() <= MAX_BYTES && count > 0)
+            .ok_or(malformed("number of records"))?;
+        Ok(Self { count, size, records, behind: Reader::new(behind) })
+    }
+
+    /// Reads each record, of which this version knows the first `known` bytes.
+    fn read<T, F: FnMut(&mut Reader<'a>) -> Option<T>>(
+        &self,
+        known: usize,
+        what: &'static str,
+        mut read: F,
+    ) -> Result<impl Iterator<Item = Result<T, HandoverError>> + use<'a, T, F>, HandoverError> {
+        if self.size < known {
+            return Err(malformed(what));
+        }
+        let records = self.records;
+        Ok(records.chunks_exact(self.size).map(move |record| {
+            let mut reader = Reader::new(record);
+            let record = read(&mut reader);
+            let knows_all = reader.rest().iter().all(|byte| *byte == 0);
+            record.filter(|_| knows_all).ok_or(malformed(what))
+        }))
+    }
+}
+
+impl<S> Decoder<S> {
+    /// Creates a decoder of one of [`FORMATS`](super::FORMATS).
+    pub fn new() -> Self {
+        Self {
+            loops: Vec::new(),
+            taken: Vec::new(),
+            debtors: HashMap::new(),
+            totals: Totals::default(),
+        }
+    }
+
+    /// Takes one chunk with the sockets that came with it. `kind`, `count` and `record_size` are
+    /// those of the message's header, whatever they are.
+    ///
+    /// # Errors
+    /// [`HandoverError`]; then the handover is over.
+    pub fn take(
+        &mut self,
+        kind: u8,
+        count: u32,
+        record_size: u16,
+        payload: &[u8],
+        sockets: Vec<S>,
+    ) -> Result<(), HandoverError> {
+        let kind = Kind::from_code(kind).ok_or(malformed("kind of chunk"))?;
+        let records = Records::new(count, record_size, payload)?;
+        let expected = if kind.has_sockets() { records.count } else { 0 };
+        if sockets.len() != expected || expected > MAX_SOCKETS {
+            return Err(HandoverError::Incomplete { what: "sockets of a chunk" });
+        }
+        self.totals.chunks += 1;
+        match kind {
+            Kind::Loop => self.begin(&records),
+            Kind::Listener => self.listeners(&records, sockets),
+            Kind::AdminListener => self.admin_listener(&records, sockets),
+            Kind::Connection => self.connections(records, sockets),
+            Kind::Unsent => self.unsent(records),
+            Kind::Suspect => {
+                let suspects = records.read(SuspectRecord::LEN, "suspect", SuspectRecord::read)?;
+                let suspects: Vec<_> = suspects.collect::<Result<_, _>>()?;
+                let suspects = suspects.into_iter().map(|it| (it.source, it.is_newer));
+                self.last()?.suspects.extend(suspects);
+                records.end()
+            }
+            Kind::Counter => {
+                let counters = records.read(CounterRecord::LEN, "counter", CounterRecord::read)?;
+                let last = self.last()?;
+                for counter in counters {
+                    last.counters.add(counter?).ok_or(malformed("counter"))?;
+                }
+                records.end()
+            }
+        }
+    }
+
+    /// Ends it, if all has arrived that was sent.
+    ///
+    /// # Errors
+    /// [`HandoverError::Incomplete`], or [`HandoverError::Malformed`] if counters disagree with the
+    /// connections.
+    pub fn finish(mut self, totals: &Totals) -> Result<Arrived<S>, HandoverError> {
+        self.end_loop()?;
+        let what = if self.totals.loops == 0 {
+            "loops"
+        } else if self.totals.connections != totals.connections {
+            "connections"
+        } else if self.totals.listeners != totals.listeners {
+            "listeners"
+        } else if self.totals.unsent != totals.unsent {
+            "unsent bytes"
+        } else if self.totals != *totals {
+            "chunks"
+        } else {
+            return Ok(Arrived { loops: self.loops });
+        };
+        Err(HandoverError::Incomplete { what })
+    }
+
+    /// The loop whose chunks come now.
+    fn last(&mut self) -> Result<&mut ArrivedLoop<S>, HandoverError> {
+        self.loops.last_mut().ok_or(malformed("order of chunks"))
+    }
+
+    fn begin(&mut self, records: &Records<'_>) -> Result<(), HandoverError> {
+        self.end_loop()?;
+        let mut heads = records.read(LoopRecord::LEN, "loop", LoopRecord::read)?;
+        let head = heads.next().ok_or(malformed("loop"))??;
+        if records.count != 1 || self.loops.len() == MAX_LOOPS {
+            return Err(malformed("number of loops"));
+        }
+        self.totals.loops += 1;
+        self.loops.push(ArrivedLoop::new(head));
+        records.end()
+    }
+
+    /// Checks that the last loop is complete.
+    fn end_loop(&mut self) -> Result<(), HandoverError> {
+        if !self.debtors.is_empty() {
+            return Err(HandoverError::Incomplete { what: "unsent bytes of a connection" });
+        }
+        self.taken = Vec::new();
+        let Some(last) = self.loops.last() else { return Ok(()) };
+        if last.connections() != last.head.connections as usize {
+            return Err(HandoverError::Incomplete { what: "connections of a loop" });
+        }
+        match last.counters.agree_with(last.connections()) {
+            true => Ok(()),
+            false => Err(malformed("number of connections")),
+        }
+    }
+
+    fn listeners(&mut self, records: &Records<'_>, sockets: Vec<S>) -> Result<(), HandoverError> {
+        let flags = records.read(LISTENER, "listener", read_flag)?;
+        let flags: Vec<bool> = flags.collect::<Result<_, _>>()?;
+        self.totals.listeners += flags.len() as u64;
+        let listeners = flags
+            .into_iter()
+            .zip(sockets)
+            .map(|(proxied, socket)| ArrivedListener { socket, proxied });
+        self.last()?.listeners.extend(listeners);
+        records.end()
+    }
+
+    fn admin_listener(
+        &mut self,
+        records: &Records<'_>,
+        sockets: Vec<S>,
+    ) -> Result<(), HandoverError> {
+        let mut flags = records.read(LISTENER, "admin listener", read_flag)?;
+        let has_file = flags.next().ok_or(malformed("admin listener"))??;
+        let is_second = self.loops.iter().any(|one| one.admin.is_some()) || records.count != 1;
+        let last = self.last()?;
+        last.admin = sockets.into_iter().next().map(|socket| (socket, has_file));
+        match is_second {
+            true => Err(malformed("number of admin listeners")),
+            false => records.end(),
+        }
+    }
+
+    fn connections(
+        &mut self,
+        mut records: Records<'_>,
+        sockets: Vec<S>,
+    ) -> Result<(), HandoverError> {
+        let heads = records.read(ConnectionRecord::LEN, "connection", ConnectionRecord::read)?;
+        let mut arrived = Vec::with_capacity(records.count);
+        for (record, socket) in heads.zip(sockets) {
+            let record = record?;
+            let details = records.behind.bytes(record.details as usize);
+            let details = details.and_then(Details::read).ok_or(malformed("details"))?;
+            let connection = self.connection(&record, details, socket)?;
+            if record.head.unsent > 0 {
+                let place = (self.last()?.chunks.len(), arrived.len());
+                self.owe(&record, place);
+            }
+            arrived.push(connection);
+        }
+        self.totals.connections += arrived.len() as u64;
+        self.last()?.chunks.push(arrived);
+        records.end()
+    }
+
+    fn connection(
+        &mut self,
+        record: &ConnectionRecord,
+        details: Details<'_>,
+        socket: S,
+    ) -> Result<ArrivedConnection<S>, HandoverError> {
+        let Details { handshake, handler, row, arrival } = details;
+        let parked = Parked::read(&record.head, handshake).ok_or(malformed("stage"))?;
+        let is_known = parked.has_authenticated();
+        if is_known == arrival.is_some() || !is_known && handler.is_some() {
+            return Err(malformed("authentication"));
+        }
+        if handler.is_some_and(|state| state.len() > MAX_STATE) {
+            return Err(malformed("handler"));
+        }
+        let awaits_header = parked.awaits_header();
+        if awaits_header && arrival.is_some_and(|(_, source)| source.is_some()) {
+            return Err(malformed("source"));
+        }
+        self.claim(record.id)?;
+        let extra = (handler.is_some() || row.is_some() || arrival.is_some())
+            .then(|| Box::new(Extra { handler: handler.unwrap_or_default().into(), row, arrival }));
+        Ok(ArrivedConnection { id: record.id, socket, parked, alarm: record.alarm, extra })
+    }
+
+    /// Marks a slot as taken.
+    fn claim(&mut self, id: ConnId) -> Result<(), HandoverError> {
+        if id.index >= self.last()?.head.slots {
+            return Err(malformed("slot"));
+        }
+        let (word, bit) = (id.index as usize / 64, 1 << (id.index % 64));
+        if self.taken.len() <= word {
+            self.taken.resize(word + 1, 0);
+        }
+        if self.taken[word] & bit != 0 {
+            return Err(malformed("slot"));
+        }
+        self.taken[word] |= bit;
+        Ok(())
+    }
+
+    fn owe(&mut self, record: &ConnectionRecord, place: (usize, usize)) {
+        let ConnectionRecord { id, head, .. } = *record;
+        let missing = head.unsent;
+        let debtor = Debtor { place, head, missing, messages: Vec::new(), begun: None };
+        self.debtors.insert(id, debtor);
+    }
+
+    fn unsent(&mut self, mut records: Records<'_>) -> Result<(), HandoverError> {
+        let pieces = records.read(UnsentRecord::LEN, "unsent bytes", UnsentRecord::read)?;
+        for piece in pieces {
+            let piece = piece?;
+            let bytes = records.behind.bytes(piece.len as usize);
+            let bytes = bytes.ok_or(malformed("length of unsent bytes"))?;
+            let debtor =
+                self.debtors.get_mut(&piece.id).ok_or(malformed("owner of unsent bytes"))?;
+            debtor.take(&piece, bytes).ok_or(malformed("unsent bytes"))?;
+            self.totals.unsent += bytes.len() as u64;
+            if debtor.missing == 0 {
+                let debtor = self.debtors.remove(&piece.id).expect("it was found just now");
+                debtor.settle(self.last()?)?;
+            }
+        }
+        records.end()
+    }
+}
+
+impl Debtor {
+    /// Takes a piece of a message. `None` if it does not continue what is there.
+    fn take(&mut self, piece: &UnsentRecord, bytes: &[u8]) -> Option<()> {
+        self.missing = self.missing.checked_sub(bytes.len() as u64)?;
+        if piece.begins == self.begun.is_some() {
+            return None;
+        }
+        let begun = self.begun.get_or_insert_default();
+        begun.extend_from_slice(bytes);
+        if piece.ends {
+            let message = self.begun.take()?;
+            self.messages.push(message.freeze());
+        }
+        (self.missing > 0 || piece.ends).then_some(())
+    }
+
+    fn settle<S>(self, arrived: &mut ArrivedLoop<S>) -> Result<(), HandoverError> {
+        let Self { place: (chunk, place), head, messages, .. } = self;
+        let parked = &mut arrived.chunks[chunk][place].parked;
+        parked.owe(&head, messages).ok_or(HandoverError::Io(std::io::ErrorKind::OutOfMemory.into()))
+    }
+}
+
+impl Records<'_> {
+    /// # Errors
+    /// If bytes are left.
+    fn end(&self) -> Result<(), HandoverError> {
+        match self.behind.rest() {
+            [] => Ok(()),
+            _ => Err(malformed("length of a chunk")),
+        }
+    }
+}
+
+impl<S> Default for Decoder<S> {
+    fn default() -> Self {
+        Self::new()
+    }
+}

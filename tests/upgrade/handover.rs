@@ -1,0 +1,263 @@
+//! Upgrades that succeed: no client notices.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpStream};
+
+use crate::common::client::{
+    PATIENCE, authenticated, connect, digest, exchange, fill, pattern, rest,
+};
+use crate::common::program::Signal;
+use crate::service::{Service, children, has_ended, wait_until};
+
+#[test]
+fn every_connection_moves_and_the_old_process_ends() {
+    let mut service = Service::start(&[]);
+    service.connect(300);
+    let mut before = service.descriptors();
+    for generation in 2..=4 {
+        let old = service.pid;
+        let serves = service.upgrade();
+        assert_eq!(serves["generation"], generation, "{serves}");
+        assert_eq!(serves["connections"], 300, "{serves}");
+        assert_ne!(service.pid, old);
+        service.check_clients();
+        wait_until("the old process has ended", || has_ended(old));
+        if generation == 2 {
+            // Its standard input is the channel that it came by.
+            wait_until("as many descriptors", || service.descriptors().len() == before.len());
+            before = service.descriptors();
+        }
+        service.wait_for_descriptors(&before);
+        assert!(children(service.pid).is_empty());
+    }
+    service.connect(5);
+    let said = service.finish();
+    assert!(!said.contains("panicked") && !said.contains("\"level\":\"error\""), "{said}");
+    assert!(said.contains("accepted 305, authenticated 305"), "{said}");
+    assert!(said.contains("closed: 305 "), "{said}");
+}
+
+#[test]
+fn the_first_process_exits_with_0() {
+    let mut service = Service::start(&[]);
+    service.connect(1);
+    service.upgrade();
+    let first = service.running.status();
+    assert_eq!(first.code(), Some(0));
+    service.check_clients();
+    service.finish();
+}
+
+#[test]
+fn a_signal_upgrades_as_well() {
+    let mut service = Service::start(&[]);
+    service.connect(3);
+    for generation in 2..=3 {
+        service.signal(Signal::USR2);
+        assert_eq!(service.wait_for_successor()["generation"], generation);
+        service.check_clients();
+    }
+    service.finish();
+}
+
+/// A client in the middle of each step of its life.
+#[test]
+fn a_handshake_an_answer_and_a_half_closed_stream_go_on_where_they_were() {
+    let mut service = Service::start(&[]);
+    // The challenge was sent, and no digest.
+    let (mut silent, challenge) = connect(service.address);
+    // A part of the digest.
+    let (mut half, its_challenge) = connect(service.address);
+    let its_digest = digest(&its_challenge);
+    half.write_all(&its_digest[..7]).unwrap();
+    // An answer that nobody reads, and input behind it.
+    let stuck = authenticated(service.address);
+    let sent = fill(&stuck);
+    // A wrong digest has to stay wrong.
+    let (mut wrong, _) = connect(service.address);
+    wrong.write_all(&[0; 15]).unwrap();
+    service.connect(1);
+    for _ in 0..2 {
+        service.upgrade();
+    }
+    silent.write_all(&digest(&challenge)).unwrap();
+    assert_eq!(exchange(&silent, b"hello"), b"HELLO");
+    half.write_all(&its_digest[7..]).unwrap();
+    assert_eq!(exchange(&half, b"hello"), b"HELLO");
+    wrong.write_all(&[0]).unwrap();
+    assert_eq!(rest(&wrong).unwrap_or_default(), b"", "nobody gets in without proof");
+    stuck.shutdown(Shutdown::Write).unwrap();
+    let answer = rest(&stuck).unwrap();
+    assert_eq!(answer.len(), sent);
+    assert!(answer.iter().all(|byte| *byte == b'X'));
+    service.finish();
+}
+
+/// While a stream of bytes flows in both directions, none is lost, repeated or out of order.
+#[test]
+fn bytes_in_flight_arrive_in_order() {
+    let mut service = Service::start(&[]);
+    let data = pattern(40 << 20);
+    let stream = authenticated(service.address);
+    let expected = data.to_ascii_uppercase();
+    std::thread::scope(|scope| {
+        let (mut sender, mut receiver) = (&stream, &stream);
+        scope.spawn(move || sender.write_all(&data).unwrap());
+        let answer = scope.spawn(move || {
+            let mut answer = vec![0; expected.len()];
+            receiver.read_exact(&mut answer).unwrap();
+            answer == expected
+        });
+        while !answer.is_finished() {
+            service.upgrade();
+        }
+        assert!(answer.join().unwrap(), "the bytes are the same, in their order");
+    });
+    service.finish();
+}
+
+#[test]
+fn clients_that_come_during_an_upgrade_are_accepted_afterwards() {
+    let mut service = Service::start(&[]);
+    service.connect(1);
+    let address = service.address;
+    let done = std::sync::atomic::AtomicBool::new(false);
+    let accepted = std::thread::scope(|scope| {
+        let come = scope.spawn(|| {
+            let mut count = 0;
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                let stream = authenticated(address);
+                assert_eq!(exchange(&stream, b"new"), b"NEW");
+                count += 1;
+            }
+            count
+        });
+        for _ in 0..10 {
+            service.upgrade();
+            service.check_clients();
+        }
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        come.join().unwrap()
+    });
+    assert!(accepted > 0);
+    let said = service.finish();
+    assert!(said.contains(&format!("accepted {}", accepted + 1)), "{accepted}: {said}");
+}
+
+#[test]
+fn the_number_of_loops_may_change_and_every_listener_is_served() {
+    let mut service = Service::start(&[]);
+    service.set("workers", "4");
+    service.upgrade();
+    service.connect(40);
+    for workers in [1, 4, 3, 1, 2] {
+        service.set("workers", &workers.to_string());
+        service.upgrade();
+        service.check_clients();
+        for _ in 0..100 {
+            assert_eq!(exchange(&authenticated(service.address), b"hello"), b"HELLO");
+        }
+    }
+    service.finish();
+}
+
+#[test]
+fn a_connection_keeps_its_number_and_no_other_gets_it() {
+    let mut service = Service::start(&[]);
+    service.connect(3);
+    for _ in 0..3 {
+        service.upgrade();
+        service.connect(2);
+    }
+    let list = service.ctl(&["list", "--json"]);
+    list.expect(0, &[]);
+    let rows: Vec<serde_json::Value> = String::from_utf8(list.stdout)
+        .unwrap()
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let mut ids: Vec<u64> = rows.iter().map(|row| row["id"].as_u64().unwrap()).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    assert_eq!(ids.len(), service.clients.len(), "{rows:?}");
+    // The second client of all.
+    let peer = service.clients[1].local_addr().unwrap().to_string();
+    let row = rows.iter().find(|row| row["peer"] == peer.as_str()).unwrap();
+    service.ctl(&["kill", &row["id"].to_string()]).expect(0, &[]);
+    let killed = service.clients.remove(1);
+    killed.set_read_timeout(Some(PATIENCE)).unwrap();
+    assert!(matches!((&killed).read(&mut [0; 1]), Ok(0) | Err(_)));
+    service.check_clients();
+    service.finish();
+}
+
+#[test]
+fn the_deadline_of_a_client_that_does_not_authenticate_keeps_running() {
+    let mut service = Service::start(&["--auth-timeout", "3s"]);
+    service.connect(1);
+    let begin = std::time::Instant::now();
+    let (silent, _) = connect(service.address);
+    while begin.elapsed() < std::time::Duration::from_millis(2500) {
+        service.upgrade();
+    }
+    assert_eq!(rest(&silent).unwrap_or_default(), b"");
+    let lasted = begin.elapsed();
+    assert!(lasted >= std::time::Duration::from_secs(3), "{lasted:?}");
+    assert!(lasted < std::time::Duration::from_secs(5), "an upgrade gave it more time: {lasted:?}");
+    service.finish();
+}
+
+#[test]
+fn the_counters_never_fall_and_one_process_answers() {
+    let mut service = Service::start(&[]);
+    service.connect(5);
+    let scrape = |service: &Service| {
+        let finished = service.ctl(&["stats", "--raw"]);
+        finished.expect(0, &[]);
+        let text = String::from_utf8(finished.stdout).unwrap();
+        let samples = text.lines().filter(|line| !line.starts_with('#')).map(|line| {
+            let (name, value) = line.rsplit_once(' ').unwrap();
+            (name.to_owned(), value.parse::<f64>().unwrap())
+        });
+        samples.collect::<std::collections::BTreeMap<_, _>>()
+    };
+    let mut last = scrape(&service);
+    for generation in 2..=4 {
+        service.upgrade();
+        service.check_clients();
+        let now = scrape(&service);
+        for (name, value) in &last {
+            let counts = name.split('{').next().unwrap();
+            let is_process = name.starts_with("process_");
+            let is_counter =
+                ["_total", "_count", "_sum", "_bucket"].iter().any(|end| counts.ends_with(end));
+            if is_counter && !is_process {
+                let new = now.get(name).unwrap_or_else(|| panic!("{name} is gone"));
+                assert!(new >= value, "{name} fell from {value} to {new}");
+            }
+        }
+        assert_eq!(now["saltecho_upgrade_generation"], f64::from(generation));
+        assert_eq!(now["saltecho_upgrade_in_progress"], 0.0);
+        assert_eq!(now["saltecho_accepted_total"], 5.0);
+        assert_eq!(now["saltecho_upgrade_connections_dropped_total"], 0.0);
+        let started = "saltecho_service_start_time_seconds";
+        assert_eq!(now[started], last[started]);
+        last = now;
+    }
+    assert_eq!(last["saltecho_upgrades_total{result=\"committed\",reason=\"\"}"], 3.0);
+    assert_eq!(last["saltecho_upgrade_freeze_seconds_count"], 3.0);
+    service.finish();
+}
+
+/// The end of the stream leaves with the last descriptor of a socket: none may be left elsewhere.
+#[test]
+fn a_client_that_leaves_after_an_upgrade_sees_its_end_at_once() {
+    let mut service = Service::start(&[]);
+    service.connect(2);
+    service.upgrade();
+    let leaving: TcpStream = service.clients.pop().unwrap();
+    leaving.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(rest(&leaving).unwrap(), b"");
+    service.check_clients();
+    service.finish();
+}

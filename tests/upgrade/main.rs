@@ -1,0 +1,13 @@
+//! Upgrades: a running server hands everything over to another process, or goes on.
+#![cfg(feature = "cli")]
+#![allow(clippy::unwrap_used)] // clippy.toml exempts `#[test]` functions, not their helpers.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod aborts;
+mod deaths;
+mod handover;
+mod refusals;
+mod service;
+mod surroundings;
