@@ -214,6 +214,7 @@ impl<H: Handler> Connection<H> {
     /// # Panics
     /// If the connection did not want to receive. That is a bug of the caller: the bytes of two
     /// answers would be sent in the wrong order.
+    #[inline]
     pub fn handle_recv<'a>(
         &'a mut self,
         config: &'a Config,
@@ -221,50 +222,89 @@ impl<H: Handler> Connection<H> {
         now: Monotonic,
     ) -> Reply<'a, H> {
         debug_assert!(!data.is_empty(), "an empty recv is the end of the stream");
-        let (mut input, mut key) = (data, None);
-        if let Stage::AwaitDigest(handshake) = &mut self.stage {
-            if handshake.awaits_header() {
-                self.take_header(config, input, now);
-                return Reply::empty(self, config, now, None);
-            }
-            assert!(handshake.unsent().is_empty(), "received before the challenge was sent");
-            let taken = handshake.take(input, config.keyring.algorithm().digest_len());
-            input = &mut input[taken..];
-            match handshake.verify(config) {
-                None => {}
-                Some(None) => self.end(CloseReason::Rejected),
-                Some(position) => {
-                    key = position;
-                    let peer = handshake.peer;
-                    self.recv_again(config, now);
-                    self.enter_conversation(&peer);
-                }
+        if matches!(self.stage, Stage::Echoing(None)) {
+            self.answer(config, data, now, None)
+        } else {
+            self.recv_beside_echo(config, data, now)
+        }
+    }
+
+    /// Passes a message to the handler.
+    #[inline]
+    fn answer<'a>(
+        &'a mut self,
+        config: &'a Config,
+        input: &'a mut [u8],
+        now: Monotonic,
+        key: Option<u8>,
+    ) -> Reply<'a, H> {
+        match guarded(|| self.handler.handle(input)) {
+            Some(answer) => Reply::new(self, config, now, key, input, answer),
+            None => {
+                self.end_unanswered();
+                Reply::empty(self, config, now, key)
             }
         }
+    }
+
+    /// Not inlined, so that a message does not prepare for this.
+    #[inline(never)]
+    fn recv_beside_echo<'a>(
+        &'a mut self,
+        config: &'a Config,
+        data: &'a mut [u8],
+        now: Monotonic,
+    ) -> Reply<'a, H> {
         match &mut self.stage {
-            Stage::Echoing(None) if !input.is_empty() => {
-                match guarded(|| self.handler.handle(input)) {
-                    Some(answer) => Reply::new(self, config, now, key, input, answer),
-                    None => {
-                        self.end_unanswered();
-                        Reply::empty(self, config, now, key)
-                    }
-                }
+            Stage::AwaitDigest(handshake) if handshake.awaits_header() => {
+                self.take_header(config, data, now);
+                Reply::empty(self, config, now, None)
             }
+            Stage::AwaitDigest(_) => self.recv_digest(config, data, now),
+            Stage::Mutual(_) => self.recv_mutual(config, data, now),
             Stage::Echoing(Some(_)) => panic!("received while a sendall is unfinished"),
             Stage::Lingering { reason, bytes_left } => {
-                *bytes_left = bytes_left.saturating_sub(saturating_u32(input.len()));
+                *bytes_left = bytes_left.saturating_sub(saturating_u32(data.len()));
                 if *bytes_left == 0 {
                     let reason = *reason;
                     self.end(reason);
                 }
-                Reply::empty(self, config, now, key)
+                Reply::empty(self, config, now, None)
             }
-            Stage::Mutual(_) => self.recv_mutual(config, input, now),
-            Stage::AwaitDigest(_)
-            | Stage::Echoing(None)
-            | Stage::Finishing(_)
-            | Stage::Closed { .. } => Reply::empty(self, config, now, key),
+            Stage::Echoing(None) | Stage::Finishing(_) | Stage::Closed { .. } => {
+                Reply::empty(self, config, now, None)
+            }
+        }
+    }
+
+    /// Takes bytes of the digest, and answers what is behind it.
+    fn recv_digest<'a>(
+        &'a mut self,
+        config: &'a Config,
+        data: &'a mut [u8],
+        now: Monotonic,
+    ) -> Reply<'a, H> {
+        let Stage::AwaitDigest(handshake) = &mut self.stage else {
+            return Reply::empty(self, config, now, None);
+        };
+        assert!(handshake.unsent().is_empty(), "received before the challenge was sent");
+        let taken = handshake.take(data, config.keyring.algorithm().digest_len());
+        let behind = &mut data[taken..];
+        let key = match handshake.verify(config) {
+            None => return Reply::empty(self, config, now, None),
+            Some(None) => {
+                self.end(CloseReason::Rejected);
+                return Reply::empty(self, config, now, None);
+            }
+            Some(key) => key,
+        };
+        let peer = handshake.peer;
+        self.recv_again(config, now);
+        self.enter_conversation(&peer);
+        if !behind.is_empty() && matches!(self.stage, Stage::Echoing(None)) {
+            self.answer(config, behind, now, key)
+        } else {
+            Reply::empty(self, config, now, key)
         }
     }
 
@@ -377,8 +417,8 @@ impl<H: Handler> Connection<H> {
         }
     }
 
+    #[inline(always)] // Every answer comes here, and most leave the stage as it is.
     fn recv_again(&mut self, config: &Config, now: Monotonic) {
-        // Most answers go out whole and leave the stage as it is: nothing has to be dropped.
         if !matches!(self.stage, Stage::Echoing(None)) {
             self.stage = Stage::Echoing(None);
         }
@@ -409,6 +449,7 @@ impl<H: Handler> Connection<H> {
     }
 
     /// Receives again, or closes in an orderly way.
+    #[inline]
     pub(super) fn sendall_done(
         &mut self,
         config: &Config,

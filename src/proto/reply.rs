@@ -128,11 +128,12 @@ impl<'a, H: Handler> Reply<'a, H> {
     }
 
     /// Reports that the kernel took the first `n` bytes: all, some, or none if it would block.
+    #[inline(always)] // A reply that is consumed here stays in registers, and is never built.
     pub fn sent(mut self, n: usize) {
         self.advance(n);
     }
 
-    #[inline]
+    #[inline(always)] // As `sent`, which calls it.
     fn advance(&mut self, n: usize) {
         let len = self.bytes().len();
         debug_assert!(n <= len, "more bytes sent than were offered");

@@ -1,9 +1,10 @@
 //! A reactor whose connections move to another loop, or come from one.
 
-use std::collections::{TryReserveError, VecDeque};
+use std::collections::TryReserveError;
 
+use super::run_queue::RunQueue;
 use super::timers::Wheel;
-use super::{Adopt, Kernel, Reactor, Ready, enqueue};
+use super::{Adopt, Kernel, Reactor, Ready};
 use crate::proto::ConnId;
 use crate::python::Monotonic;
 
@@ -32,8 +33,8 @@ impl<K: Kernel, T> Reactor<K, T> {
     pub(crate) fn begin_anew(&mut self) -> Result<(), TryReserveError> {
         self.read_clock();
         (self.timers, self.armed) = (Wheel::starting_at(self.now), 0);
-        (self.run_queue, self.quiet_until) = (VecDeque::new(), Monotonic::ZERO);
-        self.run_queue.try_reserve(self.queue_needs(0))?;
+        (self.run_queue, self.quiet_until) = (RunQueue::new(), Monotonic::ZERO);
+        self.run_queue.make_room(self.slots.len())?;
         self.suspect_all();
         Ok(())
     }
@@ -44,7 +45,7 @@ impl<K: Kernel, T> Reactor<K, T> {
         while let Some(id) = next {
             let slot = self.slots.get_mut(id).expect("it was found just now");
             slot.ready.insert(Ready::UNKNOWN);
-            enqueue(&mut self.run_queue, slot, id);
+            self.run_queue.push(slot, id);
             next = self.slots.id_from(id.index + 1);
         }
     }

@@ -77,6 +77,7 @@ impl Kernel for MioKernel {
     type Stream = TcpStream;
     type AdminListener = AdminListener;
 
+    /// CLOCK_MONOTONIC itself. The time between two `Instant`s would cost more than the reading.
     fn now(&mut self) -> Monotonic {
         let now = clock_gettime(ClockId::Monotonic);
         let seconds = now.tv_sec.cast_unsigned() * 1_000_000_000;

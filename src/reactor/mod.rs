@@ -14,16 +14,18 @@ mod mio_kernel;
 mod process;
 mod random_pool;
 mod ready;
+mod run_queue;
 pub(crate) mod slots;
 #[cfg_attr(not(feature = "testing"), allow(unreachable_pub))]
 mod timers;
 pub(crate) mod transfer;
 
-use std::collections::{TryReserveError, VecDeque};
+use std::collections::TryReserveError;
 use std::io;
 use std::time::Duration;
 
-use slots::{Slot, Slots};
+use run_queue::RunQueue;
+use slots::Slots;
 #[cfg(not(feature = "testing"))]
 use timers::{Step, Wheel};
 
@@ -49,8 +51,7 @@ pub(crate) struct Reactor<K: Kernel, T> {
     pub(crate) kernel: K,
     pub(crate) slots: Slots<K::Stream, T>,
     timers: Wheel,
-    /// Connections that may have work to do, each at most once, in the order of their turns.
-    run_queue: VecDeque<ConnId>,
+    run_queue: RunQueue,
     now: Monotonic,
     /// The poll does not sleep before this time, because the last event is recent.
     awake_until: Monotonic,
@@ -64,8 +65,8 @@ pub(crate) struct Reactor<K: Kernel, T> {
     quiet_until: Monotonic,
 }
 
-/// Places in an empty run queue that are kept.
-const KEPT_QUEUE: usize = 1024;
+/// A time that never comes.
+const NEVER: Monotonic = Monotonic::from_nanos(u64::MAX);
 
 impl<K: Kernel, T> Reactor<K, T> {
     /// A reactor without connections. For `spin` after an event it does not sleep.
@@ -76,7 +77,7 @@ impl<K: Kernel, T> Reactor<K, T> {
             kernel,
             slots: Slots::new(),
             timers: Wheel::starting_at(now),
-            run_queue: VecDeque::new(),
+            run_queue: RunQueue::new(),
             awake_until: Monotonic::ZERO,
             spin: saturating_nanos(spin),
             events: 0,
@@ -113,6 +114,7 @@ impl<K: Kernel, T> Reactor<K, T> {
         mut on_other: impl FnMut(Target, Ready),
     ) -> io::Result<()> {
         let Self { kernel, slots, run_queue, .. } = self;
+        run_queue.tidy(slots);
         let mut events = 0;
         kernel.poll(wait, |token, ready| {
             events += 1;
@@ -121,7 +123,7 @@ impl<K: Kernel, T> Reactor<K, T> {
                 && let Some(slot) = slots.get_mut(id)
             {
                 slot.ready.insert(ready);
-                enqueue(run_queue, slot, id);
+                run_queue.push(slot, id);
             } else {
                 on_other(target, ready);
             }
@@ -131,25 +133,7 @@ impl<K: Kernel, T> Reactor<K, T> {
         if events > 0 {
             self.awake_until = Monotonic::from_nanos(self.now.as_nanos().saturating_add(self.spin));
         }
-        if self.run_queue.is_empty() && self.run_queue.capacity() > 4 * KEPT_QUEUE {
-            self.shrink_run_queue();
-        }
         Ok(())
-    }
-
-    /// Gives memory back if the crowd that it was for is gone.
-    #[cold]
-    fn shrink_run_queue(&mut self) {
-        let need = self.queue_needs(KEPT_QUEUE);
-        if self.run_queue.capacity() / 4 > need {
-            self.run_queue.shrink_to(need);
-        }
-    }
-
-    /// The most that the run queue holds with so many new connections: each connection, and of the
-    /// new ones of a turn those that have already made room for another.
-    fn queue_needs(&self, more: usize) -> usize {
-        self.slots.len() + 2 * more
     }
 
     /// Makes room for `more` connections.
@@ -157,20 +141,22 @@ impl<K: Kernel, T> Reactor<K, T> {
     /// # Errors
     /// If there is no memory for them. Existing connections stay.
     pub(crate) fn make_room(&mut self, more: usize) -> Result<(), TryReserveError> {
-        self.slots.make_room(more)?;
-        let queue = self.queue_needs(more).saturating_sub(self.run_queue.len());
-        self.run_queue.try_reserve(queue)
+        self.slots.make_room(more)
     }
 
     /// Returns true if the next poll must not sleep: a connection is queued, or the last event is
     /// recent enough to spin.
     pub(crate) fn busy(&self) -> bool {
-        !self.run_queue.is_empty() || self.now < self.awake_until
+        !self.run_queue.is_idle() || self.now < self.awake_until
     }
 
     /// A time before which no deadline is due, if any is armed.
     pub(crate) fn next_step(&self) -> Option<Monotonic> {
-        self.timers.next_step()
+        match self.quiet_until {
+            Monotonic::ZERO => self.timers.next_step(),
+            NEVER => None,
+            known => Some(known),
+        }
     }
 
     /// Connections in the run queue.
@@ -181,7 +167,7 @@ impl<K: Kernel, T> Reactor<K, T> {
     /// The place of a connection in the run queue, from zero.
     #[cfg(feature = "page")]
     pub(crate) fn place(&self, id: ConnId) -> Option<usize> {
-        self.run_queue.iter().position(|queued| *queued == id)
+        self.run_queue.place(id)
     }
 
     /// Takes the first connection out of the run queue; `None` if it is gone by now.
@@ -189,15 +175,13 @@ impl<K: Kernel, T> Reactor<K, T> {
     /// One turn calls this [`queued`](Self::queued) times. A connection with work left goes to the
     /// back of the queue, behind the others and behind the next poll.
     pub(crate) fn next_queued(&mut self) -> Option<ConnId> {
-        let id = self.run_queue.pop_front()?;
-        self.slots.get_mut(id)?.queued = false;
-        Some(id)
+        self.run_queue.pop(&mut self.slots)
     }
 
     /// Queues a connection for a turn, unless it is queued or gone.
     pub(crate) fn requeue(&mut self, id: ConnId) {
         if let Some(slot) = self.slots.get_mut(id) {
-            enqueue(&mut self.run_queue, slot, id);
+            self.run_queue.push(slot, id);
         }
     }
 
@@ -220,8 +204,7 @@ impl<K: Kernel, T> Reactor<K, T> {
                 }
                 Step::Moved => {}
                 Step::Done => {
-                    let never = Monotonic::from_nanos(u64::MAX);
-                    self.quiet_until = self.timers.next_step().unwrap_or(never);
+                    self.quiet_until = self.timers.next_step().unwrap_or(NEVER);
                     break;
                 }
             }
@@ -247,12 +230,10 @@ impl<K: Kernel, T> Reactor<K, T> {
     fn set_alarm(&mut self, id: ConnId, deadline: Option<Monotonic>) {
         let was_armed = self.slots.link(id.index).is_armed();
         self.armed = self.armed + usize::from(deadline.is_some()) - usize::from(was_armed);
+        // The wheel may have to move it before it is due, or had nothing else to do.
+        self.quiet_until = Monotonic::ZERO;
         match deadline {
-            Some(deadline) => {
-                // The wheel may have to move it before it is due.
-                self.quiet_until = Monotonic::ZERO;
-                self.timers.arm_by(&mut self.slots, id.index, deadline);
-            }
+            Some(deadline) => self.timers.arm_by(&mut self.slots, id.index, deadline),
             None => self.timers.disarm(&mut self.slots, id.index),
         }
     }
@@ -282,20 +263,15 @@ impl<K: Kernel, T> Reactor<K, T> {
 
     /// Closes a connection's socket and returns its value. The connection must be there.
     pub(crate) fn leave(&mut self, id: ConnId, how: Close) -> T {
-        self.armed -= usize::from(self.slots.link(id.index).is_armed());
-        self.timers.disarm(&mut self.slots, id.index);
+        if self.slots.link(id.index).is_armed() {
+            self.armed -= 1;
+            self.quiet_until = Monotonic::ZERO;
+            self.timers.disarm(&mut self.slots, id.index);
+        }
         let slot = self.slots.remove(id);
         self.kernel.close(slot.stream, how);
         self.slots.shrink_if_empty();
         slot.connection
-    }
-}
-
-/// Puts a connection into the run queue, unless it is there.
-fn enqueue<S, T>(run_queue: &mut VecDeque<ConnId>, slot: &mut Slot<S, T>, id: ConnId) {
-    if !slot.queued {
-        slot.queued = true;
-        run_queue.push_back(id);
     }
 }
 
@@ -308,7 +284,7 @@ impl<K: Kernel, T> Reactor<K, T> {
     pub(crate) fn assert_consistent(&self) {
         let slots = || self.slots.ids().filter_map(|id| self.slots.get(id));
         let flagged = slots().filter(|slot| slot.queued).count();
-        let queued = self.run_queue.iter().filter(|id| self.slots.get(**id).is_some()).count();
+        let queued = self.run_queue.present(&self.slots);
         assert_eq!(flagged, queued, "queued connections");
         let armed = slots().filter(|slot| slot.is_armed()).count();
         assert_eq!(armed, self.timers.armed(|index| *self.slots.link(index)), "armed deadlines");
@@ -396,7 +372,10 @@ mod tests {
         type Falsify = fn(&mut World, ConnId);
         let falsify: [(&str, Falsify); 4] = [
             ("the number of armed deadlines", |world, _| world.armed += 1),
-            ("queued connections", |world, id| world.run_queue.push_back(id)),
+            ("queued connections", |world, id| {
+                world.requeue(id);
+                world.slots.get_mut(id).unwrap().queued = false;
+            }),
             ("queued connections", |world, id| world.slots.get_mut(id).unwrap().queued = true),
             ("armed deadlines", |world, id| {
                 world.settle(id, Some(Monotonic::from_nanos(1)));

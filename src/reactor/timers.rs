@@ -114,7 +114,9 @@ impl Wheel {
     /// Returns true if a link is armed so that it fires at `deadline` or before.
     #[inline]
     pub fn is_armed_by(&self, link: &Link, deadline: Monotonic) -> bool {
-        link.is_armed() && self.full_tick(link.tick) <= self.tick_of(deadline)
+        // The alarm's tick is not after the one that begins at or after the deadline.
+        let latest = deadline.as_nanos().saturating_add((1 << TICK_BITS) - 1);
+        link.is_armed() && self.full_tick(link.tick) << TICK_BITS <= latest
     }
 
     /// The tick that begins at or after a deadline, if the wheel reaches that far.

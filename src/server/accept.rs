@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use super::admission::{Networks, Source, Unauthenticated};
 use super::records::Row;
 use super::{AcceptPause, Limits, Server};
-use crate::proto::{CloseReason, Connection, Handler, Peer, Protocol, State, guarded};
+use crate::proto::{CloseReason, Connection, Handler, Peer, Protocol, guarded};
 use crate::python::Monotonic;
 use crate::reactor::{self, Close, Kernel, Note, Ready};
 
@@ -80,8 +80,12 @@ impl<L> Acceptor<L> {
 
     /// When the next `accept` should be tried: at once if clients wait, unless there is a pause.
     pub(super) fn next_attempt(&self, now: Monotonic) -> Option<Monotonic> {
-        let waiting = self.listeners.iter().any(|listening| listening.waiting);
-        waiting.then(|| self.pause.until.unwrap_or(now))
+        self.has_waiting().then(|| self.pause.until.unwrap_or(now))
+    }
+
+    /// Returns true if a client may be waiting.
+    fn has_waiting(&self) -> bool {
+        self.listeners.iter().any(|listening| listening.waiting)
     }
 
     /// A connection ended or authenticated, so there is room: no reason to wait any longer.
@@ -114,7 +118,16 @@ impl<L> Acceptor<L> {
 
 impl<K: Kernel, H: Handler + Clone> Server<K, H> {
     /// Accepts until no client waits, this turn's number is reached, or there is no room.
+    #[inline]
     pub(super) fn accept(&mut self) -> io::Result<()> {
+        let now = self.reactor.now();
+        let may = self.acceptor.has_waiting() && !self.acceptor.pause.holds(now);
+        if may { self.accept_some() } else { Ok(()) }
+    }
+
+    /// Not inlined: in most turns no client waits.
+    #[inline(never)]
+    fn accept_some(&mut self) -> io::Result<()> {
         let mut left = self.limits.accepts_per_turn;
         let now = self.reactor.now();
         for offset in 0..self.acceptor.listeners.len() {
@@ -293,20 +306,18 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         let (id, now) = (self.reactor.next_id(), self.reactor.now());
         let who = Peer::new(self.inbox.server(), id, peer);
         let config = &self.config;
+        let unauthenticated = &mut self.acceptor.unauthenticated;
         // Calls by name, which can be inlined.
         let connection = match self.acceptor.listeners[listener].purpose {
             Purpose::Service { proxied: false } => {
+                unauthenticated.add(id, source, now);
                 Connection::open(config, &random, handler, who, now)
             }
             Purpose::Service { proxied: true } => {
+                unauthenticated.add_awaiting_header(id, now);
                 Connection::open_proxied(config, &random, handler, who, now)
             }
         };
-        let unauthenticated = &mut self.acceptor.unauthenticated;
-        match connection.state() == State::AwaitHeader {
-            true => unauthenticated.add_awaiting_header(id, now),
-            false => unauthenticated.add(id, source, now),
-        }
         if let Some(records) = &mut self.records {
             records.insert(id, Row::new(peer, listener, now));
         }

@@ -219,18 +219,23 @@ impl Unauthenticated {
 
     /// Removes one that authenticated, or that ended in a way that says nothing about its source.
     pub(super) fn remove(&mut self, id: ConnId) -> Option<Source> {
-        let arrival = self.get_mut(id).expect("it is removed once");
-        arrival.present = false;
-        let source = arrival.source;
-        let awaited = std::mem::take(&mut arrival.awaits_header);
-        self.awaiting_header -= usize::from(awaited);
+        // Most leave in the order in which they came.
+        let arrival = match self.by_age.front() {
+            Some(oldest) if oldest.id == id => self.by_age.pop_front(),
+            _ => self.get_mut(id).map(|arrival| {
+                arrival.present = false;
+                *arrival
+            }),
+        };
+        let Arrival { source, awaits_header, .. } = arrival.expect("it is removed once");
+        self.awaiting_header -= usize::from(awaits_header);
         self.present -= 1;
+        self.drop_gone();
         if self.present == 0 {
+            // The ring begins at its front again, and does not touch all its places in turn.
             self.by_age.clear();
             // The memory that a flood took goes with it.
             self.by_age.shrink_to(TIDY_FROM);
-        } else {
-            self.drop_gone();
         }
         let source = source?;
         let held = self.by_source.get_mut(&source).expect("it was counted when it came");
@@ -248,14 +253,8 @@ impl Unauthenticated {
 
     fn place(&self, id: ConnId) -> Option<usize> {
         let oldest = self.by_age.front()?.id;
-        // Most leave in the order in which they came.
-        match id == oldest {
-            true => Some(0),
-            false => {
-                let age = |arrival: &Arrival| arrival.id.age_after(oldest);
-                self.by_age.binary_search_by_key(&id.age_after(oldest), age).ok()
-            }
-        }
+        let age = |arrival: &Arrival| arrival.id.age_after(oldest);
+        self.by_age.binary_search_by_key(&id.age_after(oldest), age).ok()
     }
 
     /// Takes those that have moved on from the front of the list.

@@ -199,6 +199,15 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         reloaded.unwrap_or_else(|| Err("the reload failed within the program".to_owned()))
     }
 
+    /// Returns true if the state is another than the one reported last, or a tick is due.
+    #[inline]
+    pub(super) fn has_news_for_control(&self) -> bool {
+        self.controlled.as_ref().is_some_and(|controlled| {
+            controlled.reported != Some(ServiceState::new(self.lifecycle))
+                || controlled.next_tick.is_some_and(|next| next <= self.reactor.now())
+        })
+    }
+
     /// Reports a state that is new, and ticks if it is time. Not inlined: it is the last step of each turn
     /// only of a loop that is controlled.
     #[inline(never)]

@@ -288,7 +288,7 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         self.serve_admin();
         self.repeat();
         self.finish_draining();
-        if self.controlled.is_some() {
+        if self.has_news_for_control() {
             self.keep_control_informed();
         }
         if self.lag.is_timed() {

@@ -124,7 +124,7 @@ fn echo(len: usize, first: usize) -> Box<dyn FnMut()> {
 
 /// A turn in which some connections, spread over all of them, have sent 64 bytes.
 fn crowd(ready: usize, size: usize) -> Box<dyn FnMut()> {
-    let (mut server, mut crowd) = (server(size), Vec::new());
+    let (mut server, mut crowd) = (server(size + 1), Vec::new());
     admit(&mut server, size, &mut crowd);
     let step = size.checked_div(ready).unwrap_or(1);
     let busy: Vec<Token> = crowd.into_iter().step_by(step).take(ready).collect();

@@ -16,6 +16,7 @@ mod load;
 mod load_failures;
 #[cfg(feature = "load")]
 mod load_world;
+mod memory;
 #[path = "../wire/multiprocessing_world.rs"]
 mod multiprocessing_world;
 #[cfg(feature = "load")]
@@ -24,5 +25,7 @@ mod random_protocols;
 mod random_worlds;
 mod reconfigure;
 mod recording;
+#[path = "../../benches/support/mod.rs"]
+mod support;
 mod truth;
 mod world;

@@ -21,7 +21,9 @@ use saltecho::trace::Recorder;
 use crate::world::TestKernel;
 
 use crate::multiprocessing_world::answer;
+use crate::world::client::Fate;
 use crate::world::moving::{self, Outcome, draw_time};
+use crate::world::steps::{receive, until_asleep};
 
 const SEEDS: u64 = 600;
 const MAX_MESSAGE: u64 = 300;
@@ -72,8 +74,7 @@ struct Client {
     rejects: bool,
     too_long: bool,
     seen: Option<Seen>,
-    finished: bool,
-    gone: bool,
+    fate: Fate,
 }
 
 impl Client {
@@ -106,13 +107,12 @@ impl Client {
             rejects: random.chance(500),
             too_long: false,
             seen: None,
-            finished: false,
-            gone: false,
+            fate: Fate::Present,
         }
     }
 
     fn is_present(&self) -> bool {
-        !self.finished && !self.gone && self.seen.is_none()
+        self.fate == Fate::Present && self.seen.is_none()
     }
 
     /// Takes the next message to send, if its turn has come.
@@ -156,14 +156,7 @@ impl Client {
     }
 
     fn read(&mut self, kernel: &mut TestKernel, limit: usize) -> bool {
-        let bytes = match kernel.client_recv(self.end, limit) {
-            Ok(bytes) => bytes,
-            Err(Seen::Nothing) => return false,
-            Err(seen) => {
-                self.seen = Some(seen);
-                return false;
-            }
-        };
+        let Some(bytes) = receive(kernel, self.end, limit, &mut self.seen) else { return false };
         match &mut self.handshake {
             Some(handshake) if handshake.error().is_none() => {
                 let taken = handshake.handle_recv(&self.keys, &bytes);
@@ -319,11 +312,11 @@ impl<H: Handler + Clone> World<H> {
         match self.random.below(40) {
             0 if client.is_present() => {
                 kernel.client_finish(client.end);
-                client.finished = true;
+                client.fate = Fate::Finished;
             }
             1 if client.is_present() => {
                 kernel.client_reset(client.end);
-                client.gone = true;
+                client.fate = Fate::Gone;
             }
             0..=18 => drop(client.send(kernel, &mut self.random, limit)),
             _ => drop(client.read(kernel, limit)),
@@ -350,10 +343,15 @@ impl<H: Handler + Clone> World<H> {
         for client in &self.clients {
             client.check(self.protocol);
             let served = self.server.kernel_mut().is_served(client.end);
-            if client.gone || client.seen.is_some() || !served {
+            if client.fate == Fate::Gone || client.seen.is_some() || !served {
                 continue;
             }
-            assert!(!client.finished, "{:?} has finished and is connected", client.end);
+            assert_ne!(
+                client.fate,
+                Fate::Finished,
+                "{:?} has finished and is connected",
+                client.end
+            );
             assert_eq!(client.manner, Manner::Honest, "{:?} was let in", client.end);
             assert!(client.handshake.is_none(), "{:?} waits for the handshake", client.end);
             assert_eq!(client.got, client.owed(self.protocol), "{:?} lacks bytes", client.end);
@@ -362,13 +360,10 @@ impl<H: Handler + Clone> World<H> {
     }
 
     fn run_until_asleep(&mut self) {
-        for _ in 0..20_000 {
+        until_asleep(|| {
             self.turn();
-            if self.server.kernel_mut().slept() {
-                return;
-            }
-        }
-        panic!("the loop spins: it neither sleeps nor has anything to do");
+            self.server.kernel_mut().slept()
+        });
     }
 
     /// Checks what the observer was told against what the clients are.
@@ -394,7 +389,7 @@ impl<H: Handler + Clone> World<H> {
                 CloseReason::Rejected => {
                     assert_eq!(client.manner, Manner::WrongKey);
                     let ledger = kernel.ledger(client.end);
-                    let unbroken = !ledger.failed && !client.gone;
+                    let unbroken = !ledger.failed && client.fate != Fate::Gone;
                     // Its time may be over while it is told.
                     let took =
                         ledger.closed.zip(ledger.accepted_at).map(|(end, at)| end.0.since(at));
@@ -407,7 +402,7 @@ impl<H: Handler + Clone> World<H> {
                 CloseReason::HandshakeFailed => assert_eq!(client.manner, Manner::BreaksOff),
                 CloseReason::MessageTooLong => {
                     assert!(client.too_long);
-                    let unbroken = !kernel.ledger(client.end).failed && !client.gone;
+                    let unbroken = !kernel.ledger(client.end).failed && client.fate != Fate::Gone;
                     if unbroken && client.seen == Some(Seen::End) {
                         assert_eq!(client.got, client.owed(self.protocol));
                     }
@@ -423,7 +418,7 @@ impl<H: Handler + Clone> World<H> {
         for client in &mut self.clients {
             if client.is_present() {
                 self.server.kernel_mut().client_finish(client.end);
-                client.finished = true;
+                client.fate = Fate::Finished;
             }
         }
         self.server.kernel_mut().set_patience(Duration::from_secs(1));

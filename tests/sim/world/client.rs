@@ -6,6 +6,7 @@ use saltecho::random::SplitMix;
 use saltecho::sim::{Ledger, Seen, SimClient, SimKernel};
 
 use super::header::Header;
+use super::steps::receive;
 
 /// A client and its state.
 pub struct Client {
@@ -128,15 +129,7 @@ impl Client {
         if self.fate == Fate::Vanished {
             return false;
         }
-        let bytes = match kernel.client_recv(self.end, limit) {
-            Ok(bytes) => bytes,
-            Err(Seen::Nothing) => return false,
-            Err(seen) => {
-                self.seen = Some(seen);
-                return false;
-            }
-        };
-        assert_eq!(self.seen, None, "bytes after the end");
+        let Some(bytes) = receive(kernel, self.end, limit, &mut self.seen) else { return false };
         let challenge = bytes.len().min(Challenge::LEN - self.challenge.len());
         self.challenge.extend_from_slice(&bytes[..challenge]);
         let before = self.got.len();

@@ -15,6 +15,7 @@ pub mod judge;
 mod keepalive;
 pub mod moving;
 mod records;
+pub mod steps;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
@@ -33,6 +34,7 @@ use saltecho::random::SplitMix;
 use saltecho::server::{Limits, PushError, Server, recording_header};
 use saltecho::sim::{Faults, Seen, SimAdminListener, SimKernel};
 use saltecho::trace::{RecordOptions, Recorder};
+use steps::until_asleep;
 
 /// The kernel of a simulated server, which may be recorded.
 pub type TestKernel = Recorder<SimKernel>;
@@ -523,13 +525,10 @@ impl World {
     }
 
     pub fn run_until_asleep(&mut self) {
-        for _ in 0..20_000 {
+        until_asleep(|| {
             self.turn();
-            if self.server.kernel_mut().slept() {
-                return;
-            }
-        }
-        panic!("the loop spins: it neither sleeps nor has anything to do");
+            self.server.kernel_mut().slept()
+        });
     }
 
     /// Ends all connections, one way or another; none may remain.
