@@ -53,6 +53,7 @@
 //! | [`trace`] | the events of a loop's run, to record, replay, explain and draw | `server` |
 //! | [`server`] | the server's event loop | `server` |
 //! | [`sim`] | a simulated kernel: virtual clock, faults, one seed | `sim` |
+//! | [`lab`] | a judge of event loops, and exercises for them | `sim` |
 //! | [`load`] | the load generator, on the same patterns | `load` |
 //!
 //! Only the program prints or exits. The repository's `docs/` has the reasons for the design, and all
@@ -61,6 +62,8 @@
 pub mod auth;
 #[cfg(feature = "socket")]
 pub mod client;
+#[cfg(feature = "sim")]
+pub mod lab;
 #[cfg(feature = "load")]
 pub mod load;
 #[cfg(any(feature = "metrics", feature = "server"))]

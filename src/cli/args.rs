@@ -13,6 +13,7 @@ use super::explain::ExplainArgs;
 use super::generate::GenerateArgs;
 use super::health::HealthArgs;
 use super::keygen::KeygenArgs;
+use super::lab::LabArgs;
 use super::load::LoadArgs;
 use super::replay::ReplayArgs;
 use super::report::ReportArgs;
@@ -91,6 +92,7 @@ pub(super) enum Command {
     Generate(GenerateArgs),
     Ctl(CtlArgs),
     Health(HealthArgs),
+    Lab(LabArgs),
 }
 
 #[cfg(test)]

@@ -19,6 +19,7 @@ mod health;
 mod http;
 mod keyfile;
 mod keygen;
+mod lab;
 mod load;
 mod log;
 mod machine;
@@ -96,6 +97,7 @@ fn execute(command: Command, warnings: &[String]) -> Result<(), Failure> {
         Command::Report(args) => on_own_stack(|| report::run(&args))?,
         Command::Replay(args) => replay::run(&args),
         Command::Explain(args) => explain::run(&args),
+        Command::Lab(args) => lab::run(&args),
         Command::Keygen(args) => keygen::run(&args),
         Command::Config(args) => config_command::run(&args, &Cli::command()),
         Command::Doctor(args) => doctor::run(&args),

@@ -161,6 +161,112 @@ pub trait Kernel {
     }
 }
 
+/// A kernel that is lent to a loop. Forwards every call, those with a default too.
+impl<K: Kernel> Kernel for &mut K {
+    type Listener = K::Listener;
+    type Stream = K::Stream;
+    type AdminListener = K::AdminListener;
+
+    fn now(&mut self) -> Monotonic {
+        (**self).now()
+    }
+
+    fn poll(
+        &mut self,
+        timeout: Option<Duration>,
+        on_event: impl FnMut(Token, Ready),
+    ) -> io::Result<()> {
+        (**self).poll(timeout, on_event)
+    }
+
+    fn waker(&self) -> Arc<dyn Wake> {
+        (**self).waker()
+    }
+
+    fn catch_signals(&mut self, signals: &[i32]) -> io::Result<()> {
+        (**self).catch_signals(signals)
+    }
+
+    fn next_signal(&mut self) -> Option<i32> {
+        (**self).next_signal()
+    }
+
+    fn register_listener(&mut self, listener: &mut K::Listener, token: Token) -> io::Result<()> {
+        (**self).register_listener(listener, token)
+    }
+
+    fn register(&mut self, stream: &mut K::Stream, token: Token) -> io::Result<()> {
+        (**self).register(stream, token)
+    }
+
+    fn accept(
+        &mut self,
+        listener: &mut K::Listener,
+    ) -> io::Result<(K::Stream, Option<SocketAddr>)> {
+        (**self).accept(listener)
+    }
+
+    fn register_admin_listener(
+        &mut self,
+        listener: &mut K::AdminListener,
+        token: Token,
+    ) -> io::Result<()> {
+        (**self).register_admin_listener(listener, token)
+    }
+
+    fn accept_admin(&mut self, listener: &mut K::AdminListener) -> io::Result<K::Stream> {
+        (**self).accept_admin(listener)
+    }
+
+    fn shed(&mut self, listener: &mut K::Listener) -> io::Result<()> {
+        (**self).shed(listener)
+    }
+
+    fn recv(&mut self, stream: &mut K::Stream, data: &mut [u8]) -> io::Result<usize> {
+        (**self).recv(stream, data)
+    }
+
+    fn send(&mut self, stream: &mut K::Stream, data: &[u8]) -> io::Result<usize> {
+        (**self).send(stream, data)
+    }
+
+    fn shutdown(&mut self, stream: &mut K::Stream) -> io::Result<()> {
+        (**self).shutdown(stream)
+    }
+
+    fn close(&mut self, stream: K::Stream, how: Close) {
+        (**self).close(stream, how);
+    }
+
+    fn note(&mut self, note: impl FnOnce() -> Note) {
+        (**self).note(note);
+    }
+
+    fn replayed(&mut self) -> Option<Note> {
+        (**self).replayed()
+    }
+
+    fn liveness(&mut self, stream: &mut K::Stream) -> io::Result<Liveness> {
+        (**self).liveness(stream)
+    }
+
+    fn probe(&mut self, stream: &mut K::Stream) {
+        (**self).probe(stream);
+    }
+
+    fn random_below(&mut self, limit: u64) -> u64 {
+        (**self).random_below(limit)
+    }
+
+    fn fill_random(&mut self, bytes: &mut [u8]) -> io::Result<()> {
+        (**self).fill_random(bytes)
+    }
+
+    fn process(&self) -> Option<Process> {
+        (**self).process()
+    }
+}
+
 /// Something that a loop does for another cause than an answer of its [`Kernel`], or decides.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]

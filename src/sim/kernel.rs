@@ -18,7 +18,7 @@ pub struct SimAdminListener;
 
 /// A server's end of a simulated connection.
 #[derive(Debug)]
-pub struct SimStream(usize);
+pub struct SimStream(pub(super) usize);
 
 impl SimStream {
     pub(super) const fn of(client: SimClient) -> Self {
@@ -459,7 +459,8 @@ impl SimKernel {
         }
         if self.random.chance(self.faults.stale_event) && !self.stale.is_empty() {
             let token = self.stale[self.random.below(self.stale.len())];
-            self.deliver(token, Ready::READABLE.union(Ready::WRITABLE), on_event);
+            let ready = Ready::READABLE.union(Ready::WRITABLE).union(Ready::CLOSED);
+            self.deliver(token, ready, on_event);
         }
         if self.random.chance(self.faults.spurious_event)
             && let Some(token) = self.listener

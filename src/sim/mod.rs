@@ -23,6 +23,7 @@
 mod faults;
 mod handover;
 mod kernel;
+mod outlook;
 mod pipe;
 mod socket;
 
@@ -36,6 +37,7 @@ pub use faults::Faults;
 use handover::FirstEpoll;
 pub use handover::SimMoved;
 pub use kernel::{SimAdminListener, SimStream};
+pub use outlook::Outlook;
 use pipe::Direction;
 pub use socket::Ledger;
 use socket::{Answer, End, Socket};

@@ -153,6 +153,11 @@ impl Direction {
         self.room() * 3 >= self.capacity
     }
 
+    /// The sender's next bytes would be taken, at least one of them.
+    pub(super) fn has_room(&self) -> bool {
+        !self.is_ended() && self.room() > 0
+    }
+
     fn room(&self) -> usize {
         self.capacity.saturating_sub(self.bytes.len())
     }

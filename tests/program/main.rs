@@ -8,6 +8,7 @@ mod common;
 mod command_line;
 mod config;
 mod connect;
+mod lab;
 mod load;
 mod log_format;
 mod outputs;

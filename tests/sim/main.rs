@@ -9,6 +9,7 @@ mod control;
 mod exhaustive;
 mod fleet;
 mod handover;
+mod lab;
 #[cfg(feature = "load")]
 mod load;
 #[cfg(feature = "load")]

@@ -1,0 +1,190 @@
+//! Grades the exercises: `cargo run -p lab -- 3` runs the loop in `lab/exercises/03_drain/skeleton.rs`.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::Duration;
+
+use lab::stories::{STORIES, Story};
+use lab::{Serve, TASKS, Task};
+use saltecho::lab::{Exercise, Verdict, grade};
+
+const USAGE: &str = "\
+usage: cargo run -p lab -- EXERCISE [OPTION]...
+
+EXERCISE is a number or a name; `all` runs them in order up to the first that fails, and `stories` tells
+what each mistake leads to.
+
+  --text        print the exercise's page
+  --solution    run the solution in the place of the skeleton
+  --seed SEED   run one seed
+  --seeds N     run the seeds from 0 to N-1 (10000)
+
+Without an exercise it lists them. Exit codes: 0 passed, 2 wrong usage, 5 failed, 6 unknown.";
+
+/// How long one run may take, which makes some thousand calls at most.
+const STUCK: Duration = Duration::from_secs(10);
+
+fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    match parse(&words) {
+        Ok(Wish::List) => {
+            list();
+            ExitCode::SUCCESS
+        }
+        Ok(Wish::Stories) => {
+            STORIES.iter().for_each(tell);
+            ExitCode::SUCCESS
+        }
+        Ok(Wish::Grade { exercises, text, solution, seeds }) => {
+            for exercise in exercises {
+                let task = &TASKS[exercise.number - 1];
+                if text {
+                    println!("{}", task.text);
+                } else if let Err(code) = grade_one(exercise, task, solution, seeds.clone()) {
+                    return ExitCode::from(code);
+                }
+            }
+            ExitCode::SUCCESS
+        }
+        Err(fault) => {
+            eprintln!("lab: {fault}\n\n{USAGE}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+enum Wish {
+    List,
+    Stories,
+    Grade {
+        exercises: Vec<&'static Exercise>,
+        text: bool,
+        solution: bool,
+        seeds: std::ops::Range<u64>,
+    },
+}
+
+fn parse(words: &[String]) -> Result<Wish, String> {
+    let Some((first, options)) = words.split_first() else { return Ok(Wish::List) };
+    if first == "--help" || first == "-h" {
+        println!("{USAGE}");
+        return Ok(Wish::List);
+    }
+    if first == "stories" {
+        return Ok(Wish::Stories);
+    }
+    let exercises = match first.as_str() {
+        "all" => Exercise::all().iter().collect(),
+        name => vec![Exercise::find(name)?],
+    };
+    let (mut text, mut solution, mut seeds) = (false, false, 0..10_000);
+    let mut options = options.iter();
+    while let Some(option) = options.next() {
+        let mut number = || {
+            let word = options.next().map_or("nothing", String::as_str);
+            word.parse::<u64>().map_err(|_| format!("{option} needs a number, not {word}"))
+        };
+        match option.as_str() {
+            "--text" => text = true,
+            "--solution" => solution = true,
+            "--seed" => {
+                let seed = number()?;
+                seeds = seed..seed.checked_add(1).ok_or("the seed is too large")?;
+            }
+            "--seeds" => seeds = 0..number()?,
+            other => return Err(format!("there is no option {other}")),
+        }
+    }
+    Ok(Wish::Grade { exercises, text, solution, seeds })
+}
+
+fn list() {
+    println!("{:<18} {:>6}  the loop is to serve", "exercise", "time");
+    for exercise in Exercise::all() {
+        let time = format!("{} min", exercise.minutes);
+        println!("{:<18} {time:>6}  {}", exercise.to_string(), exercise.title);
+    }
+    println!("\nBegin with `cargo run -p lab -- 1 --text`.");
+}
+
+/// Prints a story up to its stop.
+fn tell(story: &Story) {
+    let wrong = story.tell().wrong;
+    println!("{}: {:?}", story.name, story.belief);
+    let (code, stop, note) = wrong.fault.expect("a story has its fault");
+    for step in &wrong.steps[..=stop] {
+        println!("  {}{}", if step.is_call { "" } else { "    " }, step.text);
+    }
+    println!("  ^ {note} [{code}]");
+    println!("  {} ({}, exercise {})\n", story.rule, story.source, story.exercise);
+}
+
+fn grade_one(
+    exercise: &'static Exercise,
+    task: &Task,
+    solution: bool,
+    seeds: std::ops::Range<u64>,
+) -> Result<(), u8> {
+    let serve = if solution { task.solution } else { task.skeleton };
+    let Some(verdict) = grade_within_time(exercise, serve, seeds) else {
+        let seconds = STUCK.as_secs();
+        println!("ERROR {exercise}\n  one run takes more than {seconds} s: a loop without calls?");
+        return Err(6);
+    };
+    print!("{verdict}");
+    let number = exercise.number;
+    let directory = task.directory.replace("/../", "/");
+    match &verdict {
+        Verdict::Pass { .. } => {
+            if let Some((_, notes)) = task.text.split_once("\n## Notes\n") {
+                println!("{}", notes.trim_end());
+            }
+            match Exercise::all().get(number) {
+                Some(next) => println!("\n  compare: {directory}/solution.rs\n  next:    {next}\n"),
+                None => println!("\n  compare: {directory}/solution.rs\n"),
+            }
+            Ok(())
+        }
+        Verdict::Fail(failure) => {
+            let origin = failure.origin;
+            println!("  where:    {directory}/skeleton.rs");
+            println!("  again:    cargo run -p lab -- {number} --{origin}");
+            Err(5)
+        }
+        Verdict::Unknown { .. } | Verdict::Error { .. } => Err(6),
+    }
+}
+
+/// Grades in a thread of its own. `None` if a run does not end: then the loop makes no calls, since after
+/// many without a gain it would have been stopped.
+fn grade_within_time(
+    exercise: &'static Exercise,
+    serve: Serve,
+    seeds: std::ops::Range<u64>,
+) -> Option<Verdict> {
+    let runs = Arc::new(AtomicU64::new(0));
+    let (sender, verdict) = mpsc::channel();
+    let counter = Arc::clone(&runs);
+    thread::spawn(move || {
+        let verdict = grade(exercise, seeds, |kernel| {
+            counter.fetch_add(1, Ordering::Relaxed);
+            let rules = *kernel.rules();
+            serve(kernel, &mut (), &rules)
+        });
+        let _ = sender.send(verdict);
+    });
+    let mut before = u64::MAX;
+    loop {
+        match verdict.recv_timeout(STUCK) {
+            Ok(verdict) => return Some(verdict),
+            Err(RecvTimeoutError::Disconnected) => return None,
+            Err(RecvTimeoutError::Timeout) if runs.load(Ordering::Relaxed) == before => {
+                return None;
+            }
+            Err(RecvTimeoutError::Timeout) => before = runs.load(Ordering::Relaxed),
+        }
+    }
+}

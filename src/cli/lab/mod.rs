@@ -1,0 +1,166 @@
+//! `saltecho lab`: judges event loops that are programs of their own, in any language.
+
+mod program;
+mod wire;
+
+use std::io;
+
+use clap::{Args, Subcommand};
+use saltecho::lab::{Code, Exercise, LabKernel, Verdict, WireFault, grade_in};
+
+use super::failure::{Exit, Failure};
+use super::output;
+
+/// Judge an event loop that is a program of its own, in any language.
+///
+/// The program asks a simulated kernel for everything by lines of JSON on its stdout, and reads the
+/// answers on its stdin. The kernel has clients, and a judge that says what went wrong.
+#[derive(Args, Debug)]
+#[command(after_long_help = LAB_EXAMPLES, arg_required_else_help = true)]
+pub(super) struct LabArgs {
+    #[command(subcommand)]
+    command: LabCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum LabCommand {
+    Run(RunArgs),
+    /// Explain the code of a verdict
+    Explain {
+        /// The code, like L02; without it all are listed
+        code: Option<Code>,
+    },
+    /// List the exercises
+    List,
+}
+
+/// Run a program through an exercise, once with each seed.
+#[derive(Args, Debug)]
+#[command(after_long_help = LAB_EXAMPLES)]
+struct RunArgs {
+    /// Number or name of the exercise; without it all are run, up to the first that fails
+    #[arg(value_name = "EXERCISE", value_parser = Exercise::find)]
+    exercise: Option<&'static Exercise>,
+
+    /// Run the seeds from 0 to N-1
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..))]
+    seeds: u64,
+
+    /// Run one seed only, which a verdict named
+    #[arg(long, value_name = "SEED", conflicts_with = "seeds")]
+    seed: Option<u64>,
+
+    /// Print every line that is sent and received, to stderr
+    #[arg(long)]
+    show_wire: bool,
+
+    /// The program and its arguments, after `--`
+    #[arg(last = true, required = true, value_name = "PROGRAM")]
+    program: Vec<std::ffi::OsString>,
+}
+
+const LAB_EXAMPLES: &str = "\
+Examples:
+  saltecho lab list
+  saltecho lab run -- python3 lab/python/echo.py
+  saltecho lab run drain --seed 41 --show-wire -- ./mine
+  saltecho lab explain L02
+
+docs/LAB.md has the protocol, lab/README.md the exercises.
+Exit codes: 0 passed, 1 the program does not keep to the protocol, 5 failed, 6 unknown.";
+
+/// Simpler scripts that are tried for one that fails. Each starts the program.
+const ATTEMPTS: u32 = 80;
+
+pub(super) fn run(args: &LabArgs) -> Result<(), Failure> {
+    match &args.command {
+        LabCommand::Run(args) => judge(args),
+        LabCommand::Explain { code: Some(code) } => Ok(output::print(&explain(*code))?),
+        LabCommand::Explain { code: None } => {
+            let lines = Code::ALL.map(|code| format!("{code}  {}\n", code.title()));
+            Ok(output::print(&lines.concat())?)
+        }
+        LabCommand::List => {
+            let line = |exercise: &Exercise| {
+                let Exercise { title, minutes, .. } = exercise;
+                format!("{:<16} {minutes:>3} min  {title}\n", exercise.to_string())
+            };
+            Ok(output::print(&Exercise::all().iter().map(line).collect::<String>())?)
+        }
+    }
+}
+
+fn explain(code: Code) -> String {
+    let (title, why, expected) = (code.title(), code.why(), code.expected());
+    let (help, exercise) = (code.help(), code.exercise());
+    format!(
+        "{code}: {title}\n\n{}\n\nexpected: {expected}\nhelp:     {help}\n\
+         exercise: {exercise}\n",
+        wrap(why)
+    )
+}
+
+/// Breaks a text into lines of at most 90 characters.
+fn wrap(text: &str) -> String {
+    let mut lines = vec![String::new()];
+    for word in text.split_whitespace() {
+        let line = lines.last_mut().expect("there is a line");
+        if !line.is_empty() && line.len() + word.len() >= 90 {
+            lines.push(word.to_owned());
+        } else {
+            let space = if line.is_empty() { "" } else { " " };
+            line.push_str(space);
+            line.push_str(word);
+        }
+    }
+    lines.join("\n")
+}
+
+fn judge(args: &RunArgs) -> Result<(), Failure> {
+    let exercises = match args.exercise {
+        Some(exercise) => std::slice::from_ref(exercise),
+        None => Exercise::all(),
+    };
+    let seeds = args.seed.map_or(0..args.seeds, |seed| seed..seed.saturating_add(1));
+    for exercise in exercises {
+        let event_loop = |kernel: &mut LabKernel| {
+            let fault = |text| io::Error::other(WireFault(text));
+            let program = program::Program::start(&args.program, args.show_wire);
+            wire::drive(kernel, exercise, &mut program.map_err(fault)?).map_err(fault)
+        };
+        let verdict = grade_in(exercise, seeds.clone(), ATTEMPTS, event_loop);
+        output::print(&verdict.to_string())?;
+        let (exit, what) = match &verdict {
+            Verdict::Pass { .. } => continue,
+            Verdict::Fail(failure) => {
+                let (number, origin) = (exercise.number, failure.origin);
+                let words = args.program.iter().map(|word| word.to_string_lossy());
+                let program = words.collect::<Vec<_>>().join(" ");
+                let again = format!("saltecho lab run {number} --{origin} -- {program}");
+                output::print(&format!("  again:    {again}\n"))?;
+                (Exit::Assertion, "the loop failed")
+            }
+            Verdict::Unknown { .. } => (Exit::Unreliable, "the runs prove nothing"),
+            Verdict::Error { .. } => (Exit::Runtime, "the program did not keep to the protocol"),
+        };
+        return Err(Failure::with_message(exit, format!("{what} in exercise {exercise}")));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_explanation_fits_a_terminal_and_names_an_exercise() {
+        for code in Code::ALL {
+            assert!(Exercise::find(code.exercise()).is_ok(), "{code}");
+            for line in wrap(code.why()).lines() {
+                assert!(line.len() <= 90, "{line}");
+            }
+            assert!(explain(code).starts_with(&format!("{code}: {}", code.title())));
+        }
+    }
+}
