@@ -238,6 +238,14 @@ impl<K: Kernel> Kernel for &mut K {
         (**self).close(stream, how);
     }
 
+    fn note(&mut self, note: impl FnOnce() -> Note) {
+        (**self).note(note);
+    }
+
+    fn replayed(&mut self) -> Option<Note> {
+        (**self).replayed()
+    }
+
     fn liveness(&mut self, stream: &mut K::Stream) -> io::Result<Liveness> {
         (**self).liveness(stream)
     }
@@ -252,14 +260,6 @@ impl<K: Kernel> Kernel for &mut K {
 
     fn fill_random(&mut self, bytes: &mut [u8]) -> io::Result<()> {
         (**self).fill_random(bytes)
-    }
-
-    fn note(&mut self, note: impl FnOnce() -> Note) {
-        (**self).note(note);
-    }
-
-    fn replayed(&mut self) -> Option<Note> {
-        (**self).replayed()
     }
 
     fn process(&self) -> Option<Process> {
