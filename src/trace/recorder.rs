@@ -25,6 +25,9 @@ use crate::reactor::{Adopt, Close, Kernel, Liveness, Note, Ready, Token, Wake};
 /// Recording never blocks the loop. When it cannot go on it ends, and says so once.
 pub struct Recorder<K> {
     kernel: K,
+    /// The reading, in nanoseconds, that the loop has for zero: a recording does not tell how long the machine
+    /// has run.
+    zero: u64,
     /// `None` once the recording has ended.
     tape: Option<Box<Tape>>,
 }
@@ -108,7 +111,7 @@ impl<K: Kernel> Recorder<K> {
     /// # Errors
     /// If the first lines cannot be written, or the thread cannot start.
     pub fn to_file(
-        kernel: K,
+        mut kernel: K,
         output: impl Write + Send + 'static,
         options: RecordOptions,
         on_end: OnEnd,
@@ -119,7 +122,8 @@ impl<K: Kernel> Recorder<K> {
         let on_end: OnEnd = Box::new(move |why| end_once(&of_thread, why));
         let sink = FileSink::start(output, &header.to_bytes(), options.limit, on_end)?;
         let tape = Tape::new(Sink::File(sink), mask, proxied, Some(once));
-        Ok(Self { kernel, tape: Some(Box::new(tape)) })
+        let zero = kernel.now().as_nanos();
+        Ok(Self { kernel, zero, tape: Some(Box::new(tape)) })
     }
 
     /// Records into memory, where the file is as it grows, in whole chunks.
@@ -128,12 +132,12 @@ impl<K: Kernel> Recorder<K> {
         let file = Arc::new(Mutex::new(header.to_bytes()));
         let sink = Sink::Memory { chunk: Vec::new(), file: Arc::clone(&file) };
         let tape = Tape::new(sink, mask, proxied, None);
-        (Self { kernel, tape: Some(Box::new(tape)) }, file)
+        (Self { kernel, zero: 0, tape: Some(Box::new(tape)) }, file)
     }
 
     /// Passes calls on and records nothing.
     pub const fn off(kernel: K) -> Self {
-        Self { kernel, tape: None }
+        Self { kernel, zero: 0, tape: None }
     }
 
     #[inline]
@@ -369,7 +373,7 @@ impl<K: Kernel> Kernel for Recorder<K> {
     type AdminListener = K::AdminListener;
 
     fn now(&mut self) -> Monotonic {
-        let now = self.kernel.now();
+        let now = Monotonic::from_nanos(self.kernel.now().as_nanos().saturating_sub(self.zero));
         if let Some(tape) = &mut self.tape {
             let event = match std::mem::take(&mut tape.polled) {
                 true => Event::Clock(now),
@@ -386,7 +390,7 @@ impl<K: Kernel> Kernel for Recorder<K> {
         mut on_event: impl FnMut(Token, Ready),
     ) -> io::Result<()> {
         self.hand_over();
-        let Self { kernel, tape } = self;
+        let Self { kernel, tape, .. } = self;
         let Some(tape) = tape else { return kernel.poll(timeout, on_event) };
         tape.encoder.event(&Event::Poll(timeout));
         let encoder = &mut tape.encoder;
