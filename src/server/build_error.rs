@@ -47,9 +47,9 @@ pub enum BuildError {
          delay shorter or the time longer"
     )]
     DrainDelay {
-        /// [`Limits::drain_delay`].
+        /// [`Limits::drain_delay`](super::Limits::drain_delay).
         delay: Duration,
-        /// [`Limits::drain_timeout`].
+        /// [`Limits::drain_timeout`](super::Limits::drain_timeout).
         timeout: Duration,
     },
     /// Not even one connection of each loop fits into the descriptors of the process.

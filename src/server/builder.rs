@@ -222,7 +222,7 @@ impl<H: Handler + Clone> ServerBuilder<H> {
 
     /// Opens listeners for so many servers at the same addresses, among which the kernel spreads
     /// clients; each has its [part](Limits::part) of the limits. They are served by
-    /// [`run_workers`].
+    /// [`run_workers`](super::run_workers).
     ///
     /// # Errors
     /// [`BuildError`], also if there are to be several and an observer was handed over: give each
