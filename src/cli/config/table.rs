@@ -292,6 +292,7 @@ mod tests {
             Kind::Text => &[
                 "\"7s\"",
                 "\"7\"",
+                "\"7m\"",
                 "\"sha256\"",
                 "\"same\"",
                 "\"require\"",
