@@ -25,6 +25,7 @@ mod picture;
 mod recorder;
 mod replay;
 mod sink;
+mod tape;
 
 use crate::auth::Key;
 
@@ -35,9 +36,10 @@ pub use file::{Ending, Header, ReadError, Reader};
 pub use narrator::{Narrator, lines};
 pub use perfetto::Perfetto;
 pub use picture::{Picture, Place, SocketPicture};
-pub use recorder::{RecordOptions, Recorded, RecordedListener, Recorder};
+pub use recorder::{RecordOptions, RecordedListener, Recorder};
 pub use replay::{Difference, ReplayKernel, Replays, Stop, StopSign};
 pub use sink::OnEnd;
+pub use tape::Recorded;
 
 /// The key at this position in the ring of a replay. It is public: the digests of a recording are made
 /// with it, in the place of those that clients sent.

@@ -5,13 +5,12 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use super::encode::Encoder;
-use super::guise::{Guise, Unjudged};
-use super::mask::Mask;
+use super::guise::Guise;
 use super::sink::{FileSink, OnEnd, Sink};
+use super::tape::{Recorded, Tape, begin, end_once};
 use super::{Event, Fault, Header, Stream, Subject};
 use crate::metrics::Process;
-use crate::proto::{CloseReason, Protocol};
+use crate::proto::Protocol;
 use crate::python::Monotonic;
 use crate::reactor::{Adopt, Close, Kernel, Liveness, Note, Ready, Token, Wake};
 
@@ -45,24 +44,6 @@ pub struct RecordOptions {
     pub limit: Option<u64>,
 }
 
-/// A stream with its number and what is written for its bytes.
-#[derive(Debug)]
-pub struct Recorded<S> {
-    stream: S,
-    /// Zero for one of the admin endpoint.
-    number: u64,
-    guise: Guise,
-    proxied: bool,
-}
-
-impl<S> Deref for Recorded<S> {
-    type Target = S;
-
-    fn deref(&self) -> &S {
-        &self.stream
-    }
-}
-
 /// A listener with its name.
 #[derive(Debug)]
 pub struct RecordedListener<L> {
@@ -82,27 +63,6 @@ impl<L: AsFd> AsFd for RecordedListener<L> {
         self.listener.as_fd()
     }
 }
-
-struct Tape {
-    encoder: Encoder,
-    sink: Sink,
-    mask: Mask,
-    /// For each listener, true if its connections begin with a PROXY header.
-    proxied: Vec<bool>,
-    /// Streams accepted so far.
-    streams: u64,
-    /// The clock was not read since the last poll.
-    polled: bool,
-    /// A digest that was received in this call, and that the loop is about to judge.
-    unjudged: Option<Unjudged>,
-    /// Responses of which it is not yet known whether they were right. While there are any, nothing
-    /// leaves the buffer.
-    held: usize,
-    on_end: Option<Arc<Mutex<Option<OnEnd>>>>,
-}
-
-/// Bytes of turns that may be held back.
-const MAX_HELD: usize = 8 << 20;
 
 impl<K: Kernel> Recorder<K> {
     /// Records into a file, which a thread of its own writes. `on_end` is called, on whatever thread, if
@@ -159,142 +119,6 @@ impl<K: Kernel> Recorder<K> {
     }
 }
 
-/// The common part of recordings: their disguise, their first lines, and which listeners need a header.
-fn begin(header: Header, keeps_payload: bool) -> (Mask, Header, Vec<bool>) {
-    let mut mask = Mask::new(keeps_payload);
-    let privacy = if keeps_payload { "payload" } else { "sanitized" };
-    let header = mask.header(header).with("privacy", privacy);
-    let listeners = header.get("listeners").unwrap_or_default().split(',');
-    let proxied = listeners.map(|kind| kind == "proxied").collect();
-    (mask, header, proxied)
-}
-
-fn end_once(on_end: &Mutex<Option<OnEnd>>, why: &str) {
-    let on_end = on_end.lock().ok().and_then(|mut on_end| on_end.take());
-    if let Some(on_end) = on_end {
-        on_end(why);
-    }
-}
-
-impl Tape {
-    fn new(
-        sink: Sink,
-        mask: Mask,
-        proxied: Vec<bool>,
-        on_end: Option<Arc<Mutex<Option<OnEnd>>>>,
-    ) -> Self {
-        Self {
-            encoder: Encoder::default(),
-            sink,
-            mask,
-            proxied,
-            streams: 0,
-            polled: false,
-            unjudged: None,
-            held: 0,
-            on_end,
-        }
-    }
-
-    fn hand_over(&mut self) -> Result<(), String> {
-        self.unjudged = None;
-        if self.held == 0 && !self.encoder.out.is_empty() {
-            self.sink.push(&mut self.encoder.out)?;
-        } else if self.encoder.out.len() > MAX_HELD {
-            return Err("too many handshakes were pending at once".to_owned());
-        }
-        Ok(())
-    }
-
-    /// Ends the recording before its loop.
-    fn end(&mut self, why: &str) {
-        self.sink.finish(&[], why);
-        if let Some(on_end) = self.on_end.take() {
-            end_once(&on_end, why);
-        }
-    }
-
-    fn next_stream<S>(&mut self, stream: S, proxied: bool) -> Recorded<S> {
-        self.streams += 1;
-        Recorded { stream, number: self.streams, guise: Guise::Payload, proxied }
-    }
-
-    fn accepted(&mut self, subject: Subject, peer: Option<SocketAddr>) -> Option<SocketAddr> {
-        let proxied = self.is_proxied(subject);
-        peer.map(|peer| match proxied {
-            true => self.mask.balancer(peer),
-            false => self.mask.client(peer),
-        })
-    }
-
-    fn is_proxied(&self, subject: Subject) -> bool {
-        match subject {
-            Subject::Listener(index) => self.proxied.get(index).copied().unwrap_or(false),
-            _ => false,
-        }
-    }
-
-    #[inline]
-    fn received<S>(&mut self, stream: &mut Recorded<S>, data: &[u8], result: &io::Result<usize>) {
-        let (number, room) = (Stream(stream.number), data.len());
-        match result {
-            Ok(n) if stream.guise.is_payload() && !self.mask.keeps_payload => {
-                self.encoder.recv_neutral(stream.number, room, *n);
-            }
-            Ok(n) => self.received_more(stream, &data[..*n], room),
-            Err(error) => {
-                let result = Err(Fault::from(error));
-                self.encoder.event(&Event::Recv { stream: number, room, result });
-            }
-        }
-    }
-
-    #[inline(never)]
-    fn received_more<S>(&mut self, stream: &mut Recorded<S>, bytes: &[u8], room: usize) {
-        let number = Stream(stream.number);
-        let event = Event::Recv { stream: number, room, result: Ok(bytes.len()) };
-        self.encoder.event(&event);
-        let held = stream.guise.is_held();
-        let written = stream.guise.write(&mut self.mask, bytes, &mut self.encoder);
-        self.unjudged = written.unjudged;
-        if let Some(late) = written.late {
-            self.encoder.late(stream.number, &late);
-        }
-        self.held += usize::from(!held && stream.guise.is_held());
-    }
-
-    /// The loop has judged the response of a mutual handshake, by what it sends.
-    #[inline(never)]
-    fn judged(&mut self, guise: &mut Guise, right: bool) {
-        if let Some(last) = guise.let_go() {
-            self.held -= 1;
-            if !right {
-                self.encoder.out[last] ^= 0xff;
-            }
-        }
-    }
-
-    fn note(&mut self, note: Note) {
-        match (&note, &self.unjudged) {
-            (Note::Authenticated(_, Some(key)), Some(digest)) => {
-                digest.is_right(*key, &mut self.encoder.out);
-            }
-            (Note::Closed(_, CloseReason::Rejected), Some(digest)) => {
-                digest.is_wrong(&mut self.encoder.out);
-            }
-            _ => {}
-        }
-        if matches!(note, Note::Authenticated(..) | Note::Closed(..)) {
-            self.unjudged = None;
-        }
-        let note = match note {
-            Note::Command(text) => Note::Command(self.mask.command(&text)),
-            note => note,
-        };
-        self.encoder.event(&Event::Note(note));
-    }
-}
-
 impl<K> Drop for Recorder<K> {
     /// The end of the loop, also by a panic.
     fn drop(&mut self) {
@@ -329,8 +153,7 @@ impl<K: Adopt> Adopt for Recorder<K> {
     }
 
     fn adopt_stream(&mut self, socket: K::Moved) -> Self::Stream {
-        let stream = self.kernel.adopt_stream(socket);
-        Recorded { stream, number: 0, guise: Guise::Payload, proxied: false }
+        Recorded::off(self.kernel.adopt_stream(socket))
     }
 
     fn adopt_admin_listener(&mut self, socket: K::Moved) -> io::Result<K::AdminListener> {
@@ -448,9 +271,7 @@ impl<K: Kernel> Kernel for Recorder<K> {
         let result = self.kernel.accept(&mut listener.listener);
         let subject = listener.subject;
         let Some(tape) = &mut self.tape else {
-            return result.map(|(stream, peer)| {
-                (Recorded { stream, number: 0, guise: Guise::Payload, proxied: false }, peer)
-            });
+            return result.map(|(stream, peer)| (Recorded::off(stream), peer));
         };
         match result {
             Ok((stream, peer)) => {
@@ -476,8 +297,7 @@ impl<K: Kernel> Kernel for Recorder<K> {
     }
 
     fn accept_admin(&mut self, listener: &mut Self::AdminListener) -> io::Result<Self::Stream> {
-        let stream = self.kernel.accept_admin(listener)?;
-        Ok(Recorded { stream, number: 0, guise: Guise::Payload, proxied: false })
+        self.kernel.accept_admin(listener).map(Recorded::off)
     }
 
     fn shed(&mut self, listener: &mut Self::Listener) -> io::Result<()> {
