@@ -9,9 +9,10 @@ use std::time::Duration;
 use super::reconfigure::Reconfiguration;
 use super::{ConnId, Control, Server};
 use crate::proto::Handler;
-use crate::reactor::{Kernel, Ready};
+use crate::reactor::Kernel;
 #[cfg(feature = "page")]
 use crate::trace::page::Told;
+use crate::trace::readiness::names;
 use crate::trace::{
     Difference, Header, ReadError, Reader, ReplayKernel, Replays, Stop, StopSign, Stream,
 };
@@ -139,20 +140,14 @@ fn text_of(panic: &(dyn Any + Send)) -> String {
 }
 
 impl<K: Kernel, H: Handler + Clone> Server<K, H> {
-    /// The state of a connection in words, for someone who looks into a loop; `None` if it is gone.
+    /// The state of a connection in words; `None` if it is gone.
     pub fn describe(&self, id: ConnId) -> Option<String> {
         let slot = self.reactor.slots.get(id)?;
         let (connection, now) = (&slot.connection, self.reactor.now());
         let mut text = format!("connection {id}: state {:?}", connection.state());
-        let bits = [
-            (Ready::READABLE, "readable"),
-            (Ready::WRITABLE, "writable"),
-            (Ready::PRIORITY, "urgent"),
-            (Ready::CLOSED, "closed"),
-        ];
-        let set = bits.iter().filter(|(bit, _)| slot.ready.has(*bit)).map(|(_, name)| *name);
-        let set = set.collect::<Vec<_>>().join(", ");
-        let _ = write!(text, "\n  believed ready: {}", if set.is_empty() { "no" } else { &set });
+        let ready = names(slot.ready).join(", ");
+        let ready = if ready.is_empty() { "no" } else { &ready };
+        let _ = write!(text, "\n  believed ready: {ready}");
         let _ = write!(text, "\n  wants: {:?}", connection.wants(&self.config));
         let _ = write!(text, "\n  unsent: {} bytes", connection.unsent());
         let queued = if slot.queued { "yes" } else { "no" };

@@ -22,6 +22,7 @@ mod narrator;
 pub mod page;
 mod perfetto;
 mod picture;
+pub(crate) mod readiness;
 mod recorder;
 mod replay;
 mod sink;

@@ -1,6 +1,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use super::readiness::{letters, names};
 use super::{Event, Fault, Step, Stream, Subject, World};
 use crate::auth::Challenge;
 use crate::proto::ConnId;
@@ -93,7 +94,7 @@ impl Narrator {
         Some(format!(
             "{stream}: {id}, bits {}, received {received} bytes, sent {sent}, unsent \
              {unsent}{half_closed}",
-            bits(*ready)
+            letters(*ready)
         ))
     }
 
@@ -196,7 +197,7 @@ impl Narrator {
                 ),
             };
         };
-        let what = words(ready);
+        let what = names(ready).join(", ");
         let Some(&stream) = self.streams.get(&id) else {
             return format!(
                 "epoll reported {id} {what}, but {id} is gone: old generation, ignored \
@@ -206,7 +207,7 @@ impl Narrator {
         let belief = self.belief(stream);
         let known = belief.ready.has(ready);
         belief.ready.insert(ready);
-        let bits = bits(belief.ready);
+        let bits = letters(belief.ready);
         match known {
             true => format!("epoll reported {id} {what}, which is no news: bits {bits}"),
             false => format!(
@@ -440,23 +441,6 @@ fn world(act: &World) -> String {
         World::Signals(signal) => format!("signal {signal} is sent"),
         World::Says(text) => text.clone(),
     }
-}
-
-const BITS: [(Ready, char, &str); 4] = [
-    (Ready::READABLE, 'R', "readable"),
-    (Ready::WRITABLE, 'W', "writable"),
-    (Ready::PRIORITY, 'P', "urgent"),
-    (Ready::CLOSED, 'C', "closed"),
-];
-
-/// Readiness in letters, `-` for a bit that is not set.
-fn bits(ready: Ready) -> String {
-    BITS.iter().map(|(bit, letter, _)| if ready.has(*bit) { *letter } else { '-' }).collect()
-}
-
-fn words(ready: Ready) -> String {
-    let set = BITS.iter().filter(|(bit, ..)| ready.has(*bit)).map(|(.., word)| *word);
-    set.collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use super::model::{Conn, Model, State};
 use super::words::{bytes, grouped, seconds, span};
 use crate::proto::ConnId;
 use crate::reactor::{Close, Note, Pause, Ready};
+use crate::trace::readiness::names;
 use crate::trace::{Event, Fault, Place, Step, Stream, Subject, World};
 
 /// A step in a sentence or two: what was done, what the kernel answered, what it means. In a simulated
@@ -103,15 +104,7 @@ pub(super) fn raw(event: &Event) -> String {
 }
 
 fn words(ready: Ready) -> String {
-    let all = [
-        (Ready::READABLE, "readable"),
-        (Ready::WRITABLE, "writable"),
-        (Ready::PRIORITY, "urgent"),
-        (Ready::CLOSED, "closed"),
-    ];
-    let set: Vec<_> =
-        all.iter().filter(|(bit, _)| ready.has(*bit)).map(|(_, word)| *word).collect();
-    match set.split_last() {
+    match names(ready).split_last() {
         None => "nothing".to_owned(),
         Some((last, [])) => (*last).to_owned(),
         Some((last, rest)) => format!("{} and {last}", rest.join(", ")),

@@ -7,6 +7,7 @@ use super::{Told, View};
 use crate::proto::ConnId;
 use crate::python::Monotonic;
 use crate::reactor::{Note, Ready};
+use crate::trace::readiness::letters;
 use crate::trace::{Event, Fault, Picture, Place, SocketPicture, Step, Stream, Subject, World};
 
 /// Both sides of a run after one of its steps.
@@ -281,15 +282,4 @@ pub(super) fn changes(
     let gone = before.keys().filter(|key| !after.contains_key(*key));
     changes.extend(gone.map(|key| (key.clone(), Value::Null)));
     changes
-}
-
-/// Readiness in letters, `-` for a bit that is not set.
-fn letters(ready: Ready) -> String {
-    let bits = [
-        (Ready::READABLE, 'R'),
-        (Ready::WRITABLE, 'W'),
-        (Ready::PRIORITY, 'P'),
-        (Ready::CLOSED, 'C'),
-    ];
-    bits.map(|(bit, letter)| if ready.has(bit) { letter } else { '-' }).iter().collect()
 }

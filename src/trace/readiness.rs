@@ -1,0 +1,19 @@
+use crate::reactor::Ready;
+
+/// The bits with their letters and names, in the order in which texts have them.
+const BITS: [(Ready, char, &str); 4] = [
+    (Ready::READABLE, 'R', "readable"),
+    (Ready::WRITABLE, 'W', "writable"),
+    (Ready::PRIORITY, 'P', "urgent"),
+    (Ready::CLOSED, 'C', "closed"),
+];
+
+/// Readiness in letters, `-` for a bit that is not set.
+pub(super) fn letters(ready: Ready) -> String {
+    BITS.iter().map(|(bit, letter, _)| if ready.has(*bit) { *letter } else { '-' }).collect()
+}
+
+/// The names of the bits that are set.
+pub(crate) fn names(ready: Ready) -> Vec<&'static str> {
+    BITS.iter().filter(|(bit, ..)| ready.has(*bit)).map(|(.., name)| *name).collect()
+}
