@@ -20,6 +20,7 @@
 //!
 //! Beyond that it does what [`Faults`] allow, and the loop must cope with all of it.
 
+mod events;
 mod faults;
 mod handover;
 mod kernel;
