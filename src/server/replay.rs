@@ -11,7 +11,7 @@ use super::{ConnId, Control, Server};
 use crate::proto::Handler;
 use crate::reactor::Kernel;
 #[cfg(feature = "page")]
-use crate::trace::page::Told;
+use crate::trace::page::Fact;
 use crate::trace::readiness::names;
 use crate::trace::{
     Difference, Header, ReadError, Reader, ReplayKernel, Replays, Stop, StopSign, Stream,
@@ -207,17 +207,17 @@ impl<H: Handler + Clone, R: Read> Replay<ReplayKernel<R>, H> {
 #[cfg(feature = "page")]
 impl<H: Handler + Clone, R: Read> Replay<ReplayKernel<R>, H> {
     /// What the loop keeps of each connection and its calls do not show, for a page.
-    pub fn views(&self) -> Vec<(Stream, Told)> {
+    pub fn views(&self) -> Vec<(Stream, Fact)> {
         let reactor = &self.server.reactor;
         let mut views = Vec::new();
         for id in self.server.connections() {
             let Some(slot) = reactor.slots.get(id) else { continue };
             let connection = &slot.connection;
             views.extend([
-                (slot.stream, Told::Stage(connection.state().name())),
-                (slot.stream, Told::Held(connection.unsent())),
-                (slot.stream, Told::Deadline(connection.poll_timeout())),
-                (slot.stream, Told::Place(reactor.place(id))),
+                (slot.stream, Fact::Stage(connection.state().name())),
+                (slot.stream, Fact::Held(connection.unsent())),
+                (slot.stream, Fact::Deadline(connection.poll_timeout())),
+                (slot.stream, Fact::Place(reactor.place(id))),
             ]);
         }
         views

@@ -2,7 +2,7 @@
 //! page does: as sums over all that has happened so far.
 
 use saltecho::reactor::Ready;
-use saltecho::trace::page::{Run, Told};
+use saltecho::trace::page::{Fact, Run};
 use saltecho::trace::{Event, Fault, Step, Stream, Subject, World};
 
 /// What the page has to show of one client after a step.
@@ -117,8 +117,8 @@ fn told(past: &[Step], stream: Stream) -> String {
 /// The last word on it: what the loop said, or what a send left over.
 fn held(run: &Run, index: usize, stream: Stream) -> usize {
     for at in (0..=index).rev() {
-        let said = run.views.iter().rev().find_map(|view| match view.told {
-            Told::Held(n) if view.step == at && view.stream == stream => Some(n),
+        let said = run.views.iter().rev().find_map(|view| match view.fact {
+            Fact::Held(n) if view.step == at && view.stream == stream => Some(n),
             _ => None,
         });
         let left = match run.steps[at].event {

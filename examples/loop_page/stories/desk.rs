@@ -12,7 +12,7 @@ use std::time::Duration;
 use saltecho::python::Monotonic;
 use saltecho::reactor::{Close, Kernel, Liveness, Ready, Token, Wake};
 use saltecho::sim::{SimAdminListener, SimClient, SimKernel, SimStream};
-use saltecho::trace::page::{Told, View};
+use saltecho::trace::page::{Fact, View};
 use saltecho::trace::{Event, Stream};
 
 /// The connections of a small loop, and everything that it needs to serve them.
@@ -74,8 +74,8 @@ impl Loop {
         let begun = self.kernel.sim.trace().len();
         self.kernel.poll(timeout, |token, ready| events.push((token, ready)))?;
         // What is in no connection's hands any more is gone.
-        let held = self.conns.values().map(|conn| (conn.name, Told::Held(conn.kept.len())));
-        let views = held.map(|(stream, told)| View { step: begun, stream, told });
+        let held = self.conns.values().map(|conn| (conn.name, Fact::Held(conn.kept.len())));
+        let views = held.map(|(stream, fact)| View { step: begun, stream, fact });
         self.kernel.views.extend(views);
         Ok(events)
     }
@@ -151,7 +151,7 @@ impl Loop {
         let conn = self.conns.get_mut(&token).expect("it was read from");
         conn.kept.extend_from_slice(&self.buffer[part]);
         let (name, held) = (conn.name, conn.kept.len());
-        self.kernel.view(name, Told::Held(held));
+        self.kernel.view(name, Fact::Held(held));
     }
 
     /// Bytes that are kept for a client.
@@ -198,7 +198,7 @@ impl Loop {
     pub fn next_queued(&mut self) -> Option<Token> {
         let token = self.queue.pop_front()?;
         let name = self.conns.get(&token)?.name;
-        self.kernel.view(name, Told::Place(None));
+        self.kernel.view(name, Fact::Place(None));
         self.show_queue();
         Some(token)
     }
@@ -206,7 +206,7 @@ impl Loop {
     fn show_queue(&mut self) {
         for (place, token) in self.queue.iter().enumerate() {
             if let Some(conn) = self.conns.get(token) {
-                self.kernel.view(conn.name, Told::Place(Some(place)));
+                self.kernel.view(conn.name, Fact::Place(Some(place)));
             }
         }
     }
@@ -216,7 +216,7 @@ impl Loop {
         let conn = self.conns.get_mut(&token).expect("it was accepted");
         conn.deadline = Some(at);
         let name = conn.name;
-        self.kernel.view(name, Told::Deadline(Some(at)));
+        self.kernel.view(name, Fact::Deadline(Some(at)));
     }
 
     /// Time to the next deadline or attempt.
@@ -261,9 +261,9 @@ impl Witness {
     }
 
     /// Says something of a connection after the last step.
-    pub fn view(&mut self, stream: Stream, told: Told) {
+    pub fn view(&mut self, stream: Stream, fact: Fact) {
         let step = self.sim.trace().len().saturating_sub(1);
-        self.views.push(View { step, stream, told });
+        self.views.push(View { step, stream, fact });
     }
 
     /// Everything since the last call is not the loop's; everything from here on is this line's.

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use saltecho::proto::Handler;
 use saltecho::server::{Replay, Replayed};
-use saltecho::trace::page::{Beside, Film, Page, Told, View};
+use saltecho::trace::page::{Beside, Fact, Film, Page, View};
 use saltecho::trace::{Ending, Event, Header, Stream};
 
 use super::ExplainArgs;
@@ -47,14 +47,14 @@ fn film(args: &ExplainArgs, path: &Path) -> Result<(Page, Film, String), Failure
             shown = false;
         }
         // The state between two turns is known when the next begins.
-        let mut told = Vec::new();
+        let mut facts = Vec::new();
         if let (Event::Poll(_), Some(follower), true) =
             (&step.event, &mut follower, reader.turn() > 1)
         {
-            told = follower(shown);
+            facts = follower(shown);
         }
         let views: Vec<View> =
-            told.into_iter().map(|(stream, told)| View { step: 0, stream, told }).collect();
+            facts.into_iter().map(|(stream, fact)| View { step: 0, stream, fact }).collect();
         film.step(&step, Beside { views: &views, ..Beside::default() }, shown);
     }
     let end = match reader.ending() {
@@ -92,7 +92,7 @@ fn steps_in(args: &ExplainArgs, path: &Path) -> Result<usize, Failure> {
 }
 
 /// Replays one turn more, and returns what the loop then keeps, if it is asked for.
-type Follower = Box<dyn FnMut(bool) -> Vec<(Stream, Told)>>;
+type Follower = Box<dyn FnMut(bool) -> Vec<(Stream, Fact)>>;
 
 /// This build's loop beside the recording, if it is the recorded one.
 fn follow(path: &Path, header: &Header) -> Result<Option<Follower>, Failure> {

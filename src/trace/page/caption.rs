@@ -10,10 +10,10 @@ use crate::trace::{Event, Fault, Place, Step, Stream, Subject, World};
 /// A step in a sentence or two: what was done, what the kernel answered, what it means. In a simulated
 /// run it also says what the loop cannot know.
 pub(super) fn caption(step: &Step, before: &State, after: &Model) -> String {
-    let told = Told { before, after };
+    let around = Around { before, after };
     match &step.event {
-        Event::Poll(timeout) => told.poll(*timeout),
-        Event::Ready(subject, ready) => told.ready(*subject, *ready),
+        Event::Poll(timeout) => around.poll(*timeout),
+        Event::Ready(subject, ready) => around.ready(*subject, *ready),
         Event::PollFailed(fault) => format!("poll fails: {fault}. The loop cannot go on."),
         Event::Clock(now) => format!("The loop reads the clock: it is {} s.", seconds(*now)),
         Event::Timing(now) => {
@@ -31,21 +31,21 @@ pub(super) fn caption(step: &Step, before: &State, after: &Model) -> String {
         Event::Register(stream, _, Err(fault)) => {
             format!("{stream} cannot be registered: {fault}.")
         }
-        Event::Accept(_, result) => told.accept(*result),
+        Event::Accept(_, result) => around.accept(*result),
         Event::Shed(_, Ok(())) => {
             "A client is accepted with the spare descriptor and closed: better than silence."
                 .to_owned()
         }
         Event::Shed(_, Err(fault)) => format!("No client can be turned away: {fault}."),
-        Event::Recv { stream, result, .. } => told.recv(*stream, *result),
-        Event::Send { stream, len, result } => told.send(*stream, *len, *result),
+        Event::Recv { stream, result, .. } => around.recv(*stream, *result),
+        Event::Send { stream, len, result } => around.send(*stream, *len, *result),
         Event::Shutdown(stream, Ok(())) => format!(
             "The loop ends its own stream to {stream} behind the answer. It can still read."
         ),
         Event::Shutdown(stream, Err(fault)) => {
             format!("{stream} cannot be shut down: {fault}. The client is gone.")
         }
-        Event::Close(stream, how) => told.close(*stream, *how),
+        Event::Close(stream, how) => around.close(*stream, *how),
         Event::Liveness(stream, Ok(peer)) => {
             format!("The kernel last heard of {stream} {:?} ago.", peer.silent_for)
         }
@@ -56,8 +56,8 @@ pub(super) fn caption(step: &Step, before: &State, after: &Model) -> String {
         }
         Event::FillRandom(len, Ok(())) => format!("The loop gets {len} random bytes."),
         Event::FillRandom(_, Err(fault)) => format!("There are no random bytes: {fault}."),
-        Event::Note(note) => told.note(note),
-        Event::World(act) => told.world(act),
+        Event::Note(note) => around.note(note),
+        Event::World(act) => around.world(act),
     }
 }
 
@@ -112,12 +112,12 @@ fn words(ready: Ready) -> String {
 }
 
 /// A step with the states around it.
-struct Told<'a> {
+struct Around<'a> {
     before: &'a State,
     after: &'a Model,
 }
 
-impl Told<'_> {
+impl Around<'_> {
     fn conn(&self, stream: Stream) -> Option<&Conn> {
         self.after.state.conns.get(&stream)
     }

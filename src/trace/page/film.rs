@@ -18,7 +18,7 @@ pub struct Film {
     pub(super) before: Map<String, Value>,
     pub(super) steps: Vec<Value>,
     /// The captions, calls and explanations.
-    pub(super) told: Vec<[String; 3]>,
+    pub(super) texts: Vec<[String; 3]>,
     pub(super) marks: Vec<Mark>,
     /// The state at the stop.
     pub(super) stop: Option<Map<String, Value>>,
@@ -53,7 +53,7 @@ impl Film {
             place: None,
             before: Map::new(),
             steps: Vec::new(),
-            told: Vec::new(),
+            texts: Vec::new(),
             marks: Vec::new(),
             stop: None,
             simulated: false,
@@ -143,7 +143,7 @@ impl Film {
             changes(&self.before, &after)
         ]));
         let caption = caption::caption(step, &before, &self.model);
-        self.told.push([visible(&caption), visible(&caption::raw(&step.event)), visible(&why)]);
+        self.texts.push([visible(&caption), visible(&caption::raw(&step.event)), visible(&why)]);
         self.before = after;
     }
 

@@ -182,9 +182,9 @@ fn story_text(to: &mut String, story: &Story, runs: &[Run], films: &[Film]) {
 /// Every step of a run as a list, and the state at its stop as a table.
 fn narration(to: &mut String, run: &Run, film: &Film, heading: &str) {
     let name = escape(&run.name);
-    let _ = writeln!(to, "<details open><summary>{heading}: {} steps</summary>", film.told.len());
+    let _ = writeln!(to, "<details open><summary>{heading}: {} steps</summary>", film.texts.len());
     let _ = writeln!(to, "<ol class=\"steps\" data-run=\"{name}\">");
-    for (index, [caption, raw, why]) in film.told.iter().enumerate() {
+    for (index, [caption, raw, why]) in film.texts.iter().enumerate() {
         let mark = film.marks.iter().find(|mark| mark.step == index);
         let mark = mark.map_or(String::new(), |mark| format!(" <b>[{}]</b>", escape(&mark.text)));
         let why =

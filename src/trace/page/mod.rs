@@ -89,12 +89,12 @@ pub struct View {
     /// The connection.
     pub stream: Stream,
     /// The fact.
-    pub told: Told,
+    pub fact: Fact,
 }
 
 /// Something that a loop keeps of a connection and that its calls do not show.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Told {
+pub enum Fact {
     /// The stage of the connection.
     Stage(&'static str),
     /// Bytes that it holds for the peer.

@@ -3,7 +3,7 @@ use std::collections::{BTreeMap, HashMap};
 use serde_json::{Map, Value, json};
 
 use super::words::{bytes, seconds};
-use super::{Told, View};
+use super::{Fact, View};
 use crate::proto::ConnId;
 use crate::python::Monotonic;
 use crate::reactor::{Note, Ready};
@@ -108,11 +108,11 @@ impl Model {
         }
         for view in views {
             let conn = self.conn(view.stream);
-            match view.told {
-                Told::Stage(stage) => conn.stage = stage,
-                Told::Held(bytes) => conn.held = bytes,
-                Told::Deadline(deadline) => conn.deadline = deadline,
-                Told::Place(place) => conn.place = place,
+            match view.fact {
+                Fact::Stage(stage) => conn.stage = stage,
+                Fact::Held(bytes) => conn.held = bytes,
+                Fact::Deadline(deadline) => conn.deadline = deadline,
+                Fact::Place(place) => conn.place = place,
             }
         }
     }

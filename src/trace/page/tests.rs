@@ -143,7 +143,7 @@ fn every_event_has_a_caption_of_at_most_25_words() {
     let (all, known) = (every_event(), picture());
     for seen in [None, Some(&known)] {
         let film = film(all.clone(), seen);
-        for ([caption, raw, why], event) in film.told.iter().zip(&all) {
+        for ([caption, raw, why], event) in film.texts.iter().zip(&all) {
             let words = caption.split_whitespace().count();
             assert!((2..=25).contains(&words), "{words} words: {caption}");
             assert!(caption.ends_with(['.', '?']), "{caption}");
@@ -163,11 +163,11 @@ fn a_caption_says_what_the_loop_cannot_know() {
         Some(&known),
     );
     assert_eq!(
-        film.told[0][0],
+        film.texts[0][0],
         "The loop receives 4,096 bytes from c1. 1,234,567 more are in the kernel."
     );
     assert_eq!(
-        film.told[1][0],
+        film.texts[1][0],
         "The loop sleeps. 2 clients wait in the accept queue, and no event is to come."
     );
 }
@@ -215,7 +215,7 @@ fn what_is_not_shown_is_followed_all_the_same() {
         part.step(step, Beside::default(), index >= 30);
     }
     let whole = film(all, None);
-    assert_eq!(part.told, whole.told[30..]);
+    assert_eq!(part.texts, whole.texts[30..]);
     assert_eq!(part.before, whole.before);
     let html = Page::default().of_film(&part, String::new());
     let overview = &data(&html)["runs"][0]["overview"];
