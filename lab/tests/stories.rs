@@ -1,4 +1,4 @@
-//! Each story happens as it is told: the mistake fails at its step, and the cure does not fail.
+//! Each story runs as written: the mistake fails at its step, and the cure does not fail.
 
 use lab::stories::STORIES;
 use saltecho::lab::Exercise;

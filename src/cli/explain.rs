@@ -100,8 +100,8 @@ pub(super) fn run(args: &ExplainArgs) -> Result<(), Failure> {
         }
         if left_out > 0 {
             text = format!(
-                "the trace has its most events; {left_out} later ones are left out: choose a part \
-                 with --from and --to\n"
+                "the trace is full: {left_out} later events are left out; choose a part with --from \
+                 and --to\n"
             );
         }
     }

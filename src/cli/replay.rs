@@ -46,7 +46,7 @@ Examples:
   saltecho replay run.rec
   saltecho replay run.rec --at 5113 --connection 17
 
-Exit code 5 means that this build does something else than the recorded one.";
+Exit code 5 means that this build makes other calls than the recorded one, or panics.";
 
 /// A recording that is read.
 pub(super) type Input = Reader<BufReader<File>>;
@@ -58,8 +58,8 @@ pub(super) fn run(args: &ReplayArgs) -> Result<(), Failure> {
     let recorded = header.get("commit").unwrap_or("unknown").to_owned();
     if recorded != build && !args.anyway {
         let text = format!(
-            "{} was recorded by commit {recorded}, and this build is {build}: a difference would say \
-             nothing about either. Replay it with that build, or with --anyway",
+            "{} was recorded by commit {recorded}, and this build is {build}: the two may differ on \
+             purpose. Replay it with that build, or with --anyway",
             args.file.display()
         );
         return Err(Failure::with_message(Exit::Usage, text));

@@ -54,7 +54,7 @@ pub(super) mod kind {
 pub(super) const FIRST_LISTENER: u64 = 2;
 pub(super) const FIRST_ADMIN: u64 = 1 << 32;
 
-/// The place of a buffer that `recv` is given most often is not repeated.
+/// The byte that stands for payload that is not kept.
 pub(super) const NEUTRAL: u8 = b'x';
 
 /// Appends events to a buffer. Some depend on those before them, as does the decoder.

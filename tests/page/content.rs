@@ -42,7 +42,7 @@ fn apply(state: &mut Map<String, Value>, step: &Value) {
 fn the_committed_page_is_what_the_stories_make() {
     let committed =
         fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/loop.html")).unwrap();
-    // Not assert_eq: nobody wants to read both.
+    // Not assert_eq, which would print both.
     assert!(
         committed == page().to_html(),
         "docs/loop.html is out of date: cargo run --example loop_page"

@@ -17,7 +17,7 @@ pub struct Client {
     pub sent: usize,
     /// Bytes that have been sent by the client and not received, while the connection is open.
     pub unread: Option<usize>,
-    /// The bits that the loop was told.
+    /// The bits that the loop believes set.
     pub told: String,
     /// Bytes that the loop holds for it.
     pub held: usize,

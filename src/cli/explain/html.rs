@@ -65,7 +65,7 @@ fn film(args: &ExplainArgs, path: &Path) -> Result<(Page, Film, String), Failure
     let get = |name: &str| header.get(name).unwrap_or("unknown").to_owned();
     let mut introduction =
         "A run of saltecho's loop over a real kernel, from a recording. What the kernel \
-        and the clients knew is in no recording: you see what the loop was told."
+        and the clients knew is in no recording: you see the loop's side."
             .to_owned();
     if follower.is_none() {
         introduction.push_str(

@@ -28,7 +28,7 @@ pub(super) struct RecordArgs {
     #[arg(long, value_name = "SIZE", env = "SALTECHO_RECORD_LIMIT", hide_env_values = true)]
     pub(super) record_limit: Option<FileSize>,
 
-    /// Record what clients send, too: everyone who can read the file can read that
+    /// Record what clients send, too: all who can read the file can read that
     #[arg(long, env = "SALTECHO_RECORD_PAYLOAD", hide_env_values = true)]
     #[arg(value_parser = clap::builder::FalseyValueParser::new())]
     pub(super) record_payload: bool,

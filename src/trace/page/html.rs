@@ -207,7 +207,7 @@ fn narration(to: &mut String, run: &Run, film: &Film, heading: &str) {
 fn state_table(to: &mut String, state: &Map<String, Value>) {
     const COLUMNS: [(&str, &str); 7] = [
         ("stage", "stage"),
-        ("told", "the loop was told"),
+        ("told", "the loop believes"),
         ("held", "it holds"),
         ("unread", "unread in the kernel"),
         ("edge", "event to come"),

@@ -1,7 +1,7 @@
 //! Runs of a loop as one self-contained page for a browser, to step through.
 //!
 //! A [`Page`] is one HTML file. It asks no other computer for anything and works from a disk. It shows
-//! both sides of a run after each step: what the loop has been told, by the answers of its calls, and, in
+//! both sides of a run after each step: what the loop believes, from the answers of its calls, and, in
 //! a simulated run, what the kernel knows. Without scripts, on paper and for a screen reader it is the
 //! same story as a list.
 

@@ -274,7 +274,7 @@
       for (const [index, letter] of ["R", "W", "P", "C"].entries()) {
         const on = (get("told") || "----")[index] !== "-";
         const bit = make("b", letter, on ? "bit on" : "bit");
-        bit.title = `${["readable", "writable", "urgent", "closed"][index]}: ${on ? "told" : "no"}`;
+        bit.title = `${["readable", "writable", "urgent", "closed"][index]}: ${on ? "yes" : "no"}`;
         const was = (before[`${name}.told`] || "----")[index] !== "-";
         if (step > 0 && on !== was) bit.classList.add("changed");
         bits.append(bit);
