@@ -144,7 +144,9 @@ impl<K> DerefMut for Recorder<K> {
     }
 }
 
-/// Sockets move as they are. What arrives is not recorded: a recording begins with its loop.
+/// Sockets move as they are. What arrives is not recorded: a recording begins with its loop. So does the
+/// clock of a recorder to a file: deadlines do not survive a move from it to another kernel, and a move to
+/// it is refused.
 impl<K: Adopt> Adopt for Recorder<K> {
     type Moved = K::Moved;
 

@@ -54,6 +54,24 @@ fn a_recorded_server_is_replayed_and_explained() {
     assert!(!told.contains("c1 "), "another connection's: {told}");
 }
 
+/// What `--from` and `--to` are compared with: not the time for which the machine has run.
+#[test]
+fn times_begin_with_the_loop() {
+    let files = Files::new();
+    let path = files.path().join("run.rec");
+    let path = path.to_str().unwrap();
+    let begun = Instant::now();
+    record(path, &[]);
+    let took = begun.elapsed().as_secs_f64();
+    let explained = run(&["explain", path], b"");
+    explained.expect(0, &[]);
+    let lines = text(&explained.stdout);
+    let times = lines.lines().map(|line| line.split_whitespace().next().unwrap());
+    let times: Vec<f64> = times.map(|time| time.parse().unwrap()).collect();
+    assert!(times.len() > 20 && times.is_sorted(), "{lines}");
+    assert!(times.iter().all(|time| *time <= took), "{took} s, but {lines}");
+}
+
 #[test]
 fn payload_is_kept_only_if_that_is_asked_for() {
     let files = Files::new();
