@@ -5,6 +5,7 @@ mod html;
 use std::io::Write;
 use std::ops::Range;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::Args;
@@ -13,7 +14,6 @@ use saltecho::trace::{Event, Narrator, Perfetto};
 use super::failure::{Exit, Failure};
 use super::output::{Output, Outputs};
 use super::replay::{open, unreadable};
-use super::values::Limit;
 
 /// Tell a recording of `saltecho serve --record` in plain words: one line for each call of the loop, with
 /// the rule that it follows and its source file.
@@ -29,12 +29,12 @@ pub(super) struct ExplainArgs {
     connection: Option<u32>,
 
     /// Only what happened at this time of the loop's clock or later (90s)
-    #[arg(long, value_name = "TIME")]
-    from: Option<Limit>,
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    from: Option<Duration>,
 
     /// Only what happened before this time of the loop's clock (95s)
-    #[arg(long, value_name = "TIME")]
-    to: Option<Limit>,
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    to: Option<Duration>,
 
     /// Write a Chrome trace to this file instead, for ui.perfetto.dev: drag it there. The data stays in
     /// the browser
@@ -65,11 +65,12 @@ pub(super) fn run(args: &ExplainArgs) -> Result<(), Failure> {
     let mut trace = args.perfetto.is_some().then(Perfetto::new);
     let mut narrator = Narrator::new();
     let mut text = String::new();
-    let Range { start: from, end: to } = args.range();
+    let range = args.range();
+    let mut is_empty = true;
     loop {
         let step = reader.next_step().map_err(|error| unreadable(&args.file, &error))?;
         let Some(step) = step else { break };
-        let at = u128::from(step.at.as_nanos());
+        let in_range = range.contains(&u128::from(step.at.as_nanos()));
         let stream = narrator.stream_of(&step.event);
         let id = stream.and_then(|stream| narrator.connection(stream));
         let line = narrator.line(&step);
@@ -79,11 +80,13 @@ pub(super) fn run(args: &ExplainArgs) -> Result<(), Failure> {
                 || matches!(&step.event, Event::Ready(saltecho::trace::Subject::Connection(id), _)
                     if id.number() == number)
         });
+        let is_shown = in_range && is_asked;
+        is_empty &= !is_shown;
         if let Some(trace) = &mut trace {
             // Turns are the frame of everything else.
             let frame = matches!(step.event, Event::Poll(_) | Event::Clock(_));
-            trace.step(&step, (from..to).contains(&at) && (is_asked || frame));
-        } else if (from..to).contains(&at) && is_asked {
+            trace.step(&step, is_shown || in_range && frame);
+        } else if is_shown {
             text.push_str(&line);
             text.push('\n');
             if text.len() > 1 << 16 {
@@ -91,6 +94,9 @@ pub(super) fn run(args: &ExplainArgs) -> Result<(), Failure> {
                 text.clear();
             }
         }
+    }
+    if is_empty {
+        return Err(args.nothing_shown());
     }
     if let Some(trace) = trace {
         let (json, left_out) = trace.finish();
@@ -111,9 +117,18 @@ pub(super) fn run(args: &ExplainArgs) -> Result<(), Failure> {
 impl ExplainArgs {
     /// The part of the run that is asked for, in nanoseconds of the loop's clock.
     fn range(&self) -> Range<u128> {
-        let nanos =
-            |limit: Option<Limit>| limit.and_then(|limit| limit.0).map(|time| time.as_nanos());
+        let nanos = |time: Option<Duration>| time.map(|time| time.as_nanos());
         nanos(self.from).unwrap_or(0)..nanos(self.to).unwrap_or(u128::MAX)
+    }
+
+    /// The failure of flags that choose nothing.
+    fn nothing_shown(&self) -> Failure {
+        let what = match self.connection {
+            None => "no step".to_owned(),
+            Some(number) => format!("no step of connection #{number}"),
+        };
+        let text = format!("{}: {what} is between --from and --to", self.file.display());
+        Failure::with_message(Exit::Usage, text)
     }
 }
 

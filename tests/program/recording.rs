@@ -40,7 +40,9 @@ fn a_recorded_server_is_replayed_and_explained() {
     state.expect(0, &[]);
     assert!(text(&state.stdout).starts_with("turn 4, "), "{}", text(&state.stdout));
 
-    let told = run(&["explain", path, "--connection", "2"], b"");
+    run(&["explain", path, "--connection", "3"], b"").expect(2, &["no step of connection #3 is"]);
+    run(&["explain", path, "--to", "0s"], b"").expect(2, &["no step is between --from and --to"]);
+    let told = run(&["explain", path, "--connection", "2", "--from", "0s", "--to", "1h"], b"");
     told.expect(0, &[]);
     let told = text(&told.stdout);
     for words in [
