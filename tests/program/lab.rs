@@ -105,6 +105,23 @@ fn faults_of_the_wire_are_verdicts_of_their_own() {
     lab(&["run", "13", "--", "true"]).expect(2, &["no exercise is called 13", "12-bad-night"]);
 }
 
+/// The command in the last line of a verdict is one for a shell.
+#[test]
+fn the_words_of_a_program_are_quoted() {
+    let program = r#"echo '{"id":0,"ok":{}}'
+        for id in $(seq 99); do echo "{\"id\":$id,\"call\":\"poll\",\"timeout_ms\":null}"; done
+        cat >/dev/null"#;
+    // A verdict has one line for it.
+    let program = program.replace('\n', ";");
+    let judged = judge("1", "1", &["sh", "-c", &program]);
+    judged.expect(5, &[]);
+    let verdict = stdout(&judged);
+    let again = verdict.lines().last().unwrap().trim().strip_prefix("again:    saltecho ");
+    let line = format!("exec '{}' {}", env!("CARGO_BIN_EXE_saltecho"), again.expect(&verdict));
+    let repeated = std::process::Command::new("sh").args(["-c", &line]).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&repeated.stdout), verdict, "{line}");
+}
+
 #[test]
 fn a_program_that_is_busy_with_nothing_is_stopped() {
     if PYTHON.is_missing() {
