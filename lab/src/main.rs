@@ -14,7 +14,7 @@ use saltecho::lab::{Exercise, Verdict, grade};
 const USAGE: &str = "\
 usage: cargo run -p lab -- EXERCISE [OPTION]...
 
-EXERCISE is a number or a name; `all` runs them in order up to the first that fails, and `stories` tells
+EXERCISE is a number or a name; `all` runs them in order up to the first that fails, and `stories` shows
 what each mistake leads to.
 
   --text        print the exercise's page
