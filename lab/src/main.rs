@@ -14,7 +14,7 @@ use saltecho::lab::{Exercise, Verdict, grade};
 const USAGE: &str = "\
 usage: cargo run -p lab -- EXERCISE [OPTION]...
 
-EXERCISE is a number or a name; `all` runs them in order up to the first that fails, and `stories` tells
+EXERCISE is a number or a name; `all` runs them in order up to the first that fails, and `stories` shows
 what each mistake leads to.
 
   --text        print the exercise's page
@@ -98,7 +98,10 @@ fn parse(words: &[String]) -> Result<Wish, String> {
                 let seed = number()?;
                 seeds = seed..seed.checked_add(1).ok_or("the seed is too large")?;
             }
-            "--seeds" => seeds = 0..number()?,
+            "--seeds" => match number()? {
+                0 => return Err("--seeds is at least 1".to_owned()),
+                number => seeds = 0..number,
+            },
             "--html" => html = Some(options.next().ok_or("--html needs a file")?.clone()),
             other => return Err(format!("there is no option {other}")),
         }
@@ -134,7 +137,10 @@ fn grade_one(
     seeds: std::ops::Range<u64>,
     html: Option<&str>,
 ) -> Result<(), u8> {
-    let serve = if solution { task.solution } else { task.skeleton };
+    let (serve, file, flag) = match solution {
+        true => (task.solution, "solution.rs", " --solution"),
+        false => (task.skeleton, "skeleton.rs", ""),
+    };
     let Some(verdict) = grade_within_time(exercise, serve, seeds) else {
         let seconds = STUCK.as_secs();
         println!("ERROR {exercise}\n  one run takes more than {seconds} s: a loop without calls?");
@@ -156,8 +162,8 @@ fn grade_one(
         }
         Verdict::Fail(failure) => {
             let origin = failure.origin;
-            println!("  where:    {directory}/skeleton.rs");
-            println!("  again:    cargo run -p lab -- {number} --{origin}");
+            println!("  where:    {directory}/{file}");
+            println!("  again:    cargo run -p lab -- {number}{flag} --{origin}");
             if let Some(file) = html {
                 if let Err(error) = std::fs::write(file, failure.page().to_html()) {
                     eprintln!("lab: cannot write {file}: {error}");

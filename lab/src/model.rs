@@ -1,4 +1,4 @@
-//! One complete loop, which passes every exercise, and the mistakes that it can be told to make.
+//! One complete loop, which passes every exercise, and the mistakes that it can be set to make.
 //!
 //! Each [`Mistake`] is one line or two away from the cure, which is the same loop without it. The
 //! grader's own test runs them all: each has to fail with the code that is stated for it. The stories

@@ -293,7 +293,7 @@ const TEXTS: [Text; 24] = [
         expected: "a share per turn and connection, and the rest in the next turn",
         help: "after the share put the connection into a queue, poll with timeout 0, and go on behind others",
         why: "A client that sends faster than the loop reads has no WouldBlock to offer, so \"until WouldBlock\" \
-              never ends, and everyone else waits: 49 seconds for one client in curio#106, likewise \
+              never ends, and all others wait: 49 seconds for one client in curio#106, likewise \
               twemproxy#416 and CCF#1462. A share ends it; but the unread rest gets no new event, so it \
               has to be remembered (envoy#27773).",
         exercise: "fairness",
@@ -319,7 +319,7 @@ const TEXTS: [Text; 24] = [
         title: "the client waits for an end that never comes",
         expected: "after the last byte of the answer, shutdown",
         help: "call shutdown once the whole answer is taken: it is delivered, and the end behind it",
-        why: "A client that is told nothing about the length reads until the end of the stream. As long as \
+        why: "A client that does not know the length reads until the end of the stream. As long as \
               the server has not ended its own direction, that end cannot come, and both sides wait.",
         exercise: "goodbye",
     },

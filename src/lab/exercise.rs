@@ -210,7 +210,7 @@ fn strangers(_: &mut SplitMix) -> Faults {
 
 fn bad_night(random: &mut SplitMix) -> Faults {
     let faults = Faults::draw(random);
-    // The random source is none of these exercises' business.
+    // No exercise needs random numbers.
     Faults { descriptors: 1 + random.below(5), random_error: 0, lost_probe: 0, ..faults }
 }
 

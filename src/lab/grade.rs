@@ -208,7 +208,7 @@ fn run_once(
         }
         (Err(payload), None) => format!("it panicked: {}", panic_text(payload.as_ref())),
     };
-    kernel.log.call(|| ended.clone());
+    kernel.log.call(|| "the loop ends".to_owned());
     Ok((Some(Fault::new(Code::Ended, ended)), kernel))
 }
 

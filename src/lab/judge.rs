@@ -9,7 +9,7 @@ use super::world::{Client, byte};
 use crate::reactor::Ready;
 use crate::sim::{Outlook, Seen, SimKernel};
 
-/// A judge that knows of a loop only what its kernel sees.
+/// A judge that sees nothing of a loop but its calls.
 pub(super) struct Judge {
     pub(super) rules: Rules,
     pub(super) met: Met,
@@ -92,13 +92,14 @@ impl Judge {
     /// A call begins.
     pub(super) fn call(&mut self) -> Result<(), Fault> {
         (self.calls, self.barren) = (self.calls + 1, self.barren + 1);
-        match self.barren > MOST_BARREN || self.calls > MOST_CALLS {
-            true => {
-                let calls = if self.barren > MOST_BARREN { MOST_BARREN } else { MOST_CALLS };
-                Err(Fault::new(Code::Spins, format!("{calls} calls, and nothing gained")))
-            }
-            false => Ok(()),
-        }
+        let calls = if self.barren > MOST_BARREN {
+            MOST_BARREN
+        } else if self.calls > MOST_CALLS {
+            MOST_CALLS
+        } else {
+            return Ok(());
+        };
+        Err(Fault::new(Code::Spins, format!("{calls} calls, and nothing gained")))
     }
 
     pub(super) const fn gain(&mut self) {
@@ -218,7 +219,7 @@ impl Judge {
                     self.met.count(Case::Flood);
                     let note = format!(
                         "{in_turn} bytes of c{name} in one turn, and its share is {share}; \
-                         everyone else waits"
+                         the others wait"
                     );
                     return Err(Fault::new(Code::HeldTheLoop, note));
                 }
@@ -338,7 +339,7 @@ impl Judge {
         conn.closed = Some(step);
         let unsent = rules.answer(conn.received) - conn.sent;
         let (received, error) = (conn.received, conn.error);
-        // An end that is next may as well be read by the close.
+        // If the end is next, a close does no harm: the next recv would return it.
         let at_end = conn.at_end || outlook.end && outlook.unread == 0;
         let (failed, active_at) = (conn.failed, conn.active_at);
         self.strike = None;

@@ -101,7 +101,7 @@ impl LabKernel {
         }
     }
 
-    fn tell_events(&self, timeout: Option<Duration>, events: &[(Token, Ready)]) -> String {
+    fn describe_poll(&self, timeout: Option<Duration>, events: &[(Token, Ready)]) -> String {
         let names = events.iter().map(|(token, ready)| {
             let name = match self.tokens.get(token) {
                 Some(client) => format!("c{}", client + 1),
@@ -178,8 +178,8 @@ impl Kernel for LabKernel {
         self.play();
         let mut events = Vec::new();
         let result = self.sim.poll(timeout, |token, ready| events.push((token, ready)));
-        let told = self.tell_events(timeout, &events);
-        self.log.call(|| told);
+        let text = self.describe_poll(timeout, &events);
+        self.log.call(|| text);
         if self.sim.slept() {
             let Self { sim, world, judge, .. } = self;
             let verdict = judge.slept(timeout, from, sim, &world.clients);
@@ -252,9 +252,9 @@ impl Kernel for LabKernel {
     fn shed(&mut self, listener: &mut ()) -> io::Result<()> {
         self.begin_call();
         let result = self.sim.shed(listener);
-        let told =
+        let text =
             result.as_ref().map_or_else(error_name, |()| "a client is turned away".to_owned());
-        self.log.call(|| format!("shed() -> {told}"));
+        self.log.call(|| format!("shed() -> {text}"));
         if result.is_ok() {
             let verdict = self.judge.shed();
             self.check(verdict);
@@ -309,8 +309,8 @@ impl Kernel for LabKernel {
         self.begin_call();
         let (end, client) = (stream.client(), stream.client().number());
         let (outlook, clock) = (self.sim.outlook(end), self.sim.clock());
-        let how_told = if how == Close::Reset { ", with a reset" } else { "" };
-        self.log.call(|| format!("close(c{}{how_told})", client + 1));
+        let suffix = if how == Close::Reset { ", with a reset" } else { "" };
+        self.log.call(|| format!("close(c{}{suffix})", client + 1));
         if let Some(token) = self.sim.ledger(end).name {
             self.tokens.remove(&token);
             self.gone.insert(token);

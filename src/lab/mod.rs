@@ -1,11 +1,12 @@
 //! A laboratory for event loops: bring a loop, and a judge runs it over a simulated kernel.
 //!
 //! A loop that is written over [`Kernel`](crate::reactor::Kernel) gets the [simulator](crate::sim)'s
-//! seeds and faults, clients that follow a script, and a judge that knows of the loop only what its kernel
-//! sees. Each [`Exercise`] is an echo under one new condition; [`grade`] runs a loop through it and
-//! says what went wrong ([`exhaust`] takes every short script): the simplest script that fails, the step from which on nothing could save
-//! the run, what was expected, and a remedy, and with the feature `page` a page to step through it. The book of exercises is in the repository's `lab/`, and
-//! `saltecho lab run` judges programs in any language through a pipe.
+//! seeds and faults, clients that follow a script, and a judge that sees nothing of the loop but its
+//! calls. Each [`Exercise`] is an echo under one new condition. [`grade`] runs a loop through it with many
+//! seeds, [`exhaust`] with every short script. A verdict names the simplest script that fails, the step
+//! from which on nothing could save the run, what was expected, and a remedy; the feature `page` makes a
+//! page of it to step through. The exercises' texts are in the repository's `lab/`, and `saltecho lab run`
+//! judges programs in any language through a pipe.
 //!
 //! ```
 //! use std::{collections::HashMap, io};

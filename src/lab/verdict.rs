@@ -80,7 +80,7 @@ pub struct Failure {
     pub acts: usize,
     /// The simplest script.
     pub script: Script,
-    /// The same run as events, for those who draw it.
+    /// The same run as events, for a page.
     pub film: Film,
 }
 
@@ -207,7 +207,7 @@ impl Code {
             | Self::AnswerInHand
             | Self::KeptEnded
             | Self::NoEnd
-            | Self::Famine => "from here nobody will wake it: ",
+            | Self::Famine => "from here on nothing will wake it: ",
             _ => "",
         }
     }

@@ -6,8 +6,8 @@ use super::script::{Act, Script};
 use crate::random::SplitMix;
 use crate::sim::{Seen, SimClient, SimKernel};
 
-/// The clients of a run. They do what the script says, and when it is over they end like decent clients:
-/// they read what comes, finish, and wait for the rest of their answers.
+/// The clients of a run. They do what the script says. When it is over they read what comes, finish, and
+/// wait for the rest of their answers.
 pub(super) struct World {
     acts: Vec<Act>,
     position: usize,
@@ -28,9 +28,9 @@ struct Waiting {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Phase {
     Script,
-    /// No faults any more, and everyone reads.
+    /// No faults any more, and every client reads.
     Calm,
-    /// Everyone has finished.
+    /// Every client has finished.
     Finishing,
     /// Nothing is left to happen.
     Over,
@@ -78,7 +78,7 @@ impl World {
     }
 
     /// Plays the script up to its next pause, and lets every client go on. Returns true if anything
-    /// happened. The kernel gets leave to sleep until the pause is over.
+    /// happened. The kernel may sleep until the pause is over.
     pub(super) fn act(&mut self, kernel: &mut SimKernel, log: &mut Log, rules: &Rules) -> bool {
         let mut happened = self.end_pause(kernel, rules);
         while self.waiting.is_none() && self.phase == Phase::Script {

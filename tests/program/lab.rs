@@ -43,7 +43,8 @@ fn the_starter_solves_the_first_exercise_and_learns_what_is_missing() {
     let judged = judge("door", "20", &["python3", &starter]);
     judged.expect(5, &["the loop failed in exercise 2-door"]);
     let verdict = stdout(&judged);
-    let mark = "<- from here nobody will wake it: 1 client waits in the accept queue, no edge left";
+    let mark =
+        "<- from here on nothing will wake it: 1 client waits in the accept queue, no edge left";
     assert!(verdict.contains("error[L03]") && verdict.contains(mark), "{verdict}");
     // The command in the last line repeats it to the letter.
     let again = verdict.lines().last().unwrap().trim();
@@ -103,6 +104,23 @@ fn faults_of_the_wire_are_verdicts_of_their_own() {
     }
     judge("1", "1", &["./not-there"]).expect(1, &[]);
     lab(&["run", "13", "--", "true"]).expect(2, &["no exercise is called 13", "12-bad-night"]);
+}
+
+/// The command in the last line of a verdict is one for a shell.
+#[test]
+fn the_words_of_a_program_are_quoted() {
+    let program = r#"echo '{"id":0,"ok":{}}'
+        for id in $(seq 99); do echo "{\"id\":$id,\"call\":\"poll\",\"timeout_ms\":null}"; done
+        cat >/dev/null"#;
+    // A verdict has one line for it.
+    let program = program.replace('\n', ";");
+    let judged = judge("1", "1", &["sh", "-c", &program]);
+    judged.expect(5, &[]);
+    let verdict = stdout(&judged);
+    let again = verdict.lines().last().unwrap().trim().strip_prefix("again:    saltecho ");
+    let line = format!("exec '{}' {}", env!("CARGO_BIN_EXE_saltecho"), again.expect(&verdict));
+    let repeated = std::process::Command::new("sh").args(["-c", &line]).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&repeated.stdout), verdict, "{line}");
 }
 
 #[test]

@@ -110,6 +110,7 @@ fn flags_that_a_sweep_cannot_use_are_refused() {
         (&["--closed"], &["--sweep", "--closed"]),
         (&["--mode", "idle"], &["--sweep", "idle"]),
         (&["--hlog", "x"], &["--sweep", "--hlog", "--json"]),
+        (&["--admin", "unix:/admin"], &["--sweep", "--admin"]),
         (&["--assert", "errors==0"], &["--assert", "--slo"]),
         (&["--slo", "errors==0"], &["p99<5ms"]),
     ] {

@@ -87,7 +87,8 @@ impl<K: Kernel> Echo<'_, K> {
             self.accepted += 1;
             match self.kernel.register(&mut stream, token) {
                 Ok(()) => {
-                    let conn = Conn { stream, unsent: Vec::new(), ended: false, active_at: self.now };
+                    let conn =
+                        Conn { stream, unsent: Vec::new(), ended: false, active_at: self.now };
                     self.conns.insert(token, conn);
                 }
                 Err(_) => self.kernel.close(stream, Close::Orderly),

@@ -61,7 +61,13 @@ impl<K: Kernel> Echo<'_, K> {
             self.accepted += 1;
             match self.kernel.register(&mut stream, token) {
                 Ok(()) => {
-                    let conn = Conn { stream, quota: self.quota, shut: false, unsent: Vec::new(), ended: false };
+                    let conn = Conn {
+                        stream,
+                        quota: self.quota,
+                        shut: false,
+                        unsent: Vec::new(),
+                        ended: false,
+                    };
                     self.conns.insert(token, conn);
                 }
                 Err(_) => self.kernel.close(stream, Close::Orderly),

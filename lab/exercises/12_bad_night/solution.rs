@@ -19,7 +19,17 @@ pub fn serve<K: Kernel>(
     let (conns, buffer) = (HashMap::new(), vec![0; rules.recv_max]);
     // So many reads per turn, however much they return.
     let reads = rules.share.map_or(usize::MAX, |share| share as usize / rules.recv_max);
-    Echo { kernel, listener, conns, accepted: 0, buffer, reads, queue: VecDeque::new(), rests: false }.run()
+    Echo {
+        kernel,
+        listener,
+        conns,
+        accepted: 0,
+        buffer,
+        reads,
+        queue: VecDeque::new(),
+        rests: false,
+    }
+    .run()
 }
 
 /// How long accepting rests.

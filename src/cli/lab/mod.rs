@@ -9,6 +9,7 @@ use std::path::Path;
 use anyhow::Context;
 use clap::{Args, Subcommand};
 use saltecho::lab::{Code, Exercise, LabKernel, Verdict, WireFault, grade_in};
+use saltecho::load::report::command_line;
 
 use super::failure::{Exit, Failure};
 use super::output;
@@ -143,7 +144,7 @@ fn judge(args: &RunArgs) -> Result<(), Failure> {
             Verdict::Fail(failure) => {
                 let (number, origin) = (exercise.number, failure.origin);
                 let words = args.program.iter().map(|word| word.to_string_lossy());
-                let program = words.collect::<Vec<_>>().join(" ");
+                let program = command_line(words.collect::<Vec<_>>().iter().map(AsRef::as_ref));
                 let again = format!("saltecho lab run {number} --{origin} -- {program}");
                 output::print(&format!("  again:    {again}\n"))?;
                 if let Some(path) = &args.html {

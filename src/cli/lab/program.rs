@@ -24,7 +24,7 @@ pub(super) struct Program {
 /// How long a program may be silent.
 const SILENCE: Duration = Duration::from_secs(5);
 
-/// How long it may take to end after it was told to.
+/// How long it may take to end after the stop.
 const FAREWELL: Duration = Duration::from_secs(1);
 
 /// The longest line in bytes. The longest reasonable one sends 64 KiB in hexadecimal.
@@ -118,7 +118,7 @@ pub(super) fn quote(line: &str) -> String {
     }
 }
 
-/// The run is over: the program is told to end, has a moment for it, and is then killed.
+/// Sends the stop, leaves the program a moment to end, and kills it.
 impl Drop for Program {
     fn drop(&mut self) {
         let stop = json!({"id": self.open_id, "stop": "finished"});

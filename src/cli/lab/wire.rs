@@ -109,7 +109,7 @@ impl Session<'_> {
     /// Makes a call.
     ///
     /// # Errors
-    /// A fault in its arguments, which is not the kernel's business.
+    /// A fault in its arguments, which the kernel does not get.
     fn perform(&mut self, name: &str, call: &Map<String, Value>) -> Result<Answer, String> {
         match name {
             "poll" => self.poll(call),

@@ -222,6 +222,7 @@ impl LoadArgs {
                 ("--events", self.events.is_some(), LOG),
                 ("--hlog", self.hlog.is_some(), LOG),
                 ("--pid", self.pid.is_some(), LOG),
+                ("--admin", self.admin.is_some(), LOG),
                 ("--tui", self.tui, "it shows one run"),
             ];
             if let Some((flag, _, why)) = useless.into_iter().find(|(_, is_given, _)| *is_given) {

@@ -59,8 +59,7 @@ impl ProgramInfo {
 
     /// The command line, quoted for a shell.
     pub fn command_line(&self) -> String {
-        let words: Vec<String> = self.command.iter().map(|word| quoted(word)).collect();
-        words.join(" ")
+        command_line(self.command.iter().map(String::as_str))
     }
 
     /// Start of the run: `2026-11-25 04:20:00 UTC`.
@@ -75,6 +74,11 @@ impl ProgramInfo {
         let debug = if self.debug_build { ", debug build" } else { "" };
         format!("saltecho {}{}{debug}", self.version, commit.unwrap_or_default())
     }
+}
+
+/// Words as one line for a shell, quoted where they need it.
+pub fn command_line<'a>(words: impl IntoIterator<Item = &'a str>) -> String {
+    words.into_iter().map(quoted).collect::<Vec<_>>().join(" ")
 }
 
 /// Quotes a word for a shell.

@@ -27,7 +27,7 @@ pub use collector::{Collector, Second, Sink, SinkFailure};
 pub use compare::Comparison;
 pub use events::EventLog;
 pub use figures::{Percentiles, QUANTILES};
-pub use generator::{Generator, Machine, PlanInfo, ProgramInfo, RunInfo};
+pub use generator::{Generator, Machine, PlanInfo, ProgramInfo, RunInfo, command_line};
 pub use hlog::{HistogramLog, LoadLog, LogError};
 pub use merge::{MergeError, merge};
 pub use server::{ServerUse, Upgrade};

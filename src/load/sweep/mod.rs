@@ -1,7 +1,7 @@
 //! A sweep: which rates are measured, in which order, and what follows from the results.
 //!
-//! Nothing here runs a load. [`Search`] is a pure state machine: it is asked for the next rate and
-//! hears what became of it, so simulated servers test it. [`Slo`] judges a window by the share of its
+//! Nothing here runs a load. [`Search`] is a pure state machine: it names the next rate and takes the
+//! result, so simulated servers test it. [`Slo`] judges a window by the share of its
 //! messages within a limit, and [`Backlog`] notices a rate above capacity, whose latencies would only
 //! describe the length of the window.
 //!
