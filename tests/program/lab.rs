@@ -52,7 +52,9 @@ fn the_starter_solves_the_first_exercise_and_learns_what_is_missing() {
     let files = Files::new();
     let page = files.path().join("door.html").display().to_string();
     let arguments = ["run", "2", "--seed", seed, "--html", &page, "--", "python3", &starter];
-    let repeated = stdout(&lab(&arguments));
+    let repeated = lab(&arguments);
+    repeated.expect(5, &["the loop failed in exercise 2-door"]);
+    let repeated = stdout(&repeated);
     assert_eq!(repeated, format!("{verdict}  watch:    {page}\n"), "{again}");
     let page = std::fs::read_to_string(page).unwrap();
     assert!(page.contains("error[L03]") && page.contains("1 client waits in the accept queue"));
