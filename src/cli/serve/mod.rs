@@ -16,6 +16,7 @@ mod upgrade;
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -23,7 +24,8 @@ use saltecho::proto::{Framed, Handler, Identity, Protocol, Transform, Upper};
 use saltecho::reactor::{Kernel, MioKernel};
 use saltecho::server::handover::Thawing;
 use saltecho::server::{
-    AdminAddress, BuildError, Handle, Pause, Server, ServerBuilder, run_until_parked, run_workers,
+    AdminAddress, AdminListener, BuildError, Handle, Pause, Server, ServerBuilder,
+    run_until_parked, run_workers,
 };
 use signal_hook::consts::SIGHUP;
 
@@ -186,11 +188,7 @@ impl<'a> Service<'a> {
         }
         let servers = builder.build_workers(self.settings.fixed.workers);
         let mut servers = servers.map_err(|error| cannot_build(error, &self.settings))?;
-        let addresses = servers[0].addresses().context("cannot get the listening address")?;
-        self.observe(servers.iter_mut(), &addresses);
-        if let Some(port_file) = self.port_file.take() {
-            port_file.write(&addresses, self.log)?;
-        }
+        let addresses = self.equip(&mut servers)?;
         self.run(servers, &addresses)
     }
 
@@ -207,15 +205,26 @@ impl<'a> Service<'a> {
             recording.start(worker, kernel, with_handler(header, self.args.reply, limit))
         });
         let mut servers = servers.map_err(|error| cannot_build(error, &self.settings))?;
+        let addresses = self.equip(&mut servers)?;
+        self.announce(&addresses, servers[0].admin_address());
+        let stats = run_workers(servers).context("the event loop failed")?;
+        journal::print_counters(self.log, Level::Normal, &stats);
+        journal::check(&stats)
+    }
+
+    /// Gives servers their observers, and writes the port file. Returns the addresses that they listen
+    /// on.
+    fn equip<K, H>(&mut self, servers: &mut [Server<K, H>]) -> Result<Vec<SocketAddr>, Failure>
+    where
+        K: Kernel<Listener: AsFd, AdminListener = AdminListener>,
+        H: Handler + Clone,
+    {
         let addresses = servers[0].addresses().context("cannot get the listening address")?;
         self.observe(servers.iter_mut(), &addresses);
         if let Some(port_file) = self.port_file.take() {
             port_file.write(&addresses, self.log)?;
         }
-        self.announce(&addresses, servers[0].admin_address());
-        let stats = run_workers(servers).context("the event loop failed")?;
-        journal::print_counters(self.log, Level::Normal, &stats);
-        journal::check(&stats)
+        Ok(addresses)
     }
 
     /// Prepares to take over the listeners of another process.
