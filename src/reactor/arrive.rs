@@ -39,7 +39,7 @@ impl<K: Kernel, T> Reactor<K, T> {
         Ok(())
     }
 
-    /// Gives every connection a turn in which each call is tried, whatever events have told.
+    /// Gives every connection a turn in which each call is tried, whatever events there were.
     pub(crate) fn suspect_all(&mut self) {
         let mut next = self.slots.id_from(0);
         while let Some(id) = next {

@@ -27,7 +27,7 @@ pub(super) fn read(started: Option<SystemTime>) -> Option<Process> {
     })
 }
 
-/// The number of open descriptors. Linux has told it as the size of this directory since 6.2; before, it
+/// The number of open descriptors. Linux has given it as the size of this directory since 6.2; before, it
 /// is zero, and counting the entries would take milliseconds for a crowd.
 fn descriptors() -> Option<u64> {
     fs::metadata("/proc/self/fd").ok().map(|directory| directory.len()).filter(|size| *size > 0)

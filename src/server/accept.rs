@@ -93,7 +93,7 @@ impl<L> Acceptor<L> {
         self.pause.until = None;
     }
 
-    /// Looks at every listener, whatever events have told.
+    /// Looks at every listener, whatever events there were.
     pub(super) fn suspect_all(&mut self) {
         self.listeners.iter_mut().for_each(|listening| listening.waiting = true);
     }

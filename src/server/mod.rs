@@ -90,7 +90,7 @@ pub struct Server<K: Kernel = MioKernel, H = Upper> {
     /// The part of the last change of the settings that is still to be done.
     unsettled: Unsettled,
     lifecycle: Lifecycle,
-    /// It is to run no further turn for now.
+    /// It is to run no further turn until it is resumed.
     parked: bool,
     /// Every recv of every connection lands here; nothing stays between two of them.
     scratch: Box<[u8]>,
@@ -297,7 +297,8 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         Ok(self.lifecycle != Lifecycle::Stopped && !self.parked)
     }
 
-    /// Returns true if the last turn was the last for now: [`Handle::park`] was called.
+    /// Returns true if it is to run no further turn until [`unpark`](Self::unpark): [`Handle::park`] was
+    /// called.
     pub const fn is_parked(&self) -> bool {
         self.parked
     }

@@ -28,12 +28,12 @@ impl Running {
         Ok(Self { addresses, admin, handle, thread: Some(thread) })
     }
 
-    /// Where it listens, in the order in which it was told to.
+    /// The addresses that it listens on, in the order in which they were given.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
     }
 
-    /// Where its admin endpoint listens, if it has one.
+    /// The address of its admin endpoint, if it has one.
     pub const fn admin_address(&self) -> Option<&AdminAddress> {
         self.admin.as_ref()
     }

@@ -73,7 +73,7 @@ where
         let halted = threads
             .into_iter()
             .map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
-        // All have to end before one error may be told.
+        // All have to end before one error is returned.
         let halted: Vec<io::Result<Halt<K, H>>> = first.into_iter().chain(halted).collect();
         halted.into_iter().collect()
     });

@@ -13,7 +13,6 @@ use saltecho::sim::{Faults, Seen, SimKernel, SimMoved};
 use saltecho::trace::Recorder;
 
 use crate::world::TestKernel;
-
 use crate::world::World;
 use crate::world::handler::UpperHandler;
 use crate::world::moving::{Message, Outcome, hand_over, messages};

@@ -18,9 +18,8 @@ use saltecho::server::{Limits, Observer, Record, Server};
 use saltecho::sim::{Faults, Seen, SimClient, SimKernel};
 use saltecho::trace::Recorder;
 
-use crate::world::TestKernel;
-
 use crate::multiprocessing_world::answer;
+use crate::world::TestKernel;
 use crate::world::client::Fate;
 use crate::world::moving::{self, Outcome, draw_time};
 use crate::world::steps::{receive, until_asleep};

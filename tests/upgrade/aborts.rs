@@ -46,12 +46,12 @@ fn a_new_program_that_exits_with_0_is_a_failure() {
 }
 
 #[test]
-fn the_exit_code_of_a_new_program_that_fails_is_told() {
+fn the_exit_code_of_a_new_program_that_fails_is_reported() {
     goes_on("3", "died", "it ended with exit code 3");
 }
 
 #[test]
-fn the_signal_that_ended_a_new_program_is_told() {
+fn the_signal_that_ended_a_new_program_is_reported() {
     goes_on("abort", "died", "it was ended by signal 6");
 }
 
@@ -125,7 +125,7 @@ fn a_new_program_that_does_not_acknowledge_is_ended_after_its_time() {
 }
 
 #[test]
-fn an_acknowledgement_before_the_end_is_not_believed() {
+fn an_acknowledgement_before_the_end_is_refused() {
     goes_on("hello prepared first-record ack hang", "channel", "acknowledged something else");
 }
 

@@ -12,7 +12,7 @@ use crate::service::{Service, has_ended, signal_to, state, wait_until};
 /// and kills the process at the beginning of one of them.
 fn tracer(file: &Path, fatal: Option<usize>) -> Vec<String> {
     let file = file.to_str().unwrap();
-    // The tracer is no parent: the process stays the child of whichever started it.
+    // The tracer is no parent: the process stays the child of the one that started it.
     let mut words: Vec<String> =
         ["strace", "-D", "-o", file, "-e", "trace=sendmsg"].map(str::to_owned).into();
     if let Some(number) = fatal {

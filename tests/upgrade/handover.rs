@@ -70,7 +70,7 @@ fn a_handshake_an_answer_and_a_half_closed_stream_go_on_where_they_were() {
     let (mut half, its_challenge) = connect(service.address);
     let its_digest = digest(&its_challenge);
     half.write_all(&its_digest[..7]).unwrap();
-    // An answer that nobody reads, and input behind it.
+    // An answer that is not read, and input behind it.
     let stuck = authenticated(service.address);
     let sent = fill(&stuck);
     // A wrong digest has to stay wrong.
@@ -85,7 +85,7 @@ fn a_handshake_an_answer_and_a_half_closed_stream_go_on_where_they_were() {
     half.write_all(&its_digest[7..]).unwrap();
     assert_eq!(exchange(&half, b"hello"), b"HELLO");
     wrong.write_all(&[0]).unwrap();
-    assert_eq!(rest(&wrong).unwrap_or_default(), b"", "nobody gets in without proof");
+    assert_eq!(rest(&wrong).unwrap_or_default(), b"", "no client gets in without proof");
     stuck.shutdown(Shutdown::Write).unwrap();
     let answer = rest(&stuck).unwrap();
     assert_eq!(answer.len(), sent);

@@ -280,7 +280,7 @@ impl Manager {
 }
 
 #[test]
-fn the_service_manager_is_told_of_the_new_process_and_never_of_a_stop() {
+fn the_new_process_is_reported_to_the_service_manager_and_a_stop_never_is() {
     let manager = Manager::new();
     let mut service = Service::start_with(&[], |command| {
         command.env("NOTIFY_SOCKET", manager.files.path().join("notify"));

@@ -255,7 +255,7 @@ impl Manager {
         }))
     }
 
-    /// Says that this process is the service from now on.
+    /// Says that the process of this number is the service from now on.
     pub(super) fn succeeded_by(&self, pid: u32) {
         self.notify(|notifier| notifier.succeeded_by(pid));
     }

@@ -128,7 +128,7 @@ impl<K: Kernel> Admin<K> {
         }
     }
 
-    /// Looks at every socket, whatever events have told.
+    /// Looks at every socket, whatever events there were.
     pub(super) fn suspect_all(&mut self) {
         self.waiting = self.listener.is_some();
         self.accept_at = self.accept_at.or(Some(Monotonic::ZERO));

@@ -93,7 +93,6 @@ impl<K: Kernel, H: Handler + Clone> Frozen<K, H> {
     /// first turn tries every socket once.
     pub fn resume(self) -> Server<K, H> {
         let mut server = self.server;
-        server.parked = false;
         server.try_everything();
         server
     }
@@ -106,7 +105,6 @@ impl<K: Kernel, H: Handler + Clone> Frozen<K, H> {
         K: Adopt,
     {
         let Self { mut server, staying } = self;
-        server.parked = false;
         for listening in std::mem::take(&mut server.acceptor.listeners) {
             server.reactor.kernel.release_listener(listening.listener);
         }

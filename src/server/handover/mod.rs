@@ -30,6 +30,8 @@ pub use thaw::Thawing;
 
 use std::io;
 
+use crate::proto::wire::Reader;
+
 /// The format of the records that this version writes.
 pub const FORMAT: u16 = 1;
 
@@ -137,16 +139,13 @@ impl Totals {
 
     /// Reads totals. Bytes behind them are ignored; `None` if there are too few.
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
-        let number = |index: usize| {
-            let bytes = bytes.get(8 * index..8 * index + 8)?;
-            Some(u64::from_le_bytes(bytes.try_into().ok()?))
-        };
+        let mut reader = Reader::new(bytes);
         Some(Self {
-            chunks: number(0)?,
-            loops: number(1)?,
-            listeners: number(2)?,
-            connections: number(3)?,
-            unsent: number(4)?,
+            chunks: reader.u64()?,
+            loops: reader.u64()?,
+            listeners: reader.u64()?,
+            connections: reader.u64()?,
+            unsent: reader.u64()?,
         })
     }
 }

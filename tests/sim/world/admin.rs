@@ -1,11 +1,13 @@
-//! Clients of the admin endpoint: probes, lists, kills, and all that is none of these.
+//! The admin endpoint and its clients: probes, lists, kills, and all that is none of these.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use saltecho::proto::http::{Method, SLICE};
 use saltecho::random::SplitMix;
-use saltecho::sim::{Seen, SimClient, SimKernel};
+use saltecho::sim::{Seen, SimAdminListener, SimClient, SimKernel};
 
+use super::World;
 use super::client::Fate;
 use super::http_world::{Answer, read_answers};
 
@@ -165,6 +167,89 @@ impl AdminClient {
         assert_eq!(answers.len(), methods.len(), "{:?} lacks answers", self.end);
         for answer in answers {
             check(&answer);
+        }
+    }
+}
+
+impl World {
+    /// Gives the server an admin endpoint.
+    pub fn open_admin(&mut self) {
+        let handle = self.server.handle();
+        self.server.set_admin(SimAdminListener, handle).expect("a simulated one registers");
+    }
+
+    /// A client asks the admin endpoint something.
+    pub fn ask_admin(&mut self, method: Method, path: &str) -> usize {
+        let end = self.server.kernel_mut().connect_admin(1 << 16, 1 << 16, 1 << 16);
+        let mut admin = AdminClient::asking(end, method, path);
+        admin.send(self.server.kernel_mut(), usize::MAX);
+        self.admins.push(admin);
+        self.admins.len() - 1
+    }
+
+    /// One random act of one random client of the admin endpoint.
+    pub(super) fn act_as_admin(&mut self) {
+        if self.admins.is_empty() || self.admins.len() < self.most_admins && self.random.chance(300)
+        {
+            let mut capacity = || 1 + self.random.below(3000);
+            let (to_server, to_client, window) = (capacity(), capacity(), capacity());
+            let end = self.server.kernel_mut().connect_admin(to_server, to_client, window);
+            let admin = AdminClient::draw(
+                end,
+                &mut self.random,
+                &mut self.judge.kills,
+                self.valid_requests,
+            );
+            return self.admins.push(admin);
+        }
+        let index = self.random.below(self.admins.len());
+        let (admin, kernel) = (&mut self.admins[index], self.server.kernel_mut());
+        match self.random.below(20) {
+            0 if admin.fate == Fate::Present => {
+                kernel.client_finish(admin.end);
+                admin.fate = Fate::Finished;
+            }
+            1 if admin.fate != Fate::Gone => {
+                kernel.client_reset(admin.end);
+                admin.fate = Fate::Gone;
+            }
+            2..=9 => drop(admin.send(kernel, 1 + self.random.below(300))),
+            _ => drop(admin.read(kernel, 1 + self.random.below(300))),
+        }
+    }
+
+    /// A probe is answered whatever others ask of the endpoint: a request that is never completed
+    /// holds a place for seven seconds, and there may be fourteen of them in eight places.
+    pub(super) fn check_live(&mut self) {
+        // A pause of accepting is over by then.
+        self.server.kernel_mut().pass(Duration::from_millis(200));
+        self.turn();
+        self.run_until_asleep();
+        let kernel = self.server.kernel_mut();
+        let (queued, open) = (kernel.queued_admin_clients(), kernel.open_admin_streams());
+        assert!(queued == 0 || open == 8, "{queued} wait for the endpoint, which serves {open}");
+        kernel.set_patience(Duration::from_millis(500));
+        let answer = self.admin_answer("/livez");
+        assert_eq!((answer.status, answer.text()), (200, "ok\n"));
+        let list = self.admin_answer("/connections");
+        let rows = list.text().lines().count();
+        assert_eq!(rows, self.server.stats().connections, "rows of the list");
+    }
+
+    /// The answer to a new client of the endpoint.
+    fn admin_answer(&mut self, path: &str) -> Answer {
+        let index = self.ask_admin(Method::Get, path);
+        let begin = self.server.kernel_mut().last_reading();
+        loop {
+            self.turn();
+            for admin in &mut self.admins {
+                while admin.read(self.server.kernel_mut(), usize::MAX) {}
+            }
+            if let Some(answer) = self.admins[index].answer() {
+                return answer;
+            }
+            let waited = self.server.kernel_mut().last_reading().since(begin);
+            assert!(waited < Duration::from_secs(20), "{path} was not answered for {waited:?}");
         }
     }
 }

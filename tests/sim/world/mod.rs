@@ -5,6 +5,7 @@
 pub mod admin;
 mod admission;
 pub mod client;
+mod draw;
 mod figures;
 pub mod handler;
 pub mod handover;
@@ -18,22 +19,18 @@ mod records;
 pub mod steps;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use admin::AdminClient;
 use client::{Client, Fate};
 use handler::UpperHandler;
 use header::Header;
-use http_world::Answer;
 use judge::Judge;
-use saltecho::auth::Keyring;
-use saltecho::proto::http::Method;
 use saltecho::proto::{CloseReason, Config};
 use saltecho::random::SplitMix;
-use saltecho::server::{Limits, PushError, Server, recording_header};
-use saltecho::sim::{Faults, Seen, SimAdminListener, SimKernel};
-use saltecho::trace::{RecordOptions, Recorder};
+use saltecho::server::{Limits, PushError, Server};
+use saltecho::sim::{Seen, SimKernel};
+use saltecho::trace::Recorder;
 use steps::until_asleep;
 
 /// The kernel of a simulated server, which may be recorded.
@@ -90,112 +87,11 @@ const PEERS: [Option<IpAddr>; 10] = [
 ];
 
 impl World {
-    /// A world in which everything is drawn from one seed, faults and limits included.
-    pub fn draw(mut random: SplitMix, traced: bool) -> Self {
-        let kernel = SplitMix::new(random.next_u64());
-        Self::of_choices(random, kernel).traced(traced)
-    }
-
-    /// The same with separate choices for the kernel.
-    pub fn of_choices(random: SplitMix, kernel: SplitMix) -> Self {
-        Self::of_choices_over(random, kernel, |kernel, _, _| Recorder::off(kernel))
-    }
-
-    /// The world of a seed, recorded into memory. `None` if payload is left out of the recording and
-    /// decides about what the world's handlers do.
-    pub fn recorded(seed: u64, keeps_payload: bool) -> Option<(Self, Arc<Mutex<Vec<u8>>>)> {
-        // The first lines of a recording have what is drawn last.
-        let probe = Self::draw(SplitMix::new(seed), false);
-        if probe.handler.fragile && !keeps_payload {
-            return None;
-        }
-        let proxies: Vec<_> = probe.balancers.iter().map(|net| net.parse().unwrap()).collect();
-        let admin = if probe.most_admins > 0 { "yes" } else { "no" };
-        let mut random = SplitMix::new(seed);
-        let kernel = SplitMix::new(random.next_u64());
-        let mut file = None;
-        let mut world = Self::of_choices_over(random, kernel, |kernel, config, limits| {
-            let header = recording_header(config, limits, &[], &proxies, &[probe.proxied]);
-            let header = header.with("admin", admin);
-            let options = RecordOptions { header, keeps_payload, ..RecordOptions::default() };
-            let (recorder, bytes) = Recorder::to_memory(kernel, options);
-            file = Some(bytes);
-            recorder
-        });
-        // A recording does not go on in another loop.
-        world.handovers = 0;
-        Some((world, file.expect("it is recorded")))
-    }
-
     /// A handler like the world's, with calls of its own.
     pub fn fresh_handler(&self) -> UpperHandler {
         let mut handler = UpperHandler::new();
         handler.fragile = self.handler.fragile;
         handler
-    }
-
-    fn of_choices_over(
-        mut random: SplitMix,
-        kernel: SplitMix,
-        over: impl FnOnce(SimKernel, &Config, &Limits) -> Recorder<SimKernel>,
-    ) -> Self {
-        let faults = Faults::draw(&mut random);
-        let mut config = Config::new(Keyring::demo());
-        config.recv_size = 1 + random.below(64);
-        config.linger_bytes = 64;
-        let mut pick = |choices: &[Option<u64>]| {
-            choices[random.below(choices.len())].map(Duration::from_millis)
-        };
-        config.auth_timeout = pick(&[None, Some(500), Some(5000)]);
-        config.idle_timeout = pick(&[None, None, Some(700), Some(10_000)]);
-        config.send_timeout = pick(&[None, Some(600), Some(60_000)]);
-        config.keepalive = pick(&[None, Some(1000), Some(1000), Some(7000), Some(60_000)]);
-        let mut limits = Limits::for_connections(1 + random.below(12));
-        limits.unauthenticated = 1 + random.below(limits.connections);
-        limits.eviction_age = Duration::from_millis(random.below(3) as u64 * 500);
-        limits.unauthenticated_per_source = match random.below(3) {
-            0 => None,
-            _ => Some(1 + random.below(limits.unauthenticated)),
-        };
-        limits.suspicion = Duration::from_millis([300, 3000, 60_000][random.below(3)]);
-        limits.trust_loopback = random.chance(500);
-        let sources = (1 + random.below(5), random.below(PEERS.len()));
-        limits.accepts_per_turn = 1 + random.below(4);
-        limits.bytes_per_turn = 1 + random.below(10_000);
-        limits.deadlines_per_turn = if random.chance(500) { 1024 } else { 1 + random.below(4) };
-        limits.shed_per_retry = random.below(3);
-        limits.probes_per_second = [1, 10, 2000][random.below(3)];
-        limits.drain_timeout = Some(Duration::from_secs(3));
-        limits.drain_delay = Duration::from_millis([0, 0, 800][random.below(3)]);
-        limits.spin = Duration::from_micros([0, 0, 50, 1000][random.below(4)]);
-        let pushes = [0, 0, 50, 500][random.below(4)];
-        if pushes > 0 && random.chance(500) {
-            config.max_answer = config.recv_size.max(MESSAGE) + random.below(300);
-        }
-        let mut handler = UpperHandler::new();
-        handler.fragile = random.chance(150);
-        config.header_timeout =
-            [Some(5000), Some(500), None][random.clone().below(3)].map(Duration::from_millis);
-        let late = faults.late_arrival > 0;
-        let kernel = SimKernel::with_choices(kernel, faults);
-        let mut world = Self::with_handler(kernel, config, limits, random, handler, over);
-        world.pushes = pushes;
-        if world.random.chance(300) {
-            world.open_admin();
-            world.most_admins = 1 + world.random.below(14);
-            world.valid_requests = [950, 600, 100][world.random.below(3)];
-        }
-        world.judge.last_look_is_whole &= !late;
-        world.judge.records.kept = world.random.chance(500);
-        world.server.keep_records(world.judge.records.kept);
-        world.sources = sources;
-        // Drawn last, so that inputs of the fuzz target keep their meaning.
-        if world.random.below(4) == 3 {
-            let named = world.random.chance(300);
-            world.put_behind_balancers(named);
-        }
-        world.handovers = [0, 0, 0, 30, 100, 400][world.random.clone().below(6)];
-        world
     }
 
     pub fn new(kernel: SimKernel, config: Config, limits: Limits, random: SplitMix) -> Self {
@@ -347,87 +243,6 @@ impl World {
         for id in self.judge.records.open() {
             let record = self.server.record(id);
             self.judge.records.check(self.server.kernel_mut(), id, record.as_ref());
-        }
-    }
-
-    /// Gives the server an admin endpoint.
-    pub fn open_admin(&mut self) {
-        let handle = self.server.handle();
-        self.server.set_admin(SimAdminListener, handle).expect("a simulated one registers");
-    }
-
-    /// A client asks the admin endpoint something.
-    pub fn ask_admin(&mut self, method: Method, path: &str) -> usize {
-        let end = self.server.kernel_mut().connect_admin(1 << 16, 1 << 16, 1 << 16);
-        let mut admin = AdminClient::asking(end, method, path);
-        admin.send(self.server.kernel_mut(), usize::MAX);
-        self.admins.push(admin);
-        self.admins.len() - 1
-    }
-
-    /// One random act of one random client of the admin endpoint.
-    fn act_as_admin(&mut self) {
-        if self.admins.is_empty() || self.admins.len() < self.most_admins && self.random.chance(300)
-        {
-            let mut capacity = || 1 + self.random.below(3000);
-            let (to_server, to_client, window) = (capacity(), capacity(), capacity());
-            let end = self.server.kernel_mut().connect_admin(to_server, to_client, window);
-            let admin = AdminClient::draw(
-                end,
-                &mut self.random,
-                &mut self.judge.kills,
-                self.valid_requests,
-            );
-            return self.admins.push(admin);
-        }
-        let index = self.random.below(self.admins.len());
-        let (admin, kernel) = (&mut self.admins[index], self.server.kernel_mut());
-        match self.random.below(20) {
-            0 if admin.fate == Fate::Present => {
-                kernel.client_finish(admin.end);
-                admin.fate = Fate::Finished;
-            }
-            1 if admin.fate != Fate::Gone => {
-                kernel.client_reset(admin.end);
-                admin.fate = Fate::Gone;
-            }
-            2..=9 => drop(admin.send(kernel, 1 + self.random.below(300))),
-            _ => drop(admin.read(kernel, 1 + self.random.below(300))),
-        }
-    }
-
-    /// A probe is answered whatever others ask of the endpoint: a request that is never completed
-    /// holds a place for seven seconds, and there may be fourteen of them in eight places.
-    fn check_live(&mut self) {
-        // A pause of accepting is over by then.
-        self.server.kernel_mut().pass(Duration::from_millis(200));
-        self.turn();
-        self.run_until_asleep();
-        let kernel = self.server.kernel_mut();
-        let (queued, open) = (kernel.queued_admin_clients(), kernel.open_admin_streams());
-        assert!(queued == 0 || open == 8, "{queued} wait for the endpoint, which serves {open}");
-        kernel.set_patience(Duration::from_millis(500));
-        let answer = self.admin_answer("/livez");
-        assert_eq!((answer.status, answer.text()), (200, "ok\n"));
-        let list = self.admin_answer("/connections");
-        let rows = list.text().lines().count();
-        assert_eq!(rows, self.server.stats().connections, "rows of the list");
-    }
-
-    /// The answer to a new client of the endpoint.
-    fn admin_answer(&mut self, path: &str) -> Answer {
-        let index = self.ask_admin(Method::Get, path);
-        let begin = self.server.kernel_mut().last_reading();
-        loop {
-            self.turn();
-            for admin in &mut self.admins {
-                while admin.read(self.server.kernel_mut(), usize::MAX) {}
-            }
-            if let Some(answer) = self.admins[index].answer() {
-                return answer;
-            }
-            let waited = self.server.kernel_mut().last_reading().since(begin);
-            assert!(waited < Duration::from_secs(20), "{path} was not answered for {waited:?}");
         }
     }
 

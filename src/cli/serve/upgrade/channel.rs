@@ -99,8 +99,7 @@ impl Channel {
 
     /// Sends a message without sockets if there is room at once.
     pub(super) fn send_text(&mut self, kind: Kind, text: &Text) -> Result<(), Broken> {
-        let outgoing = Outgoing::text(kind, &text.to_payload()).payload.to_owned();
-        match self.send(&Outgoing::text(kind, &outgoing), Instant::now())? {
+        match self.send(&Outgoing::text(kind, &text.to_payload()), Instant::now())? {
             Sent::Yes => Ok(()),
             Sent::No => Err(Broken::Io(io::ErrorKind::TimedOut.into())),
         }

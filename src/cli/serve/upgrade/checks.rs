@@ -18,7 +18,7 @@ const DESCRIPTORS: u64 = 5;
 pub(super) const OTHER_DESCRIPTORS: u64 = 32;
 
 /// Programs that end a container, or start another server, when the process that they started ends.
-const SUPERVISORS: [&str; 10] = [
+const SUPERVISORS: [&str; 9] = [
     "tini",
     "docker-init",
     "dumb-init",
@@ -28,7 +28,6 @@ const SUPERVISORS: [&str; 10] = [
     "s6-supervise",
     "supervisord",
     "circusd",
-    "daemontools",
 ];
 
 /// Time that a freeze may take: a second, and 20 us for each connection.
@@ -84,7 +83,7 @@ pub(super) fn refuse_impossible(
 }
 
 fn refuse_without_descriptors() -> Result<(), (Reason, String)> {
-    let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    let limit = descriptor_limit();
     let open = fs::read_dir("/proc/self/fd").map_or(0, |open| open.count() as u64);
     match open + DESCRIPTORS > limit {
         true => Err((
@@ -96,6 +95,11 @@ fn refuse_without_descriptors() -> Result<(), (Reason, String)> {
         )),
         false => Ok(()),
     }
+}
+
+/// Number of descriptors that this process may have.
+pub(super) fn descriptor_limit() -> u64 {
+    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 
 /// The new process takes about as much memory as this one before this one's is given back.
@@ -149,8 +153,8 @@ fn available() -> Option<u64> {
     [machine.map(|kib| kib << 10), group()].into_iter().flatten().min()
 }
 
-/// The supervisor that started this process, if it is one that cannot follow. A service manager that
-/// is told of the new process can.
+/// The supervisor that started this process, if it is one that cannot follow. A service manager to
+/// which the new process is reported can.
 fn supervisor() -> Option<String> {
     if env::var_os("NOTIFY_SOCKET").is_some_and(|name| !name.is_empty()) {
         return None;

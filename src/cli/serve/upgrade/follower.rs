@@ -10,8 +10,7 @@ use anyhow::{Context, ensure};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::net::SocketType;
 use rustix::net::sockopt::{socket_peercred, socket_type};
-use rustix::process::{Pid, PidfdFlags, Resource, geteuid, getppid, getrlimit, pidfd_open};
-use rustix::time::{ClockId, clock_gettime};
+use rustix::process::{Pid, PidfdFlags, geteuid, getppid, pidfd_open};
 use saltecho::proto::Handler;
 use saltecho::reactor::MioKernel;
 use saltecho::server::Server;
@@ -20,7 +19,8 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 
 use super::book::Book;
 use super::channel::{Broken, Channel, Message, Outgoing};
-use super::checks::OTHER_DESCRIPTORS;
+use super::checks::{OTHER_DESCRIPTORS, descriptor_limit};
+use super::clock;
 use super::leader::Upgrader;
 use super::lines::{Step, VERSION};
 use super::message::{Kind, Text};
@@ -115,14 +115,13 @@ impl Predecessor {
     /// # Errors
     /// If the other side gives up, or says something else.
     pub(in crate::cli::serve) fn greet(mut self) -> Result<Following, Failure> {
-        let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
         let formats: Vec<String> = FORMATS.iter().map(u16::to_string).collect();
         let hello = Text::default()
             .with("formats", formats.join(" "))
             .with("capabilities", CAPABILITIES)
             .with("version", VERSION)
             .with("pid", process::id())
-            .with("nofile", limit);
+            .with("nofile", descriptor_limit());
         let mut machine = New::begin();
         let sent = self.channel.send_text(Kind::Hello, &hello);
         sent.map_err(|error| Failure::new(Exit::Runtime, error))?;
@@ -194,7 +193,7 @@ impl Following {
     /// What to change.
     pub(in crate::cli::serve) fn refuse_without_descriptors(&self) -> Result<(), Failure> {
         let connections: u64 = self.offer.read("connections").unwrap_or(0);
-        let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+        let limit = descriptor_limit();
         let needed = connections + OTHER_DESCRIPTORS;
         if needed > limit {
             let text = format!(
@@ -320,6 +319,5 @@ impl Following {
 /// Time since the loops of the other process stopped.
 fn frozen_since(program: &Text) -> Duration {
     let at = Duration::from_nanos(program.read("frozen-at").unwrap_or(0));
-    let now = Duration::try_from(clock_gettime(ClockId::Monotonic)).unwrap_or_default();
-    if at.is_zero() { at } else { now.saturating_sub(at) }
+    if at.is_zero() { at } else { clock().saturating_sub(at) }
 }

@@ -190,7 +190,7 @@ impl Upgrader {
         if let Err(error) = thread {
             let asked = lock(&slot).take().expect("no thread took it");
             self.refuse(asked, Reason::Memory, &format!("cannot start a thread: {error}"));
-            self.0.busy.store(false, Ordering::SeqCst);
+            self.finish();
         }
     }
 
@@ -222,8 +222,7 @@ impl Upgrader {
 
     fn refuse(&self, asked: Asked, reason: Reason, text: &str) {
         let verdict = Verdict::Refused(reason);
-        lock(&self.0.book).count(verdict);
-        let generation = lock(&self.0.book).generation;
+        let generation = self.count(verdict);
         let step =
             Step { reason: Some(reason.label()), ..Step::new(&asked.id, "refused", generation) };
         step.log(&self.0.log, &format!(": {text}; version {VERSION} goes on"));
@@ -241,17 +240,17 @@ impl Upgrader {
             Err(error) => {
                 let text = format!("the path of the program is not known: {error}");
                 self.refuse(asked, Reason::NoProgram, &text);
-                return self.0.busy.store(false, Ordering::SeqCst);
+                return self.finish();
             }
         };
         let possible = refuse_impossible(origin.program(), connections, self.0.freeze_max);
         if let Err((reason, text)) = possible {
             self.refuse(asked, reason, &text);
-            return self.0.busy.store(false, Ordering::SeqCst);
+            return self.finish();
         }
         let mut attempt = match self.start(origin, asked, connections) {
-            Ok(attempt) => attempt,
-            Err(asked) => return self.finish(asked),
+            Some(attempt) => attempt,
+            None => return self.finish(),
         };
         if let Err(failed) = attempt.prepare(self) {
             return self.give_up(attempt, failed);
@@ -271,13 +270,13 @@ impl Upgrader {
 
     fn checked(&self, mut attempt: Attempt) {
         attempt.end(false);
-        lock(&self.0.book).count(Verdict::Checked);
+        self.count(Verdict::Checked);
         attempt
             .step("checked")
             .log(&self.0.log, ": the new process is ready; nothing was handed over");
         let text = attempt.summary("checked");
         attempt.asked.set(Ok(text));
-        self.0.busy.store(false, Ordering::SeqCst);
+        self.finish();
     }
 
     /// Ends an attempt: the new process is killed first, so that this one may go on.
@@ -285,7 +284,7 @@ impl Upgrader {
         let frozen = attempt.frozen();
         let Failed { reason, text } = failed;
         let ending = attempt.end(matches!(reason, Reason::Died | Reason::Declined));
-        lock(&self.0.book).count(Verdict::Aborted(reason));
+        let generation = self.count(Verdict::Aborted(reason));
         let mut text = format!("{text} ({}: {ending})", reason.label());
         if let Some(frozen) = frozen {
             text.push_str(&format!("; frozen for {} ms", frozen.as_millis()));
@@ -293,30 +292,39 @@ impl Upgrader {
         let step = Step { reason: Some(reason.label()), ..attempt.step("given up") };
         step.log(&self.0.log, &format!(": {text}; version {VERSION} goes on"));
         self.status(&format!("upgrade given up: {text}"));
-        let generation = lock(&self.0.book).generation;
         attempt.asked.set(Err(format!("given up: {text}; generation {generation} goes on")));
+        self.finish();
+    }
+
+    /// Lets the next upgrade begin.
+    fn finish(&self) {
         self.0.busy.store(false, Ordering::SeqCst);
     }
 
-    fn finish(&self, asked: Asked) {
-        drop(asked);
-        self.0.busy.store(false, Ordering::SeqCst);
+    /// Counts the result of an attempt; returns the generation of this process.
+    fn count(&self, verdict: Verdict) -> u64 {
+        let mut book = lock(&self.0.book);
+        book.count(verdict);
+        book.generation
     }
 
-    fn start(&self, origin: &Origin, asked: Asked, connections: usize) -> Result<Attempt, Asked> {
+    /// Starts the new process. `None` if that failed, which has been reported.
+    fn start(&self, origin: &Origin, asked: Asked, connections: usize) -> Option<Attempt> {
         let generation = lock(&self.0.book).generation;
-        Attempt::start(origin, asked, connections, generation, &self.0.log).map_err(|refused| {
-            let (mut asked, error) = *refused;
-            lock(&self.0.book).count(Verdict::Aborted(Reason::Spawn));
-            let program = origin.program().display();
-            let text = format!("cannot start {program}: {error}; version {VERSION} goes on");
-            let step = Step::new(&asked.id, "given up", generation);
-            let step = Step { reason: Some(Reason::Spawn.label()), ..step };
-            step.log(&self.0.log, &format!(": {text}"));
-            self.status(&format!("upgrade given up: {text}"));
-            asked.set(Err(format!("given up: {text}")));
-            asked
-        })
+        let started = Attempt::start(origin, asked, connections, generation, &self.0.log);
+        let (mut asked, error) = match started {
+            Ok(attempt) => return Some(attempt),
+            Err(refused) => *refused,
+        };
+        self.count(Verdict::Aborted(Reason::Spawn));
+        let program = origin.program().display();
+        let text = format!("cannot start {program}: {error}; version {VERSION} goes on");
+        let step = Step::new(&asked.id, "given up", generation);
+        let step = Step { reason: Some(Reason::Spawn.label()), ..step };
+        step.log(&self.0.log, &format!(": {text}"));
+        self.status(&format!("upgrade given up: {text}"));
+        asked.set(Err(format!("given up: {text}")));
+        None
     }
 
     /// Hands everything over to the new process that is ready, on the thread of the first loop.

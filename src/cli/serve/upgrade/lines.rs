@@ -48,5 +48,5 @@ impl<'a> Step<'a> {
     }
 }
 
-/// The version of this program, with its commit if that is known.
+/// The version of this program.
 pub(super) const VERSION: &str = env!("CARGO_PKG_VERSION");

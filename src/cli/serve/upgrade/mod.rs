@@ -23,7 +23,16 @@ mod reason;
 #[cfg(test)]
 mod simulation;
 
+use std::time::Duration;
+
+use rustix::time::{ClockId, clock_gettime};
+
 pub(in crate::cli) use follower::decline;
 pub(super) use follower::{Following, Predecessor};
 pub(super) use leader::{Handed, Upgrader};
 pub(super) use offer::Serving;
+
+/// The reading of CLOCK_MONOTONIC, which is the same in both processes.
+fn clock() -> Duration {
+    clock_gettime(ClockId::Monotonic).try_into().unwrap_or_default()
+}

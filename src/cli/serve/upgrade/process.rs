@@ -93,7 +93,7 @@ impl Origin {
         let mut child = command.spawn()?;
         drop(command);
         match pidfd_open(Pid::from_child(&child), PidfdFlags::empty()) {
-            Ok(pidfd) => Ok(Successor { child, pidfd }),
+            Ok(pidfd) => Ok(Successor { child, process: Heir(pidfd) }),
             Err(error) => {
                 // It is not waited for by any other, so its number is still its own.
                 let _ = child.kill();
@@ -139,7 +139,7 @@ fn program(name: &OsStr) -> io::Result<PathBuf> {
 /// A process that was started to take over.
 pub(super) struct Successor {
     child: Child,
-    pidfd: OwnedFd,
+    process: Heir,
 }
 
 impl Successor {
@@ -147,15 +147,10 @@ impl Successor {
         self.child.id()
     }
 
-    /// Sends a signal, unless the process has ended.
-    pub(super) fn signal(&self, signal: Signal) {
-        let _ = pidfd_send_signal(&self.pidfd, signal);
-    }
-
     /// Ends it and waits for that; returns how it ended. `None` if that took too long: then it is in
     /// the kernel, and runs no more of the program.
     pub(super) fn kill(&mut self, limit: Duration) -> Option<ExitStatus> {
-        self.signal(Signal::KILL);
+        self.process.signal(Signal::KILL);
         self.wait(limit)
     }
 
@@ -169,30 +164,28 @@ impl Successor {
                 return status;
             }
             let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() || !ends_within(self.pidfd.as_fd(), left) {
+            if left.is_zero() || !ends_within(self.as_fd(), left) {
                 return self.child.try_wait().ok().flatten();
             }
         }
     }
 
-    /// Stops it, so that it does nothing until it is told to go on; false if it has ended.
+    /// Stops it, so that it does nothing until it is [resumed](Self::resume); false if it has ended.
     pub(super) fn halt(&self) -> bool {
-        self.signal(Signal::STOP);
+        self.process.signal(Signal::STOP);
         let options = WaitIdOptions::STOPPED | WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
-        let state = waitid(WaitId::PidFd(self.pidfd.as_fd()), options);
+        let state = waitid(WaitId::PidFd(self.as_fd()), options);
         state.ok().flatten().is_some_and(|state| state.stopped())
     }
 
     /// Lets it go on.
     pub(super) fn resume(&self) {
-        self.signal(Signal::CONT);
+        self.process.signal(Signal::CONT);
     }
-}
 
-impl Successor {
     /// Lets go of a process that has taken over.
     pub(super) fn into_heir(self) -> Heir {
-        Heir(self.pidfd)
+        self.process
     }
 }
 
@@ -209,7 +202,7 @@ impl Heir {
 /// The descriptor is readable once the process has ended.
 impl AsFd for Successor {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.pidfd.as_fd()
+        self.process.0.as_fd()
     }
 }
 

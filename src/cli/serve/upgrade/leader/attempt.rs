@@ -3,7 +3,6 @@
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
-use rustix::time::{ClockId, clock_gettime};
 use saltecho::proto::Handler;
 use saltecho::reactor::MioKernel;
 use saltecho::server::handover::{CAPABILITIES, FORMATS, Frozen, Totals};
@@ -11,6 +10,7 @@ use saltecho::server::handover::{CAPABILITIES, FORMATS, Frozen, Totals};
 use super::super::book::Book;
 use super::super::channel::{Broken, Channel, Message, Outgoing, Sent};
 use super::super::checks::freeze_limit;
+use super::super::clock;
 use super::super::lines::{Step, VERSION};
 use super::super::message::{Kind, Text};
 use super::super::old::{Action, Event, Old};
@@ -129,7 +129,7 @@ impl Attempt {
 
     /// Waits for something to happen.
     fn next(&mut self, upgrader: &Upgrader, deadline: Instant) -> Event {
-        // A cancelled upgrade must not get in the way of a drain, even if the other side floods us.
+        // A cancelled upgrade must not get in the way of a drain, even if the other side floods the channel.
         if upgrader.0.cancel.is_asked() {
             return Event::Failed(Reason::Cancelled);
         }
@@ -307,10 +307,8 @@ impl Attempt {
         let mut book = book.clone();
         book.lines_suppressed += suppressed;
         let ago = self.frozen().unwrap_or_default();
-        let now = clock_gettime(ClockId::Monotonic);
-        let now = Duration::try_from(now).unwrap_or_default();
         book.to_text()
-            .with("frozen-at", now.saturating_sub(ago).as_nanos())
+            .with("frozen-at", clock().saturating_sub(ago).as_nanos())
             .with("handed-over", self.connections)
     }
 
@@ -401,7 +399,7 @@ impl Attempt {
         ending(self.successor.kill(REAP_LIMIT))
     }
 
-    /// Returns true if the service manager was told of the new process.
+    /// Returns true if the new process was reported to the service manager.
     pub(super) const fn has_announced(&self) -> bool {
         self.announced
     }
