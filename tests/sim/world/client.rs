@@ -29,9 +29,8 @@ pub struct Client {
     /// The received messages.
     pub messages: Vec<u8>,
     pub input_left: usize,
-    /// True if one `recv` may not get all that it sent, because of an urgent mark or a window
-    /// smaller than a digest.
-    pub piecemeal: bool,
+    /// Bytes that one `recv` gets if as many were sent: limited by the buffers, and by an urgent mark.
+    pub at_once: u64,
     pub fate: Fate,
     pub seen: Option<Seen>,
 }
@@ -61,7 +60,7 @@ impl Client {
             pushed_at: None,
             messages: Vec::new(),
             input_left,
-            piecemeal: false,
+            at_once: u64::MAX,
             fate: Fate::Present,
             seen: None,
         }

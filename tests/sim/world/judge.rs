@@ -261,7 +261,7 @@ impl Judge {
                 let asked = ledger.sent >= CHALLENGE && self.last_look_is_whole;
                 let there = client.received(ledger) + kernel.unread(client.end) as u64;
                 assert!(
-                    !asked || client.piecemeal || there < DIGEST,
+                    !asked || client.at_once < DIGEST || there < DIGEST,
                     "{id} timed out with its digest in the kernel"
                 );
                 assert!(!client.awaits_header(ledger), "{id} has no header yet");
@@ -270,11 +270,11 @@ impl Judge {
             }
             CloseReason::HeaderTimeout => {
                 let header = client.header.as_ref().expect("it was to send one");
-                let whole = self.config.recv_size as u64 >= header.len();
-                let whole = whole && self.last_look_is_whole;
+                let at_once = client.at_once.min(self.config.recv_size as u64);
+                let whole = at_once >= header.len() && self.last_look_is_whole;
                 let there = ledger.received + kernel.unread(client.end) as u64;
                 assert!(
-                    !whole || client.piecemeal || there < header.len(),
+                    !whole || there < header.len(),
                     "{id} timed out with its header in the kernel"
                 );
                 assert!(client.awaits_header(ledger), "{id} has sent its header");

@@ -272,8 +272,9 @@ impl World {
                 client.fate = Fate::Vanished;
             }
             2 => {
-                client.piecemeal |=
-                    client.fate == Fate::Present && kernel.client_send_urgent(client.end);
+                if client.fate == Fate::Present && kernel.client_send_urgent(client.end) {
+                    client.at_once = 0;
+                }
             }
             3..=9 => {
                 let limit = 1 + self.random.below(100);
@@ -295,7 +296,7 @@ impl World {
         let peer = balancer.map(|ip| SocketAddr::new(ip, 1024));
         let end = self.server.kernel_mut().connect_from(peer, to_server, to_client, window);
         let mut client = Client::new(end, self.random.chance(850), self.random.below(600));
-        client.piecemeal = to_server.min(window) < 16;
+        client.at_once = to_server.min(window) as u64;
         if self.proxied {
             let mut header = Header::draw(&mut self.random, ip);
             // What comes before the challenge is a wrong digest.
