@@ -65,7 +65,8 @@ pub(super) fn run(args: &ExplainArgs) -> Result<(), Failure> {
     let mut trace = args.perfetto.is_some().then(Perfetto::new);
     let mut narrator = Narrator::new();
     let mut text = String::new();
-    let Range { start: from, end: to } = args.range();
+    let range = args.range();
+    let mut is_any_chosen = false;
     loop {
         let step = reader.next_step().map_err(|error| unreadable(&args.file, &error))?;
         let Some(step) = step else { break };
@@ -79,11 +80,13 @@ pub(super) fn run(args: &ExplainArgs) -> Result<(), Failure> {
                 || matches!(&step.event, Event::Ready(saltecho::trace::Subject::Connection(id), _)
                     if id.number() == number)
         });
+        let in_range = range.contains(&at);
+        is_any_chosen |= in_range && is_asked;
         if let Some(trace) = &mut trace {
             // Turns are the frame of everything else.
             let frame = matches!(step.event, Event::Poll(_) | Event::Clock(_));
-            trace.step(&step, (from..to).contains(&at) && (is_asked || frame));
-        } else if (from..to).contains(&at) && is_asked {
+            trace.step(&step, in_range && (is_asked || frame));
+        } else if in_range && is_asked {
             text.push_str(&line);
             text.push('\n');
             if text.len() > 1 << 16 {
@@ -91,6 +94,9 @@ pub(super) fn run(args: &ExplainArgs) -> Result<(), Failure> {
                 text.clear();
             }
         }
+    }
+    if !is_any_chosen {
+        return Err(args.nothing_chosen());
     }
     if let Some(trace) = trace {
         let (json, left_out) = trace.finish();
@@ -114,6 +120,17 @@ impl ExplainArgs {
         let nanos =
             |limit: Option<Limit>| limit.and_then(|limit| limit.0).map(|time| time.as_nanos());
         nanos(self.from).unwrap_or(0)..nanos(self.to).unwrap_or(u128::MAX)
+    }
+
+    /// The failure if the recording has no step that is asked for.
+    fn nothing_chosen(&self) -> Failure {
+        let whose = self.connection.map_or_else(String::new, |number| format!(" of #{number}"));
+        let from_to = match (self.from, self.to) {
+            (None, None) => "in it",
+            _ => "between --from and --to",
+        };
+        let text = format!("{}: no step{whose} is {from_to}", self.file.display());
+        Failure::with_message(Exit::Usage, text)
     }
 }
 

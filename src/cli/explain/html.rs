@@ -22,8 +22,7 @@ pub(super) fn write(args: &ExplainArgs, out: &Path) -> Result<(), Failure> {
     let mut outputs = outputs.map_err(|error| Failure::new(Exit::Usage, error))?;
     let (page, film, end) = film(args, path)?;
     if film.is_empty() {
-        let text = format!("{}: no step is between --from and --to", path.display());
-        return Err(Failure::with_message(Exit::Usage, text));
+        return Err(args.nothing_chosen());
     }
     let [file] = &mut outputs.named;
     if let Some(file) = file {
