@@ -207,7 +207,7 @@ impl Code {
             | Self::AnswerInHand
             | Self::KeptEnded
             | Self::NoEnd
-            | Self::Famine => "from here nobody will wake it: ",
+            | Self::Famine => "from here nothing will wake it: ",
             _ => "",
         }
     }

@@ -43,7 +43,8 @@ fn the_starter_solves_the_first_exercise_and_learns_what_is_missing() {
     let judged = judge("door", "20", &["python3", &starter]);
     judged.expect(5, &["the loop failed in exercise 2-door"]);
     let verdict = stdout(&judged);
-    let mark = "<- from here nobody will wake it: 1 client waits in the accept queue, no edge left";
+    let mark =
+        "<- from here nothing will wake it: 1 client waits in the accept queue, no edge left";
     assert!(verdict.contains("error[L03]") && verdict.contains(mark), "{verdict}");
     // The command in the last line repeats it to the letter.
     let again = verdict.lines().last().unwrap().trim();
