@@ -57,6 +57,7 @@ fn a_sweep_names_what_it_found_and_what_it_left_out() {
     for part in [
         "1,000 to 16,000 messages/s",
         "each rate 3 times for",
+        "1,000 - - - excluded",
         "Excluded, as the generator was late: 1,000/s. At 1,000/s: generator lateness of",
         "Above capacity: 8,000/s.",
         "3 of 3 windows were cut short.",

@@ -65,7 +65,7 @@ impl SweepReport {
         let is_judged = self.slo.is_some() && due > 0;
         [
             Grouped(rate.rate_per_s).to_string(),
-            Grouped(rate.answered_per_s).to_string(),
+            if due > 0 { Grouped(rate.answered_per_s).to_string() } else { "-".to_owned() },
             time(rate.times.p50_ns),
             time(rate.times.p99_ns),
             spread.map_or_else(String::new, |(low, high)| {
