@@ -72,8 +72,9 @@ Exit codes:
   2  wrong usage or configuration
   3  authentication failed
   4  cannot connect, or timed out
-  5  an assertion failed (load), the connections do not fit (doctor), or a call differs (replay)
-  6  the result is unreliable, or nothing was measured (load, report)
+  5  an assertion failed or no rate holds the objective (load), the connections do not fit
+     (doctor), a call differs (replay), or an exercise failed (lab)
+  6  the result is unreliable, or nothing was measured (load, report) or met (lab)
 
 Many flags can be set by an environment variable too, which the help of the flag names. The flag
 overrides the variable, and for `serve` the variable overrides the configuration (--config).";

@@ -91,7 +91,7 @@ fn useless_and_dangerous_flags_are_refused() {
         (&["serve", "--protocol", "multiprocessing", "--max-message", "1g"], &["like 1000, 64k"]),
         (
             &["serve", "--protocol", "plain", "-l", "0.0.0.0:0"],
-            &["lets everybody in", "127.0.0.1", "--allow-unauthenticated"],
+            &["authenticates no client", "127.0.0.1", "--allow-unauthenticated"],
         ),
     ] {
         run(args, b"").expect(2, words);

@@ -169,6 +169,10 @@ fn what_cannot_be_replayed_is_refused_with_its_reason() {
     let newer = [&b"saltecho recording 2\n\n"[..], &bytes].concat();
     run(&["replay", &write("newer", &newer)], b"").expect(2, &["has format 2"]);
     run(&["explain", &write("text", b"hello\n\n")], b"").expect(2, &["not a recording"]);
+    for flags in [["--connection", "999"], ["--from", "1h"]] {
+        run(&["explain", path.to_str().unwrap(), flags[0], flags[1]], b"")
+            .expect(2, &["run.rec: no step"]);
+    }
     run(&["replay", "/nowhere"], b"").expect(2, &["cannot open /nowhere"]);
     run(&["serve", "--record-limit", "1m"], b"").expect(2, &["--record-limit", "needs --record"]);
 }

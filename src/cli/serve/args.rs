@@ -51,7 +51,7 @@ pub(in crate::cli) struct ServeArgs {
     #[command(flatten)]
     pub(super) protocol: ProtocolArgs,
 
-    /// Serve --protocol plain on addresses that other machines can reach: everybody who can send a
+    /// Serve --protocol plain on addresses that other machines can reach: every machine that can send a
     /// packet there may use the server, and make it send as much as it receives
     #[arg(long, env = "SALTECHO_ALLOW_UNAUTHENTICATED", hide_env_values = true)]
     #[arg(value_parser = clap::builder::FalseyValueParser::new())]

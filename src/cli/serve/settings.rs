@@ -186,7 +186,7 @@ impl ServeArgs {
         let exposed = places.iter().map(|place| &place.address).find(|place| !is_loopback(place));
         match exposed.filter(|_| protocol == Protocol::Plain && !self.allow_unauthenticated) {
             Some(address) => usage(format!(
-                "--protocol plain lets everybody in, and other machines can reach {address}: listen \
+                "--protocol plain authenticates no client, and other machines can reach {address}: listen \
                  on a loopback address like 127.0.0.1:{}, or accept the risk with \
                  --allow-unauthenticated",
                 address.port()
