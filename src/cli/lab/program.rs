@@ -3,7 +3,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -24,7 +24,7 @@ pub(super) struct Program {
 /// How long a program may be silent.
 const SILENCE: Duration = Duration::from_secs(5);
 
-/// How long it may take to end after the stop.
+/// How long it may take to end after the stop, or after it closed its stdout.
 const FAREWELL: Duration = Duration::from_secs(1);
 
 /// The longest line in bytes. The longest reasonable one sends 64 KiB in hexadecimal.
@@ -70,12 +70,9 @@ impl Program {
                 ));
             }
             Err(RecvTimeoutError::Disconnected) => {
-                let status = match self.child.try_wait() {
-                    Ok(Some(status)) => format!("ended ({status})"),
-                    _ => "closed its stdout".to_owned(),
-                };
                 return Err(format!(
-                    "the program {status} after the answer to {}; its stderr may say why",
+                    "the program {} after the answer to {}; its stderr may say why",
+                    self.ending(),
                     self.answered
                 ));
             }
@@ -88,6 +85,21 @@ impl Program {
                 quote(&text)
             )
         })
+    }
+
+    /// What a program did whose stdout is closed.
+    ///
+    /// The kernel closes the descriptors of a process before its status can be read, so a
+    /// program that has no stdout may be one that is about to end.
+    fn ending(&mut self) -> String {
+        let deadline = Instant::now() + FAREWELL;
+        loop {
+            match self.child.try_wait() {
+                Ok(Some(status)) => return format!("ended ({status})"),
+                Ok(None) if Instant::now() < deadline => thread::sleep(Duration::from_millis(5)),
+                _ => return "closed its stdout".to_owned(),
+            }
+        }
     }
 
     /// Sends a line. `what` names it in later messages.
