@@ -15,7 +15,9 @@ mod process;
 mod random_pool;
 mod ready;
 mod run_queue;
+mod slab;
 pub(crate) mod slots;
+mod snapshot;
 #[cfg_attr(not(feature = "testing"), allow(unreachable_pub))]
 mod timers;
 pub(crate) mod transfer;
@@ -38,6 +40,7 @@ pub use kernel::{Close, Kernel, Liveness, Note, Pause, Wake};
 pub use listen::ListenOptions;
 pub use mio_kernel::MioKernel;
 pub use ready::Ready;
+pub use snapshot::{Parts, Presence, SnapshotTaker, WritePresence};
 pub use slots::Token;
 pub(crate) use slots::{Arriving, Target, generation_after};
 #[cfg(feature = "testing")]

@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use super::admission::{Networks, Source, Unauthenticated};
 use super::records::Row;
 use super::{AcceptPause, Limits, Server};
+use crate::proto::wire::{Reader, put_number, put_time, read_time};
 use crate::proto::{CloseReason, Connection, Handler, Peer, Protocol, guarded};
 use crate::python::Monotonic;
 use crate::reactor::{self, Close, Kernel, Note, Ready};
@@ -86,6 +87,27 @@ impl<L> Acceptor<L> {
     /// Returns true if a client may be waiting.
     fn has_waiting(&self) -> bool {
         self.listeners.iter().any(|listening| listening.waiting)
+    }
+
+    /// Writes what no event would tell again, for a snapshot.
+    pub(super) fn park(&self, out: &mut Vec<u8>) {
+        put_number(out, self.listeners.len() as u64);
+        out.extend(self.listeners.iter().map(|listening| u8::from(listening.waiting)));
+        put_time(out, self.pause.until);
+        out.push(self.pause.for_room.into());
+    }
+
+    /// Reads what [`park`](Self::park) wrote. Listeners that are closed by then are gone. `None` if that is
+    /// impossible.
+    pub(super) fn unpark(&mut self, reader: &mut Reader<'_>) -> Option<()> {
+        let listeners = reader.small().filter(|count| *count <= self.listeners.len())?;
+        self.listeners.truncate(listeners);
+        for listening in &mut self.listeners {
+            listening.waiting = reader.bit()?;
+        }
+        let until = read_time(reader)?;
+        self.pause = Pause { until, for_room: reader.bit()? };
+        Some(())
     }
 
     /// A connection ended or authenticated, so there is room: no reason to wait any longer.

@@ -1,17 +1,20 @@
 //! The frame of a recording: its first lines, and chunks of whole turns.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io::{self, Read, Write};
 
 use super::decode::{Data, Decoder, Record};
 use super::encode::kind;
-use super::{Event, Step, Stream};
+use super::{Event, Snapshot, SnapshotConnection, Step, Stream};
 use crate::python::Monotonic;
+use crate::reactor::Parts;
 
 /// The first line of a recording.
 const MAGIC: &str = "saltecho recording 1";
 /// The part of it that every version has.
 const MAGIC_OF_ANY: &str = "saltecho recording ";
+/// The end of a segment whose next one is not there.
+const NO_NEXT: &str = "its next segment is not there";
 /// Maximum length of the lines before the first chunk, in bytes.
 const MAX_HEADER: u64 = 64 << 10;
 /// Maximum length of a chunk in bytes.
@@ -42,6 +45,12 @@ impl Header {
             Some((_, known)) => *known = value,
             None => self.0.push((name.to_owned(), value)),
         }
+    }
+
+    /// The number of the segment that these lines begin, from 1; `None` if the recording has none.
+    /// Others than the first begin with a snapshot.
+    pub fn segment(&self) -> Option<u64> {
+        self.get("segment")?.parse().ok()
     }
 
     /// The value of a line.
@@ -171,6 +180,14 @@ pub struct Reader<R> {
     offset: u64,
     chunk_offset: u64,
     decoder: Decoder,
+    /// The segments behind this one, each with the place of its first chunk.
+    following: VecDeque<(R, u64)>,
+    /// The number of the last segment, if the recording has segments.
+    last: Option<u64>,
+    /// There was one behind the first.
+    has_next: bool,
+    /// The last record says that the recording goes on in another segment.
+    goes_on: bool,
     ahead: Option<Ahead>,
     now: Monotonic,
     turn: u64,
@@ -194,7 +211,7 @@ impl<R: Read> Reader<R> {
     /// [`ReadError`] if it is not a recording, or one of another format.
     pub fn new(mut input: R) -> Result<Self, ReadError> {
         let header = Header::read(&mut input)?;
-        let offset = header.to_bytes().len() as u64;
+        let (offset, last) = (header.to_bytes().len() as u64, header.segment());
         Ok(Self {
             input,
             header,
@@ -204,12 +221,31 @@ impl<R: Read> Reader<R> {
             offset,
             chunk_offset: offset,
             decoder: Decoder::default(),
+            following: VecDeque::new(),
+            last,
+            has_next: false,
+            goes_on: false,
             ahead: None,
             now: Monotonic::ZERO,
             turn: 0,
             step: 0,
             ending: None,
         })
+    }
+
+    /// Reads on behind its end in the next segment of the recording. Returns whether this is the next one;
+    /// else it is left out.
+    pub fn follow(&mut self, mut next: R) -> bool {
+        let Ok(header) = Header::read(&mut next) else { return false };
+        let number = self.last.map(|number| number.saturating_add(1));
+        let run = |header: &Header| header.get("run").map(str::to_owned);
+        let is_next =
+            number.is_some() && number == header.segment() && run(&self.header) == run(&header);
+        if is_next {
+            self.following.push_back((next, header.to_bytes().len() as u64));
+            (self.last, self.has_next) = (number, true);
+        }
+        is_next
     }
 
     /// The lines before the first event.
@@ -222,7 +258,12 @@ impl<R: Read> Reader<R> {
         self.turn
     }
 
-    /// Number of events read.
+    /// The last reading of the clock.
+    pub(super) const fn now(&self) -> Monotonic {
+        self.now
+    }
+
+    /// Number of events read, but for snapshots.
     pub const fn step(&self) -> u64 {
         self.step
     }
@@ -232,13 +273,19 @@ impl<R: Read> Reader<R> {
         self.ending.as_ref()
     }
 
-    /// The next event, with its time. `None` at the end.
+    /// The next event, with its time. `None` at the end. Snapshots between segments are left out: only the
+    /// first of a recording that begins with one is told.
     ///
     /// # Errors
     /// [`ReadError::Damaged`] or [`ReadError::Io`].
     pub fn next_step(&mut self) -> Result<Option<Step>, ReadError> {
-        self.peek()?;
-        Ok(self.take().map(|ahead| Step { at: self.now, event: ahead.event }))
+        loop {
+            self.peek()?;
+            let Some(ahead) = self.take() else { return Ok(None) };
+            if self.step == 0 || !is_of_snapshot(&ahead.event) {
+                return Ok(Some(Step { at: self.now, event: ahead.event }));
+            }
+        }
     }
 
     /// The next event, which stays the next.
@@ -246,7 +293,10 @@ impl<R: Read> Reader<R> {
         let mut sum = None;
         while self.ahead.is_none() && self.ending.is_none() {
             if self.at == self.chunk.len() && !self.next_chunk()? {
-                self.ending = Some(Ending::Cut);
+                self.ending = Some(match self.goes_on && !self.has_next {
+                    true => Ending::Stopped(NO_NEXT.to_owned()),
+                    false => Ending::Cut,
+                });
                 break;
             }
             let damaged = ReadError::Damaged { turn: self.turn, offset: self.chunk_offset };
@@ -259,6 +309,7 @@ impl<R: Read> Reader<R> {
                 Record::Late(..) => {}
                 Record::End(why) if why.is_empty() => self.ending = Some(Ending::Complete),
                 Record::End(why) => self.ending = Some(Ending::Stopped(why)),
+                Record::GoesOn => self.goes_on = true,
             }
         }
         Ok(self.ahead.as_ref())
@@ -267,17 +318,55 @@ impl<R: Read> Reader<R> {
     /// Takes the event that was peeked at.
     pub(super) fn take(&mut self) -> Option<Ahead> {
         let ahead = self.ahead.take()?;
-        self.step += 1;
+        self.step += u64::from(!is_of_snapshot(&ahead.event));
         match ahead.event {
             Event::Poll(_) => self.turn += 1,
             Event::Clock(now) | Event::Timing(now) => self.now = now,
+            Event::Snapshot { turns, at, .. } => (self.turn, self.now) = (turns, at),
             _ => {}
         }
         Some(ahead)
     }
 
-    /// Looks ahead for the awaited bytes of a stream; `None` if they are not within reach.
-    pub(super) fn late(&mut self, stream: Stream) -> Result<Option<Vec<u8>>, ReadError> {
+    /// The snapshot that the recording begins with: `None` if it is cut off in it.
+    pub(super) fn snapshot(&mut self) -> Result<Option<Snapshot>, ReadError> {
+        let mut snapshot = Snapshot::default();
+        let Some(Event::Snapshot { turns, connections, .. }) = self.peek_event()? else {
+            return Ok(None);
+        };
+        let connections = *connections;
+        snapshot.turns = *turns;
+        snapshot.parts = self.take_parts();
+        while (snapshot.connections.len() as u64) < connections {
+            let Some(Event::Present(stream, presence)) = self.peek_event()? else {
+                return Ok(None);
+            };
+            let (stream, presence) = (*stream, *presence);
+            let parts = self.take_parts();
+            snapshot.connections.push(SnapshotConnection { stream, presence, parts });
+        }
+        Ok(Some(snapshot))
+    }
+
+    fn peek_event(&mut self) -> Result<Option<&Event>, ReadError> {
+        Ok(self.peek()?.map(|ahead| &ahead.event))
+    }
+
+    /// Takes a part of a snapshot.
+    fn take_parts(&mut self) -> Parts {
+        match self.take().map(|ahead| ahead.data) {
+            Some(Data::Parts(parts)) => parts,
+            _ => Parts::default(),
+        }
+    }
+
+    /// Looks ahead for the awaited bytes of streams; those that are not within reach are not in the
+    /// result.
+    pub(super) fn late(
+        &mut self,
+        mut wanted: BTreeSet<Stream>,
+    ) -> Result<BTreeMap<Stream, Vec<u8>>, ReadError> {
+        let mut found = BTreeMap::new();
         let (mut decoder, mut place) = (self.decoder.clone(), self.at);
         let mut index = 0;
         loop {
@@ -285,18 +374,21 @@ impl<R: Read> Reader<R> {
                 0 => &self.chunk,
                 _ => match self.chunks_ahead.get(index - 1) {
                     Some(chunk) => chunk,
-                    None => return Ok(None),
+                    None => return Ok(found),
                 },
             };
-            while place < chunk.len() {
-                match decoder.next(&chunk[place..]) {
-                    Some((Record::Late(one, bytes), ..)) if one == stream => {
-                        return Ok(Some(bytes));
-                    }
-                    Some((_, _, len)) => place += len,
-                    // Reported when it is read.
-                    None => return Ok(None),
+            while place < chunk.len() && !wanted.is_empty() {
+                // What is no record is reported when it is read.
+                let Some((record, _, len)) = decoder.next(&chunk[place..]) else { return Ok(found) };
+                place += len;
+                if let Record::Late(stream, bytes) = record
+                    && wanted.remove(&stream)
+                {
+                    found.insert(stream, bytes);
                 }
+            }
+            if wanted.is_empty() {
+                return Ok(found);
             }
             (index, place) = (index + 1, 0);
             let held: usize = self.chunks_ahead.iter().map(Vec::len).sum();
@@ -323,8 +415,15 @@ impl<R: Read> Reader<R> {
     /// Reads the next chunk, if there is a whole one.
     fn read_chunk(&mut self) -> Result<Option<Vec<u8>>, ReadError> {
         let mut head = [0; 8];
-        if !read_whole(&mut self.input, &mut head)? {
-            return Ok(None);
+        loop {
+            match read_up_to(&mut self.input, &mut head)? {
+                8 => break,
+                0 => match self.following.pop_front() {
+                    Some((next, offset)) => (self.input, self.offset) = (next, offset),
+                    None => return Ok(None),
+                },
+                _ => return Ok(None),
+            }
         }
         let [len, sum] = [&head[..4], &head[4..]]
             .map(|word| u32::from_le_bytes(word.try_into().expect("four bytes")));
@@ -348,11 +447,21 @@ impl<R: Read> Reader<R> {
     }
 }
 
-/// Fills the buffer; false if there are fewer bytes.
-fn read_whole(input: &mut impl Read, buffer: &mut [u8]) -> io::Result<bool> {
-    match input.read_exact(buffer) {
-        Ok(()) => Ok(true),
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
-        Err(error) => Err(error),
+/// True for what is no call of the loop.
+const fn is_of_snapshot(event: &Event) -> bool {
+    matches!(event, Event::Snapshot { .. } | Event::Present(..))
+}
+
+/// Fills the buffer; returns the number of bytes that there are for it.
+fn read_up_to(input: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match input.read(&mut buffer[filled..]) {
+            Ok(0) => break,
+            Ok(n) => filled += n,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
     }
+    Ok(filled)
 }

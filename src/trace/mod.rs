@@ -26,6 +26,7 @@ pub(crate) mod readiness;
 mod recorder;
 mod replay;
 mod sink;
+mod snapshot;
 mod tape;
 
 use crate::auth::Key;
@@ -38,8 +39,10 @@ pub use narrator::{Narrator, lines};
 pub use perfetto::Perfetto;
 pub use picture::{Picture, Place, SocketPicture};
 pub use recorder::{RecordOptions, RecordedListener, Recorder};
+pub(crate) use replay::LateBytes;
 pub use replay::{Difference, ReplayKernel, Replays, Stop, StopSign};
-pub use sink::OnEnd;
+pub use sink::{OnEnd, Segments};
+pub(crate) use snapshot::{Snapshot, SnapshotConnection};
 pub use tape::Recorded;
 
 /// The key at this position in the ring of a replay. It is public: the digests of a recording are made

@@ -1,5 +1,6 @@
 //! Worlds in which everything is drawn: settings, limits, faults and clients.
 
+use std::io::{self, Write};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -8,10 +9,31 @@ use saltecho::proto::Config;
 use saltecho::random::SplitMix;
 use saltecho::server::{Limits, recording_header};
 use saltecho::sim::{Faults, SimKernel};
-use saltecho::trace::{RecordOptions, Recorder};
+use saltecho::trace::{RecordOptions, Recorder, Segments};
 
 use super::handler::UpperHandler;
 use super::{MESSAGE, PEERS, World};
+
+/// The segments of a recording in memory.
+struct MemorySegments(Arc<Mutex<Vec<Vec<u8>>>>);
+
+impl Write for MemorySegments {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().last_mut().expect("there is one").extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Segments for MemorySegments {
+    fn begin_next(&mut self) -> io::Result<()> {
+        self.0.lock().unwrap().push(Vec::new());
+        Ok(())
+    }
+}
 
 impl World {
     /// A world in which everything is drawn from one seed, faults and limits included.
@@ -28,6 +50,29 @@ impl World {
     /// The world of a seed, recorded into memory. `None` if payload is left out of the recording and
     /// decides about what the world's handlers do.
     pub fn recorded(seed: u64, keeps_payload: bool) -> Option<(Self, Arc<Mutex<Vec<u8>>>)> {
+        Self::recorded_by(seed, keeps_payload, Recorder::to_memory)
+    }
+
+    /// The same in segments, of which two are no longer than `limit` together. All of them are kept.
+    pub fn recorded_in_segments(
+        seed: u64,
+        keeps_payload: bool,
+        limit: u64,
+    ) -> Option<(Self, Arc<Mutex<Vec<Vec<u8>>>>)> {
+        let segments = Arc::new(Mutex::new(vec![Vec::new()]));
+        Self::recorded_by(seed, keeps_payload, |kernel, options| {
+            let options = RecordOptions { limit: Some(limit), ..options };
+            let output = MemorySegments(Arc::clone(&segments));
+            let on_end = Box::new(|_: &str| {});
+            (Recorder::to_segments(kernel, output, options, on_end).unwrap(), segments)
+        })
+    }
+
+    fn recorded_by<T>(
+        seed: u64,
+        keeps_payload: bool,
+        record: impl FnOnce(SimKernel, RecordOptions) -> (Recorder<SimKernel>, T),
+    ) -> Option<(Self, T)> {
         // The first lines of a recording have what is drawn last.
         let probe = Self::draw(SplitMix::new(seed), false);
         if probe.handler.fragile && !keeps_payload {
@@ -42,7 +87,7 @@ impl World {
             let header = recording_header(config, limits, &[], &proxies, &[probe.proxied]);
             let header = header.with("admin", admin);
             let options = RecordOptions { header, keeps_payload, ..RecordOptions::default() };
-            let (recorder, bytes) = Recorder::to_memory(kernel, options);
+            let (recorder, bytes) = record(kernel, options);
             file = Some(bytes);
             recorder
         });

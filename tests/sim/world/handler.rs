@@ -31,11 +31,8 @@ impl Handler for UpperHandler {
     fn opened(&mut self, peer: &Peer) {
         assert!(self.peer.is_none(), "a connection is opened twice");
         self.peer = Some(*peer);
-        let mut calls = self.calls.lock().unwrap();
-        calls.opened.push(*peer);
-        let unlucky = calls.opened.len() % 7 == 3;
-        drop(calls);
-        if self.fragile && unlucky {
+        self.calls.lock().unwrap().opened.push(*peer);
+        if self.fragile && peer.id().number() % 7 == 3 {
             resume_unwind(Box::new(()));
         }
     }
