@@ -162,7 +162,11 @@ pub trait Kernel {
     }
 
     /// Takes a snapshot if it [wants](Self::wants_snapshot) one: `take` gives it the parts.
-    fn snapshot(&mut self, _take: impl FnOnce(&mut dyn SnapshotTaker<Self::Stream>) -> Result<(), String>) {}
+    fn snapshot(
+        &mut self,
+        _take: impl FnOnce(&mut dyn SnapshotTaker<Self::Stream>) -> Result<(), String>,
+    ) {
+    }
 
     /// The system's figures for the process, read for a scrape of its metrics; `None` if there is no
     /// process, as in a simulation.

@@ -40,9 +40,9 @@ pub use kernel::{Close, Kernel, Liveness, Note, Pause, Wake};
 pub use listen::ListenOptions;
 pub use mio_kernel::MioKernel;
 pub use ready::Ready;
-pub use snapshot::{Parts, Presence, SnapshotTaker, WritePresence};
 pub use slots::Token;
 pub(crate) use slots::{Arriving, Target, generation_after};
+pub use snapshot::{Parts, Presence, SnapshotTaker, WritePresence};
 #[cfg(feature = "testing")]
 pub use timers::{Link, Links, Step, Wheel};
 

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io::{self, Read, Write};
 
+use super::damage::changed_byte;
 use super::decode::{Data, Decoder, Record};
 use super::encode::kind;
 use super::{Event, Snapshot, SnapshotConnection, Step, Stream};
@@ -144,16 +145,32 @@ pub enum ReadError {
     )]
     Version(String),
     /// The bytes are not those that were written.
-    #[error("the recording is damaged after turn {turn}, in the chunk at byte {offset}")]
+    #[error("the recording is damaged {}", place_of(*turn, *step, *offset, *segment))]
     Damaged {
-        /// The last turn before it.
+        /// The turn of the step, or the last one before the chunk.
         turn: u64,
-        /// The place in the file.
+        /// The step, if one byte has changed and it can be told which.
+        step: Option<u64>,
+        /// The place in the file of the byte, or of the chunk.
         offset: u64,
+        /// Segments before that file.
+        segment: usize,
     },
     /// The file cannot be read.
     #[error("the recording cannot be read: {0}")]
     Io(#[from] io::Error),
+}
+
+fn place_of(turn: u64, step: Option<u64>, offset: u64, segment: usize) -> String {
+    let file = match segment {
+        0 => String::new(),
+        1 => " of its next segment".to_owned(),
+        more => format!(" of segment {}", more + 1),
+    };
+    match step {
+        Some(step) => format!("at byte {offset}{file}, in step {step}, in turn {turn}"),
+        None => format!("after turn {turn}, in the chunk at byte {offset}{file}"),
+    }
 }
 
 /// How a recording ends.
@@ -186,6 +203,8 @@ pub struct Reader<R> {
     last: Option<u64>,
     /// There was one behind the first.
     has_next: bool,
+    /// Segments that were read to their end.
+    segments_read: usize,
     /// The last record says that the recording goes on in another segment.
     goes_on: bool,
     ahead: Option<Ahead>,
@@ -224,6 +243,7 @@ impl<R: Read> Reader<R> {
             following: VecDeque::new(),
             last,
             has_next: false,
+            segments_read: 0,
             goes_on: false,
             ahead: None,
             now: Monotonic::ZERO,
@@ -299,8 +319,10 @@ impl<R: Read> Reader<R> {
                 });
                 break;
             }
-            let damaged = ReadError::Damaged { turn: self.turn, offset: self.chunk_offset };
-            let (record, data, len) = self.decoder.next(&self.chunk[self.at..]).ok_or(damaged)?;
+            let next = self.decoder.next(&self.chunk[self.at..]);
+            let Some((record, data, len)) = next else {
+                return Err(self.damaged(self.chunk_offset));
+            };
             self.at += len;
             match record {
                 Record::Event(event) => self.ahead = Some(Ahead { event, data, sum }),
@@ -379,7 +401,9 @@ impl<R: Read> Reader<R> {
             };
             while place < chunk.len() && !wanted.is_empty() {
                 // What is no record is reported when it is read.
-                let Some((record, _, len)) = decoder.next(&chunk[place..]) else { return Ok(found) };
+                let Some((record, _, len)) = decoder.next(&chunk[place..]) else {
+                    return Ok(found);
+                };
                 place += len;
                 if let Record::Late(stream, bytes) = record
                     && wanted.remove(&stream)
@@ -402,6 +426,35 @@ impl<R: Read> Reader<R> {
         }
     }
 
+    fn damaged(&self, offset: u64) -> ReadError {
+        ReadError::Damaged { turn: self.turn, step: None, offset, segment: self.segments_read }
+    }
+
+    /// The damage of the chunk behind the current one, if it can be told which byte has changed.
+    fn damaged_byte(&self, mut chunk: Vec<u8>, sum: u32) -> Option<ReadError> {
+        // Chunks that were read ahead are not decoded yet, so their steps are not known.
+        let is_next = self.at == self.chunk.len() && self.chunks_ahead.is_empty();
+        let (at, bits) = changed_byte(&chunk, sum).filter(|_| is_next)?;
+        chunk[at] ^= bits;
+        let (mut decoder, mut place) = (self.decoder.clone(), 0);
+        let (mut turn, mut step) = (self.turn, self.step);
+        while place <= at {
+            let (record, _, len) = decoder.next(&chunk[place..])?;
+            place += len;
+            if let Record::Event(event) = record {
+                step += u64::from(!is_of_snapshot(&event));
+                match event {
+                    Event::Poll(_) => turn += 1,
+                    Event::Snapshot { turns, .. } => turn = turns,
+                    _ => {}
+                }
+            }
+        }
+        let offset = self.offset + 8 + at as u64;
+        let segment = self.segments_read;
+        Some(ReadError::Damaged { turn, step: Some(step), offset, segment })
+    }
+
     /// Goes on to the next chunk; false if there is no whole one.
     fn next_chunk(&mut self) -> Result<bool, ReadError> {
         let chunk = match self.chunks_ahead.pop_front() {
@@ -419,7 +472,10 @@ impl<R: Read> Reader<R> {
             match read_up_to(&mut self.input, &mut head)? {
                 8 => break,
                 0 => match self.following.pop_front() {
-                    Some((next, offset)) => (self.input, self.offset) = (next, offset),
+                    Some((next, offset)) => {
+                        (self.input, self.offset) = (next, offset);
+                        self.segments_read += 1;
+                    }
                     None => return Ok(None),
                 },
                 _ => return Ok(None),
@@ -428,10 +484,9 @@ impl<R: Read> Reader<R> {
         let [len, sum] = [&head[..4], &head[4..]]
             .map(|word| u32::from_le_bytes(word.try_into().expect("four bytes")));
         self.chunk_offset = self.offset;
-        let damaged = ReadError::Damaged { turn: self.turn, offset: self.offset };
         let len = usize::try_from(len).expect("a usize has 32 bits");
         if len > MAX_CHUNK {
-            return Err(damaged);
+            return Err(self.damaged(self.offset));
         }
         // No more memory than there are bytes.
         let mut chunk = Vec::new();
@@ -440,7 +495,7 @@ impl<R: Read> Reader<R> {
             return Ok(None);
         }
         if crc32fast::hash(&chunk) != sum {
-            return Err(damaged);
+            return Err(self.damaged_byte(chunk, sum).unwrap_or_else(|| self.damaged(self.offset)));
         }
         self.offset += 8 + len as u64;
         Ok(Some(chunk))

@@ -10,6 +10,7 @@
 //! - [`ReplayKernel`] gives its answers to a loop and compares the calls;
 //! - [`Narrator`] tells the events in plain words, and [`Perfetto`] draws them.
 
+mod damage;
 mod decode;
 mod encode;
 mod event;

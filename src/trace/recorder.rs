@@ -8,8 +8,8 @@ use std::time::Duration;
 use super::guise::Guise;
 use super::mask::Mask;
 use super::sink::{FileSink, Limit, OnEnd, Segments, Sink};
-use super::snapshot::{Taker, of_ring};
-use super::tape::{Recorded, Ring, Tape, begin, end_once};
+use super::snapshot::Taker;
+use super::tape::{Recorded, Ring, Tape, begin, end_once, of_ring};
 use super::{Event, Fault, Header, Stream, Subject};
 use crate::metrics::Process;
 use crate::proto::Protocol;
@@ -103,7 +103,7 @@ impl<K: Kernel> Recorder<K> {
         let run = kernel.random_below(u64::MAX);
         let (mask, header, proxied) = begin(options.header, options.keeps_payload);
         let lines = of_ring(header.clone(), run, 1).to_bytes();
-        let ring = Ring::new(header, run, limit);
+        let ring = Ring::new(header, run, limit, lines.len() as u64);
         let start = |on_end| FileSink::start_ring(output, &lines, Limit::Ring(limit), on_end);
         Self::start(kernel, start, mask, proxied, on_end, Some(ring))
     }

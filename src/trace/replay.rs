@@ -207,7 +207,8 @@ impl<R: Read> ReplayKernel<R> {
     /// Readings that only time turns decide nothing: a build may make others. Snapshots that are not
     /// compared are left out too.
     fn skip_timing(&mut self) {
-        while matches!(self.next(), Event::Timing(_) | Event::Snapshot { .. } | Event::Present(..)) {
+        while matches!(self.next(), Event::Timing(_) | Event::Snapshot { .. } | Event::Present(..))
+        {
             self.take();
         }
     }
@@ -246,7 +247,9 @@ impl<R: Read> Kernel for ReplayKernel<R> {
     type AdminListener = ();
 
     fn now(&mut self) -> Monotonic {
-        if let Event::Clock(now) | Event::Timing(now) = self.next() {
+        // The end, and what cannot be read, are for the next call.
+        let event = self.reader.peek().ok().flatten().map(|ahead| &ahead.event);
+        if let Some(Event::Clock(now) | Event::Timing(now)) = event {
             self.now = *now;
             self.take();
         }
@@ -464,10 +467,7 @@ impl<R: Read> Kernel for ReplayKernel<R> {
 
     fn wants_snapshot(&mut self) -> bool {
         self.compares
-            && matches!(
-                self.reader.peek(),
-                Ok(Some(Ahead { event: Event::Snapshot { .. }, .. }))
-            )
+            && matches!(self.reader.peek(), Ok(Some(Ahead { event: Event::Snapshot { .. }, .. })))
     }
 
     fn snapshot(

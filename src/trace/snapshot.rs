@@ -10,7 +10,7 @@ use super::guise::Guise;
 use super::header::anonymous;
 use super::mask::Mask;
 use super::tape::{Recorded, Tape};
-use super::{Event, Header, Stream, replay_key};
+use super::{Event, Stream, replay_key};
 use crate::auth::KeyId;
 use crate::proto::{Disguise, Sensitive};
 use crate::reactor::{Parts, Presence, SnapshotTaker, WritePresence};
@@ -198,9 +198,4 @@ impl Disguise for OfReplay {
     fn destination(&mut self, real: SocketAddr) -> SocketAddr {
         nowhere(real)
     }
-}
-
-/// The lines of a recording that is a ring: its name, and the number of the segment.
-pub(super) fn of_ring(header: Header, run: u64, segment: u64) -> Header {
-    header.with("run", format!("{run:016x}")).with("segment", segment.to_string())
 }

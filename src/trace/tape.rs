@@ -10,7 +10,6 @@ use super::encode::Encoder;
 use super::guise::{Guise, Unjudged};
 use super::mask::Mask;
 use super::sink::{OnEnd, Sink};
-use super::snapshot::of_ring;
 use super::{Event, Fault, Header, Stream, Subject};
 use crate::proto::CloseReason;
 use crate::reactor::Note;
@@ -78,10 +77,18 @@ pub(super) struct Ring {
 
 impl Ring {
     /// Two segments, and what one turn makes them longer than this, fit into the limit.
-    pub(super) const fn new(header: Header, run: u64, limit: u64) -> Self {
-        Self { header, run, segment: 1, written: 0, share: limit / 8 * 3 }
+    pub(super) const fn new(header: Header, run: u64, limit: u64, written: u64) -> Self {
+        Self { header, run, segment: 1, written, share: limit / 8 * 3 }
     }
 }
+
+/// The lines of a recording that is a ring: its name, and the number of the segment.
+pub(super) fn of_ring(header: Header, run: u64, segment: u64) -> Header {
+    header.with("run", format!("{run:016x}")).with("segment", segment.to_string())
+}
+
+/// Bytes of a chunk before its events.
+const CHUNK_HEAD: u64 = 8;
 
 /// Bytes of turns that may be held back.
 const MAX_HELD: usize = 8 << 20;
@@ -131,7 +138,8 @@ impl Tape {
             let before = self.encoder.out.len();
             self.sink.push(&mut self.encoder.out)?;
             if let Some(ring) = &mut self.ring {
-                ring.written += (before - self.encoder.out.len()) as u64;
+                // At worst these bytes are a chunk by themselves.
+                ring.written += (before - self.encoder.out.len()) as u64 + CHUNK_HEAD;
             }
         } else if self.encoder.out.len() > MAX_HELD {
             return Err("too many handshakes were pending at once".to_owned());

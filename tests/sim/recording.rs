@@ -91,18 +91,27 @@ fn the_same_seed_gives_the_same_bytes() {
 fn a_flipped_byte_is_found_where_it_is() {
     let bytes = recording(3, true).expect("payload is kept");
     let header = bytes.windows(2).position(|two| two == b"\n\n").unwrap() + 2;
+    let mut last = (0, 0);
     for at in (header + 8..bytes.len()).step_by(97) {
         let mut bad = bytes.clone();
         bad[at] ^= 1;
-        let found = match Replay::new(Reader::new(&bad[..]).unwrap(), handler(3)) {
-            Ok(_) => match replay(&bad, handler(3)).0 {
-                Replayed::Unreadable(ReadError::Damaged { .. }) => true,
-                outcome => panic!("byte {at}: {outcome:?}"),
-            },
-            Err(error) => error.contains("damaged"),
-        };
-        assert!(found, "byte {at}");
+        let found = Replay::new(Reader::new(&bad[..]).unwrap(), handler(3));
+        match found.map(|_| replay(&bad, handler(3)).0) {
+            Ok(Replayed::Unreadable(ReadError::Damaged { turn, step, offset, .. })) => {
+                let step = step.expect("one byte has changed");
+                assert_eq!(offset, at as u64);
+                assert!(last <= (turn, step), "byte {at}: turn {turn}, step {step}");
+                last = (turn, step);
+            }
+            Ok(outcome) => panic!("byte {at}: {outcome:?}"),
+            Err(error) => {
+                assert!(error.contains(&format!("damaged at byte {at}, in step ")), "{error}");
+            }
+        }
     }
+    let mut reader = Reader::new(&bytes[..]).unwrap();
+    while reader.next_step().unwrap().is_some() {}
+    assert!(last.0 > 1 && last.1 > reader.step() / 2 && last.1 <= reader.step(), "{last:?}");
 }
 
 /// What was recorded up to the death of a process can be used, whole chunk by whole chunk.

@@ -128,7 +128,7 @@ impl Files {
         let (has_path, has_next) = (is_recording(path)?, is_recording(&next)?);
         // What was kept before goes with both of its files.
         let of_old = next_segment(&old);
-        if (has_path || has_next) && is_recording(&of_old)? {
+        if has_path && is_recording(&of_old)? {
             fs::remove_file(&of_old).context("cannot remove the recording before the last")?;
         }
         for (has, from, to) in [(has_path, path, &old), (has_next, &next, &of_old)] {

@@ -54,7 +54,8 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         let staying = slots.ids().filter(|id| {
             state.clear();
             let slot = slots.get(*id).expect("it was just listed");
-            let moves = slot.connection.park(&mut Undisguised, &mut Vec::new(), &mut state).is_some();
+            let moves =
+                slot.connection.park(&mut Undisguised, &mut Vec::new(), &mut state).is_some();
             !moves || state.len() > MAX_STATE
         });
         let staying = staying.collect();

@@ -145,7 +145,10 @@ impl ConnectionRecord {
         let before = details.len();
         let slot = server.reactor.slots.get(id).expect("it is frozen");
         let (mut handshake, mut handler) = (Vec::new(), Vec::new());
-        let head = slot.connection.park(&mut Undisguised, &mut handshake, &mut handler).expect("its handler moves");
+        let head = slot
+            .connection
+            .park(&mut Undisguised, &mut handshake, &mut handler)
+            .expect("its handler moves");
         let row = server.records.as_ref().and_then(|records| records.row(id));
         let arrival = server.acceptor.unauthenticated.arrival(id);
         put_section(Section::Handshake, &handshake, details);

@@ -2,11 +2,11 @@
 
 use bytes::Bytes;
 
+use super::super::Server;
 use super::super::ending::Lifecycle;
 use super::super::handover::Counters;
 use super::super::lag::Lag;
 use super::super::records::Row;
-use super::super::Server;
 use crate::proto::wire::{Reader, read_time};
 use crate::proto::{Connection, Handler, Head, Parked, Peer, State, guarded};
 use crate::python::Monotonic;
@@ -43,8 +43,7 @@ impl<K: Kernel<Stream = Stream>, H: Handler + Clone> Server<K, H> {
         self.restore_figures(&mut Reader::new(&snapshot.parts.figures))?;
         self.stats.turns = snapshot.turns;
         #[cfg(any(test, feature = "testing"))]
-        self.unsettled
-            .tolerate(self.reactor.slots.len(), self.acceptor.unauthenticated.len());
+        self.unsettled.tolerate(self.reactor.slots.len(), self.acceptor.unauthenticated.len());
         Some(())
     }
 
@@ -73,9 +72,7 @@ impl<K: Kernel<Stream = Stream>, H: Handler + Clone> Server<K, H> {
             (is_new && (1..u32::MAX).contains(&id.generation)).then_some(())?;
             let unauthenticated = &mut self.acceptor.unauthenticated;
             match one.arrival {
-                Some((since, None))
-                    if one.arriving.connection.state() == State::AwaitHeader =>
-                {
+                Some((since, None)) if one.arriving.connection.state() == State::AwaitHeader => {
                     unauthenticated.add_awaiting_header(id, since);
                 }
                 Some((since, source)) => unauthenticated.add(id, source, since),
@@ -99,7 +96,11 @@ impl<K: Kernel<Stream = Stream>, H: Handler + Clone> Server<K, H> {
         Some(())
     }
 
-    fn restored(&self, one: &SnapshotConnection, header: Option<&mut Vec<u8>>) -> Option<Restored<H>> {
+    fn restored(
+        &self,
+        one: &SnapshotConnection,
+        header: Option<&mut Vec<u8>>,
+    ) -> Option<Restored<H>> {
         let SnapshotConnection { stream, presence, parts } = one;
         let (mut state, mut figures) = (Reader::new(&parts.state), Reader::new(&parts.figures));
         let deadline = state.number()?.wrapping_sub(1);

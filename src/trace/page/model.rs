@@ -185,7 +185,8 @@ impl Model {
             Event::Present(stream, presence) => {
                 self.owners.insert(presence.id, *stream);
                 let conn = self.conn(*stream);
-                (conn.id, conn.told, conn.held) = (Some(presence.id), presence.ready, presence.unsent);
+                (conn.id, conn.told, conn.held) =
+                    (Some(presence.id), presence.ready, presence.unsent);
                 conn.stage = presence.state.name();
             }
             Event::World(act) => self.world(act),

@@ -1,6 +1,5 @@
 //! Worlds in which everything is drawn: settings, limits, faults and clients.
 
-use std::io::{self, Write};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -9,31 +8,11 @@ use saltecho::proto::Config;
 use saltecho::random::SplitMix;
 use saltecho::server::{Limits, recording_header};
 use saltecho::sim::{Faults, SimKernel};
-use saltecho::trace::{RecordOptions, Recorder, Segments};
+use saltecho::trace::{RecordOptions, Recorder};
 
 use super::handler::UpperHandler;
+use super::segments::{self, Recorded};
 use super::{MESSAGE, PEERS, World};
-
-/// The segments of a recording in memory.
-struct MemorySegments(Arc<Mutex<Vec<Vec<u8>>>>);
-
-impl Write for MemorySegments {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().last_mut().expect("there is one").extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Segments for MemorySegments {
-    fn begin_next(&mut self) -> io::Result<()> {
-        self.0.lock().unwrap().push(Vec::new());
-        Ok(())
-    }
-}
 
 impl World {
     /// A world in which everything is drawn from one seed, faults and limits included.
@@ -58,13 +37,9 @@ impl World {
         seed: u64,
         keeps_payload: bool,
         limit: u64,
-    ) -> Option<(Self, Arc<Mutex<Vec<Vec<u8>>>>)> {
-        let segments = Arc::new(Mutex::new(vec![Vec::new()]));
+    ) -> Option<(Self, Recorded)> {
         Self::recorded_by(seed, keeps_payload, |kernel, options| {
-            let options = RecordOptions { limit: Some(limit), ..options };
-            let output = MemorySegments(Arc::clone(&segments));
-            let on_end = Box::new(|_: &str| {});
-            (Recorder::to_segments(kernel, output, options, on_end).unwrap(), segments)
+            segments::record(kernel, RecordOptions { limit: Some(limit), ..options })
         })
     }
 
@@ -91,8 +66,9 @@ impl World {
             file = Some(bytes);
             recorder
         });
-        // A recording does not go on in another loop.
+        // A recording does not go on in another loop, and has no address.
         world.handovers = 0;
+        world.handler.calls.lock().unwrap().discreet = true;
         Some((world, file.expect("it is recorded")))
     }
 

@@ -11,6 +11,8 @@ use saltecho::python::upper;
 pub struct Calls {
     pub opened: Vec<Peer>,
     pub closed: Vec<(Peer, CloseReason)>,
+    /// No address is saved with a handler.
+    pub discreet: bool,
 }
 
 /// Answers in upper case. A fragile one panics sometimes, without the hook that prints panics.
@@ -47,7 +49,8 @@ impl Handler for UpperHandler {
     }
 
     fn save(&self, state: &mut Vec<u8>) -> bool {
-        let address = self.peer.and_then(|peer| peer.address());
+        let is_told = !self.calls.lock().unwrap().discreet;
+        let address = self.peer.and_then(|peer| peer.address()).filter(|_| is_told);
         state.extend(address.map(|address| address.to_string()).unwrap_or_default().bytes());
         true
     }
