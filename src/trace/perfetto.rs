@@ -1,7 +1,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt::Write as _;
 
-use super::replay::call_of;
+use super::call::call_of;
 use super::{Event, Narrator, Step, Stream};
 use crate::proto::State;
 use crate::reactor::Note;

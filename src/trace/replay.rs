@@ -1,14 +1,17 @@
 use std::collections::BTreeMap;
-use std::fmt;
 use std::io::{self, Read};
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use super::call::call_of;
 use super::decode::Data;
-use super::file::{Ahead, ReadError, Reader};
+use super::reader::Ahead;
 use super::snapshot::OfReplay;
-use super::{Event, Fault, Recorder, Snapshot, SnapshotConnection, Stream, Subject};
+use super::{
+    Difference, Event, Fault, ReadError, Reader, Recorder, Snapshot, SnapshotConnection, Stop,
+    StopSign, Stream, Subject,
+};
 use crate::auth::KeyId;
 use crate::proto::{Disguise, State};
 use crate::python::Monotonic;
@@ -31,7 +34,7 @@ pub struct ReplayKernel<R> {
     late: LateBytes,
     /// Snapshots are compared: they are this build's.
     compares: bool,
-    stop: Arc<Mutex<Option<Stop>>>,
+    stop: StopSign,
 }
 
 /// A kernel that replays, or stands above one that does.
@@ -55,62 +58,12 @@ impl<K: Replays> Replays for Recorder<K> {
     }
 }
 
-/// The reason why a replay stopped.
-#[derive(Debug)]
-#[non_exhaustive]
-pub enum Stop {
-    /// There is nothing more to replay.
-    End,
-    /// The loop made another call than the recorded one, or decided otherwise.
-    Different(Difference),
-    /// The recording cannot be read on.
-    Unreadable(ReadError),
-}
-
-/// The first call in which a loop differs from a recording.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Difference {
-    /// The turn in which it made the call.
-    pub turn: u64,
-    /// Number of events before it.
-    pub step: u64,
-    /// The recorded event. `None` if the recording has no further one in a turn that it has.
-    pub recorded: Event,
-    /// The call of the loop, without an answer where there is none.
-    pub called: String,
-    /// The stream of the call, if it is about one.
-    pub stream: Option<Stream>,
-}
-
-impl fmt::Display for Difference {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { turn, step, recorded, called, .. } = self;
-        let recorded = call_of(recorded);
-        write!(f, "turn {turn}, step {step}: recorded {recorded}, the loop called {called}")
-    }
-}
-
-/// Knows why a replay stopped.
-#[derive(Clone, Debug)]
-pub struct StopSign(Arc<Mutex<Option<Stop>>>);
-
-impl StopSign {
-    /// The reason, once.
-    pub fn take(&self) -> Option<Stop> {
-        lock(&self.0).take()
-    }
-}
-
-fn lock(stop: &Mutex<Option<Stop>>) -> MutexGuard<'_, Option<Stop>> {
-    stop.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl<R: Read> ReplayKernel<R> {
     /// A kernel that answers from a recording. The sign tells why it unwound.
     pub fn new(reader: Reader<R>) -> (Self, StopSign) {
         let has_admin = reader.header().get("admin") == Some("yes");
-        let stop = Arc::new(Mutex::new(None));
-        let sign = StopSign(Arc::clone(&stop));
+        let stop = StopSign::default();
+        let sign = stop.clone();
         let build = option_env!("BUILD_COMMIT");
         let compares = build.is_some() && reader.header().get("commit") == build;
         let (now, late) = (Monotonic::ZERO, BTreeMap::new());
@@ -123,7 +76,7 @@ impl<R: Read> ReplayKernel<R> {
     }
 
     fn stop(&self, why: Stop) -> ! {
-        *lock(&self.stop) = Some(why);
+        self.stop.set(why);
         std::panic::resume_unwind(Box::new(()));
     }
 
@@ -536,60 +489,5 @@ fn token(subject: Subject) -> Token {
         #[allow(clippy::cast_possible_truncation)] // Another number is no part's.
         Subject::Admin(number) => Token::admin(number as u8),
         Subject::Connection(id) => Token::connection(id),
-    }
-}
-
-/// A call with its arguments and answer, in the notation of a trace.
-pub(super) fn call_of(event: &Event) -> String {
-    let tell = |result: &Result<usize, Fault>| match result {
-        Ok(n) => n.to_string(),
-        Err(fault) => fault.to_string(),
-    };
-    let done = |result: &Result<(), Fault>| match result {
-        Ok(()) => "done".to_owned(),
-        Err(fault) => fault.to_string(),
-    };
-    match event {
-        Event::Poll(None) => "poll(for ever)".to_owned(),
-        Event::Poll(Some(timeout)) => format!("poll({timeout:?})"),
-        Event::Ready(subject, ready) => format!("event({subject}, {ready:?})"),
-        Event::PollFailed(fault) => format!("poll = {fault}"),
-        Event::Clock(_) | Event::Timing(_) => "now()".to_owned(),
-        Event::Signal(signal) => format!("next_signal() = {signal:?}"),
-        Event::Listen(subject, result) => format!("register({subject}) = {}", done(result)),
-        Event::Register(stream, subject, result) => {
-            format!("register({stream}, {subject}) = {}", done(result))
-        }
-        Event::Accept(subject, Ok((stream, _))) => format!("accept({subject}) = {stream}"),
-        Event::Accept(subject, Err(fault)) => format!("accept({subject}) = {fault}"),
-        Event::Shed(subject, result) => format!("shed({subject}) = {}", done(result)),
-        Event::Recv { stream, room, result } => {
-            format!("recv({stream}, {room}) = {}", tell(result))
-        }
-        Event::Send { stream, len, result } => {
-            format!("send({stream}, {len} bytes) = {}", tell(result))
-        }
-        Event::Shutdown(stream, result) => format!("shutdown({stream}) = {}", done(result)),
-        Event::Close(stream, how) => format!("close({stream}, {how:?})"),
-        Event::Liveness(stream, _) => format!("liveness({stream})"),
-        Event::Probe(stream) => format!("probe({stream})"),
-        Event::RandomBelow { limit, drawn } => format!("random_below({limit}) = {drawn}"),
-        Event::FillRandom(len, result) => format!("fill_random({len}) = {}", done(result)),
-        Event::Note(note) => match note {
-            Note::Command(text) => {
-                format!("command {}", text.split(' ').next().unwrap_or_default())
-            }
-            Note::Killed(id) => format!("kill {id}"),
-            Note::Tick(_) => "tick".to_owned(),
-            Note::Due(id) => format!("the alarm of {id}"),
-            Note::Authenticated(id, _) => format!("{id} authenticated"),
-            Note::Closed(id, reason) => format!("{id} ended: {}", reason.as_str()),
-            Note::Pause(why) => format!("pause of accepting: {why:?}"),
-        },
-        Event::Snapshot { turns, connections, .. } => {
-            format!("snapshot after turn {turns}, of {connections} connections")
-        }
-        Event::Present(stream, presence) => format!("snapshot of {stream}: {presence:?}"),
-        Event::World(act) => format!("{act:?}"),
     }
 }

@@ -95,23 +95,30 @@ fn a_flipped_byte_is_found_where_it_is() {
     for at in (header + 8..bytes.len()).step_by(97) {
         let mut bad = bytes.clone();
         bad[at] ^= 1;
-        let found = Replay::new(Reader::new(&bad[..]).unwrap(), handler(3));
-        match found.map(|_| replay(&bad, handler(3)).0) {
-            Ok(Replayed::Unreadable(ReadError::Damaged { turn, step, offset, .. })) => {
-                let step = step.expect("one byte has changed");
-                assert_eq!(offset, at as u64);
-                assert!(last <= (turn, step), "byte {at}: turn {turn}, step {step}");
-                last = (turn, step);
+        let mut reader = Reader::new(&bad[..]).unwrap();
+        let fault = loop {
+            match reader.next_step() {
+                Ok(step) => assert!(step.is_some(), "byte {at} is not missed"),
+                Err(error) => break error,
             }
+        };
+        let ReadError::Damaged { turn, step: Some(step), offset, .. } = fault else {
+            panic!("byte {at}: {fault}")
+        };
+        assert_eq!(offset, at as u64);
+        assert!(last <= (turn, step), "byte {at}: turn {turn}, step {step}");
+        last = (turn, step);
+        let replayed = Replay::new(Reader::new(&bad[..]).unwrap(), handler(3));
+        match replayed.map(|_| replay(&bad, handler(3)).0) {
+            Ok(Replayed::Unreadable(found)) => assert_eq!(found.to_string(), fault.to_string()),
             Ok(outcome) => panic!("byte {at}: {outcome:?}"),
-            Err(error) => {
-                assert!(error.contains(&format!("damaged at byte {at}, in step ")), "{error}");
-            }
+            Err(found) => assert_eq!(found, fault.to_string()),
         }
     }
     let mut reader = Reader::new(&bytes[..]).unwrap();
     while reader.next_step().unwrap().is_some() {}
-    assert!(last.0 > 1 && last.1 > reader.step() / 2 && last.1 <= reader.step(), "{last:?}");
+    let (turns, steps) = (reader.turn(), reader.step());
+    assert!(last.0 > turns / 2 && last.1 > steps / 2 && last.1 <= steps, "{last:?} of {steps}");
 }
 
 /// What was recorded up to the death of a process can be used, whole chunk by whole chunk.
