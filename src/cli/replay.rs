@@ -182,17 +182,18 @@ fn replay<H: Handler + Clone>(args: &ReplayArgs, reader: Input, handler: H) -> R
                     "there is no turn {at}: the recording's last one is {turns}"
                 )));
             }
-            let mut text = format!("identical, {} turns, {calls} calls", turns - gone);
+            let (turns, end) = (turns - gone, early_end(replay.reader()));
+            let mut text =
+                format!("identical, {turns} turns, {calls} calls, replayed in {seconds:.1} s\n");
             if gone > 0 {
-                let _ = write!(
+                let _ = writeln!(
                     text,
-                    " (it begins with a snapshot after turn {gone}; what was before is gone)"
+                    "it begins with a snapshot after turn {gone}; what was before is gone"
                 );
             }
-            if let Some(fault) = early_end(replay.reader()) {
-                let _ = write!(text, " (the recording {fault})");
+            if let Some(end) = end {
+                let _ = writeln!(text, "the recording {end}");
             }
-            let _ = writeln!(text, ", replayed in {seconds:.1} s");
             if args.connection.is_some() {
                 text.push_str(&state(&replay, args));
             }

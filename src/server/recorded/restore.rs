@@ -54,11 +54,11 @@ impl<K: Kernel<Stream = Stream>, H: Handler + Clone> Server<K, H> {
         headers: &mut LateBytes,
     ) -> Option<()> {
         let connections = &snapshot.connections;
-        let indices = connections.iter().map(|one| one.presence.id.index);
+        let mut indices = connections.iter().map(|one| one.presence.id.index);
         // A slot that is free has its byte in the state.
         let most = connections.len() + snapshot.parts.state.len();
         let is_possible = indices.clone().is_sorted_by(|one, other| one < other)
-            && indices.last().is_none_or(|last| (last as usize) < most);
+            && indices.next_back().is_none_or(|last| (last as usize) < most);
         is_possible.then_some(())?;
         let mut restored = Vec::with_capacity(connections.len());
         for one in connections {

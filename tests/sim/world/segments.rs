@@ -53,24 +53,24 @@ impl Recorded {
     ) -> Result<(usize, u64), String> {
         let segments = self.segments();
         let count = segments.len();
-        let mut turns = 0;
+        let mut reader = reader(&segments)?;
+        while reader.next_step().map_err(|error| error.to_string())?.is_some() {}
+        match reader.ending() {
+            Some(Ending::Complete) => {}
+            // A snapshot, or a turn, may have found no room; perhaps the first.
+            Some(Ending::Stopped(why)) if why.contains("its limit") => {
+                if reader.turn() == 0 {
+                    return Ok((0, 0));
+                }
+            }
+            other => return Err(format!("it ends with {other:?}")),
+        }
+        let mut turns = replay(&segments, handler())?;
         for at in 0..count {
             let two = replay(&segments[at..count.min(at + 2)], handler());
             turns += two.map_err(|fault| format!("from {at} of {count}: {fault}"))?;
         }
-        // A replay ends before the first byte of a PROXY header of which the recording lacks the rest.
-        let replayed = replay(&segments, handler())?;
-        let mut reader = reader(&segments)?;
-        while reader.next_step().map_err(|error| error.to_string())?.is_some() {}
-        let ending = reader.ending().cloned();
-        match ending {
-            Some(Ending::Complete) => Ok((count, turns + replayed)),
-            // A snapshot, or a turn, may have found no room.
-            Some(Ending::Stopped(why)) if why.contains("its limit") => {
-                Ok((count, turns + replayed))
-            }
-            other => Err(format!("it ends with {other:?}")),
-        }
+        Ok((count, turns))
     }
 }
 
