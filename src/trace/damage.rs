@@ -62,7 +62,7 @@ mod tests {
 
     #[test]
     fn a_changed_byte_is_found_wherever_it_is() {
-        let chunk: Vec<u8> = (0..5000_u32).map(|n| (n * n >> 3).to_le_bytes()[0]).collect();
+        let chunk: Vec<u8> = (0..5000_u32).map(|n| ((n * n) >> 3).to_le_bytes()[0]).collect();
         let sum = crc32fast::hash(&chunk);
         for place in (0..chunk.len()).step_by(7) {
             for bits in [1, 0x80, 0xff, 0x5a] {
