@@ -194,8 +194,10 @@ mod tests {
             let mut slab = Slab::new();
             for act in acts {
                 match act.map(usize::from) {
-                    Some(key) if slab.get(key % 16).is_some() => drop(slab.remove(key % 16)),
-                    _ => drop(slab.insert(())),
+                    Some(key) if slab.get(key % 16).is_some() => slab.remove(key % 16),
+                    _ => {
+                        slab.insert(());
+                    }
                 }
             }
             let values = (0..slab.bound()).rev().filter(|key| slab.get(*key).is_some());
