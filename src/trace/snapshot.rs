@@ -33,6 +33,27 @@ pub(crate) struct SnapshotConnection {
     pub(crate) parts: Parts,
 }
 
+/// Identifiers of the keys in the ring, with those that stand for them: to make one takes a hash, and there
+/// are many connections.
+struct StandInKeys {
+    keys: Vec<(KeyId, KeyId)>,
+    /// That of a key which is no longer in the ring.
+    removed: KeyId,
+}
+
+impl StandInKeys {
+    fn new(keys: &[KeyId]) -> Self {
+        let stand_in = |position| replay_key(position).id();
+        let keys = keys.iter().enumerate().map(|(position, key)| (*key, stand_in(position)));
+        Self { keys: keys.collect(), removed: stand_in(crate::auth::MAX_KEYS) }
+    }
+
+    fn of(&self, key: KeyId) -> KeyId {
+        let known = self.keys.iter().find(|(known, _)| *known == key);
+        known.map_or(self.removed, |(_, stand_in)| *stand_in)
+    }
+}
+
 /// Bytes of a chunk of a snapshot.
 const CHUNK: usize = 1 << 20;
 
@@ -40,8 +61,7 @@ const CHUNK: usize = 1 << 20;
 pub(super) struct Taker<'a> {
     tape: &'a mut Tape,
     turns: u64,
-    /// Identifiers of the keys in the ring.
-    keys: Vec<KeyId>,
+    keys: StandInKeys,
     parts: Parts,
     /// A segment begins anew with what depends on earlier events.
     encoder: Encoder,
@@ -51,7 +71,7 @@ pub(super) struct Taker<'a> {
 
 impl<'a> Taker<'a> {
     pub(super) fn new(tape: &'a mut Tape) -> Self {
-        let (keys, parts) = (Vec::new(), Parts::default());
+        let (keys, parts) = (StandInKeys::new(&[]), Parts::default());
         let (encoder, out) = (Encoder::default(), Vec::new());
         Self { tape, turns: 0, keys, parts, encoder, out }
     }
@@ -77,7 +97,7 @@ impl<'a> Taker<'a> {
 
 impl<S> SnapshotTaker<Recorded<S>> for Taker<'_> {
     fn begin(&mut self, turns: u64, settings: &str, keys: &[KeyId]) {
-        (self.turns, self.keys) = (turns, keys.to_vec());
+        (self.turns, self.keys) = (turns, StandInKeys::new(keys));
         self.out = self.tape.next_header(settings).to_bytes();
     }
 
@@ -114,7 +134,7 @@ impl<S> SnapshotTaker<Recorded<S>> for Taker<'_> {
 /// What stands for what a snapshot must not have: the same as in the events before and after it.
 struct StandIn<'a> {
     mask: &'a mut Mask,
-    keys: &'a [KeyId],
+    keys: &'a StandInKeys,
     /// The connection, and true if its address is that of a balancer.
     of: Option<(&'a Guise, bool)>,
 }
@@ -149,8 +169,7 @@ impl Disguise for StandIn<'_> {
     }
 
     fn key(&mut self, real: KeyId) -> KeyId {
-        let position = self.keys.iter().position(|key| *key == real);
-        replay_key(position.unwrap_or(crate::auth::MAX_KEYS)).id()
+        self.keys.of(real)
     }
 }
 
