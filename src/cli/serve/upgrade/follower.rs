@@ -14,9 +14,10 @@ use rustix::process::{Pid, PidfdFlags, geteuid, getppid, pidfd_open};
 use saltecho::proto::Handler;
 use saltecho::reactor::MioKernel;
 use saltecho::server::Server;
-use saltecho::server::handover::{CAPABILITIES, Decoder, FORMATS, Thawing, Totals};
+use saltecho::server::handover::{Decoder, Thawing, Totals};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
+use super::agreement::{Agreement, offer_all};
 use super::book::Book;
 use super::channel::{Broken, Channel, Message, Outgoing};
 use super::checks::{OTHER_DESCRIPTORS, descriptor_limit};
@@ -115,10 +116,7 @@ impl Predecessor {
     /// # Errors
     /// If the other side gives up, or says something else.
     pub(in crate::cli::serve) fn greet(mut self) -> Result<Following, Failure> {
-        let formats: Vec<String> = FORMATS.iter().map(u16::to_string).collect();
-        let hello = Text::default()
-            .with("formats", formats.join(" "))
-            .with("capabilities", CAPABILITIES)
+        let hello = offer_all(Text::default())
             .with("version", VERSION)
             .with("pid", process::id())
             .with("nofile", descriptor_limit());
@@ -129,6 +127,10 @@ impl Predecessor {
         let action = machine.handle(event);
         let (Action::Prepare, Some(message)) = (action, message) else { self.exit() };
         let offer = Text::parse(&message.payload);
+        if let Err(error) = Agreement::with_old(&offer) {
+            say_no(&mut self.channel, &error.to_string(), Some(Reason::Format));
+            return Err(Failure::new(Exit::Runtime, error));
+        }
         match Serving::read(&offer) {
             Ok(serving) => Ok(Following { predecessor: self, machine, offer, serving }),
             Err(error) => {

@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 
 use saltecho::proto::Handler;
 use saltecho::reactor::MioKernel;
-use saltecho::server::handover::{CAPABILITIES, FORMATS, Frozen, Totals};
+use saltecho::server::handover::{Frozen, Totals};
 
+use super::super::agreement::Agreement;
 use super::super::book::Book;
 use super::super::channel::{Broken, Channel, Message, Outgoing, Sent};
 use super::super::checks::freeze_limit;
@@ -154,8 +155,9 @@ impl Attempt {
             Kind::Error => {
                 let text = Text::parse(&message.payload);
                 self.why = text.get("text").map(str::to_owned);
-                if text.get("reason") == Some(Reason::Truncated.label()) {
-                    return Event::Failed(Reason::Truncated);
+                let reason = text.get("reason").and_then(Reason::of_new);
+                if let Some(reason) = reason {
+                    return Event::Failed(reason);
                 }
             }
             _ => {}
@@ -196,21 +198,16 @@ impl Attempt {
     }
 
     fn offer(&mut self, upgrader: &Upgrader) -> Result<(), Failed> {
-        let theirs = self.hello.get("formats").unwrap_or_default();
-        let known = |format: &&u16| theirs.split(' ').any(|word| word.parse() == Ok(**format));
-        let Some(format) = FORMATS.iter().filter(known).max() else {
-            let version = self.hello.get("version").unwrap_or("unknown");
-            self.why = Some(format!(
-                "version {version} understands formats {theirs}, and version {VERSION} writes {FORMATS:?}"
-            ));
-            let event = Event::Failed(Reason::Format);
-            return self.decide(event).map(drop);
+        let agreed = match Agreement::with_new(&self.hello) {
+            Ok(agreed) => agreed,
+            Err(error) => {
+                self.why = Some(error.to_string());
+                return self.decide(Event::Failed(Reason::Format)).map(drop);
+            }
         };
-        let capabilities = CAPABILITIES & self.hello.read::<u64>("capabilities").unwrap_or(0);
-        let text = Text::default()
+        let text = agreed
+            .add_to(Text::default())
             .with("upgrade", &self.asked.id)
-            .with("format", format)
-            .with("capabilities", capabilities)
             .with("version", VERSION)
             .with("generation", self.generation)
             .with("connections", self.connections);
@@ -218,7 +215,7 @@ impl Attempt {
             Some(serving) => serving.add_to(text),
             None => text,
         };
-        self.note("format agreed", &format!(": {format}"));
+        self.note("format agreed", &format!(": {}", agreed.format));
         self.send_text(Kind::Offer, &text)
     }
 
