@@ -31,7 +31,7 @@ use super::process::{blocked, ends_within};
 use super::reason::Reason;
 use crate::cli::environment::PREDECESSOR;
 use crate::cli::failure::{Exit, Failure};
-use crate::cli::log::Log;
+use crate::cli::log::{Level, Log};
 
 /// Time in which a process whose end of the channel is closed must have ended.
 const DEATH_LIMIT: Duration = Duration::from_secs(1);
@@ -298,6 +298,7 @@ impl Following {
         let dropped = handed.saturating_sub(totals.connections);
         let mut book = Book::from_text(program);
         book.taken_over(freeze, totals.connections, dropped);
+        keep_log_level(program, log);
         let id = self.offer.get("upgrade").unwrap_or_default();
         let version = self.offer.get("version").unwrap_or("unknown");
         let step = Step {
@@ -315,6 +316,17 @@ impl Following {
         );
         step.log(log, &text);
         upgrader.took_over(book);
+    }
+}
+
+/// Goes on at the level of the log that was set at run time, unless the settings have changed theirs
+/// since: as a reload has it.
+fn keep_log_level(program: &Text, log: &Log) {
+    let (_, configured) = log.levels();
+    if program.read::<Level>("log-level-configured") == Ok(configured)
+        && let Ok(level) = program.read("log-level")
+    {
+        log.set_level(level);
     }
 }
 

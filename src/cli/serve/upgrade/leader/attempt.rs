@@ -282,7 +282,7 @@ impl Attempt {
         }
         self.totals = totals;
         self.connections = usize::try_from(totals.connections).unwrap_or(usize::MAX);
-        let book = self.program(&lock(&upgrader.0.book), upgrader.0.log.suppressed());
+        let book = self.program(&lock(&upgrader.0.book));
         self.send(upgrader, &Outgoing::text(Kind::Program, &book.to_payload()), deadline)?;
         self.send(upgrader, &Outgoing::text(Kind::End, &totals.to_bytes()), deadline)?;
         let (listeners, loops) = (totals.listeners, totals.loops);
@@ -300,12 +300,15 @@ impl Attempt {
     }
 
     /// The state of the program, of which the records know nothing.
-    fn program(&self, book: &Book, suppressed: u64) -> Text {
+    fn program(&self, book: &Book) -> Text {
         let mut book = book.clone();
-        book.lines_suppressed += suppressed;
+        book.lines_suppressed += self.log.suppressed();
         let ago = self.frozen().unwrap_or_default();
         book.to_text()
+        let (level, configured) = self.log.levels();
             .with("frozen-at", clock().saturating_sub(ago).as_nanos())
+            .with("log-level", level.name())
+            .with("log-level-configured", configured.name())
             .with("handed-over", self.connections)
     }
 
