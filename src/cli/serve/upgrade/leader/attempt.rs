@@ -170,10 +170,11 @@ impl Attempt {
             return Event::Ended;
         }
         self.why = Some(error.to_string());
-        Event::Failed(match error {
-            Broken::Truncated { .. } => Reason::Truncated,
-            _ => Reason::Channel,
-        })
+        match error {
+            Broken::Truncated { .. } => Event::Failed(Reason::Truncated),
+            Broken::InFlight => Event::Late,
+            _ => Event::Failed(Reason::Channel),
+        }
     }
 
     /// What follows from an event, unless it is the end of the attempt.
@@ -304,11 +305,11 @@ impl Attempt {
         let mut book = book.clone();
         book.lines_suppressed += self.log.suppressed();
         let ago = self.frozen().unwrap_or_default();
-        book.to_text()
         let (level, configured) = self.log.levels();
-            .with("frozen-at", clock().saturating_sub(ago).as_nanos())
+        book.to_text()
             .with("log-level", level.name())
             .with("log-level-configured", configured.name())
+            .with("frozen-at", clock().saturating_sub(ago).as_nanos())
             .with("handed-over", self.connections)
     }
 
