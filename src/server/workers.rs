@@ -7,10 +7,11 @@
 //! clients wait though another has room.
 
 use std::io;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::thread::{self, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
+use super::sync::{Condvar, Mutex, MutexGuard};
 use super::{Handle, Server, Stats};
 use crate::proto::Handler;
 use crate::reactor::Kernel;
@@ -92,12 +93,12 @@ where
 }
 
 /// One loop does not run any more.
-enum Halt<K: Kernel, H> {
+pub(super) enum Halt<K: Kernel, H> {
     Ended(Box<Stats>),
     Parked(Box<Server<K, H>>),
 }
 
-fn run<K: Kernel, H: Handler + Clone>(
+pub(super) fn run<K: Kernel, H: Handler + Clone>(
     mut server: Server<K, H>,
     parking: &Parking,
     mut last_act: LastAct,
@@ -116,7 +117,7 @@ fn run<K: Kernel, H: Handler + Clone>(
 }
 
 /// Drains all the others when its owner ends, even by a panic.
-struct LastAct(Option<(Handle, Parking)>);
+pub(super) struct LastAct(pub(super) Option<(Handle, Parking)>);
 
 impl Drop for LastAct {
     fn drop(&mut self) {
