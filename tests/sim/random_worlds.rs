@@ -81,7 +81,8 @@ fn nothing_is_lost_whatever_the_kernel_does() {
     }
     let done = done.into_inner().unwrap();
     show(&done);
-    assert!(fresh < FRESH_SEEDS || done.steps >= LEAST_STEPS, "the worlds have become small");
+    let is_short = fresh < FRESH_SEEDS || goal < LEAST_STEPS;
+    assert!(is_short || done.steps >= LEAST_STEPS, "the worlds have become small");
     assert!(done.handovers > 0 && done.failed_handovers > 0 && done.admins > 0, "{done}");
 }
 
