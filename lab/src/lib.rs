@@ -57,7 +57,7 @@ tasks! {
     back_pressure "../exercises/07_back_pressure" OverLimit,
     deadlines "../exercises/08_deadlines" PastDeadline,
     fairness "../exercises/09_fairness" HeldTheLoop,
-    strangers "../exercises/10_strangers" ClosedWithoutCause,
+    stale_events "../exercises/10_stale_events" ClosedWithoutCause,
     goodbye "../exercises/11_goodbye" ResetOvertakes,
     bad_night "../exercises/12_bad_night" Famine,
 }

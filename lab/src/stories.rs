@@ -252,7 +252,7 @@ pub const STORIES: [Story; 17] = [
         belief: "An event belongs to the connection that has its token now.",
         rule: "A token is used once; an old event then names nothing.",
         source: "src/reactor/slots.rs",
-        exercise: "strangers",
+        exercise: "stale-events",
         mistake: Mistake::ReuseTokens,
         code: Code::ClosedWithoutCause,
         acts: &[Connect, Wait(0), Finish(0), Connect, Turn, Turn, Turn],

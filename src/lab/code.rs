@@ -149,7 +149,7 @@ const TEXTS: [Text; 24] = [
               error of one connection to the loop as a whole, and so does an index or an unwrap on a \
               token that is not there any more. EINTR and WouldBlock are no errors at all: the first means \
               \"call again\", the second \"not yet\". EINTR ended the loops of mio#494 and signal-hook#98.",
-        exercise: "strangers",
+        exercise: "stale-events",
     },
     Text {
         title: "the loop slept with unread input",
@@ -234,7 +234,7 @@ const TEXTS: [Text; 24] = [
               owner of the token, and the call then says WouldBlock. That is the normal end of a round. \
               mio#632, mio-serial#12, K0M15/webserv#53 and gpiod-rs#8 took it for a failure; mio#172, \
               wasmer#6608 and xrootd#1928 took an event for the wrong owner's.",
-        exercise: "strangers",
+        exercise: "stale-events",
     },
     Text {
         title: "a connection was closed before its answer was sent",
@@ -270,7 +270,7 @@ const TEXTS: [Text; 24] = [
         why: "A token that is used again names another connection to whatever still holds the old one: an \
               event of the same batch, a queue, an answer. mio#172, re#266 and moonbit async#571 met it. A \
               generation in the token, or tokens that are never used twice, cure all of them.",
-        exercise: "strangers",
+        exercise: "stale-events",
     },
     Text {
         title: "bytes were sent that had not been received",

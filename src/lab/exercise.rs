@@ -204,7 +204,7 @@ fn parts(random: &mut SplitMix) -> Faults {
     Faults { partial_write: [0, 0, 400][random.below(3)], ..Faults::none() }
 }
 
-fn strangers(_: &mut SplitMix) -> Faults {
+fn stale_events(_: &mut SplitMix) -> Faults {
     Faults { stale_event: 500, repeated_event: 200, overtaking_event: 300, ..Faults::none() }
 }
 
@@ -388,7 +388,7 @@ static EXERCISES: [Exercise; 12] = [
     },
     Exercise {
         number: 10,
-        name: "strangers",
+        name: "stale-events",
         title: "events for connections that are gone",
         minutes: 30,
         rules: Rules::ECHO,
@@ -407,7 +407,7 @@ static EXERCISES: [Exercise; 12] = [
             ],
             sizes: &[1, 100, 300],
             buffers: &[ROOM, [1 << 12, 64, 64]],
-            faults: strangers,
+            faults: stale_events,
             ..CALM
         },
     },

@@ -192,6 +192,6 @@ pub fn stale_token() -> Tale {
         ],
         rule: "Put a generation into the token, so that a name dies with its connection.",
         source: ("src/reactor/slots.rs", "const fn pack(index: u32, generation: u32)"),
-        practice: Some("10_strangers"),
+        practice: Some("10_stale_events"),
     }
 }
