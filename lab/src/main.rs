@@ -173,6 +173,10 @@ fn grade_one(
             }
             Err(5)
         }
+        Verdict::Unsteady { origin, .. } => {
+            println!("  again:    cargo run -p lab -- {number}{flag} --{origin}");
+            Err(5)
+        }
         Verdict::Unknown { .. } | Verdict::Error { .. } => Err(6),
     }
 }

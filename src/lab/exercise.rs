@@ -96,7 +96,7 @@ impl Exercise {
             acts.push(act);
         }
         let kernel_seed = random.next_u64();
-        Script { acts, to_server, to_client, window, faults, kernel_seed }
+        Script { to_server, to_client, window, faults, kernel_seed, ..Script::new(acts) }
     }
 
     /// Every script of so many acts of up to two clients, over a kernel without faults and with the

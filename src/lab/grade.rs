@@ -131,26 +131,20 @@ fn fail(
     exercise: &'static Exercise,
     origin: Origin,
     script: &Script,
-    (code, mut attempts): (Code, u32),
+    (code, attempts): (Code, u32),
     event_loop: &mut impl FnMut(&mut LabKernel) -> io::Result<()>,
 ) -> Verdict {
     let mut again = |script: &Script, traced| run_once(script, exercise.rules, event_loop, traced);
-    let mut smallest = script.clone();
-    'simpler: while attempts > 0 {
-        for candidate in smallest.simpler() {
-            if attempts == 0 {
-                break 'simpler;
-            }
-            attempts -= 1;
-            if matches!(again(&candidate, false), Ok((Some(fault), _)) if fault.code == code) {
-                smallest = candidate;
-                continue 'simpler;
-            }
-        }
-        break;
-    }
+    let mut smallest = simplify(script, attempts, |script| match again(script, false) {
+        Ok((Some(fault), kernel)) if fault.code == code => Some(kernel.sim.true_chances().to_vec()),
+        _ => None,
+    });
     match again(&smallest, true) {
         Ok((Some(fault), mut kernel)) if fault.code == code => {
+            if let Some(strikes) = &mut smallest.strikes {
+                // Some belong to calls that this run does not make.
+                *strikes = kernel.sim.true_chances().to_vec();
+            }
             let mark = fault.step.unwrap_or(kernel.log.last());
             Verdict::Fail(Box::new(Failure {
                 exercise,
@@ -164,15 +158,39 @@ fn fail(
                 film: film(&kernel.sim, fault.step.is_some()),
             }))
         }
-        Ok(_) => {
-            let text = format!(
-                "{origin} failed once with {code} and not again; a loop whose choices follow from \
-                 its input alone (no clock but `now`, no random numbers) fails each time"
-            );
-            Verdict::Error { exercise, origin, text }
-        }
+        Ok(_) => Verdict::Unsteady { exercise, origin, code },
         Err(text) => Verdict::Error { exercise, origin, text },
     }
+}
+
+/// The simplest script that so many attempts find. `fails` returns the faults of the kernel that happened,
+/// by their numbers, if a script fails in the same way.
+fn simplify(
+    script: &Script,
+    mut attempts: u32,
+    mut fails: impl FnMut(&Script) -> Option<Vec<u32>>,
+) -> Script {
+    let mut smallest = script.clone();
+    'simpler: while attempts > 0 {
+        for candidate in smallest.simpler() {
+            if attempts == 0 {
+                break 'simpler;
+            }
+            attempts -= 1;
+            if fails(&candidate).is_some() {
+                smallest = candidate;
+                continue 'simpler;
+            }
+        }
+        // Nothing can be left out as a whole any more: now each fault by itself.
+        match fails(&smallest) {
+            Some(strikes) if smallest.strikes.is_none() && !strikes.is_empty() => {
+                smallest.strikes = Some(strikes);
+            }
+            _ => break,
+        }
+    }
+    smallest
 }
 
 /// The events of a run that failed, marked at its end, or at the close that the fault is about.

@@ -153,6 +153,7 @@ fn judge(args: &RunArgs) -> Result<(), Failure> {
                 (Exit::Assertion, "the loop failed")
             }
             Verdict::Unknown { .. } => (Exit::Unreliable, "the runs prove nothing"),
+            Verdict::Unsteady { .. } => (Exit::Assertion, "the loop failed, and not every time,"),
             Verdict::Error { .. } => (Exit::Runtime, "the program did not keep to the protocol"),
         };
         return Err(Failure::with_message(exit, format!("{what} in exercise {exercise}")));
