@@ -7,15 +7,15 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::Duration;
 
-use lab::stories::{STORIES, Story};
-use lab::{Serve, TASKS, Task};
+use lab::{Serve, TASKS, Task, stories};
 use saltecho::lab::{Exercise, Verdict, grade};
+use saltecho::trace::page::{Page, STOP, Story};
 
 const USAGE: &str = "\
 usage: cargo run -p lab -- EXERCISE [OPTION]...
 
-EXERCISE is a number or a name; `all` runs them in order up to the first that fails, and `stories` shows
-what each mistake leads to.
+EXERCISE is a number or a name; `all` runs them in order up to the first that fails. `stories` tells each
+mistake up to its stop, and `page` writes docs/loop.html, which shows the stories in a browser.
 
   --text        print the exercise's page
   --solution    run the solution in the place of the skeleton
@@ -35,10 +35,16 @@ fn main() -> ExitCode {
             list();
             ExitCode::SUCCESS
         }
-        Ok(Wish::Stories) => {
-            STORIES.iter().for_each(tell);
-            ExitCode::SUCCESS
-        }
+        Ok(Wish::Stories) => show(|page| {
+            page.stories.iter().for_each(|story| tell(page, story));
+            Ok(())
+        }),
+        Ok(Wish::Page) => show(|page| {
+            let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/loop.html");
+            std::fs::write(file, page.to_html()).map_err(|error| format!("{file}: {error}"))?;
+            println!("docs/loop.html: {} stories", page.stories.len());
+            Ok(())
+        }),
         Ok(Wish::Grade { exercises, text, solution, seeds, html }) => {
             for exercise in exercises {
                 let task = &TASKS[exercise.number - 1];
@@ -62,6 +68,7 @@ fn main() -> ExitCode {
 enum Wish {
     List,
     Stories,
+    Page,
     Grade {
         exercises: Vec<&'static Exercise>,
         text: bool,
@@ -77,10 +84,9 @@ fn parse(words: &[String]) -> Result<Wish, String> {
         println!("{USAGE}");
         return Ok(Wish::List);
     }
-    if first == "stories" {
-        return Ok(Wish::Stories);
-    }
     let exercises = match first.as_str() {
+        "stories" => return Ok(Wish::Stories),
+        "page" => return Ok(Wish::Page),
         "all" => Exercise::all().iter().collect(),
         name => vec![Exercise::find(name)?],
     };
@@ -118,16 +124,28 @@ fn list() {
     println!("\nBegin with `cargo run -p lab -- 1 --text`.");
 }
 
-/// Prints a story up to its stop.
-fn tell(story: &Story) {
-    let wrong = story.tell().wrong;
-    println!("{}: {:?}", story.name, story.belief);
-    let (code, stop, note) = wrong.fault.expect("a story has its fault");
-    for step in &wrong.steps[..=stop] {
-        println!("  {}{}", if step.is_call { "" } else { "    " }, step.text);
+/// Plays the stories.
+fn show(how: impl FnOnce(&Page) -> Result<(), String>) -> ExitCode {
+    match stories::page().and_then(|page| how(&page)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(fault) => {
+            eprintln!("lab: {fault}");
+            ExitCode::FAILURE
+        }
     }
-    println!("  ^ {note} [{code}]");
-    println!("  {} ({}, exercise {})\n", story.rule, story.source, story.exercise);
+}
+
+/// Prints a story up to its stop.
+fn tell(page: &Page, story: &Story) {
+    println!("{}: {}\n  {}", story.name, story.title, story.text);
+    let run = &page.runs[story.mistake];
+    let stop = run.mark(STOP).expect("each story has its stop");
+    for line in saltecho::trace::lines(&run.steps[..=stop]) {
+        println!("    {line}");
+    }
+    let mark = run.marks.iter().find(|mark| mark.name == STOP).map(|mark| mark.text.as_str());
+    println!("    ^ {}", mark.unwrap_or_default());
+    println!("  Rule: {} ({}, {})\n", story.rule, story.source.0, story.exercise.0);
 }
 
 fn grade_one(
@@ -148,7 +166,7 @@ fn grade_one(
     };
     print!("{verdict}");
     let number = exercise.number;
-    let directory = task.directory.replace("/../", "/");
+    let directory = task.directory();
     match &verdict {
         Verdict::Pass { .. } => {
             if let Some((_, notes)) = task.text.split_once("\n## Notes\n") {
@@ -163,6 +181,9 @@ fn grade_one(
         Verdict::Fail(failure) => {
             let origin = failure.origin;
             println!("  where:    {directory}/{file}");
+            if let Some(story) = stories::about(exercise.name, failure.code) {
+                println!("  story:    docs/loop.html#{story}, in a browser");
+            }
             println!("  again:    cargo run -p lab -- {number}{flag} --{origin}");
             if let Some(file) = html {
                 if let Err(error) = std::fs::write(file, failure.page().to_html()) {
