@@ -17,21 +17,12 @@ pub type Serve = fn(&mut LabKernel, &mut (), &Rules) -> io::Result<()>;
 pub struct Task {
     /// The page of text.
     pub text: &'static str,
-    /// The directory with all of it, as this crate's source sees it.
-    path: &'static str,
     /// The loop to be completed.
     pub skeleton: Serve,
     /// The code with which the untouched skeleton fails.
     pub code: Code,
     /// A loop that passes.
     pub solution: Serve,
-}
-
-impl Task {
-    /// The directory with all of it, from the root of the repository.
-    pub fn directory(&self) -> String {
-        self.path.replacen("..", "lab", 1)
-    }
 }
 
 macro_rules! tasks {
@@ -46,7 +37,6 @@ macro_rules! tasks {
         /// The tasks, in the order of the exercises.
         pub const TASKS: &[Task] = &[$(Task {
             text: include_str!(concat!($directory, "/README.md")),
-            path: $directory,
             skeleton: $module::skeleton::serve,
             code: Code::$code,
             solution: $module::solution::serve,

@@ -8,14 +8,15 @@ use std::thread;
 use std::time::Duration;
 
 use lab::{Serve, TASKS, Task, stories};
-use saltecho::lab::{Exercise, Verdict, grade};
+use saltecho::lab::{Code, Exercise, Verdict, grade};
 use saltecho::trace::page::{Page, STOP, Story};
 
 const USAGE: &str = "\
 usage: cargo run -p lab -- EXERCISE [OPTION]...
 
-EXERCISE is a number or a name; `all` runs them in order up to the first that fails. `stories` tells each
-mistake up to its stop, and `page` writes docs/loop.html, which shows the stories in a browser.
+EXERCISE is a number or a name; `all` runs them in order up to the first that fails. `explain L02` explains
+the code of a verdict, `stories` tells each classic mistake up to its stop, and `page` writes docs/loop.html,
+which shows the stories in a browser.
 
   --text        print the exercise's page
   --solution    run the solution in the place of the skeleton
@@ -33,6 +34,10 @@ fn main() -> ExitCode {
     match parse(&words) {
         Ok(Wish::List) => {
             list();
+            ExitCode::SUCCESS
+        }
+        Ok(Wish::Explain(code)) => {
+            print!("{}", code.map_or_else(Code::list, Code::explanation));
             ExitCode::SUCCESS
         }
         Ok(Wish::Stories) => show(|page| {
@@ -67,6 +72,7 @@ fn main() -> ExitCode {
 
 enum Wish {
     List,
+    Explain(Option<Code>),
     Stories,
     Page,
     Grade {
@@ -85,6 +91,10 @@ fn parse(words: &[String]) -> Result<Wish, String> {
         return Ok(Wish::List);
     }
     let exercises = match first.as_str() {
+        "explain" => {
+            let code = options.first().map(|code| code.parse());
+            return Ok(Wish::Explain(code.transpose()?));
+        }
         "stories" => return Ok(Wish::Stories),
         "page" => return Ok(Wish::Page),
         "all" => Exercise::all().iter().collect(),
@@ -166,32 +176,35 @@ fn grade_one(
     };
     print!("{verdict}");
     let number = exercise.number;
-    let directory = task.directory();
+    let directory = exercise.directory();
     match &verdict {
         Verdict::Pass { .. } => {
             if let Some((_, notes)) = task.text.split_once("\n## Notes\n") {
                 println!("{}", notes.trim_end());
             }
-            match Exercise::all().get(number) {
-                Some(next) => println!("\n  compare: {directory}/solution.rs\n  next:    {next}\n"),
-                None => println!("\n  compare: {directory}/solution.rs\n"),
+            println!("\n  compare: {directory}/solution.rs");
+            if let Some(Exercise { number, name, title, .. }) = Exercise::all().get(number) {
+                println!("  next:    cargo run -p lab -- {number} --text    ({name}: {title})");
             }
+            println!();
             Ok(())
         }
         Verdict::Fail(failure) => {
-            let origin = failure.origin;
+            let (origin, code) = (failure.origin, failure.code);
+            println!("  explain:  cargo run -p lab -- explain {code}");
             println!("  where:    {directory}/{file}");
-            if let Some(story) = stories::about(exercise.name, failure.code) {
+            if let Some(story) = stories::about(exercise.name, code) {
                 println!("  story:    docs/loop.html#{story}, in a browser");
             }
-            println!("  again:    cargo run -p lab -- {number}{flag} --{origin}");
-            if let Some(file) = html {
-                if let Err(error) = std::fs::write(file, failure.page().to_html()) {
+            match html.map(|file| (file, std::fs::write(file, failure.page().to_html()))) {
+                None => println!("  watch:    add --html FILE, a page of this run for a browser"),
+                Some((file, Ok(()))) => println!("  watch:    {file}"),
+                Some((file, Err(error))) => {
                     eprintln!("lab: cannot write {file}: {error}");
                     return Err(1);
                 }
-                println!("  watch:    {file}");
             }
+            println!("  again:    cargo run -p lab -- {number}{flag} --{origin}");
             Err(5)
         }
         Verdict::Unsteady { origin, .. } => {

@@ -118,9 +118,39 @@ impl Code {
         self.text().exercise
     }
 
+    /// All of that for a terminal, in lines of at most 90 characters.
+    pub fn explanation(self) -> String {
+        let Text { title, expected, help, why, exercise } = self.text();
+        format!(
+            "{self}: {title}\n\n{}\n\nexpected: {expected}\nhelp:     {help}\nexercise: {exercise}\n",
+            wrap(why)
+        )
+    }
+
+    /// Each code with its fault, a line each.
+    pub fn list() -> String {
+        Self::ALL.map(|code| format!("{code}  {}\n", code.title())).concat()
+    }
+
     const fn text(self) -> &'static Text {
         &TEXTS[self as usize - 1]
     }
+}
+
+/// Breaks a text into lines of at most 90 characters.
+fn wrap(text: &str) -> String {
+    let mut lines = vec![String::new()];
+    for word in text.split_whitespace() {
+        let line = lines.last_mut().expect("there is a line");
+        if !line.is_empty() && line.len() + word.len() >= 90 {
+            lines.push(word.to_owned());
+        } else {
+            let space = if line.is_empty() { "" } else { " " };
+            line.push_str(space);
+            line.push_str(word);
+        }
+    }
+    lines.join("\n")
 }
 
 impl fmt::Display for Code {
@@ -247,8 +277,8 @@ const TEXTS: [Text; 24] = [
         help: "remember that the end came; close when the last byte of the answer is taken",
         why: "A stream has two directions. `printf hello | nc` ends its own and waits for the \
               answer. A loop that closes as soon as recv returns 0 throws away what did not fit \
-              into the socket's buffer. oven-sh/bun#35034, encode/httpcore#723, tokio-rs/mio#933, \
-              tokio-rs/mio#939 and nodejs/node#36214 had it.",
+              into the socket's buffer. oven-sh/bun#35034, MDA2AV/ioxide#164 and \
+              enghitalo/vanilla#103 had it.",
         exercise: "ends",
     },
     Text {
@@ -372,6 +402,18 @@ const TEXTS: [Text; 24] = [
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_explanation_fits_a_terminal_and_names_an_exercise() {
+        for code in Code::ALL {
+            assert!(crate::lab::Exercise::find(code.exercise()).is_ok(), "{code}");
+            for line in wrap(code.why()).lines() {
+                assert!(line.len() <= 90, "{line}");
+            }
+            assert!(code.explanation().starts_with(&format!("{code}: {}", code.title())));
+        }
+        assert_eq!(Code::list().lines().count(), Code::ALL.len());
+    }
 
     #[test]
     fn codes_are_numbered_from_one_and_read_back() {

@@ -78,6 +78,11 @@ impl Exercise {
         })
     }
 
+    /// The path of its texts and loops in the repository.
+    pub fn directory(&self) -> String {
+        format!("lab/exercises/{:02}_{}", self.number, self.name.replace('-', "_"))
+    }
+
     /// The script of a seed.
     pub fn draw(&self, seed: u64) -> Script {
         let plan = &self.plan;

@@ -7,7 +7,7 @@ use super::case::{Case, Met};
 use super::code::Code;
 use super::exercise::Exercise;
 use super::judge::Fault;
-use super::kernel::{LabKernel, Stop};
+use super::kernel::{LabKernel, Stop, error_name};
 use super::log::Step;
 use super::rules::Rules;
 use super::script::{Act, Script};
@@ -42,6 +42,9 @@ pub struct Run {
 
 /// Simpler scripts that [`grade`] tries for a script that fails.
 const ATTEMPTS: u32 = 500;
+
+/// The beginning of a note on a loop that panicked.
+const PANIC: &str = "it panicked: ";
 
 /// Runs a loop through one script and keeps every step.
 ///
@@ -113,7 +116,7 @@ fn grade_all(
             }
             Ok((Some(fault), _)) => {
                 // A panic prints its message each time.
-                let attempts = if fault.code == Code::Ended { 0 } else { attempts };
+                let attempts = if fault.note.starts_with(PANIC) { 0 } else { attempts };
                 return fail(exercise, origin, &script, (fault.code, attempts), &mut event_loop);
             }
             Err(text) => return Verdict::Error { exercise, origin, text },
@@ -222,9 +225,12 @@ fn run_once(
             if let Some(WireFault(text)) = error.get_ref().and_then(|error| error.downcast_ref()) {
                 return Err(text.clone());
             }
-            format!("it returned the error {error:?}")
+            match error.get_ref() {
+                Some(source) => format!("it returned an error: {source}"),
+                None => format!("it returned the error {}", error_name(&error)),
+            }
         }
-        (Err(payload), None) => format!("it panicked: {}", panic_text(payload.as_ref())),
+        (Err(payload), None) => format!("{PANIC}{}", panic_text(payload.as_ref())),
     };
     kernel.log.call(|| "the loop ends".to_owned());
     Ok((Some(Fault::new(Code::Ended, ended)), kernel))

@@ -177,10 +177,10 @@ impl fmt::Display for Failure {
                 false => writeln!(f, "{line}")?,
             }
         }
+        writeln!(f, "  bits:     R readable, W writable, H hang-up, U urgent")?;
         writeln!(f, "  script:   {script}")?;
         writeln!(f, "  expected: {}", code.expected())?;
-        writeln!(f, "  help:     {}", code.help())?;
-        writeln!(f, "  explain:  saltecho lab explain {code}")
+        writeln!(f, "  help:     {}", code.help())
     }
 }
 

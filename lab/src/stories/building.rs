@@ -8,7 +8,6 @@ use saltecho::trace::{Event, World};
 
 use super::script::play;
 use super::{Side, Tale};
-use crate::TASKS;
 
 /// The repository, which the paths on the page begin at.
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
@@ -57,8 +56,7 @@ fn story(tale: &Tale, index: usize) -> Result<Story, String> {
     let (file, wanted) = tale.source;
     let text = the_line(&read(file)?, wanted).ok_or(format!("{file} has no line {wanted:?}"))?;
     let exercise = Exercise::find(tale.exercise)?;
-    let Exercise { number, name, .. } = exercise;
-    let page = format!("{}/README.md", TASKS[number - 1].directory());
+    let (number, name) = (exercise.number, exercise.name.replace('-', " "));
     let programs = tale.programs.iter().map(|name| {
         let paths = [format!("examples/{name}.rs"), format!("examples/{name}/main.rs")];
         let path = paths.into_iter().find(|path| Path::new(ROOT).join(path).exists());
@@ -75,7 +73,10 @@ fn story(tale: &Tale, index: usize) -> Result<Story, String> {
         answers,
         rule: tale.rule.to_owned(),
         source: (file.to_owned(), text),
-        exercise: (format!("exercise {number}, {}", name.replace('-', " ")), page),
+        exercise: (
+            format!("exercise {number}, {name}"),
+            format!("{}/README.md", exercise.directory()),
+        ),
         programs: programs.collect::<Result<_, String>>()?,
     })
 }

@@ -77,14 +77,7 @@ pub fn half_close() -> Tale {
             "Its answer has 1,000 bytes too, and there was room for 300.",
             "recv = 0 ends one direction; a loop that closes now throws 700 bytes of the other one away.",
         ],
-        seen: &[
-            "MDA2AV/ioxide#164",
-            "oven-sh/bun#35034",
-            "encode/httpcore#723",
-            "tokio-rs/mio#933",
-            "tokio-rs/mio#939",
-            "nodejs/node#36214",
-        ],
+        seen: &["MDA2AV/ioxide#164", "oven-sh/bun#35034", "enghitalo/vanilla#103"],
         stage,
         file: FILE,
         mistake: Side {

@@ -157,9 +157,9 @@ pub fn handover() -> Tale {
         name: "handover",
         title: "A descriptor takes its events along",
         text: [
-            "A new program takes over: c1's descriptor moves to it, with the state of the connection and all that the kernel holds.",
-            "Registrations do not move. They belong to the old program's epoll, and the new program's has none.",
-            "c1 asks again while it moves; the bytes wait in the socket, and a loop that only polls never hears of them.",
+            "A new program takes over: c1's descriptor moves to it, with all that the kernel holds for it.",
+            "Registrations stay behind, in the epoll of the old program; the new program's has none.",
+            "c1 asks again; its bytes wait in the socket, and a loop that only polls never hears of them.",
         ],
         seen: &["google/gvisor#13920 (after a restore)", "openpmix/prrte#2540 (after a fork)"],
         stage: Stage::new(&[
