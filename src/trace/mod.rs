@@ -30,7 +30,8 @@ mod tape;
 
 use crate::auth::Key;
 
-pub use event::{Event, Fault, Step, Stream, Subject, World};
+pub use crate::reactor::Fault;
+pub use event::{Event, Step, Stream, Subject, World};
 #[cfg(any(test, feature = "testing"))]
 pub use file::chunk;
 pub use file::{Ending, Header, ReadError, Reader};
