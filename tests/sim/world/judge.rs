@@ -12,7 +12,8 @@ use saltecho::proto::{CloseReason, Config};
 use saltecho::python::Monotonic;
 use saltecho::reactor::{Close, Kernel};
 use saltecho::server::{ConnId, Limits, Observer, Record, Stats};
-use saltecho::sim::{Event, Ledger, SimClient, SimKernel};
+use saltecho::sim::{Ledger, SimClient, SimKernel};
+use saltecho::trace::{Event, Subject};
 
 use super::admission::Admission;
 use super::client::{Client, Fate};
@@ -143,9 +144,13 @@ impl Judge {
     }
 
     /// Records the kernel's events, in one order with the observer's reports.
-    pub fn witness(&self) -> impl FnMut(Event) + Send + 'static {
+    pub fn witness(&self) -> impl FnMut(&Event) + Send + 'static {
         let reports = Arc::clone(&self.reports);
-        move |deed| reports.lock().unwrap().push(Report::Kernel(deed))
+        move |event| {
+            if let Event::Accept(..) | Event::Close(..) | Event::FillRandom(..) = event {
+                reports.lock().unwrap().push(Report::Kernel(event.clone()));
+            }
+        }
     }
 
     /// Judges the effects of a turn.
@@ -155,15 +160,16 @@ impl Judge {
         let mut pending = None;
         for report in reports {
             match report {
-                Report::Kernel(Event::Accepted(client)) => {
+                Report::Kernel(Event::Accept(Subject::Listener(_), Ok((stream, _)))) => {
                     self.admission.decide();
+                    let client = SimClient::of(stream);
                     pending = Some(client);
                     match self.headers {
                         None => self.admission.accepted(kernel.peer(client), now),
                         Some(_) => self.admission.accepted_proxied(),
                     }
                 }
-                Report::Kernel(Event::FoundNoRandomBytes) => {
+                Report::Kernel(Event::FillRandom(_, Err(_))) => {
                     pending = None;
                     if self.headers.is_none() {
                         self.admission.admitted();
@@ -182,11 +188,12 @@ impl Judge {
                     self.records.proxied(id, named);
                     self.admission.identified(id, named, now);
                 }
-                Report::Kernel(Event::Closed(client)) => {
-                    if pending == Some(client) {
+                Report::Kernel(Event::Close(stream, _)) => {
+                    if pending == Some(SimClient::of(stream)) {
                         self.admission.refused();
                     }
                 }
+                Report::Kernel(_) => {}
                 Report::Opened(id, peer) => {
                     self.opened += 1;
                     self.records.opened(id);
