@@ -40,7 +40,7 @@ pub use fault::Fault;
 pub use kernel::{Close, Kernel, Liveness, Wake};
 pub use listen::ListenOptions;
 pub use mio_kernel::MioKernel;
-pub use note::{Note, Pause};
+pub use note::{AcceptPause, Note, Refusal, RingKey};
 pub use ready::Ready;
 pub use slots::Token;
 pub(crate) use slots::{Arriving, Target, generation_after};

@@ -50,6 +50,8 @@ use crate::random::SplitMix;
 use crate::reactor::Token;
 use crate::trace::{Event, Fault, Picture, Step, Stream, World};
 
+type Observer = Box<dyn FnMut(&Event) + Send>;
+
 /// The kernel below a simulated loop, and the network and the clients beside it.
 pub struct SimKernel {
     clock: Duration,
@@ -93,7 +95,7 @@ pub struct SimKernel {
     pictures: Option<Vec<Picture>>,
     /// The clock was not read since the last poll.
     polled: bool,
-    observer: Option<Box<dyn FnMut(&Event) + Send>>,
+    observer: Option<Observer>,
 }
 
 /// The admin endpoint's listener and the clients that wait for it.

@@ -5,7 +5,7 @@ use super::readiness::{letters, names};
 use super::{Event, Fault, Step, Stream, Subject, World};
 use crate::auth::Challenge;
 use crate::proto::ConnId;
-use crate::reactor::{Close, Liveness, Note, Pause, Ready};
+use crate::reactor::{AcceptPause, Close, Liveness, Note, Ready, Refusal};
 
 /// Tells the events of a run in plain words, one line each, with the rule that the loop follows and
 /// the source file in which it stands.
@@ -17,6 +17,8 @@ pub struct Narrator {
     turn: u64,
     /// The stream of each connection that is there.
     streams: HashMap<ConnId, Stream>,
+    /// The last stream that was accepted.
+    accepted: Option<Stream>,
     /// The last connection that was closed, about which one line is still to come.
     closed: Option<(ConnId, Stream)>,
     /// What is believed of each stream.
@@ -63,12 +65,14 @@ impl Narrator {
             | Event::Close(stream, _)
             | Event::Liveness(stream, _)
             | Event::Probe(stream) => Some(*stream),
-            Event::Ready(Subject::Connection(id), _)
-            | Event::Note(Note::Killed(id) | Note::Due(id) | Note::Authenticated(id, _)) => {
-                self.streams.get(id).copied()
+            Event::Ready(Subject::Connection(id), _) => self.streams.get(id).copied(),
+            Event::Note(Note::Refused(..) | Note::Opened(..) | Note::SetupFailed(..)) => {
+                self.accepted
             }
-            Event::Note(Note::Closed(id, _)) => {
-                self.closed.filter(|(closed, _)| closed == id).map(|(_, stream)| stream)
+            Event::Note(note) => {
+                let id = note.connection()?;
+                let closed = self.closed.filter(|(closed, _)| *closed == id);
+                self.streams.get(&id).copied().or(closed.map(|(_, stream)| stream))
             }
             Event::World(
                 World::Connects(stream, _)
@@ -239,6 +243,7 @@ impl Narrator {
         match result {
             Ok((stream, peer)) => {
                 self.believed.insert(stream, Belief::default());
+                self.accepted = Some(stream);
                 let peer = peer.map_or(String::new(), |peer| format!(" from {}", peer.ip()));
                 format!("accept({subject}) = {stream}{peer} (server/accept.rs)")
             }
@@ -369,18 +374,46 @@ impl Narrator {
             Note::Closed(id, reason) => {
                 format!("{id} has ended: {} (proto/close_reason.rs)", reason.as_str())
             }
-            Note::Pause(Pause::Full) => {
+            Note::Refused(_, Refusal::Suspect) => {
+                "refused: its source failed lately, and half of the places for unauthenticated \
+                 connections are taken (server/admission.rs)"
+                    .to_owned()
+            }
+            Note::Refused(_, Refusal::OverShare) => {
+                "refused: its source has its share of the places for unauthenticated connections, and half \
+                 are taken (server/admission.rs)"
+                    .to_owned()
+            }
+            Note::Refused(_, Refusal::UntrustedProxy) => {
+                "refused: it may not send a PROXY header (server/proxied.rs)".to_owned()
+            }
+            Note::Opened(id, _) => {
+                if let Some(stream) = self.accepted {
+                    self.streams.insert(*id, stream);
+                    self.belief(stream).id = Some(*id);
+                }
+                format!(
+                    "it becomes {id}, and the first of its deadlines runs (proto/connection/opening.rs)"
+                )
+            }
+            Note::Proxied(id, _) => format!(
+                "the PROXY header of {id} is complete, and the client that it names is judged \
+                 (server/proxied.rs)"
+            ),
+            Note::SetupFailed(_, fault) => {
+                format!("the client cannot be served: {fault}; it is closed (server/accept.rs)")
+            }
+            Note::AcceptPaused(AcceptPause::Full) => {
                 "accepting pauses: all places are taken (server/accept.rs)".to_owned()
             }
-            Note::Pause(Pause::UnauthenticatedFull) => {
+            Note::AcceptPaused(AcceptPause::UnauthenticatedFull) => {
                 "accepting pauses: all places for unauthenticated connections are taken, and the \
                  oldest is too young to make room (server/accept.rs)"
                     .to_owned()
             }
-            Note::Pause(Pause::Error) => {
-                "accepting pauses for its error, and a timer tries again (server/accept.rs)"
-                    .to_owned()
-            }
+            Note::AcceptPaused(AcceptPause::Error(fault)) => format!(
+                "accepting pauses for its error, {fault}, and a timer tries again (server/accept.rs)"
+            ),
         }
     }
 }

@@ -377,14 +377,15 @@ impl<R: Read> Kernel for ReplayKernel<R> {
     /// What the loop decides has to be what it decided.
     fn note(&mut self, note: impl FnOnce() -> Note) {
         let note = note();
-        // A command and a tick were taken out of the recording.
-        if matches!(note, Note::Command(_) | Note::Tick(_) | Note::Killed(_)) {
+        // It was taken out of the recording.
+        if note.is_input() {
             return;
         }
         let called = || call_of(&Event::Note(note.clone()));
         self.answer(None, called, |event| match (event, &note) {
-            // Digests that came in pieces are replayed with the first key.
-            (Event::Note(Note::Authenticated(one, _)), Note::Authenticated(other, _)) => {
+            // Digests that came in pieces are replayed with the first key, and no recording has a header.
+            (Event::Note(Note::Authenticated(one, _)), Note::Authenticated(other, _))
+            | (Event::Note(Note::Proxied(one, _)), Note::Proxied(other, _)) => {
                 (one == other).then_some(())
             }
             (Event::Note(recorded), note) => (recorded == note).then_some(()),
@@ -396,7 +397,7 @@ impl<R: Read> Kernel for ReplayKernel<R> {
         // At the end there is nothing to repeat, and the loop may still have to end.
         let ahead = self.reader.peek().ok().flatten()?;
         match &ahead.event {
-            Event::Note(note @ (Note::Command(_) | Note::Tick(_) | Note::Killed(_))) => {
+            Event::Note(note) if note.is_input() => {
                 let note = note.clone();
                 self.take();
                 Some(note)
@@ -469,7 +470,11 @@ pub(super) fn call_of(event: &Event) -> String {
             Note::Due(id) => format!("the alarm of {id}"),
             Note::Authenticated(id, _) => format!("{id} authenticated"),
             Note::Closed(id, reason) => format!("{id} ended: {}", reason.as_str()),
-            Note::Pause(why) => format!("pause of accepting: {why:?}"),
+            Note::Refused(_, why) => format!("refusal: {why:?}"),
+            Note::Opened(id, _) => format!("{id} opened"),
+            Note::Proxied(id, _) => format!("header of {id} complete"),
+            Note::SetupFailed(_, fault) => format!("setup failed: {fault}"),
+            Note::AcceptPaused(why) => format!("pause of accepting: {why:?}"),
         },
         Event::World(act) => format!("{act:?}"),
     }

@@ -3,7 +3,7 @@ use std::time::Duration;
 use super::model::{Conn, Model, State};
 use super::words::{bytes, grouped, seconds, span};
 use crate::proto::ConnId;
-use crate::reactor::{Close, Note, Pause, Ready};
+use crate::reactor::{AcceptPause, Close, Note, Ready, Refusal};
 use crate::trace::readiness::names;
 use crate::trace::{Event, Fault, Place, Step, Stream, Subject, World};
 
@@ -296,13 +296,32 @@ impl Around<'_> {
             }
             Note::Authenticated(id, _) => format!("The digest of {} is right.", name(id)),
             Note::Closed(id, reason) => format!("{} is over: {}.", name(id), reason.as_str()),
-            Note::Pause(Pause::Full) => "Accepting pauses: all places are taken.".to_owned(),
-            Note::Pause(Pause::UnauthenticatedFull) => {
+            Note::Refused(_, Refusal::Suspect) => {
+                "The client is turned away: its source failed lately, and places are scarce.".to_owned()
+            }
+            Note::Refused(_, Refusal::OverShare) => {
+                "The client is turned away: its source has its share of places, and they are scarce."
+                    .to_owned()
+            }
+            Note::Refused(_, Refusal::UntrustedProxy) => {
+                "The client is turned away: it may not send a PROXY header.".to_owned()
+            }
+            Note::Opened(id, _) => {
+                format!("The client becomes connection {id}, and the first of its deadlines runs.")
+            }
+            Note::Proxied(id, _) => {
+                format!("The PROXY header of {} is complete. Its client is judged now.", name(id))
+            }
+            Note::SetupFailed(_, fault) => format!("The client cannot be served: {fault}."),
+            Note::AcceptPaused(AcceptPause::Full) => {
+                "Accepting pauses: all places are taken.".to_owned()
+            }
+            Note::AcceptPaused(AcceptPause::UnauthenticatedFull) => {
                 "Accepting pauses: too many have not authenticated, and the oldest is young."
                     .to_owned()
             }
-            Note::Pause(Pause::Error) => {
-                "Accepting pauses after its error. A timer will try again.".to_owned()
+            Note::AcceptPaused(AcceptPause::Error(fault)) => {
+                format!("Accepting pauses after its error, {fault}. A timer will try again.")
             }
         }
     }
