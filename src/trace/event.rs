@@ -83,6 +83,34 @@ pub enum Event {
     World(World),
 }
 
+impl Event {
+    /// The stream of a call or of an act. Notes and events of a poll have the name of a connection.
+    pub const fn stream(&self) -> Option<Stream> {
+        match self {
+            Self::Register(stream, ..)
+            | Self::Accept(_, Ok((stream, _)))
+            | Self::Recv { stream, .. }
+            | Self::Send { stream, .. }
+            | Self::Shutdown(stream, _)
+            | Self::Close(stream, _)
+            | Self::Liveness(stream, _)
+            | Self::Probe(stream)
+            | Self::World(
+                World::Connects(stream, _)
+                | World::Sends { stream, .. }
+                | World::SendsUrgent(stream)
+                | World::Reads(stream, _)
+                | World::Finishes(stream)
+                | World::Resets(stream)
+                | World::Vanishes(stream, _)
+                | World::Disconnects(stream, _)
+                | World::Arrives(stream, _),
+            ) => Some(*stream),
+            _ => None,
+        }
+    }
+}
+
 /// A stream by its number in the run. A recording counts accepted clients from 1; in a simulation it is
 /// the client's number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

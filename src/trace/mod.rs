@@ -18,6 +18,7 @@ mod guise;
 mod header;
 mod mask;
 mod narrator;
+mod notation;
 #[cfg(feature = "page")]
 pub mod page;
 mod perfetto;

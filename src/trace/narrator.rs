@@ -57,14 +57,6 @@ impl Narrator {
     /// The stream that an event is about, if it is about one that is there.
     pub fn stream_of(&self, event: &Event) -> Option<Stream> {
         match event {
-            Event::Register(stream, ..)
-            | Event::Accept(_, Ok((stream, _)))
-            | Event::Recv { stream, .. }
-            | Event::Send { stream, .. }
-            | Event::Shutdown(stream, _)
-            | Event::Close(stream, _)
-            | Event::Liveness(stream, _)
-            | Event::Probe(stream) => Some(*stream),
             Event::Ready(Subject::Connection(id), _) => self.streams.get(id).copied(),
             Event::Note(Note::Refused(..) | Note::Opened(..) | Note::SetupFailed(..)) => {
                 self.accepted
@@ -74,18 +66,7 @@ impl Narrator {
                 let closed = self.closed.filter(|(closed, _)| *closed == id);
                 self.streams.get(&id).copied().or(closed.map(|(_, stream)| stream))
             }
-            Event::World(
-                World::Connects(stream, _)
-                | World::Sends { stream, .. }
-                | World::SendsUrgent(stream)
-                | World::Reads(stream, _)
-                | World::Finishes(stream)
-                | World::Resets(stream)
-                | World::Vanishes(stream, _)
-                | World::Disconnects(stream, _)
-                | World::Arrives(stream, _),
-            ) => Some(*stream),
-            _ => None,
+            _ => event.stream(),
         }
     }
 

@@ -143,7 +143,7 @@ impl Film {
             changes(&self.before, &after)
         ]));
         let caption = caption::caption(step, &before, &self.model);
-        self.texts.push([visible(&caption), visible(&caption::raw(&step.event)), visible(&why)]);
+        self.texts.push([visible(&caption), visible(&step.event.to_string()), visible(&why)]);
         self.before = after;
     }
 
