@@ -6,6 +6,7 @@ use std::{env, fs};
 
 use rustix::fs::{Access, access};
 use rustix::process::{Resource, getpid, getppid, getrlimit};
+use saltecho::reactor::resident_bytes;
 
 use super::reason::Reason;
 use crate::cli::values::{Limit, Size};
@@ -126,9 +127,7 @@ fn in_words(bytes: u64) -> String {
 
 /// Resident memory of this process in bytes.
 fn resident() -> Option<u64> {
-    let text = fs::read_to_string("/proc/self/statm").ok()?;
-    let pages: u64 = text.split(' ').nth(1)?.parse().ok()?;
-    Some(pages * rustix::param::page_size() as u64)
+    resident_bytes(&fs::read_to_string("/proc/self/statm").ok()?)
 }
 
 /// Memory that is left, within the control group (version 2) and in the machine. `None` if neither is
