@@ -277,8 +277,8 @@ impl<'a> Service<'a> {
     {
         let workers = self.settings.fixed.workers;
         for (server, worker) in servers.zip(1..) {
-            let reporter = Reporter::new(self.log.clone(), worker, workers, addresses.to_vec());
-            server.set_observer(Box::new(reporter));
+            let mut reporter = Reporter::new(self.log.clone(), worker, workers, addresses.to_vec());
+            server.set_observer(move |note, record| reporter.hear(note, record));
         }
     }
 
