@@ -25,7 +25,7 @@ use saltecho::proto::{Framed, Handler, Identity, Protocol, Transform, Upper};
 use saltecho::reactor::{AdminListener, Kernel, MioKernel};
 use saltecho::server::handover::Thawing;
 use saltecho::server::{
-    AdminAddress, BuildError, Crew, Handle, Pause, Server, ServerBuilder, run_until_parked,
+    AdminAddress, BuildError, Crew, Handle, Parking, Pause, Server, ServerBuilder, run_until_parked,
     run_workers,
 };
 use signal_hook::consts::SIGHUP;
@@ -311,7 +311,7 @@ impl<'a> Service<'a> {
                 }
                 Pause::Parked(parked) => match self.upgrader.hand_over(parked) {
                     Handed::Back(resumed) => servers = resumed,
-                    Handed::Over(rest) => return self.leave(rest),
+                    Handed::Over(rest) => return self.leave(rest, crew),
                 },
             }
         }
@@ -319,9 +319,10 @@ impl<'a> Service<'a> {
 
     /// Finishes the answers to administrators, and ends once the service manager knows of the other
     /// process.
-    fn leave<H: Handler + Clone + Send>(
+    fn leave<'scope, H: Handler + Clone + Send + 'scope>(
         self,
         rest: Vec<Server<MioKernel, H>>,
+        crew: &Crew<'scope>,
     ) -> Result<(), Failure> {
         let all: Handle = rest.iter().map(Server::handle).collect();
         let limit = thread::Builder::new().name("limit".to_owned()).spawn(move || {
@@ -329,7 +330,7 @@ impl<'a> Service<'a> {
             all.stop();
         });
         if limit.is_ok()
-            && let Err(error) = run_workers(rest)
+            && let Err(error) = run_until_parked(rest, &Parking::new(0), crew)
         {
             self.log.warn(format_args!("after the handover: {error}"));
         }
