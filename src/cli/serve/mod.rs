@@ -25,8 +25,8 @@ use saltecho::proto::{Framed, Handler, Identity, Protocol, Transform, Upper};
 use saltecho::reactor::{AdminListener, Kernel, MioKernel};
 use saltecho::server::handover::Thawing;
 use saltecho::server::{
-    AdminAddress, BuildError, Crew, Handle, Parking, Pause, Server, ServerBuilder, run_until_parked,
-    run_workers,
+    AdminAddress, BuildError, Crew, Handle, Parking, Pause, Server, ServerBuilder,
+    run_until_parked, run_workers,
 };
 use signal_hook::consts::SIGHUP;
 

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 use std::{env, fs};
 
+use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::{Access, access};
 use rustix::process::{Resource, getpid, getppid, getrlimit};
 
@@ -30,10 +31,21 @@ const SUPERVISORS: [&str; 9] = [
     "circusd",
 ];
 
-/// Time that a freeze may take: a second, and 20 us for each connection.
-pub(super) fn freeze_limit(connections: usize) -> Duration {
+/// The default of `--handover-freeze-max`.
+const FREEZE_MAX: Duration = Duration::from_secs(5);
+
+/// Estimate of the time that a freeze may take: a second, and 20 us for each connection.
+fn freeze_estimate(connections: usize) -> Duration {
     let each = Duration::from_micros(20);
     Duration::from_secs(1) + each * u32::try_from(connections).unwrap_or(u32::MAX)
+}
+
+/// Time after which a freeze is given up: the estimate, or the most that is allowed if that is more
+/// than the default. Where system calls are slow, as in a virtual machine without hardware support, the
+/// estimate is too low, and only the operator knows.
+pub(super) fn freeze_limit(connections: usize, freeze_max: Duration) -> Duration {
+    let allowed = if freeze_max > FREEZE_MAX { freeze_max } else { Duration::ZERO };
+    freeze_estimate(connections).max(allowed)
 }
 
 /// Refuses an upgrade that would fail.
@@ -67,7 +79,7 @@ pub(super) fn refuse_impossible(
             format!("{} cannot be executed: install the new version there", program.display()),
         );
     }
-    let limit = freeze_limit(connections);
+    let limit = freeze_estimate(connections);
     if limit > freeze_max {
         let (limit, max) = (Limit(Some(limit)), Limit(Some(freeze_max)));
         return refuse(
@@ -82,18 +94,21 @@ pub(super) fn refuse_impossible(
     refuse_without_memory()
 }
 
+/// Takes as many descriptors as an upgrade needs. To count those in use would list them all, for which
+/// the kernel makes a file and a directory entry of each.
 fn refuse_without_descriptors() -> Result<(), (Reason, String)> {
-    let limit = descriptor_limit();
-    let open = fs::read_dir("/proc/self/fd").map_or(0, |open| open.count() as u64);
-    match open + DESCRIPTORS > limit {
-        true => Err((
+    let spare: Result<Vec<_>, _> =
+        (0..DESCRIPTORS).map(|_| eventfd(0, EventfdFlags::CLOEXEC)).collect();
+    match spare {
+        Ok(_) => Ok(()),
+        Err(error) => Err((
             Reason::Descriptors,
             format!(
-                "{open} of {limit} descriptors are in use, and an upgrade takes {DESCRIPTORS}: raise \
-                 the limit (LimitNOFILE=) or set --max-connections"
+                "an upgrade takes {DESCRIPTORS} descriptors, and so many of the {} are not left \
+                 ({error}): raise the limit (LimitNOFILE=) or set --max-connections",
+                descriptor_limit()
             ),
         )),
-        false => Ok(()),
     }
 }
 
@@ -180,11 +195,21 @@ mod tests {
 
     #[test]
     fn a_freeze_that_may_take_too_long_is_refused_with_the_setting() {
-        assert_eq!(freeze_limit(20_000), Duration::from_millis(1400));
+        assert_eq!(freeze_estimate(20_000), Duration::from_millis(1400));
         let program = env::current_exe().unwrap();
         let (reason, text) = refuse_impossible(&program, 1_000_000, FIVE).unwrap_err();
         assert_eq!(reason, Reason::TooLong);
         assert!(text.contains("may take 21s, and --handover-freeze-max is 5s"), "{text}");
+    }
+
+    #[test]
+    fn only_a_limit_above_the_default_gives_a_freeze_more_time_than_estimated() {
+        let default = crate::cli::values::freeze_max("5s").unwrap();
+        assert_eq!(default.0, Some(FREEZE_MAX));
+        for (max, limit) in [(2, 1400), (5, 1400), (6, 6000), (600, 600_000)] {
+            let found = freeze_limit(20_000, Duration::from_secs(max));
+            assert_eq!(found, Duration::from_millis(limit), "at most {max} s");
+        }
     }
 
     #[test]

@@ -257,7 +257,7 @@ impl Attempt {
         if let Some(manager) = &upgrader.0.manager {
             manager.feed_watchdog();
         }
-        let deadline = Instant::now() + freeze_limit(self.connections);
+        let deadline = Instant::now() + freeze_limit(self.connections, upgrader.0.freeze_max);
         self.decide(Event::Parked)?;
         self.note("frozen", "");
         let mut totals = Totals::default();
