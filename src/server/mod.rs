@@ -74,7 +74,7 @@ pub use records::Record;
 pub use replay::{Replay, Replayed};
 pub use running::Running;
 pub use stats::Stats;
-pub use workers::{Parking, Pause, run_until_parked, run_workers};
+pub use workers::{Crew, Parking, Pause, run_until_parked, run_workers};
 
 /// An authenticated service on one event loop.
 ///
