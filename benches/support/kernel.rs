@@ -16,6 +16,7 @@ use saltecho::proto::Upper;
 use saltecho::python::Monotonic;
 use saltecho::reactor::{Adopt, Close, Kernel, Liveness, Ready, Token, Wake};
 use saltecho::server::{Limits, Server};
+use saltecho::trace::Recorder;
 
 use super::{CHALLENGE, config, digest};
 
@@ -274,6 +275,24 @@ impl Adopt for LeanKernel {
     fn release_admin_listener(&mut self, (): ()) {}
 }
 
+/// A kernel whose script can be changed.
+pub trait Scripted {
+    /// The kernel with the script.
+    fn script(&mut self) -> &mut LeanKernel;
+}
+
+impl Scripted for LeanKernel {
+    fn script(&mut self) -> &mut LeanKernel {
+        self
+    }
+}
+
+impl Scripted for Recorder<LeanKernel> {
+    fn script(&mut self) -> &mut LeanKernel {
+        self
+    }
+}
+
 /// The real event loop over this kernel.
 pub type LeanServer = Server<LeanKernel, Upper>;
 
@@ -286,21 +305,25 @@ pub fn server(connections: usize) -> LeanServer {
 
 /// Connects and authenticates `count` clients, as many per turn as the loop accepts, and appends their
 /// tokens to `crowd` in order.
-pub fn admit(server: &mut LeanServer, count: usize, crowd: &mut Vec<Token>) {
-    let kernel = server.kernel_mut();
+pub fn admit<K: Kernel + Scripted>(
+    server: &mut Server<K, Upper>,
+    count: usize,
+    crowd: &mut Vec<Token>,
+) {
+    let kernel = server.kernel_mut().script();
     (kernel.input, kernel.clients) = (Input::Digest, count);
     kernel.ready.clear();
     let all = crowd.len() + count;
     while crowd.len() < all {
         turn(server);
-        let kernel = server.kernel_mut();
+        let kernel = server.kernel_mut().script();
         crowd.extend_from_slice(&kernel.registered);
         // Connections registered in this turn send their digest in the next.
         std::mem::swap(&mut kernel.ready, &mut kernel.registered);
         kernel.registered.clear();
     }
     turn(server);
-    server.kernel_mut().ready.clear();
+    server.kernel_mut().script().ready.clear();
 }
 
 /// Accepts `count` clients, which get their challenge and do not answer.
@@ -313,8 +336,12 @@ pub fn accept(server: &mut LeanServer, count: usize) {
 }
 
 /// Makes the clients in `busy` send a message of `len` bytes before every turn from now on.
-pub fn send_each_turn(server: &mut LeanServer, busy: &[Token], len: usize) {
-    let kernel = server.kernel_mut();
+pub fn send_each_turn<K: Kernel + Scripted>(
+    server: &mut Server<K, Upper>,
+    busy: &[Token],
+    len: usize,
+) {
+    let kernel = server.kernel_mut().script();
     kernel.input = Input::Message(len);
     kernel.ready.clear();
     kernel.ready.extend_from_slice(busy);
@@ -331,6 +358,6 @@ pub fn disconnect(server: &mut LeanServer, crowd: &[Token]) {
 }
 
 /// Runs one turn of the loop.
-pub fn turn(server: &mut LeanServer) {
+pub fn turn<K: Kernel>(server: &mut Server<K, Upper>) {
     server.turn().expect("this kernel never fails");
 }
