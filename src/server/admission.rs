@@ -158,6 +158,7 @@ impl Unauthenticated {
     }
 
     /// Decides about one from this source, beside so many other unauthenticated connections.
+    #[inline]
     fn assess(
         &mut self,
         source: Option<Source>,
