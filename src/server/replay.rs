@@ -68,9 +68,9 @@ impl<R: Read, H: Handler + Clone> Replay<ReplayKernel<R>, H> {
         let Reconfiguration { config, limits, trusted, proxies } = settings(&header)?;
         let server = Server::with_kernel(kernel, Vec::new(), config, limits, handler);
         let mut server = server.map_err(|error| error.to_string())?;
-        let listeners = 0..kinds(&header).count();
-        server.acceptor.listeners =
-            listeners.map(|listener| Listening::arrived(listener, false)).collect();
+        for listener in 0..kinds(&header).count() {
+            server.acceptor.add(Listening::arrived(listener, false));
+        }
         prepare(&mut server, &header, &trusted, &proxies);
         server
             .restore(&snapshot, &mut headers)

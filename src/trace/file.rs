@@ -5,7 +5,7 @@ use std::io::{self, Read, Write};
 use super::encode::kind;
 
 /// The first line of a recording.
-const MAGIC: &str = "saltecho recording 1";
+const MAGIC: &str = "saltecho recording 2";
 /// The part of it that every version has.
 const MAGIC_OF_ANY: &str = "saltecho recording ";
 /// Maximum length of the lines before the first chunk, in bytes.
@@ -133,7 +133,7 @@ pub enum ReadError {
     NoRecording,
     /// The file has another format.
     #[error(
-        "this recording has format {0}, and this build reads format 1: use the build that wrote it"
+        "this recording has format {0}, and this build reads format 2: use the build that wrote it"
     )]
     Version(String),
     /// The bytes are not those that were written.

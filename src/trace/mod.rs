@@ -10,7 +10,6 @@
 //! - [`ReplayKernel`] gives its answers to a loop and compares the calls;
 //! - [`Narrator`] tells the events in plain words, and [`Perfetto`] draws them.
 
-mod call;
 mod damage;
 mod decode;
 mod encode;
@@ -20,6 +19,7 @@ mod guise;
 mod header;
 mod mask;
 mod narrator;
+mod notation;
 #[cfg(feature = "page")]
 pub mod page;
 mod perfetto;
@@ -35,7 +35,8 @@ mod tape;
 
 use crate::auth::Key;
 
-pub use event::{Event, Fault, Step, Stream, Subject, World};
+pub use crate::reactor::Fault;
+pub use event::{Event, Step, Stream, Subject, World};
 #[cfg(any(test, feature = "testing"))]
 pub use file::chunk;
 pub use file::{Ending, Header, ReadError};

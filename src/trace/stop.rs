@@ -3,7 +3,6 @@
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::call::call_of;
 use super::{Event, ReadError, Stream};
 
 /// The reason why a replay stopped.
@@ -36,7 +35,6 @@ pub struct Difference {
 impl fmt::Display for Difference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { turn, step, recorded, called, .. } = self;
-        let recorded = call_of(recorded);
         write!(f, "turn {turn}, step {step}: recorded {recorded}, the loop called {called}")
     }
 }

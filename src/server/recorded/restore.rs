@@ -152,8 +152,7 @@ impl<K: Kernel<Stream = Stream>, H: Handler + Clone> Server<K, H> {
         self.keepalive.unpark((can_probe, 0, next), &self.config, &self.limits);
         self.unsettled.unpark(slot(reader)?);
         self.lifecycle = lifecycle(reader)?;
-        let next_tick = read_time(reader)?;
-        self.restore_control(next_tick);
+        self.restore_control(Monotonic::from_nanos(reader.number()?));
         let since = Monotonic::from_nanos(reader.number()?);
         let mut suspects = Vec::new();
         for _ in 0..reader.number()? {
@@ -171,6 +170,9 @@ impl<K: Kernel<Stream = Stream>, H: Handler + Clone> Server<K, H> {
         self.stats = counters.stats;
         self.stats.replace_keys(self.config.keyring.names());
         (self.stats.lingering, self.stats.backlog_bytes) = (lingering, backlog_bytes);
+        if let Some(records) = &mut self.records {
+            records.count_from(self.stats.bytes_moved());
+        }
         self.reactor.unpark_figures(reader)?;
         self.lag = Lag::unpark_exactly(reader, counters.figures)?;
         reader.rest().is_empty().then_some(())

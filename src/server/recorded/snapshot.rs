@@ -87,7 +87,8 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         put_number(&mut out, next_probe.as_nanos());
         put_number(&mut out, self.unsettled.park().map_or(0, |from| u64::from(from) + 1));
         put_lifecycle(&mut out, self.lifecycle);
-        put_time(&mut out, self.next_tick());
+        let next_tick = self.controlled.as_ref().map_or(Monotonic::NEVER, |it| it.next_tick());
+        put_number(&mut out, next_tick.as_nanos());
         out
     }
 
