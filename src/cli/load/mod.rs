@@ -30,6 +30,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 pub(super) use args::LoadArgs;
+pub(super) use live::{ERASE, is_dumb};
 use live::{Lines, Live};
 use preflight::{MachineLimits, check_sources, check_tui};
 use process::{CpuWait, ServerUsage};

@@ -7,6 +7,7 @@ use std::{env, fs};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::{Access, access};
 use rustix::process::{Resource, getpid, getppid, getrlimit};
+use saltecho::reactor::resident_bytes;
 
 use super::reason::Reason;
 use crate::cli::values::{Limit, Size};
@@ -119,8 +120,14 @@ pub(super) fn descriptor_limit() -> u64 {
 
 /// The new process takes about as much memory as this one before this one's is given back.
 fn refuse_without_memory() -> Result<(), (Reason, String)> {
-    let Some(available) = available() else { return Ok(()) };
-    let needed = resident().unwrap_or(0);
+    match (resident(), available()) {
+        (Some(needed), Some(available)) => compare_memory(needed, available),
+        // What is not known is no reason to refuse.
+        _ => Ok(()),
+    }
+}
+
+fn compare_memory(needed: u64, available: u64) -> Result<(), (Reason, String)> {
     match needed > available {
         true => Err((
             Reason::Memory,
@@ -141,31 +148,30 @@ fn in_words(bytes: u64) -> String {
 
 /// Resident memory of this process in bytes.
 fn resident() -> Option<u64> {
-    let text = fs::read_to_string("/proc/self/statm").ok()?;
-    let pages: u64 = text.split(' ').nth(1)?.parse().ok()?;
-    Some(pages * rustix::param::page_size() as u64)
+    resident_bytes(&fs::read_to_string("/proc/self/statm").ok()?)
 }
 
-/// Memory that is left, within the control group (version 2) and in the machine. `None` if neither is
-/// known.
+/// Memory that is left, within the control group and in the machine. `None` if neither is known.
 fn available() -> Option<u64> {
     let memory = fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let line = memory.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
     let machine = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
-    let group = || {
-        let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
-        let group = groups.lines().find_map(|line| line.strip_prefix("0::/"))?;
-        let directory = Path::new("/sys/fs/cgroup").join(group);
-        let number = |name: &str| fs::read_to_string(directory.join(name)).ok();
-        let max: u64 = number("memory.max")?.trim().parse().ok()?;
-        let used: u64 = number("memory.current")?.trim().parse().ok()?;
-        // The page cache goes first.
-        let stat = number("memory.stat").unwrap_or_default();
-        let cache = stat.lines().find_map(|line| line.strip_prefix("inactive_file "));
-        let cache: u64 = cache.and_then(|cache| cache.parse().ok()).unwrap_or(0);
-        Some((max + cache).saturating_sub(used))
-    };
-    [machine.map(|kib| kib << 10), group()].into_iter().flatten().min()
+    let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let group = groups.lines().find_map(|line| line.strip_prefix("0::/"));
+    let group = group.and_then(|group| left_of_group(&Path::new("/sys/fs/cgroup").join(group)));
+    [machine.map(|kib| kib << 10), group].into_iter().flatten().min()
+}
+
+/// Memory that is left within the control group (version 2) of this directory. `None` if it has no limit.
+fn left_of_group(directory: &Path) -> Option<u64> {
+    let number = |name: &str| fs::read_to_string(directory.join(name)).ok();
+    let max: u64 = number("memory.max")?.trim().parse().ok()?;
+    let used: u64 = number("memory.current")?.trim().parse().ok()?;
+    // The page cache goes first.
+    let stat = number("memory.stat").unwrap_or_default();
+    let cache = stat.lines().find_map(|line| line.strip_prefix("inactive_file "));
+    let cache: u64 = cache.and_then(|cache| cache.parse().ok()).unwrap_or(0);
+    Some((max + cache).saturating_sub(used))
 }
 
 /// The supervisor that started this process, if it is one that cannot follow. A service manager to
@@ -212,5 +218,30 @@ mod tests {
             assert_eq!(reason, Reason::NoProgram, "{path}: {text}");
         }
         assert!(resident().is_some_and(|bytes| bytes > 1 << 20));
+    }
+
+    #[test]
+    fn too_little_memory_is_refused_with_both_figures() {
+        let (reason, text) = compare_memory(300 << 20, 200 << 20).unwrap_err();
+        assert_eq!(reason, Reason::Memory);
+        let words = "takes about 300m and 200m are available: raise the limit (MemoryMax=)";
+        assert!(text.contains(words), "{text}");
+        assert_eq!(compare_memory(200 << 20, 200 << 20), Ok(()));
+    }
+
+    #[test]
+    fn the_memory_left_in_a_control_group_is_that_below_its_limit_and_the_cache() {
+        let group = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| fs::write(group.path().join(name), text).unwrap();
+        assert_eq!(left_of_group(group.path()), None, "the root group has no limit");
+        write("memory.current", "700\n");
+        write("memory.max", "max\n");
+        assert_eq!(left_of_group(group.path()), None);
+        write("memory.max", "1000\n");
+        assert_eq!(left_of_group(group.path()), Some(300));
+        write("memory.stat", "anon 650\nactive_file 20\ninactive_file 30\n");
+        assert_eq!(left_of_group(group.path()), Some(330));
+        write("memory.max", "600\n");
+        assert_eq!(left_of_group(group.path()), Some(0), "a limit that was lowered since");
     }
 }
