@@ -16,6 +16,8 @@ use crate::reactor::{AcceptPause, Close, Fault, Kernel, Note, Ready, Refusal};
 /// to make, and the connections that have not authenticated.
 pub(super) struct Acceptor<L> {
     pub(super) listeners: Vec<Listening<L>>,
+    /// Some of them may have clients waiting.
+    has_waiting: bool,
     pause: Pause,
     pub(super) unauthenticated: Unauthenticated,
     /// The networks that may send a PROXY header; all may if there is none.
@@ -28,7 +30,7 @@ pub(super) struct Listening<L> {
     purpose: Purpose,
     /// Set by an event, cleared when `accept` says "would block". It stays set while there is no
     /// room: the event will not come again for those who already wait.
-    pub(super) waiting: bool,
+    waiting: bool,
 }
 
 /// The purpose of a listener.
@@ -64,6 +66,7 @@ impl<L> Listening<L> {
 impl<L> Acceptor<L> {
     pub(super) fn new(listeners: Vec<Listening<L>>) -> Self {
         Self {
+            has_waiting: !listeners.is_empty(),
             listeners,
             pause: Pause::default(),
             unauthenticated: Unauthenticated::default(),
@@ -74,33 +77,61 @@ impl<L> Acceptor<L> {
     /// An event came for the listener with this index.
     pub(super) fn handle_event(&mut self, index: usize) {
         if let Some(listening) = self.listeners.get_mut(index) {
-            listening.waiting = true;
+            (listening.waiting, self.has_waiting) = (true, true);
         }
     }
 
-    /// When the next `accept` should be tried: at once if clients wait, unless there is a pause.
-    pub(super) fn next_attempt(&self, now: Monotonic) -> Option<Monotonic> {
-        self.has_waiting().then(|| self.pause.until.unwrap_or(now))
+    /// Adds a listener.
+    pub(super) fn add(&mut self, listening: Listening<L>) {
+        self.has_waiting |= listening.waiting;
+        self.listeners.push(listening);
     }
 
-    /// Returns true if a client may be waiting.
-    fn has_waiting(&self) -> bool {
-        self.listeners.iter().any(|listening| listening.waiting)
+    /// When the next `accept` should be tried: at once if clients wait, unless there is a pause.
+    pub(super) fn next_attempt(&self) -> Option<Monotonic> {
+        self.has_waiting.then_some(self.pause.until)
+    }
+
+    /// Returns true if `accept` should be tried.
+    fn may_accept(&self, now: Monotonic) -> bool {
+        self.has_waiting && !self.pause.holds(now)
+    }
+
+    /// Looks whether clients may still be waiting.
+    fn update(&mut self) {
+        self.has_waiting = self.listeners.iter().any(|listening| listening.waiting);
     }
 
     /// A connection ended or authenticated, so there is room: no reason to wait any longer.
     pub(super) fn end_pause(&mut self) {
-        self.pause.until = None;
+        self.pause = Pause::default();
     }
 
     /// Looks at every listener, whatever events there were.
     pub(super) fn suspect_all(&mut self) {
         self.listeners.iter_mut().for_each(|listening| listening.waiting = true);
+        self.update();
     }
 
     /// Closes the listeners.
     pub(super) fn close(&mut self) {
-        self.listeners.clear();
+        drop(self.take_listeners());
+    }
+
+    /// Gives the listeners away.
+    pub(super) fn take_listeners(&mut self) -> Vec<Listening<L>> {
+        self.has_waiting = false;
+        std::mem::take(&mut self.listeners)
+    }
+
+    /// Compares what it remembers with what the listeners say.
+    ///
+    /// # Panics
+    /// If they disagree.
+    #[cfg(any(test, feature = "testing"))]
+    pub(super) fn assert_consistent(&self) {
+        let waiting = self.listeners.iter().any(|listening| listening.waiting);
+        assert_eq!(self.has_waiting, waiting, "clients that may be waiting");
     }
 
     /// When the oldest unauthenticated connection may be evicted, if there is no room for another
@@ -120,9 +151,10 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
     /// Accepts until no client waits, this turn's number is reached, or there is no room.
     #[inline]
     pub(super) fn accept(&mut self) -> io::Result<()> {
-        let now = self.reactor.now();
-        let may = self.acceptor.has_waiting() && !self.acceptor.pause.holds(now);
-        if may { self.accept_some() } else { Ok(()) }
+        match self.acceptor.may_accept(self.reactor.now()) {
+            true => self.accept_some(),
+            false => Ok(()),
+        }
     }
 
     /// Not inlined: in most turns no client waits.
@@ -192,6 +224,7 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
                 }
             }
         }
+        self.acceptor.update();
         Ok(())
     }
 
@@ -371,27 +404,28 @@ pub(super) fn classify(error: &io::Error) -> AcceptError {
 /// When accepting may go on after it had to pause.
 #[derive(Debug, Default)]
 struct Pause {
-    until: Option<Monotonic>,
+    /// Zero if there is none.
+    until: Monotonic,
     /// There is no place or no descriptor.
     for_room: bool,
 }
 
 impl Pause {
     const fn until(until: Monotonic) -> Self {
-        Self { until: Some(until), for_room: false }
+        Self { until, for_room: false }
     }
 
     const fn for_room(until: Monotonic) -> Self {
-        Self { until: Some(until), for_room: true }
+        Self { until, for_room: true }
     }
 
     fn holds(&self, now: Monotonic) -> bool {
-        self.until.is_some_and(|until| now < until)
+        now < self.until
     }
 
     /// A pause for want of room has just run out, so the want has lasted all that time.
     fn found_no_room(&self, now: Monotonic) -> bool {
-        self.for_room && self.until.is_some_and(|until| now >= until)
+        self.for_room && now >= self.until
     }
 }
 

@@ -162,6 +162,7 @@ impl Unauthenticated {
     }
 
     /// Decides about one from this source, beside so many other unauthenticated connections.
+    #[inline]
     fn assess(
         &mut self,
         source: Option<Source>,

@@ -40,12 +40,9 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         let (scratch, stats) = (&mut self.scratch, &mut self.stats);
         let kernel = &mut self.reactor.kernel;
         // The least share is one call: the challenge must not follow before the client is admitted.
-        let moved_before = stats.bytes_moved();
         let pumped = pump::pump(kernel, &self.config, slot, scratch, 1, now, stats);
         let header = slot.connection.header().cloned();
-        if self.records.is_some() {
-            self.note_moved(id, moved_before);
-        }
+        self.note_moved(id);
         match header {
             Some(header) => self.identified(id, &header),
             None => {

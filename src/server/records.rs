@@ -144,6 +144,8 @@ const RESERVED: usize = (32 << 20) / size_of::<Option<Row>>() + 1;
 #[derive(Debug, Default)]
 pub(super) struct Records {
     rows: Vec<Option<Row>>,
+    /// The loop's bytes received and sent, as far as they are in a row or belong to none.
+    counted: (u64, u64),
 }
 
 impl Records {
@@ -197,6 +199,11 @@ impl Records {
         }
     }
 
+    /// Counts the bytes from here on.
+    pub(super) const fn count_from(&mut self, moved: (u64, u64)) {
+        self.counted = moved;
+    }
+
     /// Connections that have a record.
     #[cfg(any(test, feature = "testing"))]
     pub(super) fn len(&self) -> usize {
@@ -210,7 +217,8 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
     /// of a connection. Off at first.
     pub fn keep_records(&mut self, keep: bool) {
         if keep != self.records.is_some() {
-            self.records = keep.then(Records::default);
+            let counted = self.stats.bytes_moved();
+            self.records = keep.then(|| Records { counted, ..Records::default() });
         }
     }
 
@@ -226,16 +234,16 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         self.records.as_ref()?.get(id, self.reactor.now())
     }
 
-    /// Adds what a turn of a connection moved to its record.
-    #[inline(never)]
-    pub(super) fn note_moved(&mut self, id: ConnId, (received, sent): (u64, u64)) {
+    /// Adds what a turn of a connection moved to its record. To be called after each turn.
+    pub(super) fn note_moved(&mut self, id: ConnId) {
+        let Some(records) = &mut self.records else { return };
         let (received_now, sent_now) = self.stats.bytes_moved();
+        let (received, sent) = std::mem::replace(&mut records.counted, (received_now, sent_now));
         let (received, sent) = (received_now - received, sent_now - sent);
-        let now = self.reactor.now();
         if received + sent > 0
-            && let Some(row) = self.records.as_mut().and_then(|records| records.row_mut(id))
+            && let Some(row) = records.row_mut(id)
         {
-            row.add(received, sent, now);
+            row.add(received, sent, self.reactor.now());
         }
     }
 
