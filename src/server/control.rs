@@ -1,8 +1,9 @@
 //! What a loop leaves to its program: signals, reloads, and reporting the state of the service.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
+use super::sync::Mutex;
 use super::{Handle, Lifecycle, Server};
 use crate::metrics::Upgrades;
 use crate::proto::{Handler, guarded};

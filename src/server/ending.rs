@@ -150,6 +150,8 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
 
     fn end(&mut self) {
         self.lifecycle = Lifecycle::Stopped;
+        // One that is parked may be run again, and would now sleep for ever.
+        self.parked = false;
         self.inbox.close();
         if let Some(admin) = self.admin.take() {
             admin.close(&mut self.reactor.kernel);

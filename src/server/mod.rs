@@ -22,6 +22,8 @@ pub mod handover;
 mod keepalive;
 mod lag;
 mod limits;
+#[cfg(all(loom, test))]
+mod model;
 mod observer;
 mod proxied;
 mod pump;
@@ -32,6 +34,7 @@ mod replay;
 mod running;
 mod snapshot;
 mod stats;
+mod sync;
 mod workers;
 
 use std::io;

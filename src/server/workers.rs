@@ -7,10 +7,11 @@
 //! clients wait though another has room.
 
 use std::io;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::thread::{self, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
+use super::sync::{Condvar, Mutex, MutexGuard};
 use super::{Handle, Server, Stats};
 use crate::proto::Handler;
 use crate::reactor::Kernel;
@@ -61,7 +62,7 @@ where
     let all: Handle = servers.iter().map(Server::handle).collect();
     let halts: io::Result<Vec<Halt<K, H>>> = thread::scope(|scope| {
         let mut servers = servers.into_iter();
-        let last_act = || LastAct(Some((all.clone(), parking)));
+        let last_act = || LastAct(Some((all.clone(), parking.clone())));
         let first = servers.next().map(|server| (server, last_act()));
         let mut threads: Vec<ScopedJoinHandle<'_, io::Result<Halt<K, H>>>> = Vec::new();
         for (server, number) in servers.zip(2..) {
@@ -92,15 +93,15 @@ where
 }
 
 /// One loop does not run any more.
-enum Halt<K: Kernel, H> {
+pub(super) enum Halt<K: Kernel, H> {
     Ended(Box<Stats>),
     Parked(Box<Server<K, H>>),
 }
 
-fn run<K: Kernel, H: Handler + Clone>(
+pub(super) fn run<K: Kernel, H: Handler + Clone>(
     mut server: Server<K, H>,
     parking: &Parking,
-    mut last_act: LastAct<'_>,
+    mut last_act: LastAct,
 ) -> io::Result<Halt<K, H>> {
     loop {
         let stats = server.run()?;
@@ -116,12 +117,12 @@ fn run<K: Kernel, H: Handler + Clone>(
 }
 
 /// Drains all the others when its owner ends, even by a panic.
-struct LastAct<'a>(Option<(Handle, &'a Parking)>);
+pub(super) struct LastAct(pub(super) Option<(Handle, Parking)>);
 
-impl Drop for LastAct<'_> {
+impl Drop for LastAct {
     fn drop(&mut self) {
         if let Some((all, parking)) = &self.0 {
-            parking.cancel();
+            parking.end();
             all.drain();
         }
     }
@@ -144,6 +145,8 @@ enum Attempt {
     None,
     Until(Instant),
     Done,
+    /// One has ended, so they will not park any more.
+    Never,
 }
 
 impl Parking {
@@ -159,10 +162,13 @@ impl Parking {
     /// It must not be called by one of the loops.
     pub fn park(&self, all: &Handle, limit: Duration) -> bool {
         let mut lot = self.lot();
+        if lot.attempt == Attempt::Never {
+            return false;
+        }
         lot.attempt = Attempt::Until(Instant::now() + limit);
         drop(lot);
         all.park();
-        self.wait_for_others(self.lot())
+        self.wait_for_others(self.lot()).attempt == Attempt::Done
     }
 
     /// A loop has parked. True if all have.
@@ -176,21 +182,21 @@ impl Parking {
             lot.attempt = Attempt::Done;
             self.0.1.notify_all();
         }
-        let all = self.wait_for_others(lot);
-        self.lot().parked -= 1;
-        all
+        // Under the same lock: a loop that goes on must not count for the next attempt.
+        let mut lot = self.wait_for_others(lot);
+        lot.parked -= 1;
+        lot.attempt == Attempt::Done
     }
 
-    fn wait_for_others(&self, mut lot: MutexGuard<'_, Lot>) -> bool {
+    /// Returns when the attempt is over.
+    fn wait_for_others<'a>(&self, mut lot: MutexGuard<'a, Lot>) -> MutexGuard<'a, Lot> {
         loop {
-            let Attempt::Until(deadline) = lot.attempt else {
-                return lot.attempt == Attempt::Done;
-            };
+            let Attempt::Until(deadline) = lot.attempt else { return lot };
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 lot.attempt = Attempt::None;
                 self.0.1.notify_all();
-                return false;
+                return lot;
             }
             let waited = self.0.1.wait_timeout(lot, left);
             lot = waited.unwrap_or_else(PoisonError::into_inner).0;
@@ -204,6 +210,12 @@ impl Parking {
             lot.attempt = Attempt::None;
             self.0.1.notify_all();
         }
+    }
+
+    /// The loops that wait for others go on, and none will wait any more.
+    fn end(&self) {
+        self.lot().attempt = Attempt::Never;
+        self.0.1.notify_all();
     }
 
     fn lot(&self) -> MutexGuard<'_, Lot> {
