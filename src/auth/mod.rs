@@ -47,6 +47,19 @@ impl MacAlgorithm {
         }
     }
 
+    /// The name on the command line and in recordings.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Md5 => "md5",
+            Self::Sha256 => "sha256",
+        }
+    }
+
+    /// The algorithm with this [name](Self::as_str); `None` if there is none.
+    pub fn named(name: &str) -> Option<Self> {
+        [Self::Md5, Self::Sha256].into_iter().find(|algorithm| algorithm.as_str() == name)
+    }
+
     /// Computes the answer to `challenge` of a client that holds `key`.
     #[must_use]
     pub fn digest(self, key: &Key, challenge: &Challenge) -> Digest {

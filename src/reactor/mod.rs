@@ -8,9 +8,11 @@
 mod admin_listener;
 mod adopt;
 mod arrive;
+mod fault;
 mod kernel;
 mod listen;
 mod mio_kernel;
+mod note;
 mod process;
 mod random_pool;
 mod ready;
@@ -34,9 +36,12 @@ use crate::python::{Monotonic, saturating_nanos};
 
 pub use admin_listener::{AdminAddress, AdminListener};
 pub use adopt::Adopt;
-pub use kernel::{Close, Kernel, Liveness, Note, Pause, Wake};
+pub use fault::Fault;
+pub use kernel::{Close, Kernel, Liveness, Wake};
 pub use listen::ListenOptions;
 pub use mio_kernel::MioKernel;
+pub use note::{AcceptPause, Note, Refusal, RingKey};
+pub use process::resident_bytes;
 pub use ready::Ready;
 pub use slots::Token;
 pub(crate) use slots::{Arriving, Target, generation_after};

@@ -7,10 +7,10 @@ use std::net::SocketAddr;
 
 use super::admission::{Networks, Source, Unauthenticated};
 use super::records::Row;
-use super::{AcceptPause, Limits, Server};
+use super::{Limits, Server};
 use crate::proto::{CloseReason, Connection, Handler, Peer, Protocol, guarded};
 use crate::python::Monotonic;
-use crate::reactor::{self, Close, Kernel, Note, Ready};
+use crate::reactor::{AcceptPause, Close, Fault, Kernel, Note, Ready, Refusal};
 
 /// The listeners, and what decides whether a client gets in now: the pause that accepting may have
 /// to make, and the connections that have not authenticated.
@@ -187,8 +187,7 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
                     room = self.make_room(left + 1);
                 }
                 let Some(room_left) = room.checked_sub(1) else {
-                    let error = io::ErrorKind::OutOfMemory.into();
-                    self.cannot_accept(index, AcceptPause::Error(&error));
+                    self.cannot_accept(index, AcceptPause::Error(Fault(libc::ENOMEM)));
                     continue;
                 };
                 room = room_left;
@@ -210,12 +209,12 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
                             errors_in_a_row += 1;
                             if errors_in_a_row == ERRORS_IN_A_ROW {
                                 // There is room, so the clients behind these are not turned away.
-                                self.pause(AcceptPause::Error(&error));
+                                self.pause(AcceptPause::Error(Fault::from(&error)));
                                 self.acceptor.pause = Pause::until(self.retry_at());
                             }
                         }
                         AcceptError::Exhausted => {
-                            self.cannot_accept(index, AcceptPause::Error(&error));
+                            self.cannot_accept(index, AcceptPause::Error(Fault::from(&error)));
                         }
                         AcceptError::Fatal => {
                             self.inbox.close();
@@ -250,8 +249,7 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         let unauthenticated = &mut self.acceptor.unauthenticated;
         let source = unauthenticated.source_of(peer, limits);
         if let Err(refusal) = unauthenticated.admit(source, limits, now) {
-            self.stats.count_refusal(refusal);
-            return self.reactor.kernel.close(stream, Close::Orderly);
+            return self.refuse(stream, peer, refusal);
         }
         self.evict();
         self.open(stream, peer, source, listener);
@@ -264,12 +262,16 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         let proxies = &self.acceptor.proxies;
         // A peer that was gone before its address was read cannot be one of the list.
         if !proxies.is_empty() && !peer.is_some_and(|peer| proxies.contain(peer.ip())) {
-            self.stats.refused_untrusted_proxies += 1;
-            self.notify(|observer| observer.proxy_refused(peer));
-            return self.reactor.kernel.close(stream, Close::Orderly);
+            return self.refuse(stream, peer, Refusal::UntrustedProxy);
         }
         self.evict();
         self.open(stream, peer, None, listener);
+    }
+
+    fn refuse(&mut self, stream: K::Stream, peer: Option<SocketAddr>, why: Refusal) {
+        self.stats.count_refusal(why);
+        self.tell(|| Note::Refused(peer, why));
+        self.reactor.kernel.close(stream, Close::Orderly);
     }
 
     /// Makes room for one more unauthenticated connection.
@@ -284,7 +286,7 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
 
     /// Pauses for want of room. If the last pause for that did not help, turns a few clients away,
     /// which would otherwise wait in silence for a challenge.
-    fn cannot_accept(&mut self, index: usize, why: AcceptPause<'_>) {
+    fn cannot_accept(&mut self, index: usize, why: AcceptPause) {
         if self.acceptor.pause.found_no_room(self.reactor.now()) {
             let Listening { listener, waiting, .. } = &mut self.acceptor.listeners[index];
             for _ in 0..self.limits.shed_per_retry {
@@ -306,16 +308,9 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         self.reactor.now().saturating_add(self.limits.accept_retry)
     }
 
-    fn pause(&mut self, why: AcceptPause<'_>) {
+    fn pause(&mut self, why: AcceptPause) {
         self.stats.accept_pauses += 1;
-        self.reactor.kernel.note(|| {
-            Note::Pause(match why {
-                AcceptPause::Full => reactor::Pause::Full,
-                AcceptPause::UnauthenticatedFull => reactor::Pause::UnauthenticatedFull,
-                AcceptPause::Error(_) => reactor::Pause::Error,
-            })
-        });
-        self.notify(|observer| observer.accept_paused(why));
+        self.tell(|| Note::AcceptPaused(why));
     }
 
     fn open(
@@ -330,7 +325,7 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         if !needed.is_empty()
             && let Err(error) = self.reactor.kernel.fill_random(needed)
         {
-            self.notify(|observer| observer.setup_failed(peer, &error));
+            self.tell(|| Note::SetupFailed(peer, Fault::from(&error)));
             return self.cannot_open(stream, CloseReason::SetupFailed);
         }
         let Some(handler) = guarded(|| self.handler.clone()) else {
@@ -357,7 +352,7 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         self.stats.accepted += 1;
         let connections = self.reactor.slots.len() + 1;
         self.stats.peak_connections = self.stats.peak_connections.max(connections);
-        self.notify(|observer| observer.opened(id, peer));
+        self.tell(|| Note::Opened(id, peer));
         if connection.has_authenticated() {
             // Its protocol has no handshake.
             self.authenticated(id, None);
@@ -366,7 +361,7 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         match self.reactor.enter(stream, connection, Ready::WRITABLE) {
             Ok(id) => self.pump(id),
             Err((error, mut connection)) => {
-                self.notify(|observer| observer.setup_failed(peer, &error));
+                self.tell(|| Note::SetupFailed(peer, Fault::from(&error)));
                 connection.abort(CloseReason::SetupFailed);
                 self.closed(id, connection, CloseReason::SetupFailed);
             }

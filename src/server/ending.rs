@@ -59,11 +59,10 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         self.stats.backlog_bytes -= undelivered;
         // The handler goes with it, and its destructor is user code too.
         guarded(|| drop(connection));
-        self.reactor.kernel.note(|| Note::Closed(id, reason));
         self.stats.count_close(reason);
         self.acceptor.end_pause();
-        let record = self.forget_record(id);
-        self.notify(|observer| observer.closed(id, reason, record.as_ref()));
+        self.tell(|| Note::Closed(id, reason));
+        self.forget_record(id);
     }
 
     pub(super) fn drain(&mut self) {

@@ -50,30 +50,30 @@ use ending::Lifecycle;
 use handle::Inbox;
 use keepalive::Keepalive;
 use lag::Lag;
+use observer::Observer;
 use reconfigure::Unsettled;
 use records::Records;
 
 use socket2::SockRef;
 
-use crate::proto::{Config, Connection, Handler, Upper, guarded};
+use crate::proto::{Config, Connection, Handler, Upper};
 use crate::python::Monotonic;
-use crate::reactor::{Kernel, MioKernel, Note, Reactor, Ready, Target, Token};
+use crate::reactor::{Kernel, MioKernel, Reactor, Ready, Target, Token};
 
 pub use crate::proto::ConnId;
-pub use crate::reactor::{AdminAddress, AdminListener};
+pub use crate::reactor::{AcceptPause, AdminAddress, AdminListener, Fault, Note, Refusal, RingKey};
 pub use build_error::BuildError;
 pub use builder::ServerBuilder;
 pub use control::{Control, Outcome, ServiceState};
 pub use handle::{Handle, PushError};
 pub use ipnet::IpNet;
 pub use limits::Limits;
-pub use observer::{AcceptPause, Observer};
 pub use recorded::recording_header;
 pub use records::Record;
 pub use replay::{Replay, Replayed};
 pub use running::Running;
 pub use stats::Stats;
-pub use workers::{Parking, Pause, run_until_parked, run_workers};
+pub use workers::{Crew, Parking, Pause, run_until_parked, run_workers};
 
 /// An authenticated service on one event loop.
 ///
@@ -103,7 +103,7 @@ pub struct Server<K: Kernel = MioKernel, H = Upper> {
     scraped: Vec<Option<crate::metrics::Snapshot>>,
     /// `None` unless they are asked for.
     records: Option<Records>,
-    observer: Option<Box<dyn Observer>>,
+    observer: Option<Observer>,
     /// Boxed, and absent unless it was asked for.
     controlled: Option<Box<Controlled>>,
     inbox: Inbox,
@@ -183,11 +183,6 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
             controlled: None,
             inbox,
         })
-    }
-
-    /// Reports connections to `observer` from now on.
-    pub fn set_observer(&mut self, observer: Box<dyn Observer>) {
-        self.observer = Some(observer);
     }
 
     /// Never refuses clients from these networks for their source; replaces the list so far. For
@@ -364,23 +359,13 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
     #[inline(never)]
     fn authenticated(&mut self, id: ConnId, key: Option<usize>) {
         self.acceptor.unauthenticated.remove(id);
-        #[allow(clippy::cast_possible_truncation)] // A ring has few keys.
-        let position = key.map(|position| position as u8);
-        self.reactor.kernel.note(|| Note::Authenticated(id, position));
-        let key = key.map(|position| self.config.keyring.names()[position]);
-        self.stats.count_authenticated(key);
-        self.note_key(id, key);
+        let name = key.map(|position| self.config.keyring.names()[position]);
+        self.stats.count_authenticated(name);
+        self.note_key(id, name);
         self.acceptor.end_pause();
-        self.notify(|observer| observer.authenticated(id, key));
-    }
-
-    /// Calls the observer, whose panic must not end the loop.
-    fn notify(&mut self, call: impl FnOnce(&mut dyn Observer)) {
-        if let Some(observer) = &mut self.observer
-            && guarded(|| call(&mut **observer)).is_none()
-        {
-            self.stats.observer_panics += 1;
-        }
+        #[allow(clippy::cast_possible_truncation)] // A ring has few keys.
+        let key = key.map(|position| RingKey { position: position as u8, name });
+        self.tell(|| Note::Authenticated(id, key));
     }
 
     /// Handles the deadlines that have come, a limited number per turn; the rest makes the next

@@ -185,9 +185,11 @@ impl Records {
         self.rows.get_mut(id.index as usize)?.as_mut()
     }
 
-    /// Takes the record of a connection that has ended.
-    fn remove(&mut self, id: ConnId, now: Monotonic) -> Option<Record> {
-        Some(self.rows.get_mut(id.index as usize)?.take()?.at(now))
+    /// Frees the row of a connection that has ended.
+    fn remove(&mut self, id: ConnId) {
+        if let Some(row) = self.rows.get_mut(id.index as usize) {
+            *row = None;
+        }
     }
 
     /// Gives memory back once nothing is left of a crowd, as the slots do.
@@ -224,6 +226,11 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
     /// kept.
     pub fn record(&self, id: ConnId) -> Option<Record> {
         self.reactor.slots.get(id)?;
+        self.record_of(id)
+    }
+
+    /// The same of one that is about to have a slot, or had one just now.
+    pub(super) fn record_of(&self, id: ConnId) -> Option<Record> {
         self.records.as_ref()?.get(id, self.reactor.now())
     }
 
@@ -247,14 +254,13 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         }
     }
 
-    /// Takes the record of a connection that has ended.
-    pub(super) fn forget_record(&mut self, id: ConnId) -> Option<Record> {
-        let records = self.records.as_mut()?;
-        let record = records.remove(id, self.reactor.now());
+    /// Frees the record of a connection that has ended.
+    pub(super) fn forget_record(&mut self, id: ConnId) {
+        let Some(records) = &mut self.records else { return };
+        records.remove(id);
         if self.reactor.slots.is_empty() {
             records.shrink();
         }
-        record
     }
 }
 
@@ -273,7 +279,8 @@ mod tests {
     #[test]
     fn a_row_belongs_to_one_connection_at_a_time() {
         let mut records = Records::default();
-        assert_eq!((records.get(id(3), at(0)), records.remove(id(3), at(0))), (None, None));
+        records.remove(id(3));
+        assert_eq!(records.get(id(3), at(0)), None);
         let peer = Some(SocketAddr::from(([192, 0, 2, 1], 1024)));
         records.insert(id(3), Row::new(peer, 1, at(10)));
         records.row_mut(id(3)).unwrap().add(16, 32, at(15));
@@ -282,7 +289,8 @@ mod tests {
         assert_eq!((record.bytes_received, record.bytes_sent), (16, 32));
         assert_eq!((record.peer, record.listener, record.key), (peer, 1, None));
         assert_eq!(records.get(id(2), at(18)), None);
-        assert_eq!(records.remove(id(3), at(18)), Some(record));
+        records.remove(id(3));
+        assert_eq!(records.get(id(3), at(18)), None);
         records.insert(id(3), Row::new(None, 0, at(20)));
         assert_eq!(records.get(id(3), at(20)).unwrap().bytes_sent, 0);
         assert_eq!(records.len(), 1);
@@ -296,7 +304,9 @@ mod tests {
             let room = records.rows.capacity();
             (0..crowd).for_each(|index| records.insert(id(index), Row::new(None, 0, at(0))));
             assert_eq!(records.rows.capacity(), room, "room was made before");
-            assert!((0..crowd).all(|index| records.remove(id(index), at(0)).is_some()));
+            assert_eq!(records.len(), crowd as usize);
+            (0..crowd).for_each(|index| records.remove(id(index)));
+            assert_eq!(records.len(), 0);
             records.shrink();
             assert_eq!(records.rows.capacity() > 0, kept, "after {crowd}");
         }

@@ -4,6 +4,7 @@
 
 pub mod admin;
 mod admission;
+mod awake;
 pub mod client;
 mod draw;
 mod figures;
