@@ -12,12 +12,14 @@
 //! - `deadlines`: see `deadlines.rs`.
 //! - `handover`: see `handover.rs`.
 //! - `scrape`, `recording`: see `operators.rs`.
+//! - `snapshot`: see `snapshot.rs`.
 //!
 //! System calls cost far more than all of this; `loopback` includes them.
 
 mod deadlines;
 mod handover;
 mod operators;
+mod snapshot;
 #[path = "../support/mod.rs"]
 mod support;
 
@@ -124,6 +126,6 @@ criterion_group! {
         .warm_up_time(Duration::from_millis(300))
         .measurement_time(Duration::from_secs(1));
     targets = turns, cycles, deadlines::deadlines, handover::handovers, operators::scrapes,
-        operators::recordings
+        operators::recordings, snapshot::snapshots
 }
 criterion_main!(benches);

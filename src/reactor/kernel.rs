@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::slots::Token;
+use super::snapshot::SnapshotTaker;
 use super::{Note, Ready};
 use crate::metrics::Process;
 use crate::python::Monotonic;
@@ -153,6 +154,19 @@ pub trait Kernel {
         None
     }
 
+    /// Returns true if the account that this kernel keeps of a run is to begin anew, between two turns,
+    /// with a snapshot of the loop.
+    fn wants_snapshot(&mut self) -> bool {
+        false
+    }
+
+    /// Takes a snapshot if it [wants](Self::wants_snapshot) one: `take` gives it the parts.
+    fn snapshot(
+        &mut self,
+        _take: impl FnOnce(&mut dyn SnapshotTaker<Self::Stream>) -> Result<(), String>,
+    ) {
+    }
+
     /// The system's figures for the process, read for a scrape of its metrics; `None` if there is no
     /// process, as in a simulation.
     fn process(&self) -> Option<Process> {
@@ -243,6 +257,17 @@ impl<K: Kernel> Kernel for &mut K {
 
     fn replayed(&mut self) -> Option<Note> {
         (**self).replayed()
+    }
+
+    fn wants_snapshot(&mut self) -> bool {
+        (**self).wants_snapshot()
+    }
+
+    fn snapshot(
+        &mut self,
+        take: impl FnOnce(&mut dyn SnapshotTaker<K::Stream>) -> Result<(), String>,
+    ) {
+        (**self).snapshot(take);
     }
 
     fn liveness(&mut self, stream: &mut K::Stream) -> io::Result<Liveness> {

@@ -17,7 +17,9 @@ mod process;
 mod random_pool;
 mod ready;
 mod run_queue;
+mod slab;
 pub(crate) mod slots;
+mod snapshot;
 #[cfg_attr(not(feature = "testing"), allow(unreachable_pub))]
 mod timers;
 pub(crate) mod transfer;
@@ -45,6 +47,7 @@ pub use process::resident_bytes;
 pub use ready::Ready;
 pub use slots::Token;
 pub(crate) use slots::{Arriving, Target, generation_after};
+pub use snapshot::{Parts, Presence, SnapshotTaker, WritePresence};
 #[cfg(feature = "testing")]
 pub use timers::{Link, Links, Step, Wheel};
 

@@ -2,6 +2,7 @@ use std::collections::TryReserveError;
 
 use super::slots::{Slot, Slots};
 use crate::proto::ConnId;
+use crate::proto::wire::{Reader, put_number};
 
 /// Connections that may have work to do, each at most once, in the order of their turns.
 ///
@@ -56,6 +57,33 @@ impl RunQueue {
     #[cfg(feature = "page")]
     pub(super) fn place(&self, id: ConnId) -> Option<usize> {
         self.ids[self.taken..].iter().position(|queued| *queued == id)
+    }
+
+    /// Writes it for a snapshot, connections that are gone among it.
+    pub(super) fn park(&self, out: &mut Vec<u8>) {
+        put_number(out, self.len() as u64);
+        for id in &self.ids[self.taken..] {
+            put_number(out, id.index.into());
+            put_number(out, id.generation.into());
+        }
+        put_number(out, self.unseen.into());
+        put_number(out, self.next_unseen.into());
+    }
+
+    /// Reads what [`park`](Self::park) wrote, and marks the connections in it. `None` if that is
+    /// impossible.
+    pub(super) fn unpark<S, T>(reader: &mut Reader<'_>, slots: &mut Slots<S, T>) -> Option<Self> {
+        let mut queue = Self::new();
+        for _ in 0..reader.number()? {
+            let id = ConnId { index: reader.small()?, generation: reader.small()? };
+            if let Some(slot) = slots.get_mut(id) {
+                (!slot.queued).then(|| slot.queued = true)?;
+            }
+            queue.ids.push(id);
+        }
+        queue.unseen = reader.small()?;
+        queue.next_unseen = reader.small()?;
+        Some(queue)
     }
 
     /// Puts a connection at the back, unless it is in the queue.

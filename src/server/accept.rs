@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use super::admission::{Networks, Source, Unauthenticated};
 use super::records::Row;
 use super::{Limits, Server};
+use crate::proto::wire::{Reader, put_number};
 use crate::proto::{CloseReason, Connection, Handler, Peer, Protocol, guarded};
 use crate::python::Monotonic;
 use crate::reactor::{AcceptPause, Close, Fault, Kernel, Note, Ready, Refusal};
@@ -100,6 +101,29 @@ impl<L> Acceptor<L> {
     /// Looks whether clients may still be waiting.
     fn update(&mut self) {
         self.has_waiting = self.listeners.iter().any(|listening| listening.waiting);
+    }
+
+    /// Writes what no event would tell again, for a snapshot.
+    pub(super) fn park(&self, out: &mut Vec<u8>) {
+        put_number(out, self.listeners.len() as u64);
+        out.extend(self.listeners.iter().map(|listening| u8::from(listening.waiting)));
+        out.push(self.has_waiting.into());
+        put_number(out, self.pause.until.as_nanos());
+        out.push(self.pause.for_room.into());
+    }
+
+    /// Reads what [`park`](Self::park) wrote. Listeners that are closed by then are gone. `None` if that is
+    /// impossible.
+    pub(super) fn unpark(&mut self, reader: &mut Reader<'_>) -> Option<()> {
+        let listeners = reader.small().filter(|count| *count <= self.listeners.len())?;
+        self.listeners.truncate(listeners);
+        for listening in &mut self.listeners {
+            listening.waiting = reader.bit()?;
+        }
+        self.has_waiting = reader.bit()?;
+        let until = Monotonic::from_nanos(reader.number()?);
+        self.pause = Pause { until, for_room: reader.bit()? };
+        Some(())
     }
 
     /// A connection ended or authenticated, so there is room: no reason to wait any longer.

@@ -62,6 +62,10 @@ impl Networks {
         Self(networks.iter().copied().map(canonical).collect())
     }
 
+    pub(super) fn list(&self) -> &[IpNet] {
+        &self.0
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -120,6 +124,11 @@ impl Unauthenticated {
     /// Replaces the networks whose clients are never refused for their source.
     pub(super) fn trust(&mut self, networks: &[IpNet]) {
         self.trusted = Networks::new(networks);
+    }
+
+    /// Those networks.
+    pub(super) fn trusted(&self) -> &[IpNet] {
+        self.trusted.list()
     }
 
     /// The source of a peer, unless it is unknown or trusted.

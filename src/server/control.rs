@@ -169,6 +169,14 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         self.controlled = Some(Box::new(controlled));
     }
 
+    /// Goes on as after a turn in which the state was reported, with the next tick at this time.
+    pub(super) fn restore_control(&mut self, next_tick: Monotonic) {
+        let reported = ServiceState::new(self.lifecycle);
+        if let Some(controlled) = &mut self.controlled {
+            (controlled.reported, controlled.next_tick) = (Some(reported), next_tick);
+        }
+    }
+
     /// Returns whether new clients are welcome: false from the turn in which a drain begins.
     pub fn is_ready(&self) -> bool {
         self.lifecycle == Lifecycle::Running

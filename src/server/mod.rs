@@ -244,6 +244,9 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
     /// When polling fails or a listener became unusable: the loop cannot go on. A failure of a
     /// single connection never ends it, nor does a panic of its handler or of the observer.
     pub fn turn(&mut self) -> io::Result<bool> {
+        if self.reactor.kernel.wants_snapshot() {
+            self.take_snapshot();
+        }
         let wait = self.wait();
         let (mut woken, mut signaled) = (false, false);
         let polled = self.reactor.poll(wait, |target, ready| match target {

@@ -39,6 +39,16 @@ impl Unsettled {
         self.present = (all, unauthenticated);
     }
 
+    /// The slot from which on connections are to be armed anew, for a snapshot.
+    pub(super) const fn park(&self) -> Option<u32> {
+        self.rearm_from
+    }
+
+    /// Goes on from there.
+    pub(super) const fn unpark(&mut self, rearm_from: Option<u32>) {
+        self.rearm_from = rearm_from;
+    }
+
     pub(super) fn is_rearming(&self) -> bool {
         self.rearm_from.is_some()
     }

@@ -4,6 +4,9 @@
 //! Keys have no words: their number and their hash are enough, since the digests of a recording are
 //! made with keys that are public.
 
+mod restore;
+mod snapshot;
+
 use std::fmt::Write as _;
 use std::str::FromStr;
 use std::time::Duration;

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use super::{ConnId, Server};
 use crate::auth::{KeyId, KeyName};
-use crate::proto::Handler;
 use crate::proto::wire::{Reader, put_address};
+use crate::proto::{Disguise, Handler};
 use crate::python::Monotonic;
 use crate::reactor::Kernel;
 
@@ -70,11 +70,11 @@ impl Row {
     }
 
     /// Writes it for another loop.
-    pub(super) fn park(&self, out: &mut Vec<u8>) {
+    pub(super) fn park(&self, disguise: &mut dyn Disguise, out: &mut Vec<u8>) {
         let Self { peer, listener, key, opened_at, active_at, bytes_received, bytes_sent } = self;
-        put_address(out, *peer);
+        put_address(out, peer.map(|peer| disguise.address(peer)));
         out.extend(listener.to_le_bytes());
-        put_key(out, *key);
+        put_key(out, *key, disguise);
         for number in [opened_at.as_nanos(), active_at.as_nanos(), *bytes_received, *bytes_sent] {
             out.extend(number.to_le_bytes());
         }
@@ -109,8 +109,8 @@ impl Row {
 }
 
 /// Writes the name of a key, or none: a tag and the identifier.
-fn put_key(out: &mut Vec<u8>, key: Option<KeyName>) {
-    let id = key.and_then(KeyName::id);
+pub(super) fn put_key(out: &mut Vec<u8>, key: Option<KeyName>, disguise: &mut dyn Disguise) {
+    let id = key.and_then(KeyName::id).map(|id| disguise.key(id));
     out.push(match (key, id) {
         (None, _) => 0,
         (Some(_), Some(_)) => 1,
@@ -120,7 +120,7 @@ fn put_key(out: &mut Vec<u8>, key: Option<KeyName>) {
 }
 
 #[allow(clippy::option_option)] // The outer one is for what is impossible.
-fn read_key(reader: &mut Reader<'_>) -> Option<Option<KeyName>> {
+pub(super) fn read_key(reader: &mut Reader<'_>) -> Option<Option<KeyName>> {
     let (tag, id) = (reader.u8()?, reader.array()?);
     match tag {
         0 => Some(None),

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::proto::ConnId;
 use crate::python::Monotonic;
-use crate::reactor::{Close, Fault, Liveness, Note, Ready, Target, Token};
+use crate::reactor::{Close, Fault, Liveness, Note, Presence, Ready, Target, Token};
 
 /// One event, and when it happened by the clock of its run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,6 +79,18 @@ pub enum Event {
     FillRandom(usize, Result<(), Fault>),
     /// Something that does not cross the kernel: a command of another thread, or a decision.
     Note(Note),
+    /// A snapshot of the loop between two turns begins: the beginning of a recording whose earlier part
+    /// is gone, or of its next segment.
+    Snapshot {
+        /// Turns so far.
+        turns: u64,
+        /// The clock as of the last turn.
+        at: Monotonic,
+        /// Connections that are there. One [`Event::Present`] for each follows.
+        connections: u64,
+    },
+    /// A connection in a snapshot.
+    Present(Stream, Presence),
     /// An act of a simulated world.
     World(World),
 }
@@ -95,6 +107,7 @@ impl Event {
             | Self::Close(stream, _)
             | Self::Liveness(stream, _)
             | Self::Probe(stream)
+            | Self::Present(stream, _)
             | Self::World(
                 World::Connects(stream, _)
                 | World::Sends { stream, .. }

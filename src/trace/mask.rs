@@ -144,6 +144,21 @@ impl Mask {
         self.address(class, address.ip())
     }
 
+    /// The number in admission of the address that stands for that of a source, which is no trusted one.
+    pub(super) fn source(&mut self, source: u64) -> u64 {
+        let real = match u32::try_from(source) {
+            // The upper half of the one IPv6 address there.
+            Ok(0) => IpAddr::from(Ipv6Addr::LOCALHOST),
+            Ok(v4) => IpAddr::from(Ipv4Addr::from_bits(v4)),
+            Err(_) => IpAddr::from(Ipv6Addr::from_bits(u128::from(source) << 64)),
+        };
+        match self.address(Class::Stranger, real).ip() {
+            IpAddr::V4(v4) => v4.to_bits().into(),
+            #[allow(clippy::cast_possible_truncation)] // Shifted by half of it.
+            IpAddr::V6(v6) => (v6.to_bits() >> 64) as u64,
+        }
+    }
+
     fn address(&mut self, class: Class, ip: IpAddr) -> SocketAddr {
         let numbers = &mut self.numbers[class as usize];
         let canonical = ip.to_canonical();

@@ -10,6 +10,7 @@
 //! - [`ReplayKernel`] gives its answers to a loop and compares the calls;
 //! - [`Narrator`] tells the events in plain words, and [`Perfetto`] draws them.
 
+mod damage;
 mod decode;
 mod encode;
 mod event;
@@ -23,10 +24,13 @@ mod notation;
 pub mod page;
 mod perfetto;
 mod picture;
+mod reader;
 pub(crate) mod readiness;
 mod recorder;
 mod replay;
 mod sink;
+mod snapshot;
+mod stop;
 mod tape;
 
 use crate::auth::Key;
@@ -35,13 +39,17 @@ pub use crate::reactor::Fault;
 pub use event::{Event, Step, Stream, Subject, World};
 #[cfg(any(test, feature = "testing"))]
 pub use file::chunk;
-pub use file::{Ending, Header, ReadError, Reader};
+pub use file::{Ending, Header, ReadError};
 pub use narrator::{Narrator, lines};
 pub use perfetto::Perfetto;
 pub use picture::{Picture, Place, SocketPicture};
+pub use reader::Reader;
 pub use recorder::{RecordOptions, RecordedListener, Recorder};
-pub use replay::{Difference, ReplayKernel, Replays, Stop, StopSign};
-pub use sink::OnEnd;
+pub(crate) use replay::LateBytes;
+pub use replay::{ReplayKernel, Replays};
+pub use sink::{OnEnd, Segments};
+pub(crate) use snapshot::{Snapshot, SnapshotConnection};
+pub use stop::{Difference, Stop, StopSign};
 pub use tape::Recorded;
 
 /// The key at this position in the ring of a replay. It is public: the digests of a recording are made

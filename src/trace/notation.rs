@@ -42,6 +42,10 @@ impl Event {
             Self::RandomBelow { limit, .. } => format!("random_below({limit})"),
             Self::FillRandom(len, _) => format!("fill_random({len} bytes)"),
             Self::Note(note) => format!("note: {note}"),
+            Self::Snapshot { turns, connections, .. } => {
+                format!("snapshot after turn {turns}, with {connections} connections")
+            }
+            Self::Present(stream, _) => format!("snapshot of {stream}"),
             Self::World(World::Sleeps(..)) => "inside poll".to_owned(),
             Self::World(_) => "no call of the loop".to_owned(),
         }
@@ -75,6 +79,8 @@ impl Event {
             | Self::Close(..)
             | Self::Probe(_)
             | Self::Note(_)
+            | Self::Snapshot { .. }
+            | Self::Present(..)
             | Self::World(_) => return None,
         })
     }

@@ -2,6 +2,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt::Write as _;
 
 use super::{Event, Narrator, Step, Stream};
+use crate::proto::State;
 use crate::reactor::Note;
 
 /// Turns events into a Chrome trace, which ui.perfetto.dev shows: a track for the loop with its polls and
@@ -252,6 +253,12 @@ impl Perfetto {
         let state = match (event, unsent) {
             (Event::Note(Note::Authenticated(..)), _) => "authenticated",
             (Event::Shutdown(..), _) => "half-closed",
+            (Event::Present(_, presence), _) => match presence.state {
+                State::Lingering => "half-closed",
+                State::Echoing if presence.unsent > 0 => "sending",
+                State::Echoing | State::Finishing => "authenticated",
+                _ => return,
+            },
             (_, Some(0)) if self.state_of(stream) == "sending" => "authenticated",
             (_, Some(1..)) if self.state_of(stream) == "authenticated" => "sending",
             (Event::Close(..), _) => return self.end_life(stream),

@@ -1,14 +1,25 @@
-use std::collections::HashMap;
-use std::fmt;
+use std::collections::BTreeMap;
 use std::io::{self, Read};
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::file::{Ahead, ReadError, Reader};
-use super::{Event, Fault, Recorder, Stream, Subject};
+use super::decode::Data;
+use super::reader::Ahead;
+use super::snapshot::OfReplay;
+use super::{
+    Difference, Event, Fault, ReadError, Reader, Recorder, Snapshot, SnapshotConnection, Stop,
+    StopSign, Stream, Subject,
+};
+use crate::auth::KeyId;
+use crate::proto::{Disguise, State};
 use crate::python::Monotonic;
-use crate::reactor::{Close, Kernel, Liveness, Note, Ready, Token, Wake};
+use crate::reactor::{
+    Close, Kernel, Liveness, Note, Parts, Ready, SnapshotTaker, Token, Wake, WritePresence,
+};
+
+/// Bytes of streams that come later than their `recv`.
+pub(crate) type LateBytes = BTreeMap<Stream, Vec<u8>>;
 
 /// A kernel that gives the answers of a recording, and compares each call with the one that was
 /// recorded. At the first difference, and at the end, it unwinds out of the loop.
@@ -19,8 +30,10 @@ pub struct ReplayKernel<R> {
     /// The recorded loop also had deadlines of an admin endpoint, which is not replayed.
     has_admin: bool,
     /// Bytes of streams that were recorded later than their `recv`, as far as they are not yet received.
-    late: HashMap<Stream, Vec<u8>>,
-    stop: Arc<Mutex<Option<Stop>>>,
+    late: LateBytes,
+    /// Snapshots are compared: they are this build's.
+    compares: bool,
+    stop: StopSign,
 }
 
 /// A kernel that replays, or stands above one that does.
@@ -44,62 +57,16 @@ impl<K: Replays> Replays for Recorder<K> {
     }
 }
 
-/// The reason why a replay stopped.
-#[derive(Debug)]
-#[non_exhaustive]
-pub enum Stop {
-    /// There is nothing more to replay.
-    End,
-    /// The loop made another call than the recorded one, or decided otherwise.
-    Different(Difference),
-    /// The recording cannot be read on.
-    Unreadable(ReadError),
-}
-
-/// The first call in which a loop differs from a recording.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Difference {
-    /// The turn in which it made the call.
-    pub turn: u64,
-    /// Number of events before it.
-    pub step: u64,
-    /// The recorded event. `None` if the recording has no further one in a turn that it has.
-    pub recorded: Event,
-    /// The call of the loop, without an answer where there is none.
-    pub called: String,
-    /// The stream of the call, if it is about one.
-    pub stream: Option<Stream>,
-}
-
-impl fmt::Display for Difference {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { turn, step, recorded, called, .. } = self;
-        write!(f, "turn {turn}, step {step}: recorded {recorded}, the loop called {called}")
-    }
-}
-
-/// Knows why a replay stopped.
-#[derive(Clone, Debug)]
-pub struct StopSign(Arc<Mutex<Option<Stop>>>);
-
-impl StopSign {
-    /// The reason, once.
-    pub fn take(&self) -> Option<Stop> {
-        lock(&self.0).take()
-    }
-}
-
-fn lock(stop: &Mutex<Option<Stop>>) -> MutexGuard<'_, Option<Stop>> {
-    stop.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl<R: Read> ReplayKernel<R> {
     /// A kernel that answers from a recording. The sign tells why it unwound.
     pub fn new(reader: Reader<R>) -> (Self, StopSign) {
         let has_admin = reader.header().get("admin") == Some("yes");
-        let stop = Arc::new(Mutex::new(None));
-        let sign = StopSign(Arc::clone(&stop));
-        (Self { reader, now: Monotonic::ZERO, has_admin, late: HashMap::new(), stop }, sign)
+        let stop = StopSign::default();
+        let sign = stop.clone();
+        let build = option_env!("BUILD_COMMIT");
+        let compares = build.is_some() && reader.header().get("commit") == build;
+        let (now, late) = (Monotonic::ZERO, BTreeMap::new());
+        (Self { reader, now, has_admin, late, compares, stop }, sign)
     }
 
     /// The recording.
@@ -108,7 +75,7 @@ impl<R: Read> ReplayKernel<R> {
     }
 
     fn stop(&self, why: Stop) -> ! {
-        *lock(&self.stop) = Some(why);
+        self.stop.set(why);
         std::panic::resume_unwind(Box::new(()));
     }
 
@@ -157,19 +124,76 @@ impl<R: Read> ReplayKernel<R> {
         if self.late.contains_key(&stream) {
             return;
         }
-        match self.reader.late(stream) {
-            Ok(Some(bytes)) => drop(self.late.insert(stream, bytes)),
-            // The process was killed before.
-            Ok(None) => self.stop(Stop::End),
+        match self.reader.late([stream].into()) {
+            Ok(found) => self.late.extend(found),
             Err(error) => self.stop(Stop::Unreadable(error)),
+        }
+        if !self.late.contains_key(&stream) {
+            // The process was killed before.
+            self.stop(Stop::End);
         }
     }
 
-    /// Readings that only time turns decide nothing: a build may make others.
+    /// The snapshot that the recording begins with; `None` if it is cut off in it.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub(crate) fn begin_with_snapshot(&mut self) -> Result<Option<Snapshot>, ReadError> {
+        let Some(snapshot) = self.reader.snapshot()? else { return Ok(None) };
+        self.now = self.reader.now();
+        Ok(Some(snapshot))
+    }
+
+    /// The bytes that stand for all of the PROXY headers of these connections but their last pieces, as far
+    /// as they are known.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub(crate) fn headers(&mut self, snapshot: &Snapshot) -> Result<LateBytes, ReadError> {
+        let has_none = |one: &&SnapshotConnection| one.presence.state == State::AwaitHeader;
+        let wanted = snapshot.connections.iter().filter(has_none).map(|one| one.stream).collect();
+        self.reader.late(wanted)
+    }
+
+    /// Goes on with bytes of headers that are still to be received.
+    pub(crate) fn set_late(&mut self, late: LateBytes) {
+        self.late = late;
+    }
+
+    /// Readings that only time turns decide nothing: a build may make others. Snapshots that are not
+    /// compared are left out too.
     fn skip_timing(&mut self) {
-        while matches!(self.next(), Event::Timing(_)) {
+        while matches!(self.next(), Event::Timing(_) | Event::Snapshot { .. } | Event::Present(..))
+        {
             self.take();
         }
+    }
+
+    /// Compares a part of a snapshot with the recorded one.
+    fn compare_part(&mut self, event: &Event, parts: &Parts) {
+        let recorded = self.next().clone();
+        let is_same = match (&recorded, event) {
+            // Readings that time turns are left out where there is an admin endpoint.
+            (
+                Event::Snapshot { turns: one, connections: their, .. },
+                Event::Snapshot { turns: other, connections: own, .. },
+            ) => (one, their) == (other, own),
+            (recorded, event) => recorded == event,
+        };
+        let ahead = self.reader.peek().ok().flatten();
+        let state = ahead.map(|ahead| match &ahead.data {
+            Data::Parts(recorded) => recorded.state == parts.state,
+            _ => false,
+        });
+        if !is_same || state != Some(true) {
+            let called = format!("{}, in another state", event.call());
+            let stream = match event {
+                Event::Present(stream, _) => Some(*stream),
+                _ => None,
+            };
+            self.differ(called, stream);
+        }
+        self.take();
     }
 }
 
@@ -179,7 +203,9 @@ impl<R: Read> Kernel for ReplayKernel<R> {
     type AdminListener = ();
 
     fn now(&mut self) -> Monotonic {
-        if let Event::Clock(now) | Event::Timing(now) = self.next() {
+        // The end, and what cannot be read, are for the next call.
+        let event = self.reader.peek().ok().flatten().map(|ahead| &ahead.event);
+        if let Some(Event::Clock(now) | Event::Timing(now)) = event {
             self.now = *now;
             self.take();
         }
@@ -395,6 +421,21 @@ impl<R: Read> Kernel for ReplayKernel<R> {
         });
     }
 
+    fn wants_snapshot(&mut self) -> bool {
+        self.compares
+            && matches!(self.reader.peek(), Ok(Some(Ahead { event: Event::Snapshot { .. }, .. })))
+    }
+
+    fn snapshot(
+        &mut self,
+        take: impl FnOnce(&mut dyn SnapshotTaker<Stream>) -> Result<(), String>,
+    ) {
+        let mut comparison = Comparison { kernel: self, turns: 0 };
+        if let Err(fault) = take(&mut comparison) {
+            self.differ(format!("snapshot: {fault}"), None);
+        }
+    }
+
     fn replayed(&mut self) -> Option<Note> {
         // At the end there is nothing to repeat, and the loop may still have to end.
         let ahead = self.reader.peek().ok().flatten()?;
@@ -406,6 +447,33 @@ impl<R: Read> Kernel for ReplayKernel<R> {
             }
             _ => None,
         }
+    }
+}
+
+/// Compares a snapshot of the loop with the recorded one.
+struct Comparison<'a, R> {
+    kernel: &'a mut ReplayKernel<R>,
+    turns: u64,
+}
+
+impl<R: Read> SnapshotTaker<Stream> for Comparison<'_, R> {
+    fn begin(&mut self, turns: u64, _settings: &str, _keys: &[KeyId]) {
+        self.turns = turns;
+    }
+
+    fn server(&mut self, connections: usize, write: &mut dyn FnMut(&mut dyn Disguise, &mut Parts)) {
+        let mut parts = Parts::default();
+        write(&mut OfReplay, &mut parts);
+        let (turns, at) = (self.turns, self.kernel.now);
+        let event = Event::Snapshot { turns, at, connections: connections as u64 };
+        self.kernel.compare_part(&event, &parts);
+    }
+
+    fn connection(&mut self, stream: &Stream, write: &mut WritePresence<'_>) -> Result<(), String> {
+        let mut parts = Parts::default();
+        let presence = write(&mut OfReplay, &mut parts)?;
+        self.kernel.compare_part(&Event::Present(*stream, presence), &parts);
+        Ok(())
     }
 }
 

@@ -13,14 +13,15 @@ use saltecho::proto::{
 };
 use saltecho::random::SplitMix;
 use saltecho::server::handover::Thawing;
-use saltecho::server::{Limits, Note, Server};
+use saltecho::server::{Limits, Note, Server, recording_header};
 use saltecho::sim::{Faults, Seen, SimClient, SimKernel};
-use saltecho::trace::Recorder;
+use saltecho::trace::{RecordOptions, Recorder};
 
 use crate::multiprocessing_world::answer;
 use crate::world::TestKernel;
 use crate::world::client::Fate;
 use crate::world::moving::{self, Outcome, draw_time};
+use crate::world::segments;
 use crate::world::steps::{receive, until_asleep};
 
 const SEEDS: u64 = 600;
@@ -254,12 +255,24 @@ fn run<H: Handler + Clone>(protocol: Protocol, handler: H, seed: u64) {
     let mut limits = Limits::for_connections(1 + random.below(12));
     limits.bytes_per_turn = 1 + random.below(10_000);
     limits.accepts_per_turn = 1 + random.below(4);
-    let kernel = Recorder::off(SimKernel::new(random.next_u64(), faults));
+    let kernel = SimKernel::new(random.next_u64(), faults);
+    let handovers = [0, 0, 50, 300][random.clone().below(4)];
+    // A recording does not go on in another loop.
+    let (kernel, recorded) = match handovers {
+        0 => {
+            let header = recording_header(&config, &limits, &[], &[], &[false]);
+            let keeps_payload = seed.is_multiple_of(2);
+            let options = RecordOptions { header, keeps_payload, limit: Some(14_000) };
+            let (recorder, recorded) = segments::record(kernel, options);
+            (recorder, Some(recorded))
+        }
+        _ => (Recorder::off(kernel), None),
+    };
     let (own, settings) = (handler.clone(), config.clone());
     let mut server = Server::with_kernel(kernel, vec![().into()], settings, limits, own).unwrap();
     let (seer, clients) = (Seer::default(), Vec::new());
     seer.observe(&mut server);
-    let handovers = [0, 0, 50, 300][random.clone().below(4)];
+    let fresh = handler.clone();
     let mut world =
         World { protocol, server, config, limits, handler, handovers, clients, random, seer };
     for _ in 0..world.random.below(300) {
@@ -273,6 +286,12 @@ fn run<H: Handler + Clone>(protocol: Protocol, handler: H, seed: u64) {
     }
     world.quiesce();
     world.end();
+    drop(world);
+    if let Some(recorded) = recorded
+        && let Err(fault) = recorded.replay(|| fresh.clone())
+    {
+        panic!("seed {seed}: {fault}");
+    }
 }
 
 impl<H: Handler + Clone> World<H> {

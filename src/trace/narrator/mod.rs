@@ -6,8 +6,8 @@ use std::time::Duration;
 use super::readiness::{letters, names};
 use super::{Event, Fault, Step, Stream, Subject};
 use crate::auth::Challenge;
-use crate::proto::ConnId;
-use crate::reactor::{Close, Liveness, Note, Ready};
+use crate::proto::{ConnId, State};
+use crate::reactor::{Close, Liveness, Note, Presence, Ready};
 
 /// Tells the events of a run in plain words, one line each, with the rule that the loop follows and
 /// the source file in which it stands.
@@ -161,8 +161,26 @@ impl Narrator {
                  (server/accept.rs)"
             ),
             Event::Note(note) => self.note(note),
+            Event::Snapshot { turns, connections, .. } => {
+                self.turn = *turns;
+                format!(
+                    "the recording goes on from a snapshot here, after turn {turns}, with {connections} \
+                     connections"
+                )
+            }
+            Event::Present(stream, presence) => self.present(*stream, *presence),
             Event::World(act) => beside::world(act),
         }
+    }
+
+    fn present(&mut self, stream: Stream, presence: Presence) -> String {
+        let Presence { id, ready, state, unsent } = presence;
+        self.streams.insert(id, stream);
+        let belief = self.belief(stream);
+        (belief.id, belief.ready, belief.unsent) = (Some(id), ready, unsent as u64);
+        belief.half_closed = state == State::Lingering;
+        let (state, bits) = (state.name(), letters(ready));
+        format!("{stream} is {id}, which is there: {state}, bits {bits}, {unsent} bytes unsent")
     }
 
     fn belief(&mut self, stream: Stream) -> &mut Belief {

@@ -57,6 +57,13 @@ pub(super) fn caption(step: &Step, before: &State, after: &Model) -> String {
         Event::FillRandom(len, Ok(())) => format!("The loop gets {len} random bytes."),
         Event::FillRandom(_, Err(fault)) => format!("There are no random bytes: {fault}."),
         Event::Note(note) => around.note(note),
+        Event::Snapshot { turns, connections, .. } => format!(
+            "A snapshot of the loop after turn {turns}, with {connections} connections: what was before is \
+             not needed."
+        ),
+        Event::Present(stream, presence) => {
+            format!("{stream} is there, {}.", presence.state.name().replace('_', " "))
+        }
         Event::World(act) => around.world(act),
     }
 }

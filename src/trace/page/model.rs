@@ -193,6 +193,14 @@ impl Model {
                     self.conn(stream).stage = "authenticated";
                 }
             }
+            Event::Snapshot { turns, .. } => self.state.turn = *turns,
+            Event::Present(stream, presence) => {
+                self.owners.insert(presence.id, *stream);
+                let conn = self.conn(*stream);
+                (conn.id, conn.told, conn.held) =
+                    (Some(presence.id), presence.ready, presence.unsent);
+                conn.stage = presence.state.name();
+            }
             Event::World(act) => self.world(act),
             _ => {}
         }

@@ -17,6 +17,7 @@ pub mod judge;
 mod keepalive;
 pub mod moving;
 mod records;
+pub mod segments;
 pub mod steps;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
