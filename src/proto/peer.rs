@@ -75,7 +75,7 @@ impl Peer {
         Some(Self::default().with_address(reader.address()?))
     }
 
-    /// The connection's identifier, as in the calls to a server's observer.
+    /// The connection's identifier, as in the notes that a server's observer hears.
     pub const fn id(&self) -> ConnId {
         self.id
     }

@@ -1,9 +1,9 @@
 //! The events of a loop's run: one stream that is recorded, replayed, explained and drawn.
 //!
 //! A loop asks the operating system for everything through one trait and is deterministic between
-//! two answers. So the calls of [`Kernel`](crate::reactor::Kernel) with their results, and the few
-//! things that reach the loop by another way ([`Note`](crate::reactor::Note)), are its whole story: an
-//! [`Event`] each. The [simulator](crate::sim) adds what its clients and its network do.
+//! two answers. So the calls of [`Kernel`](crate::reactor::Kernel) with their results, and its notes
+//! ([`Note`](crate::reactor::Note): what reaches it by another way, and what it decides), are its whole
+//! story: an [`Event`] each. The [simulator](crate::sim) adds what its clients and its network do.
 //!
 //! - [`Recorder`] is a kernel that writes the events of another into a file;
 //! - [`Reader`] reads such a file;

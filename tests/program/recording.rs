@@ -206,8 +206,8 @@ fn what_cannot_be_replayed_is_refused_with_its_reason() {
     let last = damaged.len() - 3;
     damaged[last] ^= 1;
     run(&["replay", &write("damaged", &damaged)], b"").expect(2, &["the recording is damaged"]);
-    let newer = [&b"saltecho recording 2\n\n"[..], &bytes].concat();
-    run(&["replay", &write("newer", &newer)], b"").expect(2, &["has format 2"]);
+    let newer = [&b"saltecho recording 99\n\n"[..], &bytes].concat();
+    run(&["replay", &write("newer", &newer)], b"").expect(2, &["has format 99"]);
     run(&["explain", &write("text", b"hello\n\n")], b"").expect(2, &["not a recording"]);
     for flags in [["--connection", "999"], ["--from", "1h"]] {
         run(&["explain", path.to_str().unwrap(), flags[0], flags[1]], b"")

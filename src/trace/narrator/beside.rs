@@ -82,7 +82,7 @@ pub(super) fn world(act: &World) -> String {
         World::Vanishes(_, true) => "the client's machine stops, and will start again".to_owned(),
         World::Vanishes(_, false) => "the client's machine vanishes".to_owned(),
         World::Disconnects(_, fault) => format!("the network ends the connection: {fault}"),
-        World::Arrives(_, unread) => format!("bytes arrive; {unread} are unread"),
+        World::Arrives(_, unread) => format!("bytes arrive; unread now: {unread}"),
         World::Injects(fault) => format!("a fault is injected into the next call: {fault}"),
         World::Sleeps(slept, None) => format!("the loop sleeps for {slept:?}, with no limit"),
         World::Sleeps(slept, Some(leave)) => format!("the loop sleeps for {slept:?} of {leave:?}"),

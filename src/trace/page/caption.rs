@@ -167,7 +167,7 @@ impl Around<'_> {
                 ),
             },
             Ok(n) if unread > 0 => format!(
-                "The loop receives {} from {stream}. {} more are in the kernel.",
+                "The loop receives {} from {stream}. The kernel has {} more.",
                 bytes(n),
                 grouped(unread as u64)
             ),
@@ -307,7 +307,7 @@ impl Around<'_> {
             }
             World::Disconnects(stream, fault) => format!("The network ends {stream}: {fault}."),
             World::Arrives(stream, unread) => {
-                format!("Bytes of {stream} arrive. {} are unread now.", grouped(*unread as u64))
+                format!("Bytes of {stream} arrive. Unread now: {}.", grouped(*unread as u64))
             }
             World::Injects(Fault(libc::EMFILE)) => {
                 "The process has no descriptor left for another connection.".to_owned()
@@ -343,7 +343,7 @@ impl Around<'_> {
             }
             if kernel.unread > 0 {
                 return format!(
-                    "The loop sleeps. {} of {stream} are unread, and no event is to come.",
+                    "The loop sleeps with {} of {stream} unread, and no event is to come.",
                     bytes(kernel.unread)
                 );
             }

@@ -70,7 +70,7 @@ impl Conn {
         } else if !asleep || waits {
             None
         } else if kernel.unread > 0 {
-            Some(format!("the loop sleeps; {unread} are unread, and no event is to come"))
+            Some(format!("the loop sleeps with {unread} unread, and no event is to come"))
         } else if self.held > 0 && !kernel.room_owed {
             Some("the answer is in hand, there is room, and no event is to come".to_owned())
         } else if kernel.ended && !self.at_end {

@@ -170,7 +170,7 @@ fn a_caption_says_what_the_loop_cannot_know() {
     );
     assert_eq!(
         film.texts[0][0],
-        "The loop receives 4,096 bytes from c1. 1,234,567 more are in the kernel."
+        "The loop receives 4,096 bytes from c1. The kernel has 1,234,567 more."
     );
     assert_eq!(
         film.texts[1][0],
