@@ -224,7 +224,7 @@ pub(super) fn early_end(reader: &Input) -> Option<String> {
             Some(format!("ended early, after turn {}: {why}", reader.turn()))
         }
         Some(Ending::Cut) => Some(format!(
-            "is cut off after turn {}: the process was killed, or the file is not whole",
+            "is cut off after turn {}: the process was killed, or a part of it is not there",
             reader.turn()
         )),
     }

@@ -172,6 +172,6 @@ pub enum Ending {
     Complete,
     /// Before it, for this reason.
     Stopped(String),
-    /// Without a mark: the process was killed, or the file cut off.
+    /// Without a mark: the process was killed, the file cut off, or its next segment is not there.
     Cut,
 }

@@ -8,9 +8,6 @@ use super::{Event, Snapshot, SnapshotConnection, Step, Stream};
 use crate::python::Monotonic;
 use crate::reactor::Parts;
 
-/// The end of a segment whose next one is not there.
-const NO_NEXT: &str = "its next segment is not there";
-
 /// Reads the events of a recording of unknown origin. Its memory is bounded by the longest chunk.
 pub struct Reader<R> {
     input: R,
@@ -28,12 +25,8 @@ pub struct Reader<R> {
     following: VecDeque<(R, u64)>,
     /// The number of the last segment, if the recording has segments.
     last: Option<u64>,
-    /// There was one behind the first.
-    has_next: bool,
     /// Segments that were read to their end.
     segments_read: usize,
-    /// The last record says that the recording goes on in another segment.
-    goes_on: bool,
     ahead: Option<Ahead>,
     now: Monotonic,
     turn: u64,
@@ -69,9 +62,7 @@ impl<R: Read> Reader<R> {
             decoder: Decoder::default(),
             following: VecDeque::new(),
             last,
-            has_next: false,
             segments_read: 0,
-            goes_on: false,
             ahead: None,
             now: Monotonic::ZERO,
             turn: 0,
@@ -90,7 +81,7 @@ impl<R: Read> Reader<R> {
             number.is_some() && number == header.segment() && run(&self.header) == run(&header);
         if is_next {
             self.following.push_back((next, header.to_bytes().len() as u64));
-            (self.last, self.has_next) = (number, true);
+            self.last = number;
         }
         is_next
     }
@@ -140,10 +131,7 @@ impl<R: Read> Reader<R> {
         let mut sum = None;
         while self.ahead.is_none() && self.ending.is_none() {
             if self.at == self.chunk.len() && !self.next_chunk()? {
-                self.ending = Some(match self.goes_on && !self.has_next {
-                    true => Ending::Stopped(NO_NEXT.to_owned()),
-                    false => Ending::Cut,
-                });
+                self.ending = Some(Ending::Cut);
                 break;
             }
             let next = self.decoder.next(&self.chunk[self.at..]);
@@ -158,7 +146,8 @@ impl<R: Read> Reader<R> {
                 Record::Late(..) => {}
                 Record::End(why) if why.is_empty() => self.ending = Some(Ending::Complete),
                 Record::End(why) => self.ending = Some(Ending::Stopped(why)),
-                Record::GoesOn => self.goes_on = true,
+                // The next segment is read as the next chunk, if it is there.
+                Record::GoesOn => {}
             }
         }
         Ok(self.ahead.as_ref())
