@@ -73,6 +73,11 @@ impl Sink {
         }
     }
 
+    /// Returns true if something is to go to the thread that has not gone with its turn.
+    pub(super) fn has_kept(&self) -> bool {
+        matches!(self, Self::File(file) if !file.kept.is_empty())
+    }
+
     /// Begins the next segment behind these bytes of whole turns.
     pub(super) fn begin_next(&mut self, bytes: &mut Vec<u8>, segment: Vec<u8>) {
         if let Self::File(file) = self {

@@ -134,7 +134,7 @@ impl Tape {
 
     pub(super) fn hand_over(&mut self) -> Result<(), String> {
         self.unjudged = None;
-        if self.held == 0 && !self.encoder.out.is_empty() {
+        if self.held == 0 && (!self.encoder.out.is_empty() || self.sink.has_kept()) {
             let before = self.encoder.out.len();
             self.sink.push(&mut self.encoder.out)?;
             if let Some(ring) = &mut self.ring {
