@@ -7,7 +7,7 @@
 //! all others, which cannot even tell, because the kernel has completed their connections and takes
 //! their bytes. And the error of one client ends the whole program.
 //!
-//! **Step by step:** docs/loop.html#zero, in a browser.
+//! **Step by step:** docs/loop.html#zero, in a browser. **To practice:** `lab/exercises/05_ends/`.
 //!
 //! **Read next:** `02_thread_per_client.rs`.
 

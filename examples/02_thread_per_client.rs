@@ -8,7 +8,8 @@
 //! memory), a kernel task and a place in the scheduler, even while it is silent. Unauthenticated
 //! clients decide the number of threads. Without a timeout no thread ends before its client does.
 //!
-//! **Step by step:** docs/loop.html#one-accept, in a browser.
+//! **Step by step:** docs/loop.html#one-accept, #no-descriptor and #flood, in a browser. **To
+//! practice:** `lab/exercises/02_door/`, `lab/exercises/12_bad_night/`.
 //!
 //! **Read next:** `03_busy_waiting.rs` does it with one thread, the wrong way.
 

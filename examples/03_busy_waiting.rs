@@ -9,7 +9,8 @@
 //! a round grows with the number of clients. A `sleep` in the loop saves the core, but makes answers
 //! late by the length of the sleep, and each round is as long as before.
 //!
-//! **Step by step:** docs/loop.html#would-block, in a browser.
+//! **Step by step:** docs/loop.html#would-block, in a browser. **To practice:**
+//! `lab/exercises/01_first_echo/`.
 //!
 //! **Read next:** `05_readiness/main.rs`, where the kernel says which socket is worth a try; or
 //! first `04_settimeout.rs`, the third mode.

@@ -10,7 +10,8 @@
 //! use: close it. And a `recv` with a timeout is no deadline for a message: a peer that sends one
 //! byte each time holds the caller for as long as it likes.
 //!
-//! **Step by step:** docs/loop.html#old-clock and #moving-deadline, in a browser.
+//! **Step by step:** docs/loop.html#old-clock and #moving-deadline, in a browser. **To practice:**
+//! `lab/exercises/08_deadlines/`.
 //!
 //! **Read next:** `06_send_and_sendall.rs` on the deadline of a whole `sendall`; `src/client.rs`
 //! for a deadline over many `recv`s.

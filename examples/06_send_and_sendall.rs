@@ -9,7 +9,8 @@
 //! fits, and then loses the end of one message. `sendall` on a non-blocking socket loses it too:
 //! part of the data goes, then comes `BlockingIOError`, and the count is lost.
 //!
-//! **Step by step:** docs/loop.html#partial-write, in a browser.
+//! **Step by step:** docs/loop.html#partial-write, in a browser. **To practice:**
+//! `lab/exercises/04_short_sends/`.
 //!
 //! **Read next:** `07_back_pressure.rs`: code that must not wait keeps the rest and the count.
 

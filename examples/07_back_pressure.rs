@@ -8,7 +8,8 @@
 //! **What goes wrong:** reading on. A client that sends and never reads then fills the server's
 //! memory with its answers, at the speed of the network.
 //!
-//! **Step by step:** docs/loop.html#slow-reader and #writable-event, in a browser.
+//! **Step by step:** docs/loop.html#writable-event and #slow-reader, in a browser. **To practice:**
+//! `lab/exercises/04_short_sends/`, `lab/exercises/07_back_pressure/`.
 //!
 //! **Read next:** `src/proto/connection.rs`, where the two states of this loop have names, and
 //! `src/server/pump.rs`, which also limits one connection's share of a turn.

@@ -9,7 +9,8 @@
 //! relays challenges can stand in the middle. This protects a service on a network that is trusted
 //! otherwise; for more there is TLS.
 //!
-//! **Step by step:** docs/loop.html#pieces, in a browser.
+//! **Step by step:** docs/loop.html#pieces and #drain, in a browser. **To practice:**
+//! `lab/exercises/06_pieces/`, `lab/exercises/11_goodbye/`.
 //!
 //! **Read next:** `11_custom_handler.rs`; `src/server/mod.rs`: one turn of the loop, on a page.
 

@@ -10,6 +10,9 @@
 //! next call. Loss, duplicates and reordering do not happen on this machine; elsewhere they do, so a
 //! `recv` without a timeout will some day wait for ever.
 //!
+//! **Step by step:** docs/loop.html#pieces, in a browser. **To practice:**
+//! `lab/exercises/06_pieces/`.
+//!
 //! **Read next:** `10_makefile.rs`: messages on a stream, which has no edges of its own.
 
 use saltecho::socket::{Address, Family, Result, Socket, SocketType};

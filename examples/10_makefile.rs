@@ -9,7 +9,8 @@
 //! the middle of a line spoils the file: the half line is lost with it, so Python refuses further
 //! reads rather than misread. `readline` without a limit lets the peer fill the memory.
 //!
-//! **Step by step:** docs/loop.html#pieces, in a browser.
+//! **Step by step:** docs/loop.html#pieces, in a browser. **To practice:**
+//! `lab/exercises/06_pieces/`.
 //!
 //! **Read next:** `11_custom_handler.rs`, a line protocol on the event loop.
 

@@ -10,7 +10,8 @@
 //! with a line that never ends. And a handler runs in the loop: while it waits, every connection
 //! waits.
 //!
-//! **Step by step:** docs/loop.html#half-close and #close-unread, in a browser.
+//! **Step by step:** docs/loop.html#half-close, #close-unread and #hang-up, in a browser. **To
+//! practice:** `lab/exercises/05_ends/`, `lab/exercises/11_goodbye/`.
 //!
 //! **Read next:** `src/proto/handler.rs`, and `src/proto/connection.rs`, which calls it.
 

@@ -10,7 +10,8 @@
 //! dropping the future of a `write` half way: bytes would be sent and not counted. Here
 //! that cannot happen, since `write` either takes bytes or waits.
 //!
-//! **Step by step:** docs/loop.html#drain, in a browser.
+//! **Step by step:** docs/loop.html#slow-reader, in a browser. **To practice:**
+//! `lab/exercises/07_back_pressure/`.
 //!
 //! **Read next:** `src/proto/connection.rs`; `src/server/pump.rs` is the same loop in this crate.
 

@@ -10,6 +10,9 @@
 //! the old one is whole and can go on at any time, and the new one has touched no socket: no accept, no
 //! read, not even a close that a peer would notice.
 //!
+//! **Step by step:** docs/loop.html#handover, in a browser. **To practice:**
+//! `lab/exercises/01_first_echo/`.
+//!
 //! **Read next:** `src/server/handover/mod.rs`, and `docs/HANDOVER-FORMAT.md`.
 
 use std::error::Error;

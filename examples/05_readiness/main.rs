@@ -10,7 +10,9 @@
 //! `cargo study 05_readiness -- read-once` (or `write-all`, `lost-wakeup`, `stale-token`)
 //! shows one of them; without an argument it shows all.
 //!
-//! **Step by step:** docs/loop.html#one-read, #greedy and #stale-token, in a browser.
+//! **Step by step:** docs/loop.html#one-read, #greedy, #forgotten-share, #end-behind-data,
+//! #urgent-byte and #stale-token, in a browser. **To practice:** `lab/exercises/03_drain/`,
+//! `lab/exercises/05_ends/`, `lab/exercises/09_fairness/`, `lab/exercises/10_stale_events/`.
 //!
 //! **Read next:** `07_back_pressure.rs`, which reads and writes as it should.
 

@@ -17,8 +17,6 @@ pub type Serve = fn(&mut LabKernel, &mut (), &Rules) -> io::Result<()>;
 pub struct Task {
     /// The page of text.
     pub text: &'static str,
-    /// The directory with all of it.
-    pub directory: &'static str,
     /// The loop to be completed.
     pub skeleton: Serve,
     /// The code with which the untouched skeleton fails.
@@ -39,7 +37,6 @@ macro_rules! tasks {
         /// The tasks, in the order of the exercises.
         pub const TASKS: &[Task] = &[$(Task {
             text: include_str!(concat!($directory, "/README.md")),
-            directory: concat!("lab/", $directory),
             skeleton: $module::skeleton::serve,
             code: Code::$code,
             solution: $module::solution::serve,
@@ -57,7 +54,7 @@ tasks! {
     back_pressure "../exercises/07_back_pressure" OverLimit,
     deadlines "../exercises/08_deadlines" PastDeadline,
     fairness "../exercises/09_fairness" HeldTheLoop,
-    strangers "../exercises/10_strangers" ClosedWithoutCause,
+    stale_events "../exercises/10_stale_events" ClosedWithoutCause,
     goodbye "../exercises/11_goodbye" ResetOvertakes,
     bad_night "../exercises/12_bad_night" Famine,
 }

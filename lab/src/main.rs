@@ -7,15 +7,16 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::Duration;
 
-use lab::stories::{STORIES, Story};
-use lab::{Serve, TASKS, Task};
-use saltecho::lab::{Exercise, Verdict, grade};
+use lab::{Serve, TASKS, Task, stories};
+use saltecho::lab::{Code, Exercise, Verdict, grade};
+use saltecho::trace::page::{Page, STOP, Story};
 
 const USAGE: &str = "\
 usage: cargo run -p lab -- EXERCISE [OPTION]...
 
-EXERCISE is a number or a name; `all` runs them in order up to the first that fails, and `stories` shows
-what each mistake leads to.
+EXERCISE is a number or a name; `all` runs them in order up to the first that fails. `explain L02` explains
+the code of a verdict, `stories` tells each classic mistake up to its stop, and `page` writes docs/loop.html,
+which shows the stories in a browser.
 
   --text        print the exercise's page
   --solution    run the solution in the place of the skeleton
@@ -35,10 +36,20 @@ fn main() -> ExitCode {
             list();
             ExitCode::SUCCESS
         }
-        Ok(Wish::Stories) => {
-            STORIES.iter().for_each(tell);
+        Ok(Wish::Explain(code)) => {
+            print!("{}", code.map_or_else(Code::list, Code::explanation));
             ExitCode::SUCCESS
         }
+        Ok(Wish::Stories) => show(|page| {
+            page.stories.iter().for_each(|story| tell(page, story));
+            Ok(())
+        }),
+        Ok(Wish::Page) => show(|page| {
+            let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/loop.html");
+            std::fs::write(file, page.to_html()).map_err(|error| format!("{file}: {error}"))?;
+            println!("docs/loop.html: {} stories", page.stories.len());
+            Ok(())
+        }),
         Ok(Wish::Grade { exercises, text, solution, seeds, html }) => {
             for exercise in exercises {
                 let task = &TASKS[exercise.number - 1];
@@ -61,7 +72,9 @@ fn main() -> ExitCode {
 
 enum Wish {
     List,
+    Explain(Option<Code>),
     Stories,
+    Page,
     Grade {
         exercises: Vec<&'static Exercise>,
         text: bool,
@@ -77,10 +90,13 @@ fn parse(words: &[String]) -> Result<Wish, String> {
         println!("{USAGE}");
         return Ok(Wish::List);
     }
-    if first == "stories" {
-        return Ok(Wish::Stories);
-    }
     let exercises = match first.as_str() {
+        "explain" => {
+            let code = options.first().map(|code| code.parse());
+            return Ok(Wish::Explain(code.transpose()?));
+        }
+        "stories" => return Ok(Wish::Stories),
+        "page" => return Ok(Wish::Page),
         "all" => Exercise::all().iter().collect(),
         name => vec![Exercise::find(name)?],
     };
@@ -118,16 +134,28 @@ fn list() {
     println!("\nBegin with `cargo run -p lab -- 1 --text`.");
 }
 
-/// Prints a story up to its stop.
-fn tell(story: &Story) {
-    let wrong = story.tell().wrong;
-    println!("{}: {:?}", story.name, story.belief);
-    let (code, stop, note) = wrong.fault.expect("a story has its fault");
-    for step in &wrong.steps[..=stop] {
-        println!("  {}{}", if step.is_call { "" } else { "    " }, step.text);
+/// Plays the stories.
+fn show(how: impl FnOnce(&Page) -> Result<(), String>) -> ExitCode {
+    match stories::page().and_then(|page| how(&page)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(fault) => {
+            eprintln!("lab: {fault}");
+            ExitCode::FAILURE
+        }
     }
-    println!("  ^ {note} [{code}]");
-    println!("  {} ({}, exercise {})\n", story.rule, story.source, story.exercise);
+}
+
+/// Prints a story up to its stop.
+fn tell(page: &Page, story: &Story) {
+    println!("{}: {}\n  {}", story.name, story.title, story.text);
+    let run = &page.runs[story.mistake];
+    let stop = run.mark(STOP).expect("each story has its stop");
+    for line in saltecho::trace::lines(&run.steps[..=stop]) {
+        println!("    {line}");
+    }
+    let mark = run.marks.iter().find(|mark| mark.name == STOP).map(|mark| mark.text.as_str());
+    println!("    ^ {}", mark.unwrap_or_default());
+    println!("  Rule: {} ({}, {})\n", story.rule, story.source.0, story.exercise.0);
 }
 
 fn grade_one(
@@ -148,29 +176,39 @@ fn grade_one(
     };
     print!("{verdict}");
     let number = exercise.number;
-    let directory = task.directory.replace("/../", "/");
+    let directory = exercise.directory();
     match &verdict {
         Verdict::Pass { .. } => {
             if let Some((_, notes)) = task.text.split_once("\n## Notes\n") {
                 println!("{}", notes.trim_end());
             }
-            match Exercise::all().get(number) {
-                Some(next) => println!("\n  compare: {directory}/solution.rs\n  next:    {next}\n"),
-                None => println!("\n  compare: {directory}/solution.rs\n"),
+            println!("\n  compare: {directory}/solution.rs");
+            if let Some(Exercise { number, name, title, .. }) = Exercise::all().get(number) {
+                println!("  next:    cargo run -p lab -- {number} --text    ({name}: {title})");
             }
+            println!();
             Ok(())
         }
         Verdict::Fail(failure) => {
-            let origin = failure.origin;
+            let (origin, code) = (failure.origin, failure.code);
+            println!("  explain:  cargo run -p lab -- explain {code}");
             println!("  where:    {directory}/{file}");
-            println!("  again:    cargo run -p lab -- {number}{flag} --{origin}");
-            if let Some(file) = html {
-                if let Err(error) = std::fs::write(file, failure.page().to_html()) {
+            if let Some(story) = stories::about(exercise.name, code) {
+                println!("  story:    docs/loop.html#{story}, in a browser");
+            }
+            match html.map(|file| (file, std::fs::write(file, failure.page().to_html()))) {
+                None => println!("  watch:    add --html FILE, a page of this run for a browser"),
+                Some((file, Ok(()))) => println!("  watch:    {file}"),
+                Some((file, Err(error))) => {
                     eprintln!("lab: cannot write {file}: {error}");
                     return Err(1);
                 }
-                println!("  watch:    {file}");
             }
+            println!("  again:    cargo run -p lab -- {number}{flag} --{origin}");
+            Err(5)
+        }
+        Verdict::Unsteady { origin, .. } => {
+            println!("  again:    cargo run -p lab -- {number}{flag} --{origin}");
             Err(5)
         }
         Verdict::Unknown { .. } | Verdict::Error { .. } => Err(6),

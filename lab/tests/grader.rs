@@ -1,7 +1,7 @@
 //! The grader's own tests: it passes loops that are right, and names the fault of each that is wrong.
 
 use lab::{Mistake, TASKS, WRONG, model};
-use saltecho::lab::{Exercise, Verdict, exhaust, grade};
+use saltecho::lab::{Code, Exercise, Verdict, exhaust, grade, run};
 
 fn judge(exercise: &'static Exercise, seeds: u64, mistake: Option<Mistake>) -> Verdict {
     grade(exercise, 0..seeds, |kernel| {
@@ -90,6 +90,43 @@ fn a_verdict_repeats_to_the_letter() {
             verdict.to_string()
         });
         assert_eq!(verdicts.next(), verdicts.next());
+    }
+}
+
+#[test]
+fn a_failure_that_does_not_repeat_has_a_verdict_of_its_own() {
+    let (drain, mut runs) = (Exercise::find("drain").expect("it exists"), 0);
+    let verdict = grade(drain, 0..10, |kernel| {
+        runs += 1;
+        let rules = *kernel.rules();
+        model::serve(kernel, &mut (), &rules, (runs == 1).then_some(Mistake::ReadOnce))
+    });
+    assert_eq!(verdict.code(), Some(Code::UnreadInput));
+    let text = verdict.to_string();
+    assert!(text.starts_with("UNSTEADY 3-drain, seed 0\nerror[L02]: "), "{text}");
+    assert!(text.contains("the same seed gives the same run"), "{text}");
+}
+
+/// The verdict of a fault that the kernel has a part in names no more of the kernel's than it takes.
+#[test]
+fn faults_of_the_kernel_are_shrunk_one_by_one() {
+    for (name, mistake, most) in [
+        ("stale-events", Mistake::ReuseTokens, 1),
+        ("first-echo", Mistake::CloseAtWouldBlock, 1),
+        ("bad-night", Mistake::InterruptedEnds, 1),
+    ] {
+        let exercise = Exercise::find(name).expect("an exercise has this name");
+        let Verdict::Fail(failure) = judge(exercise, 2000, Some(mistake)) else {
+            panic!("{mistake:?} passes {name}");
+        };
+        let strikes = failure.script.strikes.as_deref().unwrap_or_default();
+        assert!(strikes.len() <= most, "{failure}");
+        let rules = exercise.rules;
+        let again = run(&failure.script, rules, |kernel| {
+            model::serve(kernel, &mut (), &rules, Some(mistake))
+        });
+        let (code, ..) = again.expect("no wire is involved").fault.expect("it fails again");
+        assert_eq!(code, failure.code);
     }
 }
 

@@ -118,9 +118,39 @@ impl Code {
         self.text().exercise
     }
 
+    /// All of that for a terminal, in lines of at most 90 characters.
+    pub fn explanation(self) -> String {
+        let Text { title, expected, help, why, exercise } = self.text();
+        format!(
+            "{self}: {title}\n\n{}\n\nexpected: {expected}\nhelp:     {help}\nexercise: {exercise}\n",
+            wrap(why)
+        )
+    }
+
+    /// Each code with its fault, a line each.
+    pub fn list() -> String {
+        Self::ALL.map(|code| format!("{code}  {}\n", code.title())).concat()
+    }
+
     const fn text(self) -> &'static Text {
         &TEXTS[self as usize - 1]
     }
+}
+
+/// Breaks a text into lines of at most 90 characters.
+fn wrap(text: &str) -> String {
+    let mut lines = vec![String::new()];
+    for word in text.split_whitespace() {
+        let line = lines.last_mut().expect("there is a line");
+        if !line.is_empty() && line.len() + word.len() >= 90 {
+            lines.push(word.to_owned());
+        } else {
+            let space = if line.is_empty() { "" } else { " " };
+            line.push_str(space);
+            line.push_str(word);
+        }
+    }
+    lines.join("\n")
 }
 
 impl fmt::Display for Code {
@@ -145,30 +175,32 @@ const TEXTS: [Text; 24] = [
         title: "the loop ended while it had clients",
         expected: "the loop goes on until the lab stops it, whatever one client does",
         help: "an error of one connection ends that connection; only an error of poll ends the loop",
-        why: "One client's error must not be another client's end. `?` on recv, send or accept hands the \
-              error of one connection to the loop as a whole, and so does an index or an unwrap on a \
-              token that is not there any more. EINTR and WouldBlock are no errors at all: the first means \
-              \"call again\", the second \"not yet\". EINTR ended the loops of mio#494 and signal-hook#98.",
-        exercise: "strangers",
+        why: "One client's error must not be another client's end. `?` on recv, send or accept \
+              hands the error of one connection to the loop as a whole, and so does an index or an \
+              unwrap on a token that is not there any more. EINTR and WouldBlock are no errors at \
+              all: the first means \"call again\", the second \"not yet\". EINTR ended the loops of \
+              tokio-rs/mio#494 and vorner/signal-hook#98.",
+        exercise: "stale-events",
     },
     Text {
         title: "the loop slept with unread input",
         expected: "recv until WouldBlock, or a poll with timeout 0 and the connection remembered",
         help: "an event says that input came, not how much: loop around recv until it says WouldBlock",
-        why: "Readiness is edge-triggered: an event comes once after the change from \"would block\" to \
-              \"ready\". A loop that leaves a part unread gets no second event for it, unless the \
-              client sends more, and a client that waits for its answer does not. mio#1076 and mio#1085 \
-              are two of many reports of it. A read that stops at an urgent mark is another way into it: \
-              it is short although more stands behind it.",
+        why: "Readiness is edge-triggered: an event comes once after the change from \"would \
+              block\" to \"ready\". A loop that leaves a part unread gets no second event for it, \
+              unless the client sends more, and a client that waits for its answer does not. \
+              tokio-rs/mio#1076 and #1085 are two of many reports of it. A read that stops at an \
+              urgent mark is another way into it: it is short although more stands behind it.",
         exercise: "drain",
     },
     Text {
         title: "the loop slept while clients waited to be accepted",
         expected: "accept until WouldBlock, or a poll with timeout 0 and the listener remembered",
         help: "one event may stand for many clients: loop around accept until it says WouldBlock",
-        why: "A listener is readable or not, like a stream. Three clients that connect before the poll are \
-              one event, and accepting one of them leaves two in the queue without another event, until \
-              the next client comes. mio#845, pgexporter#586, massa#4333 and eventcore#20 had it.",
+        why: "A listener is readable or not, like a stream. Three clients that connect before the \
+              poll are one event, and accepting one of them leaves two in the queue without another \
+              event, until the next client comes. tokio-rs/mio#845, pgexporter/pgexporter#586, \
+              massalabs/massa#4333 and vibe-d/eventcore#20 had it.",
         exercise: "door",
     },
     Text {
@@ -192,10 +224,10 @@ const TEXTS: [Text; 24] = [
         title: "the rest of an answer was dropped",
         expected: "keep what send did not take, and send it first when there is room",
         help: "send returns how many bytes it took: keep the others and their order",
-        why: "send takes what fits into the socket's buffer and returns how much that was. The rest is \
-              the caller's. With small messages and fast readers it always takes everything, so the \
-              fault shows when a client is slow. WSL#40032, objeck-lang#670, EternalTerminal#815 and \
-              Watt-32#106 had it.",
+        why: "send takes what fits into the socket's buffer and returns how much that was. The rest \
+              is the caller's. With small messages and fast readers it always takes everything, so \
+              the fault shows when a client is slow. microsoft/WSL#40032, objeck/objeck-lang#670, \
+              MisterTea/EternalTerminal#815 and gvanem/Watt-32#106 had it.",
         exercise: "short-sends",
     },
     Text {
@@ -203,46 +235,50 @@ const TEXTS: [Text; 24] = [
         expected: "send at once, and wait for a writable event only after send found no room",
         help: "try send as soon as there is something to send; WouldBlock promises the event",
         why: "A writable event comes after a send that found too little room, and (once) after the \
-              registration. A loop that waits for one before it tries waits for an event that nothing owes it. \
-              mio#1337, engula#653 and tokio#238 are reports of answers that came with the next request only.",
+              registration. A loop that waits for one before it tries waits for an event that \
+              nothing owes it. tokio-rs/mio#1337, engula/engula#653 and tokio-rs/tokio#238 are \
+              reports of answers that came with the next request only.",
         exercise: "short-sends",
     },
     Text {
         title: "a connection that was over was kept",
         expected: "after recv returned 0 and the answer is sent, or after an error, close the stream",
         help: "zero is the end of the stream, WouldBlock is \"not yet\": close after the first",
-        why: "recv returns 0 once the client has ended its stream and everything before was read. No \
-              further event comes, so a loop that takes it for \"nothing yet\" keeps the descriptor for \
-              ever, or reads zero again and again. wrk#179, FlyingFox#224, libnfs#121 and lightning#7661.",
+        why: "recv returns 0 once the client has ended its stream and everything before was read. \
+              No further event comes, so a loop that takes it for \"nothing yet\" keeps the \
+              descriptor for ever, or reads zero again and again. wg/wrk#179, \
+              swhitty/FlyingFox#224, sahlberg/libnfs#121 and ElementsProject/lightning#7661.",
         exercise: "ends",
     },
     Text {
         title: "a connection was closed with unread input",
         expected: "read to the end of the stream before closing",
         help: "the hang-up bit says that an end will come, not that it is next: recv until 0",
-        why: "The hang-up bit (EPOLLRDHUP, EPOLLHUP) is set when the client's end has arrived, and unread \
-              bytes stand before that end. A loop that closes at the bit loses them, and the kernel answers \
-              a close with unread input with a reset. netty#4317, netty#3729 and netty#6391 lost last \
-              packets; mio#1110 notes that the bit may be missing as well.",
+        why: "The hang-up bit (EPOLLRDHUP, EPOLLHUP) is set when the client's end has arrived, and \
+              unread bytes stand before that end. A loop that closes at the bit loses them, and the \
+              kernel answers a close with unread input with a reset. netty/netty#4317, #3729 and \
+              #6391 lost last packets; tokio-rs/mio#1110 notes that the bit may be missing as well.",
         exercise: "ends",
     },
     Text {
         title: "a healthy connection was closed",
         expected: "WouldBlock ends a round of calls and never a connection; an event is a hint",
         help: "close after recv returned 0, or after an error other than WouldBlock and EINTR",
-        why: "An event is a hint about the past. It may be late, come twice, or be meant for an earlier \
-              owner of the token, and the call then says WouldBlock. That is the normal end of a round. \
-              mio#632, mio-serial#12, K0M15/webserv#53 and gpiod-rs#8 took it for a failure; mio#172, \
-              wasmer#6608 and xrootd#1928 took an event for the wrong owner's.",
-        exercise: "strangers",
+        why: "An event is a hint about the past. It may be late, come twice, or be meant for an \
+              earlier owner of the token, and the call then says WouldBlock. That is the normal end \
+              of a round. tokio-rs/mio#632, berkowski/mio-serial#12, K0M15/webserv#53 and \
+              katyo/gpiod-rs#8 took it for a failure; tokio-rs/mio#172, wasmerio/wasmer#6608 and \
+              xrootd/xrootd#1928 took an event for the wrong owner's.",
+        exercise: "stale-events",
     },
     Text {
         title: "a connection was closed before its answer was sent",
         expected: "the client's end ends reading only: send the whole answer, then close",
         help: "remember that the end came; close when the last byte of the answer is taken",
-        why: "A stream has two directions. `printf hello | nc` ends its own and waits for the answer. A loop \
-              that closes as soon as recv returns 0 throws away what did not fit into the socket's buffer. \
-              bun#35034, httpcore#723, mio#933, mio#939 and node#36214 had it.",
+        why: "A stream has two directions. `printf hello | nc` ends its own and waits for the \
+              answer. A loop that closes as soon as recv returns 0 throws away what did not fit \
+              into the socket's buffer. oven-sh/bun#35034, MDA2AV/ioxide#164 and \
+              enghitalo/vanilla#103 had it.",
         exercise: "ends",
     },
     Text {
@@ -267,10 +303,11 @@ const TEXTS: [Text; 24] = [
         title: "one client's bytes were sent to another",
         expected: "each connection has its own buffer, under a name that no other has",
         help: "keep the answer with its connection, and use a token only once",
-        why: "A token that is used again names another connection to whatever still holds the old one: an \
-              event of the same batch, a queue, an answer. mio#172, re#266 and moonbit async#571 met it. A \
-              generation in the token, or tokens that are never used twice, cure all of them.",
-        exercise: "strangers",
+        why: "A token that is used again names another connection to whatever still holds the old \
+              one: an event of the same batch, a queue, an answer. tokio-rs/mio#172, creytiv/re#266 \
+              and moonbitlang/async#571 met it. A generation in the token, or tokens that are never \
+              used twice, cure all of them.",
+        exercise: "stale-events",
     },
     Text {
         title: "bytes were sent that had not been received",
@@ -283,28 +320,30 @@ const TEXTS: [Text; 24] = [
         title: "more was received than may be kept",
         expected: "stop reading from a client while its answer waits",
         help: "while bytes of an answer wait for room, do not call recv; go on when they are sent",
-        why: "A client that sends and never reads makes its answers wait in the loop's memory. If the loop \
-              stops reading, the client's own send fills up and stops, at no cost: that is back-pressure. \
-              Without it memory grows until the process dies. redis#91, #540, #2679 and #6319.",
+        why: "A client that sends and never reads makes its answers wait in the loop's memory. If \
+              the loop stops reading, the client's own send fills up and stops, at no cost: that is \
+              back-pressure. Without it memory grows until the process dies. redis/redis#91, #540, \
+              #2679 and #6319.",
         exercise: "back-pressure",
     },
     Text {
         title: "one client held the loop",
         expected: "a share per turn and connection, and the rest in the next turn",
         help: "after the share put the connection into a queue, poll with timeout 0, and go on behind others",
-        why: "A client that sends faster than the loop reads has no WouldBlock to offer, so \"until WouldBlock\" \
-              never ends, and all others wait: 49 seconds for one client in curio#106, likewise \
-              twemproxy#416 and CCF#1462. A share ends it; but the unread rest gets no new event, so it \
-              has to be remembered (envoy#27773).",
+        why: "A client that sends faster than the loop reads has no WouldBlock to offer, so \"until \
+              WouldBlock\" never ends, and all others wait (dabeaz/curio#106, libuv/libuv#2027, \
+              twitter/twemproxy#416). A share ends it; but the unread rest gets no new event, so it \
+              has to be remembered, which sjanel/aeronet#485 had to add.",
         exercise: "fairness",
     },
     Text {
         title: "a connection was closed before its time was up",
         expected: "the deadline moves with each byte received; late is allowed, early never",
         help: "read the clock after the poll, and set the deadline anew whenever bytes come",
-        why: "A time-out counts from the last byte, not from the first, and from the time after the poll. A \
-              reading from before the poll is as old as the poll was long: a deadline set from it may lie \
-              in the past at once. libuv#1068, libuv#4773 and node-v0.x#6147.",
+        why: "A time-out counts from the last byte, not from the first, and from the time after the \
+              poll. A reading from before the poll is as old as the poll was long: a deadline set \
+              from it may lie in the past at once. libuv/libuv#1068, libuv/libuv#4773 and \
+              nodejs/node-v0.x-archive#6147.",
         exercise: "deadlines",
     },
     Text {
@@ -327,10 +366,11 @@ const TEXTS: [Text; 24] = [
         title: "the loop ran out of descriptors and never tried again",
         expected: "rest, with a timeout of the poll, then try accept again; or shed the client",
         help: "after EMFILE poll with a timeout, or turn the client away with shed",
-        why: "accept fails with EMFILE and the client stays in the queue. No new edge comes for it: the \
-              listener was readable all the time. So a loop that logs the error and goes on never accepts \
-              again until another client comes, and one that tries again at once spins (uv-old#1189, \
-              tokio#3529, bun#32705, node#45242).",
+        why: "accept fails with EMFILE and the client stays in the queue. No new edge comes for it: \
+              the listener was readable all the time. So a loop that logs the error and goes on \
+              never accepts again until another client comes (projecteru/redis-cerberus#29), and \
+              one that tries again at once spins (joyent/libuv#690, oven-sh/bun#32705, \
+              nodejs/node#45242).",
         exercise: "bad-night",
     },
     Text {
@@ -362,6 +402,18 @@ const TEXTS: [Text; 24] = [
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_explanation_fits_a_terminal_and_names_an_exercise() {
+        for code in Code::ALL {
+            assert!(crate::lab::Exercise::find(code.exercise()).is_ok(), "{code}");
+            for line in wrap(code.why()).lines() {
+                assert!(line.len() <= 90, "{line}");
+            }
+            assert!(code.explanation().starts_with(&format!("{code}: {}", code.title())));
+        }
+        assert_eq!(Code::list().lines().count(), Code::ALL.len());
+    }
 
     #[test]
     fn codes_are_numbered_from_one_and_read_back() {

@@ -78,6 +78,11 @@ impl Exercise {
         })
     }
 
+    /// The path of its texts and loops in the repository.
+    pub fn directory(&self) -> String {
+        format!("lab/exercises/{:02}_{}", self.number, self.name.replace('-', "_"))
+    }
+
     /// The script of a seed.
     pub fn draw(&self, seed: u64) -> Script {
         let plan = &self.plan;
@@ -96,7 +101,7 @@ impl Exercise {
             acts.push(act);
         }
         let kernel_seed = random.next_u64();
-        Script { acts, to_server, to_client, window, faults, kernel_seed }
+        Script { to_server, to_client, window, faults, kernel_seed, ..Script::new(acts) }
     }
 
     /// Every script of so many acts of up to two clients, over a kernel without faults and with the
@@ -204,7 +209,7 @@ fn parts(random: &mut SplitMix) -> Faults {
     Faults { partial_write: [0, 0, 400][random.below(3)], ..Faults::none() }
 }
 
-fn strangers(_: &mut SplitMix) -> Faults {
+fn stale_events(_: &mut SplitMix) -> Faults {
     Faults { stale_event: 500, repeated_event: 200, overtaking_event: 300, ..Faults::none() }
 }
 
@@ -388,7 +393,7 @@ static EXERCISES: [Exercise; 12] = [
     },
     Exercise {
         number: 10,
-        name: "strangers",
+        name: "stale-events",
         title: "events for connections that are gone",
         minutes: 30,
         rules: Rules::ECHO,
@@ -407,7 +412,7 @@ static EXERCISES: [Exercise; 12] = [
             ],
             sizes: &[1, 100, 300],
             buffers: &[ROOM, [1 << 12, 64, 64]],
-            faults: strangers,
+            faults: stale_events,
             ..CALM
         },
     },

@@ -7,7 +7,7 @@ use super::case::{Case, Met};
 use super::code::Code;
 use super::exercise::Exercise;
 use super::judge::Fault;
-use super::kernel::{LabKernel, Stop};
+use super::kernel::{LabKernel, Stop, error_name};
 use super::log::Step;
 use super::rules::Rules;
 use super::script::{Act, Script};
@@ -42,6 +42,9 @@ pub struct Run {
 
 /// Simpler scripts that [`grade`] tries for a script that fails.
 const ATTEMPTS: u32 = 500;
+
+/// The beginning of a note on a loop that panicked.
+const PANIC: &str = "it panicked: ";
 
 /// Runs a loop through one script and keeps every step.
 ///
@@ -113,7 +116,7 @@ fn grade_all(
             }
             Ok((Some(fault), _)) => {
                 // A panic prints its message each time.
-                let attempts = if fault.code == Code::Ended { 0 } else { attempts };
+                let attempts = if fault.note.starts_with(PANIC) { 0 } else { attempts };
                 return fail(exercise, origin, &script, (fault.code, attempts), &mut event_loop);
             }
             Err(text) => return Verdict::Error { exercise, origin, text },
@@ -131,26 +134,20 @@ fn fail(
     exercise: &'static Exercise,
     origin: Origin,
     script: &Script,
-    (code, mut attempts): (Code, u32),
+    (code, attempts): (Code, u32),
     event_loop: &mut impl FnMut(&mut LabKernel) -> io::Result<()>,
 ) -> Verdict {
     let mut again = |script: &Script, traced| run_once(script, exercise.rules, event_loop, traced);
-    let mut smallest = script.clone();
-    'simpler: while attempts > 0 {
-        for candidate in smallest.simpler() {
-            if attempts == 0 {
-                break 'simpler;
-            }
-            attempts -= 1;
-            if matches!(again(&candidate, false), Ok((Some(fault), _)) if fault.code == code) {
-                smallest = candidate;
-                continue 'simpler;
-            }
-        }
-        break;
-    }
+    let mut smallest = simplify(script, attempts, |script| match again(script, false) {
+        Ok((Some(fault), kernel)) if fault.code == code => Some(kernel.sim.true_chances().to_vec()),
+        _ => None,
+    });
     match again(&smallest, true) {
         Ok((Some(fault), mut kernel)) if fault.code == code => {
+            if let Some(strikes) = &mut smallest.strikes {
+                // Some belong to calls that this run does not make.
+                *strikes = kernel.sim.true_chances().to_vec();
+            }
             let mark = fault.step.unwrap_or(kernel.log.last());
             Verdict::Fail(Box::new(Failure {
                 exercise,
@@ -164,15 +161,39 @@ fn fail(
                 film: film(&kernel.sim, fault.step.is_some()),
             }))
         }
-        Ok(_) => {
-            let text = format!(
-                "{origin} failed once with {code} and not again; a loop whose choices follow from \
-                 its input alone (no clock but `now`, no random numbers) fails each time"
-            );
-            Verdict::Error { exercise, origin, text }
-        }
+        Ok(_) => Verdict::Unsteady { exercise, origin, code },
         Err(text) => Verdict::Error { exercise, origin, text },
     }
+}
+
+/// The simplest script that so many attempts find. `fails` returns the faults of the kernel that happened,
+/// by their numbers, if a script fails in the same way.
+fn simplify(
+    script: &Script,
+    mut attempts: u32,
+    mut fails: impl FnMut(&Script) -> Option<Vec<u32>>,
+) -> Script {
+    let mut smallest = script.clone();
+    'simpler: while attempts > 0 {
+        for candidate in smallest.simpler() {
+            if attempts == 0 {
+                break 'simpler;
+            }
+            attempts -= 1;
+            if fails(&candidate).is_some() {
+                smallest = candidate;
+                continue 'simpler;
+            }
+        }
+        // Nothing can be left out as a whole any more: now each fault by itself.
+        match fails(&smallest) {
+            Some(strikes) if smallest.strikes.is_none() && !strikes.is_empty() => {
+                smallest.strikes = Some(strikes);
+            }
+            _ => break,
+        }
+    }
+    smallest
 }
 
 /// The events of a run that failed, marked at its end, or at the close that the fault is about.
@@ -204,9 +225,12 @@ fn run_once(
             if let Some(WireFault(text)) = error.get_ref().and_then(|error| error.downcast_ref()) {
                 return Err(text.clone());
             }
-            format!("it returned the error {error:?}")
+            match error.get_ref() {
+                Some(source) => format!("it returned an error: {source}"),
+                None => format!("it returned the error {}", error_name(&error)),
+            }
         }
-        (Err(payload), None) => format!("it panicked: {}", panic_text(payload.as_ref())),
+        (Err(payload), None) => format!("{PANIC}{}", panic_text(payload.as_ref())),
     };
     kernel.log.call(|| "the loop ends".to_owned());
     Ok((Some(Fault::new(Code::Ended, ended)), kernel))

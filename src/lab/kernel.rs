@@ -12,6 +12,7 @@ use super::rules::Rules;
 use super::script::Script;
 use super::world::{Phase, World};
 use crate::python::Monotonic;
+use crate::random::SplitMix;
 use crate::reactor::{Close, Kernel, Liveness, Note, Ready, Token, Wake};
 use crate::sim::{SimAdminListener, SimKernel, SimStream};
 
@@ -35,8 +36,10 @@ pub(super) struct Stop;
 
 impl LabKernel {
     pub(super) fn new(script: &Script, rules: Rules) -> Self {
+        let mut random = SplitMix::new(script.kernel_seed);
+        random.number_chances(script.strikes.clone());
         Self {
-            sim: SimKernel::new(script.kernel_seed, script.faults.clone()),
+            sim: SimKernel::with_choices(random, script.faults.clone()),
             world: World::new(script),
             judge: Judge::new(rules),
             log: Log::default(),

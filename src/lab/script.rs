@@ -1,5 +1,6 @@
 use std::fmt;
 
+use super::log::count;
 use crate::sim::Faults;
 
 /// A step of a script. Clients are numbered in the order in which they connect, from zero.
@@ -43,13 +44,23 @@ pub struct Script {
     pub faults: Faults,
     /// The seed of the kernel's choices.
     pub kernel_seed: u64,
+    /// The faults that happen, by their number among all that may; `None` is as the seed has them.
+    pub strikes: Option<Vec<u32>>,
 }
 
 impl Script {
     /// A script over a kernel without faults, with 512 bytes in each direction.
     pub const fn new(acts: Vec<Act>) -> Self {
         let faults = Faults::none();
-        Self { acts, to_server: 512, to_client: 512, window: 512, faults, kernel_seed: 1 }
+        Self {
+            acts,
+            to_server: 512,
+            to_client: 512,
+            window: 512,
+            faults,
+            kernel_seed: 1,
+            strikes: None,
+        }
     }
 
     /// Scripts that are simpler than this one, the simplest first. Each is worth a try if this one
@@ -57,17 +68,11 @@ impl Script {
     pub(super) fn simpler(&self) -> Vec<Self> {
         let mut simpler = Vec::new();
         if self.faults != Faults::none() {
-            simpler.push(Self { faults: Faults::none(), ..self.clone() });
+            simpler.push(Self { faults: Faults::none(), strikes: None, ..self.clone() });
         }
-        let mut part = self.acts.len() / 2;
-        while part > 0 {
-            for begin in (0..self.acts.len()).step_by(part) {
-                let mut acts = self.acts.clone();
-                acts.drain(begin..(begin + part).min(acts.len()));
-                simpler.push(Self { acts, ..self.clone() });
-            }
-            part /= 2;
-        }
+        let fewer = shorter(&self.acts);
+        simpler.extend(fewer.map(|acts| Self { acts, ..self.clone() }));
+        simpler.extend(self.with_fewer_strikes());
         let clients = self.acts.iter().filter(|act| **act == Act::Connect).count();
         simpler.extend((0..clients).map(|client| self.without(client)));
         for (index, act) in self.acts.iter().enumerate() {
@@ -79,6 +84,18 @@ impl Script {
         }
         simpler.extend(self.with_fewer_faults());
         simpler
+    }
+
+    /// Scripts in which fewer faults happen. Without one of them there may be more or fewer occasions for
+    /// the next, so their numbers change: a single fault is tried at every place.
+    fn with_fewer_strikes(&self) -> Vec<Self> {
+        let strikes = self.strikes.as_deref().unwrap_or_default();
+        let singles = match strikes {
+            [.., _, last] => 0..last + 1,
+            _ => 0..0,
+        };
+        let fewer = shorter(strikes).chain(singles.map(|number| vec![number]));
+        fewer.map(|strikes| Self { strikes: Some(strikes), ..self.clone() }).collect()
     }
 
     /// The script without this client.
@@ -121,6 +138,19 @@ impl Script {
         };
         FIELDS.iter().filter_map(without).collect()
     }
+}
+
+/// A list without a half of it, without a quarter, and so on to a single element.
+fn shorter<T: Clone>(list: &[T]) -> impl Iterator<Item = Vec<T>> {
+    let parts = std::iter::successors(Some(list.len().div_ceil(2)), |part| Some(part / 2));
+    let parts = parts.take_while(|part| *part > 0);
+    parts.flat_map(move |part| {
+        (0..list.len()).step_by(part).map(move |begin| {
+            let mut list = list.to_vec();
+            list.drain(begin..(begin + part).min(list.len()));
+            list
+        })
+    })
 }
 
 impl Act {
@@ -189,7 +219,10 @@ impl fmt::Display for Script {
         for (index, act) in self.acts.iter().enumerate() {
             write!(f, "{}{act}", if index > 0 { ", " } else { "" })?;
         }
-        Ok(())
+        match self.strikes.as_ref().map_or(0, Vec::len) {
+            0 => Ok(()),
+            n => write!(f, "; with {} of the kernel", count(n, "fault")),
+        }
     }
 }
 
@@ -198,7 +231,7 @@ mod tests {
     use super::*;
 
     /// How much there is to a script.
-    fn weight(script: &Script) -> (usize, usize, usize) {
+    fn weight(script: &Script) -> (usize, usize, usize, usize) {
         let amounts = script.acts.iter().map(|act| match *act {
             Act::Send(_, n) => n,
             Act::Jump(ms) | Act::Wait(ms) => ms as usize,
@@ -206,7 +239,8 @@ mod tests {
         });
         let faults =
             usize::from(script.faults != Faults::none()) + script.with_fewer_faults().len();
-        (script.acts.len(), faults, amounts.sum())
+        let strikes = script.strikes.as_ref().map_or(0, Vec::len);
+        (script.acts.len(), faults, strikes, amounts.sum())
     }
 
     #[test]
@@ -221,7 +255,8 @@ mod tests {
             Act::Finish(1),
         ];
         let faults = Faults { late_arrival: 100, stale_event: 5, ..Faults::none() };
-        let script = Script { faults, ..Script::new(acts) };
+        let strikes = Some(vec![2, 3, 7]);
+        let script = Script { faults, strikes, ..Script::new(acts) };
         let simpler = script.simpler();
         assert!(simpler.len() > 20);
         assert_eq!(simpler[0].faults, Faults::none());
@@ -231,7 +266,7 @@ mod tests {
         let alone = script.without(0);
         assert_eq!(
             alone.to_string(),
-            "turn, connect, c1 sends 100, 40 ms pass, c1 ends its stream"
+            "turn, connect, c1 sends 100, 40 ms pass, c1 ends its stream; with 3 faults of the kernel"
         );
     }
 }

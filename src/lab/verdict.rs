@@ -32,6 +32,16 @@ pub enum Verdict {
         /// What did.
         met: Met,
     },
+    /// A run went wrong, and not when it was repeated: the loop's choices do not follow from its input
+    /// alone.
+    Unsteady {
+        /// The exercise.
+        exercise: &'static Exercise,
+        /// The script of the run.
+        origin: Origin,
+        /// The fault.
+        code: Code,
+    },
     /// The program did not speak as the protocol asks.
     Error {
         /// The exercise.
@@ -100,6 +110,7 @@ impl Verdict {
     pub fn code(&self) -> Option<Code> {
         match self {
             Self::Fail(failure) => Some(failure.code),
+            Self::Unsteady { code, .. } => Some(*code),
             _ => None,
         }
     }
@@ -124,6 +135,15 @@ impl fmt::Display for Verdict {
                 writeln!(f, "  no run failed, and none of them met: {}", missing.join(", "))?;
                 writeln!(f, "  met: {met}")?;
                 writeln!(f, "  help: more seeds; or the loop avoids what the exercise is about")
+            }
+            Self::Unsteady { exercise, origin, code } => {
+                writeln!(f, "UNSTEADY {exercise}, {origin}")?;
+                writeln!(f, "error[{code}]: {}, and not when the run was repeated", code.title())?;
+                writeln!(f, "  expected: the same seed gives the same run")?;
+                writeln!(
+                    f,
+                    "  help:     no clock but `now`, no random numbers, no set whose order changes"
+                )
             }
             Self::Error { exercise, origin, text } => {
                 writeln!(f, "ERROR {exercise}, {origin}")?;
@@ -157,10 +177,10 @@ impl fmt::Display for Failure {
                 false => writeln!(f, "{line}")?,
             }
         }
+        writeln!(f, "  bits:     R readable, W writable, H hang-up, U urgent")?;
         writeln!(f, "  script:   {script}")?;
         writeln!(f, "  expected: {}", code.expected())?;
-        writeln!(f, "  help:     {}", code.help())?;
-        writeln!(f, "  explain:  saltecho lab explain {code}")
+        writeln!(f, "  help:     {}", code.help())
     }
 }
 

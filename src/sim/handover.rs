@@ -35,7 +35,7 @@ impl SimKernel {
     /// Opens a second epoll instance, in which nothing is registered. Until the handover has
     /// [ended](Self::end_handover) no call for a socket is allowed.
     pub fn begin_handover(&mut self) {
-        self.remark(|| "a handover begins".to_owned());
+        self.remark(|| "A second epoll instance opens, in which nothing is registered.".to_owned());
         let sockets = &mut self.sockets;
         self.first_epoll = Some(FirstEpoll {
             listener: self.listener.take(),
@@ -49,7 +49,8 @@ impl SimKernel {
     /// Closes one of the two epoll instances: the first if the new loop has taken over. Otherwise the
     /// second, and the first one announces what has happened meanwhile.
     pub fn end_handover(&mut self, taken_over: bool) {
-        self.remark(|| format!("the handover ends, taken over: {taken_over}"));
+        let stays = if taken_over { "new loop has taken over" } else { "old loop goes on" };
+        self.remark(|| format!("The handover ends: the {stays}."));
         let first = self.first_epoll.take().expect("a handover has begun");
         if taken_over {
             return self.stale.clear();

@@ -226,6 +226,11 @@ impl SimKernel {
         self.descriptors = usize::MAX;
     }
 
+    /// The chances of its faults that came true, if its random sequence numbers them.
+    pub fn true_chances(&self) -> &[u32] {
+        self.random.true_chances()
+    }
+
     /// Refuses no registration from here on.
     pub fn stop_register_faults(&mut self) {
         self.faults.register_error = 0;

@@ -1,7 +1,7 @@
 //! The page of the stories, docs/loop.html: that it is up to date, that it is right, and that a browser
 //! shows it.
 #![allow(clippy::unwrap_used)] // clippy.toml exempts `#[test]` functions, not their helpers.
-#![allow(unreachable_pub)] // The example has the stories too.
+#![allow(unreachable_pub)] // The modules of one program.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -9,6 +9,5 @@ mod common;
 mod browser;
 mod content;
 mod devtools;
+mod links;
 mod replayed;
-#[path = "../../examples/loop_page/stories/mod.rs"]
-mod stories;

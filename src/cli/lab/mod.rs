@@ -3,7 +3,7 @@
 mod program;
 mod wire;
 
-use std::io;
+use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 
 use anyhow::Context;
@@ -12,6 +12,7 @@ use saltecho::lab::{Code, Exercise, LabKernel, Verdict, WireFault, grade_in};
 use saltecho::load::report::command_line;
 
 use super::failure::{Exit, Failure};
+use super::load::{ERASE, is_dumb};
 use super::output;
 
 /// Judge an event loop that is a program of its own, in any language.
@@ -84,11 +85,8 @@ const ATTEMPTS: u32 = 80;
 pub(super) fn run(args: &LabArgs) -> Result<(), Failure> {
     match &args.command {
         LabCommand::Run(args) => judge(args),
-        LabCommand::Explain { code: Some(code) } => Ok(output::print(&explain(*code))?),
-        LabCommand::Explain { code: None } => {
-            let lines = Code::ALL.map(|code| format!("{code}  {}\n", code.title()));
-            Ok(output::print(&lines.concat())?)
-        }
+        LabCommand::Explain { code: Some(code) } => Ok(output::print(&code.explanation())?),
+        LabCommand::Explain { code: None } => Ok(output::print(&Code::list())?),
         LabCommand::List => {
             let line = |exercise: &Exercise| {
                 let Exercise { title, minutes, .. } = exercise;
@@ -99,32 +97,6 @@ pub(super) fn run(args: &LabArgs) -> Result<(), Failure> {
     }
 }
 
-fn explain(code: Code) -> String {
-    let (title, why, expected) = (code.title(), code.why(), code.expected());
-    let (help, exercise) = (code.help(), code.exercise());
-    format!(
-        "{code}: {title}\n\n{}\n\nexpected: {expected}\nhelp:     {help}\n\
-         exercise: {exercise}\n",
-        wrap(why)
-    )
-}
-
-/// Breaks a text into lines of at most 90 characters.
-fn wrap(text: &str) -> String {
-    let mut lines = vec![String::new()];
-    for word in text.split_whitespace() {
-        let line = lines.last_mut().expect("there is a line");
-        if !line.is_empty() && line.len() + word.len() >= 90 {
-            lines.push(word.to_owned());
-        } else {
-            let space = if line.is_empty() { "" } else { " " };
-            line.push_str(space);
-            line.push_str(word);
-        }
-    }
-    lines.join("\n")
-}
-
 fn judge(args: &RunArgs) -> Result<(), Failure> {
     let exercises = match args.exercise {
         Some(exercise) => std::slice::from_ref(exercise),
@@ -132,12 +104,15 @@ fn judge(args: &RunArgs) -> Result<(), Failure> {
     };
     let seeds = args.seed.map_or(0..args.seeds, |seed| seed..seed.saturating_add(1));
     for exercise in exercises {
+        let mut progress = Progress::new(args.show_wire);
         let event_loop = |kernel: &mut LabKernel| {
+            progress.step(exercise);
             let fault = |text| io::Error::other(WireFault(text));
             let program = program::Program::start(&args.program, args.show_wire);
             wire::drive(kernel, exercise, &mut program.map_err(fault)?).map_err(fault)
         };
         let verdict = grade_in(exercise, seeds.clone(), ATTEMPTS, event_loop);
+        drop(progress);
         output::print(&verdict.to_string())?;
         let (exit, what) = match &verdict {
             Verdict::Pass { .. } => continue,
@@ -145,14 +120,20 @@ fn judge(args: &RunArgs) -> Result<(), Failure> {
                 let (number, origin) = (exercise.number, failure.origin);
                 let words = args.program.iter().map(|word| word.to_string_lossy());
                 let program = command_line(words.collect::<Vec<_>>().iter().map(AsRef::as_ref));
+                output::print(&format!("  explain:  saltecho lab explain {}\n", failure.code))?;
+                output::print(&format!("  read:     {}/README.md\n", exercise.directory()))?;
+                match &args.html {
+                    Some(path) => write_page(path, &failure.page().to_html())?,
+                    None => output::print(
+                        "  watch:    add --html FILE, a page of this run for a browser\n",
+                    )?,
+                }
                 let again = format!("saltecho lab run {number} --{origin} -- {program}");
                 output::print(&format!("  again:    {again}\n"))?;
-                if let Some(path) = &args.html {
-                    write_page(path, &failure.page().to_html())?;
-                }
                 (Exit::Assertion, "the loop failed")
             }
             Verdict::Unknown { .. } => (Exit::Unreliable, "the runs prove nothing"),
+            Verdict::Unsteady { .. } => (Exit::Assertion, "the loop failed, and not every time,"),
             Verdict::Error { .. } => (Exit::Runtime, "the program did not keep to the protocol"),
         };
         return Err(Failure::with_message(exit, format!("{what} in exercise {exercise}")));
@@ -160,24 +141,36 @@ fn judge(args: &RunArgs) -> Result<(), Failure> {
     Ok(())
 }
 
+/// The number of runs so far, on a terminal that can erase it again.
+struct Progress {
+    runs: u64,
+    shown: bool,
+}
+
+impl Progress {
+    fn new(busy: bool) -> Self {
+        Self { runs: 0, shown: !busy && io::stderr().is_terminal() && !is_dumb() }
+    }
+
+    fn step(&mut self, exercise: &Exercise) {
+        self.runs += 1;
+        if self.shown {
+            // Ignores errors: the reader of stderr may have left.
+            let _ = write!(io::stderr(), "{ERASE}{exercise}: run {}", self.runs);
+        }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if self.shown {
+            let _ = write!(io::stderr(), "{ERASE}");
+        }
+    }
+}
+
 fn write_page(path: &Path, page: &str) -> Result<(), Failure> {
     let written = std::fs::write(path, page);
     written.with_context(|| format!("cannot write {}", path.display()))?;
     Ok(output::print(&format!("  watch:    {}\n", path.display()))?)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_explanation_fits_a_terminal_and_names_an_exercise() {
-        for code in Code::ALL {
-            assert!(Exercise::find(code.exercise()).is_ok(), "{code}");
-            for line in wrap(code.why()).lines() {
-                assert!(line.len() <= 90, "{line}");
-            }
-            assert!(explain(code).starts_with(&format!("{code}: {}", code.title())));
-        }
-    }
 }

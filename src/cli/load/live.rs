@@ -19,7 +19,7 @@ pub(super) struct Lines {
 }
 
 /// Erases the current line. It is not a color, so NO_COLOR does not matter.
-const ERASE: &str = "\r\x1b[K";
+pub(in crate::cli) const ERASE: &str = "\r\x1b[K";
 /// Assumed width of a terminal that does not tell.
 const WIDTH: usize = 80;
 
@@ -32,7 +32,7 @@ impl Lines {
 }
 
 /// Returns whether the terminal does not support control sequences.
-pub(super) fn is_dumb() -> bool {
+pub(in crate::cli) fn is_dumb() -> bool {
     std::env::var_os("TERM").is_some_and(|term| term == "dumb")
 }
 

@@ -30,12 +30,14 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 pub(super) use args::LoadArgs;
+pub(super) use live::{ERASE, is_dumb};
 use live::{Lines, Live};
 use preflight::{MachineLimits, check_sources, check_tui};
 use process::{CpuWait, ServerUsage};
 pub(super) use sweep::check_sweep;
 use watch::Watch;
 
+use super::environment;
 use super::failure::{Exit, Failure};
 use super::keyfile::public_name;
 use super::output::{Output, Outputs};
@@ -60,6 +62,7 @@ pub(super) fn run(args: &LoadArgs) -> Result<(), Failure> {
     if let Some(objection) = check_sources(&plan).or_else(|| limits.check(&plan)) {
         return Err(Failure::with_message(Exit::Usage, objection));
     }
+    environment::print(&Vec::from_iter(limits.advise(&plan)));
     // Until the load starts, signals keep their default action, also while this waits for the
     // reader of a FIFO or for --start-at.
     let outputs = args.outputs().map_err(|error| Failure::new(Exit::Usage, error))?;

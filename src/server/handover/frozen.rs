@@ -109,7 +109,7 @@ impl<K: Kernel, H: Handler + Clone> Frozen<K, H> {
             server.reactor.kernel.release_listener(listening.listener);
         }
         if let Some(admin) = &mut server.admin
-            && let Some(listener) = admin.take_listener()
+            && let Some(listener) = admin.leave()
         {
             server.reactor.kernel.release_admin_listener(listener);
         }

@@ -123,7 +123,8 @@ fn story_json(story: &Story) -> Value {
             .collect::<Vec<_>>(),
         "rule": story.rule,
         "source": story.source,
-        "practice": story.practice,
+        "exercise": story.exercise,
+        "programs": story.programs,
     })
 }
 
@@ -169,14 +170,21 @@ fn story_text(to: &mut String, story: &Story, runs: &[Run], films: &[Film]) {
     to.push_str("</ul>\n");
     narration(to, &runs[story.cure], &films[story.cure], "The cure");
     let (file, text) = &story.source;
+    let links = story.programs.iter().map(|(name, path)| link(name, path));
     let _ = writeln!(
         to,
-        "<p class=\"rule\"><b>Rule.</b> {} <a href=\"../{}\">{}</a>: <code>{}</code></p></article>",
+        "<p class=\"rule\"><b>Rule.</b> {} {}: <code>{}</code> To practice: {}. A program about it: {}.</p></article>",
         escape(&story.rule),
-        escape(file),
-        escape(file),
-        escape(text)
+        link(file, file),
+        escape(text),
+        link(&story.exercise.0, &story.exercise.1),
+        links.collect::<Vec<_>>().join(", ")
     );
+}
+
+/// A link to a file of the repository, whose pages are in `docs`.
+fn link(text: &str, path: &str) -> String {
+    format!("<a href=\"../{}\">{}</a>", escape(path), escape(text))
 }
 
 /// Every step of a run as a list, and the state at its stop as a table.

@@ -128,8 +128,10 @@ pub struct Story {
     pub rule: String,
     /// Where the rule stands: a path, and the text of a line.
     pub source: (String, String),
-    /// An example program or an exercise that trains it, with a path.
-    pub practice: Option<(String, String)>,
+    /// The exercise that trains it, and the path to its text.
+    pub exercise: (String, String),
+    /// Programs about the same, and their paths.
+    pub programs: Vec<(String, String)>,
 }
 
 /// An answer to a question, and what there is to say of it.

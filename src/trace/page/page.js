@@ -163,7 +163,9 @@
       const number = now.code.first + index, changed = now.code.changed.includes(number);
       const item = make("li", undefined, changed ? "changed" : "");
       item.value = number;
-      item.append(make("code", text || " "));
+      const code = make("code", text || " ");
+      code.style.setProperty("--indent", text.search(/\S|$/));
+      item.append(code);
       lines.append(item);
     });
     $("range").max = now.steps.length - 1;
@@ -368,14 +370,11 @@
       } else if (step >= at) {
         const rule = make("p", undefined, "rule");
         rule.append(make("b", "Rule. "), `${story.rule} `);
-        const link = make("a", story.source[0]);
-        link.href = `../${story.source[0]}`;
-        rule.append(link, " ", make("code", story.source[1], "line"));
-        if (story.practice) {
-          const exercise = make("a", story.practice[0]);
-          exercise.href = `../${story.practice[1]}`;
-          rule.append(" To practice: ", exercise);
-        }
+        const link = (text, path) => { const made = make("a", text); made.href = `../${path}`; return made; };
+        rule.append(link(story.source[0], story.source[0]), " ", make("code", story.source[1], "line"));
+        rule.append(" To practice: ", link(...story.exercise), ". A program about it: ");
+        story.programs.forEach((program, index) => rule.append(index ? ", " : "", link(...program)));
+        rule.append(".");
         const next = make("button", side === 0 ? "Now the cure ›" : "Next story ›");
         next.type = "button";
         next.addEventListener("click", () => {

@@ -1,14 +1,15 @@
 use std::io;
 use std::time::Duration;
 
+use saltecho::lab::Code;
 use saltecho::reactor::Ready;
-use saltecho::trace::{Event, Stream};
+use saltecho::trace::Event;
 
 use super::desk::Loop;
 use super::script::{Act, Stage};
 use super::{Side, Tale};
 
-const FILE: (&str, &str) = ("examples/loop_page/stories/timing.rs", include_str!("timing.rs"));
+const FILE: (&str, &str) = ("lab/src/stories/timing.rs", include_str!("timing.rs"));
 
 /// Time that a client has for its first question.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -100,7 +101,9 @@ pub fn old_clock() -> Tale {
         ],
         rule: "Read the clock once, after the poll; a deadline may be late, and never early.",
         source: ("src/reactor/mod.rs", "/// Polls once and reads the clock."),
-        practice: Some("08_deadlines"),
+        exercise: "deadlines",
+        code: Some(Code::TooEarly),
+        programs: &["04_settimeout"],
     }
 }
 
@@ -189,109 +192,8 @@ pub fn moving_deadline() -> Tale {
         ],
         rule: "Keep the deadline with the connection, and let every message move it.",
         source: ("src/reactor/mod.rs", "/// An alarm that is set is never moved to later"),
-        practice: Some("08_deadlines"),
-    }
-}
-
-fn drain_mistake(server: &mut Loop) -> io::Result<()> {
-    for (token, ready) in server.poll(None)? {
-        if token == server.door {
-            server.accept_all()?;
-            continue;
-        }
-        if ready.has(Ready::WRITABLE) {
-            server.send_kept(token)?;
-        }
-        while let Ok(n) = server.recv(token) {
-            let sent = server.send(token, n)?;
-            server.keep(token, sent..n);
-        }
-    }
-    if server.draining {
-        // The program ends.
-        for token in server.tokens() {
-            server.close(token);
-        }
-    }
-    Ok(())
-}
-
-fn drain_cure(server: &mut Loop) -> io::Result<()> {
-    for (token, ready) in server.poll(None)? {
-        if token == server.door {
-            server.accept_all()?;
-            continue;
-        }
-        if ready.has(Ready::WRITABLE) {
-            server.send_kept(token)?;
-        }
-        while let Ok(n) = server.recv(token) {
-            let sent = server.send(token, n)?;
-            server.keep(token, sent..n);
-        }
-    }
-    if server.draining {
-        // A client that has its answer is closed now, and the others once they have theirs.
-        for token in server.tokens() {
-            if server.kept(token) == 0 {
-                server.close(token);
-            }
-        }
-    }
-    Ok(())
-}
-
-pub fn drain() -> Tale {
-    let mut stage = Stage::new(&[
-        Act::Connect,
-        Act::Connect,
-        Act::Rest(10),
-        Act::Stall(1),
-        Act::Send(1, 1000),
-        Act::Send(2, 5),
-        Act::Rest(10),
-        Act::Drain,
-        Act::Turn,
-        Act::Resume(1),
-        Act::Rest(1000),
-    ]);
-    stage.to_client = 300;
-    Tale {
-        name: "drain",
-        title: "A program that is asked to end, ends",
-        text: [
-            "The program is asked to end while 700 bytes of c1's answer are still to be sent.",
-            "Ending at once is easy, and takes answers away from clients that did nothing wrong.",
-            "A drain takes no new work, finishes what was begun, and then ends: in that order, and within a time limit.",
-        ],
-        seen: &[],
-        stage,
-        file: FILE,
-        mistake: Side {
-            turn: drain_mistake,
-            function: "fn drain_mistake",
-            stop: |step, _| matches!(step.event, Event::Close(Stream(1), _)),
-            stop_text: "700 bytes of an answer are thrown away",
-        },
-        cure: Side {
-            turn: drain_cure,
-            function: "fn drain_cure",
-            stop: |step, _| matches!(step.event, Event::Send { len: 700, .. }),
-            stop_text: "c1's answer goes on while the program ends",
-        },
-        question: "The program is asked to end. 700 bytes of c1's answer wait for room. What is lost?",
-        answers: &[
-            (
-                "The 700 bytes",
-                "They are in the loop's memory only. close delivers what the kernel has taken, and no more.",
-            ),
-            (
-                "Nothing: close delivers them",
-                "close knows nothing of bytes that were never given to send.",
-            ),
-        ],
-        rule: "Draining is a stage of the loop: finish the answers, close each client that has its own, end last.",
-        source: ("src/server/mod.rs", "self.finish_draining();"),
-        practice: None,
+        exercise: "deadlines",
+        code: Some(Code::TooEarly),
+        programs: &["04_settimeout"],
     }
 }

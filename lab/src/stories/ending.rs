@@ -1,5 +1,6 @@
 use std::io;
 
+use saltecho::lab::Code;
 use saltecho::reactor::Ready;
 use saltecho::trace::Event;
 
@@ -7,7 +8,7 @@ use super::desk::Loop;
 use super::script::{Act, Stage};
 use super::{Side, Tale};
 
-const FILE: (&str, &str) = ("examples/loop_page/stories/ending.rs", include_str!("ending.rs"));
+const FILE: (&str, &str) = ("lab/src/stories/ending.rs", include_str!("ending.rs"));
 const CONNECTION: &str = "src/proto/connection.rs";
 
 fn half_close_mistake(server: &mut Loop) -> io::Result<()> {
@@ -76,14 +77,7 @@ pub fn half_close() -> Tale {
             "Its answer has 1,000 bytes too, and there was room for 300.",
             "recv = 0 ends one direction; a loop that closes now throws 700 bytes of the other one away.",
         ],
-        seen: &[
-            "ioxide#164",
-            "oven-sh/bun#35034",
-            "encode/httpcore#723",
-            "tokio-rs/mio#933",
-            "tokio-rs/mio#939",
-            "nodejs/node#36214",
-        ],
+        seen: &["MDA2AV/ioxide#164", "oven-sh/bun#35034", "enghitalo/vanilla#103"],
         stage,
         file: FILE,
         mistake: Side {
@@ -111,7 +105,9 @@ pub fn half_close() -> Tale {
         ],
         rule: "The peer's end ends reading only: finish the answer, then close.",
         source: ("src/proto/connection/ending.rs", "pub fn handle_eof(&mut self)"),
-        practice: Some("05_ends"),
+        exercise: "ends",
+        code: Some(Code::ClosedUnanswered),
+        programs: &["11_custom_handler"],
     }
 }
 
@@ -203,7 +199,9 @@ pub fn close_unread() -> Tale {
         ],
         rule: "shutdown, read until the peer ends too, then close.",
         source: (CONNECTION, "Stage::Finishing(_) => Wants::Shutdown,"),
-        practice: Some("11_goodbye"),
+        exercise: "goodbye",
+        code: Some(Code::ResetOvertakes),
+        programs: &["11_custom_handler"],
     }
 }
 
@@ -284,6 +282,8 @@ pub fn hang_up() -> Tale {
             "src/reactor/ready.rs",
             "/// The peer's stream has ended or the connection failed.",
         ),
-        practice: Some("05_ends"),
+        exercise: "ends",
+        code: Some(Code::ClosedUnread),
+        programs: &["11_custom_handler"],
     }
 }

@@ -32,6 +32,8 @@ pub enum Act {
     Finish(usize),
     /// The program is asked to end.
     Drain,
+    /// The connections move to another program.
+    Handover,
     /// So many milliseconds pass.
     Pass(u64),
     /// One turn of the loop.
@@ -142,6 +144,7 @@ impl Player {
                 sim.waker().wake();
                 server.draining = true;
             }
+            Act::Handover => server.hand_over(),
             Act::Pass(ms) => sim.pass(Duration::from_millis(ms)),
             Act::Turn | Act::Rest(_) => unreachable!("the loop's own"),
         }

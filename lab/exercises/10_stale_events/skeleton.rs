@@ -1,12 +1,13 @@
-//! Exercise 10, strangers: events come for connections that are gone.
+//! Exercise 10, stale events: events come for connections that are gone.
 //!
-//! Each client gets a token that no other had, and no bit is believed before a call has confirmed it.
+//! A token is the number of a slot, the next client gets a slot that is free, and the hang-up bit is
+//! believed.
 
 use std::collections::HashMap;
 use std::io::{self, ErrorKind};
 
 use saltecho::lab::Rules;
-use saltecho::reactor::{Close, Kernel, Token};
+use saltecho::reactor::{Close, Kernel, Ready, Token};
 
 /// Serves every client.
 ///
@@ -18,7 +19,7 @@ pub fn serve<K: Kernel>(
     rules: &Rules,
 ) -> io::Result<()> {
     let (conns, buffer) = (HashMap::new(), vec![0; rules.recv_max]);
-    Echo { kernel, listener, conns, accepted: 0, buffer }.run()
+    Echo { kernel, listener, conns, buffer }.run()
 }
 
 /// A connection.
@@ -35,7 +36,6 @@ struct Echo<'a, K: Kernel> {
     kernel: &'a mut K,
     listener: &'a mut K::Listener,
     conns: HashMap<Token, Conn<K::Stream>>,
-    accepted: usize,
     buffer: Vec<u8>,
 }
 
@@ -44,17 +44,17 @@ impl<K: Kernel> Echo<'_, K> {
         let (door, mut events) = (Token::listener(0), Vec::new());
         self.kernel.register_listener(self.listener, door)?;
         loop {
-            self.kernel.poll(None, |token, _| events.push(token))?;
-            for token in events.drain(..) {
-                if token == door { self.accept() } else { self.go_on(token) }
+            self.kernel.poll(None, |token, ready| events.push((token, ready)))?;
+            for (token, ready) in events.drain(..) {
+                if token == door { self.accept() } else { self.go_on(token, ready) }
             }
         }
     }
 
     fn accept(&mut self) {
         while let Ok((mut stream, _)) = self.kernel.accept(self.listener) {
-            let token = Token::from_raw(self.accepted);
-            self.accepted += 1;
+            let mut slots = (0..).map(Token::from_raw);
+            let token = slots.find(|token| !self.conns.contains_key(token)).expect("one is free");
             match self.kernel.register(&mut stream, token) {
                 Ok(()) => {
                     let conn = Conn { stream, unsent: Vec::new(), ended: false };
@@ -65,9 +65,10 @@ impl<K: Kernel> Echo<'_, K> {
         }
     }
 
-    fn go_on(&mut self, token: Token) {
+    fn go_on(&mut self, token: Token, ready: Ready) {
         let Some(conn) = self.conns.get_mut(&token) else { return };
-        if !matches!(pump(self.kernel, conn, &mut self.buffer), Ok(false)) {
+        let over = !matches!(pump(self.kernel, conn, &mut self.buffer), Ok(false));
+        if over || ready.has(Ready::CLOSED) && conn.unsent.is_empty() {
             let conn = self.conns.remove(&token).expect("it had a turn");
             self.kernel.close(conn.stream, Close::Orderly);
         }

@@ -33,6 +33,8 @@ pub struct Loop {
     pub retry: Option<Monotonic>,
     /// The program was asked to end.
     pub draining: bool,
+    /// The loop's connections came from another program just now.
+    pub moved: bool,
     /// Number of connections there were, for tokens that no other ever had.
     generation: usize,
 }
@@ -52,7 +54,10 @@ impl Loop {
     pub fn new(sim: SimKernel, buffer: usize) -> Self {
         let mut kernel = Witness::new(sim);
         let door = Token::listener(0);
-        kernel.register_listener(&mut (), door).expect("the simulator registers every listener");
+        kernel
+            .sim
+            .register_listener(&mut (), door)
+            .expect("the simulator registers every listener");
         Self {
             kernel,
             door,
@@ -63,6 +68,7 @@ impl Loop {
             waiting: false,
             retry: None,
             draining: false,
+            moved: false,
             generation: 0,
         }
     }
@@ -84,6 +90,32 @@ impl Loop {
     #[track_caller]
     pub fn clock(&mut self) -> Monotonic {
         self.kernel.now()
+    }
+
+    /// Registers the listener once more, in another epoll.
+    #[track_caller]
+    pub fn listen(&mut self) -> io::Result<()> {
+        self.kernel.register_listener(&mut (), self.door)
+    }
+
+    /// Registers a connection once more, under the token that it has.
+    #[track_caller]
+    pub fn register(&mut self, token: Token) -> io::Result<()> {
+        let conn = self.conns.get_mut(&token).ok_or(ErrorKind::NotConnected)?;
+        self.kernel.register(&mut conn.stream, token)
+    }
+
+    /// Moves every connection to another program.
+    pub fn hand_over(&mut self) {
+        self.kernel
+            .sim
+            .remark(|| "Another program takes over: descriptors and state move to it.".to_owned());
+        self.kernel.sim.begin_handover();
+        self.kernel.sim.end_handover(true);
+        for conn in self.conns.values() {
+            self.kernel.view(conn.name, Fact::Stage("moved"));
+        }
+        self.moved = true;
     }
 
     /// Accepts one client and registers it under a token that no other had.
@@ -330,8 +362,9 @@ impl Kernel for Witness {
         self.sim.waker()
     }
 
+    #[track_caller]
     fn register_listener(&mut self, listener: &mut (), token: Token) -> io::Result<()> {
-        self.sim.register_listener(listener, token)
+        witnessed!(self, self.sim.register_listener(listener, token))
     }
 
     #[track_caller]

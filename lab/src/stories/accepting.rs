@@ -1,6 +1,7 @@
 use std::io::{self, ErrorKind::WouldBlock};
 use std::time::Duration;
 
+use saltecho::lab::Code;
 use saltecho::reactor::Ready;
 use saltecho::sim::Faults;
 use saltecho::trace::{Event, Stream, World};
@@ -9,8 +10,7 @@ use super::desk::Loop;
 use super::script::{Act, Stage};
 use super::{Side, Tale};
 
-const FILE: (&str, &str) =
-    ("examples/loop_page/stories/accepting.rs", include_str!("accepting.rs"));
+const FILE: (&str, &str) = ("lab/src/stories/accepting.rs", include_str!("accepting.rs"));
 const ACCEPT: &str = "src/server/accept.rs";
 
 fn one_accept_mistake(server: &mut Loop) -> io::Result<()> {
@@ -59,7 +59,7 @@ pub fn one_accept() -> Tale {
         ],
         seen: &[
             "tokio-rs/mio#845",
-            "agroal/pgexporter#586",
+            "pgexporter/pgexporter#586",
             "massalabs/massa#4333",
             "vibe-d/eventcore#20",
         ],
@@ -95,7 +95,9 @@ pub fn one_accept() -> Tale {
         ],
         rule: "Accept until it would block, or remember that clients may wait.",
         source: (ACCEPT, "AcceptError::Drained => *waiting = false,"),
-        practice: Some("02_door"),
+        exercise: "door",
+        code: Some(Code::Door),
+        programs: &["02_thread_per_client"],
     }
 }
 
@@ -172,8 +174,7 @@ pub fn no_descriptor() -> Tale {
             "When c1 leaves there is room, but nothing tells the loop to try again.",
         ],
         seen: &[
-            "tokio-rs/tokio#3529",
-            "joyent/libuv#1189",
+            "projecteru/redis-cerberus#29",
             "joyent/libuv#690",
             "oven-sh/bun#32705",
             "nodejs/node#45242",
@@ -213,7 +214,9 @@ pub fn no_descriptor() -> Tale {
         ],
         rule: "After EMFILE rest and try again by a timer; with a spare descriptor turn clients away meanwhile.",
         source: (ACCEPT, "/// Pauses for want of room. If the last pause for that did not help"),
-        practice: Some("12_bad_night"),
+        exercise: "bad-night",
+        code: Some(Code::Famine),
+        programs: &["02_thread_per_client"],
     }
 }
 
@@ -305,6 +308,8 @@ pub fn flood() -> Tale {
         ],
         rule: "A client that has not authenticated has its place only until another needs it.",
         source: (ACCEPT, "/// Makes room for one more unauthenticated connection."),
-        practice: None,
+        exercise: "bad-night",
+        code: None,
+        programs: &["02_thread_per_client"],
     }
 }

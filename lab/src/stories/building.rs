@@ -1,33 +1,23 @@
 //! From a tale to its part of the page.
 
-use std::collections::BTreeMap;
+use std::path::Path;
 
-use md5::{Digest, Md5};
+use saltecho::lab::Exercise;
 use saltecho::trace::page::{Answer, Code, Mark, Page, Run, STOP, Story};
 use saltecho::trace::{Event, World};
 
 use super::script::play;
 use super::{Side, Tale};
 
+/// The repository, which the paths on the page begin at.
+const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+
 pub const INTRODUCTION: &str = "An event loop is one thread that asks the kernel what has happened, and \
     then calls recv, send and accept, which must not wait. It goes wrong where it knows less than the \
-    kernel does. Here you see both sides. Each story plays one script twice, with a classic mistake and \
-    cured, and stops where it matters. These are real runs of the loops that you see, over a simulated \
-    kernel with epoll's edge-triggered rules. (Level-triggered loops spin in some places where these sleep.)";
-
-/// Names the loops that the page shows.
-pub fn version() -> String {
-    let tales = super::tales();
-    let files: BTreeMap<&str, &str> = tales.iter().map(|tale| tale.file).collect();
-    let mut digest = Md5::new();
-    for text in files.values() {
-        digest.update(text);
-    }
-    let digest: String =
-        digest.finalize().iter().take(6).map(|byte| format!("{byte:02x}")).collect();
-    let version = env!("CARGO_PKG_VERSION");
-    format!("Made by saltecho {version} from stories with the digest {digest}")
-}
+    kernel. Each story plays one script twice, with a classic mistake and cured, and stops where it \
+    matters. The first ten take fifteen minutes. The runs are real, over a simulated kernel with epoll's \
+    edge-triggered rules (level-triggered loops spin where some of these sleep). In the code, server has \
+    the connections and door is the listener.";
 
 /// Plays a tale and adds it to the page.
 pub fn tell(tale: &Tale, page: &mut Page) -> Result<(), String> {
@@ -65,11 +55,12 @@ fn story(tale: &Tale, index: usize) -> Result<Story, String> {
     answers.sort_by(|one, other| one.text.cmp(&other.text));
     let (file, wanted) = tale.source;
     let text = the_line(&read(file)?, wanted).ok_or(format!("{file} has no line {wanted:?}"))?;
-    let practice = tale.practice.map(|exercise| {
-        let (number, name) = exercise.split_once('_').unwrap_or(("", exercise));
-        let label =
-            format!("exercise {}, {}", number.trim_start_matches('0'), name.replace('_', " "));
-        (label, format!("lab/exercises/{exercise}/README.md"))
+    let exercise = Exercise::find(tale.exercise)?;
+    let (number, name) = (exercise.number, exercise.name.replace('-', " "));
+    let programs = tale.programs.iter().map(|name| {
+        let paths = [format!("examples/{name}.rs"), format!("examples/{name}/main.rs")];
+        let path = paths.into_iter().find(|path| Path::new(ROOT).join(path).exists());
+        Ok(((*name).to_owned(), path.ok_or(format!("no program is called {name}"))?))
     });
     Ok(Story {
         name: tale.name.to_owned(),
@@ -82,7 +73,11 @@ fn story(tale: &Tale, index: usize) -> Result<Story, String> {
         answers,
         rule: tale.rule.to_owned(),
         source: (file.to_owned(), text),
-        practice,
+        exercise: (
+            format!("exercise {number}, {name}"),
+            format!("{}/README.md", exercise.directory()),
+        ),
+        programs: programs.collect::<Result<_, String>>()?,
     })
 }
 
@@ -113,7 +108,7 @@ fn the_line(text: &str, wanted: &str) -> Option<String> {
 }
 
 fn read(file: &str) -> Result<String, String> {
-    let path = format!("{}/{file}", env!("CARGO_MANIFEST_DIR"));
+    let path = format!("{ROOT}/{file}");
     std::fs::read_to_string(&path).map_err(|error| format!("{path}: {error}"))
 }
 

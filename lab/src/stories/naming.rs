@@ -1,5 +1,6 @@
 use std::io::{self, ErrorKind::WouldBlock};
 
+use saltecho::lab::Code;
 use saltecho::reactor::{Ready, Token};
 use saltecho::sim::Faults;
 use saltecho::trace::{Event, Stream};
@@ -8,7 +9,7 @@ use super::desk::Loop;
 use super::script::{Act, Stage};
 use super::{Side, Tale};
 
-const FILE: (&str, &str) = ("examples/loop_page/stories/naming.rs", include_str!("naming.rs"));
+const FILE: (&str, &str) = ("lab/src/stories/naming.rs", include_str!("naming.rs"));
 
 /// Length of a digest.
 const DIGEST: usize = 16;
@@ -97,7 +98,9 @@ pub fn pieces() -> Tale {
         ],
         rule: "Collect bytes until the unit is complete; one recv may bring half of it or several.",
         source: ("src/proto/handshake.rs", "/// Returns true if the digest has all its bytes."),
-        practice: Some("06_pieces"),
+        exercise: "pieces",
+        code: Some(Code::PartOfMessage),
+        programs: &["08_authenticated_echo", "09_udp", "10_makefile"],
     }
 }
 
@@ -192,6 +195,8 @@ pub fn stale_token() -> Tale {
         ],
         rule: "Put a generation into the token, so that a name dies with its connection.",
         source: ("src/reactor/slots.rs", "const fn pack(index: u32, generation: u32)"),
-        practice: Some("10_strangers"),
+        exercise: "stale-events",
+        code: Some(Code::ClosedWithoutCause),
+        programs: &["05_readiness"],
     }
 }

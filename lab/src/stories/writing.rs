@@ -1,5 +1,6 @@
 use std::io::{self, ErrorKind::WouldBlock};
 
+use saltecho::lab::Code;
 use saltecho::reactor::Ready;
 use saltecho::trace::{Event, World};
 
@@ -7,7 +8,7 @@ use super::desk::Loop;
 use super::script::{Act, Stage};
 use super::{Side, Tale};
 
-const FILE: (&str, &str) = ("examples/loop_page/stories/writing.rs", include_str!("writing.rs"));
+const FILE: (&str, &str) = ("lab/src/stories/writing.rs", include_str!("writing.rs"));
 
 fn partial_write_mistake(server: &mut Loop) -> io::Result<()> {
     for (token, ready) in server.poll(None)? {
@@ -66,7 +67,7 @@ pub fn partial_write() -> Tale {
             "microsoft/WSL#40032",
             "objeck/objeck-lang#670",
             "MisterTea/EternalTerminal#815",
-            "Watt-32#106",
+            "gvanem/Watt-32#106",
         ],
         stage,
         file: FILE,
@@ -96,7 +97,9 @@ pub fn partial_write() -> Tale {
         ],
         rule: "send says how much it took; keep the rest until an event says that there is room.",
         source: ("src/proto/reply.rs", "pub fn sent(mut self, n: usize)"),
-        practice: Some("04_short_sends"),
+        exercise: "short-sends",
+        code: Some(Code::LostRest),
+        programs: &["06_send_and_sendall"],
     }
 }
 
@@ -187,7 +190,9 @@ pub fn writable_event() -> Tale {
             "src/server/pump.rs",
             "/// Receives once and offers the answer to the kernel from the very buffer",
         ),
-        practice: Some("04_short_sends"),
+        exercise: "short-sends",
+        code: Some(Code::AnswerInHand),
+        programs: &["07_back_pressure"],
     }
 }
 
@@ -285,6 +290,8 @@ pub fn slow_reader() -> Tale {
         ],
         rule: "While an answer waits, do not read: that is how the peer learns to wait.",
         source: ("src/proto/connection.rs", "Stage::Echoing(Some(_)) => Wants::Send,"),
-        practice: Some("07_back_pressure"),
+        exercise: "back-pressure",
+        code: Some(Code::OverLimit),
+        programs: &["07_back_pressure", "12_on_tokio"],
     }
 }

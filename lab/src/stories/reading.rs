@@ -1,5 +1,6 @@
 use std::io::{self, ErrorKind::WouldBlock};
 
+use saltecho::lab::Code;
 use saltecho::reactor::Ready;
 use saltecho::sim::Faults;
 use saltecho::trace::{Event, Fault, World};
@@ -8,7 +9,7 @@ use super::desk::Loop;
 use super::script::{Act, Stage};
 use super::{Side, Tale};
 
-const FILE: (&str, &str) = ("examples/loop_page/stories/reading.rs", include_str!("reading.rs"));
+const FILE: (&str, &str) = ("lab/src/stories/reading.rs", include_str!("reading.rs"));
 const READY: &str = "src/reactor/ready.rs";
 
 fn one_read_mistake(server: &mut Loop) -> io::Result<()> {
@@ -88,7 +89,9 @@ pub fn one_read() -> Tale {
         ],
         rule: "Read until recv would block, or remember that you have not.",
         source: (READY, "/// Readiness is edge-triggered: an event comes once"),
-        practice: Some("03_drain"),
+        exercise: "drain",
+        code: Some(Code::UnreadInput),
+        programs: &["05_readiness"],
     }
 }
 
@@ -141,7 +144,12 @@ pub fn would_block() -> Tale {
             "The first event is answered; behind the second there is nothing.",
             "A loop that takes WouldBlock for an error closes a connection that is in perfect health.",
         ],
-        seen: &["tokio-rs/mio#632", "berkowski/mio-serial#12", "K0M15/webserv#53", "gpiod-rs#8"],
+        seen: &[
+            "tokio-rs/mio#632",
+            "berkowski/mio-serial#12",
+            "K0M15/webserv#53",
+            "katyo/gpiod-rs#8",
+        ],
         stage,
         file: FILE,
         mistake: Side {
@@ -174,7 +182,9 @@ pub fn would_block() -> Tale {
         ],
         rule: "An event is a hint that a call is worth a try; WouldBlock is its normal end.",
         source: (READY, "/// The calls that a socket is believed ready for: hints that events set"),
-        practice: Some("01_first_echo"),
+        exercise: "first-echo",
+        code: Some(Code::ClosedWithoutCause),
+        programs: &["03_busy_waiting"],
     }
 }
 
@@ -260,7 +270,9 @@ pub fn zero() -> Tale {
         ],
         rule: "Zero bytes are the end of the stream; \"nothing yet\" is WouldBlock.",
         source: ("src/server/pump.rs", "Ok(Some(0)) => {"),
-        practice: Some("05_ends"),
+        exercise: "ends",
+        code: Some(Code::KeptEnded),
+        programs: &["01_blocking_echo"],
     }
 }
 
@@ -320,7 +332,7 @@ pub fn end_behind_data() -> Tale {
             "But c1's end stands behind its five bytes, and one event announced both.",
             "A loop that stops at the short read never calls the recv that would have said zero.",
         ],
-        seen: &["epoll(7), question 9"],
+        seen: &["epoll(7), question 9", "netty/netty#7788"],
         stage: Stage::new(&[
             Act::Connect,
             Act::Rest(10),
@@ -357,7 +369,9 @@ pub fn end_behind_data() -> Tale {
         ],
         rule: "A short read ends reading only if no end and no urgent byte was announced.",
         source: (READY, "if self.0 & (Self::CLOSED.0 | Self::PRIORITY.0) == 0 {"),
-        practice: Some("05_ends"),
+        exercise: "ends",
+        code: Some(Code::UnreadEnd),
+        programs: &["05_readiness"],
     }
 }
 
@@ -446,6 +460,8 @@ pub fn urgent_byte() -> Tale {
         ],
         rule: "While an urgent mark is ahead, a short read says nothing.",
         source: (READY, "/// Urgent data arrived. A `recv` stops short"),
-        practice: Some("03_drain"),
+        exercise: "drain",
+        code: Some(Code::UnreadInput),
+        programs: &["05_readiness"],
     }
 }

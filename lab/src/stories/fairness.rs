@@ -1,14 +1,15 @@
 use std::io::{self, ErrorKind::WouldBlock};
 use std::time::Duration;
 
+use saltecho::lab::Code;
 use saltecho::reactor::Ready;
-use saltecho::trace::Event;
+use saltecho::trace::{Event, World};
 
 use super::desk::Loop;
 use super::script::{Act, Stage};
 use super::{Side, Tale};
 
-const FILE: (&str, &str) = ("examples/loop_page/stories/fairness.rs", include_str!("fairness.rs"));
+const FILE: (&str, &str) = ("lab/src/stories/fairness.rs", include_str!("fairness.rs"));
 
 fn greedy_mistake(server: &mut Loop) -> io::Result<()> {
     for (token, ready) in server.poll(None)? {
@@ -76,12 +77,7 @@ pub fn greedy() -> Tale {
             "The loop reads c1 until it would block, and c1 sees to it that it never does.",
             "c2 waits for as long as c1 likes; so each connection gets a share, and the rest of its work is queued.",
         ],
-        seen: &[
-            "dabeaz/curio#106 (49 s for one client)",
-            "twitter/twemproxy#416",
-            "microsoft/CCF#1462",
-            "envoyproxy/envoy#27773",
-        ],
+        seen: &["dabeaz/curio#106", "libuv/libuv#2027", "twitter/twemproxy#416"],
         stage,
         file: FILE,
         mistake: Side {
@@ -120,6 +116,77 @@ pub fn greedy() -> Tale {
         ],
         rule: "Give each connection a share of the turn, and queue what is left, for no event will.",
         source: ("src/server/pump.rs", "share = share.saturating_sub(moved.max(CALL_COST));"),
-        practice: Some("09_fairness"),
+        exercise: "fairness",
+        code: Some(Code::HeldTheLoop),
+        programs: &["05_readiness"],
+    }
+}
+
+fn forgotten_share_mistake(server: &mut Loop) -> io::Result<()> {
+    for (token, ready) in server.poll(None)? {
+        if token == server.door {
+            server.accept_all()?;
+        } else if ready.has(Ready::READABLE) {
+            // Three reads are enough for one turn. The rest has the next event.
+            for _ in 0..3 {
+                match server.recv(token) {
+                    Ok(n) => server.send(token, n)?,
+                    Err(error) if error.kind() == WouldBlock => break,
+                    Err(error) => return Err(error),
+                };
+            }
+        }
+    }
+    Ok(())
+}
+
+pub fn forgotten_share() -> Tale {
+    let mut stage = Stage::new(&[Act::Connect, Act::Rest(10), Act::Send(1, 5000), Act::Rest(5000)]);
+    stage.buffer = 1024;
+    Tale {
+        name: "forgotten-share",
+        title: "After its share a connection waits for an event",
+        text: [
+            "Each connection may read three times in a turn, so that none holds the loop; c1 sends enough for five reads.",
+            "The loop stops after the third, although nothing would block, and goes to sleep.",
+            "The share was the loop's own idea: the kernel knows nothing of it and has no news for c1.",
+        ],
+        seen: &["sjanel/aeronet#485"],
+        stage,
+        file: FILE,
+        mistake: Side {
+            turn: forgotten_share_mistake,
+            function: "fn forgotten_share_mistake",
+            stop: |step, picture| {
+                matches!(step.event, Event::World(World::Sleeps(..)))
+                    && picture.sockets.first().is_some_and(|socket| socket.unread > 0)
+            },
+            stop_text: "The loop sleeps on what it left itself",
+        },
+        cure: Side {
+            turn: greedy_cure,
+            function: "fn greedy_cure",
+            stop: |step, picture| {
+                matches!(step.event, Event::Poll(Some(Duration::ZERO)))
+                    && picture.sockets.first().is_some_and(|socket| socket.unread > 0)
+            },
+            stop_text: "Work is left, so this poll does not sleep",
+        },
+        question: "The loop has left 1,928 bytes of c1 for the next turn. When does that begin?",
+        answers: &[
+            (
+                "When c1 sends more, if it ever does",
+                "Only that would be a change. c1 waits for its answer first.",
+            ),
+            (
+                "At once: poll reports c1, since bytes are unread",
+                "It reported them when they came. That they are still there is no change.",
+            ),
+        ],
+        rule: "A loop that stops before \"would block\" owes itself a turn: queue the connection, and poll without sleep.",
+        source: ("src/server/mod.rs", "return Some(Duration::ZERO);"),
+        exercise: "fairness",
+        code: Some(Code::UnreadInput),
+        programs: &["05_readiness"],
     }
 }
