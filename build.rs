@@ -28,6 +28,7 @@ fn main() {
     let built_from = commit.as_deref().unwrap_or("unknown commit");
     let version = env::var("CARGO_PKG_VERSION").expect("cargo sets it");
     println!("cargo::rustc-env=BUILD_VERSION={version} ({built_from}, features: {features})");
+    println!("cargo::rustc-env=BUILD_SOURCE={version} ({built_from})");
     if let Some(commit) = commit {
         println!("cargo::rustc-env=BUILD_COMMIT={commit}");
     }

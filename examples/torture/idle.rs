@@ -3,7 +3,7 @@
 //! Three crowds at the same time, each with its own server and client process: one connects all at
 //! once, one evenly over a minute, and one disconnects and connects again all at once. Their
 //! keepalive probes share one machine, with loopback's queue of 1,000 packets per processor.
-//! `scripts/million-idle` holds one crowd of any size, where a process may have the descriptors.
+//! `scripts/million` holds one crowd of any size, where a process may have the descriptors.
 
 use std::net::{Ipv4Addr, TcpStream};
 use std::process::{Command, Stdio};

@@ -1,5 +1,3 @@
-use zeroize::Zeroizing;
-
 use super::proxy::{Header, HeaderError, HeaderReader, Status};
 #[cfg(feature = "server")]
 use super::wire::{Reader, put_counted};
@@ -12,7 +10,8 @@ use crate::auth::{Challenge, Digest};
 /// At most 120 bytes: glibc caches freed blocks of that size; larger ones cost twice as much.
 pub(super) struct Handshake {
     challenge: Challenge,
-    digest: Zeroizing<[u8; Digest::MAX_LEN]>,
+    /// What came over the wire is no secret, so it is not wiped.
+    digest: [u8; Digest::MAX_LEN],
     /// `None` unless a balancer's header comes first. Boxed, since most connections have none.
     preface: Option<Box<Preface>>,
     pub(super) peer: Peer,
@@ -38,14 +37,7 @@ const _: () = assert!(size_of::<Handshake>() <= 120);
 
 impl Handshake {
     pub(super) fn new(challenge: Challenge, peer: Peer) -> Self {
-        Self {
-            challenge,
-            digest: Zeroizing::new([0; Digest::MAX_LEN]),
-            preface: None,
-            peer,
-            sent: 0,
-            received: 0,
-        }
+        Self { challenge, digest: [0; Digest::MAX_LEN], preface: None, peer, sent: 0, received: 0 }
     }
 
     /// The same behind a balancer, whose header comes first.

@@ -3,10 +3,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Ready;
 use super::slots::Token;
+use super::{Note, Ready};
 use crate::metrics::Process;
-use crate::proto::{CloseReason, ConnId};
 use crate::python::Monotonic;
 
 /// Everything that the loop asks of the operating system. Not a socket library: it has the calls
@@ -265,37 +264,6 @@ impl<K: Kernel> Kernel for &mut K {
     fn process(&self) -> Option<Process> {
         (**self).process()
     }
-}
-
-/// Something that a loop does for another cause than an answer of its [`Kernel`], or decides.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Note {
-    /// Another thread or a signal left this command, in the words of a recording.
-    Command(String),
-    /// An administrator ended the connection.
-    Killed(ConnId),
-    /// The program was called for its tick, and is to be called again after this time.
-    Tick(Option<Duration>),
-    /// The alarm of a connection's deadline came.
-    Due(ConnId),
-    /// A connection authenticated, under the key at this position of the ring.
-    Authenticated(ConnId, Option<u8>),
-    /// A connection ended.
-    Closed(ConnId, CloseReason),
-    /// Accepting pauses, for this reason.
-    Pause(Pause),
-}
-
-/// The reason why accepting pauses.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Pause {
-    /// There are as many connections as there may be.
-    Full,
-    /// There are as many that have not authenticated as there may be.
-    UnauthenticatedFull,
-    /// `accept` failed, or there was no memory.
-    Error,
 }
 
 /// The state of a peer, as far as the system knows it.

@@ -85,26 +85,32 @@ impl RunQueue {
     }
 
     /// Takes the connection at the front; `None` if it is gone by now, or there is none.
-    pub(super) fn pop<S, T>(&mut self, slots: &mut Slots<S, T>) -> Option<ConnId> {
+    pub(super) fn pop<'a, S, T>(
+        &mut self,
+        slots: &'a mut Slots<S, T>,
+    ) -> Option<(ConnId, &'a mut Slot<S, T>)> {
         let id = *self.ids.get(self.taken)?;
         self.taken += 1;
-        slots.get_mut(id)?.queued = false;
-        Some(id)
+        let slot = slots.get_mut(id)?;
+        slot.queued = false;
+        Some((id, slot))
     }
 
     /// Queues slots in place of one that was missed, and gives memory back when a crowd is gone. To be
     /// called before each poll.
     pub(super) fn tidy<S, T>(&mut self, slots: &mut Slots<S, T>) {
-        if self.len() == 0 {
-            self.ids.clear();
-        } else {
-            self.ids.drain(..self.taken);
+        if self.taken > 0 {
+            if self.len() == 0 {
+                self.ids.clear();
+            } else {
+                self.ids.drain(..self.taken);
+            }
+            self.taken = 0;
         }
-        self.taken = 0;
         if self.unseen > 0 {
             self.queue_unseen(slots);
         }
-        if self.ids.is_empty() && self.ids.capacity() > 4 * KEPT {
+        if self.ids.capacity() > 4 * KEPT {
             self.shrink(slots.len());
         }
     }
@@ -124,7 +130,7 @@ impl RunQueue {
     #[cold]
     fn shrink(&mut self, connections: usize) {
         let need = connections.max(KEPT);
-        if self.ids.capacity() / 4 > need {
+        if self.ids.is_empty() && self.ids.capacity() / 4 > need {
             self.ids.shrink_to(need);
         }
     }
@@ -145,7 +151,7 @@ mod tests {
 
     /// Gives each queued connection its turn.
     fn turn(queue: &mut RunQueue, slots: &mut Slots<(), ()>) -> Vec<ConnId> {
-        (0..queue.len()).filter_map(|_| queue.pop(slots)).collect()
+        (0..queue.len()).filter_map(|_| Some(queue.pop(slots)?.0)).collect()
     }
 
     #[test]

@@ -3,8 +3,9 @@ use std::collections::TryReserveError;
 use slab::Slab;
 
 use super::Ready;
-use super::timers::{Link, Links};
+use super::timers::{Link, Links, Wheel};
 use crate::proto::ConnId;
+use crate::python::Monotonic;
 
 impl ConnId {
     /// The number of connections that came after `other` up to this one, which is not older.
@@ -125,6 +126,11 @@ impl<S, C> Slot<S, C> {
     /// Returns true if an alarm is set.
     pub(crate) fn is_armed(&self) -> bool {
         self.timer.is_armed()
+    }
+
+    /// Returns true if an alarm is set for `deadline` or before.
+    pub(crate) fn is_armed_by(&self, wheel: &Wheel, deadline: Monotonic) -> bool {
+        wheel.is_armed_by(&self.timer, deadline)
     }
 }
 
@@ -341,7 +347,6 @@ mod tests {
     use super::*;
     use crate::auth::{Challenge, Keyring};
     use crate::proto::{Config, Connection, Upper};
-    use crate::python::Monotonic;
 
     fn connection() -> Connection<Upper> {
         let config = Config::new(Keyring::demo());

@@ -22,6 +22,7 @@ use ipnet::{IpNet, Ipv4Net};
 
 use super::{ConnId, Limits};
 use crate::python::Monotonic;
+use crate::reactor::Refusal;
 
 /// The origin of a connection, as far as one sender can be told from another: an IPv4 address,
 /// or the /64 of an IPv6 address, within which a sender chooses freely.
@@ -75,15 +76,6 @@ fn canonical(network: IpNet) -> IpNet {
     let address = mapped.addr().to_ipv4_mapped().filter(|_| mapped.prefix_len() >= 96);
     let shorter = address.and_then(|address| Ipv4Net::new(address, mapped.prefix_len() - 96).ok());
     shorter.map_or(network, IpNet::V4)
-}
-
-/// The reason for which a client was closed before it was sent a challenge.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Refusal {
-    /// Its source failed lately.
-    Suspect,
-    /// Its source has as many unauthenticated connections as it may.
-    Share,
 }
 
 /// The connections that have not authenticated, and what is known of their sources.
@@ -166,6 +158,7 @@ impl Unauthenticated {
     }
 
     /// Decides about one from this source, beside so many other unauthenticated connections.
+    #[inline]
     fn assess(
         &mut self,
         source: Option<Source>,
@@ -180,7 +173,7 @@ impl Unauthenticated {
         }
         let held = self.by_source.get(&source).copied().unwrap_or(0);
         if limits.unauthenticated_per_source.is_some_and(|share| held >= share) {
-            return Err(Refusal::Share);
+            return Err(Refusal::OverShare);
         }
         Ok(())
     }
@@ -477,7 +470,7 @@ mod tests {
             }
             unauthenticated.add(id(number), crowd, at(1));
         }
-        assert_eq!(unauthenticated.admit(crowd, &limits, at(1)), Err(Refusal::Share));
+        assert_eq!(unauthenticated.admit(crowd, &limits, at(1)), Err(Refusal::OverShare));
         assert_eq!(unauthenticated.admit(failed, &limits, at(1)), Err(Refusal::Suspect));
         assert_eq!(unauthenticated.admit(clean, &limits, at(1)), Ok(()));
         assert_eq!(unauthenticated.admit(None, &limits, at(1)), Ok(()), "unknown");

@@ -21,6 +21,7 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         if let Some(admin) = &self.admin {
             admin.assert_consistent(self.reactor.now());
         }
+        self.acceptor.assert_consistent();
         self.acceptor.unauthenticated.assert_consistent(|id| {
             self.reactor.slots.get(id).is_some_and(|slot| !slot.connection.has_authenticated())
         });

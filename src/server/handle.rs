@@ -1,7 +1,7 @@
 use std::mem;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::mpsc;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 
 use bytes::Bytes;
 
@@ -9,6 +9,7 @@ use super::BuildError;
 use super::admin::Errand;
 use super::builder::{allowed_limits, refuse_impossible};
 use super::reconfigure::Reconfiguration;
+use super::sync::{AtomicUsize, Mutex, MutexGuard};
 use super::{IpNet, Limits, Stats};
 use crate::auth::Keyring;
 use crate::proto::{Config, ConnId, Peer, guarded, in_user_code};

@@ -82,6 +82,7 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
 
     /// Arms connections anew after the period of keepalive became shorter, as many in a turn as there
     /// are deadlines handled in one.
+    #[inline(never)]
     pub(super) fn rearm_some(&mut self) {
         let Some(mut from) = self.unsettled.rearm_from else { return };
         for _ in 0..self.limits.deadlines_per_turn {

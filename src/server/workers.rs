@@ -7,10 +7,13 @@
 //! clients wait though another has room.
 
 use std::io;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::{self, ScopedJoinHandle};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, PoisonError};
+use std::thread::{self, Scope};
 use std::time::{Duration, Instant};
 
+use super::sync::{Condvar, Mutex, MutexGuard};
 use super::{Handle, Server, Stats};
 use crate::proto::Handler;
 use crate::reactor::Kernel;
@@ -32,9 +35,34 @@ where
     H: Handler + Clone + Send,
 {
     let parking = Parking::new(servers.len());
-    match run_until_parked(servers, &parking)? {
-        Pause::Ended(stats) => Ok(*stats),
-        Pause::Parked(_) => unreachable!("no other knows of the parking"),
+    thread::scope(|scope| {
+        let crew = Crew::start(scope, servers.len())?;
+        match run_until_parked(servers, &parking, &crew)? {
+            Pause::Ended(stats) => Ok(*stats),
+            Pause::Parked(_) => unreachable!("no other knows of the parking"),
+        }
+    })
+}
+
+/// Threads for loops, which are there before the loops are: a service that moves must not fail for want
+/// of a thread when it is too late to go back. They end when it is dropped.
+pub struct Crew<'scope>(Vec<Sender<Job<'scope>>>);
+
+type Job<'scope> = Box<dyn FnOnce() + Send + 'scope>;
+
+impl<'scope> Crew<'scope> {
+    /// Starts the threads for so many loops: one less, since the first runs on the thread that calls.
+    ///
+    /// # Errors
+    /// If the system refuses a thread.
+    pub fn start(scope: &'scope Scope<'scope, '_>, loops: usize) -> io::Result<Self> {
+        let hands = (2..=loops).map(|number| {
+            let (give, jobs) = channel::<Job<'scope>>();
+            let thread = thread::Builder::new().name(format!("worker {number}"));
+            thread.spawn_scoped(scope, move || jobs.into_iter().for_each(|job| job()))?;
+            Ok(give)
+        });
+        hands.collect::<io::Result<_>>().map(Self)
     }
 }
 
@@ -46,37 +74,50 @@ pub enum Pause<K: Kernel, H> {
     Parked(Vec<Server<K, H>>),
 }
 
-/// The same as [`run_workers`], but all loops can be parked together, and then come back.
+/// The same as [`run_workers`], but all loops can be parked together, and then come back. It starts no
+/// thread: `crew` has one for each loop but the first.
 ///
 /// # Errors
 /// Those of [`run_workers`].
-pub fn run_until_parked<K, H>(
+///
+/// # Panics
+/// If the crew is of fewer loops.
+pub fn run_until_parked<'scope, K, H>(
     servers: Vec<Server<K, H>>,
     parking: &Parking,
+    crew: &Crew<'scope>,
 ) -> io::Result<Pause<K, H>>
 where
-    K: Kernel<Listener: Send, Stream: Send, AdminListener: Send> + Send,
-    H: Handler + Clone + Send,
+    K: Kernel<Listener: Send, Stream: Send, AdminListener: Send> + Send + 'scope,
+    H: Handler + Clone + Send + 'scope,
 {
+    assert!(servers.len() <= crew.0.len() + 1, "there is a thread for each loop");
     let all: Handle = servers.iter().map(Server::handle).collect();
-    let halts: io::Result<Vec<Halt<K, H>>> = thread::scope(|scope| {
-        let mut servers = servers.into_iter();
-        let last_act = || LastAct(Some((all.clone(), parking)));
-        let first = servers.next().map(|server| (server, last_act()));
-        let mut threads: Vec<ScopedJoinHandle<'_, io::Result<Halt<K, H>>>> = Vec::new();
-        for (server, number) in servers.zip(2..) {
-            let last_act = last_act();
-            let thread = thread::Builder::new().name(format!("worker {number}"));
-            threads.push(thread.spawn_scoped(scope, move || run(server, parking, last_act))?);
-        }
-        let first = first.map(|(server, last_act)| run(server, parking, last_act));
-        let halted = threads
-            .into_iter()
-            .map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
-        // All have to end before one error is returned.
-        let halted: Vec<io::Result<Halt<K, H>>> = first.into_iter().chain(halted).collect();
-        halted.into_iter().collect()
+    let last_act = || LastAct(Some((all.clone(), parking.clone())));
+    let mut servers = servers.into_iter();
+    let first = servers.next().map(|server| (server, last_act()));
+    let others: Vec<Halting<K, H>> = servers
+        .zip(&crew.0)
+        .map(|(server, hand)| {
+            let (tell, halted) = channel();
+            let (parking, last_act) = (parking.clone(), last_act());
+            let job = move || {
+                let halt = catch_unwind(AssertUnwindSafe(|| run(server, &parking, last_act)));
+                // Without the thread that waits for it, nothing is left to do with it.
+                let _ = tell.send(halt);
+            };
+            hand.send(Box::new(job)).expect("a thread of the crew only waits for work");
+            halted
+        })
+        .collect();
+    let first = first.map(|(server, last_act)| run(server, parking, last_act));
+    let halted = others.into_iter().map(|halted| {
+        let halt = halted.recv().expect("it tells how it halted, whatever happens");
+        halt.unwrap_or_else(|panic| resume_unwind(panic))
     });
+    // All have to end before one error is returned.
+    let halted: Vec<io::Result<Halt<K, H>>> = first.into_iter().chain(halted).collect();
+    let halts: io::Result<Vec<Halt<K, H>>> = halted.into_iter().collect();
     let (mut stats, mut parked) = (Vec::new(), Vec::new());
     for halt in halts? {
         match halt {
@@ -91,16 +132,19 @@ where
     })
 }
 
+/// How a loop of another thread halts, or with what it panics.
+type Halting<K, H> = Receiver<thread::Result<io::Result<Halt<K, H>>>>;
+
 /// One loop does not run any more.
-enum Halt<K: Kernel, H> {
+pub(super) enum Halt<K: Kernel, H> {
     Ended(Box<Stats>),
     Parked(Box<Server<K, H>>),
 }
 
-fn run<K: Kernel, H: Handler + Clone>(
+pub(super) fn run<K: Kernel, H: Handler + Clone>(
     mut server: Server<K, H>,
     parking: &Parking,
-    mut last_act: LastAct<'_>,
+    mut last_act: LastAct,
 ) -> io::Result<Halt<K, H>> {
     loop {
         let stats = server.run()?;
@@ -116,12 +160,12 @@ fn run<K: Kernel, H: Handler + Clone>(
 }
 
 /// Drains all the others when its owner ends, even by a panic.
-struct LastAct<'a>(Option<(Handle, &'a Parking)>);
+pub(super) struct LastAct(pub(super) Option<(Handle, Parking)>);
 
-impl Drop for LastAct<'_> {
+impl Drop for LastAct {
     fn drop(&mut self) {
         if let Some((all, parking)) = &self.0 {
-            parking.cancel();
+            parking.end();
             all.drain();
         }
     }
@@ -144,6 +188,8 @@ enum Attempt {
     None,
     Until(Instant),
     Done,
+    /// One has ended, so they will not park any more.
+    Never,
 }
 
 impl Parking {
@@ -159,10 +205,13 @@ impl Parking {
     /// It must not be called by one of the loops.
     pub fn park(&self, all: &Handle, limit: Duration) -> bool {
         let mut lot = self.lot();
+        if lot.attempt == Attempt::Never {
+            return false;
+        }
         lot.attempt = Attempt::Until(Instant::now() + limit);
         drop(lot);
         all.park();
-        self.wait_for_others(self.lot())
+        self.wait_for_others(self.lot()).attempt == Attempt::Done
     }
 
     /// A loop has parked. True if all have.
@@ -176,21 +225,21 @@ impl Parking {
             lot.attempt = Attempt::Done;
             self.0.1.notify_all();
         }
-        let all = self.wait_for_others(lot);
-        self.lot().parked -= 1;
-        all
+        // Under the same lock: a loop that goes on must not count for the next attempt.
+        let mut lot = self.wait_for_others(lot);
+        lot.parked -= 1;
+        lot.attempt == Attempt::Done
     }
 
-    fn wait_for_others(&self, mut lot: MutexGuard<'_, Lot>) -> bool {
+    /// Returns when the attempt is over.
+    fn wait_for_others<'a>(&self, mut lot: MutexGuard<'a, Lot>) -> MutexGuard<'a, Lot> {
         loop {
-            let Attempt::Until(deadline) = lot.attempt else {
-                return lot.attempt == Attempt::Done;
-            };
+            let Attempt::Until(deadline) = lot.attempt else { return lot };
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 lot.attempt = Attempt::None;
                 self.0.1.notify_all();
-                return false;
+                return lot;
             }
             let waited = self.0.1.wait_timeout(lot, left);
             lot = waited.unwrap_or_else(PoisonError::into_inner).0;
@@ -204,6 +253,12 @@ impl Parking {
             lot.attempt = Attempt::None;
             self.0.1.notify_all();
         }
+    }
+
+    /// The loops that wait for others go on, and none will wait any more.
+    fn end(&self) {
+        self.lot().attempt = Attempt::Never;
+        self.0.1.notify_all();
     }
 
     fn lot(&self) -> MutexGuard<'_, Lot> {

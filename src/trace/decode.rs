@@ -7,7 +7,7 @@ use super::encode::{ALL_BITS, FIRST_ADMIN, FIRST_LISTENER, NEUTRAL, kind};
 use super::{Event, Fault, Stream, Subject};
 use crate::proto::{CloseReason, ConnId};
 use crate::python::Monotonic;
-use crate::reactor::{Close, Liveness, Note, Pause, Ready};
+use crate::reactor::{AcceptPause, Close, Liveness, Note, Ready, Refusal, RingKey};
 
 /// Maximum length of a buffer of `recv` in a recording, in bytes: 1 GiB.
 const MAX_ROOM: u64 = 1 << 30;
@@ -29,6 +29,8 @@ pub(super) enum Record {
 pub(super) struct Decoder {
     clock: u64,
     room: usize,
+    /// The client that was accepted last, which the notes after it are about.
+    peer: Option<SocketAddr>,
 }
 
 /// The bytes that came with an event.
@@ -238,8 +240,9 @@ impl Decoder {
                 Event::Register(rest.stream()?, Subject::Connection(id), rest.result()?)
             }
             kind::ACCEPT => {
-                let subject = rest.subject()?;
-                Event::Accept(subject, Ok((rest.stream()?, rest.address()?)))
+                let (subject, stream) = (rest.subject()?, rest.stream()?);
+                self.peer = rest.address()?;
+                Event::Accept(subject, Ok((stream, self.peer)))
             }
             kind::ACCEPT_FAILED => Event::Accept(rest.subject()?, Err(rest.fault()?)),
             kind::SHED => Event::Shed(rest.subject()?, rest.result()?),
@@ -299,7 +302,7 @@ impl Decoder {
                 Event::FillRandom(len, Ok(()))
             }
             kind::FILL_FAILED => Event::FillRandom(rest.size()?, Err(rest.fault()?)),
-            note => Event::Note(note_of(note, rest)?),
+            note => Event::Note(self.note(note, rest)?),
         };
         Some((Record::Event(event), data))
     }
@@ -308,30 +311,44 @@ impl Decoder {
         self.clock = self.clock.wrapping_add(rest.number()?);
         Some(Monotonic::from_nanos(self.clock))
     }
-}
 
-fn note_of(kind: u8, rest: &mut Rest<'_>) -> Option<Note> {
-    Some(match kind {
-        kind::COMMAND => Note::Command(rest.text()?),
-        kind::KILLED => Note::Killed(rest.id()?),
-        kind::TICK => Note::Tick(rest.number()?.checked_sub(1).map(Duration::from_nanos)),
-        kind::DUE => Note::Due(rest.id()?),
-        kind::AUTHENTICATED => {
-            let id = rest.id()?;
-            Note::Authenticated(id, rest.byte().filter(|key| *key < 0x80)?.checked_sub(1))
-        }
-        kind::CLOSED => {
-            let id = rest.id()?;
-            let code = rest.byte()?;
-            let reason = CloseReason::ALL.iter().find(|reason| **reason as u8 == code)?;
-            Note::Closed(id, *reason)
-        }
-        kind::PAUSE => Note::Pause(match rest.byte()? {
-            0 => Pause::Full,
-            1 => Pause::UnauthenticatedFull,
-            2 => Pause::Error,
+    fn note(&self, kind: u8, rest: &mut Rest<'_>) -> Option<Note> {
+        Some(match kind {
+            kind::COMMAND => Note::Command(rest.text()?),
+            kind::KILLED => Note::Killed(rest.id()?),
+            kind::TICK => Note::Tick(rest.number()?.checked_sub(1).map(Duration::from_nanos)),
+            kind::DUE => Note::Due(rest.id()?),
+            kind::REFUSED => Note::Refused(
+                self.peer,
+                match rest.byte()? {
+                    0 => Refusal::Suspect,
+                    1 => Refusal::OverShare,
+                    2 => Refusal::UntrustedProxy,
+                    _ => return None,
+                },
+            ),
+            kind::OPENED => Note::Opened(rest.id()?, self.peer),
+            kind::PROXIED => Note::Proxied(rest.id()?, None),
+            kind::AUTHENTICATED => {
+                let id = rest.id()?;
+                let position = rest.byte().filter(|key| *key < 0x80)?.checked_sub(1);
+                let key = position.map(|position| RingKey { position, name: None });
+                Note::Authenticated(id, key)
+            }
+            kind::CLOSED => {
+                let id = rest.id()?;
+                let code = rest.byte()?;
+                let reason = CloseReason::ALL.iter().find(|reason| **reason as u8 == code)?;
+                Note::Closed(id, *reason)
+            }
+            kind::SETUP_FAILED => Note::SetupFailed(self.peer, rest.fault()?),
+            kind::PAUSE => Note::AcceptPaused(match rest.byte()? {
+                0 => AcceptPause::Full,
+                1 => AcceptPause::UnauthenticatedFull,
+                2 => AcceptPause::Error(rest.fault()?),
+                _ => return None,
+            }),
             _ => return None,
-        }),
-        _ => return None,
-    })
+        })
+    }
 }

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use super::{Event, Fault, Subject};
 use crate::proto::ConnId;
 use crate::python::saturating_nanos;
-use crate::reactor::{Close, Note, Pause, Ready};
+use crate::reactor::{AcceptPause, Close, Note, Ready, Refusal};
 
 /// The kinds of records: the first byte of each.
 pub(super) mod kind {
@@ -47,6 +47,10 @@ pub(super) mod kind {
     pub(in crate::trace) const CLOSED: u8 = 35;
     pub(in crate::trace) const PAUSE: u8 = 36;
     pub(in crate::trace) const LATE: u8 = 37;
+    pub(in crate::trace) const REFUSED: u8 = 41;
+    pub(in crate::trace) const OPENED: u8 = 42;
+    pub(in crate::trace) const PROXIED: u8 = 43;
+    pub(in crate::trace) const SETUP_FAILED: u8 = 44;
 }
 
 /// The number of a subject that is no connection. Listeners begin at 2, parts of the admin endpoint
@@ -299,19 +303,37 @@ impl Encoder {
             Note::Due(id) => self.id(kind::DUE, *id),
             Note::Authenticated(id, key) => {
                 self.id(kind::AUTHENTICATED, *id);
-                self.number(key.map_or(0, |key| u64::from(key) + 1));
+                self.number(key.map_or(0, |key| u64::from(key.position) + 1));
             }
             Note::Closed(id, reason) => {
                 self.id(kind::CLOSED, *id);
                 self.byte(*reason as u8);
             }
-            Note::Pause(pause) => {
+            Note::AcceptPaused(pause) => {
                 self.byte(kind::PAUSE);
-                self.byte(match pause {
-                    Pause::Full => 0,
-                    Pause::UnauthenticatedFull => 1,
-                    Pause::Error => 2,
+                match pause {
+                    AcceptPause::Full => self.byte(0),
+                    AcceptPause::UnauthenticatedFull => self.byte(1),
+                    AcceptPause::Error(fault) => {
+                        self.byte(2);
+                        self.fault(*fault);
+                    }
+                }
+            }
+            // These four are about the client that was accepted last, or have its header among the bytes.
+            Note::Refused(_, why) => {
+                self.byte(kind::REFUSED);
+                self.byte(match why {
+                    Refusal::Suspect => 0,
+                    Refusal::OverShare => 1,
+                    Refusal::UntrustedProxy => 2,
                 });
+            }
+            Note::Opened(id, _) => self.id(kind::OPENED, *id),
+            Note::Proxied(id, _) => self.id(kind::PROXIED, *id),
+            Note::SetupFailed(_, fault) => {
+                self.byte(kind::SETUP_FAILED);
+                self.fault(*fault);
             }
         }
     }

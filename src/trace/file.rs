@@ -9,7 +9,7 @@ use super::{Event, Step, Stream};
 use crate::python::Monotonic;
 
 /// The first line of a recording.
-const MAGIC: &str = "saltecho recording 1";
+const MAGIC: &str = "saltecho recording 2";
 /// The part of it that every version has.
 const MAGIC_OF_ANY: &str = "saltecho recording ";
 /// Maximum length of the lines before the first chunk, in bytes.

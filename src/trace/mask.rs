@@ -90,8 +90,8 @@ impl Mask {
     }
 
     fn heed_keys(&mut self, word: &str) {
-        self.algorithm =
-            if word.ends_with("sha256") { MacAlgorithm::Sha256 } else { MacAlgorithm::Md5 };
+        let mac = word.split_once(':').and_then(|(_, mac)| MacAlgorithm::named(mac));
+        self.algorithm = mac.unwrap_or_default();
     }
 
     fn settings(&mut self, words: &str) -> String {
@@ -100,11 +100,7 @@ impl Mask {
             let (name, word) = pair.split_once('=').unwrap_or((pair, ""));
             match name {
                 "keyring" => self.heed_keys(word),
-                "protocol" => {
-                    let all = [Protocol::Tutorial, Protocol::Multiprocessing, Protocol::Plain];
-                    let named = all.into_iter().find(|protocol| protocol.as_str() == word);
-                    self.protocol = named.unwrap_or_default();
-                }
+                "protocol" => self.protocol = Protocol::named(word).unwrap_or_default(),
                 "trusted" => {
                     self.trusted = networks(word);
                     let masked =

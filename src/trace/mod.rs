@@ -18,6 +18,7 @@ mod guise;
 mod header;
 mod mask;
 mod narrator;
+mod notation;
 #[cfg(feature = "page")]
 pub mod page;
 mod perfetto;
@@ -30,7 +31,8 @@ mod tape;
 
 use crate::auth::Key;
 
-pub use event::{Event, Fault, Step, Stream, Subject, World};
+pub use crate::reactor::Fault;
+pub use event::{Event, Step, Stream, Subject, World};
 #[cfg(any(test, feature = "testing"))]
 pub use file::chunk;
 pub use file::{Ending, Header, ReadError, Reader};

@@ -1,7 +1,6 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt::Write as _;
 
-use super::replay::call_of;
 use super::{Event, Narrator, Step, Stream};
 use crate::reactor::Note;
 
@@ -209,7 +208,7 @@ impl Perfetto {
                 turn.share = Some(Share { stream, begin });
             }
         }
-        let (begin, name) = (self.now, call_of(event));
+        let (begin, name) = (self.now, event.to_string());
         if self.turn.is_some() && !matches!(event, Event::World(_)) {
             self.slice(LOOP, &name, begin, begin + CALL, story);
         }

@@ -74,7 +74,6 @@ pub struct Difference {
 impl fmt::Display for Difference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { turn, step, recorded, called, .. } = self;
-        let recorded = call_of(recorded);
         write!(f, "turn {turn}, step {step}: recorded {recorded}, the loop called {called}")
     }
 }
@@ -136,16 +135,20 @@ impl<R: Read> ReplayKernel<R> {
     }
 
     /// Takes the next event if it is the answer to a call.
+    ///
+    /// `called` is the call as an event; its answer does not matter.
     fn answer<T>(
         &mut self,
-        stream: Option<Stream>,
-        called: impl FnOnce() -> String,
+        called: impl FnOnce() -> Event,
         matching: impl FnOnce(&Event) -> Option<T>,
     ) -> (T, Ahead) {
         self.skip_timing();
         match matching(self.next()) {
             Some(found) => (found, self.take()),
-            None => self.differ(called(), stream),
+            None => {
+                let called = called();
+                self.differ(called.call(), called.stream())
+            }
         }
     }
 
@@ -189,14 +192,18 @@ impl<R: Read> Kernel for ReplayKernel<R> {
         mut on_event: impl FnMut(Token, Ready),
     ) -> io::Result<()> {
         let has_admin = self.has_admin;
-        let shown = move || call_of(&Event::Poll(timeout));
-        self.answer(None, shown, |event| match event {
-            Event::Poll(recorded) if *recorded == timeout => Some(()),
-            Event::Poll(Some(recorded)) if has_admin && timeout.is_none_or(|it| *recorded < it) => {
-                Some(())
-            }
-            _ => None,
-        });
+        self.answer(
+            || Event::Poll(timeout),
+            |event| match event {
+                Event::Poll(recorded) if *recorded == timeout => Some(()),
+                Event::Poll(Some(recorded))
+                    if has_admin && timeout.is_none_or(|it| *recorded < it) =>
+                {
+                    Some(())
+                }
+                _ => None,
+            },
+        );
         loop {
             match self.next() {
                 Event::Ready(subject, ready) => {
@@ -223,8 +230,8 @@ impl<R: Read> Kernel for ReplayKernel<R> {
     }
 
     fn next_signal(&mut self) -> Option<i32> {
-        let called = || "next_signal()".to_owned();
-        self.answer(None, called, |event| match event {
+        let called = || Event::Signal(None);
+        self.answer(called, |event| match event {
             Event::Signal(signal) => Some(*signal),
             _ => None,
         })
@@ -236,8 +243,8 @@ impl<R: Read> Kernel for ReplayKernel<R> {
         if let Subject::Listener(index) = subject {
             *listener = index;
         }
-        let called = || format!("register({subject})");
-        let (result, _) = self.answer(None, called, |event| match event {
+        let called = || Event::Listen(subject, Ok(()));
+        let (result, _) = self.answer(called, |event| match event {
             Event::Listen(recorded, result) if *recorded == subject => Some(*result),
             _ => None,
         });
@@ -246,8 +253,8 @@ impl<R: Read> Kernel for ReplayKernel<R> {
 
     fn register(&mut self, stream: &mut Stream, token: Token) -> io::Result<()> {
         let (stream, subject) = (*stream, Subject::from(token));
-        let called = || format!("register({stream}, {subject})");
-        let (result, _) = self.answer(Some(stream), called, |event| match event {
+        let called = || Event::Register(stream, subject, Ok(()));
+        let (result, _) = self.answer(called, |event| match event {
             Event::Register(one, name, result) if (*one, *name) == (stream, subject) => {
                 Some(*result)
             }
@@ -258,8 +265,8 @@ impl<R: Read> Kernel for ReplayKernel<R> {
 
     fn accept(&mut self, listener: &mut usize) -> io::Result<(Stream, Option<SocketAddr>)> {
         let subject = Subject::Listener(*listener);
-        let called = || format!("accept({subject})");
-        let (result, _) = self.answer(None, called, |event| match event {
+        let called = || Event::Accept(subject, Err(Fault::WOULD_BLOCK));
+        let (result, _) = self.answer(called, |event| match event {
             Event::Accept(recorded, result) if *recorded == subject => Some(*result),
             _ => None,
         });
@@ -276,8 +283,8 @@ impl<R: Read> Kernel for ReplayKernel<R> {
 
     fn shed(&mut self, listener: &mut usize) -> io::Result<()> {
         let subject = Subject::Listener(*listener);
-        let called = || format!("shed({subject})");
-        let (result, _) = self.answer(None, called, |event| match event {
+        let called = || Event::Shed(subject, Ok(()));
+        let (result, _) = self.answer(called, |event| match event {
             Event::Shed(recorded, result) if *recorded == subject => Some(*result),
             _ => None,
         });
@@ -286,8 +293,8 @@ impl<R: Read> Kernel for ReplayKernel<R> {
 
     fn recv(&mut self, stream: &mut Stream, data: &mut [u8]) -> io::Result<usize> {
         let (stream, len) = (*stream, data.len());
-        let called = || format!("recv({stream}, {len})");
-        let (result, ahead) = self.answer(Some(stream), called, |event| match event {
+        let called = || Event::Recv { stream, room: len, result: Ok(0) };
+        let (result, ahead) = self.answer(called, |event| match event {
             Event::Recv { stream: one, room, result } if (*one, *room) == (stream, len) => {
                 Some(*result)
             }
@@ -303,14 +310,13 @@ impl<R: Read> Kernel for ReplayKernel<R> {
 
     fn send(&mut self, stream: &mut Stream, data: &[u8]) -> io::Result<usize> {
         let stream = *stream;
-        let called = || format!("send({stream}, {} bytes)", data.len());
+        let called = || Event::Send { stream, len: data.len(), result: Ok(0) };
         self.skip_timing();
         let sum = self.reader.peek().ok().flatten().and_then(|ahead| ahead.sum);
         if sum.is_some_and(|sum| sum != crc32fast::hash(data)) {
-            let called = format!("send({stream}, {} bytes), with other bytes", data.len());
-            self.differ(called, Some(stream));
+            self.differ(called().call() + ", with other bytes", Some(stream));
         }
-        let (result, _) = self.answer(Some(stream), called, |event| match event {
+        let (result, _) = self.answer(called, |event| match event {
             Event::Send { stream: one, len, result } if (*one, *len) == (stream, data.len()) => {
                 Some(*result)
             }
@@ -321,8 +327,8 @@ impl<R: Read> Kernel for ReplayKernel<R> {
 
     fn shutdown(&mut self, stream: &mut Stream) -> io::Result<()> {
         let stream = *stream;
-        let called = || format!("shutdown({stream})");
-        let (result, _) = self.answer(Some(stream), called, |event| match event {
+        let called = || Event::Shutdown(stream, Ok(()));
+        let (result, _) = self.answer(called, |event| match event {
             Event::Shutdown(one, result) if *one == stream => Some(*result),
             _ => None,
         });
@@ -330,17 +336,15 @@ impl<R: Read> Kernel for ReplayKernel<R> {
     }
 
     fn close(&mut self, stream: Stream, how: Close) {
-        let called = || call_of(&Event::Close(stream, how));
-        self.answer(Some(stream), called, |event| {
-            (*event == Event::Close(stream, how)).then_some(())
-        });
+        let closed = Event::Close(stream, how);
+        self.answer(|| closed.clone(), |event| (*event == closed).then_some(()));
         self.late.remove(&stream);
     }
 
     fn liveness(&mut self, stream: &mut Stream) -> io::Result<Liveness> {
         let stream = *stream;
-        let called = || format!("liveness({stream})");
-        let (result, _) = self.answer(Some(stream), called, |event| match event {
+        let called = || Event::Liveness(stream, Err(Fault::WOULD_BLOCK));
+        let (result, _) = self.answer(called, |event| match event {
             Event::Liveness(one, result) if *one == stream => Some(*result),
             _ => None,
         });
@@ -348,15 +352,13 @@ impl<R: Read> Kernel for ReplayKernel<R> {
     }
 
     fn probe(&mut self, stream: &mut Stream) {
-        let stream = *stream;
-        let called = || format!("probe({stream})");
-        let expected = Event::Probe(stream);
-        self.answer(Some(stream), called, |event| (*event == expected).then_some(()));
+        let probed = Event::Probe(*stream);
+        self.answer(|| probed.clone(), |event| (*event == probed).then_some(()));
     }
 
     fn random_below(&mut self, below: u64) -> u64 {
-        let called = || format!("random_below({below})");
-        self.answer(None, called, |event| match event {
+        let called = || Event::RandomBelow { limit: below, drawn: 0 };
+        self.answer(called, |event| match event {
             Event::RandomBelow { limit, drawn } if *limit == below => Some(*drawn),
             _ => None,
         })
@@ -365,8 +367,8 @@ impl<R: Read> Kernel for ReplayKernel<R> {
 
     fn fill_random(&mut self, bytes: &mut [u8]) -> io::Result<()> {
         let wanted = bytes.len();
-        let called = || format!("fill_random({wanted})");
-        let (result, ahead) = self.answer(None, called, |event| match event {
+        let called = || Event::FillRandom(wanted, Ok(()));
+        let (result, ahead) = self.answer(called, |event| match event {
             Event::FillRandom(len, result) if *len == wanted => Some(*result),
             _ => None,
         });
@@ -377,14 +379,15 @@ impl<R: Read> Kernel for ReplayKernel<R> {
     /// What the loop decides has to be what it decided.
     fn note(&mut self, note: impl FnOnce() -> Note) {
         let note = note();
-        // A command and a tick were taken out of the recording.
-        if matches!(note, Note::Command(_) | Note::Tick(_) | Note::Killed(_)) {
+        // It was taken out of the recording.
+        if note.is_input() {
             return;
         }
-        let called = || call_of(&Event::Note(note.clone()));
-        self.answer(None, called, |event| match (event, &note) {
-            // Digests that came in pieces are replayed with the first key.
-            (Event::Note(Note::Authenticated(one, _)), Note::Authenticated(other, _)) => {
+        let called = || Event::Note(note.clone());
+        self.answer(called, |event| match (event, &note) {
+            // Digests that came in pieces are replayed with the first key, and no recording has a header.
+            (Event::Note(Note::Authenticated(one, _)), Note::Authenticated(other, _))
+            | (Event::Note(Note::Proxied(one, _)), Note::Proxied(other, _)) => {
                 (one == other).then_some(())
             }
             (Event::Note(recorded), note) => (recorded == note).then_some(()),
@@ -396,7 +399,7 @@ impl<R: Read> Kernel for ReplayKernel<R> {
         // At the end there is nothing to repeat, and the loop may still have to end.
         let ahead = self.reader.peek().ok().flatten()?;
         match &ahead.event {
-            Event::Note(note @ (Note::Command(_) | Note::Tick(_) | Note::Killed(_))) => {
+            Event::Note(note) if note.is_input() => {
                 let note = note.clone();
                 self.take();
                 Some(note)
@@ -421,56 +424,5 @@ fn token(subject: Subject) -> Token {
         #[allow(clippy::cast_possible_truncation)] // Another number is no part's.
         Subject::Admin(number) => Token::admin(number as u8),
         Subject::Connection(id) => Token::connection(id),
-    }
-}
-
-/// A call with its arguments and answer, in the notation of a trace.
-pub(super) fn call_of(event: &Event) -> String {
-    let tell = |result: &Result<usize, Fault>| match result {
-        Ok(n) => n.to_string(),
-        Err(fault) => fault.to_string(),
-    };
-    let done = |result: &Result<(), Fault>| match result {
-        Ok(()) => "done".to_owned(),
-        Err(fault) => fault.to_string(),
-    };
-    match event {
-        Event::Poll(None) => "poll(for ever)".to_owned(),
-        Event::Poll(Some(timeout)) => format!("poll({timeout:?})"),
-        Event::Ready(subject, ready) => format!("event({subject}, {ready:?})"),
-        Event::PollFailed(fault) => format!("poll = {fault}"),
-        Event::Clock(_) | Event::Timing(_) => "now()".to_owned(),
-        Event::Signal(signal) => format!("next_signal() = {signal:?}"),
-        Event::Listen(subject, result) => format!("register({subject}) = {}", done(result)),
-        Event::Register(stream, subject, result) => {
-            format!("register({stream}, {subject}) = {}", done(result))
-        }
-        Event::Accept(subject, Ok((stream, _))) => format!("accept({subject}) = {stream}"),
-        Event::Accept(subject, Err(fault)) => format!("accept({subject}) = {fault}"),
-        Event::Shed(subject, result) => format!("shed({subject}) = {}", done(result)),
-        Event::Recv { stream, room, result } => {
-            format!("recv({stream}, {room}) = {}", tell(result))
-        }
-        Event::Send { stream, len, result } => {
-            format!("send({stream}, {len} bytes) = {}", tell(result))
-        }
-        Event::Shutdown(stream, result) => format!("shutdown({stream}) = {}", done(result)),
-        Event::Close(stream, how) => format!("close({stream}, {how:?})"),
-        Event::Liveness(stream, _) => format!("liveness({stream})"),
-        Event::Probe(stream) => format!("probe({stream})"),
-        Event::RandomBelow { limit, drawn } => format!("random_below({limit}) = {drawn}"),
-        Event::FillRandom(len, result) => format!("fill_random({len}) = {}", done(result)),
-        Event::Note(note) => match note {
-            Note::Command(text) => {
-                format!("command {}", text.split(' ').next().unwrap_or_default())
-            }
-            Note::Killed(id) => format!("kill {id}"),
-            Note::Tick(_) => "tick".to_owned(),
-            Note::Due(id) => format!("the alarm of {id}"),
-            Note::Authenticated(id, _) => format!("{id} authenticated"),
-            Note::Closed(id, reason) => format!("{id} ended: {}", reason.as_str()),
-            Note::Pause(why) => format!("pause of accepting: {why:?}"),
-        },
-        Event::World(act) => format!("{act:?}"),
     }
 }

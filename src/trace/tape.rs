@@ -188,7 +188,7 @@ impl Tape {
     pub(super) fn note(&mut self, note: Note) {
         match (&note, &self.unjudged) {
             (Note::Authenticated(_, Some(key)), Some(digest)) => {
-                digest.is_right(*key, &mut self.encoder.out);
+                digest.is_right(key.position, &mut self.encoder.out);
             }
             (Note::Closed(_, CloseReason::Rejected), Some(digest)) => {
                 digest.is_wrong(&mut self.encoder.out);

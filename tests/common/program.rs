@@ -175,6 +175,11 @@ impl Running {
         }
     }
 
+    /// All that was said so far, as far as it was waited for.
+    pub fn said(&self) -> &str {
+        &self.said
+    }
+
     /// All that is said until the last process that holds stderr has ended.
     #[track_caller]
     pub fn said_to_the_end(&mut self) -> String {

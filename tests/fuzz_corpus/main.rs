@@ -16,18 +16,39 @@ const VALUES: &[u8] = b"0123456789.:[]%+-/kKmMsunhdwy oflcaet";
 /// The characters of a configuration.
 const TOML: &[u8] = b"ab1_-.=[]{}'\",# \n\\t";
 
-#[test]
-fn every_corpus_is_replayed() {
-    let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/fuzz");
-    for (name, target) in harness::TARGETS {
-        let mut count = 0;
-        for entry in std::fs::read_dir(data.join(name)).expect("each target has a corpus") {
-            target(&std::fs::read(entry.expect("it is listed").path()).expect("it is a file"));
-            count += 1;
+/// A test for each corpus.
+macro_rules! corpus {
+    ($($name:ident)*) => {
+        mod corpus {
+            $(#[test]
+            fn $name() {
+                super::replay(stringify!($name));
+            })*
+
+            #[test]
+            fn there_is_one_for_each_target() {
+                let targets = crate::harness::TARGETS.map(|(name, _)| name);
+                assert_eq!([$(stringify!($name)),*], targets);
+            }
         }
-        assert!(count > 0, "{name} has no corpus");
-        println!("{name}: {count} inputs");
+    };
+}
+
+corpus! {
+    admin_endpoint command_line_values configuration connection_script handover_chunks http_exchange
+    key_file load_log multiprocessing_stream proxy_header recording whole_loop
+}
+
+fn replay(name: &str) {
+    let (_, target) = harness::TARGETS.into_iter().find(|target| target.0 == name).unwrap();
+    let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/fuzz").join(name);
+    let mut count = 0;
+    for entry in std::fs::read_dir(data).expect("each target has a corpus") {
+        target(&std::fs::read(entry.expect("it is listed").path()).expect("it is a file"));
+        count += 1;
     }
+    assert!(count > 0, "{name} has no corpus");
+    println!("{name}: {count} inputs");
 }
 
 #[test]

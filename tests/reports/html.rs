@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::common::needs::CHROMIUM;
 use crate::common::run::Script;
-use saltecho::load::report::{Comparison, LoadLog, Report, merge};
+use saltecho::load::report::{Comparison, LoadLog, Report, Upgrade, merge};
 use saltecho::load::{ErrorKind, Mode, Record, StateCounts};
 
 /// Fails unless elements nest and every attribute is closed.
@@ -69,6 +69,39 @@ fn every_mode_has_its_charts() {
             .unwrap();
         assert!(page.contains(&format!("<b>{word}</b>")), "{word}");
     }
+}
+
+/// The upgrades of a run at these moments, in seconds.
+fn upgraded(moments: &[u64]) -> String {
+    let mut report = Script::new(Mode::Echo).report();
+    report.upgrades = (2..)
+        .zip(moments)
+        .map(|(generation, at)| Upgrade {
+            at: Duration::from_secs(*at),
+            generation,
+            freeze: Duration::from_millis(38),
+        })
+        .collect();
+    page(&report)
+}
+
+#[test]
+fn upgrades_are_marked_in_the_charts_over_time() {
+    let none = upgraded(&[]);
+    assert!(!none.contains("class=\"mark") && !none.contains("upgrade of the server"));
+    let one = upgraded(&[3]);
+    assert_eq!(one.matches("<line class=\"mark\"").count(), 3);
+    assert_eq!(one.matches("<span>upgrade of the server</span>").count(), 3);
+    assert_eq!(one.matches(">generation 2</text>").count(), 3);
+    let tooltip = "<title>generation 2 at 3.0 s (frozen for 38.0 ms)</title>";
+    assert_eq!(one.matches(tooltip).count(), 3, "{one}");
+    // Of labels that would cover each other the first is shown; each line has its tooltip.
+    let many = upgraded(&[3; 100]);
+    assert_eq!(many.matches("<line class=\"mark\"").count(), 300);
+    assert_eq!(many.matches("<text class=\"label\"").count(), 3);
+    // At the right edge, and behind it: an upgrade that was seen by the last look.
+    let last = upgraded(&[100_000]);
+    assert_eq!(last.matches("text-anchor=\"end\">generation 2</text>").count(), 3);
 }
 
 #[test]

@@ -216,6 +216,18 @@ fn a_control_that_panics_is_called_again_and_ends_nothing() {
     assert!(ticks(control.calls()) > before, "it is called again");
 }
 
+/// A parked loop is run again if the others do not park, and one that has ended would then never return.
+#[test]
+fn a_loop_that_ends_in_the_turn_in_which_it_was_to_park_is_not_parked() {
+    for end in [Handle::drain, Handle::stop] {
+        let mut server = server_with(Faults::none(), limits());
+        server.handle().park();
+        end(&server.handle());
+        assert!(!server.turn().unwrap(), "it has nothing left to do");
+        assert!(!server.is_parked());
+    }
+}
+
 #[test]
 fn during_the_drain_delay_clients_are_still_served() {
     let control = Recorder::default();

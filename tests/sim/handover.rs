@@ -32,7 +32,7 @@ fn each_frozen(seeds: u64, mut look: impl FnMut(&mut World, Frozen<TestKernel, U
 
 /// The messages without what may change: the sender's clock, an alarm that is overdue, the number of slots
 /// that were ever in use; and with the suspects, which have no order, in one.
-fn timeless(mut messages: Vec<Message>) -> Vec<Message> {
+pub(crate) fn timeless(mut messages: Vec<Message>) -> Vec<Message> {
     for message in &mut messages {
         if message.kind == Kind::Suspect {
             let mut suspects: Vec<_> = message.payload.chunks(16).collect();

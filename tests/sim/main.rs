@@ -9,6 +9,7 @@ mod control;
 mod exhaustive;
 mod fleet;
 mod handover;
+mod handover_image;
 mod lab;
 #[cfg(feature = "load")]
 mod load;

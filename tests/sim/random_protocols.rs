@@ -3,7 +3,6 @@
 #![allow(clippy::iter_over_hash_type)] // A judge decides nothing.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -14,7 +13,7 @@ use saltecho::proto::{
 };
 use saltecho::random::SplitMix;
 use saltecho::server::handover::Thawing;
-use saltecho::server::{Limits, Observer, Record, Server};
+use saltecho::server::{Limits, Note, Server};
 use saltecho::sim::{Faults, Seen, SimClient, SimKernel};
 use saltecho::trace::Recorder;
 
@@ -201,7 +200,7 @@ impl Client {
     }
 }
 
-#[derive(Clone, Default)]
+#[derive(Default)]
 struct Seer(Arc<Mutex<Reported>>);
 
 #[derive(Default)]
@@ -210,16 +209,20 @@ struct Reported {
     closed: HashMap<ConnId, CloseReason>,
 }
 
-impl Observer for Seer {
-    fn opened(&mut self, _id: ConnId, _peer: Option<SocketAddr>) {}
-
-    fn authenticated(&mut self, id: ConnId, key: Option<KeyName>) {
-        self.0.lock().unwrap().authenticated.push((id, key));
-    }
-
-    fn closed(&mut self, id: ConnId, reason: CloseReason, _record: Option<&Record>) {
-        let twice = self.0.lock().unwrap().closed.insert(id, reason);
-        assert_eq!(twice, None, "{id} closed twice");
+impl Seer {
+    fn observe<H: Handler + Clone>(&self, server: &mut Server<TestKernel, H>) {
+        let reported = Arc::clone(&self.0);
+        server.set_observer(move |note, _| match *note {
+            Note::Authenticated(id, key) => {
+                let key = key.map(|key| key.name.expect("only recordings have none"));
+                reported.lock().unwrap().authenticated.push((id, key));
+            }
+            Note::Closed(id, reason) => {
+                let twice = reported.lock().unwrap().closed.insert(id, reason);
+                assert_eq!(twice, None, "{id} closed twice");
+            }
+            _ => {}
+        });
     }
 }
 
@@ -255,7 +258,7 @@ fn run<H: Handler + Clone>(protocol: Protocol, handler: H, seed: u64) {
     let (own, settings) = (handler.clone(), config.clone());
     let mut server = Server::with_kernel(kernel, vec![().into()], settings, limits, own).unwrap();
     let (seer, clients) = (Seer::default(), Vec::new());
-    server.set_observer(Box::new(seer.clone()));
+    seer.observe(&mut server);
     let handovers = [0, 0, 50, 300][random.clone().below(4)];
     let mut world =
         World { protocol, server, config, limits, handler, handovers, clients, random, seer };
@@ -278,7 +281,7 @@ impl<H: Handler + Clone> World<H> {
         let thawing = |world: &Self, kernel| {
             let (config, limits) = (world.config.clone(), world.limits);
             let mut thawing = Thawing::new(kernel, config, limits, world.handler.clone()).unwrap();
-            thawing.server().set_observer(Box::new(world.seer.clone()));
+            world.seer.observe(thawing.server());
             thawing
         };
         let placeholder = thawing(self, Recorder::off(SimKernel::new(0, Faults::none()))).commit();

@@ -1,9 +1,11 @@
 //! The real loop over the simulated kernel: random clients, random faults, one seed.
 //!
 //! `SALTECHO_SIM_SEED=7 cargo test --test sim random_worlds` replays one seed and prints its trace;
-//! `SALTECHO_SIM_SEEDS=1000000` runs that many new ones.
+//! `SALTECHO_SIM_SEEDS=1000000` runs that many new ones, `SALTECHO_SIM_EVENTS=1000000000` as many as it
+//! takes for so many events and calls, and prints how far it is.
 
-use std::io::{IsTerminal, Write};
+use std::fmt::{self, Display};
+use std::ops::AddAssign;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -22,6 +24,8 @@ const FIXED_SEEDS: u64 = 3000;
 const FRESH_SEEDS: u64 = 8_000;
 /// The minimum of a run with the default number of seeds.
 const LEAST_STEPS: u64 = 7_000_000;
+/// Events and calls between two lines that say how far a run is.
+const PROGRESS: u64 = 20_000_000;
 
 #[test]
 fn nothing_is_lost_whatever_the_kernel_does() {
@@ -29,31 +33,39 @@ fn nothing_is_lost_whatever_the_kernel_does() {
         let seed = seed.parse().expect("SALTECHO_SIM_SEED is a number");
         return replay(seed);
     }
-    let fresh = std::env::var("SALTECHO_SIM_SEEDS")
-        .map_or(FRESH_SEEDS, |count| count.parse().expect("SALTECHO_SIM_SEEDS is a number"));
+    let goal = number("SALTECHO_SIM_EVENTS");
+    let fresh = match goal {
+        Some(_) => u64::MAX - FIXED_SEEDS,
+        None => number("SALTECHO_SIM_SEEDS").unwrap_or(FRESH_SEEDS),
+    };
+    let goal = goal.unwrap_or(u64::MAX);
     let first = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_micros();
     let first = u64::try_from(first).unwrap();
-    println!("{FIXED_SEEDS} fixed seeds, and {fresh} new ones from {first}");
+    println!("{FIXED_SEEDS} fixed seeds, and new ones from {first}");
     let seed = |number| match number {
         0..FIXED_SEEDS => number,
         _ => first.wrapping_add(number),
     };
-    let (next, steps, failed) = (AtomicU64::new(0), AtomicU64::new(0), Mutex::new(None));
+    let (next, done, failed) = (AtomicU64::new(0), Mutex::new(Tally::default()), Mutex::new(None));
     let begin = Instant::now();
-    let rate = || steps.load(Ordering::Relaxed) as f64 / begin.elapsed().as_secs_f64();
+    let show = |tally: &Tally| {
+        let rate = tally.steps as f64 / begin.elapsed().as_secs_f64();
+        println!("{tally}, {rate:.0} events and calls a second");
+    };
     let work = || {
         while failed.lock().unwrap().is_none() {
             let number = next.fetch_add(1, Ordering::Relaxed);
-            if number >= FIXED_SEEDS + fresh {
+            if number >= FIXED_SEEDS + fresh || done.lock().unwrap().steps >= goal {
                 break;
             }
-            match catch_unwind(|| run(seed(number))) {
-                Ok(count) => steps.fetch_add(count, Ordering::Relaxed),
-                Err(_) => return *failed.lock().unwrap() = Some(seed(number)),
+            let Ok(tally) = catch_unwind(|| run(seed(number))) else {
+                return *failed.lock().unwrap() = Some(seed(number));
             };
-            if number % 10_000 == 9_999 && std::io::stderr().is_terminal() {
-                let (seeds, rate) = (number + 1, rate() / 1e6);
-                let _ = write!(std::io::stderr(), "\r{seeds} seeds, {rate:.2} M steps/s ");
+            let mut done = done.lock().unwrap();
+            let before = done.steps;
+            *done += tally;
+            if done.steps / PROGRESS > before / PROGRESS {
+                show(&done);
             }
         }
     };
@@ -67,16 +79,61 @@ fn nothing_is_lost_whatever_the_kernel_does() {
         replay(seed);
         unreachable!("a seed fails again");
     }
-    let steps = steps.load(Ordering::Relaxed);
-    println!("{steps} events and calls, {:.0} a second", rate());
-    assert!(fresh < FRESH_SEEDS || steps >= LEAST_STEPS, "the worlds have become small");
+    let done = done.into_inner().unwrap();
+    show(&done);
+    let is_short = fresh < FRESH_SEEDS || goal < LEAST_STEPS;
+    assert!(is_short || done.steps >= LEAST_STEPS, "the worlds have become small");
+    assert!(done.handovers > 0 && done.failed_handovers > 0 && done.admins > 0, "{done}");
 }
 
-/// Runs a seed; returns the number of events and calls.
-fn run(seed: u64) -> u64 {
+fn number(variable: &str) -> Option<u64> {
+    let value = std::env::var(variable).ok()?;
+    Some(value.parse().unwrap_or_else(|_| panic!("{variable} is a number")))
+}
+
+/// What happened in worlds.
+#[derive(Clone, Copy, Default)]
+struct Tally {
+    worlds: u64,
+    /// Events and calls.
+    steps: u64,
+    handovers: u64,
+    failed_handovers: u64,
+    /// Connections of the admin endpoint.
+    admins: u64,
+}
+
+impl AddAssign for Tally {
+    fn add_assign(&mut self, other: Self) {
+        self.worlds += other.worlds;
+        self.steps += other.steps;
+        self.handovers += other.handovers;
+        self.failed_handovers += other.failed_handovers;
+        self.admins += other.admins;
+    }
+}
+
+impl Display for Tally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { worlds, steps, handovers, failed_handovers, admins } = self;
+        write!(
+            f,
+            "{worlds} worlds with {steps} events and calls, {handovers} handovers, {failed_handovers} that \
+             failed, {admins} connections of the admin endpoint"
+        )
+    }
+}
+
+fn run(seed: u64) -> Tally {
     let mut world = World::draw(SplitMix::new(seed), false);
     world.run();
-    world.server.kernel_mut().steps()
+    Tally {
+        worlds: 1,
+        steps: world.server.kernel_mut().steps(),
+        handovers: world.handed_over,
+        failed_handovers: world.not_handed_over,
+        admins: world.admins.len() as u64,
+    }
 }
 
 /// Runs a seed with a trace, and prints it on failure.

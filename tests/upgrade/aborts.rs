@@ -80,7 +80,7 @@ fn a_new_program_of_another_format_is_refused_with_both_versions() {
     goes_on(
         "hello-of-another-format hang",
         "format",
-        "version 9.9.9 understands formats 7 8, and version",
+        "version 9.9.9 reads formats 7 8, and version",
     );
 }
 

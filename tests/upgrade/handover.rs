@@ -3,11 +3,10 @@
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 
-use crate::common::client::{
-    PATIENCE, authenticated, connect, digest, exchange, fill, pattern, rest,
-};
+use crate::common::client::{PATIENCE, authenticated, connect, exchange, pattern, rest};
 use crate::common::program::Signal;
 use crate::service::{Service, children, has_ended, wait_until};
+use crate::stages::Stages;
 
 #[test]
 fn every_connection_moves_and_the_old_process_ends() {
@@ -60,36 +59,15 @@ fn a_signal_upgrades_as_well() {
     service.finish();
 }
 
-/// A client in the middle of each step of its life.
 #[test]
 fn a_handshake_an_answer_and_a_half_closed_stream_go_on_where_they_were() {
-    let mut service = Service::start(&[]);
-    // The challenge was sent, and no digest.
-    let (mut silent, challenge) = connect(service.address);
-    // A part of the digest.
-    let (mut half, its_challenge) = connect(service.address);
-    let its_digest = digest(&its_challenge);
-    half.write_all(&its_digest[..7]).unwrap();
-    // An answer that is not read, and input behind it.
-    let stuck = authenticated(service.address);
-    let sent = fill(&stuck);
-    // A wrong digest has to stay wrong.
-    let (mut wrong, _) = connect(service.address);
-    wrong.write_all(&[0; 15]).unwrap();
+    let mut service = Service::start(&["--auth-timeout", "1m"]);
+    let clients = Stages::connect(service.address);
     service.connect(1);
     for _ in 0..2 {
         service.upgrade();
     }
-    silent.write_all(&digest(&challenge)).unwrap();
-    assert_eq!(exchange(&silent, b"hello"), b"HELLO");
-    half.write_all(&its_digest[7..]).unwrap();
-    assert_eq!(exchange(&half, b"hello"), b"HELLO");
-    wrong.write_all(&[0]).unwrap();
-    assert_eq!(rest(&wrong).unwrap_or_default(), b"", "no client gets in without proof");
-    stuck.shutdown(Shutdown::Write).unwrap();
-    let answer = rest(&stuck).unwrap();
-    assert_eq!(answer.len(), sent);
-    assert!(answer.iter().all(|byte| *byte == b'X'));
+    clients.finish();
     service.finish();
 }
 

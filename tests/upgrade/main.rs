@@ -6,9 +6,16 @@
 mod common;
 
 mod aborts;
+mod administrators;
 mod deaths;
 mod handover;
 mod observed;
 mod refusals;
+mod scarcity;
 mod service;
+mod signals;
+mod sockets;
+mod stages;
 mod surroundings;
+mod table;
+mod versions;

@@ -10,8 +10,10 @@ fn a_load_sees_no_error_and_its_report_has_the_moment_of_each_upgrade() {
     let mut service = Service::start(&[]);
     let place = service.address.to_string();
     let admin = service.admin();
+    let page = service.files.path().join("page.html");
     let args = ["load", &place, "-c", "50", "-r", "500", "-d", "1m", "--admin", &admin, "--json"];
-    let load = Running::start(&mut saltecho(&args), Vec::new());
+    let mut command = saltecho(&args);
+    let load = Running::start(command.arg("--html").arg(&page), Vec::new());
     crate::service::wait_until("the load has begun", || {
         let stats = service.ctl(&["stats", "--raw"]);
         String::from_utf8_lossy(&stats.stdout).contains("{state=\"echoing\"} 50")
@@ -34,6 +36,11 @@ fn a_load_sees_no_error_and_its_report_has_the_moment_of_each_upgrade() {
         upgrades.iter().map(|upgrade| upgrade["at_ns"].as_u64().unwrap()).collect();
     assert!(times.is_sorted() && times[0] > 0, "{times:?}");
     assert!(upgrades.iter().all(|upgrade| upgrade["freeze_ns"].as_u64().unwrap() > 0));
+    // Three charts have the time as their axis, and each of them has the moments.
+    let page = std::fs::read_to_string(page).unwrap();
+    assert_eq!(page.matches("<line class=\"mark\"").count(), 3 * upgrades.len(), "{upgrades:?}");
+    assert_eq!(page.matches("<span>upgrade of the server</span>").count(), 3);
+    assert!(page.contains(">generation ") && page.contains("<title>generation 4 at "), "{page}");
     service.finish();
 }
 

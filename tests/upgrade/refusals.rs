@@ -3,7 +3,7 @@
 use std::fs;
 
 use crate::common::needs::PYTHON;
-use crate::common::program::Signal;
+use crate::common::program::{Files, Signal, run};
 use crate::service::{Service, children, wait_until};
 
 /// Asks for an upgrade that must be refused for this reason.
@@ -77,6 +77,26 @@ fn a_freeze_that_may_take_too_long_is_refused_with_the_setting() {
     service.connect(1);
     is_refused(&mut service, "freeze_too_long", "--handover-freeze-max is 1s: allow more");
     service.finish();
+}
+
+#[test]
+fn a_recorded_server_refuses_upgrades() {
+    let recording = Files::new();
+    let path = recording.path().join("run.rec");
+    let mut service = Service::start(&["--record", path.to_str().unwrap()]);
+    service.connect(2);
+    for words in [&["upgrade", "--check"][..], &["upgrade"]] {
+        service.ctl(words).expect(1, &["refused (recorded): the server is recorded"]);
+    }
+    let words = "a recording ends with its process: restart it";
+    is_refused(&mut service, "recorded", words);
+    service.signal(Signal::USR2);
+    let step = service.step("refused");
+    assert_eq!(step["reason"], "recorded", "{step}");
+    assert!(children(service.pid).is_empty());
+    service.finish();
+    let replayed = run(&["replay", path.to_str().unwrap()], b"");
+    replayed.expect(0, &[]);
 }
 
 #[test]

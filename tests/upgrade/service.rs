@@ -3,6 +3,7 @@
 use std::fs;
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -21,6 +22,8 @@ pub(crate) struct Service {
     /// The process that serves.
     pub(crate) pid: u32,
     pub(crate) clients: Vec<TcpStream>,
+    /// That of the process that serves.
+    generation: u64,
     exchanges: usize,
 }
 
@@ -60,6 +63,21 @@ impl Service {
         Self::launch(args, command, |_| {})
     }
 
+    /// Starts it as another user, with room for so many descriptors. It takes root.
+    #[track_caller]
+    pub(crate) fn start_of(user: u32, descriptors: u32) -> Self {
+        let limit = format!("ulimit -n {descriptors}; exec \"$@\"");
+        let command = |files: &Path| {
+            for path in [files.to_owned(), files.join("settings.toml")] {
+                std::os::unix::fs::chown(path, Some(user), Some(user)).unwrap();
+            }
+            let mut command = Command::new("sh");
+            command.args(["-c", &limit, "sh"]).arg(files.join("saltecho")).uid(user).gid(user);
+            command
+        };
+        Self::launch(&[], command, |_| {})
+    }
+
     /// Starts it with room for so many descriptors.
     #[track_caller]
     pub(crate) fn start_limited(descriptors: u32) -> Self {
@@ -83,7 +101,7 @@ impl Service {
         adjust(&mut command);
         let Serving { running, address, .. } = Serving::start_command(&mut command);
         let pid = running.pid();
-        Self { files, running, address, pid, clients: Vec::new(), exchanges: 0 }
+        Self { files, running, address, pid, clients: Vec::new(), generation: 1, exchanges: 0 }
     }
 
     pub(crate) fn program(&self) -> PathBuf {
@@ -139,7 +157,35 @@ impl Service {
     pub(crate) fn wait_for_successor(&mut self) -> Value {
         let step = self.step("serves");
         self.pid = u32::try_from(step["pid"].as_u64().unwrap()).unwrap();
+        self.generation = step["generation"].as_u64().unwrap();
         step
+    }
+
+    /// A figure of the process that serves.
+    #[track_caller]
+    pub(crate) fn figure(&self, name: &str) -> u64 {
+        let finished = self.ctl(&["stats", "--raw"]);
+        finished.expect(0, &[]);
+        let text = String::from_utf8(finished.stdout).unwrap();
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        value.unwrap_or_else(|| panic!("no {name} in {text}")).parse().unwrap()
+    }
+
+    /// Waits until no upgrade is in progress, however many were asked for.
+    #[track_caller]
+    pub(crate) fn settle(&mut self) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let is_busy = self.figure("saltecho_upgrade_in_progress") != 0;
+            while self.generation < self.figure("saltecho_upgrade_generation") {
+                self.wait_for_successor();
+            }
+            if !is_busy {
+                return;
+            }
+            assert!(Instant::now() < deadline, "an upgrade does not end");
+            std::thread::sleep(Duration::from_millis(2));
+        }
     }
 
     /// Waits for a step of an upgrade in the log.
@@ -204,7 +250,8 @@ impl Service {
     /// Waits until the process has these descriptors again.
     #[track_caller]
     pub(crate) fn wait_for_descriptors(&self, expected: &[String]) {
-        wait_until("the descriptors are those of before", || self.descriptors() == expected);
+        let what = format!("the descriptors are those of before, {expected:?}");
+        wait_until(&what, || self.descriptors() == expected);
     }
 
     /// Drains it, wherever it is by now; returns all that the processes have said.
@@ -229,6 +276,8 @@ impl Drop for Service {
 /// Copies a program to a path, at which another may be running.
 pub(crate) fn install(from: &Path, to: &Path) {
     let new = to.with_extension("copy");
+    // If both names are of one file already, rename(2) does nothing and leaves this one behind.
+    let _ = fs::remove_file(&new);
     // A link to a file that is executed needs no space, and cannot be open for writing.
     if fs::hard_link(from, &new).is_err() {
         fs::copy(from, &new).unwrap();
@@ -253,9 +302,9 @@ pub(crate) fn has_ended(pid: u32) -> bool {
     state(pid).is_none_or(|state| matches!(state, 'Z' | 'X'))
 }
 
-/// The children of a process that have not ended.
+/// The children of a process that have not ended; none if it has ended itself.
 pub(crate) fn children(pid: u32) -> Vec<u32> {
-    let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else { return Vec::new() };
     let lists =
         tasks.filter_map(|task| fs::read_to_string(task.ok()?.path().join("children")).ok());
     let pids: Vec<u32> = lists

@@ -247,6 +247,63 @@ fn the_port_file_and_the_admin_endpoint_are_there_all_the_time() {
     service.finish();
 }
 
+/// The threads of a process, each with the processors that it may use.
+fn threads(pid: u32) -> Vec<(String, String)> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    let mut threads: Vec<(String, String)> = tasks
+        .filter_map(|task| {
+            let status = fs::read_to_string(task.ok()?.path().join("status")).ok()?;
+            let line = |name: &str| {
+                let mut lines = status.lines();
+                Some(lines.find_map(|line| line.strip_prefix(name))?.trim().to_owned())
+            };
+            Some((line("Name:")?, line("Cpus_allowed_list:")?))
+        })
+        .collect();
+    threads.sort();
+    threads
+}
+
+/// The first processor that this process may use.
+fn first_processor() -> usize {
+    let all = rustix::thread::sched_getaffinity(None).unwrap();
+    (0..rustix::thread::CpuSet::MAX_CPU).find(|number| all.is_set(*number)).unwrap()
+}
+
+#[test]
+fn the_threads_and_their_processors_are_those_of_the_first_start() {
+    let first = first_processor().to_string();
+    let words = ["taskset", "-c", &first].map(str::to_owned).to_vec();
+    let mut service = Service::start_under(|_| words, &["--workers", "3"]);
+    let before = threads(service.pid);
+    assert!(before.len() >= 3 && before.iter().all(|(_, list)| *list == first), "{before:?}");
+    for _ in 0..5 {
+        service.upgrade();
+        let pid = service.pid;
+        wait_until(&format!("the threads are {before:?}"), || threads(pid) == before);
+    }
+    service.finish();
+}
+
+/// Threads that were pinned after the start, as an administrator may do, start the new process.
+#[test]
+fn a_pinned_thread_does_not_pin_the_new_process() {
+    let mut service = Service::start(&["--workers", "2"]);
+    let before = threads(service.pid);
+    let mut one = rustix::thread::CpuSet::new();
+    one.set(first_processor());
+    for _ in 0..2 {
+        for task in fs::read_dir(format!("/proc/{}/task", service.pid)).unwrap() {
+            let id: i32 = task.unwrap().file_name().to_str().unwrap().parse().unwrap();
+            rustix::thread::sched_setaffinity(rustix::process::Pid::from_raw(id), &one).unwrap();
+        }
+        service.upgrade();
+        let pid = service.pid;
+        wait_until(&format!("the threads are {before:?}"), || threads(pid) == before);
+    }
+    service.finish();
+}
+
 /// A service manager that listens for reports.
 struct Manager {
     socket: UnixDatagram,

@@ -194,7 +194,7 @@ fn the_segmentation_changes_nothing() {
         let (config, frames) = (config(algorithm), frames());
         let input = [honest_handshake(algorithm).0, frames.clone()].concat();
         for max_message in [None, Some(97), Some(96), Some(4), Some(0)] {
-            for first in 1..=input.len() {
+            for first in (1..=input.len()).step_by(if cfg!(miri) { 97 } else { 1 }) {
                 for room in [usize::MAX, 0, 1, 9] {
                     let mut pieces = [first].into_iter().chain(std::iter::repeat(usize::MAX));
                     let piece = || pieces.next().unwrap();
@@ -210,7 +210,7 @@ fn the_segmentation_changes_nothing() {
 
 #[test]
 fn random_segmentations_change_nothing() {
-    for seed in 0..2000 {
+    for seed in 0..if cfg!(miri) { 4 } else { 2000 } {
         let mut random = SplitMix::new(seed);
         let input = [honest_handshake(MacAlgorithm::Sha256).0, frames()].concat();
         let room = random.below(40);

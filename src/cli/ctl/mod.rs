@@ -112,13 +112,18 @@ struct ListArgs {
 
 pub(super) fn run(args: &CtlArgs) -> Result<(), Failure> {
     let admin = args.admin.clone().unwrap_or_else(AdminTarget::find);
-    let ask = |method: &str, path: &str| {
-        let answer = http::ask(&admin, method, path, args.timeout.0)?;
+    let ask_within = |method: &str, path: &str, limit| {
+        let mut answer = http::ask(&admin, method, path, limit)?;
+        if answer.status == 503 {
+            // An upgrade came in between, and the next connection leads to the new process.
+            answer = http::ask(&admin, method, path, limit)?;
+        }
         match answer.status {
             200 | 202 => Ok(answer),
             _ => Err(refusal(answer)),
         }
     };
+    let ask = |method: &str, path: &str| ask_within(method, path, args.timeout.0);
     let post = |path: &str| {
         let text = ask("POST", path)?.content.text().context("the answer ended early")?;
         Ok(output::print(&text)?)
@@ -140,10 +145,7 @@ pub(super) fn run(args: &CtlArgs) -> Result<(), Failure> {
         CtlCommand::Upgrade { check } => {
             let path = if *check { "/upgrade?check=true" } else { "/upgrade" };
             let patience = args.timeout.0.map(|timeout| timeout + UPGRADE);
-            let answer = http::ask(&admin, "POST", path, patience)?;
-            if answer.status != 200 {
-                return Err(refusal(answer));
-            }
+            let answer = ask_within("POST", path, patience)?;
             Ok(output::print(&answer.content.text().context("the answer ended early")?)?)
         }
         CtlCommand::Log { level } => post(&format!("/log?level={}", escaped(level))),

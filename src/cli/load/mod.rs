@@ -37,6 +37,7 @@ use process::{CpuWait, ServerUsage};
 pub(super) use sweep::check_sweep;
 use watch::Watch;
 
+use super::environment;
 use super::failure::{Exit, Failure};
 use super::keyfile::public_name;
 use super::output::{Output, Outputs};
@@ -61,6 +62,7 @@ pub(super) fn run(args: &LoadArgs) -> Result<(), Failure> {
     if let Some(objection) = check_sources(&plan).or_else(|| limits.check(&plan)) {
         return Err(Failure::with_message(Exit::Usage, objection));
     }
+    environment::print(&Vec::from_iter(limits.advise(&plan)));
     // Until the load starts, signals keep their default action, also while this waits for the
     // reader of a FIFO or for --start-at.
     let outputs = args.outputs().map_err(|error| Failure::new(Exit::Usage, error))?;

@@ -16,6 +16,8 @@ pub(super) struct MachineLimits {
     pub(super) descriptors: u64,
     /// Number of ports for connections from one address to one server.
     pub(super) ports: u64,
+    /// Number of them that are found without a long search.
+    pub(super) quick_ports: u64,
     /// True if a port can be reused one second after its connection ended, instead of 60.
     pub(super) reuses_ports: bool,
     /// Maximum memory for TCP on the whole machine, in bytes.
@@ -34,6 +36,7 @@ impl MachineLimits {
         Self {
             descriptors: rlimit::increase_nofile_limit(u64::MAX).unwrap_or(1024),
             ports: machine.ports_per_source(),
+            quick_ports: machine.quick_ports_per_source(),
             // 2, the default, applies to loopback only.
             reuses_ports: match machine.tw_reuse {
                 Some(1) => true,
@@ -63,8 +66,23 @@ impl MachineLimits {
         })
     }
 
+    /// Returns why the plan is slower here than it could be and how to change that, or `None`.
+    pub(super) fn advise(&self, plan: &Plan) -> Option<String> {
+        let Ports { needed, what } = self.ports_of(plan);
+        let sources = plan.sources.len().max(1) as u64;
+        let enough = needed.div_ceil(self.quick_ports);
+        (enough > sources).then(|| {
+            format!(
+                "{what} to one server need {needed} ports, and beyond {} of one source address \
+                 connect() is slow, since it walks all that are taken each time: {}",
+                self.quick_ports,
+                more_sources(plan, enough)
+            )
+        })
+    }
+
     /// Each connection needs a port, and the port of a cycle is not free at once when it ends.
-    fn too_few_ports(&self, plan: &Plan) -> Option<String> {
+    fn ports_of(&self, plan: &Plan) -> Ports {
         let wait = if self.reuses_ports { 1 } else { TIME_WAIT };
         let waiting = match (plan.mode, plan.pace) {
             (Mode::Connect, Pace::Open(rate)) => {
@@ -72,21 +90,21 @@ impl MachineLimits {
             }
             _ => 0,
         };
-        let needed = waiting.saturating_add(plan.connections as u64);
+        let what = match waiting {
+            0 => format!("{} connections", plan.connections),
+            _ => {
+                format!("{} cycles per second, each with its port for {wait} s,", waiting / wait)
+            }
+        };
+        Ports { needed: waiting.saturating_add(plan.connections as u64), what }
+    }
+
+    fn too_few_ports(&self, plan: &Plan) -> Option<String> {
+        let Ports { needed, what } = self.ports_of(plan);
         let sources = plan.sources.len().max(1) as u64;
-        let enough = needed.div_ceil(self.ports);
-        (enough > sources).then(|| {
-            let what = match waiting {
-                0 => format!("{} connections", plan.connections),
-                _ => format!(
-                    "{} cycles per second, each with its port for {wait} s,",
-                    waiting / wait
-                ),
-            };
-            let remedy = match plan.target.ip().is_loopback() && enough < 250 {
-                true => format!("connect from more with --source 127.0.0.2-{}", enough + 1),
-                false => "connect from more local addresses with --source".to_owned(),
-            };
+        (needed.div_ceil(self.ports) > sources).then(|| {
+            // As many as connect fast.
+            let remedy = more_sources(plan, needed.div_ceil(self.quick_ports));
             format!(
                 "{what} to one server need {needed} ports, and {sources} source address{} {} \
                  {}: {remedy}, or widen the range (sysctl -w net.ipv4.ip_local_port_range='1024 \
@@ -120,6 +138,20 @@ impl MachineLimits {
                 allowed >> 20
             )
         })
+    }
+}
+
+/// The ports that a plan takes, and in words what takes them.
+struct Ports {
+    needed: u64,
+    what: String,
+}
+
+/// How to connect from `enough` source addresses.
+fn more_sources(plan: &Plan, enough: u64) -> String {
+    match plan.target.ip().is_loopback() && enough < 250 {
+        true => format!("connect from more with --source 127.0.0.2-{}", enough + 1),
+        false => format!("connect from {enough} local addresses with --source"),
     }
 }
 
@@ -169,6 +201,7 @@ mod tests {
     const MACHINE: MachineLimits = MachineLimits {
         descriptors: 20_000,
         ports: 28_232,
+        quick_ports: 14_116,
         reuses_ports: true,
         tcp_memory: Some(2 << 30),
     };
@@ -203,12 +236,12 @@ mod tests {
         assert_refused(MACHINE, &many, &["20001 descriptors", "20000", "LimitNOFILE", "--hlog"]);
         let more = plan(|plan| plan.connections = 60_000);
         let roomy = MachineLimits { descriptors: 1 << 20, ..MACHINE };
-        assert_refused(roomy, &more, &["60000 ports", "28232", "--source 127.0.0.2-4"]);
+        assert_refused(roomy, &more, &["60000 ports", "28232", "--source 127.0.0.2-6"]);
         let remote = plan(|plan| {
             plan.connections = 60_000;
             plan.target = "192.0.2.1:1".parse().unwrap();
         });
-        assert_refused(roomy, &remote, &["more local addresses", "ip_local_port_range"]);
+        assert_refused(roomy, &remote, &["5 local addresses", "ip_local_port_range"]);
         let cycles = plan(|plan| {
             plan.mode = Mode::Connect;
             plan.pace = Pace::Open(NonZeroU64::new(1000).unwrap());
@@ -219,7 +252,7 @@ mod tests {
         assert_refused(
             strict,
             &cycles,
-            &["1000 cycles per second", "60 s", "60050 ports", "127.0.0.2-4"],
+            &["1000 cycles per second", "60 s", "60050 ports", "127.0.0.2-6"],
         );
         let large = plan(|plan| {
             plan.active = 1000;
@@ -227,6 +260,31 @@ mod tests {
             plan.size = (1 << 20).into();
         });
         assert_refused(MACHINE, &large, &["8000 MiB", "2048 MiB", "--in-flight", "tcp_mem"]);
+    }
+
+    #[test]
+    fn more_connections_than_quick_ports_are_possible_and_get_advice() {
+        let sources =
+            |count: u8| (2..count + 2).map(|last| ([127, 0, 0, last], 0).into()).collect();
+        for (connections, count, enough) in [
+            (14_116, 1, None),
+            (14_117, 1, Some("--source 127.0.0.2-3")),
+            (19_000, 2, None),
+            (1_000_000, 70, Some("--source 127.0.0.2-72")),
+            (1_000_000, 71, None),
+        ] {
+            let machine = MachineLimits { descriptors: 1 << 21, ..MACHINE };
+            let plan = plan(|plan| {
+                plan.connections = connections;
+                plan.sources = sources(count);
+            });
+            assert_eq!(machine.check(&plan), None, "{connections} from {count}");
+            let advice = machine.advise(&plan);
+            assert_eq!(advice.is_some(), enough.is_some(), "{connections} from {count}");
+            if let (Some(advice), Some(enough)) = (advice, enough) {
+                assert!(advice.contains("beyond 14116") && advice.contains(enough), "{advice}");
+            }
+        }
     }
 
     #[test]

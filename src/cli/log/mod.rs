@@ -90,8 +90,10 @@ pub(super) struct LogThread {
 /// A log as all its clones share it; the last one to be dropped closes the buffer.
 struct Inlet {
     buffer: Arc<Buffer>,
-    /// A [`Level`].
+    /// The [`Level`] in force.
     level: AtomicU8,
+    /// The [`Level`] that the settings ask for.
+    configured: AtomicU8,
 }
 
 impl Log {
@@ -116,7 +118,8 @@ impl Log {
             // `finish` may have given up already.
             let _ = end.send(());
         })?;
-        let inlet = Inlet { buffer: Arc::clone(&buffer), level: AtomicU8::new(level as u8) };
+        let [level, configured] = [(); 2].map(|()| AtomicU8::new(level as u8));
+        let inlet = Inlet { buffer: Arc::clone(&buffer), level, configured };
         Ok((Self(Arc::new(inlet)), LogThread { buffer, ended }))
     }
 
@@ -124,9 +127,21 @@ impl Log {
         WeakLog(Arc::downgrade(&self.0))
     }
 
-    /// Changes the level, for all clones.
+    /// Changes the level, for all clones and until the configured one changes.
     pub(super) fn set_level(&self, level: Level) {
         self.0.level.store(level as u8, Ordering::Relaxed);
+    }
+
+    /// Changes the configured level, and with it the one in force.
+    pub(super) fn configure_level(&self, level: Level) {
+        self.0.configured.store(level as u8, Ordering::Relaxed);
+        self.set_level(level);
+    }
+
+    /// The level in force, and the configured one.
+    pub(super) fn levels(&self) -> (Level, Level) {
+        let level = |level: &AtomicU8| Level::ALL[usize::from(level.load(Ordering::Relaxed))];
+        (level(&self.0.level), level(&self.0.configured))
     }
 
     /// Returns whether lines of this level are written; saves the caller from formatting one.

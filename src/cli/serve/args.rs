@@ -52,7 +52,7 @@ pub(in crate::cli) struct ServeArgs {
     pub(super) protocol: ProtocolArgs,
 
     /// Serve --protocol plain on addresses that other machines can reach: every machine that can send a
-    /// packet there may use the server, and make it send as much as it receives
+    /// packet there may use the server, and make it send as much as it receives. Other protocols refuse it
     #[arg(long, env = "SALTECHO_ALLOW_UNAUTHENTICATED", hide_env_values = true)]
     #[arg(value_parser = clap::builder::FalseyValueParser::new())]
     pub(super) allow_unauthenticated: bool,
@@ -140,7 +140,9 @@ pub(in crate::cli) struct ServeArgs {
     /// Most that an upgrade may estimate for the time in which neither process serves; one that may
     /// take longer is refused
     ///
-    /// The estimate is 1s and 20us for each connection. The time itself is far shorter.
+    /// The estimate is 1s and 20us for each connection. The time itself is far shorter, and an upgrade
+    /// that takes longer is given up. Where system calls are slow, allow more than 5s: then it has all
+    /// of that.
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = freeze_max)]
     #[arg(env = "SALTECHO_HANDOVER_FREEZE_MAX", hide_env_values = true)]
     pub(super) handover_freeze_max: Limit,

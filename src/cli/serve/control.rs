@@ -39,8 +39,7 @@ impl ServiceControl {
 
     /// At `verbose` the end of a connection is logged with what its record tells, so from then on
     /// records are kept.
-    fn set_level(&self, level: Level) {
-        self.log.set_level(level);
+    fn keep_records_for(&self, level: Level) {
         if let Some(server) = self.server.as_ref().filter(|_| level == Level::Verbose) {
             server.keep_records(true);
         }
@@ -77,7 +76,8 @@ impl Control for ServiceControl {
         match &result {
             Ok(report) => {
                 if let Some(level) = report.log_level {
-                    self.set_level(level);
+                    self.log.configure_level(level);
+                    self.keep_records_for(level);
                 }
                 report.log(&self.log);
             }
@@ -95,7 +95,8 @@ impl Control for ServiceControl {
 
     fn set_log_level(&mut self, level: &str) -> Result<String, String> {
         let level: Level = level.parse().map_err(|error: NoLevel| error.to_string())?;
-        self.set_level(level);
+        self.log.set_level(level);
+        self.keep_records_for(level);
         Ok(format!("the log level is now {}", level.name()))
     }
 

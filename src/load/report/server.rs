@@ -1,5 +1,6 @@
 //! CPU time and memory of the server in a report.
 
+use std::fmt;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -47,17 +48,21 @@ pub struct Upgrade {
     pub freeze: Duration,
 }
 
+impl fmt::Display for Upgrade {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { at, generation, freeze } = self;
+        let freeze = Nanos(saturating_nanos(*freeze));
+        write!(f, "generation {generation} at {:.1} s (frozen for {freeze})", at.as_secs_f64())
+    }
+}
+
 /// Upgrades that the text of a report lists one by one.
 const LISTED: usize = 8;
 
 impl Report {
     /// The upgrades of the server in a sentence.
     pub(super) fn upgrades_line(&self) -> Option<String> {
-        let each = self.upgrades.iter().take(LISTED).map(|upgrade| {
-            let Upgrade { at, generation, freeze } = upgrade;
-            let freeze = Nanos(saturating_nanos(*freeze));
-            format!("generation {generation} at {:.1} s (frozen for {freeze})", at.as_secs_f64())
-        });
+        let each = self.upgrades.iter().take(LISTED).map(ToString::to_string);
         let each: Vec<String> = each.collect();
         let more = match self.upgrades.len().saturating_sub(LISTED) {
             0 => String::new(),

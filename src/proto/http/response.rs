@@ -28,7 +28,7 @@ pub enum Status {
     UnprocessableContent = 422,
     /// 431: the headers do not fit, or are too many.
     HeadersTooLarge = 431,
-    /// 503: not ready.
+    /// 503: not ready, or not the process to ask any more.
     ServiceUnavailable = 503,
     /// 505: neither HTTP/1.0 nor HTTP/1.1.
     VersionNotSupported = 505,

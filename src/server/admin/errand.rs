@@ -1,6 +1,6 @@
 //! Work that goes to another loop and comes back.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::rows::{Rows, Search};
@@ -10,6 +10,7 @@ use crate::proto::Handler;
 use crate::proto::http::{Progress, SLICE};
 use crate::reactor::{Kernel, Wake};
 use crate::server::Server;
+use crate::server::sync::Mutex;
 
 /// Time that a loop may take for a part of an answer before it is reported as missing: 1 s.
 pub(super) const PATIENCE: Duration = Duration::from_secs(1);

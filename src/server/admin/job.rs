@@ -179,3 +179,46 @@ impl Job {
         }
     }
 }
+
+/// Models of an errand, as those of `server::model`.
+#[cfg(all(loom, test))]
+mod model {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::reactor::Wake;
+    use crate::server::model::{Slot, model, server, spawn};
+
+    /// Sends a search to a loop, and waits for it as the loop at home does, which sleeps between its
+    /// looks. With `late` no more time is left at the first of them.
+    fn search(late: bool) {
+        let mut other = server();
+        let (fleet, bell) = (other.handle(), Slot::new());
+        let errand =
+            Errand::new(0, Some(Task::Kill(Search::new(1))), bell.clone() as Arc<dyn Wake>);
+        let errand = Arc::new(errand);
+        fleet.visit(0, Arc::clone(&errand));
+        let visits = spawn(move || other.run().map(drop));
+        let now = Monotonic::ZERO;
+        let until = if late { now } else { now.saturating_add(Duration::from_secs(1)) };
+        let mut job = Job::new(None, 0, 1);
+        job.away = Some(Away { errand, until });
+        while job.return_home(&mut Vec::new(), now) == Progress::More && job.away.is_some() {
+            bell.take();
+        }
+        assert!(matches!(job.task, Some(Task::Kill(_))), "the task did not come back");
+        assert_eq!(job.worker, 1, "the loop was not visited, or not left out");
+        fleet.stop();
+        visits.join().unwrap().unwrap();
+    }
+
+    #[test]
+    fn a_task_comes_back_by_its_wake_up_alone() {
+        model(|| search(false));
+    }
+
+    #[test]
+    fn a_task_that_is_late_comes_back_from_a_loop_that_may_be_at_work_on_it() {
+        model(|| search(true));
+    }
+}

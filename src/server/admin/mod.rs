@@ -72,6 +72,8 @@ struct Fleet {
     all: Handle,
     /// The number of the endpoint's own.
     home: u32,
+    /// The service was handed over to other loops than these.
+    has_left: bool,
 }
 
 impl Fleet {
@@ -99,7 +101,7 @@ impl<K: Kernel> Admin<K> {
         kernel.register_admin_listener(&mut listener, Token::admin(0))?;
         Ok(Self {
             listener: Some(listener),
-            fleet: Fleet { all, home },
+            fleet: Fleet { all, home, has_left: false },
             waiting: true,
             accept_at: Some(Monotonic::ZERO),
             places: std::array::from_fn(|_| None),
@@ -112,10 +114,14 @@ impl<K: Kernel> Admin<K> {
         self.listener.as_ref()
     }
 
-    /// Gives its listener away; its exchanges go on.
-    pub(super) const fn take_listener(&mut self) -> Option<K::AdminListener> {
-        (self.waiting, self.accept_at) = (false, None);
-        self.listener.take()
+    /// Gives its listener to the loops that serve from now on. Answers in progress go on; what is asked
+    /// here after that is answered with where to ask.
+    pub(super) fn leave(&mut self) -> Option<K::AdminListener> {
+        self.fleet.has_left = true;
+        let listener = self.listener.take();
+        // A request may have come since the last turn, and no event tells.
+        self.suspect_all();
+        listener
     }
 
     /// The file of its listener goes with it from now on.
@@ -138,11 +144,11 @@ impl<K: Kernel> Admin<K> {
         }
     }
 
-    /// Returns true if an answer is not sent yet, and its listener is another loop's: only here can the
-    /// client still get it.
+    /// Returns true if a request has begun that is not answered yet, and its listener is another loop's:
+    /// only here can the client still get an answer.
     pub(super) fn owes_last_answer(&self) -> bool {
         let mut places = self.places.iter().flatten();
-        self.listener.is_none() && places.any(|place| place.has_asked && !place.exchange.is_idle())
+        self.fleet.has_left && places.any(|place| !place.exchange.is_idle())
     }
 
     /// An event came for the listener, which is number 0, or for a place.
@@ -168,8 +174,8 @@ impl<K: Kernel> Admin<K> {
     }
 
     /// When it has to go on, if no event comes before.
-    pub(super) const fn next(&self) -> Option<Monotonic> {
-        self.next
+    pub(super) fn next(&self) -> Monotonic {
+        self.next.unwrap_or(Monotonic::NEVER)
     }
 
     fn is_due(&self, now: Monotonic) -> bool {
@@ -332,6 +338,11 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         if place.job.is_none() {
             let request = place.exchange.request().expect("an answer is wanted");
             response = match Route::new(&request, fleet.len()) {
+                Ok(route) if fleet.has_left => {
+                    // The next connection leads to the loops that serve.
+                    place.exchange.close();
+                    Some(routes::elsewhere(&route))
+                }
                 Ok(route) => self.follow(route, fleet, &mut place.job),
                 Err(refusal) => Some(refusal),
             };

@@ -187,6 +187,19 @@ pub(super) fn ready(is_ready: bool) -> Response {
     }
 }
 
+/// The answer of a process whose service another one has: to do it here would do nothing, and figures
+/// from here would be old. The service itself is alive and ready.
+pub(super) fn elsewhere(route: &Route) -> Response {
+    match route {
+        Route::Live => live(),
+        Route::Ready => ready(true),
+        _ => Response::text(
+            Status::ServiceUnavailable,
+            "nothing was done: another process has taken over meanwhile; ask again\n",
+        ),
+    }
+}
+
 pub(super) fn draining() -> Response {
     Response::text(Status::Accepted, "draining\n")
 }

@@ -194,3 +194,183 @@ fn deal<S>(
         one.chunks = vec![connections];
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::server::handover::{Decoder, Kind, Totals};
+
+    /// Numbers that stand for sockets: connections count from 0, and each loop has a listener.
+    const LISTENER: u32 = 1000;
+    const ADMIN: u32 = 2000;
+    /// What is added to the number of a socket that was copied.
+    const COPY: u32 = 10_000;
+    /// Connections that were once there and have ended, in each loop.
+    const ENDED: u64 = 3;
+
+    /// Loops with so many connections each, the second of them with the admin endpoint. The slots and
+    /// generations of different loops are the same.
+    fn arrived(connections: &[u32]) -> Arrived<u32> {
+        let mut decoder = Decoder::new();
+        let mut totals = Totals::default();
+        let mut take = |kind: Kind, count, size, payload: &[u8], sockets| {
+            totals.chunks += 1;
+            decoder.take(kind.code(), count, size, payload, sockets).unwrap();
+        };
+        let mut next = 0;
+        for (index, &count) in (0_u32..).zip(connections) {
+            let mut head = [0; LoopRecord::LEN];
+            head[0..4].copy_from_slice(&(100 + index).to_le_bytes());
+            head[4..8].copy_from_slice(&u32::to_le_bytes(count));
+            (head[8], head[12]) = (1, 200);
+            take(Kind::Loop, 1, 48, &head, Vec::new());
+            take(Kind::Listener, 1, 8, &[0; 8], vec![LISTENER + index]);
+            if index == 1 {
+                take(Kind::AdminListener, 1, 8, &[0; 8], vec![ADMIN]);
+            }
+            let records: Vec<[u8; 48]> = (0..count).map(echoing).collect();
+            if count > 0 {
+                let sockets = (next..next + count).collect();
+                take(Kind::Connection, count, 48, records.as_flattened(), sockets);
+            }
+            next += count;
+            take(Kind::Suspect, 1, 16, &suspect(index), Vec::new());
+            let accepted = counter(1, 1, u64::from(count) + ENDED);
+            let ended = counter(2, 1, ENDED);
+            take(Kind::Counter, 2, 16, &[accepted, ended].concat(), Vec::new());
+        }
+        totals.loops = connections.len() as u64;
+        totals.listeners = totals.loops;
+        totals.connections = next.into();
+        decoder.finish(&totals).unwrap()
+    }
+
+    /// A connection between two messages, without a deadline.
+    fn echoing(index: u32) -> [u8; 48] {
+        let mut record = [0; 48];
+        record[0..4].copy_from_slice(&index.to_le_bytes());
+        record[4..8].copy_from_slice(&(index + 1).to_le_bytes());
+        record[8..24].fill(255);
+        record[24] = 3;
+        record
+    }
+
+    fn suspect(index: u32) -> [u8; 16] {
+        let mut record = [0; 16];
+        record[0..4].copy_from_slice(&(index + 1).to_le_bytes());
+        record
+    }
+
+    fn counter(group: u16, number: u16, value: u64) -> [u8; 16] {
+        let mut record = [0; 16];
+        record[0..2].copy_from_slice(&group.to_le_bytes());
+        record[2..4].copy_from_slice(&number.to_le_bytes());
+        record[8..16].copy_from_slice(&value.to_le_bytes());
+        record
+    }
+
+    fn spread(from: &[u32], to: usize) -> Vec<ArrivedLoop<u32>> {
+        arrived(from).spread(to, |socket| Ok(socket + COPY)).unwrap()
+    }
+
+    /// Spreads loops with these connections over another number, and checks what must hold each time.
+    /// Returns the number of connections of each, and the listeners.
+    fn check(from: &[u32], to: usize) -> (Vec<usize>, Vec<Vec<u32>>) {
+        let loops = spread(from, to);
+        let all: u32 = from.iter().sum();
+        let connections = || loops.iter().flat_map(|one| one.chunks.iter().flatten());
+        let sockets: BTreeSet<u32> = connections().map(|connection| connection.socket).collect();
+        assert_eq!(sockets, (0..all).collect(), "each connection is in one loop");
+        assert_eq!(connections().count(), all as usize);
+        let numbers: BTreeSet<u32> =
+            connections().map(|connection| connection.id.generation).collect();
+        let first_free = 100 + u32::try_from(from.len()).unwrap() - 1;
+        assert_eq!(numbers, (first_free..first_free + all).collect(), "new and different numbers");
+        for one in &loops {
+            assert_eq!(one.head.next_generation, first_free + all, "none of them is given again");
+            assert!(one.counters.agree_with(one.connections()), "{:?}", one.counters.stats);
+            let slots: BTreeSet<u32> =
+                one.chunks.iter().flatten().map(|connection| connection.id.index).collect();
+            assert_eq!(slots, (0..u32::try_from(one.connections()).unwrap()).collect());
+        }
+        let accepted: u64 = loops.iter().map(|one| one.counters.stats.accepted).sum();
+        assert_eq!(accepted, u64::from(all) + ENDED * from.len() as u64, "counted once");
+        let admin: Vec<u32> = loops.iter().filter_map(|one| Some(one.admin.as_ref()?.0)).collect();
+        assert_eq!(admin, if from.len() > 1 { vec![ADMIN] } else { Vec::new() });
+        let suspects: BTreeSet<String> =
+            loops.iter().flat_map(|one| &one.suspects).map(|one| format!("{one:?}")).collect();
+        assert_eq!(suspects.len(), from.len(), "no suspicion is lost");
+        let listeners = |one: &ArrivedLoop<u32>| one.listeners.iter().map(|it| it.socket).collect();
+        (
+            loops.iter().map(ArrivedLoop::connections).collect(),
+            loops.iter().map(listeners).collect(),
+        )
+    }
+
+    #[test]
+    fn four_loops_become_one_and_every_listener_is_served() {
+        let (connections, listeners) = check(&[7, 0, 5, 9], 1);
+        assert_eq!(connections, [21]);
+        assert_eq!(listeners, [[LISTENER, LISTENER + 1, LISTENER + 2, LISTENER + 3]]);
+    }
+
+    #[test]
+    fn four_loops_become_three_with_as_many_connections_each() {
+        let (connections, listeners) = check(&[7, 0, 5, 9], 3);
+        assert_eq!(connections, [7, 7, 7]);
+        let expected = [vec![LISTENER, LISTENER + 3], vec![LISTENER + 1], vec![LISTENER + 2]];
+        assert_eq!(listeners, expected);
+        let (connections, _) = check(&[5, 5, 5, 5], 3);
+        assert_eq!(connections, [7, 7, 6]);
+    }
+
+    #[test]
+    fn one_loop_becomes_four_which_share_its_listener() {
+        let (connections, listeners) = check(&[10], 4);
+        assert_eq!(connections, [3, 3, 2, 2]);
+        assert_eq!(
+            listeners,
+            [[LISTENER], [LISTENER + COPY], [LISTENER + COPY], [LISTENER + COPY]]
+        );
+    }
+
+    #[test]
+    fn as_many_loops_keep_what_they_have() {
+        let loops = spread(&[2, 3], 2);
+        let sockets = |one: &ArrivedLoop<u32>| -> Vec<u32> {
+            one.chunks.iter().flatten().map(|connection| connection.socket).collect()
+        };
+        assert_eq!(loops.iter().map(sockets).collect::<Vec<_>>(), [vec![0, 1], vec![2, 3, 4]]);
+        let ids = loops.iter().flat_map(|one| one.chunks.iter().flatten());
+        assert_eq!(ids.map(|it| it.id.generation).collect::<Vec<_>>(), [1, 2, 1, 2, 3]);
+    }
+
+    /// The oldest has to make room first in the new loops too.
+    #[test]
+    fn the_unauthenticated_are_numbered_in_the_order_in_which_they_came() {
+        let mut arrived = arrived(&[2, 2, 2]);
+        let since = [50, 10, 40, 20, 60, 30];
+        let connections = arrived.loops.iter_mut().flat_map(|one| one.chunks.iter_mut().flatten());
+        for (connection, since) in connections.zip(since) {
+            let arrival = Some((Monotonic::from_nanos(since), None));
+            connection.extra = Some(Box::new(Extra { arrival, ..Extra::default() }));
+        }
+        let loops = arrived.spread(2, |socket| Ok(*socket)).unwrap();
+        let mut numbered: Vec<_> = loops
+            .iter()
+            .flat_map(|one| one.chunks.iter().flatten())
+            .map(|it| (it.id.generation, it.arrival().unwrap().0.as_nanos()))
+            .collect();
+        numbered.sort_unstable();
+        let since: Vec<u64> = numbered.iter().map(|(_, since)| *since).collect();
+        assert_eq!(since, [10, 20, 30, 40, 50, 60]);
+    }
+
+    #[test]
+    fn a_listener_that_cannot_be_copied_is_an_error() {
+        let refused = arrived(&[1]).spread(2, |_| Err(io::ErrorKind::OutOfMemory.into()));
+        assert_eq!(refused.unwrap_err().kind(), io::ErrorKind::OutOfMemory);
+    }
+}

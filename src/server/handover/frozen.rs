@@ -105,11 +105,11 @@ impl<K: Kernel, H: Handler + Clone> Frozen<K, H> {
         K: Adopt,
     {
         let Self { mut server, staying } = self;
-        for listening in std::mem::take(&mut server.acceptor.listeners) {
+        for listening in server.acceptor.take_listeners() {
             server.reactor.kernel.release_listener(listening.listener);
         }
         if let Some(admin) = &mut server.admin
-            && let Some(listener) = admin.take_listener()
+            && let Some(listener) = admin.leave()
         {
             server.reactor.kernel.release_admin_listener(listener);
         }

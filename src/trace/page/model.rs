@@ -93,6 +93,8 @@ pub(super) struct Model {
     owners: HashMap<ConnId, Stream>,
     /// The owners before the present ones.
     former: HashMap<ConnId, Stream>,
+    /// The last stream that was accepted.
+    accepted: Option<Stream>,
 }
 
 impl Model {
@@ -144,11 +146,21 @@ impl Model {
                     self.conn(stream).told.insert(*ready);
                 }
             }
-            Event::Accept(_, Ok((stream, _))) => self.conn(*stream).stage = "accepted",
+            Event::Accept(_, Ok((stream, _))) => {
+                self.conn(*stream).stage = "accepted";
+                self.accepted = Some(*stream);
+            }
+            Event::Note(Note::Opened(id, _)) => {
+                if let Some(stream) = self.accepted {
+                    self.open(stream, *id);
+                }
+            }
             Event::Register(stream, Subject::Connection(id), Ok(())) => {
-                self.owners.insert(*id, *stream);
-                let conn = self.conn(*stream);
-                (conn.id, conn.told, conn.stage) = (Some(*id), Ready::WRITABLE, "open");
+                // The server says before that it opens a connection; other loops say nothing.
+                if self.owner(*id) != Some(*stream) {
+                    self.open(*stream, *id);
+                }
+                self.conn(*stream).told = Ready::WRITABLE;
             }
             Event::Recv { stream, room, result } => self.recv(*stream, *room, *result),
             Event::Send { stream, len, result } => {
@@ -184,6 +196,12 @@ impl Model {
             Event::World(act) => self.world(act),
             _ => {}
         }
+    }
+
+    fn open(&mut self, stream: Stream, id: ConnId) {
+        self.owners.insert(id, stream);
+        let conn = self.conn(stream);
+        (conn.id, conn.stage) = (Some(id), "open");
     }
 
     fn recv(&mut self, stream: Stream, room: usize, result: Result<usize, Fault>) {

@@ -30,6 +30,8 @@ impl World {
         match handed_over {
             Ok(HandedOver { server, taken_over }) => {
                 self.server = server;
+                self.handed_over += u64::from(taken_over);
+                self.not_handed_over += u64::from(!taken_over);
                 if !taken_over {
                     // Handlers that were restored in vain gave their peers other names.
                     self.handler.calls.lock().unwrap().opened = peers;

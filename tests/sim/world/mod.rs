@@ -4,6 +4,7 @@
 
 pub mod admin;
 mod admission;
+mod awake;
 pub mod client;
 mod draw;
 mod figures;
@@ -58,6 +59,9 @@ pub struct World {
     limits: Limits,
     /// The chance of a handover before a turn, in thousandths.
     pub handovers: u32,
+    /// The handovers so far, and the attempts that failed.
+    pub handed_over: u64,
+    pub not_handed_over: u64,
     /// The chance of a push before a turn, in thousandths, and the current push.
     pushes: u32,
     pushing: Option<(usize, Vec<u8>)>,
@@ -129,6 +133,8 @@ impl World {
             config,
             limits,
             handovers: 0,
+            handed_over: 0,
+            not_handed_over: 0,
             pushes: 0,
             pushing: None,
         }

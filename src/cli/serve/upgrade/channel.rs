@@ -59,6 +59,13 @@ pub(super) enum Broken {
          descriptors (LimitNOFILE=), or a security module refused one"
     )]
     Truncated { arrived: usize, announced: usize },
+    /// The kernel counts the sockets that all processes of a user have in flight, and was at the limit
+    /// of this process until the deadline (ETOOMANYREFS, unix(7)).
+    #[error(
+        "processes of this user have too many sockets in flight: one of them passes sockets to a \
+         process that does not read; end it, or raise the limit of descriptors (LimitNOFILE=)"
+    )]
+    InFlight,
     #[error("a message of the upgrade does not fit")]
     TooLong,
     #[error("the channel failed: {0}")]
@@ -125,6 +132,7 @@ impl Channel {
         let header = header.encode(message.payload);
         let parts = [IoSlice::new(&header), IoSlice::new(message.payload)];
         loop {
+            let mut in_flight = false;
             let mut space = [MaybeUninit::uninit(); ROOM];
             let mut beside = SendAncillaryBuffer::new(&mut space);
             if !message.sockets.is_empty() {
@@ -142,12 +150,16 @@ impl Channel {
                 // The reader is behind, or other processes of this user pass sockets too.
                 Err(Errno::TOOMANYREFS) => {
                     let again = (Instant::now() + IN_FLIGHT).min(deadline);
+                    in_flight = true;
                     self.wait(PollFlags::IN, &[], again)?
                 }
                 Err(error) => return Err(error.into()),
             };
-            if wait.contains(PollFlags::IN) || Instant::now() >= deadline {
-                return Ok(Sent::No);
+            let is_late = Instant::now() >= deadline;
+            match wait.contains(PollFlags::IN) {
+                false if is_late && in_flight => return Err(Broken::InFlight),
+                false if !is_late => {}
+                _ => return Ok(Sent::No),
             }
         }
     }

@@ -4,8 +4,10 @@ use std::path::Path;
 use std::time::Duration;
 use std::{env, fs};
 
+use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::{Access, access};
 use rustix::process::{Resource, getpid, getppid, getrlimit};
+use saltecho::reactor::resident_bytes;
 
 use super::reason::Reason;
 use crate::cli::values::{Limit, Size};
@@ -30,10 +32,21 @@ const SUPERVISORS: [&str; 9] = [
     "circusd",
 ];
 
-/// Time that a freeze may take: a second, and 20 us for each connection.
-pub(super) fn freeze_limit(connections: usize) -> Duration {
+/// The default of `--handover-freeze-max`.
+const FREEZE_MAX: Duration = Duration::from_secs(5);
+
+/// Estimate of the time that a freeze may take: a second, and 20 us for each connection.
+fn freeze_estimate(connections: usize) -> Duration {
     let each = Duration::from_micros(20);
     Duration::from_secs(1) + each * u32::try_from(connections).unwrap_or(u32::MAX)
+}
+
+/// Time after which a freeze is given up: the estimate, or the most that is allowed if that is more
+/// than the default. Where system calls are slow, as in a virtual machine without hardware support, the
+/// estimate is too low, and only the operator knows.
+pub(super) fn freeze_limit(connections: usize, freeze_max: Duration) -> Duration {
+    let allowed = if freeze_max > FREEZE_MAX { freeze_max } else { Duration::ZERO };
+    freeze_estimate(connections).max(allowed)
 }
 
 /// Refuses an upgrade that would fail.
@@ -67,7 +80,7 @@ pub(super) fn refuse_impossible(
             format!("{} cannot be executed: install the new version there", program.display()),
         );
     }
-    let limit = freeze_limit(connections);
+    let limit = freeze_estimate(connections);
     if limit > freeze_max {
         let (limit, max) = (Limit(Some(limit)), Limit(Some(freeze_max)));
         return refuse(
@@ -82,18 +95,21 @@ pub(super) fn refuse_impossible(
     refuse_without_memory()
 }
 
+/// Takes as many descriptors as an upgrade needs. To count those in use would list them all, for which
+/// the kernel makes a file and a directory entry of each.
 fn refuse_without_descriptors() -> Result<(), (Reason, String)> {
-    let limit = descriptor_limit();
-    let open = fs::read_dir("/proc/self/fd").map_or(0, |open| open.count() as u64);
-    match open + DESCRIPTORS > limit {
-        true => Err((
+    let spare: Result<Vec<_>, _> =
+        (0..DESCRIPTORS).map(|_| eventfd(0, EventfdFlags::CLOEXEC)).collect();
+    match spare {
+        Ok(_) => Ok(()),
+        Err(error) => Err((
             Reason::Descriptors,
             format!(
-                "{open} of {limit} descriptors are in use, and an upgrade takes {DESCRIPTORS}: raise \
-                 the limit (LimitNOFILE=) or set --max-connections"
+                "an upgrade takes {DESCRIPTORS} descriptors, and so many of the {} are not left \
+                 ({error}): raise the limit (LimitNOFILE=) or set --max-connections",
+                descriptor_limit()
             ),
         )),
-        false => Ok(()),
     }
 }
 
@@ -104,8 +120,14 @@ pub(super) fn descriptor_limit() -> u64 {
 
 /// The new process takes about as much memory as this one before this one's is given back.
 fn refuse_without_memory() -> Result<(), (Reason, String)> {
-    let Some(available) = available() else { return Ok(()) };
-    let needed = resident().unwrap_or(0);
+    match (resident(), available()) {
+        (Some(needed), Some(available)) => compare_memory(needed, available),
+        // What is not known is no reason to refuse.
+        _ => Ok(()),
+    }
+}
+
+fn compare_memory(needed: u64, available: u64) -> Result<(), (Reason, String)> {
     match needed > available {
         true => Err((
             Reason::Memory,
@@ -126,31 +148,30 @@ fn in_words(bytes: u64) -> String {
 
 /// Resident memory of this process in bytes.
 fn resident() -> Option<u64> {
-    let text = fs::read_to_string("/proc/self/statm").ok()?;
-    let pages: u64 = text.split(' ').nth(1)?.parse().ok()?;
-    Some(pages * rustix::param::page_size() as u64)
+    resident_bytes(&fs::read_to_string("/proc/self/statm").ok()?)
 }
 
-/// Memory that is left, within the control group (version 2) and in the machine. `None` if neither is
-/// known.
+/// Memory that is left, within the control group and in the machine. `None` if neither is known.
 fn available() -> Option<u64> {
     let memory = fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let line = memory.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
     let machine = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
-    let group = || {
-        let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
-        let group = groups.lines().find_map(|line| line.strip_prefix("0::/"))?;
-        let directory = Path::new("/sys/fs/cgroup").join(group);
-        let number = |name: &str| fs::read_to_string(directory.join(name)).ok();
-        let max: u64 = number("memory.max")?.trim().parse().ok()?;
-        let used: u64 = number("memory.current")?.trim().parse().ok()?;
-        // The page cache goes first.
-        let stat = number("memory.stat").unwrap_or_default();
-        let cache = stat.lines().find_map(|line| line.strip_prefix("inactive_file "));
-        let cache: u64 = cache.and_then(|cache| cache.parse().ok()).unwrap_or(0);
-        Some((max + cache).saturating_sub(used))
-    };
-    [machine.map(|kib| kib << 10), group()].into_iter().flatten().min()
+    let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let group = groups.lines().find_map(|line| line.strip_prefix("0::/"));
+    let group = group.and_then(|group| left_of_group(&Path::new("/sys/fs/cgroup").join(group)));
+    [machine.map(|kib| kib << 10), group].into_iter().flatten().min()
+}
+
+/// Memory that is left within the control group (version 2) of this directory. `None` if it has no limit.
+fn left_of_group(directory: &Path) -> Option<u64> {
+    let number = |name: &str| fs::read_to_string(directory.join(name)).ok();
+    let max: u64 = number("memory.max")?.trim().parse().ok()?;
+    let used: u64 = number("memory.current")?.trim().parse().ok()?;
+    // The page cache goes first.
+    let stat = number("memory.stat").unwrap_or_default();
+    let cache = stat.lines().find_map(|line| line.strip_prefix("inactive_file "));
+    let cache: u64 = cache.and_then(|cache| cache.parse().ok()).unwrap_or(0);
+    Some((max + cache).saturating_sub(used))
 }
 
 /// The supervisor that started this process, if it is one that cannot follow. A service manager to
@@ -173,11 +194,21 @@ mod tests {
 
     #[test]
     fn a_freeze_that_may_take_too_long_is_refused_with_the_setting() {
-        assert_eq!(freeze_limit(20_000), Duration::from_millis(1400));
+        assert_eq!(freeze_estimate(20_000), Duration::from_millis(1400));
         let program = env::current_exe().unwrap();
         let (reason, text) = refuse_impossible(&program, 1_000_000, FIVE).unwrap_err();
         assert_eq!(reason, Reason::TooLong);
         assert!(text.contains("may take 21s, and --handover-freeze-max is 5s"), "{text}");
+    }
+
+    #[test]
+    fn only_a_limit_above_the_default_gives_a_freeze_more_time_than_estimated() {
+        let default = crate::cli::values::freeze_max("5s").unwrap();
+        assert_eq!(default.0, Some(FREEZE_MAX));
+        for (max, limit) in [(2, 1400), (5, 1400), (6, 6000), (600, 600_000)] {
+            let found = freeze_limit(20_000, Duration::from_secs(max));
+            assert_eq!(found, Duration::from_millis(limit), "at most {max} s");
+        }
     }
 
     #[test]
@@ -187,5 +218,30 @@ mod tests {
             assert_eq!(reason, Reason::NoProgram, "{path}: {text}");
         }
         assert!(resident().is_some_and(|bytes| bytes > 1 << 20));
+    }
+
+    #[test]
+    fn too_little_memory_is_refused_with_both_figures() {
+        let (reason, text) = compare_memory(300 << 20, 200 << 20).unwrap_err();
+        assert_eq!(reason, Reason::Memory);
+        let words = "takes about 300m and 200m are available: raise the limit (MemoryMax=)";
+        assert!(text.contains(words), "{text}");
+        assert_eq!(compare_memory(200 << 20, 200 << 20), Ok(()));
+    }
+
+    #[test]
+    fn the_memory_left_in_a_control_group_is_that_below_its_limit_and_the_cache() {
+        let group = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| fs::write(group.path().join(name), text).unwrap();
+        assert_eq!(left_of_group(group.path()), None, "the root group has no limit");
+        write("memory.current", "700\n");
+        write("memory.max", "max\n");
+        assert_eq!(left_of_group(group.path()), None);
+        write("memory.max", "1000\n");
+        assert_eq!(left_of_group(group.path()), Some(300));
+        write("memory.stat", "anon 650\nactive_file 20\ninactive_file 30\n");
+        assert_eq!(left_of_group(group.path()), Some(330));
+        write("memory.max", "600\n");
+        assert_eq!(left_of_group(group.path()), Some(0), "a limit that was lowered since");
     }
 }

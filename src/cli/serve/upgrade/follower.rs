@@ -14,9 +14,10 @@ use rustix::process::{Pid, PidfdFlags, geteuid, getppid, pidfd_open};
 use saltecho::proto::Handler;
 use saltecho::reactor::MioKernel;
 use saltecho::server::Server;
-use saltecho::server::handover::{CAPABILITIES, Decoder, FORMATS, Thawing, Totals};
+use saltecho::server::handover::{Decoder, Thawing, Totals};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
+use super::agreement::{Agreement, offer_all};
 use super::book::Book;
 use super::channel::{Broken, Channel, Message, Outgoing};
 use super::checks::{OTHER_DESCRIPTORS, descriptor_limit};
@@ -30,7 +31,7 @@ use super::process::{blocked, ends_within};
 use super::reason::Reason;
 use crate::cli::environment::PREDECESSOR;
 use crate::cli::failure::{Exit, Failure};
-use crate::cli::log::Log;
+use crate::cli::log::{Level, Log};
 
 /// Time in which a process whose end of the channel is closed must have ended.
 const DEATH_LIMIT: Duration = Duration::from_secs(1);
@@ -115,10 +116,7 @@ impl Predecessor {
     /// # Errors
     /// If the other side gives up, or says something else.
     pub(in crate::cli::serve) fn greet(mut self) -> Result<Following, Failure> {
-        let formats: Vec<String> = FORMATS.iter().map(u16::to_string).collect();
-        let hello = Text::default()
-            .with("formats", formats.join(" "))
-            .with("capabilities", CAPABILITIES)
+        let hello = offer_all(Text::default())
             .with("version", VERSION)
             .with("pid", process::id())
             .with("nofile", descriptor_limit());
@@ -129,6 +127,10 @@ impl Predecessor {
         let action = machine.handle(event);
         let (Action::Prepare, Some(message)) = (action, message) else { self.exit() };
         let offer = Text::parse(&message.payload);
+        if let Err(error) = Agreement::with_old(&offer) {
+            say_no(&mut self.channel, &error.to_string(), Some(Reason::Format));
+            return Err(Failure::new(Exit::Runtime, error));
+        }
         match Serving::read(&offer) {
             Ok(serving) => Ok(Following { predecessor: self, machine, offer, serving }),
             Err(error) => {
@@ -183,7 +185,7 @@ impl Predecessor {
 
 impl Following {
     /// Says why this process cannot take over. The old one logs it.
-    pub(in crate::cli::serve) fn decline(mut self, text: &str) {
+    pub(in crate::cli::serve) fn decline(&mut self, text: &str) {
         say_no(&mut self.predecessor.channel, text, None);
     }
 
@@ -296,6 +298,7 @@ impl Following {
         let dropped = handed.saturating_sub(totals.connections);
         let mut book = Book::from_text(program);
         book.taken_over(freeze, totals.connections, dropped);
+        keep_log_level(program, log);
         let id = self.offer.get("upgrade").unwrap_or_default();
         let version = self.offer.get("version").unwrap_or("unknown");
         let step = Step {
@@ -313,6 +316,17 @@ impl Following {
         );
         step.log(log, &text);
         upgrader.took_over(book);
+    }
+}
+
+/// Goes on at the level of the log that was set at run time, unless the settings have changed theirs
+/// since: as a reload has it.
+fn keep_log_level(program: &Text, log: &Log) {
+    let (_, configured) = log.levels();
+    if program.read::<Level>("log-level-configured") == Ok(configured)
+        && let Ok(level) = program.read("log-level")
+    {
+        log.set_level(level);
     }
 }
 

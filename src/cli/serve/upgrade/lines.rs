@@ -48,5 +48,6 @@ impl<'a> Step<'a> {
     }
 }
 
-/// The version of this program.
-pub(super) const VERSION: &str = env!("CARGO_PKG_VERSION");
+/// The version of this program and the commit that it was built from, as `--version` shows them: two
+/// builds of one version are told apart by it.
+pub(super) const VERSION: &str = env!("BUILD_SOURCE");

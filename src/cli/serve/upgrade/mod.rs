@@ -8,6 +8,7 @@
 //! The decisions are those of two state machines, [`old::Old`] and [`new::New`]; around them are
 //! [`leader`] and [`follower`].
 
+mod agreement;
 mod book;
 mod channel;
 mod checks;

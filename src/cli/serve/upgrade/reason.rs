@@ -69,6 +69,12 @@ impl Reason {
         Self::Cancelled,
     ];
 
+    /// The reason for which a new process says that it gives up, if it names one; without a name it is
+    /// [`Declined`](Self::Declined).
+    pub(super) fn of_new(label: &str) -> Option<Self> {
+        [Self::Format, Self::Truncated].into_iter().find(|reason| reason.label() == label)
+    }
+
     /// The name in metrics and in the log.
     pub(super) const fn label(self) -> &'static str {
         match self {

@@ -12,6 +12,9 @@ const RIGHT: f64 = 30.0;
 const TOP: f64 = 12.0;
 const BOTTOM: f64 = 32.0;
 
+/// Room for the label of a mark.
+const LABEL: f64 = 110.0;
+
 /// An axis: its range and its labels.
 pub(super) struct Axis {
     low: f64,
@@ -181,6 +184,37 @@ impl Chart {
             HEIGHT - TOP - BOTTOM,
             escape(text)
         ));
+    }
+
+    /// Marks moments with lines from top to bottom, each with a label and a tooltip. A label that would
+    /// cover the one before it is left out.
+    pub(super) fn marks(&mut self, name: &str, marks: &[(f64, String, String)]) {
+        if marks.is_empty() {
+            return;
+        }
+        let name = escape(name);
+        let _ = write!(self.legend, "<li class=\"marks\"><i></i><span>{name}</span></li>");
+        let mut free_from = f64::NEG_INFINITY;
+        for (moment, label, text) in marks {
+            let (x, _) = self.at((*moment, 0.0));
+            let (bottom, text) = (HEIGHT - BOTTOM, escape(text));
+            self.add(&format!(
+                "<line class=\"mark\" x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"{TOP}\" y2=\"{bottom}\">\
+                 <title>{text}</title></line>"
+            ));
+            // At the right edge it stands on the other side of its line.
+            let (from, anchor, place) = match x + 4.0 + LABEL > WIDTH {
+                true => (x - 4.0 - LABEL, "end", x - 4.0),
+                false => (x, "start", x + 4.0),
+            };
+            if from >= free_from {
+                free_from = from.max(x) + LABEL;
+                let (y, label) = (TOP + 12.0, escape(label));
+                self.add(&format!(
+                    "<text class=\"label\" x=\"{place:.1}\" y=\"{y}\" text-anchor=\"{anchor}\">{label}</text>"
+                ));
+            }
+        }
     }
 
     /// The chart with its heading and legend.

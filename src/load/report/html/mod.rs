@@ -10,7 +10,7 @@ use std::time::Duration;
 use chart::{Axis, Chart, Line};
 
 use super::figures::{Percentiles, QUANTILES};
-use super::{Generator, Report, Second, Verdict, Visible, rate};
+use super::{Generator, Report, Second, Upgrade, Verdict, Visible, rate};
 use super::{Grouped, Nanos};
 use crate::load::{Mode, Phase, Series};
 
@@ -165,6 +165,7 @@ impl Report {
             let [p50, p99, max] = [time.p50_ns, time.p99_ns, time.max_ns].map(Nanos);
             Some(format!("p50 {p50}, p99 {p99}, max {max}"))
         });
+        self.mark_upgrades(&mut chart);
         chart.finish(&title)
     }
 
@@ -203,6 +204,7 @@ impl Report {
         self.titles(&mut chart, |second| {
             self.rate_in(second).map(|rate| format!("{}/s", Grouped(rate)))
         });
+        self.mark_upgrades(&mut chart);
         chart.finish(title)
     }
 
@@ -263,6 +265,7 @@ impl Report {
             let states = states.map(|(name, number)| format!("{} {name}", Grouped(number as u64)));
             Some(states.collect::<Vec<_>>().join(", "))
         });
+        self.mark_upgrades(&mut chart);
         chart.finish(title)
     }
 
@@ -278,6 +281,15 @@ impl Report {
                 chart.hover(from, to, &format!("{from:.0} s ({phase}): {text}"));
             }
         }
+    }
+
+    /// Marks the moments at which another process of the server took over.
+    fn mark_upgrades(&self, chart: &mut Chart) {
+        let marks = self.upgrades.iter().map(|upgrade| {
+            let Upgrade { at, generation, .. } = upgrade;
+            (at.as_secs_f64(), format!("generation {generation}"), upgrade.to_string())
+        });
+        chart.marks("upgrade of the server", &marks.collect::<Vec<_>>());
     }
 
     fn latency_table(&self) -> String {

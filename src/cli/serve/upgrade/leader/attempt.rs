@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 
 use saltecho::proto::Handler;
 use saltecho::reactor::MioKernel;
-use saltecho::server::handover::{CAPABILITIES, FORMATS, Frozen, Totals};
+use saltecho::server::handover::{Frozen, Totals};
 
+use super::super::agreement::Agreement;
 use super::super::book::Book;
 use super::super::channel::{Broken, Channel, Message, Outgoing, Sent};
 use super::super::checks::freeze_limit;
@@ -154,8 +155,9 @@ impl Attempt {
             Kind::Error => {
                 let text = Text::parse(&message.payload);
                 self.why = text.get("text").map(str::to_owned);
-                if text.get("reason") == Some(Reason::Truncated.label()) {
-                    return Event::Failed(Reason::Truncated);
+                let reason = text.get("reason").and_then(Reason::of_new);
+                if let Some(reason) = reason {
+                    return Event::Failed(reason);
                 }
             }
             _ => {}
@@ -168,10 +170,11 @@ impl Attempt {
             return Event::Ended;
         }
         self.why = Some(error.to_string());
-        Event::Failed(match error {
-            Broken::Truncated { .. } => Reason::Truncated,
-            _ => Reason::Channel,
-        })
+        match error {
+            Broken::Truncated { .. } => Event::Failed(Reason::Truncated),
+            Broken::InFlight => Event::Late,
+            _ => Event::Failed(Reason::Channel),
+        }
     }
 
     /// What follows from an event, unless it is the end of the attempt.
@@ -196,21 +199,16 @@ impl Attempt {
     }
 
     fn offer(&mut self, upgrader: &Upgrader) -> Result<(), Failed> {
-        let theirs = self.hello.get("formats").unwrap_or_default();
-        let known = |format: &&u16| theirs.split(' ').any(|word| word.parse() == Ok(**format));
-        let Some(format) = FORMATS.iter().filter(known).max() else {
-            let version = self.hello.get("version").unwrap_or("unknown");
-            self.why = Some(format!(
-                "version {version} understands formats {theirs}, and version {VERSION} writes {FORMATS:?}"
-            ));
-            let event = Event::Failed(Reason::Format);
-            return self.decide(event).map(drop);
+        let agreed = match Agreement::with_new(&self.hello) {
+            Ok(agreed) => agreed,
+            Err(error) => {
+                self.why = Some(error.to_string());
+                return self.decide(Event::Failed(Reason::Format)).map(drop);
+            }
         };
-        let capabilities = CAPABILITIES & self.hello.read::<u64>("capabilities").unwrap_or(0);
-        let text = Text::default()
+        let text = agreed
+            .add_to(Text::default())
             .with("upgrade", &self.asked.id)
-            .with("format", format)
-            .with("capabilities", capabilities)
             .with("version", VERSION)
             .with("generation", self.generation)
             .with("connections", self.connections);
@@ -218,7 +216,7 @@ impl Attempt {
             Some(serving) => serving.add_to(text),
             None => text,
         };
-        self.note("format agreed", &format!(": {format}"));
+        self.note("format agreed", &format!(": {}", agreed.format));
         self.send_text(Kind::Offer, &text)
     }
 
@@ -259,7 +257,7 @@ impl Attempt {
         if let Some(manager) = &upgrader.0.manager {
             manager.feed_watchdog();
         }
-        let deadline = Instant::now() + freeze_limit(self.connections);
+        let deadline = Instant::now() + freeze_limit(self.connections, upgrader.0.freeze_max);
         self.decide(Event::Parked)?;
         self.note("frozen", "");
         let mut totals = Totals::default();
@@ -285,7 +283,7 @@ impl Attempt {
         }
         self.totals = totals;
         self.connections = usize::try_from(totals.connections).unwrap_or(usize::MAX);
-        let book = self.program(&lock(&upgrader.0.book), upgrader.0.log.suppressed());
+        let book = self.program(&lock(&upgrader.0.book));
         self.send(upgrader, &Outgoing::text(Kind::Program, &book.to_payload()), deadline)?;
         self.send(upgrader, &Outgoing::text(Kind::End, &totals.to_bytes()), deadline)?;
         let (listeners, loops) = (totals.listeners, totals.loops);
@@ -303,11 +301,14 @@ impl Attempt {
     }
 
     /// The state of the program, of which the records know nothing.
-    fn program(&self, book: &Book, suppressed: u64) -> Text {
+    fn program(&self, book: &Book) -> Text {
         let mut book = book.clone();
-        book.lines_suppressed += suppressed;
+        book.lines_suppressed += self.log.suppressed();
         let ago = self.frozen().unwrap_or_default();
+        let (level, configured) = self.log.levels();
         book.to_text()
+            .with("log-level", level.name())
+            .with("log-level-configured", configured.name())
             .with("frozen-at", clock().saturating_sub(ago).as_nanos())
             .with("handed-over", self.connections)
     }
