@@ -31,6 +31,8 @@ pub struct Recorder<K> {
     zero: u64,
     /// `None` once the recording has ended.
     tape: Option<Box<Tape>>,
+    /// The last of a recording that ended before its loop may still have to be written.
+    ending: Option<Sink>,
 }
 
 /// Options of a recording.
@@ -121,7 +123,7 @@ impl<K: Kernel> Recorder<K> {
         let sink = start(Box::new(move |why| end_once(&of_thread, why)))?;
         let tape = Tape::new(Sink::File(sink), mask, proxied, Some(once), ring);
         let zero = kernel.now().as_nanos();
-        Ok(Self { kernel, zero, tape: Some(Box::new(tape)) })
+        Ok(Self { kernel, zero, tape: Some(Box::new(tape)), ending: None })
     }
 
     /// Records into memory, where the file is as it grows, in whole chunks.
@@ -130,12 +132,12 @@ impl<K: Kernel> Recorder<K> {
         let file = Arc::new(Mutex::new(header.to_bytes()));
         let sink = Sink::Memory { chunk: Vec::new(), file: Arc::clone(&file) };
         let tape = Tape::new(sink, mask, proxied, None, None);
-        (Self { kernel, zero: 0, tape: Some(Box::new(tape)) }, file)
+        (Self { kernel, zero: 0, tape: Some(Box::new(tape)), ending: None }, file)
     }
 
     /// Passes calls on and records nothing.
     pub const fn off(kernel: K) -> Self {
-        Self { kernel, zero: 0, tape: None }
+        Self { kernel, zero: 0, tape: None, ending: None }
     }
 
     #[inline]
@@ -160,6 +162,7 @@ impl<K: Kernel> Recorder<K> {
     fn end(&mut self, why: &str) {
         if let Some(mut tape) = self.tape.take() {
             tape.end(why);
+            self.ending = Some(tape.sink);
         }
     }
 }
@@ -171,6 +174,9 @@ impl<K> Drop for Recorder<K> {
             let why = if std::thread::panicking() { "the loop panicked" } else { "" };
             let bytes = std::mem::take(&mut tape.encoder.out);
             tape.sink.finish(&bytes, why, true);
+        }
+        if let Some(sink) = &mut self.ending {
+            sink.wait();
         }
     }
 }

@@ -81,6 +81,13 @@ impl Sink {
         }
     }
 
+    /// Waits until a recording that has ended is written.
+    pub(super) fn wait(&mut self) {
+        if let Self::File(file) = self {
+            file.wait();
+        }
+    }
+
     /// Ends the recording, with an empty reason if its loop has ended. It waits until all is written only
     /// if that is asked for.
     pub(super) fn finish(&mut self, bytes: &[u8], why: &str, waits: bool) {
@@ -242,9 +249,14 @@ impl FileSink {
         state.done = true;
         drop(state);
         self.shared.wake.notify_one();
-        if let Some(thread) = self.thread.take()
-            && waits
-        {
+        if waits {
+            self.wait();
+        }
+    }
+
+    /// Waits until all is written.
+    fn wait(&mut self) {
+        if let Some(thread) = self.thread.take() {
             // A panic there is the end of the recording, not of the loop.
             let _ = thread.join();
         }
