@@ -1,5 +1,6 @@
 //! Cost of the protocol without system calls: MACs, verification, a handshake and an echo through the
-//! state machine, upper-casing, the backlog.
+//! state machine, upper-casing, the backlog; the handshake and the frames of `multiprocessing`, and a
+//! balancer's header.
 //!
 //! The figures contain no socket, loop or clock; `loop` and `loopback` show the rest of an echo's
 //! cost. All data is in the CPU caches, except in the 16 MiB cases of `upper`, which are meant to be
@@ -13,6 +14,8 @@ use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use saltecho::auth::{Challenge, Key, Keyring, MacAlgorithm};
+use saltecho::proto::proxy::{HeaderReader, Status};
+use saltecho::proto::{Framed, Handler as _, MutualHandshake, Role, Upper, frame_header};
 use saltecho::python::upper;
 use support::{CHALLENGE, NOW, authenticated, challenge, config, digest};
 
@@ -79,6 +82,59 @@ fn connection(criterion: &mut Criterion) {
     group.finish();
 }
 
+/// The other protocol: both sides of its handshake, and a `recv` of 32 KiB full of frames, each answered
+/// where it lies.
+fn multiprocessing(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("core/multiprocessing");
+    let ring = Keyring::demo();
+    group.bench_function("handshake of both sides", |bencher| {
+        bencher.iter(|| {
+            let [mut listener, mut client] = [Role::Listener, Role::Client]
+                .map(|role| MutualHandshake::new(role, &ring, black_box([7; 40])));
+            while listener.outcome().is_none() || client.outcome().is_none() {
+                pass(&mut listener, &mut client, &ring);
+                pass(&mut client, &mut listener, &ring);
+            }
+            assert_eq!((listener.outcome(), client.outcome()), (Some(Ok(())), Some(Ok(()))));
+        });
+    });
+    for len in [64, 16 << 10] {
+        let frame = [frame_header(len as u64).as_ref(), &vec![b'x'; len]].concat();
+        let mut data = frame.repeat((32 << 10) / frame.len());
+        group.throughput(Throughput::Bytes(data.len() as u64));
+        let mut handler = Framed::new(Upper, None);
+        group.bench_function(BenchmarkId::new("frames in 32 KiB", len), |bencher| {
+            bencher.iter(|| handler.handle(black_box(&mut data)));
+        });
+    }
+    group.finish();
+}
+
+/// Gives one side what the other has to send.
+fn pass(from: &mut MutualHandshake, to: &mut MutualHandshake, ring: &Keyring) {
+    let bytes = from.unsent().to_vec();
+    from.handle_sent(bytes.len());
+    let taken = to.handle_recv(ring, &bytes);
+    assert_eq!(taken, bytes.len(), "nothing follows the handshake");
+}
+
+/// A header in one piece, as a balancer sends it.
+fn proxy_header(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("core/proxy header");
+    let line = b"PROXY TCP4 203.0.113.7 192.0.2.1 40000 9999\r\n".to_vec();
+    let mut binary = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c".to_vec();
+    binary.extend([203, 0, 113, 7, 192, 0, 2, 1, 0x9c, 0x40, 0x27, 0x0f]);
+    for (version, header) in [("1", line), ("2", binary)] {
+        group.bench_function(BenchmarkId::new("version", version), |bencher| {
+            bencher.iter(|| {
+                let status = HeaderReader::new().handle_recv(black_box(&header));
+                assert!(matches!(status, Ok(Status::Complete { .. })));
+            });
+        });
+    }
+    group.finish();
+}
+
 /// The slice form, which the compiler vectorizes, against a simple loop and against a copy of the same
 /// length.
 fn upper_casing(criterion: &mut Criterion) {
@@ -114,6 +170,6 @@ criterion_group! {
         .nresamples(10_000)
         .warm_up_time(Duration::from_millis(300))
         .measurement_time(Duration::from_secs(1));
-    targets = authentication, connection, upper_casing
+    targets = authentication, connection, multiprocessing, proxy_header, upper_casing
 }
 criterion_main!(benches);

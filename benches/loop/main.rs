@@ -11,11 +11,15 @@
 //!   beside a crowd; and the same without authentication.
 //! - `deadlines`: see `deadlines.rs`.
 //! - `handover`: see `handover.rs`.
+//! - `scrape`, `recording`: see `operators.rs`.
+//! - `snapshot`: see `snapshot.rs`.
 //!
 //! System calls cost far more than all of this; `loopback` includes them.
 
 mod deadlines;
 mod handover;
+mod operators;
+mod snapshot;
 #[path = "../support/mod.rs"]
 mod support;
 
@@ -121,6 +125,7 @@ criterion_group! {
         .nresamples(10_000)
         .warm_up_time(Duration::from_millis(300))
         .measurement_time(Duration::from_secs(1));
-    targets = turns, cycles, deadlines::deadlines, handover::handovers
+    targets = turns, cycles, deadlines::deadlines, handover::handovers, operators::scrapes,
+        operators::recordings, snapshot::snapshots
 }
 criterion_main!(benches);

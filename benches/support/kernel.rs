@@ -2,6 +2,9 @@
 //!
 //! Unlike `sim::SimKernel` it has no faults and records no calls. Each poll reports the same tokens,
 //! each `recv` returns the same input, a `send` takes everything, and the clock moves only in a poll.
+//!
+//! All that it does is in functions named `scripted_…` that are not inlined, as a system call is not
+//! either. So callgrind can tell its instructions from the loop's.
 
 use std::hint::black_box;
 use std::io::{self, ErrorKind};
@@ -13,6 +16,7 @@ use saltecho::proto::Upper;
 use saltecho::python::Monotonic;
 use saltecho::reactor::{Adopt, Close, Kernel, Liveness, Ready, Token, Wake};
 use saltecho::server::{Limits, Server};
+use saltecho::trace::Recorder;
 
 use super::{CHALLENGE, config, digest};
 
@@ -72,13 +76,86 @@ impl LeanKernel {
     }
 }
 
+impl LeanKernel {
+    #[inline(never)]
+    fn scripted_now(&self) -> Monotonic {
+        self.clock
+    }
+
+    /// Begins a poll, and returns its first event.
+    #[inline(never)]
+    fn scripted_poll(&mut self, timeout: Option<Duration>) -> Option<Token> {
+        // Or the loop would not compute it.
+        black_box(timeout);
+        self.clock = self.clock.saturating_add(self.poll_time);
+        self.event(0)
+    }
+
+    /// The event with this number of the poll.
+    #[inline(never)]
+    fn scripted_event(&self, number: usize) -> Option<Token> {
+        self.event(number)
+    }
+
+    #[inline(always)]
+    fn event(&self, number: usize) -> Option<Token> {
+        match (self.clients > 0, number) {
+            (true, 0) => Some(Token::listener(0)),
+            (true, _) => self.ready.get(number - 1).copied(),
+            (false, _) => self.ready.get(number).copied(),
+        }
+    }
+
+    #[inline(never)]
+    fn scripted_register(&mut self, token: Token) {
+        self.registered.push(token);
+    }
+
+    #[inline(never)]
+    fn scripted_accept(&mut self) -> io::Result<LeanStream> {
+        self.clients = self.clients.checked_sub(1).ok_or(ErrorKind::WouldBlock)?;
+        Ok(LeanStream { _descriptor: 0 })
+    }
+
+    #[inline(never)]
+    fn scripted_recv(&self, data: &mut [u8]) -> usize {
+        match self.input {
+            Input::Digest => {
+                data[..self.digest.len()].copy_from_slice(&self.digest);
+                self.digest.len()
+            }
+            Input::Message(len) => {
+                data[..len].fill(b'x');
+                len
+            }
+            Input::End => 0,
+        }
+    }
+
+    #[inline(never)]
+    fn scripted_send(&mut self, data: &[u8]) -> usize {
+        self.sent += data.len() as u64;
+        data.len()
+    }
+
+    #[inline(never)]
+    fn scripted_close(&mut self) {
+        self.closed += 1;
+    }
+
+    #[inline(never)]
+    fn scripted_random(bytes: &mut [u8]) {
+        bytes.copy_from_slice(&CHALLENGE);
+    }
+}
+
 impl Kernel for LeanKernel {
     type Listener = ();
     type Stream = LeanStream;
     type AdminListener = ();
 
     fn now(&mut self) -> Monotonic {
-        self.clock
+        self.scripted_now()
     }
 
     fn poll(
@@ -86,14 +163,11 @@ impl Kernel for LeanKernel {
         timeout: Option<Duration>,
         mut on_event: impl FnMut(Token, Ready),
     ) -> io::Result<()> {
-        // Or the loop would not compute it.
-        black_box(timeout);
-        self.clock = self.clock.saturating_add(self.poll_time);
-        if self.clients > 0 {
-            on_event(Token::listener(0), Ready::READABLE);
-        }
-        for token in &self.ready {
-            on_event(*token, Ready::READABLE);
+        let (mut number, mut event) = (0, self.scripted_poll(timeout));
+        while let Some(token) = event {
+            on_event(token, Ready::READABLE);
+            number += 1;
+            event = self.scripted_event(number);
         }
         Ok(())
     }
@@ -107,13 +181,12 @@ impl Kernel for LeanKernel {
     }
 
     fn register(&mut self, _stream: &mut LeanStream, token: Token) -> io::Result<()> {
-        self.registered.push(token);
+        self.scripted_register(token);
         Ok(())
     }
 
     fn accept(&mut self, _listener: &mut ()) -> io::Result<(LeanStream, Option<SocketAddr>)> {
-        self.clients = self.clients.checked_sub(1).ok_or(ErrorKind::WouldBlock)?;
-        Ok((LeanStream { _descriptor: 0 }, None))
+        Ok((self.scripted_accept()?, None))
     }
 
     fn register_admin_listener(&mut self, _listener: &mut (), _token: Token) -> io::Result<()> {
@@ -129,22 +202,11 @@ impl Kernel for LeanKernel {
     }
 
     fn recv(&mut self, _stream: &mut LeanStream, data: &mut [u8]) -> io::Result<usize> {
-        Ok(match self.input {
-            Input::Digest => {
-                data[..self.digest.len()].copy_from_slice(&self.digest);
-                self.digest.len()
-            }
-            Input::Message(len) => {
-                data[..len].fill(b'x');
-                len
-            }
-            Input::End => 0,
-        })
+        Ok(self.scripted_recv(data))
     }
 
     fn send(&mut self, _stream: &mut LeanStream, data: &[u8]) -> io::Result<usize> {
-        self.sent += data.len() as u64;
-        Ok(data.len())
+        Ok(self.scripted_send(data))
     }
 
     fn shutdown(&mut self, _stream: &mut LeanStream) -> io::Result<()> {
@@ -152,7 +214,7 @@ impl Kernel for LeanKernel {
     }
 
     fn close(&mut self, _stream: LeanStream, _how: Close) {
-        self.closed += 1;
+        self.scripted_close();
     }
 
     fn liveness(&mut self, _stream: &mut LeanStream) -> io::Result<Liveness> {
@@ -166,7 +228,7 @@ impl Kernel for LeanKernel {
     }
 
     fn fill_random(&mut self, bytes: &mut [u8]) -> io::Result<()> {
-        bytes.copy_from_slice(&CHALLENGE);
+        Self::scripted_random(bytes);
         Ok(())
     }
 }
@@ -213,6 +275,24 @@ impl Adopt for LeanKernel {
     fn release_admin_listener(&mut self, (): ()) {}
 }
 
+/// A kernel whose script can be changed.
+pub trait Scripted {
+    /// The kernel with the script.
+    fn script(&mut self) -> &mut LeanKernel;
+}
+
+impl Scripted for LeanKernel {
+    fn script(&mut self) -> &mut LeanKernel {
+        self
+    }
+}
+
+impl Scripted for Recorder<LeanKernel> {
+    fn script(&mut self) -> &mut LeanKernel {
+        self
+    }
+}
+
 /// The real event loop over this kernel.
 pub type LeanServer = Server<LeanKernel, Upper>;
 
@@ -225,21 +305,25 @@ pub fn server(connections: usize) -> LeanServer {
 
 /// Connects and authenticates `count` clients, as many per turn as the loop accepts, and appends their
 /// tokens to `crowd` in order.
-pub fn admit(server: &mut LeanServer, count: usize, crowd: &mut Vec<Token>) {
-    let kernel = server.kernel_mut();
+pub fn admit<K: Kernel + Scripted>(
+    server: &mut Server<K, Upper>,
+    count: usize,
+    crowd: &mut Vec<Token>,
+) {
+    let kernel = server.kernel_mut().script();
     (kernel.input, kernel.clients) = (Input::Digest, count);
     kernel.ready.clear();
     let all = crowd.len() + count;
     while crowd.len() < all {
         turn(server);
-        let kernel = server.kernel_mut();
+        let kernel = server.kernel_mut().script();
         crowd.extend_from_slice(&kernel.registered);
         // Connections registered in this turn send their digest in the next.
         std::mem::swap(&mut kernel.ready, &mut kernel.registered);
         kernel.registered.clear();
     }
     turn(server);
-    server.kernel_mut().ready.clear();
+    server.kernel_mut().script().ready.clear();
 }
 
 /// Accepts `count` clients, which get their challenge and do not answer.
@@ -252,8 +336,12 @@ pub fn accept(server: &mut LeanServer, count: usize) {
 }
 
 /// Makes the clients in `busy` send a message of `len` bytes before every turn from now on.
-pub fn send_each_turn(server: &mut LeanServer, busy: &[Token], len: usize) {
-    let kernel = server.kernel_mut();
+pub fn send_each_turn<K: Kernel + Scripted>(
+    server: &mut Server<K, Upper>,
+    busy: &[Token],
+    len: usize,
+) {
+    let kernel = server.kernel_mut().script();
     kernel.input = Input::Message(len);
     kernel.ready.clear();
     kernel.ready.extend_from_slice(busy);
@@ -269,7 +357,9 @@ pub fn disconnect(server: &mut LeanServer, crowd: &[Token]) {
     server.kernel_mut().ready.clear();
 }
 
-/// Runs one turn of the loop.
-pub fn turn(server: &mut LeanServer) {
+/// Runs one turn of the loop. The one place that calls it, so that it is inlined here as it is into
+/// `Server::run`.
+#[inline(never)]
+pub fn turn<K: Kernel>(server: &mut Server<K, Upper>) {
     server.turn().expect("this kernel never fails");
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use saltecho::auth::Keyring;
 use saltecho::proto::{CloseReason, Config};
-use saltecho::server::{ConnId, Limits, Observer, Record, Server, Stats};
+use saltecho::server::{ConnId, Limits, Note, Server, Stats};
 
 /// Serves until stdin ends. The command `stats` prints the counters; `drain` prints the final ones
 /// and exits with 0 if no connection was cut off; `stop` prints them and ends.
@@ -40,7 +40,10 @@ pub(crate) fn serve(args: &[String]) {
     let server = Server::builder().listen(address).limits(limits).config(config);
     let ends = Ends::default();
     let server = match option("by_source") {
-        Some(_) => server.observer(Box::new(ends.clone())),
+        Some(_) => {
+            let heard = ends.clone();
+            server.observer(move |note, _| heard.hear(note))
+        }
         None => server,
     };
     let running = server.spawn().unwrap();
@@ -77,19 +80,17 @@ impl Ends {
         let sources = self.0.lock().unwrap();
         sources.ended.iter().map(|(source, count)| format!(" {source}={count}")).collect()
     }
-}
 
-impl Observer for Ends {
-    fn opened(&mut self, id: ConnId, peer: Option<SocketAddr>) {
-        if let Some(peer) = peer {
-            self.0.lock().unwrap().open.insert(id, peer.ip());
-        }
-    }
-
-    fn closed(&mut self, id: ConnId, _: CloseReason, _: Option<&Record>) {
+    fn hear(&self, note: &Note) {
         let sources = &mut *self.0.lock().unwrap();
-        if let Some(source) = sources.open.remove(&id) {
-            *sources.ended.entry(source).or_default() += 1;
+        match note {
+            Note::Opened(id, Some(peer)) => drop(sources.open.insert(*id, peer.ip())),
+            Note::Closed(id, _) => {
+                if let Some(source) = sources.open.remove(id) {
+                    *sources.ended.entry(source).or_default() += 1;
+                }
+            }
+            _ => {}
         }
     }
 }

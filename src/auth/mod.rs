@@ -10,12 +10,13 @@
 mod key;
 mod keyfile;
 mod tagged;
+mod wiped;
 
 use hmac::{Hmac, KeyInit, Mac as _};
 use md5::Md5;
 use sha2::Sha256;
 use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
-use zeroize::Zeroizing;
+use wiped::Wiped;
 
 pub use key::{Key, KeyId, KeyName};
 pub use keyfile::{KeyFileError, parse_key_file};
@@ -46,6 +47,19 @@ impl MacAlgorithm {
         }
     }
 
+    /// The name on the command line and in recordings.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Md5 => "md5",
+            Self::Sha256 => "sha256",
+        }
+    }
+
+    /// The algorithm with this [name](Self::as_str); `None` if there is none.
+    pub fn named(name: &str) -> Option<Self> {
+        [Self::Md5, Self::Sha256].into_iter().find(|algorithm| algorithm.as_str() == name)
+    }
+
     /// Computes the answer to `challenge` of a client that holds `key`.
     #[must_use]
     pub fn digest(self, key: &Key, challenge: &Challenge) -> Digest {
@@ -64,7 +78,7 @@ impl std::fmt::Display for MacAlgorithm {
 
 /// 32 random bytes for one authentication. They must be unpredictable and used only once.
 #[derive(Clone)]
-pub struct Challenge(Zeroizing<[u8; Self::LEN]>);
+pub struct Challenge(Wiped<{ Self::LEN }>);
 
 impl Challenge {
     /// Length in bytes, the same for every [`MacAlgorithm`].
@@ -72,7 +86,7 @@ impl Challenge {
 
     /// Creates a challenge from bytes of a cryptographic random source.
     pub fn new(random: [u8; Self::LEN]) -> Self {
-        Self(Zeroizing::new(random))
+        Self(Wiped::new(random))
     }
 
     /// The bytes sent over the wire.
@@ -90,7 +104,7 @@ impl std::fmt::Debug for Challenge {
 /// The answer to a challenge: 16 or 32 bytes, depending on the [`MacAlgorithm`].
 #[derive(Clone)]
 pub struct Digest {
-    bytes: Zeroizing<[u8; Self::MAX_LEN]>,
+    bytes: Wiped<{ Self::MAX_LEN }>,
     len: usize,
 }
 
@@ -108,15 +122,17 @@ impl Digest {
     /// Compares it with an answer in constant time, but for the answer's length. In words: a byte at a
     /// time takes twenty instructions for each.
     fn ct_eq(&self, answer: &[u8]) -> Choice {
-        let mut padded = [0; Self::MAX_LEN];
-        match padded.get_mut(..answer.len()) {
-            Some(start) if answer.len() == self.len => start.copy_from_slice(answer),
-            _ => return Choice::from(0),
+        if answer.len() != self.len {
+            return Choice::from(0);
         }
-        let words = self.bytes.as_chunks().0.iter().zip(padded.as_chunks().0);
-        words.fold(Choice::from(1), |same, (ours, theirs)| {
-            same & u64::from_ne_bytes(*ours).ct_eq(&u64::from_ne_bytes(*theirs))
-        })
+        let (words, rest) = self.as_bytes().as_chunks();
+        debug_assert!(rest.is_empty(), "a digest is whole words");
+        // The difference of all words at once, which takes one comparison.
+        let differences = words
+            .iter()
+            .zip(answer.as_chunks().0)
+            .map(|(ours, theirs)| u64::from_ne_bytes(*ours) ^ u64::from_ne_bytes(*theirs));
+        differences.fold(0, |all, one| all | one).ct_eq(&0)
     }
 }
 
@@ -267,7 +283,7 @@ impl Keyed {
     }
 
     fn tag(&self, message: &[u8]) -> Digest {
-        let mut bytes = Zeroizing::new([0; Digest::MAX_LEN]);
+        let mut bytes = Wiped::new([0; Digest::MAX_LEN]);
         let len = match self {
             Self::Md5(mac) => {
                 let tag = mac.clone().chain_update(message).finalize().into_bytes();

@@ -13,7 +13,7 @@ use saltecho::trace::{Event, Narrator, Perfetto};
 
 use super::failure::{Exit, Failure};
 use super::output::{Output, Outputs};
-use super::replay::{open, unreadable};
+use super::replay::{early_end, open, unreadable};
 
 /// Tell a recording of `saltecho serve --record` in plain words: one line for each call of the loop, with
 /// the rule that it follows and its source file.
@@ -66,7 +66,7 @@ pub(super) fn run(args: &ExplainArgs) -> Result<(), Failure> {
     let mut narrator = Narrator::new();
     let mut text = String::new();
     let range = args.range();
-    let mut is_empty = true;
+    let (mut is_empty, mut shows_end) = (true, false);
     loop {
         let step = reader.next_step().map_err(|error| unreadable(&args.file, &error))?;
         let Some(step) = step else { break };
@@ -80,8 +80,11 @@ pub(super) fn run(args: &ExplainArgs) -> Result<(), Failure> {
                 || matches!(&step.event, Event::Ready(saltecho::trace::Subject::Connection(id), _)
                     if id.number() == number)
         });
-        let is_shown = in_range && is_asked;
-        is_empty &= !is_shown;
+        // A recording that begins with a snapshot says so, whichever connection is asked for.
+        let is_begin = matches!(step.event, Event::Snapshot { .. });
+        let is_shown = in_range && (is_asked || is_begin);
+        is_empty &= !is_shown || is_begin;
+        shows_end = in_range;
         if let Some(trace) = &mut trace {
             // Turns are the frame of everything else.
             let frame = matches!(step.event, Event::Poll(_) | Event::Clock(_));
@@ -110,6 +113,9 @@ pub(super) fn run(args: &ExplainArgs) -> Result<(), Failure> {
                  and --to\n"
             );
         }
+    }
+    if let Some(fault) = early_end(&reader).filter(|_| shows_end) {
+        text.push_str(&format!("the recording {fault}\n"));
     }
     write(&mut outputs.report, &text)
 }

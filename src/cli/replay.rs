@@ -122,11 +122,31 @@ fn protocol(header: &Header) -> Option<Protocol> {
     (word == "multiprocessing").then_some(Protocol::Multiprocessing)
 }
 
-/// Opens a recording.
+/// Opens a recording, with the second of its segments if there is one.
 pub(super) fn open(path: &Path) -> Result<Input, Failure> {
+    let buffered = |file| BufReader::with_capacity(1 << 20, file);
     let file = File::open(path).with_context(|| format!("cannot open {}", path.display()));
     let file = file.map_err(|error| Failure::new(Exit::Usage, error))?;
-    Reader::new(BufReader::with_capacity(1 << 20, file)).map_err(|error| unreadable(path, &error))
+    let mut reader = Reader::new(buffered(file)).map_err(|error| unreadable(path, &error))?;
+    if reader.header().segment().is_some()
+        && let Ok(next) = File::open(next_segment(path))
+    {
+        // Another recording's is left out.
+        let _ = reader.follow(buffered(next));
+    }
+    Ok(reader)
+}
+
+/// The name of the file in which a recording goes on.
+pub(super) fn next_segment(path: &Path) -> PathBuf {
+    with_suffix(path, ".next")
+}
+
+/// The path with more behind it.
+pub(super) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.to_owned().into_os_string();
+    name.push(suffix);
+    PathBuf::from(name)
 }
 
 /// The failure of a recording that cannot be read.
@@ -138,6 +158,12 @@ fn replay<H: Handler + Clone>(args: &ReplayArgs, reader: Input, handler: H) -> R
     let usage = |text| Failure::with_message(Exit::Usage, text);
     let begun = Instant::now();
     let mut replay = Replay::new(reader, handler).map_err(usage)?;
+    let gone = replay.reader().turn();
+    if let Some(at) = args.at.filter(|at| *at < gone) {
+        return Err(usage(format!(
+            "turn {at} is gone: the recording begins with a snapshot after turn {gone}"
+        )));
+    }
     let outcome = loop {
         if args.at.is_some_and(|turn| replay.server().stats().turns >= turn) {
             return output::print(&state(&replay, args)).map_err(Failure::from);
@@ -151,19 +177,22 @@ fn replay<H: Handler + Clone>(args: &ReplayArgs, reader: Input, handler: H) -> R
     let seconds = begun.elapsed().as_secs_f64();
     match outcome {
         Replayed::End | Replayed::Failed(_) => {
-            let mut text = format!("identical, {turns} turns, {calls} calls");
-            match replay.reader().ending() {
-                Some(Ending::Complete) | None => {}
-                Some(Ending::Stopped(why)) => {
-                    let _ = write!(text, " (the recording ended early: {why})");
-                }
-                Some(Ending::Cut) => {
-                    let _ = write!(text, " (the recording is cut off after turn {turns})");
-                }
-            }
-            let _ = writeln!(text, ", replayed in {seconds:.1} s");
             if let Some(at) = args.at {
-                let _ = writeln!(text, "there is no turn {at}");
+                return Err(usage(format!(
+                    "there is no turn {at}: the recording's last one is {turns}"
+                )));
+            }
+            let (turns, end) = (turns - gone, early_end(replay.reader()));
+            let mut text =
+                format!("identical, {turns} turns, {calls} calls, replayed in {seconds:.1} s\n");
+            if gone > 0 {
+                let _ = writeln!(
+                    text,
+                    "it begins with a snapshot after turn {gone}; what was before is gone"
+                );
+            }
+            if let Some(end) = end {
+                let _ = writeln!(text, "the recording {end}");
             }
             if args.connection.is_some() {
                 text.push_str(&state(&replay, args));
@@ -184,6 +213,20 @@ fn replay<H: Handler + Clone>(args: &ReplayArgs, reader: Input, handler: H) -> R
         )),
         Replayed::Unreadable(error) => Err(unreadable(&args.file, &error)),
         other => Err(usage(format!("{other:?}"))),
+    }
+}
+
+/// How a recording ended that has been read to its end, if not with its loop.
+pub(super) fn early_end(reader: &Input) -> Option<String> {
+    match reader.ending() {
+        Some(Ending::Complete) | None => None,
+        Some(Ending::Stopped(why)) => {
+            Some(format!("ended early, after turn {}: {why}", reader.turn()))
+        }
+        Some(Ending::Cut) => Some(format!(
+            "is cut off after turn {}: the process was killed, or the file is not whole",
+            reader.turn()
+        )),
     }
 }
 

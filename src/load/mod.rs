@@ -203,7 +203,7 @@ impl<K: Dial> Load<K> {
         let exact = [self.pacing.schedule.as_ref().and_then(Schedule::next_due), self.next_dial()];
         let rough = [
             Some(self.recorder.interval_began.saturating_add(INTERVAL)),
-            self.reactor.next_step(),
+            Some(self.reactor.next_step()),
             self.progress.ends(),
         ];
         let exact = exact.into_iter().flatten().min().map(|time| {

@@ -61,7 +61,7 @@ pub(super) struct Numbers {
 impl<K: Dial> Load<K> {
     pub(super) fn pump_queue(&mut self) {
         for _ in 0..self.reactor.queued() {
-            if let Some(id) = self.reactor.next_queued() {
+            if let Some(id) = self.reactor.next_turn().map(|turn| turn.id) {
                 match self.pump(id) {
                     Ok(()) => self.settle(id),
                     Err(failure) => self.end(id, failure),

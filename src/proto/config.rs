@@ -2,7 +2,6 @@ use std::time::Duration;
 
 use super::Protocol;
 use crate::auth::Keyring;
-use crate::python::Timeout;
 
 /// Settings shared by all connections of a server: keys, time limits and size limits.
 ///
@@ -75,10 +74,4 @@ impl Config {
             max_answer: 16 << 20,
         }
     }
-}
-
-/// Converts a time limit to the mode of a call. A limit of zero passes at once; it does not mean
-/// non-blocking.
-pub(super) fn call_timeout(limit: Option<Duration>) -> Timeout {
-    limit.map_or(Timeout::Blocking, Timeout::After)
 }

@@ -10,7 +10,6 @@ use bytes::Bytes;
 
 use super::backlog::Backlog;
 use super::boxed::Boxed;
-use super::config::call_timeout;
 use super::guard::guarded;
 use super::handshake::{Handshake, saturating_u32};
 use super::proxy::Header;
@@ -96,6 +95,23 @@ enum Stage {
     Closed { reason: CloseReason, authenticated: bool, unanswered: bool, undelivered: u32 },
 }
 
+impl Stage {
+    /// The next call in a stage beside the echo. Not inlined, so that a message, which asks twice, finds its
+    /// answer without a table of jumps.
+    #[inline(never)]
+    fn wants(&self, recv: Wants) -> Wants {
+        match self {
+            Self::AwaitDigest(handshake) if !handshake.unsent().is_empty() => Wants::Send,
+            Self::Mutual(mutual) if !mutual.handshake.unsent().is_empty() => Wants::Send,
+            Self::AwaitDigest(_) | Self::Mutual(_) | Self::Echoing(_) | Self::Lingering { .. } => {
+                recv
+            }
+            Stage::Finishing(_) => Wants::Shutdown,
+            Self::Closed { .. } => Wants::Nothing,
+        }
+    }
+}
+
 impl<H: Handler> Connection<H> {
     /// The PROXY header, from its last byte until authentication.
     pub fn header(&self) -> Option<&Header> {
@@ -129,16 +145,16 @@ impl<H: Handler> Connection<H> {
     pub fn wants(&self, config: &Config) -> Wants {
         let recv = Wants::Recv { limit: config.recv_size };
         match &self.stage {
-            Stage::AwaitDigest(handshake) if !handshake.unsent().is_empty() => Wants::Send,
-            Stage::Mutual(mutual) if !mutual.handshake.unsent().is_empty() => Wants::Send,
-            Stage::AwaitDigest(_)
-            | Stage::Mutual(_)
-            | Stage::Echoing(None)
-            | Stage::Lingering { .. } => recv,
+            Stage::Echoing(None) => recv,
             Stage::Echoing(Some(_)) => Wants::Send,
-            Stage::Finishing(_) => Wants::Shutdown,
-            Stage::Closed { .. } => Wants::Nothing,
+            other => other.wants(recv),
         }
+    }
+
+    /// Returns true in a `recv` of an authenticated peer.
+    #[inline]
+    pub(crate) const fn is_receiving(&self) -> bool {
+        matches!(self.stage, Stage::Echoing(None))
     }
 
     /// Unsent bytes of the `sendall` in progress; empty during any other call.
@@ -222,7 +238,7 @@ impl<H: Handler> Connection<H> {
         now: Monotonic,
     ) -> Reply<'a, H> {
         debug_assert!(!data.is_empty(), "an empty recv is the end of the stream");
-        if matches!(self.stage, Stage::Echoing(None)) {
+        if self.is_receiving() {
             self.answer(config, data, now, None)
         } else {
             self.recv_beside_echo(config, data, now)
@@ -334,7 +350,7 @@ impl<H: Handler> Connection<H> {
                 if backlog.advance(n) {
                     let then_close = backlog.then_close;
                     match backlog.next() {
-                        true => self.call = Call::begin(call_timeout(config.send_timeout), now),
+                        true => self.call = Call::within(config.send_timeout, now),
                         false => self.sendall_done(config, then_close, now),
                     }
                 }
@@ -386,7 +402,7 @@ impl<H: Handler> Connection<H> {
     /// peer is gone, and then the next `recv` fails too.
     pub fn handle_shutdown(&mut self, config: &Config, now: Monotonic) {
         if let Stage::Finishing(reason) = self.stage {
-            self.call = Call::begin(call_timeout(config.linger_timeout), now);
+            self.call = Call::within(config.linger_timeout, now);
             self.stage = Stage::Lingering { reason, bytes_left: config.linger_bytes };
         }
     }
@@ -417,12 +433,31 @@ impl<H: Handler> Connection<H> {
         }
     }
 
-    #[inline(always)] // Every answer comes here, and most leave the stage as it is.
     fn recv_again(&mut self, config: &Config, now: Monotonic) {
-        if !matches!(self.stage, Stage::Echoing(None)) {
-            self.stage = Stage::Echoing(None);
+        self.stage = Stage::Echoing(None);
+        self.call = Call::within(config.idle_timeout, now);
+    }
+
+    /// Receives again after an answer that the kernel took at once, or closes in an orderly way. A
+    /// stage that stays as it is has no destructor to prepare for.
+    #[inline(always)] // As `Reply::sent`, which calls it.
+    pub(super) fn answered(
+        &mut self,
+        config: &Config,
+        then_close: Option<CloseReason>,
+        now: Monotonic,
+    ) {
+        debug_assert!(self.is_receiving() || then_close.is_some(), "an answer beside a recv");
+        match then_close {
+            None => self.call = Call::within(config.idle_timeout, now),
+            Some(reason) => self.finish(reason),
         }
-        self.call = Call::begin(call_timeout(config.idle_timeout), now);
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn finish(&mut self, reason: CloseReason) {
+        self.stage = Stage::Finishing(reason);
     }
 
     /// Starts a `sendall` of the backlog. Returns false, and ends the connection, if there was no
@@ -434,7 +469,7 @@ impl<H: Handler> Connection<H> {
         len: usize,
         now: Monotonic,
     ) -> bool {
-        self.call = Call::begin(call_timeout(config.send_timeout), now);
+        self.call = Call::within(config.send_timeout, now);
         let has_memory = backlog.is_ok();
         self.stage = match backlog {
             Ok(backlog) => Stage::Echoing(Some(backlog)),
@@ -448,17 +483,11 @@ impl<H: Handler> Connection<H> {
         has_memory
     }
 
-    /// Receives again, or closes in an orderly way.
-    #[inline]
-    pub(super) fn sendall_done(
-        &mut self,
-        config: &Config,
-        then_close: Option<CloseReason>,
-        now: Monotonic,
-    ) {
+    /// The same after a `sendall` that took longer.
+    fn sendall_done(&mut self, config: &Config, then_close: Option<CloseReason>, now: Monotonic) {
         match then_close {
             None => self.recv_again(config, now),
-            Some(reason) => self.stage = Stage::Finishing(reason),
+            Some(reason) => self.finish(reason),
         }
     }
 }

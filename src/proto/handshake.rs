@@ -1,9 +1,9 @@
-use zeroize::Zeroizing;
-
 use super::proxy::{Header, HeaderError, HeaderReader, Status};
 #[cfg(feature = "server")]
 use super::wire::{Reader, put_counted};
 use super::{Config, Peer};
+#[cfg(feature = "server")]
+use super::{Disguise, Sensitive};
 use crate::auth::{Challenge, Digest};
 
 /// The server's half of a handshake in progress: the header of a balancer if there is one, the
@@ -12,7 +12,8 @@ use crate::auth::{Challenge, Digest};
 /// At most 120 bytes: glibc caches freed blocks of that size; larger ones cost twice as much.
 pub(super) struct Handshake {
     challenge: Challenge,
-    digest: Zeroizing<[u8; Digest::MAX_LEN]>,
+    /// What came over the wire is no secret, so it is not wiped.
+    digest: [u8; Digest::MAX_LEN],
     /// `None` unless a balancer's header comes first. Boxed, since most connections have none.
     preface: Option<Box<Preface>>,
     pub(super) peer: Peer,
@@ -38,14 +39,7 @@ const _: () = assert!(size_of::<Handshake>() <= 120);
 
 impl Handshake {
     pub(super) fn new(challenge: Challenge, peer: Peer) -> Self {
-        Self {
-            challenge,
-            digest: Zeroizing::new([0; Digest::MAX_LEN]),
-            preface: None,
-            peer,
-            sent: 0,
-            received: 0,
-        }
+        Self { challenge, digest: [0; Digest::MAX_LEN], preface: None, peer, sent: 0, received: 0 }
     }
 
     /// The same behind a balancer, whose header comes first.
@@ -150,23 +144,34 @@ impl Handshake {
 
 #[cfg(feature = "server")]
 impl Handshake {
-    /// Writes all that another loop needs to go on. The challenge is not used again: this side stops.
-    pub(super) fn park(&self, out: &mut Vec<u8>) {
-        out.extend_from_slice(self.challenge.as_bytes());
+    /// Writes all that another loop needs to go on. The challenge is not used again: this side stops, or
+    /// writes another.
+    pub(super) fn park(&self, disguise: &mut dyn Disguise, out: &mut Vec<u8>) {
+        let digest = &self.digest[..usize::from(self.received)];
+        out.extend_from_slice(&disguise.bytes(Sensitive::Challenge, self.challenge.as_bytes()));
         out.extend(self.sent.to_le_bytes());
-        put_counted(out, &self.digest[..usize::from(self.received)]);
-        self.peer.park(out);
+        put_counted(out, &disguise.bytes(Sensitive::Digest, digest));
+        self.peer.park(disguise, out);
         match self.preface.as_deref() {
             None => out.push(NO_HEADER),
             Some(Preface::Awaited(reader, more)) => {
                 out.push(HEADER_AWAITED);
-                out.extend_from_slice(more);
-                reader.park(out);
+                out.extend_from_slice(&disguise.bytes(Sensitive::MoreRandom, more));
+                reader.park(disguise, out);
             }
             Some(Preface::Read(header)) => {
                 out.push(HEADER_READ);
-                Header::park(Some(header), out);
+                Header::park(Some(header), disguise, out);
             }
+        }
+    }
+
+    /// Takes the first of these bytes in the place of as many that it has of a header. `None` if they are
+    /// not the beginning of one.
+    pub(super) fn replace_header(&mut self, bytes: &mut Vec<u8>) -> Option<()> {
+        match self.preface.as_deref_mut() {
+            Some(Preface::Awaited(reader, _)) => reader.replace(bytes),
+            Some(Preface::Read(_)) | None => None,
         }
     }
 

@@ -27,6 +27,8 @@ mod boxed;
 mod close_reason;
 mod config;
 mod connection;
+#[cfg(feature = "server")]
+mod disguise;
 mod frame;
 mod guard;
 mod handler;
@@ -48,6 +50,10 @@ pub use config::Config;
 pub use connection::Connection;
 #[cfg(feature = "server")]
 pub(crate) use connection::{Head, Parked};
+#[cfg(feature = "server")]
+pub(crate) use disguise::Undisguised;
+#[cfg(feature = "server")]
+pub use disguise::{Disguise, Sensitive};
 pub use frame::{FrameHeader, FrameReader, Framed, Piece, Transform, frame_header};
 #[cfg(feature = "server")]
 pub(crate) use guard::{guarded, in_user_code};

@@ -1,5 +1,7 @@
 #[cfg(feature = "server")]
 use super::wire::{Reader, put_counted};
+#[cfg(feature = "server")]
+use super::{Disguise, Sensitive};
 use super::{FrameReader, Piece, frame_header};
 #[cfg(feature = "server")]
 use crate::auth::KeyId;
@@ -221,7 +223,7 @@ impl MutualHandshake {
     /// Writes all that another loop needs to go on, the proved key by its identifier only. For a
     /// listener.
     #[cfg(feature = "server")]
-    pub(super) fn park(&self, out: &mut Vec<u8>) {
+    pub(super) fn park(&self, disguise: &mut dyn Disguise, out: &mut Vec<u8>) {
         debug_assert_eq!(self.role, Role::Listener, "only a server moves");
         out.push(match self.step {
             Step::Challenge => 1,
@@ -232,11 +234,14 @@ impl MutualHandshake {
             Step::Failed(HandshakeError::Malformed) => 6,
             Step::Done => 7,
         });
-        put_counted(out, &self.challenge[..self.challenge_len]);
-        put_counted(out, &self.frame[..self.frame_len]);
-        put_counted(out, self.unsent());
+        let (challenge, frame) =
+            (&self.challenge[..self.challenge_len], &self.frame[..self.frame_len]);
+        put_counted(out, &disguise.bytes(Sensitive::Challenge, challenge));
+        put_counted(out, &disguise.bytes(Sensitive::Frame, frame));
+        put_counted(out, &disguise.bytes(Sensitive::Unsent, self.unsent()));
         let key = self.key.as_ref().map(|key| key.id().to_bytes());
-        put_counted(out, key.as_ref().map_or(&[], |id| &id[..]));
+        let key = key.as_ref().map_or(&[][..], |id| id);
+        put_counted(out, &disguise.bytes(Sensitive::ProvedKey, key));
         self.reader.park(out);
     }
 

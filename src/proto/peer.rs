@@ -1,6 +1,8 @@
 use std::net::SocketAddr;
 
 #[cfg(feature = "server")]
+use super::Disguise;
+#[cfg(feature = "server")]
 use super::wire::{Reader, put_address};
 
 /// Identifier of a connection, unique within its server: the index of a slot, and a generation
@@ -63,8 +65,8 @@ impl Peer {
 
     /// Writes its address. Its name in another loop is another.
     #[cfg(feature = "server")]
-    pub(super) fn park(&self, out: &mut Vec<u8>) {
-        put_address(out, self.address);
+    pub(super) fn park(&self, disguise: &mut dyn Disguise, out: &mut Vec<u8>) {
+        put_address(out, self.address.map(|address| disguise.address(address)));
     }
 
     /// Reads what [`park`](Self::park) wrote.
@@ -73,7 +75,7 @@ impl Peer {
         Some(Self::default().with_address(reader.address()?))
     }
 
-    /// The connection's identifier, as in the calls to a server's observer.
+    /// The connection's identifier, as in the notes that a server's observer hears.
     pub const fn id(&self) -> ConnId {
         self.id
     }

@@ -34,6 +34,12 @@ impl Protocol {
             Self::Plain => "plain",
         }
     }
+
+    /// The protocol with this [name](Self::as_str); `None` if there is none.
+    pub fn named(name: &str) -> Option<Self> {
+        let all = [Self::Tutorial, Self::Multiprocessing, Self::Plain];
+        all.into_iter().find(|protocol| protocol.as_str() == name)
+    }
 }
 
 impl std::fmt::Display for Protocol {

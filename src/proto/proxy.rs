@@ -14,6 +14,8 @@ use proxy_header::{ParseConfig, Protocol, ProxiedAddress, ProxyHeader};
 
 #[cfg(feature = "server")]
 use super::wire::{Reader, put_address, put_counted};
+#[cfg(feature = "server")]
+use super::{Disguise, Sensitive};
 
 /// Maximum length of a header in bytes. 536 is the specification's advice: it fits one segment of the
 /// minimum size that every host must accept. HAProxy sends at most 232 bytes, unique id included.
@@ -126,8 +128,16 @@ impl HeaderReader {
 #[cfg(feature = "server")]
 impl HeaderReader {
     /// Writes the pieces so far.
-    pub(super) fn park(&self, out: &mut Vec<u8>) {
-        put_counted(out, &self.seen);
+    pub(super) fn park(&self, disguise: &mut dyn Disguise, out: &mut Vec<u8>) {
+        put_counted(out, &disguise.bytes(Sensitive::Header, &self.seen));
+    }
+
+    /// Takes the first of these bytes in the place of the pieces so far. `None` if they are too few or not
+    /// the beginning of a header.
+    pub(super) fn replace(&mut self, bytes: &mut Vec<u8>) -> Option<()> {
+        let len = Some(self.seen.len()).filter(|len| *len <= bytes.len())?;
+        self.seen = bytes.drain(..len).collect();
+        parse(&self.seen).ok()?.is_none().then_some(())
     }
 
     /// Reads what [`park`](Self::park) wrote; `None` if that is not the beginning of a header.
@@ -140,13 +150,14 @@ impl HeaderReader {
 #[cfg(feature = "server")]
 impl Header {
     /// Writes a header, or none.
-    pub(super) fn park(header: Option<&Self>, out: &mut Vec<u8>) {
+    pub(super) fn park(header: Option<&Self>, disguise: &mut dyn Disguise, out: &mut Vec<u8>) {
         let Some(Self { endpoints, unique_id }) = header else { return out.push(0) };
         out.push(1);
-        put_address(out, endpoints.map(|endpoints| endpoints.source));
-        put_address(out, endpoints.map(|endpoints| endpoints.destination));
+        put_address(out, endpoints.map(|endpoints| disguise.address(endpoints.source)));
+        put_address(out, endpoints.map(|endpoints| disguise.destination(endpoints.destination)));
         out.push(unique_id.is_some().into());
-        put_counted(out, unique_id.as_deref().unwrap_or_default());
+        let unique_id = unique_id.as_deref().unwrap_or_default();
+        put_counted(out, &disguise.bytes(Sensitive::UniqueId, unique_id));
     }
 
     /// Reads what [`park`](Self::park) wrote.

@@ -43,8 +43,8 @@ impl<'a> ReplyBytes<'a> {
     ///
     /// # Errors
     /// If there is no memory for the copy.
-    fn split_off(&mut self, n: usize) -> Result<Bytes, TryReserveError> {
-        match std::mem::replace(self, Self::InPlace(&[])) {
+    fn split_off(self, n: usize) -> Result<Bytes, TryReserveError> {
+        match self {
             Self::InPlace(data) => {
                 let mut rest = Vec::new();
                 rest.try_reserve_exact(data.len() - n)?;
@@ -90,7 +90,7 @@ impl<'a, H: Handler> Reply<'a, H> {
             (bytes, then_close) = (ReplyBytes::InPlace(&[]), Some(CloseReason::AnswerTooLong));
         }
         if bytes.as_slice().is_empty() {
-            connection.sendall_done(config, then_close, now);
+            connection.answered(config, then_close, now);
         }
         Self { connection, config, now, bytes, then_close, key }
     }
@@ -142,23 +142,39 @@ impl<'a, H: Handler> Reply<'a, H> {
         }
         if n == len {
             self.bytes = ReplyBytes::InPlace(&[]);
-            self.connection.sendall_done(self.config, self.then_close, self.now);
+            self.connection.answered(self.config, self.then_close, self.now);
         } else {
             self.keep_rest(n);
         }
     }
 
-    /// Not inlined, so that an answer which the kernel takes whole does not prepare for this.
-    #[inline(never)]
     fn keep_rest(&mut self, n: usize) {
-        let unsent = self.bytes().len() - n;
-        let rest = self.bytes.split_off(n);
-        let backlog = rest.and_then(|rest| Backlog::new(rest, self.then_close));
-        self.connection.begin_sendall(self.config, backlog, unsent, self.now);
+        let bytes = std::mem::replace(&mut self.bytes, ReplyBytes::InPlace(&[]));
+        self.connection.keep_rest(self.config, bytes, n, self.then_close, self.now);
+    }
+}
+
+impl<H: Handler> Connection<H> {
+    /// Keeps the bytes of an answer behind the first `n`. Not inlined, so that an answer which the kernel
+    /// takes whole does not prepare for this; and not a method of the reply, whose address would be
+    /// taken, so that it could not stay in registers.
+    #[inline(never)]
+    fn keep_rest(
+        &mut self,
+        config: &Config,
+        bytes: ReplyBytes<'_>,
+        n: usize,
+        then_close: Option<CloseReason>,
+        now: Monotonic,
+    ) {
+        let unsent = bytes.as_slice().len() - n;
+        let backlog = bytes.split_off(n).and_then(|rest| Backlog::new(rest, then_close));
+        self.begin_sendall(config, backlog, unsent, now);
     }
 }
 
 impl<H: Handler> Drop for Reply<'_, H> {
+    #[inline(always)] // As `sent`.
     fn drop(&mut self) {
         if !self.bytes().is_empty() {
             self.keep_rest(0);

@@ -1,6 +1,9 @@
-//! Numbers and addresses in the records of a handover: little endian, without padding.
+//! Numbers and addresses in records that leave the process. Those of a handover are little endian, without
+//! padding; those of a recording have seven bits in each byte, the lowest first.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
+
+use crate::python::Monotonic;
 
 /// Reads a record from its front. Every method returns `None` where the bytes do not suffice, or mean
 /// nothing.
@@ -43,6 +46,38 @@ impl<'a> Reader<'a> {
         self.array().map(u64::from_le_bytes)
     }
 
+    /// What [`put_number`] wrote.
+    pub(crate) fn number(&mut self) -> Option<u64> {
+        let mut number = 0;
+        for shift in (0..64).step_by(7) {
+            let byte = self.u8()?;
+            if shift == 63 && byte > 1 {
+                return None;
+            }
+            number |= u64::from(byte & 0x7f) << shift;
+            if byte < 0x80 {
+                return Some(number);
+            }
+        }
+        None
+    }
+
+    /// The same, if it fits.
+    pub(crate) fn small<T: TryFrom<u64>>(&mut self) -> Option<T> {
+        T::try_from(self.number()?).ok()
+    }
+
+    /// What [`put_bytes`] wrote.
+    pub(crate) fn long_counted(&mut self) -> Option<&'a [u8]> {
+        let len = self.small()?;
+        self.bytes(len)
+    }
+
+    /// A truth value in one byte.
+    pub(crate) fn bit(&mut self) -> Option<bool> {
+        self.u8().filter(|byte| *byte <= 1).map(|byte| byte == 1)
+    }
+
     /// A length in two bytes, at most `most`, and that many bytes.
     pub(crate) fn counted(&mut self, most: usize) -> Option<&'a [u8]> {
         let len = usize::from(self.u16()?);
@@ -66,6 +101,35 @@ impl<'a> Reader<'a> {
         };
         Some(Some(address))
     }
+}
+
+/// Appends a number, seven bits a byte, the lowest first; all but the last have the high bit.
+#[inline]
+pub(crate) fn put_number(out: &mut Vec<u8>, mut number: u64) {
+    while number >= 0x80 {
+        #[allow(clippy::cast_possible_truncation)] // Seven bits of it.
+        out.push(number as u8 | 0x80);
+        number >>= 7;
+    }
+    #[allow(clippy::cast_possible_truncation)] // Less than 128.
+    out.push(number as u8);
+}
+
+/// Appends a time, or never.
+pub(crate) fn put_time(out: &mut Vec<u8>, time: Option<Monotonic>) {
+    put_number(out, time.map_or(0, |time| time.as_nanos().saturating_add(1)));
+}
+
+/// What [`put_time`] wrote.
+#[allow(clippy::option_option)] // The outer one is that of every method here.
+pub(crate) fn read_time(reader: &mut Reader<'_>) -> Option<Option<Monotonic>> {
+    Some(reader.number()?.checked_sub(1).map(Monotonic::from_nanos))
+}
+
+/// Appends bytes behind their length.
+pub(crate) fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
+    put_number(out, bytes.len() as u64);
+    out.extend_from_slice(bytes);
 }
 
 /// Appends bytes behind their length in two bytes, which they must fit.
@@ -108,16 +172,26 @@ mod tests {
         for address in addresses {
             put_address(&mut out, address);
         }
+        for number in [0, 127, 128, u64::MAX] {
+            put_number(&mut out, number);
+        }
         put_counted(&mut out, b"bytes");
         let mut reader = Reader::new(&out);
         assert_eq!(reader.u8(), Some(7));
         for address in addresses {
             assert_eq!(reader.address(), Some(address));
         }
+        for number in [0, 127, 128, u64::MAX] {
+            assert_eq!(reader.number(), Some(number));
+        }
         assert_eq!(reader.counted(4), None, "longer than it may be");
         let mut reader = Reader::new(&out[out.len() - 7..]);
         assert_eq!(reader.counted(5), Some(&b"bytes"[..]));
         assert_eq!((reader.rest(), reader.u8(), reader.u64()), (&b""[..], None, None));
         assert_eq!(Reader::new(&[5]).address(), None, "no such family");
+        assert_eq!(Reader::new(&[2]).bit(), None, "no truth value");
+        let too_large = [&[0xff; 9][..], &[2]].concat();
+        assert_eq!(Reader::new(&too_large).number(), None, "more than 64 bits");
+        assert_eq!(Reader::new(&[0x80, 2]).small::<u8>(), None, "more than eight bits");
     }
 }

@@ -33,15 +33,19 @@ pub enum Blocked {
 impl Call {
     /// Starts a call at `now` with this timeout.
     pub fn begin(timeout: Timeout, now: Monotonic) -> Self {
-        Self {
-            deadline_nanos: match timeout {
-                Timeout::Blocking => NEVER,
-                Timeout::NonBlocking => AT_ONCE,
-                Timeout::After(wait) => {
-                    now.saturating_add(wait).as_nanos().clamp(AT_ONCE + 1, NEVER - 1)
-                }
-            },
+        match timeout {
+            Timeout::Blocking => Self::within(None, now),
+            Timeout::NonBlocking => Self { deadline_nanos: AT_ONCE },
+            Timeout::After(wait) => Self::within(Some(wait), now),
         }
+    }
+
+    /// Starts a call at `now` that waits at most so long (`None`: without limit). A limit of zero passes
+    /// at once; it does not mean non-blocking.
+    #[inline]
+    pub fn within(limit: Option<Duration>, now: Monotonic) -> Self {
+        let deadline = |wait| now.saturating_add(wait).as_nanos().clamp(AT_ONCE + 1, NEVER - 1);
+        Self { deadline_nanos: limit.map_or(NEVER, deadline) }
     }
 
     /// Time of the deadline; `None` in blocking and in non-blocking mode.

@@ -12,6 +12,9 @@ impl Monotonic {
     /// The clock's zero.
     pub const ZERO: Self = Self(0);
 
+    /// The end of the range, 584 years after the clock's zero: a time that never comes.
+    pub const NEVER: Self = Self(u64::MAX);
+
     /// Creates the reading `nanos` nanoseconds after the clock's zero.
     pub const fn from_nanos(nanos: u64) -> Self {
         Self(nanos)
@@ -35,7 +38,8 @@ impl Monotonic {
 
 /// Converts a duration to nanoseconds, at most `u64::MAX` (584 years).
 pub fn saturating_nanos(time: Duration) -> u64 {
-    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+    let seconds = time.as_secs().saturating_mul(1_000_000_000);
+    seconds.saturating_add(time.subsec_nanos().into())
 }
 
 #[cfg(test)]
@@ -48,6 +52,17 @@ mod tests {
         assert_eq!(b.since(a), Duration::from_nanos(7));
         assert_eq!(a.since(b), Duration::ZERO);
         assert_eq!(a.saturating_add(Duration::from_nanos(7)), b);
-        assert_eq!(a.saturating_add(Duration::MAX).as_nanos(), u64::MAX);
+        assert_eq!(a.saturating_add(Duration::MAX), Monotonic::NEVER);
+    }
+
+    #[test]
+    fn nanoseconds_saturate_where_they_do_not_fit() {
+        let most = Duration::from_nanos(u64::MAX);
+        for time in [Duration::ZERO, Duration::new(3, 999_999_999), most] {
+            assert_eq!(u128::from(saturating_nanos(time)), time.as_nanos());
+        }
+        for more in [Duration::from_nanos(1), Duration::from_secs(1), Duration::MAX] {
+            assert_eq!(saturating_nanos(most.saturating_add(more)), u64::MAX);
+        }
     }
 }

@@ -3,10 +3,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Ready;
 use super::slots::Token;
+use super::snapshot::SnapshotTaker;
+use super::{Note, Ready};
 use crate::metrics::Process;
-use crate::proto::{CloseReason, ConnId};
 use crate::python::Monotonic;
 
 /// Everything that the loop asks of the operating system. Not a socket library: it has the calls
@@ -154,6 +154,19 @@ pub trait Kernel {
         None
     }
 
+    /// Returns true if the account that this kernel keeps of a run is to begin anew, between two turns,
+    /// with a snapshot of the loop.
+    fn wants_snapshot(&mut self) -> bool {
+        false
+    }
+
+    /// Takes a snapshot if it [wants](Self::wants_snapshot) one: `take` gives it the parts.
+    fn snapshot(
+        &mut self,
+        _take: impl FnOnce(&mut dyn SnapshotTaker<Self::Stream>) -> Result<(), String>,
+    ) {
+    }
+
     /// The system's figures for the process, read for a scrape of its metrics; `None` if there is no
     /// process, as in a simulation.
     fn process(&self) -> Option<Process> {
@@ -246,6 +259,17 @@ impl<K: Kernel> Kernel for &mut K {
         (**self).replayed()
     }
 
+    fn wants_snapshot(&mut self) -> bool {
+        (**self).wants_snapshot()
+    }
+
+    fn snapshot(
+        &mut self,
+        take: impl FnOnce(&mut dyn SnapshotTaker<K::Stream>) -> Result<(), String>,
+    ) {
+        (**self).snapshot(take);
+    }
+
     fn liveness(&mut self, stream: &mut K::Stream) -> io::Result<Liveness> {
         (**self).liveness(stream)
     }
@@ -265,37 +289,6 @@ impl<K: Kernel> Kernel for &mut K {
     fn process(&self) -> Option<Process> {
         (**self).process()
     }
-}
-
-/// Something that a loop does for another cause than an answer of its [`Kernel`], or decides.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Note {
-    /// Another thread or a signal left this command, in the words of a recording.
-    Command(String),
-    /// An administrator ended the connection.
-    Killed(ConnId),
-    /// The program was called for its tick, and is to be called again after this time.
-    Tick(Option<Duration>),
-    /// The alarm of a connection's deadline came.
-    Due(ConnId),
-    /// A connection authenticated, under the key at this position of the ring.
-    Authenticated(ConnId, Option<u8>),
-    /// A connection ended.
-    Closed(ConnId, CloseReason),
-    /// Accepting pauses, for this reason.
-    Pause(Pause),
-}
-
-/// The reason why accepting pauses.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Pause {
-    /// There are as many connections as there may be.
-    Full,
-    /// There are as many that have not authenticated as there may be.
-    UnauthenticatedFull,
-    /// `accept` failed, or there was no memory.
-    Error,
 }
 
 /// The state of a peer, as far as the system knows it.

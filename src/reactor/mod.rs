@@ -8,14 +8,18 @@
 mod admin_listener;
 mod adopt;
 mod arrive;
+mod fault;
 mod kernel;
 mod listen;
 mod mio_kernel;
+mod note;
 mod process;
 mod random_pool;
 mod ready;
 mod run_queue;
+mod slab;
 pub(crate) mod slots;
+mod snapshot;
 #[cfg_attr(not(feature = "testing"), allow(unreachable_pub))]
 mod timers;
 pub(crate) mod transfer;
@@ -25,21 +29,25 @@ use std::io;
 use std::time::Duration;
 
 use run_queue::RunQueue;
-use slots::Slots;
+use slots::{Slot, Slots};
 #[cfg(not(feature = "testing"))]
-use timers::{Step, Wheel};
+pub(crate) use timers::{Step, Wheel};
 
 use crate::proto::ConnId;
 use crate::python::{Monotonic, saturating_nanos};
 
 pub use admin_listener::{AdminAddress, AdminListener};
 pub use adopt::Adopt;
-pub use kernel::{Close, Kernel, Liveness, Note, Pause, Wake};
+pub use fault::Fault;
+pub use kernel::{Close, Kernel, Liveness, Wake};
 pub use listen::ListenOptions;
 pub use mio_kernel::MioKernel;
+pub use note::{AcceptPause, Note, Refusal, RingKey};
+pub use process::resident_bytes;
 pub use ready::Ready;
 pub use slots::Token;
 pub(crate) use slots::{Arriving, Target, generation_after};
+pub use snapshot::{Parts, Presence, SnapshotTaker, WritePresence};
 #[cfg(feature = "testing")]
 pub use timers::{Link, Links, Step, Wheel};
 
@@ -65,8 +73,14 @@ pub(crate) struct Reactor<K: Kernel, T> {
     quiet_until: Monotonic,
 }
 
-/// A time that never comes.
-const NEVER: Monotonic = Monotonic::from_nanos(u64::MAX);
+/// A connection whose turn it is, with the parts of the reactor that a turn needs.
+pub(crate) struct Turn<'a, K: Kernel, T> {
+    pub(crate) id: ConnId,
+    pub(crate) kernel: &'a mut K,
+    pub(crate) slot: &'a mut Slot<K::Stream, T>,
+    /// To look at.
+    pub(crate) wheel: &'a Wheel,
+}
 
 impl<K: Kernel, T> Reactor<K, T> {
     /// A reactor without connections. For `spin` after an event it does not sleep.
@@ -150,12 +164,11 @@ impl<K: Kernel, T> Reactor<K, T> {
         !self.run_queue.is_idle() || self.now < self.awake_until
     }
 
-    /// A time before which no deadline is due, if any is armed.
-    pub(crate) fn next_step(&self) -> Option<Monotonic> {
+    /// A time before which no deadline is due; [`Monotonic::NEVER`] if none is armed.
+    pub(crate) fn next_step(&self) -> Monotonic {
         match self.quiet_until {
-            Monotonic::ZERO => self.timers.next_step(),
-            NEVER => None,
-            known => Some(known),
+            Monotonic::ZERO => self.timers.next_step().unwrap_or(Monotonic::NEVER),
+            known => known,
         }
     }
 
@@ -174,8 +187,17 @@ impl<K: Kernel, T> Reactor<K, T> {
     ///
     /// One turn calls this [`queued`](Self::queued) times. A connection with work left goes to the
     /// back of the queue, behind the others and behind the next poll.
-    pub(crate) fn next_queued(&mut self) -> Option<ConnId> {
-        self.run_queue.pop(&mut self.slots)
+    #[inline(always)] // Or every message would pay for the memory of what it returns.
+    pub(crate) fn next_turn(&mut self) -> Option<Turn<'_, K, T>> {
+        let Self { kernel, slots, run_queue, timers, .. } = self;
+        let (id, slot) = run_queue.pop(slots)?;
+        Some(Turn { id, kernel, slot, wheel: timers })
+    }
+
+    /// A turn of a connection out of its order.
+    pub(crate) fn turn_of(&mut self, id: ConnId) -> Option<Turn<'_, K, T>> {
+        let Self { kernel, slots, timers, .. } = self;
+        Some(Turn { id, kernel, slot: slots.get_mut(id)?, wheel: timers })
     }
 
     /// Queues a connection for a turn, unless it is queued or gone.
@@ -185,17 +207,16 @@ impl<K: Kernel, T> Reactor<K, T> {
         }
     }
 
-    /// The next connection whose deadline has come; it is no longer armed. Each step of the wheel
-    /// takes one of `steps`, so a crowd that is due at once is handled in slices.
+    /// Returns true if a deadline may have come.
     #[inline]
-    pub(crate) fn due(&mut self, steps: &mut usize) -> Option<ConnId> {
-        // Most turns end here, without a search of the wheel.
-        if self.now < self.quiet_until { None } else { self.step(steps) }
+    pub(crate) fn is_anything_due(&self) -> bool {
+        self.now >= self.quiet_until
     }
 
-    #[inline(never)]
-    fn step(&mut self, steps: &mut usize) -> Option<ConnId> {
-        while *steps > 0 {
+    /// The next connection whose deadline has come; it is no longer armed. Each step of the wheel
+    /// takes one of `steps`, so a crowd that is due at once is handled in slices.
+    pub(crate) fn due(&mut self, steps: &mut usize) -> Option<ConnId> {
+        while *steps > 0 && self.is_anything_due() {
             *steps -= 1;
             match self.timers.step(&mut self.slots, self.now) {
                 Step::Due(index) => {
@@ -204,7 +225,7 @@ impl<K: Kernel, T> Reactor<K, T> {
                 }
                 Step::Moved => {}
                 Step::Done => {
-                    self.quiet_until = self.timers.next_step().unwrap_or(NEVER);
+                    self.quiet_until = self.timers.next_step().unwrap_or(Monotonic::NEVER);
                     break;
                 }
             }
@@ -342,7 +363,7 @@ mod tests {
         assert_eq!(reactor.due(&mut 0), None, "no step is left");
         assert_eq!(reactor.due(&mut 100), Some(id));
         assert_eq!(reactor.due(&mut 100), None, "it is disarmed");
-        assert_eq!(reactor.next_step(), None);
+        assert_eq!(reactor.next_step(), Monotonic::NEVER);
         // The wheel was empty when it was last looked at.
         let soon = reactor.now().saturating_add(Duration::from_millis(10));
         reactor.settle(id, Some(soon));
@@ -363,7 +384,7 @@ mod tests {
         assert!(reactor.busy());
         reactor.leave(id, Close::Orderly);
         reactor.requeue(id);
-        assert_eq!((reactor.next_queued(), reactor.queued()), (None, 0));
+        assert_eq!((reactor.next_turn().is_none(), reactor.queued()), (true, 0));
         assert!(!reactor.busy());
     }
 

@@ -14,14 +14,14 @@ use crate::metrics::Process;
 ///
 /// Returns `None` where /proc is not mounted.
 pub(super) fn read(started: Option<SystemTime>) -> Option<Process> {
-    let resident = resident_pages(&fs::read_to_string("/proc/self/statm").ok()?)?;
+    let resident = resident_bytes(&fs::read_to_string("/proc/self/statm").ok()?)?;
     Some(Process {
         started: match started {
             Some(started) => started,
             None => started_at()?,
         },
         cpu: time(ClockId::ProcessCPUTime),
-        resident: resident * rustix::param::page_size() as u64,
+        resident,
         descriptors: descriptors(),
         descriptors_limit: Resource::NOFILE.get_soft().unwrap_or(0),
     })
@@ -43,9 +43,10 @@ fn time(clock: ClockId) -> Duration {
     clock_gettime(clock).try_into().unwrap_or_default()
 }
 
-/// Resident pages in /proc/self/statm.
-fn resident_pages(statm: &str) -> Option<u64> {
-    statm.split(' ').nth(1)?.parse().ok()
+/// Resident memory in bytes by the text of `/proc/PID/statm` (proc_pid_statm(5)); `None` if it is none.
+pub fn resident_bytes(statm: &str) -> Option<u64> {
+    let pages: u64 = statm.split(' ').nth(1)?.parse().ok()?;
+    Some(pages * rustix::param::page_size() as u64)
 }
 
 /// Ticks from the boot of the machine to the start of the process, in /proc/self/stat. The second
@@ -76,7 +77,8 @@ mod tests {
     fn fields_are_found_behind_any_name() {
         let stat = "7 (a) b) S 1 7 7 0 -1 4194560 100 0 0 0 250 75 0 0 20 0 1 0 4711 1 1";
         assert_eq!(start_ticks(stat), Some(4711));
-        assert_eq!(resident_pages("900 17 3 1 0 5 0\n"), Some(17));
-        assert_eq!((start_ticks("7 (a) S"), resident_pages("900")), (None, None));
+        let page = rustix::param::page_size() as u64;
+        assert_eq!(resident_bytes("900 17 3 1 0 5 0\n"), Some(17 * page));
+        assert_eq!((start_ticks("7 (a) S"), resident_bytes("900")), (None, None));
     }
 }

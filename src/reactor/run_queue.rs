@@ -2,6 +2,7 @@ use std::collections::TryReserveError;
 
 use super::slots::{Slot, Slots};
 use crate::proto::ConnId;
+use crate::proto::wire::{Reader, put_number};
 
 /// Connections that may have work to do, each at most once, in the order of their turns.
 ///
@@ -58,6 +59,33 @@ impl RunQueue {
         self.ids[self.taken..].iter().position(|queued| *queued == id)
     }
 
+    /// Writes it for a snapshot, connections that are gone among it.
+    pub(super) fn park(&self, out: &mut Vec<u8>) {
+        put_number(out, self.len() as u64);
+        for id in &self.ids[self.taken..] {
+            put_number(out, id.index.into());
+            put_number(out, id.generation.into());
+        }
+        put_number(out, self.unseen.into());
+        put_number(out, self.next_unseen.into());
+    }
+
+    /// Reads what [`park`](Self::park) wrote, and marks the connections in it. `None` if that is
+    /// impossible.
+    pub(super) fn unpark<S, T>(reader: &mut Reader<'_>, slots: &mut Slots<S, T>) -> Option<Self> {
+        let mut queue = Self::new();
+        for _ in 0..reader.number()? {
+            let id = ConnId { index: reader.small()?, generation: reader.small()? };
+            if let Some(slot) = slots.get_mut(id) {
+                (!slot.queued).then(|| slot.queued = true)?;
+            }
+            queue.ids.push(id);
+        }
+        queue.unseen = reader.small()?;
+        queue.next_unseen = reader.small()?;
+        Some(queue)
+    }
+
     /// Puts a connection at the back, unless it is in the queue.
     pub(super) fn push<S, T>(&mut self, slot: &mut Slot<S, T>, id: ConnId) {
         if slot.queued {
@@ -85,26 +113,32 @@ impl RunQueue {
     }
 
     /// Takes the connection at the front; `None` if it is gone by now, or there is none.
-    pub(super) fn pop<S, T>(&mut self, slots: &mut Slots<S, T>) -> Option<ConnId> {
+    pub(super) fn pop<'a, S, T>(
+        &mut self,
+        slots: &'a mut Slots<S, T>,
+    ) -> Option<(ConnId, &'a mut Slot<S, T>)> {
         let id = *self.ids.get(self.taken)?;
         self.taken += 1;
-        slots.get_mut(id)?.queued = false;
-        Some(id)
+        let slot = slots.get_mut(id)?;
+        slot.queued = false;
+        Some((id, slot))
     }
 
     /// Queues slots in place of one that was missed, and gives memory back when a crowd is gone. To be
     /// called before each poll.
     pub(super) fn tidy<S, T>(&mut self, slots: &mut Slots<S, T>) {
-        if self.len() == 0 {
-            self.ids.clear();
-        } else {
-            self.ids.drain(..self.taken);
+        if self.taken > 0 {
+            if self.len() == 0 {
+                self.ids.clear();
+            } else {
+                self.ids.drain(..self.taken);
+            }
+            self.taken = 0;
         }
-        self.taken = 0;
         if self.unseen > 0 {
             self.queue_unseen(slots);
         }
-        if self.ids.is_empty() && self.ids.capacity() > 4 * KEPT {
+        if self.ids.capacity() > 4 * KEPT {
             self.shrink(slots.len());
         }
     }
@@ -124,7 +158,7 @@ impl RunQueue {
     #[cold]
     fn shrink(&mut self, connections: usize) {
         let need = connections.max(KEPT);
-        if self.ids.capacity() / 4 > need {
+        if self.ids.is_empty() && self.ids.capacity() / 4 > need {
             self.ids.shrink_to(need);
         }
     }
@@ -145,7 +179,7 @@ mod tests {
 
     /// Gives each queued connection its turn.
     fn turn(queue: &mut RunQueue, slots: &mut Slots<(), ()>) -> Vec<ConnId> {
-        (0..queue.len()).filter_map(|_| queue.pop(slots)).collect()
+        (0..queue.len()).filter_map(|_| Some(queue.pop(slots)?.0)).collect()
     }
 
     #[test]

@@ -1,10 +1,10 @@
 use std::collections::TryReserveError;
 
-use slab::Slab;
-
 use super::Ready;
-use super::timers::{Link, Links};
+use super::slab::Slab;
+use super::timers::{Link, Links, Wheel};
 use crate::proto::ConnId;
+use crate::python::Monotonic;
 
 impl ConnId {
     /// The number of connections that came after `other` up to this one, which is not older.
@@ -126,6 +126,11 @@ impl<S, C> Slot<S, C> {
     pub(crate) fn is_armed(&self) -> bool {
         self.timer.is_armed()
     }
+
+    /// Returns true if an alarm is set for `deadline` or before.
+    pub(crate) fn is_armed_by(&self, wheel: &Wheel, deadline: Monotonic) -> bool {
+        wheel.is_armed_by(&self.timer, deadline)
+    }
 }
 
 /// A connection of another loop, with the name that it has there.
@@ -139,8 +144,6 @@ pub(crate) struct Arriving<S, C> {
 /// The connections of one loop.
 pub(crate) struct Slots<S, C> {
     slab: Slab<Slot<S, C>>,
-    /// Slots that were ever in use since the slab was made: the memory that it holds.
-    touched: usize,
     next_generation: u32,
 }
 
@@ -154,7 +157,7 @@ impl<S, C> Slots<S, C> {
 
     pub(crate) fn new() -> Self {
         // Counting from 1 makes the generation a connection's number in logs.
-        Self { slab: Slab::new(), touched: 0, next_generation: 1 }
+        Self { slab: Slab::new(), next_generation: 1 }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -220,7 +223,6 @@ impl<S, C> Slots<S, C> {
         // Where this fails, the insertion makes the attempt that counts.
         let _ = self.make_room(1);
         let index = u32::try_from(self.slab.insert(slot)).expect("fewer than 2^31 descriptors");
-        self.touched = self.touched.max(index as usize + 1);
         ConnId { index, generation }
     }
 
@@ -239,11 +241,10 @@ impl<S, C> Slots<S, C> {
         next_generation: u32,
         connections: impl Iterator<Item = Result<Arriving<S, C>, E>>,
     ) -> Result<(), E> {
-        let (mut touched, mut failed) = (0, None);
+        let mut failed = None;
         self.slab = connections
             .map_while(|connection| match connection {
                 Ok(Arriving { id, stream, connection, half_closed }) => {
-                    touched = touched.max(id.index as usize + 1);
                     let (timer, ready) = (Link::default(), Ready::NONE);
                     let (generation, queued) = (id.generation, false);
                     let slot =
@@ -256,11 +257,11 @@ impl<S, C> Slots<S, C> {
                 }
             })
             .collect();
-        (self.touched, self.next_generation) = (touched, next_generation);
+        self.next_generation = next_generation;
         match failed {
             None => Ok(()),
             Some(error) => {
-                (self.slab, self.touched) = (Slab::new(), 0);
+                self.slab = Slab::new();
                 Err(error)
             }
         }
@@ -306,15 +307,27 @@ impl<S, C> Slots<S, C> {
 
     /// The number of slots that were ever in use since the slab was made: every index is below it.
     pub(crate) fn bound(&self) -> u32 {
-        u32::try_from(self.touched).expect("checked at each insertion")
+        u32::try_from(self.slab.bound()).expect("checked at each insertion")
+    }
+
+    /// The slots that are free, in the order in which they will be used.
+    pub(crate) fn vacant(&self) -> impl Iterator<Item = usize> + '_ {
+        self.slab.vacant()
+    }
+
+    /// Makes so many slots in all, and frees those without a connection in this order. False if these
+    /// are not all of them.
+    #[must_use]
+    pub(crate) fn set_vacant(&mut self, bound: usize, order: &[usize]) -> bool {
+        self.slab.extend_to(bound);
+        self.slab.set_vacant(order)
     }
 
     /// Gives memory back once nothing is left of a crowd; that is not possible while slots near the
     /// end are occupied. A new block is asked for when there is need of it: now it would be one more.
     pub(crate) fn shrink_if_empty(&mut self) {
-        if self.slab.is_empty() && self.touched > 1024 {
+        if self.slab.is_empty() && self.slab.bound() > 1024 {
             self.slab = Slab::new();
-            self.touched = 0;
         }
     }
 }
@@ -341,7 +354,6 @@ mod tests {
     use super::*;
     use crate::auth::{Challenge, Keyring};
     use crate::proto::{Config, Connection, Upper};
-    use crate::python::Monotonic;
 
     fn connection() -> Connection<Upper> {
         let config = Config::new(Keyring::demo());

@@ -6,6 +6,7 @@
 //! touch the wheel at all: a deadline that has moved to later is found to have done so when the
 //! old one fires, and armed again.
 
+use crate::proto::wire::{Reader, put_number};
 use crate::python::Monotonic;
 
 /// One tick is 2^20 ns, about a millisecond: the resolution of epoll_wait, and a shift instead of
@@ -156,6 +157,51 @@ impl Wheel {
         self.first_bucket().map(|(tick, _)| Monotonic::from_nanos(tick << TICK_BITS))
     }
 
+    /// Writes all deadlines for a snapshot, in the order of their lists.
+    pub(crate) fn park(&self, link: impl Fn(u32) -> Link, out: &mut Vec<u8>) {
+        put_number(out, self.position);
+        for (bucket, head) in (1..).zip(self.heads) {
+            let next = |index: u32| (index != END).then_some(index);
+            let list = std::iter::successors(next(head), |index| next(link(*index).next));
+            let list: Vec<u32> = list.collect();
+            if list.is_empty() {
+                continue;
+            }
+            put_number(out, bucket);
+            put_number(out, list.len() as u64);
+            for index in list {
+                put_number(out, index.into());
+                put_number(out, self.full_tick(link(index).tick) - self.position);
+            }
+        }
+        put_number(out, 0);
+    }
+
+    /// Reads what [`park`](Self::park) wrote, for links of which none is armed. `None` if that is
+    /// impossible.
+    pub(crate) fn unpark<L: Links>(
+        reader: &mut Reader<'_>,
+        links: &mut L,
+        exists: impl Fn(&L, u32) -> bool,
+    ) -> Option<Self> {
+        let position = reader.number().filter(|position| *position <= u64::MAX >> TICK_BITS)?;
+        let mut wheel = Self { position, ..Self::new() };
+        while let bucket @ 1.. = reader.small::<u32>()? {
+            let bucket = (bucket - 1 < LEVELS * BUCKETS).then_some(bucket - 1)?;
+            let mut list = Vec::new();
+            for _ in 0..reader.number()? {
+                let index = reader.small().filter(|index| exists(links, *index))?;
+                let ahead = reader.number().filter(|ahead| *ahead <= HORIZON)?;
+                list.push((index, position + ahead));
+            }
+            for (index, tick) in list.into_iter().rev() {
+                let is_new = !links.link(index).is_armed();
+                is_new.then(|| wheel.put(links, bucket, index, tick))?;
+            }
+        }
+        Some(wheel)
+    }
+
     /// Handles one deadline that has come, or moves one nearer to its place. Never early: a
     /// deadline is due in the tick that begins at or after it.
     ///
@@ -177,9 +223,12 @@ impl Wheel {
         Step::Moved
     }
 
-    #[allow(clippy::cast_possible_truncation)] // The low half is what a link keeps.
     fn insert(&mut self, links: &mut impl Links, index: u32, tick: u64) {
-        let bucket = bucket_of(self.position, tick);
+        self.put(links, bucket_of(self.position, tick), index, tick);
+    }
+
+    #[allow(clippy::cast_possible_truncation)] // The low half is what a link keeps.
+    fn put(&mut self, links: &mut impl Links, bucket: u32, index: u32, tick: u64) {
         let next = std::mem::replace(&mut self.heads[bucket as usize], index);
         if next != END {
             links.link(next).prev = index;
@@ -376,6 +425,16 @@ mod tests {
                     }
                 }
                 prop_assert_eq!(wheel.armed(|index| links[index as usize]), model.len());
+                // A copy has the same lists in the same order.
+                let (mut parked, mut copied) = (Vec::new(), vec![Link::default(); 16]);
+                wheel.park(|index| links[index as usize], &mut parked);
+                let mut reader = Reader::new(&parked);
+                let copy = Wheel::unpark(&mut reader, &mut copied, |_, index| index < 16);
+                let copy = copy.filter(|_| reader.rest().is_empty());
+                prop_assert_eq!(
+                    format!("{:?} {copied:?}", copy.expect("it is possible")),
+                    format!("{wheel:?} {links:?}")
+                );
                 match (wheel.next_step(), model.values().min()) {
                     (None, None) => {}
                     (Some(next), Some(&tick)) => prop_assert!(next <= at_tick(tick.max(now))),

@@ -7,15 +7,18 @@ use std::net::SocketAddr;
 
 use super::admission::{Networks, Source, Unauthenticated};
 use super::records::Row;
-use super::{AcceptPause, Limits, Server};
+use super::{Limits, Server};
+use crate::proto::wire::{Reader, put_number};
 use crate::proto::{CloseReason, Connection, Handler, Peer, Protocol, guarded};
 use crate::python::Monotonic;
-use crate::reactor::{self, Close, Kernel, Note, Ready};
+use crate::reactor::{AcceptPause, Close, Fault, Kernel, Note, Ready, Refusal};
 
 /// The listeners, and what decides whether a client gets in now: the pause that accepting may have
 /// to make, and the connections that have not authenticated.
 pub(super) struct Acceptor<L> {
     pub(super) listeners: Vec<Listening<L>>,
+    /// Some of them may have clients waiting.
+    has_waiting: bool,
     pause: Pause,
     pub(super) unauthenticated: Unauthenticated,
     /// The networks that may send a PROXY header; all may if there is none.
@@ -28,7 +31,7 @@ pub(super) struct Listening<L> {
     purpose: Purpose,
     /// Set by an event, cleared when `accept` says "would block". It stays set while there is no
     /// room: the event will not come again for those who already wait.
-    pub(super) waiting: bool,
+    waiting: bool,
 }
 
 /// The purpose of a listener.
@@ -64,6 +67,7 @@ impl<L> Listening<L> {
 impl<L> Acceptor<L> {
     pub(super) fn new(listeners: Vec<Listening<L>>) -> Self {
         Self {
+            has_waiting: !listeners.is_empty(),
             listeners,
             pause: Pause::default(),
             unauthenticated: Unauthenticated::default(),
@@ -74,33 +78,84 @@ impl<L> Acceptor<L> {
     /// An event came for the listener with this index.
     pub(super) fn handle_event(&mut self, index: usize) {
         if let Some(listening) = self.listeners.get_mut(index) {
-            listening.waiting = true;
+            (listening.waiting, self.has_waiting) = (true, true);
         }
     }
 
-    /// When the next `accept` should be tried: at once if clients wait, unless there is a pause.
-    pub(super) fn next_attempt(&self, now: Monotonic) -> Option<Monotonic> {
-        self.has_waiting().then(|| self.pause.until.unwrap_or(now))
+    /// Adds a listener.
+    pub(super) fn add(&mut self, listening: Listening<L>) {
+        self.has_waiting |= listening.waiting;
+        self.listeners.push(listening);
     }
 
-    /// Returns true if a client may be waiting.
-    fn has_waiting(&self) -> bool {
-        self.listeners.iter().any(|listening| listening.waiting)
+    /// When the next `accept` should be tried: at once if clients wait, unless there is a pause.
+    pub(super) fn next_attempt(&self) -> Option<Monotonic> {
+        self.has_waiting.then_some(self.pause.until)
+    }
+
+    /// Returns true if `accept` should be tried.
+    fn may_accept(&self, now: Monotonic) -> bool {
+        self.has_waiting && !self.pause.holds(now)
+    }
+
+    /// Looks whether clients may still be waiting.
+    fn update(&mut self) {
+        self.has_waiting = self.listeners.iter().any(|listening| listening.waiting);
+    }
+
+    /// Writes what no event would tell again, for a snapshot.
+    pub(super) fn park(&self, out: &mut Vec<u8>) {
+        put_number(out, self.listeners.len() as u64);
+        out.extend(self.listeners.iter().map(|listening| u8::from(listening.waiting)));
+        out.push(self.has_waiting.into());
+        put_number(out, self.pause.until.as_nanos());
+        out.push(self.pause.for_room.into());
+    }
+
+    /// Reads what [`park`](Self::park) wrote. Listeners that are closed by then are gone. `None` if that is
+    /// impossible.
+    pub(super) fn unpark(&mut self, reader: &mut Reader<'_>) -> Option<()> {
+        let listeners = reader.small().filter(|count| *count <= self.listeners.len())?;
+        self.listeners.truncate(listeners);
+        for listening in &mut self.listeners {
+            listening.waiting = reader.bit()?;
+        }
+        self.has_waiting = reader.bit()?;
+        let until = Monotonic::from_nanos(reader.number()?);
+        self.pause = Pause { until, for_room: reader.bit()? };
+        Some(())
     }
 
     /// A connection ended or authenticated, so there is room: no reason to wait any longer.
     pub(super) fn end_pause(&mut self) {
-        self.pause.until = None;
+        self.pause = Pause::default();
     }
 
     /// Looks at every listener, whatever events there were.
     pub(super) fn suspect_all(&mut self) {
         self.listeners.iter_mut().for_each(|listening| listening.waiting = true);
+        self.update();
     }
 
     /// Closes the listeners.
     pub(super) fn close(&mut self) {
-        self.listeners.clear();
+        drop(self.take_listeners());
+    }
+
+    /// Gives the listeners away.
+    pub(super) fn take_listeners(&mut self) -> Vec<Listening<L>> {
+        self.has_waiting = false;
+        std::mem::take(&mut self.listeners)
+    }
+
+    /// Compares what it remembers with what the listeners say.
+    ///
+    /// # Panics
+    /// If they disagree.
+    #[cfg(any(test, feature = "testing"))]
+    pub(super) fn assert_consistent(&self) {
+        let waiting = self.listeners.iter().any(|listening| listening.waiting);
+        assert_eq!(self.has_waiting, waiting, "clients that may be waiting");
     }
 
     /// When the oldest unauthenticated connection may be evicted, if there is no room for another
@@ -120,9 +175,10 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
     /// Accepts until no client waits, this turn's number is reached, or there is no room.
     #[inline]
     pub(super) fn accept(&mut self) -> io::Result<()> {
-        let now = self.reactor.now();
-        let may = self.acceptor.has_waiting() && !self.acceptor.pause.holds(now);
-        if may { self.accept_some() } else { Ok(()) }
+        match self.acceptor.may_accept(self.reactor.now()) {
+            true => self.accept_some(),
+            false => Ok(()),
+        }
     }
 
     /// Not inlined: in most turns no client waits.
@@ -155,8 +211,7 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
                     room = self.make_room(left + 1);
                 }
                 let Some(room_left) = room.checked_sub(1) else {
-                    let error = io::ErrorKind::OutOfMemory.into();
-                    self.cannot_accept(index, AcceptPause::Error(&error));
+                    self.cannot_accept(index, AcceptPause::Error(Fault(libc::ENOMEM)));
                     continue;
                 };
                 room = room_left;
@@ -178,12 +233,12 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
                             errors_in_a_row += 1;
                             if errors_in_a_row == ERRORS_IN_A_ROW {
                                 // There is room, so the clients behind these are not turned away.
-                                self.pause(AcceptPause::Error(&error));
+                                self.pause(AcceptPause::Error(Fault::from(&error)));
                                 self.acceptor.pause = Pause::until(self.retry_at());
                             }
                         }
                         AcceptError::Exhausted => {
-                            self.cannot_accept(index, AcceptPause::Error(&error));
+                            self.cannot_accept(index, AcceptPause::Error(Fault::from(&error)));
                         }
                         AcceptError::Fatal => {
                             self.inbox.close();
@@ -193,6 +248,7 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
                 }
             }
         }
+        self.acceptor.update();
         Ok(())
     }
 
@@ -217,8 +273,7 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         let unauthenticated = &mut self.acceptor.unauthenticated;
         let source = unauthenticated.source_of(peer, limits);
         if let Err(refusal) = unauthenticated.admit(source, limits, now) {
-            self.stats.count_refusal(refusal);
-            return self.reactor.kernel.close(stream, Close::Orderly);
+            return self.refuse(stream, peer, refusal);
         }
         self.evict();
         self.open(stream, peer, source, listener);
@@ -231,12 +286,16 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         let proxies = &self.acceptor.proxies;
         // A peer that was gone before its address was read cannot be one of the list.
         if !proxies.is_empty() && !peer.is_some_and(|peer| proxies.contain(peer.ip())) {
-            self.stats.refused_untrusted_proxies += 1;
-            self.notify(|observer| observer.proxy_refused(peer));
-            return self.reactor.kernel.close(stream, Close::Orderly);
+            return self.refuse(stream, peer, Refusal::UntrustedProxy);
         }
         self.evict();
         self.open(stream, peer, None, listener);
+    }
+
+    fn refuse(&mut self, stream: K::Stream, peer: Option<SocketAddr>, why: Refusal) {
+        self.stats.count_refusal(why);
+        self.tell(|| Note::Refused(peer, why));
+        self.reactor.kernel.close(stream, Close::Orderly);
     }
 
     /// Makes room for one more unauthenticated connection.
@@ -251,7 +310,7 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
 
     /// Pauses for want of room. If the last pause for that did not help, turns a few clients away,
     /// which would otherwise wait in silence for a challenge.
-    fn cannot_accept(&mut self, index: usize, why: AcceptPause<'_>) {
+    fn cannot_accept(&mut self, index: usize, why: AcceptPause) {
         if self.acceptor.pause.found_no_room(self.reactor.now()) {
             let Listening { listener, waiting, .. } = &mut self.acceptor.listeners[index];
             for _ in 0..self.limits.shed_per_retry {
@@ -273,16 +332,9 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         self.reactor.now().saturating_add(self.limits.accept_retry)
     }
 
-    fn pause(&mut self, why: AcceptPause<'_>) {
+    fn pause(&mut self, why: AcceptPause) {
         self.stats.accept_pauses += 1;
-        self.reactor.kernel.note(|| {
-            Note::Pause(match why {
-                AcceptPause::Full => reactor::Pause::Full,
-                AcceptPause::UnauthenticatedFull => reactor::Pause::UnauthenticatedFull,
-                AcceptPause::Error(_) => reactor::Pause::Error,
-            })
-        });
-        self.notify(|observer| observer.accept_paused(why));
+        self.tell(|| Note::AcceptPaused(why));
     }
 
     fn open(
@@ -297,7 +349,7 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         if !needed.is_empty()
             && let Err(error) = self.reactor.kernel.fill_random(needed)
         {
-            self.notify(|observer| observer.setup_failed(peer, &error));
+            self.tell(|| Note::SetupFailed(peer, Fault::from(&error)));
             return self.cannot_open(stream, CloseReason::SetupFailed);
         }
         let Some(handler) = guarded(|| self.handler.clone()) else {
@@ -324,7 +376,7 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         self.stats.accepted += 1;
         let connections = self.reactor.slots.len() + 1;
         self.stats.peak_connections = self.stats.peak_connections.max(connections);
-        self.notify(|observer| observer.opened(id, peer));
+        self.tell(|| Note::Opened(id, peer));
         if connection.has_authenticated() {
             // Its protocol has no handshake.
             self.authenticated(id, None);
@@ -333,7 +385,7 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         match self.reactor.enter(stream, connection, Ready::WRITABLE) {
             Ok(id) => self.pump(id),
             Err((error, mut connection)) => {
-                self.notify(|observer| observer.setup_failed(peer, &error));
+                self.tell(|| Note::SetupFailed(peer, Fault::from(&error)));
                 connection.abort(CloseReason::SetupFailed);
                 self.closed(id, connection, CloseReason::SetupFailed);
             }
@@ -376,27 +428,28 @@ pub(super) fn classify(error: &io::Error) -> AcceptError {
 /// When accepting may go on after it had to pause.
 #[derive(Debug, Default)]
 struct Pause {
-    until: Option<Monotonic>,
+    /// Zero if there is none.
+    until: Monotonic,
     /// There is no place or no descriptor.
     for_room: bool,
 }
 
 impl Pause {
     const fn until(until: Monotonic) -> Self {
-        Self { until: Some(until), for_room: false }
+        Self { until, for_room: false }
     }
 
     const fn for_room(until: Monotonic) -> Self {
-        Self { until: Some(until), for_room: true }
+        Self { until, for_room: true }
     }
 
     fn holds(&self, now: Monotonic) -> bool {
-        self.until.is_some_and(|until| now < until)
+        now < self.until
     }
 
     /// A pause for want of room has just run out, so the want has lasted all that time.
     fn found_no_room(&self, now: Monotonic) -> bool {
-        self.for_room && self.until.is_some_and(|until| now >= until)
+        self.for_room && now >= self.until
     }
 }
 

@@ -15,13 +15,18 @@
 //! The cost per connection is amortized O(1), or a binary search for it among the unauthenticated;
 //! the memory is bounded by their number and a fixed number of remembered sources.
 
-use std::collections::{HashMap, HashSet, TryReserveError, VecDeque};
+mod suspects;
+
+use std::collections::{HashMap, TryReserveError, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 
 use ipnet::{IpNet, Ipv4Net};
 
+use suspects::Suspects;
+
 use super::{ConnId, Limits};
 use crate::python::Monotonic;
+use crate::reactor::Refusal;
 
 /// The origin of a connection, as far as one sender can be told from another: an IPv4 address,
 /// or the /64 of an IPv6 address, within which a sender chooses freely.
@@ -57,6 +62,10 @@ impl Networks {
         Self(networks.iter().copied().map(canonical).collect())
     }
 
+    pub(super) fn list(&self) -> &[IpNet] {
+        &self.0
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -75,15 +84,6 @@ fn canonical(network: IpNet) -> IpNet {
     let address = mapped.addr().to_ipv4_mapped().filter(|_| mapped.prefix_len() >= 96);
     let shorter = address.and_then(|address| Ipv4Net::new(address, mapped.prefix_len() - 96).ok());
     shorter.map_or(network, IpNet::V4)
-}
-
-/// The reason for which a client was closed before it was sent a challenge.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Refusal {
-    /// Its source failed lately.
-    Suspect,
-    /// Its source has as many unauthenticated connections as it may.
-    Share,
 }
 
 /// The connections that have not authenticated, and what is known of their sources.
@@ -126,6 +126,11 @@ impl Unauthenticated {
         self.trusted = Networks::new(networks);
     }
 
+    /// Those networks.
+    pub(super) fn trusted(&self) -> &[IpNet] {
+        self.trusted.list()
+    }
+
     /// The source of a peer, unless it is unknown or trusted.
     pub(super) fn source_of(&self, peer: Option<SocketAddr>, limits: &Limits) -> Option<Source> {
         // An IPv4 client of an IPv6 listener is an IPv4 client.
@@ -166,6 +171,7 @@ impl Unauthenticated {
     }
 
     /// Decides about one from this source, beside so many other unauthenticated connections.
+    #[inline]
     fn assess(
         &mut self,
         source: Option<Source>,
@@ -180,7 +186,7 @@ impl Unauthenticated {
         }
         let held = self.by_source.get(&source).copied().unwrap_or(0);
         if limits.unauthenticated_per_source.is_some_and(|share| held >= share) {
-            return Err(Refusal::Share);
+            return Err(Refusal::OverShare);
         }
         Ok(())
     }
@@ -279,24 +285,13 @@ impl Unauthenticated {
 
     /// The sources that failed lately, each with whether it is in the newer half, and when that half was
     /// begun.
-    #[allow(clippy::disallowed_methods)] // They go into sets again.
     pub(super) fn suspects(&self) -> (Monotonic, impl Iterator<Item = (Source, bool)> + '_) {
-        let Suspects { newer, older, since } = &self.suspects;
-        let newer = newer.iter().map(|source| (*source, true));
-        (*since, newer.chain(older.iter().map(|source| (*source, false))))
+        self.suspects.list()
     }
 
     /// Suspects these sources, as another loop did.
     pub(super) fn suspect(&mut self, since: Monotonic, sources: &[(Source, bool)]) {
-        let suspects = &mut self.suspects;
-        suspects.since = since;
-        for (source, is_newer) in sources {
-            let half = if *is_newer { &mut suspects.newer } else { &mut suspects.older };
-            // Without memory a source is not remembered, as always.
-            if half.len() < SUSPECTS && half.try_reserve(1).is_ok() {
-                half.insert(*source);
-            }
-        }
+        self.suspects.take_over(since, sources);
     }
 
     /// Forgets all of them, since they are another loop's.
@@ -341,52 +336,6 @@ impl Unauthenticated {
 /// Entries of connections that have moved on, beyond as many as are present, from which the list is
 /// tidied.
 const TIDY_FROM: usize = 1024;
-
-/// The sources that failed lately, in two halves: the older one is forgotten when the
-/// newer one has been filled for [`Limits::suspicion`], or has no more room. So a suspicion lasts
-/// once to twice that long, and neither needs a deadline of its own.
-#[derive(Debug, Default)]
-struct Suspects {
-    newer: HashSet<Source>,
-    older: HashSet<Source>,
-    /// When the newer half was begun.
-    since: Monotonic,
-}
-
-/// Suspects in one half; the two take at most a megabyte or two.
-const SUSPECTS: usize = 32_768;
-
-impl Suspects {
-    fn has(&mut self, source: Source, limits: &Limits, now: Monotonic) -> bool {
-        self.forget(limits, now);
-        self.newer.contains(&source) || self.older.contains(&source)
-    }
-
-    fn add(&mut self, source: Source, limits: &Limits, now: Monotonic) {
-        self.forget(limits, now);
-        if self.newer.len() == SUSPECTS {
-            self.turn_over(now);
-        }
-        // Without memory a source is not remembered, which harms none that is honest.
-        if self.newer.try_reserve(1).is_ok() {
-            self.newer.insert(source);
-        }
-    }
-
-    fn forget(&mut self, limits: &Limits, now: Monotonic) {
-        let age = now.since(self.since);
-        if age >= limits.suspicion.saturating_mul(2) {
-            *self = Self { since: now, ..Self::default() };
-        } else if age >= limits.suspicion {
-            self.turn_over(self.since.saturating_add(limits.suspicion));
-        }
-    }
-
-    fn turn_over(&mut self, since: Monotonic) {
-        self.older = std::mem::take(&mut self.newer);
-        self.since = since;
-    }
-}
 
 #[cfg(test)]
 mod tests {
@@ -477,7 +426,7 @@ mod tests {
             }
             unauthenticated.add(id(number), crowd, at(1));
         }
-        assert_eq!(unauthenticated.admit(crowd, &limits, at(1)), Err(Refusal::Share));
+        assert_eq!(unauthenticated.admit(crowd, &limits, at(1)), Err(Refusal::OverShare));
         assert_eq!(unauthenticated.admit(failed, &limits, at(1)), Err(Refusal::Suspect));
         assert_eq!(unauthenticated.admit(clean, &limits, at(1)), Ok(()));
         assert_eq!(unauthenticated.admit(None, &limits, at(1)), Ok(()), "unknown");
@@ -503,22 +452,6 @@ mod tests {
             Err(Refusal::Suspect),
             "two of three"
         );
-    }
-
-    #[test]
-    fn suspicion_passes_and_its_memory_is_bounded() {
-        let (limits, mut suspects) = (limits(), Suspects::default());
-        let [one, other] = [Source(1), Source(2)];
-        suspects.add(one, &limits, at(100));
-        assert!(suspects.has(one, &limits, at(159)));
-        suspects.add(other, &limits, at(159));
-        assert!(suspects.has(other, &limits, at(218)));
-        assert!(!suspects.has(one, &limits, at(220)) && !suspects.has(other, &limits, at(400)));
-        for number in 0..3 * SUSPECTS as u64 {
-            suspects.add(Source(number), &limits, at(400));
-        }
-        assert_eq!(suspects.newer.len() + suspects.older.len(), 2 * SUSPECTS);
-        assert!(suspects.has(Source(3 * SUSPECTS as u64 - 1), &limits, at(400)));
     }
 
     #[test]

@@ -3,8 +3,9 @@ use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 
 use super::handover::Thawing;
 use super::limits::descriptor_limit;
+use super::observer::Observer;
 use super::{
-    AdminAddress, AdminListener, BuildError, Control, Handle, IpNet, Limits, Observer, Running,
+    AdminAddress, AdminListener, BuildError, Control, Handle, IpNet, Limits, Note, Record, Running,
     Server, recording_header,
 };
 use crate::auth::Keyring;
@@ -37,7 +38,7 @@ pub struct ServerBuilder<H = Upper> {
     proxies: Vec<IpNet>,
     records: bool,
     handler: H,
-    observer: Option<Box<dyn Observer>>,
+    observer: Option<Observer>,
     control: Option<(Box<dyn Control>, Vec<i32>)>,
 }
 
@@ -196,10 +197,13 @@ impl<H: Handler + Clone> ServerBuilder<H> {
         }
     }
 
-    /// Hears what happens to connections.
+    /// Calls `observer` with each [`Note`] about a client; see [`Server::set_observer`].
     #[must_use]
-    pub fn observer(mut self, observer: Box<dyn Observer>) -> Self {
-        self.observer = Some(observer);
+    pub fn observer(
+        mut self,
+        observer: impl FnMut(&Note, Option<&Record>) + Send + 'static,
+    ) -> Self {
+        self.observer = Some(Box::new(observer));
         self
     }
 
@@ -322,7 +326,7 @@ impl<H: Handler + Clone> ServerBuilder<H> {
             server.keep_records(self.records);
         }
         if let Some(observer) = self.observer.take() {
-            servers[0].set_observer(observer);
+            servers[0].observer = Some(observer);
         }
         if let Some((control, _)) = self.control.take() {
             servers[0].set_control(control, all);

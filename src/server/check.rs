@@ -8,6 +8,11 @@ use crate::proto::{Connection, Handler, State};
 use crate::reactor::Kernel;
 
 impl<K: Kernel, H: Handler + Clone> Server<K, H> {
+    /// Gives the kernel a snapshot, whether it wants one or not.
+    pub fn force_snapshot(&mut self) {
+        self.take_snapshot();
+    }
+
     /// Checks the loop's invariants between two turns. Their numbers are those of
     /// docs/ARCHITECTURE.md.
     ///
@@ -21,6 +26,7 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         if let Some(admin) = &self.admin {
             admin.assert_consistent(self.reactor.now());
         }
+        self.acceptor.assert_consistent();
         self.acceptor.unauthenticated.assert_consistent(|id| {
             self.reactor.slots.get(id).is_some_and(|slot| !slot.connection.has_authenticated())
         });

@@ -150,25 +150,36 @@ pub(super) struct Controlled {
     /// Reaches all the loops, this one among them.
     all: Handle,
     reported: Option<ServiceState>,
-    next_tick: Option<Monotonic>,
+    next_tick: Monotonic,
+}
+
+impl Controlled {
+    /// When the control has to be called next.
+    pub(super) const fn next_tick(&self) -> Monotonic {
+        self.next_tick
+    }
 }
 
 impl<K: Kernel, H: Handler + Clone> Server<K, H> {
     /// Leaves decisions to `control` from now on, which acts on the loops that `all` reaches.
     pub fn set_control(&mut self, control: Box<dyn Control>, all: Handle) {
         // The first turn reports the state and ticks.
-        let next_tick = Some(Monotonic::ZERO);
-        self.controlled = Some(Controlled { control, all, reported: None, next_tick });
+        let next_tick = Monotonic::ZERO;
+        let controlled = Controlled { control, all, reported: None, next_tick };
+        self.controlled = Some(Box::new(controlled));
+    }
+
+    /// Goes on as after a turn in which the state was reported, with the next tick at this time.
+    pub(super) fn restore_control(&mut self, next_tick: Monotonic) {
+        let reported = ServiceState::new(self.lifecycle);
+        if let Some(controlled) = &mut self.controlled {
+            (controlled.reported, controlled.next_tick) = (Some(reported), next_tick);
+        }
     }
 
     /// Returns whether new clients are welcome: false from the turn in which a drain begins.
     pub fn is_ready(&self) -> bool {
         self.lifecycle == Lifecycle::Running
-    }
-
-    /// When the control has to be called next.
-    pub(super) fn next_tick(&self) -> Option<Monotonic> {
-        self.controlled.as_ref().and_then(|controlled| controlled.next_tick)
     }
 
     /// Calls the control, whose panic must not end the loop. `None` if it panicked, or there is
@@ -177,7 +188,7 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         &mut self,
         call: impl FnOnce(&mut dyn Control, &Handle) -> T,
     ) -> Option<T> {
-        let Controlled { control, all, .. } = self.controlled.as_mut()?;
+        let Controlled { control, all, .. } = &mut **self.controlled.as_mut()?;
         let result = guarded(|| call(&mut **control, all));
         if result.is_none() {
             self.stats.observer_panics += 1;
@@ -205,7 +216,7 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
     pub(super) fn has_news_for_control(&self) -> bool {
         self.controlled.as_ref().is_some_and(|controlled| {
             controlled.reported != Some(ServiceState::new(self.lifecycle))
-                || controlled.next_tick.is_some_and(|next| next <= self.reactor.now())
+                || controlled.next_tick <= self.reactor.now()
         })
     }
 
@@ -215,14 +226,15 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
     pub(super) fn keep_control_informed(&mut self) {
         self.report_state();
         let now = self.reactor.now();
-        if self.next_tick().is_some_and(|next| next <= now) {
+        if self.controlled.as_ref().is_some_and(|controlled| controlled.next_tick <= now) {
             let period = match self.reactor.kernel.replayed() {
                 Some(Note::Tick(period)) => period,
                 _ => self.tick(),
             };
             self.reactor.kernel.note(|| Note::Tick(period));
             if let Some(controlled) = &mut self.controlled {
-                controlled.next_tick = period.map(|period| now.saturating_add(period));
+                controlled.next_tick =
+                    period.map_or(Monotonic::NEVER, |period| now.saturating_add(period));
             }
         }
     }

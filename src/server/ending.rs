@@ -59,11 +59,10 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         self.stats.backlog_bytes -= undelivered;
         // The handler goes with it, and its destructor is user code too.
         guarded(|| drop(connection));
-        self.reactor.kernel.note(|| Note::Closed(id, reason));
         self.stats.count_close(reason);
         self.acceptor.end_pause();
-        let record = self.forget_record(id);
-        self.notify(|observer| observer.closed(id, reason, record.as_ref()));
+        self.tell(|| Note::Closed(id, reason));
+        self.forget_record(id);
     }
 
     pub(super) fn drain(&mut self) {
@@ -100,6 +99,19 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         next
     }
 
+    /// When a drain has to go on, if no event comes before.
+    #[inline(never)]
+    pub(super) fn next_in_drain(&self) -> Monotonic {
+        let next = match self.lifecycle {
+            Lifecycle::Unready { close_at, .. } => Some(close_at),
+            Lifecycle::Draining { next: Some(_), .. } => Some(self.reactor.now()),
+            Lifecycle::Draining { next: None, until } => until,
+            Lifecycle::Running | Lifecycle::Stopped => None,
+        };
+        next.unwrap_or(Monotonic::NEVER)
+    }
+
+    #[inline(never)]
     pub(super) fn finish_draining(&mut self) {
         let now = self.reactor.now();
         if let Lifecycle::Unready { close_at, until } = self.lifecycle

@@ -9,7 +9,8 @@
 use std::time::Duration;
 
 use crate::metrics::TimeHistogram;
-use crate::python::Monotonic;
+use crate::proto::wire::{Reader, put_number};
+use crate::python::{Monotonic, saturating_nanos};
 
 /// The lag of one loop. No decision of the loop rests on it.
 #[derive(Debug, Default)]
@@ -76,6 +77,47 @@ impl Lag {
     pub(super) fn unpark(&mut self, figures: Figures, number: u64, now: Monotonic) {
         let Figures { asleep, turn, queue_wait } = figures;
         *self = Self { last: number, asleep, turn, queue_wait, ..Self::new(now) };
+    }
+
+    /// Writes all but the figures themselves, for a snapshot between two turns.
+    pub(super) fn park(&self, out: &mut Vec<u8>) {
+        let Self { next, sampled, sample, last, last_end, place, carried, .. } = self;
+        let Sample { queued, waited, took } = sample;
+        for time in [*next, *last_end, carried.since] {
+            put_number(out, time.as_nanos());
+        }
+        let [waited, took] = [*waited, *took].map(saturating_nanos);
+        let carries = [carried.turn, carried.count as u64];
+        for number in [*last, (*place).into(), *queued, waited, took].into_iter().chain(carries) {
+            put_number(out, number);
+        }
+        out.push((*sampled).into());
+    }
+
+    /// Reads what [`park`](Self::park) wrote. `None` if that is impossible.
+    pub(super) fn unpark_exactly(reader: &mut Reader<'_>, figures: Figures) -> Option<Self> {
+        let Figures { asleep, turn, queue_wait } = figures;
+        let mut time = || reader.number().map(Monotonic::from_nanos);
+        let (next, last_end, since) = (time()?, time()?, time()?);
+        let (last, place, queued) = (reader.number()?, reader.small()?, reader.number()?);
+        let mut span = || reader.number().map(Duration::from_nanos);
+        let (waited, took) = (span()?, span()?);
+        let carried = Carried { turn: reader.number()?, count: reader.small()?, since };
+        let (sample, sampled) = (Sample { queued, waited, took }, reader.bit()?);
+        let timed = false;
+        Some(Self {
+            next,
+            timed,
+            sampled,
+            sample,
+            last,
+            last_end,
+            place,
+            carried,
+            asleep,
+            turn,
+            queue_wait,
+        })
     }
 
     /// True if a turn that begins now is to be sampled.

@@ -50,31 +50,30 @@ use ending::Lifecycle;
 use handle::Inbox;
 use keepalive::Keepalive;
 use lag::Lag;
-use pump::Pumped;
+use observer::Observer;
 use reconfigure::Unsettled;
 use records::Records;
 
 use socket2::SockRef;
 
-use crate::proto::{Config, Connection, Handler, State, Upper, guarded};
+use crate::proto::{Config, Connection, Handler, Upper};
 use crate::python::Monotonic;
-use crate::reactor::{Kernel, MioKernel, Note, Reactor, Ready, Target, Token};
+use crate::reactor::{Kernel, MioKernel, Reactor, Ready, Target, Token};
 
 pub use crate::proto::ConnId;
-pub use crate::reactor::{AdminAddress, AdminListener};
+pub use crate::reactor::{AcceptPause, AdminAddress, AdminListener, Fault, Note, Refusal, RingKey};
 pub use build_error::BuildError;
 pub use builder::ServerBuilder;
 pub use control::{Control, Outcome, ServiceState};
 pub use handle::{Handle, PushError};
 pub use ipnet::IpNet;
 pub use limits::Limits;
-pub use observer::{AcceptPause, Observer};
 pub use recorded::recording_header;
 pub use records::Record;
 pub use replay::{Replay, Replayed};
 pub use running::Running;
 pub use stats::Stats;
-pub use workers::{Parking, Pause, run_until_parked, run_workers};
+pub use workers::{Crew, Parking, Pause, run_until_parked, run_workers};
 
 /// An authenticated service on one event loop.
 ///
@@ -104,18 +103,10 @@ pub struct Server<K: Kernel = MioKernel, H = Upper> {
     scraped: Vec<Option<crate::metrics::Snapshot>>,
     /// `None` unless they are asked for.
     records: Option<Records>,
-    observer: Option<Box<dyn Observer>>,
-    controlled: Option<Controlled>,
+    observer: Option<Observer>,
+    /// Boxed, and absent unless it was asked for.
+    controlled: Option<Box<Controlled>>,
     inbox: Inbox,
-}
-
-/// The earlier of two times, where `None` is never.
-#[inline]
-fn earlier(one: Option<Monotonic>, other: Option<Monotonic>) -> Option<Monotonic> {
-    match (one, other) {
-        (Some(one), Some(other)) => Some(one.min(other)),
-        (one, other) => one.or(other),
-    }
 }
 
 impl Server {
@@ -194,11 +185,6 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         })
     }
 
-    /// Reports connections to `observer` from now on.
-    pub fn set_observer(&mut self, observer: Box<dyn Observer>) {
-        self.observer = Some(observer);
-    }
-
     /// Never refuses clients from these networks for their source; replaces the list so far. For
     /// balancers and NATs, whose many clients would be one source. A trusted client still needs a
     /// free place, and can be the oldest that makes room.
@@ -258,6 +244,9 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
     /// When polling fails or a listener became unusable: the loop cannot go on. A failure of a
     /// single connection never ends it, nor does a panic of its handler or of the observer.
     pub fn turn(&mut self) -> io::Result<bool> {
+        if self.reactor.kernel.wants_snapshot() {
+            self.take_snapshot();
+        }
         let wait = self.wait();
         let (mut woken, mut signaled) = (false, false);
         let polled = self.reactor.poll(wait, |target, ready| match target {
@@ -273,29 +262,34 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         });
         polled.inspect_err(|_| self.inbox.close())?;
         self.stats.turns += 1;
-        let slept = wait != Some(Duration::ZERO);
-        if woken && let Some(admin) = &mut self.admin {
-            admin.handle_wake();
-        }
-        if signaled {
-            self.handle_signals();
-        }
-        // A signal's commands take effect in its own turn.
         if woken || signaled {
+            if woken && let Some(admin) = &mut self.admin {
+                admin.handle_wake();
+            }
+            if signaled {
+                self.handle_signals();
+            }
+            // A signal's commands take effect in its own turn.
             self.handle_commands();
         }
-        self.rearm_some();
-        self.pump_queue(slept);
-        self.handle_deadlines();
+        if self.unsettled.is_rearming() {
+            self.rearm_some();
+        }
+        self.pump_queue(wait);
+        if self.reactor.is_anything_due() {
+            self.handle_deadlines();
+        }
         self.accept()?;
         self.serve_admin();
         self.repeat();
-        self.finish_draining();
+        if !self.is_ready() {
+            self.finish_draining();
+        }
         if self.has_news_for_control() {
             self.keep_control_informed();
         }
         if self.lag.is_timed() {
-            self.end_timing(slept);
+            self.end_timing(wait);
         }
         Ok(self.lifecycle != Lifecycle::Stopped && !self.parked)
     }
@@ -313,9 +307,9 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
 
     /// Not inlined: most turns of a busy loop are not timed.
     #[inline(never)]
-    fn end_timing(&mut self, slept: bool) {
+    fn end_timing(&mut self, wait: Option<Duration>) {
         let ended = self.reactor.kernel.now();
-        self.lag.end(self.stats.turns, self.reactor.now(), slept, ended);
+        self.lag.end(self.stats.turns, self.reactor.now(), sleeps(wait), ended);
     }
 
     /// Time that the next poll may sleep: none while the reactor is busy, else until the next
@@ -325,34 +319,37 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         if self.reactor.busy() || self.unsettled.is_rearming() {
             return Some(Duration::ZERO);
         }
-        let now = self.reactor.now();
-        let drained = match self.lifecycle {
-            Lifecycle::Unready { close_at, .. } => Some(close_at),
-            Lifecycle::Draining { next: Some(_), .. } => Some(now),
-            Lifecycle::Draining { next: None, until } => until,
-            Lifecycle::Running | Lifecycle::Stopped => None,
-        };
-        let admin = self.admin.as_ref().and_then(|admin| admin.next());
-        let accept = self.acceptor.next_attempt(now);
-        let first = earlier(earlier(self.reactor.next_step(), accept), drained);
-        let first = earlier(earlier(first, self.next_tick()), admin);
-        first.map(|time| time.since(now))
+        let mut first = self.reactor.next_step();
+        if let Some(time) = self.acceptor.next_attempt() {
+            first = first.min(time);
+        }
+        if let Some(admin) = &self.admin {
+            first = first.min(admin.next());
+        }
+        if let Some(controlled) = &self.controlled {
+            first = first.min(controlled.next_tick());
+        }
+        if !self.is_ready() {
+            first = first.min(self.next_in_drain());
+        }
+        (first < Monotonic::NEVER).then(|| first.since(self.reactor.now()))
     }
 
     /// Gives each queued connection one turn. One with work left goes to the back of the queue and
     /// has its next turn after another look at events, deadlines and new clients.
-    fn pump_queue(&mut self, slept: bool) {
+    fn pump_queue(&mut self, wait: Option<Duration>) {
         let queued = self.reactor.queued();
         if queued >= Lag::CROWD || self.lag.is_due(self.reactor.now()) {
-            self.pump_queue_timed(queued, slept);
-        } else {
+            self.pump_queue_timed(queued, wait);
+        } else if queued > 0 {
             self.pump_next(queued);
         }
     }
 
     /// The same, and one of the connections is timed.
     #[inline(never)]
-    fn pump_queue_timed(&mut self, queued: usize, slept: bool) {
+    fn pump_queue_timed(&mut self, queued: usize, wait: Option<Duration>) {
+        let slept = sleeps(wait);
         let place = self.lag.begin(self.stats.turns, self.reactor.now(), slept, queued);
         self.pump_next(place);
         if queued > 0 {
@@ -361,88 +358,22 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         self.pump_next(queued - place);
     }
 
-    fn pump_next(&mut self, count: usize) {
-        for _ in 0..count {
-            if let Some(id) = self.reactor.next_queued() {
-                self.pump(id);
-            }
-        }
-    }
-
-    fn pump(&mut self, id: ConnId) {
-        let now = self.reactor.now();
-        let Some(slot) = self.reactor.slots.get_mut(id) else { return };
-        let known = slot.connection.has_authenticated();
-        if !known && slot.connection.state() == State::AwaitHeader {
-            return self.pump_header(id);
-        }
-        let moved_before = self.records.is_some().then(|| self.stats.bytes_moved());
-        let Pumped { unfinished, key } = pump::pump(
-            &mut self.reactor.kernel,
-            &self.config,
-            slot,
-            &mut self.scratch,
-            self.limits.bytes_per_turn,
-            now,
-            &mut self.stats,
-        );
-        let authenticated = !known && slot.connection.has_authenticated();
-        if unfinished {
-            self.reactor.requeue(id);
-            self.lag.carry(self.stats.turns, || self.reactor.kernel.now());
-        }
-        if let Some(moved_before) = moved_before {
-            self.note_moved(id, moved_before);
-        }
-        if authenticated {
-            self.authenticated(id, key);
-        }
-        self.close_or_settle(id);
-    }
-
-    /// After an event: closes the connection if it is over, else updates its deadline.
-    ///
-    /// Its calls are not inlined, and neither is `authenticated`: each happens once in a
-    /// connection's life, and every message would pay for their stack frames.
-    #[inline]
-    fn close_or_settle(&mut self, id: ConnId) {
-        let Some(slot) = self.reactor.slots.get(id) else { return };
-        if let Some(reason) = slot.connection.close_reason() {
-            return self.close(id, reason);
-        }
-        match (slot.connection.poll_timeout(), slot.is_armed()) {
-            // An alarm of a deadline that has been met serves as the first of keepalive's.
-            (None, true) if self.keepalive.is_on() => {}
-            (deadline, true) => self.reactor.settle(id, deadline),
-            (deadline, false) => self.arm(id, deadline),
-        }
-    }
-
     /// Counts a connection that has authenticated, under the key at this position of the ring.
     #[inline(never)]
     fn authenticated(&mut self, id: ConnId, key: Option<usize>) {
         self.acceptor.unauthenticated.remove(id);
-        #[allow(clippy::cast_possible_truncation)] // A ring has few keys.
-        let position = key.map(|position| position as u8);
-        self.reactor.kernel.note(|| Note::Authenticated(id, position));
-        let key = key.map(|position| self.config.keyring.names()[position]);
-        self.stats.count_authenticated(key);
-        self.note_key(id, key);
+        let name = key.map(|position| self.config.keyring.names()[position]);
+        self.stats.count_authenticated(name);
+        self.note_key(id, name);
         self.acceptor.end_pause();
-        self.notify(|observer| observer.authenticated(id, key));
-    }
-
-    /// Calls the observer, whose panic must not end the loop.
-    fn notify(&mut self, call: impl FnOnce(&mut dyn Observer)) {
-        if let Some(observer) = &mut self.observer
-            && guarded(|| call(&mut **observer)).is_none()
-        {
-            self.stats.observer_panics += 1;
-        }
+        #[allow(clippy::cast_possible_truncation)] // A ring has few keys.
+        let key = key.map(|position| RingKey { position: position as u8, name });
+        self.tell(|| Note::Authenticated(id, key));
     }
 
     /// Handles the deadlines that have come, a limited number per turn; the rest makes the next
     /// poll return at once.
+    #[inline(never)]
     fn handle_deadlines(&mut self) {
         let mut steps = self.limits.deadlines_per_turn;
         while let Some(id) = self.reactor.due(&mut steps) {
@@ -467,4 +398,9 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
             self.check_peer(id);
         }
     }
+}
+
+/// Returns true if a poll with this timeout sleeps.
+fn sleeps(wait: Option<Duration>) -> bool {
+    wait != Some(Duration::ZERO)
 }

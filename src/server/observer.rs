@@ -1,52 +1,41 @@
-use std::io;
-use std::net::SocketAddr;
+//! What a server tells of itself while it runs. Each decision about a client is one [`Note`], for the
+//! kernel, which may keep an account of the run, and for the program.
 
-use super::{ConnId, Record};
-use crate::auth::KeyName;
-use crate::proto::CloseReason;
-use crate::proto::proxy::Header;
+use super::{Record, Server};
+use crate::proto::{Handler, guarded};
+use crate::reactor::{Kernel, Note};
 
-/// Hears what happens to connections, never of single messages.
-///
-/// It is called from the loop, so it must not block: all connections wait for it. If it panics,
-/// that is counted ([`Stats::observer_panics`](super::Stats)), and it is called again next time.
-#[allow(unused_variables)] // What is not overridden does nothing.
-pub trait Observer: Send {
-    /// A connection was accepted. The address is missing if the peer is already gone; behind a
-    /// balancer it is the balancer's.
-    fn opened(&mut self, id: ConnId, peer: Option<SocketAddr>) {}
+/// Hears the notes about clients; see [`Server::set_observer`].
+pub(super) type Observer = Box<dyn FnMut(&Note, Option<&Record>) + Send>;
 
-    /// The PROXY header in front of a connection is complete. If it names endpoints, their source is
-    /// the client's address, which counts from now on instead of the balancer's.
-    fn proxied(&mut self, id: ConnId, header: &Header) {}
+impl<K: Kernel, H: Handler + Clone> Server<K, H> {
+    /// Calls `observer` with each [`Note`] about a client from now on, never for single messages. With it
+    /// comes the record of the connection as it stands, if the server [keeps](Self::keep_records) them.
+    ///
+    /// It is called from the loop, so it must not block: all connections wait for it. If it panics,
+    /// that is counted ([`Stats::observer_panics`](super::Stats)), and it is called again next time.
+    pub fn set_observer(&mut self, observer: impl FnMut(&Note, Option<&Record>) + Send + 'static) {
+        self.observer = Some(Box::new(observer));
+    }
 
-    /// A peer that may not send a PROXY header was refused; see
-    /// [`Server::trust_proxies`](super::Server::trust_proxies).
-    fn proxy_refused(&mut self, peer: Option<SocketAddr>) {}
+    /// Tells a decision. Without an observer, and over a kernel that keeps no account, the note is not
+    /// even made.
+    #[inline]
+    pub(super) fn tell(&mut self, note: impl FnOnce() -> Note) {
+        match self.observer {
+            None => self.reactor.kernel.note(note),
+            Some(_) => self.tell_observer(&note()),
+        }
+    }
 
-    /// Its digest was right, under this key.
-    fn authenticated(&mut self, id: ConnId, key: Option<KeyName>) {}
-
-    /// It ended. The record is there if the server [keeps](super::Server::keep_records) them.
-    fn closed(&mut self, id: ConnId, reason: CloseReason, record: Option<&Record>) {}
-
-    /// An accepted client could not be served: there were no random bytes, or the poller refused its
-    /// socket. It is counted as [`CloseReason::SetupFailed`].
-    fn setup_failed(&mut self, peer: Option<SocketAddr>, error: &io::Error) {}
-
-    /// Accepting rests for a moment.
-    fn accept_paused(&mut self, pause: AcceptPause<'_>) {}
-}
-
-/// The reason for a pause of accepting. Clients wait in the kernel's queue meanwhile.
-#[derive(Clone, Copy, Debug)]
-pub enum AcceptPause<'a> {
-    /// There are as many connections as [`Limits::connections`](super::Limits) allows. If the rest
-    /// does not help, a few clients are turned away.
-    Full,
-    /// There are as many that have not authenticated as
-    /// [`Limits::unauthenticated`](super::Limits) allows, and the oldest is too young to make room.
-    UnauthenticatedFull,
-    /// This error of `accept`.
-    Error(&'a io::Error),
+    #[inline(never)]
+    fn tell_observer(&mut self, note: &Note) {
+        self.reactor.kernel.note(|| note.clone());
+        let record = note.connection().and_then(|id| self.record_of(id));
+        if let Some(observer) = &mut self.observer
+            && guarded(|| observer(note, record.as_ref())).is_none()
+        {
+            self.stats.observer_panics += 1;
+        }
+    }
 }

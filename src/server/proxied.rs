@@ -11,7 +11,7 @@ use super::admission::Networks;
 use super::{ConnId, Server, pump};
 use crate::proto::proxy::Header;
 use crate::proto::{CloseReason, Handler, Protocol};
-use crate::reactor::Kernel;
+use crate::reactor::{Kernel, Note};
 
 impl<K: Kernel, H: Handler + Clone> Server<K, H> {
     /// Requires a PROXY header, version 1 or 2, at the beginning of each connection that the listener
@@ -40,12 +40,9 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         let (scratch, stats) = (&mut self.scratch, &mut self.stats);
         let kernel = &mut self.reactor.kernel;
         // The least share is one call: the challenge must not follow before the client is admitted.
-        let moved_before = stats.bytes_moved();
         let pumped = pump::pump(kernel, &self.config, slot, scratch, 1, now, stats);
         let header = slot.connection.header().cloned();
-        if self.records.is_some() {
-            self.note_moved(id, moved_before);
-        }
+        self.note_moved(id);
         match header {
             Some(header) => self.identified(id, &header),
             None => {
@@ -59,7 +56,7 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
 
     /// Admits the client that a header names, or closes its connection.
     fn identified(&mut self, id: ConnId, header: &Header) {
-        self.notify(|observer| observer.proxied(id, header));
+        self.tell(|| Note::Proxied(id, Some(Box::new(header.clone()))));
         let (limits, now) = (&self.limits, self.reactor.now());
         let unauthenticated = &mut self.acceptor.unauthenticated;
         // A connection of the balancer's own, like a health check, has no source.

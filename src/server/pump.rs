@@ -1,10 +1,11 @@
 use std::io;
 
-use super::Stats;
-use crate::proto::{Config, Connection, Handler, State, Wants};
+use super::keepalive::Keepalive;
+use super::{ConnId, Server, Stats};
+use crate::proto::{Config, Connection, Handler, Reply, State, Wants};
 use crate::python::Monotonic;
 use crate::reactor::slots::Slot;
-use crate::reactor::{Kernel, Ready, transfer};
+use crate::reactor::{Kernel, Ready, Turn, Wheel, transfer};
 
 /// Minimum cost of a call to the budget, in bytes: a peer that moves single bytes must not
 /// hold the loop for longer than one that moves large pieces.
@@ -16,6 +17,102 @@ pub(super) struct Pumped {
     pub(super) unfinished: bool,
     /// The position in the ring of the key under which it authenticated in this turn.
     pub(super) key: Option<usize>,
+}
+
+impl<K: Kernel, H: Handler + Clone> Server<K, H> {
+    /// Not inlined: the turns of connections have the registers to themselves.
+    #[inline(never)]
+    pub(super) fn pump_next(&mut self, count: usize) {
+        for _ in 0..count {
+            self.pump_queued();
+        }
+    }
+
+    /// A turn of the next queued connection. The way of a message, which is a part of the loop above; what
+    /// comes once in a connection's life is behind calls that are not inlined.
+    #[inline(always)]
+    fn pump_queued(&mut self) {
+        let now = self.reactor.now();
+        let Some(Turn { id, kernel, slot, wheel }) = self.reactor.next_turn() else { return };
+        if !slot.connection.has_authenticated() {
+            return self.pump(id);
+        }
+        let (share, scratch) = (self.limits.bytes_per_turn, &mut self.scratch);
+        let pumped = pump(kernel, &self.config, slot, scratch, share, now, &mut self.stats);
+        let has_more = pumped.unfinished || self.records.is_some();
+        if has_more || !is_settled(slot, wheel, &self.keepalive) {
+            self.note_turn(id, pumped.unfinished);
+            self.close_or_settle(id);
+        }
+    }
+
+    /// A turn of any connection, whatever it is about to do.
+    #[inline(never)]
+    pub(super) fn pump(&mut self, id: ConnId) {
+        let now = self.reactor.now();
+        let Some(Turn { kernel, slot, wheel, .. }) = self.reactor.turn_of(id) else { return };
+        let known = slot.connection.has_authenticated();
+        if !known && slot.connection.state() == State::AwaitHeader {
+            return self.pump_header(id);
+        }
+        let (share, scratch) = (self.limits.bytes_per_turn, &mut self.scratch);
+        let Pumped { unfinished, key } =
+            pump(kernel, &self.config, slot, scratch, share, now, &mut self.stats);
+        let authenticated = !known && slot.connection.has_authenticated();
+        let is_settled = is_settled(slot, wheel, &self.keepalive);
+        if unfinished || self.records.is_some() {
+            self.note_turn(id, unfinished);
+        }
+        if authenticated {
+            self.authenticated(id, key);
+        }
+        if !is_settled {
+            self.close_or_settle(id);
+        }
+    }
+
+    /// Queues a connection again if it has work left, and adds what its turn moved to its record.
+    #[inline(never)]
+    fn note_turn(&mut self, id: ConnId, unfinished: bool) {
+        if unfinished {
+            self.reactor.requeue(id);
+            self.lag.carry(self.stats.turns, || self.reactor.kernel.now());
+        }
+        self.note_moved(id);
+    }
+
+    /// After an event: closes the connection if it is over, else updates its deadline.
+    #[inline(never)]
+    pub(super) fn close_or_settle(&mut self, id: ConnId) {
+        let Some(Turn { slot, wheel, .. }) = self.reactor.turn_of(id) else { return };
+        if is_settled(slot, wheel, &self.keepalive) {
+            return;
+        }
+        if let Some(reason) = slot.connection.close_reason() {
+            return self.close(id, reason);
+        }
+        match (slot.connection.poll_timeout(), slot.is_armed()) {
+            (deadline, true) => self.reactor.settle(id, deadline),
+            (deadline, false) => self.arm(id, deadline),
+        }
+    }
+}
+
+/// Returns true if a connection is open and its alarm comes in time.
+#[inline]
+fn is_settled<S, H: Handler>(
+    slot: &Slot<S, Connection<H>>,
+    wheel: &Wheel,
+    keepalive: &Keepalive,
+) -> bool {
+    if slot.connection.close_reason().is_some() {
+        return false;
+    }
+    match slot.connection.poll_timeout() {
+        Some(deadline) => slot.is_armed_by(wheel, deadline),
+        // An alarm of a deadline that has been met serves as the first of keepalive's.
+        None => slot.is_armed() && keepalive.is_on(),
+    }
 }
 
 /// Does what a connection wants for as long as its socket is believed ready and its share lasts.
@@ -108,34 +205,37 @@ fn recv_and_answer<K: Kernel, H: Handler>(
             return 0;
         }
     };
-    if connection.state() == State::Lingering {
-        io.stats.bytes_discarded += received as u64;
-    }
-    let reply = connection.handle_recv(config, &mut buffer[..received], now);
-    if let Some(position) = reply.key() {
-        *key = Some(position);
-    }
-    let mut sent = 0;
-    let len = reply.bytes().len();
-    if len > 0 {
-        match io.send(reply.bytes()) {
-            Ok(n) => {
-                sent = n;
-                reply.sent(n);
-                if n < len {
-                    io.stats.backlog_bytes += (len - n) as u64;
-                }
-            }
-            Err(error) => {
-                io.stats.backlog_bytes += len as u64;
-                drop(reply);
-                connection.handle_error(error.kind());
-            }
+    let data = &mut buffer[..received];
+    let offered = match connection.is_receiving() {
+        true => io.offer(connection.handle_recv(config, data, now)),
+        false => recv_beside_echo(io, config, connection, data, now, key),
+    };
+    match offered {
+        Ok(sent) => received + sent,
+        Err(kind) => {
+            connection.handle_error(kind);
+            received
         }
-    } else {
-        drop(reply);
     }
-    received + sent
+}
+
+/// The same for what is not a message. Apart from it and not inlined, so that the reply to a message stays
+/// in registers.
+#[inline(never)]
+fn recv_beside_echo<K: Kernel, H: Handler>(
+    io: &mut Io<'_, K>,
+    config: &Config,
+    connection: &mut Connection<H>,
+    data: &mut [u8],
+    now: Monotonic,
+    key: &mut Option<usize>,
+) -> Result<usize, io::ErrorKind> {
+    if connection.state() == State::Lingering {
+        io.stats.bytes_discarded += data.len() as u64;
+    }
+    let reply = connection.handle_recv(config, data, now);
+    *key = reply.key().or(*key);
+    io.offer(reply)
 }
 
 /// A socket with what is believed of it and the counters: the system calls and their bookkeeping.
@@ -151,6 +251,28 @@ impl<K: Kernel> Io<'_, K> {
         let received = transfer::recv(self.kernel, self.stream, self.ready, buffer)?;
         self.stats.bytes_received += received.unwrap_or(0) as u64;
         Ok(received)
+    }
+
+    /// Offers an answer; returns how much of it was taken. The rest is the connection's.
+    #[inline(always)] // Like `pump`.
+    fn offer<H: Handler>(&mut self, reply: Reply<'_, H>) -> Result<usize, io::ErrorKind> {
+        let len = reply.bytes().len();
+        if len == 0 {
+            return Ok(0);
+        }
+        match self.send(reply.bytes()) {
+            Ok(n) => {
+                reply.sent(n);
+                if n < len {
+                    self.stats.backlog_bytes += (len - n) as u64;
+                }
+                Ok(n)
+            }
+            Err(error) => {
+                self.stats.backlog_bytes += len as u64;
+                Err(error.kind())
+            }
+        }
     }
 
     fn send(&mut self, bytes: &[u8]) -> io::Result<usize> {

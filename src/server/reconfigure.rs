@@ -39,6 +39,16 @@ impl Unsettled {
         self.present = (all, unauthenticated);
     }
 
+    /// The slot from which on connections are to be armed anew, for a snapshot.
+    pub(super) const fn park(&self) -> Option<u32> {
+        self.rearm_from
+    }
+
+    /// Goes on from there.
+    pub(super) const fn unpark(&mut self, rearm_from: Option<u32>) {
+        self.rearm_from = rearm_from;
+    }
+
     pub(super) fn is_rearming(&self) -> bool {
         self.rearm_from.is_some()
     }
@@ -82,6 +92,7 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
 
     /// Arms connections anew after the period of keepalive became shorter, as many in a turn as there
     /// are deadlines handled in one.
+    #[inline(never)]
     pub(super) fn rearm_some(&mut self) {
         let Some(mut from) = self.unsettled.rearm_from else { return };
         for _ in 0..self.limits.deadlines_per_turn {

@@ -4,6 +4,9 @@
 //! Keys have no words: their number and their hash are enough, since the digests of a recording are
 //! made with keys that are public.
 
+mod restore;
+mod snapshot;
+
 use std::fmt::Write as _;
 use std::str::FromStr;
 use std::time::Duration;
@@ -85,29 +88,19 @@ impl Word for Protocol {
     }
 
     fn from_word(word: &str) -> Option<Self> {
-        [Self::Tutorial, Self::Multiprocessing, Self::Plain]
-            .into_iter()
-            .find(|protocol| protocol.as_str() == word)
+        Self::named(word)
     }
 }
 
 /// The number of keys and their hash.
 impl Word for Keyring {
     fn to_word(&self) -> String {
-        let mac = match self.algorithm() {
-            MacAlgorithm::Md5 => "md5",
-            MacAlgorithm::Sha256 => "sha256",
-        };
-        format!("{}:{mac}", self.names().len())
+        format!("{}:{}", self.names().len(), self.algorithm().as_str())
     }
 
     fn from_word(word: &str) -> Option<Self> {
         let (count, mac) = word.split_once(':')?;
-        let algorithm = match mac {
-            "md5" => MacAlgorithm::Md5,
-            "sha256" => MacAlgorithm::Sha256,
-            _ => return None,
-        };
+        let algorithm = MacAlgorithm::named(mac)?;
         let count: usize = count.parse().ok().filter(|count| *count <= crate::auth::MAX_KEYS)?;
         let keys: Vec<Key> = (0..count).map(trace::replay_key).collect();
         Self::new(algorithm, &keys).ok()

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use super::{ConnId, Server};
 use crate::auth::{KeyId, KeyName};
-use crate::proto::Handler;
 use crate::proto::wire::{Reader, put_address};
+use crate::proto::{Disguise, Handler};
 use crate::python::Monotonic;
 use crate::reactor::Kernel;
 
@@ -70,11 +70,11 @@ impl Row {
     }
 
     /// Writes it for another loop.
-    pub(super) fn park(&self, out: &mut Vec<u8>) {
+    pub(super) fn park(&self, disguise: &mut dyn Disguise, out: &mut Vec<u8>) {
         let Self { peer, listener, key, opened_at, active_at, bytes_received, bytes_sent } = self;
-        put_address(out, *peer);
+        put_address(out, peer.map(|peer| disguise.address(peer)));
         out.extend(listener.to_le_bytes());
-        put_key(out, *key);
+        put_key(out, *key, disguise);
         for number in [opened_at.as_nanos(), active_at.as_nanos(), *bytes_received, *bytes_sent] {
             out.extend(number.to_le_bytes());
         }
@@ -109,8 +109,8 @@ impl Row {
 }
 
 /// Writes the name of a key, or none: a tag and the identifier.
-fn put_key(out: &mut Vec<u8>, key: Option<KeyName>) {
-    let id = key.and_then(KeyName::id);
+pub(super) fn put_key(out: &mut Vec<u8>, key: Option<KeyName>, disguise: &mut dyn Disguise) {
+    let id = key.and_then(KeyName::id).map(|id| disguise.key(id));
     out.push(match (key, id) {
         (None, _) => 0,
         (Some(_), Some(_)) => 1,
@@ -120,7 +120,7 @@ fn put_key(out: &mut Vec<u8>, key: Option<KeyName>) {
 }
 
 #[allow(clippy::option_option)] // The outer one is for what is impossible.
-fn read_key(reader: &mut Reader<'_>) -> Option<Option<KeyName>> {
+pub(super) fn read_key(reader: &mut Reader<'_>) -> Option<Option<KeyName>> {
     let (tag, id) = (reader.u8()?, reader.array()?);
     match tag {
         0 => Some(None),
@@ -144,6 +144,8 @@ const RESERVED: usize = (32 << 20) / size_of::<Option<Row>>() + 1;
 #[derive(Debug, Default)]
 pub(super) struct Records {
     rows: Vec<Option<Row>>,
+    /// The loop's bytes received and sent, as far as they are in a row or belong to none.
+    counted: (u64, u64),
 }
 
 impl Records {
@@ -183,9 +185,11 @@ impl Records {
         self.rows.get_mut(id.index as usize)?.as_mut()
     }
 
-    /// Takes the record of a connection that has ended.
-    fn remove(&mut self, id: ConnId, now: Monotonic) -> Option<Record> {
-        Some(self.rows.get_mut(id.index as usize)?.take()?.at(now))
+    /// Frees the row of a connection that has ended.
+    fn remove(&mut self, id: ConnId) {
+        if let Some(row) = self.rows.get_mut(id.index as usize) {
+            *row = None;
+        }
     }
 
     /// Gives memory back once nothing is left of a crowd, as the slots do.
@@ -193,6 +197,11 @@ impl Records {
         if self.rows.len() > KEPT {
             self.rows = Vec::new();
         }
+    }
+
+    /// Counts the bytes from here on.
+    pub(super) const fn count_from(&mut self, moved: (u64, u64)) {
+        self.counted = moved;
     }
 
     /// Connections that have a record.
@@ -208,7 +217,8 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
     /// of a connection. Off at first.
     pub fn keep_records(&mut self, keep: bool) {
         if keep != self.records.is_some() {
-            self.records = keep.then(Records::default);
+            let counted = self.stats.bytes_moved();
+            self.records = keep.then(|| Records { counted, ..Records::default() });
         }
     }
 
@@ -216,19 +226,24 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
     /// kept.
     pub fn record(&self, id: ConnId) -> Option<Record> {
         self.reactor.slots.get(id)?;
+        self.record_of(id)
+    }
+
+    /// The same of one that is about to have a slot, or had one just now.
+    pub(super) fn record_of(&self, id: ConnId) -> Option<Record> {
         self.records.as_ref()?.get(id, self.reactor.now())
     }
 
-    /// Adds what a turn of a connection moved to its record.
-    #[inline(never)]
-    pub(super) fn note_moved(&mut self, id: ConnId, (received, sent): (u64, u64)) {
+    /// Adds what a turn of a connection moved to its record. To be called after each turn.
+    pub(super) fn note_moved(&mut self, id: ConnId) {
+        let Some(records) = &mut self.records else { return };
         let (received_now, sent_now) = self.stats.bytes_moved();
+        let (received, sent) = std::mem::replace(&mut records.counted, (received_now, sent_now));
         let (received, sent) = (received_now - received, sent_now - sent);
-        let now = self.reactor.now();
         if received + sent > 0
-            && let Some(row) = self.records.as_mut().and_then(|records| records.row_mut(id))
+            && let Some(row) = records.row_mut(id)
         {
-            row.add(received, sent, now);
+            row.add(received, sent, self.reactor.now());
         }
     }
 
@@ -239,14 +254,13 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         }
     }
 
-    /// Takes the record of a connection that has ended.
-    pub(super) fn forget_record(&mut self, id: ConnId) -> Option<Record> {
-        let records = self.records.as_mut()?;
-        let record = records.remove(id, self.reactor.now());
+    /// Frees the record of a connection that has ended.
+    pub(super) fn forget_record(&mut self, id: ConnId) {
+        let Some(records) = &mut self.records else { return };
+        records.remove(id);
         if self.reactor.slots.is_empty() {
             records.shrink();
         }
-        record
     }
 }
 
@@ -265,7 +279,8 @@ mod tests {
     #[test]
     fn a_row_belongs_to_one_connection_at_a_time() {
         let mut records = Records::default();
-        assert_eq!((records.get(id(3), at(0)), records.remove(id(3), at(0))), (None, None));
+        records.remove(id(3));
+        assert_eq!(records.get(id(3), at(0)), None);
         let peer = Some(SocketAddr::from(([192, 0, 2, 1], 1024)));
         records.insert(id(3), Row::new(peer, 1, at(10)));
         records.row_mut(id(3)).unwrap().add(16, 32, at(15));
@@ -274,7 +289,8 @@ mod tests {
         assert_eq!((record.bytes_received, record.bytes_sent), (16, 32));
         assert_eq!((record.peer, record.listener, record.key), (peer, 1, None));
         assert_eq!(records.get(id(2), at(18)), None);
-        assert_eq!(records.remove(id(3), at(18)), Some(record));
+        records.remove(id(3));
+        assert_eq!(records.get(id(3), at(18)), None);
         records.insert(id(3), Row::new(None, 0, at(20)));
         assert_eq!(records.get(id(3), at(20)).unwrap().bytes_sent, 0);
         assert_eq!(records.len(), 1);
@@ -288,7 +304,9 @@ mod tests {
             let room = records.rows.capacity();
             (0..crowd).for_each(|index| records.insert(id(index), Row::new(None, 0, at(0))));
             assert_eq!(records.rows.capacity(), room, "room was made before");
-            assert!((0..crowd).all(|index| records.remove(id(index), at(0)).is_some()));
+            assert_eq!(records.len(), crowd as usize);
+            (0..crowd).for_each(|index| records.remove(id(index)));
+            assert_eq!(records.len(), 0);
             records.shrink();
             assert_eq!(records.rows.capacity() > 0, kept, "after {crowd}");
         }

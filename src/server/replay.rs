@@ -6,8 +6,9 @@ use std::io::{self, Read};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
+use super::accept::Listening;
 use super::reconfigure::Reconfiguration;
-use super::{ConnId, Control, Server};
+use super::{ConnId, Control, IpNet, Server};
 use crate::proto::Handler;
 use crate::reactor::Kernel;
 #[cfg(feature = "page")]
@@ -56,8 +57,26 @@ impl<R: Read, H: Handler + Clone> Replay<ReplayKernel<R>, H> {
     /// The setting that this build does not know, or the call of the loop's start that differs.
     pub fn new(reader: Reader<R>, handler: H) -> Result<Self, String> {
         let header = reader.header().clone();
-        let (kernel, sign) = ReplayKernel::new(reader);
-        Self::over(kernel, sign, &header, handler)
+        let (mut kernel, sign) = ReplayKernel::new(reader);
+        if header.segment().is_none_or(|segment| segment <= 1) {
+            return Self::over(kernel, sign, &header, handler);
+        }
+        let unreadable = |error: ReadError| error.to_string();
+        let cut = "the recording is cut off in the snapshot that it begins with";
+        let snapshot = kernel.begin_with_snapshot().map_err(unreadable)?.ok_or(cut)?;
+        let mut headers = kernel.headers(&snapshot).map_err(unreadable)?;
+        let Reconfiguration { config, limits, trusted, proxies } = settings(&header)?;
+        let server = Server::with_kernel(kernel, Vec::new(), config, limits, handler);
+        let mut server = server.map_err(|error| error.to_string())?;
+        for listener in 0..kinds(&header).count() {
+            server.acceptor.add(Listening::arrived(listener, false));
+        }
+        prepare(&mut server, &header, &trusted, &proxies);
+        server
+            .restore(&snapshot, &mut headers)
+            .ok_or("the recording begins with a snapshot that this build does not understand")?;
+        server.reactor.kernel.set_late(headers);
+        Ok(Self { server, sign })
     }
 
     /// The recording.
@@ -75,13 +94,11 @@ where
     /// # Errors
     /// Those of [`new`](Self::new).
     pub fn over(kernel: K, sign: StopSign, header: &Header, handler: H) -> Result<Self, String> {
-        let words = header.get("settings").ok_or("the recording has no settings")?;
-        let settings: Reconfiguration = words.parse().map_err(|word| {
-            format!("the recording has a setting that this build does not know: {word}")
-        })?;
-        let Reconfiguration { config, limits, trusted, proxies } = settings;
-        let kinds: Vec<&str> = header.get("listeners").unwrap_or_default().split(',').collect();
-        let listeners = (0..kinds.len()).map(K::Listener::from).collect();
+        if header.segment().is_some_and(|segment| segment > 1) {
+            return Err("a recording that begins with a snapshot is replayed by itself".to_owned());
+        }
+        let Reconfiguration { config, limits, trusted, proxies } = settings(header)?;
+        let listeners = (0..kinds(header).count()).map(K::Listener::from).collect();
         let start = || Server::with_kernel(kernel, listeners, config, limits, handler);
         let mut server = match catch_unwind(AssertUnwindSafe(start)) {
             Ok(server) => server.map_err(|error| error.to_string())?,
@@ -93,18 +110,7 @@ where
                 });
             }
         };
-        server.trust(&trusted);
-        server.trust_proxies(&proxies);
-        for (index, kind) in kinds.iter().enumerate() {
-            if *kind == "proxied" {
-                server.require_proxy(index);
-            }
-        }
-        server.keep_records(true);
-        if header.get("control") == Some("yes") {
-            let all = server.handle();
-            server.set_control(Box::new(NoControl), all);
-        }
+        prepare(&mut server, header, &trusted, &proxies);
         Ok(Self { server, sign })
     }
 
@@ -131,6 +137,39 @@ where
     /// The loop as it stands.
     pub const fn server(&self) -> &Server<K, H> {
         &self.server
+    }
+}
+
+fn settings(header: &Header) -> Result<Reconfiguration, String> {
+    let words = header.get("settings").ok_or("the recording has no settings")?;
+    words.parse().map_err(|word| {
+        format!("the recording has a setting that this build does not know: {word}")
+    })
+}
+
+/// The kinds of the listeners.
+fn kinds(header: &Header) -> impl Iterator<Item = &str> {
+    header.get("listeners").unwrap_or_default().split(',')
+}
+
+/// Gives a server what a recording tells of it beside its settings.
+fn prepare<K: Kernel, H: Handler + Clone>(
+    server: &mut Server<K, H>,
+    header: &Header,
+    trusted: &[IpNet],
+    proxies: &[IpNet],
+) {
+    server.trust(trusted);
+    server.trust_proxies(proxies);
+    for (index, kind) in kinds(header).enumerate() {
+        if kind == "proxied" {
+            server.require_proxy(index);
+        }
+    }
+    server.keep_records(true);
+    if header.get("control") == Some("yes") {
+        let all = server.handle();
+        server.set_control(Box::new(NoControl), all);
     }
 }
 

@@ -1,6 +1,6 @@
 use std::iter::Sum;
 
-use super::admission::Refusal;
+use super::Refusal;
 use crate::auth::KeyName;
 use crate::proto::CloseReason;
 
@@ -219,7 +219,8 @@ impl Stats {
     pub(super) const fn count_refusal(&mut self, refusal: Refusal) {
         match refusal {
             Refusal::Suspect => self.refused_suspects += 1,
-            Refusal::Share => self.refused_over_share += 1,
+            Refusal::OverShare => self.refused_over_share += 1,
+            Refusal::UntrustedProxy => self.refused_untrusted_proxies += 1,
         }
     }
 

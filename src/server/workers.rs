@@ -7,8 +7,10 @@
 //! clients wait though another has room.
 
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, PoisonError};
-use std::thread::{self, ScopedJoinHandle};
+use std::thread::{self, Scope};
 use std::time::{Duration, Instant};
 
 use super::sync::{Condvar, Mutex, MutexGuard};
@@ -33,9 +35,34 @@ where
     H: Handler + Clone + Send,
 {
     let parking = Parking::new(servers.len());
-    match run_until_parked(servers, &parking)? {
-        Pause::Ended(stats) => Ok(*stats),
-        Pause::Parked(_) => unreachable!("no other knows of the parking"),
+    thread::scope(|scope| {
+        let crew = Crew::start(scope, servers.len())?;
+        match run_until_parked(servers, &parking, &crew)? {
+            Pause::Ended(stats) => Ok(*stats),
+            Pause::Parked(_) => unreachable!("no other knows of the parking"),
+        }
+    })
+}
+
+/// Threads for loops, which are there before the loops are: a service that moves must not fail for want
+/// of a thread when it is too late to go back. They end when it is dropped.
+pub struct Crew<'scope>(Vec<Sender<Job<'scope>>>);
+
+type Job<'scope> = Box<dyn FnOnce() + Send + 'scope>;
+
+impl<'scope> Crew<'scope> {
+    /// Starts the threads for so many loops: one less, since the first runs on the thread that calls.
+    ///
+    /// # Errors
+    /// If the system refuses a thread.
+    pub fn start(scope: &'scope Scope<'scope, '_>, loops: usize) -> io::Result<Self> {
+        let hands = (2..=loops).map(|number| {
+            let (give, jobs) = channel::<Job<'scope>>();
+            let thread = thread::Builder::new().name(format!("worker {number}"));
+            thread.spawn_scoped(scope, move || jobs.into_iter().for_each(|job| job()))?;
+            Ok(give)
+        });
+        hands.collect::<io::Result<_>>().map(Self)
     }
 }
 
@@ -47,37 +74,50 @@ pub enum Pause<K: Kernel, H> {
     Parked(Vec<Server<K, H>>),
 }
 
-/// The same as [`run_workers`], but all loops can be parked together, and then come back.
+/// The same as [`run_workers`], but all loops can be parked together, and then come back. It starts no
+/// thread: `crew` has one for each loop but the first.
 ///
 /// # Errors
 /// Those of [`run_workers`].
-pub fn run_until_parked<K, H>(
+///
+/// # Panics
+/// If the crew is of fewer loops.
+pub fn run_until_parked<'scope, K, H>(
     servers: Vec<Server<K, H>>,
     parking: &Parking,
+    crew: &Crew<'scope>,
 ) -> io::Result<Pause<K, H>>
 where
-    K: Kernel<Listener: Send, Stream: Send, AdminListener: Send> + Send,
-    H: Handler + Clone + Send,
+    K: Kernel<Listener: Send, Stream: Send, AdminListener: Send> + Send + 'scope,
+    H: Handler + Clone + Send + 'scope,
 {
+    assert!(servers.len() <= crew.0.len() + 1, "there is a thread for each loop");
     let all: Handle = servers.iter().map(Server::handle).collect();
-    let halts: io::Result<Vec<Halt<K, H>>> = thread::scope(|scope| {
-        let mut servers = servers.into_iter();
-        let last_act = || LastAct(Some((all.clone(), parking.clone())));
-        let first = servers.next().map(|server| (server, last_act()));
-        let mut threads: Vec<ScopedJoinHandle<'_, io::Result<Halt<K, H>>>> = Vec::new();
-        for (server, number) in servers.zip(2..) {
-            let last_act = last_act();
-            let thread = thread::Builder::new().name(format!("worker {number}"));
-            threads.push(thread.spawn_scoped(scope, move || run(server, parking, last_act))?);
-        }
-        let first = first.map(|(server, last_act)| run(server, parking, last_act));
-        let halted = threads
-            .into_iter()
-            .map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
-        // All have to end before one error is returned.
-        let halted: Vec<io::Result<Halt<K, H>>> = first.into_iter().chain(halted).collect();
-        halted.into_iter().collect()
+    let last_act = || LastAct(Some((all.clone(), parking.clone())));
+    let mut servers = servers.into_iter();
+    let first = servers.next().map(|server| (server, last_act()));
+    let others: Vec<Halting<K, H>> = servers
+        .zip(&crew.0)
+        .map(|(server, hand)| {
+            let (tell, halted) = channel();
+            let (parking, last_act) = (parking.clone(), last_act());
+            let job = move || {
+                let halt = catch_unwind(AssertUnwindSafe(|| run(server, &parking, last_act)));
+                // Without the thread that waits for it, nothing is left to do with it.
+                let _ = tell.send(halt);
+            };
+            hand.send(Box::new(job)).expect("a thread of the crew only waits for work");
+            halted
+        })
+        .collect();
+    let first = first.map(|(server, last_act)| run(server, parking, last_act));
+    let halted = others.into_iter().map(|halted| {
+        let halt = halted.recv().expect("it tells how it halted, whatever happens");
+        halt.unwrap_or_else(|panic| resume_unwind(panic))
     });
+    // All have to end before one error is returned.
+    let halted: Vec<io::Result<Halt<K, H>>> = first.into_iter().chain(halted).collect();
+    let halts: io::Result<Vec<Halt<K, H>>> = halted.into_iter().collect();
     let (mut stats, mut parked) = (Vec::new(), Vec::new());
     for halt in halts? {
         match halt {
@@ -91,6 +131,9 @@ where
         false => Pause::Parked(parked),
     })
 }
+
+/// How a loop of another thread halts, or with what it panics.
+type Halting<K, H> = Receiver<thread::Result<io::Result<Halt<K, H>>>>;
 
 /// One loop does not run any more.
 pub(super) enum Halt<K: Kernel, H> {

@@ -2,7 +2,7 @@
 
 use super::SimKernel;
 use crate::reactor::{Ready, Token};
-use crate::trace::Event as Call;
+use crate::trace::Event;
 
 impl SimKernel {
     pub(super) fn deliver(
@@ -12,7 +12,7 @@ impl SimKernel {
         on_event: &mut impl FnMut(Token, Ready),
     ) {
         self.events += 1;
-        self.record(|| Call::Ready(token.into(), ready));
+        self.record(|| Event::Ready(token.into(), ready));
         on_event(token, ready);
     }
 

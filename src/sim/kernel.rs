@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::socket::{Answer, End};
-use super::{Event, Faults, SimClient, SimKernel};
+use super::{Faults, SimClient, SimKernel};
 use crate::python::Monotonic;
 use crate::reactor::{Close, Kernel, Liveness, Note, Ready, Token, Wake};
-use crate::trace::{Event as Call, Fault, Stream, Subject, World};
+use crate::trace::{Event, Fault, Stream, Subject, World};
 
 /// The listener of an admin endpoint, for clients of
 /// [`SimKernel::connect_admin`](SimKernel::connect_admin).
@@ -31,7 +31,7 @@ impl SimStream {
     }
 
     const fn traced(&self) -> Stream {
-        Stream(self.0 as u64 + 1)
+        SimClient(self.0).stream()
     }
 }
 
@@ -48,7 +48,7 @@ impl Kernel for SimKernel {
     fn now(&mut self) -> Monotonic {
         self.last_reading = Monotonic::ZERO.saturating_add(self.clock);
         let (now, polled) = (self.last_reading, std::mem::take(&mut self.polled));
-        self.record(|| if polled { Call::Clock(now) } else { Call::Timing(now) });
+        self.record(|| if polled { Event::Clock(now) } else { Event::Timing(now) });
         now
     }
 
@@ -59,7 +59,7 @@ impl Kernel for SimKernel {
     ) -> io::Result<()> {
         self.assert_no_handover("poll");
         self.calls += 1;
-        self.record(|| Call::Poll(timeout));
+        self.record(|| Event::Poll(timeout));
         let before = self.events;
         for _ in 0..self.under_way.len() {
             if !self.random.chance(self.faults.late_arrival) {
@@ -98,14 +98,14 @@ impl Kernel for SimKernel {
 
     fn next_signal(&mut self) -> Option<i32> {
         let signal = self.signals.pop_front();
-        self.record(|| Call::Signal(signal));
+        self.record(|| Event::Signal(signal));
         signal
     }
 
     fn register_listener(&mut self, _listener: &mut (), token: Token) -> io::Result<()> {
         self.listener = Some(token);
         self.listener_edge |= !self.queue.is_empty();
-        self.record(|| Call::Listen(token.into(), Ok(())));
+        self.record(|| Event::Listen(token.into(), Ok(())));
         Ok(())
     }
 
@@ -120,7 +120,7 @@ impl Kernel for SimKernel {
             socket.no_space |= !socket.to_client.has_room_again();
             self.raise(stream.0);
         }
-        self.record(|| Call::Register(stream.traced(), token.into(), registered));
+        self.record(|| Event::Register(stream.traced(), token.into(), registered));
         failure
     }
 
@@ -128,7 +128,7 @@ impl Kernel for SimKernel {
         let result = self.take_client();
         let listener = self.listener.map_or(Subject::Listener(0), Subject::from);
         let taken = outcome(&result).map(|(stream, peer)| (stream.traced(), *peer));
-        self.record(|| Call::Accept(listener, taken));
+        self.record(|| Event::Accept(listener, taken));
         result
     }
 
@@ -139,14 +139,14 @@ impl Kernel for SimKernel {
     ) -> io::Result<()> {
         self.admin.listener = Some(token);
         self.admin.edge |= !self.admin.clients.is_empty();
-        self.record(|| Call::Listen(token.into(), Ok(())));
+        self.record(|| Event::Listen(token.into(), Ok(())));
         Ok(())
     }
 
     fn accept_admin(&mut self, _listener: &mut SimAdminListener) -> io::Result<SimStream> {
         let result = self.take_admin_client();
         let taken = outcome(&result).map(|stream| (stream.traced(), None));
-        self.record(|| Call::Accept(Subject::Admin(0), taken));
+        self.record(|| Event::Accept(Subject::Admin(0), taken));
         result
     }
 
@@ -154,21 +154,21 @@ impl Kernel for SimKernel {
         let result = self.turn_away();
         let listener = self.listener.map_or(Subject::Listener(0), Subject::from);
         let shed = outcome(&result).copied();
-        self.record(|| Call::Shed(listener, shed));
+        self.record(|| Event::Shed(listener, shed));
         result
     }
 
     fn recv(&mut self, stream: &mut SimStream, data: &mut [u8]) -> io::Result<usize> {
         let result = self.receive(stream, data);
         let (stream, room, received) = (stream.traced(), data.len(), outcome(&result).copied());
-        self.record(|| Call::Recv { stream, room, result: received });
+        self.record(|| Event::Recv { stream, room, result: received });
         result
     }
 
     fn send(&mut self, stream: &mut SimStream, data: &[u8]) -> io::Result<usize> {
         let result = self.transmit(stream, data);
         let (stream, len, sent) = (stream.traced(), data.len(), outcome(&result).copied());
-        self.record(|| Call::Send { stream, len, result: sent });
+        self.record(|| Event::Send { stream, len, result: sent });
         result
     }
 
@@ -185,7 +185,7 @@ impl Kernel for SimKernel {
         }
         let result = if failed { Err(ErrorKind::NotConnected.into()) } else { Ok(()) };
         let ended = outcome(&result).copied();
-        self.record(|| Call::Shutdown(stream.traced(), ended));
+        self.record(|| Event::Shutdown(stream.traced(), ended));
         result
     }
 
@@ -211,16 +211,13 @@ impl Kernel for SimKernel {
             self.stale.push_front(token);
             self.stale.truncate(32);
         }
-        self.record(|| Call::Close(stream.traced(), how));
-        if !self.sockets[stream.0].is_admin {
-            self.observe(Event::Closed(SimClient(stream.0)));
-        }
+        self.record(|| Event::Close(stream.traced(), how));
     }
 
     fn liveness(&mut self, stream: &mut SimStream) -> io::Result<Liveness> {
         self.calls += 1;
         let peer = self.sockets[stream.0].liveness_at(self.clock);
-        self.record(|| Call::Liveness(stream.traced(), Ok(peer)));
+        self.record(|| Event::Liveness(stream.traced(), Ok(peer)));
         Ok(peer)
     }
 
@@ -231,7 +228,7 @@ impl Kernel for SimKernel {
         let (clock, socket) = (self.clock, &mut self.sockets[stream.0]);
         socket.ledger.probes += 1;
         let answer = socket.be_probed(lost, clock);
-        self.record(|| Call::Probe(stream.traced()));
+        self.record(|| Event::Probe(stream.traced()));
         if answer == Answer::Reset {
             self.raise(stream.0);
         }
@@ -239,18 +236,15 @@ impl Kernel for SimKernel {
 
     fn random_below(&mut self, limit: u64) -> u64 {
         let drawn = self.scatter.next_u64() % limit;
-        self.record(|| Call::RandomBelow { limit, drawn });
+        self.record(|| Event::RandomBelow { limit, drawn });
         drawn
     }
 
     fn fill_random(&mut self, bytes: &mut [u8]) -> io::Result<()> {
         let found = self.fault(self.faults.random_error, libc::EAGAIN);
         let (len, result) = (bytes.len(), outcome(&found).copied());
-        self.record(|| Call::FillRandom(len, result));
-        if let Err(error) = found {
-            self.observe(Event::FoundNoRandomBytes);
-            return Err(error);
-        }
+        self.record(|| Event::FillRandom(len, result));
+        found?;
         for word in bytes.chunks_mut(8) {
             word.copy_from_slice(&self.random.next_u64().to_le_bytes()[..word.len()]);
         }
@@ -258,7 +252,7 @@ impl Kernel for SimKernel {
     }
 
     fn note(&mut self, note: impl FnOnce() -> Note) {
-        self.record(|| Call::Note(note()));
+        self.record(|| Event::Note(note()));
     }
 }
 
@@ -282,7 +276,6 @@ impl SimKernel {
         let peer = socket.peer;
         self.open += 1;
         self.fruitless = 0;
-        self.observe(Event::Accepted(SimClient(index)));
         Ok((SimStream(index), peer))
     }
 

@@ -48,7 +48,9 @@ use crate::proto::ConnId;
 use crate::python::Monotonic;
 use crate::random::SplitMix;
 use crate::reactor::Token;
-use crate::trace::{self, Fault, Picture, Step, Stream, World};
+use crate::trace::{Event, Fault, Picture, Step, Stream, World};
+
+type Observer = Box<dyn FnMut(&Event) + Send>;
 
 /// The kernel below a simulated loop, and the network and the clients beside it.
 pub struct SimKernel {
@@ -93,7 +95,7 @@ pub struct SimKernel {
     pictures: Option<Vec<Picture>>,
     /// The clock was not read since the last poll.
     polled: bool,
-    observer: Option<Box<dyn FnMut(Event) + Send>>,
+    observer: Option<Observer>,
 }
 
 /// The admin endpoint's listener and the clients that wait for it.
@@ -113,18 +115,12 @@ impl SimClient {
     pub const fn stream(self) -> Stream {
         Stream(self.0 as u64 + 1)
     }
-}
 
-/// A call of the loop for a client. Together with the calls of a server's observer this
-/// shows which clients were admitted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Event {
-    /// A client was accepted.
-    Accepted(SimClient),
-    /// A client's connection was closed, or the client was turned away.
-    Closed(SimClient),
-    /// Random bytes were asked for, and there were none.
-    FoundNoRandomBytes,
+    /// The client of a stream of a trace.
+    #[allow(clippy::cast_possible_truncation)] // It counts clients, which are in memory.
+    pub const fn of(stream: Stream) -> Self {
+        Self(stream.0 as usize - 1)
+    }
 }
 
 /// The state of the stream at a client's end.
@@ -194,29 +190,28 @@ impl SimKernel {
         self.act(|| World::Says(text()));
     }
 
-    fn act(&mut self, act: impl FnOnce() -> World) {
-        self.record(|| trace::Event::World(act()));
-    }
-
-    fn record(&mut self, event: impl FnOnce() -> trace::Event) {
-        let at = Monotonic::ZERO.saturating_add(self.clock);
-        if let Some(trace) = &mut self.trace {
-            trace.push(Step { at, event: event() });
-            if self.pictures.is_some() {
-                let picture = self.picture();
-                self.pictures.get_or_insert_default().push(picture);
-            }
-        }
-    }
-
-    /// Calls `observer` with every [`Event`] from here on, when it happens.
-    pub fn set_observer(&mut self, observer: impl FnMut(Event) + Send + 'static) {
+    /// Calls `observer` with every [`Event`] from here on, when it happens: what a trace would keep.
+    pub fn set_observer(&mut self, observer: impl FnMut(&Event) + Send + 'static) {
         self.observer = Some(Box::new(observer));
     }
 
-    fn observe(&mut self, event: Event) {
+    fn act(&mut self, act: impl FnOnce() -> World) {
+        self.record(|| Event::World(act()));
+    }
+
+    fn record(&mut self, event: impl FnOnce() -> Event) {
+        if self.trace.is_none() && self.observer.is_none() {
+            return;
+        }
+        let step = Step { at: Monotonic::ZERO.saturating_add(self.clock), event: event() };
         if let Some(observer) = &mut self.observer {
-            observer(event);
+            observer(&step.event);
+        }
+        let Some(trace) = &mut self.trace else { return };
+        trace.push(step);
+        if self.pictures.is_some() {
+            let picture = self.picture();
+            self.pictures.get_or_insert_default().push(picture);
         }
     }
 

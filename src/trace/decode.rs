@@ -5,9 +5,12 @@ use std::time::Duration;
 
 use super::encode::{ALL_BITS, FIRST_ADMIN, FIRST_LISTENER, NEUTRAL, kind};
 use super::{Event, Fault, Stream, Subject};
-use crate::proto::{CloseReason, ConnId};
+use crate::proto::wire::Reader;
+use crate::proto::{CloseReason, ConnId, State};
 use crate::python::Monotonic;
-use crate::reactor::{Close, Liveness, Note, Pause, Ready};
+use crate::reactor::{
+    AcceptPause, Close, Liveness, Note, Parts, Presence, Ready, Refusal, RingKey,
+};
 
 /// Maximum length of a buffer of `recv` in a recording, in bytes: 1 GiB.
 const MAX_ROOM: u64 = 1 << 30;
@@ -22,6 +25,8 @@ pub(super) enum Record {
     Late(Stream, Vec<u8>),
     /// The end, with its reason; empty if the loop ended.
     End(String),
+    /// The end of a segment, behind which another one begins.
+    GoesOn,
 }
 
 /// Takes events out of whole chunks.
@@ -29,6 +34,8 @@ pub(super) enum Record {
 pub(super) struct Decoder {
     clock: u64,
     room: usize,
+    /// The client that was accepted last, which the notes after it are about.
+    peer: Option<SocketAddr>,
 }
 
 /// The bytes that came with an event.
@@ -39,6 +46,8 @@ pub(super) enum Data {
     Neutral(usize),
     /// Neutral bytes and others, in their order.
     Runs(Vec<Run>),
+    /// What only the loop can read of a part of a snapshot.
+    Parts(Parts),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,7 +63,7 @@ impl Data {
     pub(super) fn is_awaited(&self) -> bool {
         match self {
             Self::Runs(runs) => runs.iter().any(|run| matches!(run, Run::Awaited(_))),
-            Self::None | Self::Neutral(_) => false,
+            Self::None | Self::Neutral(_) | Self::Parts(_) => false,
         }
     }
 
@@ -62,7 +71,7 @@ impl Data {
     /// `late`, which loses them.
     pub(super) fn copy_to(&self, buffer: &mut [u8], late: &mut Vec<u8>) {
         match self {
-            Self::None => {}
+            Self::None | Self::Parts(_) => {}
             Self::Neutral(n) => buffer[..*n].fill(NEUTRAL),
             Self::Runs(runs) => {
                 let mut at = 0;
@@ -91,33 +100,24 @@ impl Data {
 }
 
 /// A part of a chunk that has not been read.
-struct Rest<'a>(&'a [u8]);
+struct Rest<'a>(Reader<'a>);
 
 /// `None` where the bytes are no record.
 impl Rest<'_> {
     fn byte(&mut self) -> Option<u8> {
-        let (first, rest) = self.0.split_first()?;
-        self.0 = rest;
-        Some(*first)
+        self.0.u8()
     }
 
     fn number(&mut self) -> Option<u64> {
-        let mut number = 0;
-        for shift in (0..64).step_by(7) {
-            let byte = self.byte()?;
-            if shift == 63 && byte > 1 {
-                return None;
-            }
-            number |= u64::from(byte & 0x7f) << shift;
-            if byte < 0x80 {
-                return Some(number);
-            }
-        }
-        None
+        self.0.number()
     }
 
     fn small(&mut self) -> Option<u32> {
-        self.number()?.try_into().ok()
+        self.0.small()
+    }
+
+    fn bit(&mut self) -> Option<bool> {
+        self.0.bit()
     }
 
     fn size(&mut self) -> Option<usize> {
@@ -125,14 +125,11 @@ impl Rest<'_> {
     }
 
     fn take(&mut self, len: usize) -> Option<&[u8]> {
-        let (taken, rest) = self.0.split_at_checked(len)?;
-        self.0 = rest;
-        Some(taken)
+        self.0.bytes(len)
     }
 
     fn text(&mut self) -> Option<String> {
-        let len = self.size()?;
-        String::from_utf8(self.take(len)?.to_vec()).ok()
+        String::from_utf8(self.bytes()?).ok()
     }
 
     fn id(&mut self) -> Option<ConnId> {
@@ -167,10 +164,6 @@ impl Rest<'_> {
         self.byte().filter(|bits| bits & !ALL_BITS == 0).map(Ready::from_bits)
     }
 
-    fn bit(&mut self) -> Option<bool> {
-        self.byte().filter(|byte| *byte <= 1).map(|byte| byte == 1)
-    }
-
     fn address(&mut self) -> Option<Option<SocketAddr>> {
         let ip = match self.byte()? {
             0 => return Some(None),
@@ -179,6 +172,28 @@ impl Rest<'_> {
             _ => return None,
         };
         Some(Some(SocketAddr::new(ip, self.number()?.try_into().ok()?)))
+    }
+
+    fn bytes(&mut self) -> Option<Vec<u8>> {
+        let len = self.size()?;
+        Some(self.take(len)?.to_vec())
+    }
+
+    fn parts(&mut self) -> Option<Data> {
+        Some(Data::Parts(Parts { state: self.bytes()?, figures: self.bytes()? }))
+    }
+
+    fn presence(&mut self) -> Option<Event> {
+        let (id, stream, ready) = (self.id()?, self.stream()?, self.ready()?);
+        let state = match self.number()? {
+            0 => State::AwaitHeader,
+            1 => State::AwaitDigest,
+            2 => State::Echoing,
+            3 => State::Finishing,
+            4 => State::Lingering,
+            _ => return None,
+        };
+        Some(Event::Present(stream, Presence { id, ready, state, unsent: self.0.small()? }))
     }
 
     /// The bytes of a `recv`, which are so many.
@@ -203,9 +218,9 @@ impl Decoder {
     /// Takes the first record of `bytes`; returns it with its bytes and its length. `None` if it is
     /// none.
     pub(super) fn next(&mut self, bytes: &[u8]) -> Option<(Record, Data, usize)> {
-        let mut rest = Rest(bytes);
+        let mut rest = Rest(Reader::new(bytes));
         let (record, data) = self.record(&mut rest)?;
-        Some((record, data, bytes.len() - rest.0.len()))
+        Some((record, data, bytes.len() - rest.0.rest().len()))
     }
 
     fn record(&mut self, rest: &mut Rest<'_>) -> Option<(Record, Data)> {
@@ -216,9 +231,20 @@ impl Decoder {
                 let sum = <[u8; 4]>::try_from(rest.take(4)?).ok()?;
                 return Some((Record::Sum(u32::from_le_bytes(sum)), data));
             }
-            kind::LATE => {
-                let (stream, len) = (rest.stream()?, rest.size()?);
-                return Some((Record::Late(stream, rest.take(len)?.to_vec()), data));
+            kind::LATE => return Some((Record::Late(rest.stream()?, rest.bytes()?), data)),
+            kind::GOES_ON => return Some((Record::GoesOn, data)),
+            kind::SNAPSHOT => {
+                // What depends on the record before begins anew.
+                *self = Self::default();
+                let (turns, at) = (rest.number()?, Monotonic::from_nanos(rest.number()?));
+                let connections = rest.number()?;
+                data = rest.parts()?;
+                Event::Snapshot { turns, at, connections }
+            }
+            kind::PRESENT => {
+                let event = rest.presence()?;
+                data = rest.parts()?;
+                event
             }
             kind::POLL_FOR_EVER => Event::Poll(None),
             kind::POLL_NOW => Event::Poll(Some(Duration::ZERO)),
@@ -238,8 +264,9 @@ impl Decoder {
                 Event::Register(rest.stream()?, Subject::Connection(id), rest.result()?)
             }
             kind::ACCEPT => {
-                let subject = rest.subject()?;
-                Event::Accept(subject, Ok((rest.stream()?, rest.address()?)))
+                let (subject, stream) = (rest.subject()?, rest.stream()?);
+                self.peer = rest.address()?;
+                Event::Accept(subject, Ok((stream, self.peer)))
             }
             kind::ACCEPT_FAILED => Event::Accept(rest.subject()?, Err(rest.fault()?)),
             kind::SHED => Event::Shed(rest.subject()?, rest.result()?),
@@ -299,7 +326,7 @@ impl Decoder {
                 Event::FillRandom(len, Ok(()))
             }
             kind::FILL_FAILED => Event::FillRandom(rest.size()?, Err(rest.fault()?)),
-            note => Event::Note(note_of(note, rest)?),
+            note => Event::Note(self.note(note, rest)?),
         };
         Some((Record::Event(event), data))
     }
@@ -308,30 +335,44 @@ impl Decoder {
         self.clock = self.clock.wrapping_add(rest.number()?);
         Some(Monotonic::from_nanos(self.clock))
     }
-}
 
-fn note_of(kind: u8, rest: &mut Rest<'_>) -> Option<Note> {
-    Some(match kind {
-        kind::COMMAND => Note::Command(rest.text()?),
-        kind::KILLED => Note::Killed(rest.id()?),
-        kind::TICK => Note::Tick(rest.number()?.checked_sub(1).map(Duration::from_nanos)),
-        kind::DUE => Note::Due(rest.id()?),
-        kind::AUTHENTICATED => {
-            let id = rest.id()?;
-            Note::Authenticated(id, rest.byte().filter(|key| *key < 0x80)?.checked_sub(1))
-        }
-        kind::CLOSED => {
-            let id = rest.id()?;
-            let code = rest.byte()?;
-            let reason = CloseReason::ALL.iter().find(|reason| **reason as u8 == code)?;
-            Note::Closed(id, *reason)
-        }
-        kind::PAUSE => Note::Pause(match rest.byte()? {
-            0 => Pause::Full,
-            1 => Pause::UnauthenticatedFull,
-            2 => Pause::Error,
+    fn note(&self, kind: u8, rest: &mut Rest<'_>) -> Option<Note> {
+        Some(match kind {
+            kind::COMMAND => Note::Command(rest.text()?),
+            kind::KILLED => Note::Killed(rest.id()?),
+            kind::TICK => Note::Tick(rest.number()?.checked_sub(1).map(Duration::from_nanos)),
+            kind::DUE => Note::Due(rest.id()?),
+            kind::REFUSED => Note::Refused(
+                self.peer,
+                match rest.byte()? {
+                    0 => Refusal::Suspect,
+                    1 => Refusal::OverShare,
+                    2 => Refusal::UntrustedProxy,
+                    _ => return None,
+                },
+            ),
+            kind::OPENED => Note::Opened(rest.id()?, self.peer),
+            kind::PROXIED => Note::Proxied(rest.id()?, None),
+            kind::AUTHENTICATED => {
+                let id = rest.id()?;
+                let position = rest.byte().filter(|key| *key < 0x80)?.checked_sub(1);
+                let key = position.map(|position| RingKey { position, name: None });
+                Note::Authenticated(id, key)
+            }
+            kind::CLOSED => {
+                let id = rest.id()?;
+                let code = rest.byte()?;
+                let reason = CloseReason::ALL.iter().find(|reason| **reason as u8 == code)?;
+                Note::Closed(id, *reason)
+            }
+            kind::SETUP_FAILED => Note::SetupFailed(self.peer, rest.fault()?),
+            kind::PAUSE => Note::AcceptPaused(match rest.byte()? {
+                0 => AcceptPause::Full,
+                1 => AcceptPause::UnauthenticatedFull,
+                2 => AcceptPause::Error(rest.fault()?),
+                _ => return None,
+            }),
             _ => return None,
-        }),
-        _ => return None,
-    })
+        })
+    }
 }

@@ -3,9 +3,10 @@
 use std::net::SocketAddr;
 
 use super::{Event, Fault, Subject};
-use crate::proto::ConnId;
-use crate::python::saturating_nanos;
-use crate::reactor::{Close, Note, Pause, Ready};
+use crate::proto::wire::put_number;
+use crate::proto::{ConnId, State};
+use crate::python::{Monotonic, saturating_nanos};
+use crate::reactor::{AcceptPause, Close, Note, Parts, Presence, Ready, Refusal};
 
 /// The kinds of records: the first byte of each.
 pub(super) mod kind {
@@ -47,6 +48,13 @@ pub(super) mod kind {
     pub(in crate::trace) const CLOSED: u8 = 35;
     pub(in crate::trace) const PAUSE: u8 = 36;
     pub(in crate::trace) const LATE: u8 = 37;
+    pub(in crate::trace) const SNAPSHOT: u8 = 38;
+    pub(in crate::trace) const PRESENT: u8 = 39;
+    pub(in crate::trace) const GOES_ON: u8 = 40;
+    pub(in crate::trace) const REFUSED: u8 = 41;
+    pub(in crate::trace) const OPENED: u8 = 42;
+    pub(in crate::trace) const PROXIED: u8 = 43;
+    pub(in crate::trace) const SETUP_FAILED: u8 = 44;
 }
 
 /// The number of a subject that is no connection. Listeners begin at 2, parts of the admin endpoint
@@ -66,20 +74,18 @@ pub(super) struct Encoder {
 }
 
 impl Encoder {
+    /// The last reading of the clock.
+    pub(super) const fn last_reading(&self) -> Monotonic {
+        Monotonic::from_nanos(self.clock)
+    }
+
     pub(super) fn byte(&mut self, byte: u8) {
         self.out.push(byte);
     }
 
-    /// Seven bits a byte, the lowest first; all but the last have the high bit.
     #[inline]
-    pub(super) fn number(&mut self, mut number: u64) {
-        while number >= 0x80 {
-            #[allow(clippy::cast_possible_truncation)] // Seven bits of it.
-            self.out.push(number as u8 | 0x80);
-            number >>= 7;
-        }
-        #[allow(clippy::cast_possible_truncation)] // Less than 128.
-        self.out.push(number as u8);
+    pub(super) fn number(&mut self, number: u64) {
+        put_number(&mut self.out, number);
     }
 
     pub(super) fn bytes(&mut self, bytes: &[u8]) {
@@ -136,7 +142,7 @@ impl Encoder {
     }
 
     /// Appends an event without the bytes that came with it: those of a `recv` that are not
-    /// [neutral](Self::recv_neutral), and random ones, follow.
+    /// [neutral](Self::recv_neutral), random ones, and the [parts](Self::parts) of a snapshot follow.
     #[inline]
     pub(super) fn event(&mut self, event: &Event) {
         match event {
@@ -279,6 +285,20 @@ impl Encoder {
                 self.fault(*fault);
             }
             Event::Note(note) => self.note(note),
+            Event::Snapshot { turns, at, connections } => {
+                self.byte(kind::SNAPSHOT);
+                self.number(*turns);
+                self.number(at.as_nanos());
+                self.number(*connections);
+            }
+            Event::Present(stream, Presence { id, ready, state, unsent }) => {
+                self.id(kind::PRESENT, *id);
+                self.number(stream.0);
+                self.byte(ready.bits());
+                let known = State::NAMES.iter().position(|name| *name == state.name());
+                self.number(known.unwrap_or(State::NAMES.len()) as u64);
+                self.number(*unsent as u64);
+            }
             // Written above, or not part of a recording.
             Event::Poll(_) | Event::Clock(_) | Event::Timing(_) | Event::World(_) => {}
             Event::Recv { .. } | Event::Send { .. } => {}
@@ -299,21 +319,45 @@ impl Encoder {
             Note::Due(id) => self.id(kind::DUE, *id),
             Note::Authenticated(id, key) => {
                 self.id(kind::AUTHENTICATED, *id);
-                self.number(key.map_or(0, |key| u64::from(key) + 1));
+                self.number(key.map_or(0, |key| u64::from(key.position) + 1));
             }
             Note::Closed(id, reason) => {
                 self.id(kind::CLOSED, *id);
                 self.byte(*reason as u8);
             }
-            Note::Pause(pause) => {
+            Note::AcceptPaused(pause) => {
                 self.byte(kind::PAUSE);
-                self.byte(match pause {
-                    Pause::Full => 0,
-                    Pause::UnauthenticatedFull => 1,
-                    Pause::Error => 2,
+                match pause {
+                    AcceptPause::Full => self.byte(0),
+                    AcceptPause::UnauthenticatedFull => self.byte(1),
+                    AcceptPause::Error(fault) => {
+                        self.byte(2);
+                        self.fault(*fault);
+                    }
+                }
+            }
+            // These four are about the client that was accepted last, or have its header among the bytes.
+            Note::Refused(_, why) => {
+                self.byte(kind::REFUSED);
+                self.byte(match why {
+                    Refusal::Suspect => 0,
+                    Refusal::OverShare => 1,
+                    Refusal::UntrustedProxy => 2,
                 });
             }
+            Note::Opened(id, _) => self.id(kind::OPENED, *id),
+            Note::Proxied(id, _) => self.id(kind::PROXIED, *id),
+            Note::SetupFailed(_, fault) => {
+                self.byte(kind::SETUP_FAILED);
+                self.fault(*fault);
+            }
         }
+    }
+
+    /// What only the loop can read of a part of a snapshot.
+    pub(super) fn parts(&mut self, parts: &Parts) {
+        self.bytes(&parts.state);
+        self.bytes(&parts.figures);
     }
 
     /// Bytes of a `recv`: so many neutral ones.

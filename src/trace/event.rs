@@ -1,11 +1,10 @@
 use std::fmt;
-use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::proto::ConnId;
 use crate::python::Monotonic;
-use crate::reactor::{Close, Liveness, Note, Ready, Target, Token};
+use crate::reactor::{Close, Fault, Liveness, Note, Presence, Ready, Target, Token};
 
 /// One event, and when it happened by the clock of its run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,8 +79,49 @@ pub enum Event {
     FillRandom(usize, Result<(), Fault>),
     /// Something that does not cross the kernel: a command of another thread, or a decision.
     Note(Note),
+    /// A snapshot of the loop between two turns begins: the beginning of a recording whose earlier part
+    /// is gone, or of its next segment.
+    Snapshot {
+        /// Turns so far.
+        turns: u64,
+        /// The clock as of the last turn.
+        at: Monotonic,
+        /// Connections that are there. One [`Event::Present`] for each follows.
+        connections: u64,
+    },
+    /// A connection in a snapshot.
+    Present(Stream, Presence),
     /// An act of a simulated world.
     World(World),
+}
+
+impl Event {
+    /// The stream of a call or of an act. Notes and events of a poll have the name of a connection.
+    pub const fn stream(&self) -> Option<Stream> {
+        match self {
+            Self::Register(stream, ..)
+            | Self::Accept(_, Ok((stream, _)))
+            | Self::Recv { stream, .. }
+            | Self::Send { stream, .. }
+            | Self::Shutdown(stream, _)
+            | Self::Close(stream, _)
+            | Self::Liveness(stream, _)
+            | Self::Probe(stream)
+            | Self::Present(stream, _)
+            | Self::World(
+                World::Connects(stream, _)
+                | World::Sends { stream, .. }
+                | World::SendsUrgent(stream)
+                | World::Reads(stream, _)
+                | World::Finishes(stream)
+                | World::Resets(stream)
+                | World::Vanishes(stream, _)
+                | World::Disconnects(stream, _)
+                | World::Arrives(stream, _),
+            ) => Some(*stream),
+            _ => None,
+        }
+    }
 }
 
 /// A stream by its number in the run. A recording counts accepted clients from 1; in a simulation it is
@@ -132,66 +172,6 @@ impl fmt::Display for Subject {
             Self::Admin(number) => write!(f, "admin client {number}"),
             Self::Connection(id) => write!(f, "{id}"),
         }
-    }
-}
-
-/// An error of a call, by its number.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Fault(pub i32);
-
-impl Fault {
-    /// "Would block": nothing to do now, and an event will tell when there is.
-    pub const WOULD_BLOCK: Self = Self(libc::EAGAIN);
-    /// A signal interrupted the call.
-    pub const INTERRUPTED: Self = Self(libc::EINTR);
-
-    /// The error as calls return it.
-    pub fn to_error(self) -> io::Error {
-        io::Error::from_raw_os_error(self.0)
-    }
-}
-
-impl From<&io::Error> for Fault {
-    /// An error without a number gets that of its kind.
-    fn from(error: &io::Error) -> Self {
-        Self(error.raw_os_error().unwrap_or(match error.kind() {
-            io::ErrorKind::WouldBlock => libc::EAGAIN,
-            io::ErrorKind::Interrupted => libc::EINTR,
-            io::ErrorKind::BrokenPipe => libc::EPIPE,
-            io::ErrorKind::NotConnected => libc::ENOTCONN,
-            io::ErrorKind::ConnectionReset => libc::ECONNRESET,
-            io::ErrorKind::InvalidInput => libc::EINVAL,
-            io::ErrorKind::Unsupported => libc::EOPNOTSUPP,
-            io::ErrorKind::OutOfMemory => libc::ENOMEM,
-            _ => libc::EIO,
-        }))
-    }
-}
-
-impl fmt::Display for Fault {
-    /// The name that manual pages use, for the errors that a loop meets.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = match self.0 {
-            libc::EAGAIN => "would block",
-            libc::EINTR => "EINTR",
-            libc::EPIPE => "EPIPE",
-            libc::ENOTCONN => "ENOTCONN",
-            libc::ECONNRESET => "ECONNRESET",
-            libc::ECONNABORTED => "ECONNABORTED",
-            libc::ETIMEDOUT => "ETIMEDOUT",
-            libc::EHOSTUNREACH => "EHOSTUNREACH",
-            libc::ENETUNREACH => "ENETUNREACH",
-            libc::EMFILE => "EMFILE",
-            libc::ENFILE => "ENFILE",
-            libc::ENOBUFS => "ENOBUFS",
-            libc::ENOMEM => "ENOMEM",
-            libc::ENOSPC => "ENOSPC",
-            libc::EINVAL => "EINVAL",
-            libc::EPROTO => "EPROTO",
-            libc::EPERM => "EPERM",
-            number => return write!(f, "errno {number}"),
-        };
-        f.write_str(name)
     }
 }
 

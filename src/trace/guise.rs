@@ -8,7 +8,7 @@ use super::header::HeaderGuise;
 use super::mask::Mask;
 use super::replay_key;
 use crate::auth::{Challenge, Digest, MacAlgorithm, Response};
-use crate::proto::{FrameReader, Piece, Protocol};
+use crate::proto::{FrameReader, Piece, Protocol, Sensitive};
 
 /// The part of a connection's conversation that the next bytes belong to.
 #[derive(Debug, Default)]
@@ -29,6 +29,8 @@ pub(super) enum Handshake {
     Digest {
         challenge: [u8; Challenge::LEN],
         received: usize,
+        /// What was written for them.
+        written: [u8; Digest::MAX_LEN],
     },
     Mutual(Mutual),
 }
@@ -61,12 +63,15 @@ impl Unjudged {
 impl Guise {
     /// The guise of a connection that begins with these random bytes.
     pub(super) fn new(mask: &Mask, proxied: bool) -> Self {
+        // The protocol has no more.
+        let mut random = mask.random;
+        random[mask.protocol.random_len()..].fill(0);
         match (mask.protocol, proxied) {
             (Protocol::Plain, _) => Self::Payload,
             (_, true) => {
-                Self::Handshake(Box::new(Handshake::Header(HeaderGuise::default(), mask.random)))
+                Self::Handshake(Box::new(Handshake::Header(HeaderGuise::default(), random)))
             }
-            (_, false) => Self::Handshake(Box::new(Handshake::new(mask, mask.random))),
+            (_, false) => Self::Handshake(Box::new(Handshake::new(mask, random))),
         }
     }
 
@@ -95,6 +100,26 @@ impl Guise {
         match &mut **handshake {
             Handshake::Header(header, _) => header.unfinished(),
             Handshake::Digest { .. } | Handshake::Mutual(_) => None,
+        }
+    }
+
+    /// What stands in a snapshot for bytes of the handshake; `None` if that is nothing particular.
+    pub(super) fn stand_in(&self, what: Sensitive, real: &[u8]) -> Option<Vec<u8>> {
+        let Self::Handshake(handshake) = self else { return None };
+        match (&**handshake, what) {
+            (Handshake::Header(_, random), Sensitive::Challenge) => {
+                Some(random[..Challenge::LEN].to_vec())
+            }
+            (Handshake::Header(_, random), Sensitive::MoreRandom) => {
+                Some(random[Challenge::LEN..].to_vec())
+            }
+            (Handshake::Digest { challenge, .. }, Sensitive::Challenge) => Some(challenge.to_vec()),
+            (Handshake::Digest { written, .. }, Sensitive::Digest) => {
+                Some(written.get(..real.len())?.to_vec())
+            }
+            (Handshake::Mutual(mutual), Sensitive::Challenge) => Some(mutual.challenge.clone()),
+            (Handshake::Mutual(mutual), Sensitive::Frame) => Some(mutual.frame_of(real)),
+            _ => None,
         }
     }
 
@@ -138,6 +163,8 @@ pub(super) struct Written {
     pub(super) unjudged: Option<Unjudged>,
     /// What stands for all earlier bytes for which there was nothing yet.
     pub(super) late: Option<Vec<u8>>,
+    /// A PROXY header that named a client.
+    pub(super) named: bool,
 }
 
 fn payload(mask: &Mask, bytes: &[u8], to: &mut Encoder) {
@@ -155,7 +182,7 @@ impl Handshake {
             Protocol::Multiprocessing => Self::Mutual(Mutual::new(mask.algorithm, random)),
             Protocol::Tutorial | Protocol::Plain => {
                 let challenge = std::array::from_fn(|i| random[i]);
-                Self::Digest { challenge, received: 0 }
+                Self::Digest { challenge, received: 0, written: [0; Digest::MAX_LEN] }
             }
         }
     }
@@ -168,11 +195,12 @@ impl Handshake {
         bytes: &[u8],
         to: &mut Encoder,
         early: bool,
-        Written { unjudged, late }: &mut Written,
+        Written { unjudged, late, named }: &mut Written,
     ) -> (usize, Option<Guise>) {
         match self {
             Self::Header(header, random) => {
                 let (taken, complete, earlier) = header.write(mask, bytes, to);
+                *named |= header.named;
                 if let Some(earlier) = earlier {
                     *late = Some(earlier);
                 }
@@ -181,7 +209,7 @@ impl Handshake {
                 }
                 (taken, None)
             }
-            Self::Digest { challenge, received } => {
+            Self::Digest { challenge, received, written } => {
                 let digest = mask.algorithm.digest(&replay_key(0), &Challenge::new(*challenge));
                 let digest = digest.as_bytes();
                 // A whole digest that comes before the challenge is a guess, and there is nothing behind a
@@ -192,7 +220,9 @@ impl Handshake {
                     return (bytes.len(), None);
                 }
                 let taken = bytes.len().min(digest.len() - *received);
-                let at = to.literal(&digest[*received..*received + taken]);
+                let now = *received..*received + taken;
+                let at = to.literal(&digest[now.clone()]);
+                written[now.clone()].copy_from_slice(&digest[now]);
                 let whole = (*received == 0).then_some((*challenge, mask.algorithm));
                 *received += taken;
                 let complete = *received == digest.len();
@@ -281,6 +311,12 @@ impl Mutual {
         (taken, None)
     }
 
+    /// What stands for the part of the current frame that was received.
+    fn frame_of(&self, real: &[u8]) -> Vec<u8> {
+        let (mut at, mut in_tag) = (0, true);
+        real.iter().map(|byte| self.byte_for(*byte, &mut at, &mut in_tag)).collect()
+    }
+
     fn begin(&mut self, len: usize) {
         (self.len, self.at, self.in_tag) = (len, 0, true);
         let key = replay_key(0);
@@ -296,11 +332,19 @@ impl Mutual {
 
     /// The byte that stands for the next one of a frame.
     fn stand_in(&mut self, byte: u8) -> u8 {
+        let (mut at, mut in_tag) = (self.at, self.in_tag);
+        let stand_in = self.byte_for(byte, &mut at, &mut in_tag);
+        (self.at, self.in_tag) = (at, in_tag);
+        stand_in
+    }
+
+    /// The same at a place of its own.
+    fn byte_for(&self, byte: u8, place: &mut usize, is_in_tag: &mut bool) -> u8 {
         const PREFIX: &[u8] = b"#CHALLENGE#";
         const WELCOME: &[u8] = b"#WELCOME#";
         const LONGEST_TAG: usize = 10;
-        let at = self.at;
-        self.at += 1;
+        let at = *place;
+        *place += 1;
         let neutral = b'x';
         match self.frame {
             Frame::Response => {
@@ -317,8 +361,8 @@ impl Mutual {
                 }
                 None => {
                     let place = at - PREFIX.len();
-                    let in_tag = self.in_tag && place < LONGEST_TAG && (place > 0 || byte == b'{');
-                    self.in_tag = in_tag && byte != b'}';
+                    let in_tag = *is_in_tag && place < LONGEST_TAG && (place > 0 || byte == b'{');
+                    *is_in_tag = in_tag && byte != b'}';
                     if in_tag { byte } else { neutral }
                 }
             },

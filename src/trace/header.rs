@@ -13,6 +13,8 @@ pub(super) struct HeaderGuise {
     /// Earlier pieces. Nothing stands for them until the header is complete.
     seen: Vec<u8>,
     over: bool,
+    /// It named a client.
+    pub(super) named: bool,
 }
 
 const V1: &[u8] = b"PROXY ";
@@ -39,7 +41,10 @@ impl HeaderGuise {
         };
         self.seen.extend_from_slice(&bytes[..taken]);
         let stand_in = match &status {
-            Ok(Status::Complete { header, .. }) => rewritten(mask, &self.seen, header),
+            Ok(Status::Complete { header, .. }) => {
+                self.named = header.endpoints.is_some();
+                rewritten(mask, &self.seen, header)
+            }
             Ok(Status::Incomplete) => {
                 to.awaited(taken);
                 return (taken, false, None);
@@ -61,7 +66,7 @@ impl HeaderGuise {
 }
 
 /// A header of the same length and version without addresses.
-fn anonymous(bytes: &[u8]) -> Vec<u8> {
+pub(super) fn anonymous(bytes: &[u8]) -> Vec<u8> {
     /// A header of version 1 without addresses, as far as it goes.
     const UNKNOWN: &[u8] = b"PROXY UNKNOWN ";
     let binary = bytes[0] == V2[0];

@@ -90,8 +90,8 @@ impl Mask {
     }
 
     fn heed_keys(&mut self, word: &str) {
-        self.algorithm =
-            if word.ends_with("sha256") { MacAlgorithm::Sha256 } else { MacAlgorithm::Md5 };
+        let mac = word.split_once(':').and_then(|(_, mac)| MacAlgorithm::named(mac));
+        self.algorithm = mac.unwrap_or_default();
     }
 
     fn settings(&mut self, words: &str) -> String {
@@ -100,11 +100,7 @@ impl Mask {
             let (name, word) = pair.split_once('=').unwrap_or((pair, ""));
             match name {
                 "keyring" => self.heed_keys(word),
-                "protocol" => {
-                    let all = [Protocol::Tutorial, Protocol::Multiprocessing, Protocol::Plain];
-                    let named = all.into_iter().find(|protocol| protocol.as_str() == word);
-                    self.protocol = named.unwrap_or_default();
-                }
+                "protocol" => self.protocol = Protocol::named(word).unwrap_or_default(),
                 "trusted" => {
                     self.trusted = networks(word);
                     let masked =
@@ -146,6 +142,21 @@ impl Mask {
         let known = in_any(&self.proxies, address.ip());
         let class = if known { Class::Balancer } else { Class::NoBalancer };
         self.address(class, address.ip())
+    }
+
+    /// The number in admission of the address that stands for that of a source, which is no trusted one.
+    pub(super) fn source(&mut self, source: u64) -> u64 {
+        let real = match u32::try_from(source) {
+            // The upper half of the one IPv6 address there.
+            Ok(0) => IpAddr::from(Ipv6Addr::LOCALHOST),
+            Ok(v4) => IpAddr::from(Ipv4Addr::from_bits(v4)),
+            Err(_) => IpAddr::from(Ipv6Addr::from_bits(u128::from(source) << 64)),
+        };
+        match self.address(Class::Stranger, real).ip() {
+            IpAddr::V4(v4) => v4.to_bits().into(),
+            #[allow(clippy::cast_possible_truncation)] // Shifted by half of it.
+            IpAddr::V6(v6) => (v6.to_bits() >> 64) as u64,
+        }
     }
 
     fn address(&mut self, class: Class, ip: IpAddr) -> SocketAddr {

@@ -1,15 +1,16 @@
 //! The events of a loop's run: one stream that is recorded, replayed, explained and drawn.
 //!
 //! A loop asks the operating system for everything through one trait and is deterministic between
-//! two answers. So the calls of [`Kernel`](crate::reactor::Kernel) with their results, and the few
-//! things that reach the loop by another way ([`Note`](crate::reactor::Note)), are its whole story: an
-//! [`Event`] each. The [simulator](crate::sim) adds what its clients and its network do.
+//! two answers. So the calls of [`Kernel`](crate::reactor::Kernel) with their results, and its notes
+//! ([`Note`](crate::reactor::Note): what reaches it by another way, and what it decides), are its whole
+//! story: an [`Event`] each. The [simulator](crate::sim) adds what its clients and its network do.
 //!
 //! - [`Recorder`] is a kernel that writes the events of another into a file;
 //! - [`Reader`] reads such a file;
 //! - [`ReplayKernel`] gives its answers to a loop and compares the calls;
 //! - [`Narrator`] tells the events in plain words, and [`Perfetto`] draws them.
 
+mod damage;
 mod decode;
 mod encode;
 mod event;
@@ -18,28 +19,37 @@ mod guise;
 mod header;
 mod mask;
 mod narrator;
+mod notation;
 #[cfg(feature = "page")]
 pub mod page;
 mod perfetto;
 mod picture;
+mod reader;
 pub(crate) mod readiness;
 mod recorder;
 mod replay;
 mod sink;
+mod snapshot;
+mod stop;
 mod tape;
 
 use crate::auth::Key;
 
-pub use event::{Event, Fault, Step, Stream, Subject, World};
+pub use crate::reactor::Fault;
+pub use event::{Event, Step, Stream, Subject, World};
 #[cfg(any(test, feature = "testing"))]
 pub use file::chunk;
-pub use file::{Ending, Header, ReadError, Reader};
+pub use file::{Ending, Header, ReadError};
 pub use narrator::{Narrator, lines};
 pub use perfetto::Perfetto;
 pub use picture::{Picture, Place, SocketPicture};
+pub use reader::Reader;
 pub use recorder::{RecordOptions, RecordedListener, Recorder};
-pub use replay::{Difference, ReplayKernel, Replays, Stop, StopSign};
-pub use sink::OnEnd;
+pub(crate) use replay::LateBytes;
+pub use replay::{ReplayKernel, Replays};
+pub use sink::{OnEnd, Segments};
+pub(crate) use snapshot::{Snapshot, SnapshotConnection};
+pub use stop::{Difference, Stop, StopSign};
 pub use tape::Recorded;
 
 /// The key at this position in the ring of a replay. It is public: the digests of a recording are made

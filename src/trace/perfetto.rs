@@ -1,8 +1,8 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt::Write as _;
 
-use super::replay::call_of;
 use super::{Event, Narrator, Step, Stream};
+use crate::proto::State;
 use crate::reactor::Note;
 
 /// Turns events into a Chrome trace, which ui.perfetto.dev shows: a track for the loop with its polls and
@@ -209,7 +209,7 @@ impl Perfetto {
                 turn.share = Some(Share { stream, begin });
             }
         }
-        let (begin, name) = (self.now, call_of(event));
+        let (begin, name) = (self.now, event.to_string());
         if self.turn.is_some() && !matches!(event, Event::World(_)) {
             self.slice(LOOP, &name, begin, begin + CALL, story);
         }
@@ -253,6 +253,12 @@ impl Perfetto {
         let state = match (event, unsent) {
             (Event::Note(Note::Authenticated(..)), _) => "authenticated",
             (Event::Shutdown(..), _) => "half-closed",
+            (Event::Present(_, presence), _) => match presence.state {
+                State::Lingering => "half-closed",
+                State::Echoing if presence.unsent > 0 => "sending",
+                State::Echoing | State::Finishing => "authenticated",
+                _ => return,
+            },
             (_, Some(0)) if self.state_of(stream) == "sending" => "authenticated",
             (_, Some(1..)) if self.state_of(stream) == "authenticated" => "sending",
             (Event::Close(..), _) => return self.end_life(stream),

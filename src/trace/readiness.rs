@@ -13,6 +13,15 @@ pub(super) fn letters(ready: Ready) -> String {
     BITS.iter().map(|(bit, letter, _)| if ready.has(*bit) { *letter } else { '-' }).collect()
 }
 
+/// The names of the bits that are set, as in a sentence.
+pub(super) fn listed(ready: Ready) -> String {
+    match names(ready).split_last() {
+        None => "nothing".to_owned(),
+        Some((last, [])) => (*last).to_owned(),
+        Some((last, rest)) => format!("{} and {last}", rest.join(", ")),
+    }
+}
+
 /// The names of the bits that are set.
 pub(crate) fn names(ready: Ready) -> Vec<&'static str> {
     BITS.iter().filter(|(bit, ..)| ready.has(*bit)).map(|(.., name)| *name).collect()

@@ -1,14 +1,25 @@
-use std::collections::HashMap;
-use std::fmt;
+use std::collections::BTreeMap;
 use std::io::{self, Read};
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::file::{Ahead, ReadError, Reader};
-use super::{Event, Fault, Recorder, Stream, Subject};
+use super::decode::Data;
+use super::reader::Ahead;
+use super::snapshot::OfReplay;
+use super::{
+    Difference, Event, Fault, ReadError, Reader, Recorder, Snapshot, SnapshotConnection, Stop,
+    StopSign, Stream, Subject,
+};
+use crate::auth::KeyId;
+use crate::proto::{Disguise, State};
 use crate::python::Monotonic;
-use crate::reactor::{Close, Kernel, Liveness, Note, Ready, Token, Wake};
+use crate::reactor::{
+    Close, Kernel, Liveness, Note, Parts, Ready, SnapshotTaker, Token, Wake, WritePresence,
+};
+
+/// Bytes of streams that come later than their `recv`.
+pub(crate) type LateBytes = BTreeMap<Stream, Vec<u8>>;
 
 /// A kernel that gives the answers of a recording, and compares each call with the one that was
 /// recorded. At the first difference, and at the end, it unwinds out of the loop.
@@ -19,8 +30,10 @@ pub struct ReplayKernel<R> {
     /// The recorded loop also had deadlines of an admin endpoint, which is not replayed.
     has_admin: bool,
     /// Bytes of streams that were recorded later than their `recv`, as far as they are not yet received.
-    late: HashMap<Stream, Vec<u8>>,
-    stop: Arc<Mutex<Option<Stop>>>,
+    late: LateBytes,
+    /// Snapshots are compared: they are this build's.
+    compares: bool,
+    stop: StopSign,
 }
 
 /// A kernel that replays, or stands above one that does.
@@ -44,63 +57,16 @@ impl<K: Replays> Replays for Recorder<K> {
     }
 }
 
-/// The reason why a replay stopped.
-#[derive(Debug)]
-#[non_exhaustive]
-pub enum Stop {
-    /// There is nothing more to replay.
-    End,
-    /// The loop made another call than the recorded one, or decided otherwise.
-    Different(Difference),
-    /// The recording cannot be read on.
-    Unreadable(ReadError),
-}
-
-/// The first call in which a loop differs from a recording.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Difference {
-    /// The turn in which it made the call.
-    pub turn: u64,
-    /// Number of events before it.
-    pub step: u64,
-    /// The recorded event. `None` if the recording has no further one in a turn that it has.
-    pub recorded: Event,
-    /// The call of the loop, without an answer where there is none.
-    pub called: String,
-    /// The stream of the call, if it is about one.
-    pub stream: Option<Stream>,
-}
-
-impl fmt::Display for Difference {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { turn, step, recorded, called, .. } = self;
-        let recorded = call_of(recorded);
-        write!(f, "turn {turn}, step {step}: recorded {recorded}, the loop called {called}")
-    }
-}
-
-/// Knows why a replay stopped.
-#[derive(Clone, Debug)]
-pub struct StopSign(Arc<Mutex<Option<Stop>>>);
-
-impl StopSign {
-    /// The reason, once.
-    pub fn take(&self) -> Option<Stop> {
-        lock(&self.0).take()
-    }
-}
-
-fn lock(stop: &Mutex<Option<Stop>>) -> MutexGuard<'_, Option<Stop>> {
-    stop.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl<R: Read> ReplayKernel<R> {
     /// A kernel that answers from a recording. The sign tells why it unwound.
     pub fn new(reader: Reader<R>) -> (Self, StopSign) {
         let has_admin = reader.header().get("admin") == Some("yes");
-        let stop = Arc::new(Mutex::new(None));
-        let sign = StopSign(Arc::clone(&stop));
-        (Self { reader, now: Monotonic::ZERO, has_admin, late: HashMap::new(), stop }, sign)
+        let stop = StopSign::default();
+        let sign = stop.clone();
+        let build = option_env!("BUILD_COMMIT");
+        let compares = build.is_some() && reader.header().get("commit") == build;
+        let (now, late) = (Monotonic::ZERO, BTreeMap::new());
+        (Self { reader, now, has_admin, late, compares, stop }, sign)
     }
 
     /// The recording.
@@ -109,7 +75,7 @@ impl<R: Read> ReplayKernel<R> {
     }
 
     fn stop(&self, why: Stop) -> ! {
-        *lock(&self.stop) = Some(why);
+        self.stop.set(why);
         std::panic::resume_unwind(Box::new(()));
     }
 
@@ -136,16 +102,20 @@ impl<R: Read> ReplayKernel<R> {
     }
 
     /// Takes the next event if it is the answer to a call.
+    ///
+    /// `called` is the call as an event; its answer does not matter.
     fn answer<T>(
         &mut self,
-        stream: Option<Stream>,
-        called: impl FnOnce() -> String,
+        called: impl FnOnce() -> Event,
         matching: impl FnOnce(&Event) -> Option<T>,
     ) -> (T, Ahead) {
         self.skip_timing();
         match matching(self.next()) {
             Some(found) => (found, self.take()),
-            None => self.differ(called(), stream),
+            None => {
+                let called = called();
+                self.differ(called.call(), called.stream())
+            }
         }
     }
 
@@ -154,19 +124,76 @@ impl<R: Read> ReplayKernel<R> {
         if self.late.contains_key(&stream) {
             return;
         }
-        match self.reader.late(stream) {
-            Ok(Some(bytes)) => drop(self.late.insert(stream, bytes)),
-            // The process was killed before.
-            Ok(None) => self.stop(Stop::End),
+        match self.reader.late([stream].into()) {
+            Ok(found) => self.late.extend(found),
             Err(error) => self.stop(Stop::Unreadable(error)),
+        }
+        if !self.late.contains_key(&stream) {
+            // The process was killed before.
+            self.stop(Stop::End);
         }
     }
 
-    /// Readings that only time turns decide nothing: a build may make others.
+    /// The snapshot that the recording begins with; `None` if it is cut off in it.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub(crate) fn begin_with_snapshot(&mut self) -> Result<Option<Snapshot>, ReadError> {
+        let Some(snapshot) = self.reader.snapshot()? else { return Ok(None) };
+        self.now = self.reader.now();
+        Ok(Some(snapshot))
+    }
+
+    /// The bytes that stand for all of the PROXY headers of these connections but their last pieces, as far
+    /// as they are known.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub(crate) fn headers(&mut self, snapshot: &Snapshot) -> Result<LateBytes, ReadError> {
+        let has_none = |one: &&SnapshotConnection| one.presence.state == State::AwaitHeader;
+        let wanted = snapshot.connections.iter().filter(has_none).map(|one| one.stream).collect();
+        self.reader.late(wanted)
+    }
+
+    /// Goes on with bytes of headers that are still to be received.
+    pub(crate) fn set_late(&mut self, late: LateBytes) {
+        self.late = late;
+    }
+
+    /// Readings that only time turns decide nothing: a build may make others. Snapshots that are not
+    /// compared are left out too.
     fn skip_timing(&mut self) {
-        while matches!(self.next(), Event::Timing(_)) {
+        while matches!(self.next(), Event::Timing(_) | Event::Snapshot { .. } | Event::Present(..))
+        {
             self.take();
         }
+    }
+
+    /// Compares a part of a snapshot with the recorded one.
+    fn compare_part(&mut self, event: &Event, parts: &Parts) {
+        let recorded = self.next().clone();
+        let is_same = match (&recorded, event) {
+            // Readings that time turns are left out where there is an admin endpoint.
+            (
+                Event::Snapshot { turns: one, connections: their, .. },
+                Event::Snapshot { turns: other, connections: own, .. },
+            ) => (one, their) == (other, own),
+            (recorded, event) => recorded == event,
+        };
+        let ahead = self.reader.peek().ok().flatten();
+        let state = ahead.map(|ahead| match &ahead.data {
+            Data::Parts(recorded) => recorded.state == parts.state,
+            _ => false,
+        });
+        if !is_same || state != Some(true) {
+            let called = format!("{}, in another state", event.call());
+            let stream = match event {
+                Event::Present(stream, _) => Some(*stream),
+                _ => None,
+            };
+            self.differ(called, stream);
+        }
+        self.take();
     }
 }
 
@@ -176,7 +203,9 @@ impl<R: Read> Kernel for ReplayKernel<R> {
     type AdminListener = ();
 
     fn now(&mut self) -> Monotonic {
-        if let Event::Clock(now) | Event::Timing(now) = self.next() {
+        // The end, and what cannot be read, are for the next call.
+        let event = self.reader.peek().ok().flatten().map(|ahead| &ahead.event);
+        if let Some(Event::Clock(now) | Event::Timing(now)) = event {
             self.now = *now;
             self.take();
         }
@@ -189,14 +218,18 @@ impl<R: Read> Kernel for ReplayKernel<R> {
         mut on_event: impl FnMut(Token, Ready),
     ) -> io::Result<()> {
         let has_admin = self.has_admin;
-        let shown = move || call_of(&Event::Poll(timeout));
-        self.answer(None, shown, |event| match event {
-            Event::Poll(recorded) if *recorded == timeout => Some(()),
-            Event::Poll(Some(recorded)) if has_admin && timeout.is_none_or(|it| *recorded < it) => {
-                Some(())
-            }
-            _ => None,
-        });
+        self.answer(
+            || Event::Poll(timeout),
+            |event| match event {
+                Event::Poll(recorded) if *recorded == timeout => Some(()),
+                Event::Poll(Some(recorded))
+                    if has_admin && timeout.is_none_or(|it| *recorded < it) =>
+                {
+                    Some(())
+                }
+                _ => None,
+            },
+        );
         loop {
             match self.next() {
                 Event::Ready(subject, ready) => {
@@ -223,8 +256,8 @@ impl<R: Read> Kernel for ReplayKernel<R> {
     }
 
     fn next_signal(&mut self) -> Option<i32> {
-        let called = || "next_signal()".to_owned();
-        self.answer(None, called, |event| match event {
+        let called = || Event::Signal(None);
+        self.answer(called, |event| match event {
             Event::Signal(signal) => Some(*signal),
             _ => None,
         })
@@ -236,8 +269,8 @@ impl<R: Read> Kernel for ReplayKernel<R> {
         if let Subject::Listener(index) = subject {
             *listener = index;
         }
-        let called = || format!("register({subject})");
-        let (result, _) = self.answer(None, called, |event| match event {
+        let called = || Event::Listen(subject, Ok(()));
+        let (result, _) = self.answer(called, |event| match event {
             Event::Listen(recorded, result) if *recorded == subject => Some(*result),
             _ => None,
         });
@@ -246,8 +279,8 @@ impl<R: Read> Kernel for ReplayKernel<R> {
 
     fn register(&mut self, stream: &mut Stream, token: Token) -> io::Result<()> {
         let (stream, subject) = (*stream, Subject::from(token));
-        let called = || format!("register({stream}, {subject})");
-        let (result, _) = self.answer(Some(stream), called, |event| match event {
+        let called = || Event::Register(stream, subject, Ok(()));
+        let (result, _) = self.answer(called, |event| match event {
             Event::Register(one, name, result) if (*one, *name) == (stream, subject) => {
                 Some(*result)
             }
@@ -258,8 +291,8 @@ impl<R: Read> Kernel for ReplayKernel<R> {
 
     fn accept(&mut self, listener: &mut usize) -> io::Result<(Stream, Option<SocketAddr>)> {
         let subject = Subject::Listener(*listener);
-        let called = || format!("accept({subject})");
-        let (result, _) = self.answer(None, called, |event| match event {
+        let called = || Event::Accept(subject, Err(Fault::WOULD_BLOCK));
+        let (result, _) = self.answer(called, |event| match event {
             Event::Accept(recorded, result) if *recorded == subject => Some(*result),
             _ => None,
         });
@@ -276,8 +309,8 @@ impl<R: Read> Kernel for ReplayKernel<R> {
 
     fn shed(&mut self, listener: &mut usize) -> io::Result<()> {
         let subject = Subject::Listener(*listener);
-        let called = || format!("shed({subject})");
-        let (result, _) = self.answer(None, called, |event| match event {
+        let called = || Event::Shed(subject, Ok(()));
+        let (result, _) = self.answer(called, |event| match event {
             Event::Shed(recorded, result) if *recorded == subject => Some(*result),
             _ => None,
         });
@@ -286,8 +319,8 @@ impl<R: Read> Kernel for ReplayKernel<R> {
 
     fn recv(&mut self, stream: &mut Stream, data: &mut [u8]) -> io::Result<usize> {
         let (stream, len) = (*stream, data.len());
-        let called = || format!("recv({stream}, {len})");
-        let (result, ahead) = self.answer(Some(stream), called, |event| match event {
+        let called = || Event::Recv { stream, room: len, result: Ok(0) };
+        let (result, ahead) = self.answer(called, |event| match event {
             Event::Recv { stream: one, room, result } if (*one, *room) == (stream, len) => {
                 Some(*result)
             }
@@ -303,14 +336,13 @@ impl<R: Read> Kernel for ReplayKernel<R> {
 
     fn send(&mut self, stream: &mut Stream, data: &[u8]) -> io::Result<usize> {
         let stream = *stream;
-        let called = || format!("send({stream}, {} bytes)", data.len());
+        let called = || Event::Send { stream, len: data.len(), result: Ok(0) };
         self.skip_timing();
         let sum = self.reader.peek().ok().flatten().and_then(|ahead| ahead.sum);
         if sum.is_some_and(|sum| sum != crc32fast::hash(data)) {
-            let called = format!("send({stream}, {} bytes), with other bytes", data.len());
-            self.differ(called, Some(stream));
+            self.differ(called().call() + ", with other bytes", Some(stream));
         }
-        let (result, _) = self.answer(Some(stream), called, |event| match event {
+        let (result, _) = self.answer(called, |event| match event {
             Event::Send { stream: one, len, result } if (*one, *len) == (stream, data.len()) => {
                 Some(*result)
             }
@@ -321,8 +353,8 @@ impl<R: Read> Kernel for ReplayKernel<R> {
 
     fn shutdown(&mut self, stream: &mut Stream) -> io::Result<()> {
         let stream = *stream;
-        let called = || format!("shutdown({stream})");
-        let (result, _) = self.answer(Some(stream), called, |event| match event {
+        let called = || Event::Shutdown(stream, Ok(()));
+        let (result, _) = self.answer(called, |event| match event {
             Event::Shutdown(one, result) if *one == stream => Some(*result),
             _ => None,
         });
@@ -330,17 +362,15 @@ impl<R: Read> Kernel for ReplayKernel<R> {
     }
 
     fn close(&mut self, stream: Stream, how: Close) {
-        let called = || call_of(&Event::Close(stream, how));
-        self.answer(Some(stream), called, |event| {
-            (*event == Event::Close(stream, how)).then_some(())
-        });
+        let closed = Event::Close(stream, how);
+        self.answer(|| closed.clone(), |event| (*event == closed).then_some(()));
         self.late.remove(&stream);
     }
 
     fn liveness(&mut self, stream: &mut Stream) -> io::Result<Liveness> {
         let stream = *stream;
-        let called = || format!("liveness({stream})");
-        let (result, _) = self.answer(Some(stream), called, |event| match event {
+        let called = || Event::Liveness(stream, Err(Fault::WOULD_BLOCK));
+        let (result, _) = self.answer(called, |event| match event {
             Event::Liveness(one, result) if *one == stream => Some(*result),
             _ => None,
         });
@@ -348,15 +378,13 @@ impl<R: Read> Kernel for ReplayKernel<R> {
     }
 
     fn probe(&mut self, stream: &mut Stream) {
-        let stream = *stream;
-        let called = || format!("probe({stream})");
-        let expected = Event::Probe(stream);
-        self.answer(Some(stream), called, |event| (*event == expected).then_some(()));
+        let probed = Event::Probe(*stream);
+        self.answer(|| probed.clone(), |event| (*event == probed).then_some(()));
     }
 
     fn random_below(&mut self, below: u64) -> u64 {
-        let called = || format!("random_below({below})");
-        self.answer(None, called, |event| match event {
+        let called = || Event::RandomBelow { limit: below, drawn: 0 };
+        self.answer(called, |event| match event {
             Event::RandomBelow { limit, drawn } if *limit == below => Some(*drawn),
             _ => None,
         })
@@ -365,8 +393,8 @@ impl<R: Read> Kernel for ReplayKernel<R> {
 
     fn fill_random(&mut self, bytes: &mut [u8]) -> io::Result<()> {
         let wanted = bytes.len();
-        let called = || format!("fill_random({wanted})");
-        let (result, ahead) = self.answer(None, called, |event| match event {
+        let called = || Event::FillRandom(wanted, Ok(()));
+        let (result, ahead) = self.answer(called, |event| match event {
             Event::FillRandom(len, result) if *len == wanted => Some(*result),
             _ => None,
         });
@@ -377,14 +405,15 @@ impl<R: Read> Kernel for ReplayKernel<R> {
     /// What the loop decides has to be what it decided.
     fn note(&mut self, note: impl FnOnce() -> Note) {
         let note = note();
-        // A command and a tick were taken out of the recording.
-        if matches!(note, Note::Command(_) | Note::Tick(_) | Note::Killed(_)) {
+        // It was taken out of the recording.
+        if note.is_input() {
             return;
         }
-        let called = || call_of(&Event::Note(note.clone()));
-        self.answer(None, called, |event| match (event, &note) {
-            // Digests that came in pieces are replayed with the first key.
-            (Event::Note(Note::Authenticated(one, _)), Note::Authenticated(other, _)) => {
+        let called = || Event::Note(note.clone());
+        self.answer(called, |event| match (event, &note) {
+            // Digests that came in pieces are replayed with the first key, and no recording has a header.
+            (Event::Note(Note::Authenticated(one, _)), Note::Authenticated(other, _))
+            | (Event::Note(Note::Proxied(one, _)), Note::Proxied(other, _)) => {
                 (one == other).then_some(())
             }
             (Event::Note(recorded), note) => (recorded == note).then_some(()),
@@ -392,17 +421,59 @@ impl<R: Read> Kernel for ReplayKernel<R> {
         });
     }
 
+    fn wants_snapshot(&mut self) -> bool {
+        self.compares
+            && matches!(self.reader.peek(), Ok(Some(Ahead { event: Event::Snapshot { .. }, .. })))
+    }
+
+    fn snapshot(
+        &mut self,
+        take: impl FnOnce(&mut dyn SnapshotTaker<Stream>) -> Result<(), String>,
+    ) {
+        let mut comparison = Comparison { kernel: self, turns: 0 };
+        if let Err(fault) = take(&mut comparison) {
+            self.differ(format!("snapshot: {fault}"), None);
+        }
+    }
+
     fn replayed(&mut self) -> Option<Note> {
         // At the end there is nothing to repeat, and the loop may still have to end.
         let ahead = self.reader.peek().ok().flatten()?;
         match &ahead.event {
-            Event::Note(note @ (Note::Command(_) | Note::Tick(_) | Note::Killed(_))) => {
+            Event::Note(note) if note.is_input() => {
                 let note = note.clone();
                 self.take();
                 Some(note)
             }
             _ => None,
         }
+    }
+}
+
+/// Compares a snapshot of the loop with the recorded one.
+struct Comparison<'a, R> {
+    kernel: &'a mut ReplayKernel<R>,
+    turns: u64,
+}
+
+impl<R: Read> SnapshotTaker<Stream> for Comparison<'_, R> {
+    fn begin(&mut self, turns: u64, _settings: &str, _keys: &[KeyId]) {
+        self.turns = turns;
+    }
+
+    fn server(&mut self, connections: usize, write: &mut dyn FnMut(&mut dyn Disguise, &mut Parts)) {
+        let mut parts = Parts::default();
+        write(&mut OfReplay, &mut parts);
+        let (turns, at) = (self.turns, self.kernel.now);
+        let event = Event::Snapshot { turns, at, connections: connections as u64 };
+        self.kernel.compare_part(&event, &parts);
+    }
+
+    fn connection(&mut self, stream: &Stream, write: &mut WritePresence<'_>) -> Result<(), String> {
+        let mut parts = Parts::default();
+        let presence = write(&mut OfReplay, &mut parts)?;
+        self.kernel.compare_part(&Event::Present(*stream, presence), &parts);
+        Ok(())
     }
 }
 
@@ -421,56 +492,5 @@ fn token(subject: Subject) -> Token {
         #[allow(clippy::cast_possible_truncation)] // Another number is no part's.
         Subject::Admin(number) => Token::admin(number as u8),
         Subject::Connection(id) => Token::connection(id),
-    }
-}
-
-/// A call with its arguments and answer, in the notation of a trace.
-pub(super) fn call_of(event: &Event) -> String {
-    let tell = |result: &Result<usize, Fault>| match result {
-        Ok(n) => n.to_string(),
-        Err(fault) => fault.to_string(),
-    };
-    let done = |result: &Result<(), Fault>| match result {
-        Ok(()) => "done".to_owned(),
-        Err(fault) => fault.to_string(),
-    };
-    match event {
-        Event::Poll(None) => "poll(for ever)".to_owned(),
-        Event::Poll(Some(timeout)) => format!("poll({timeout:?})"),
-        Event::Ready(subject, ready) => format!("event({subject}, {ready:?})"),
-        Event::PollFailed(fault) => format!("poll = {fault}"),
-        Event::Clock(_) | Event::Timing(_) => "now()".to_owned(),
-        Event::Signal(signal) => format!("next_signal() = {signal:?}"),
-        Event::Listen(subject, result) => format!("register({subject}) = {}", done(result)),
-        Event::Register(stream, subject, result) => {
-            format!("register({stream}, {subject}) = {}", done(result))
-        }
-        Event::Accept(subject, Ok((stream, _))) => format!("accept({subject}) = {stream}"),
-        Event::Accept(subject, Err(fault)) => format!("accept({subject}) = {fault}"),
-        Event::Shed(subject, result) => format!("shed({subject}) = {}", done(result)),
-        Event::Recv { stream, room, result } => {
-            format!("recv({stream}, {room}) = {}", tell(result))
-        }
-        Event::Send { stream, len, result } => {
-            format!("send({stream}, {len} bytes) = {}", tell(result))
-        }
-        Event::Shutdown(stream, result) => format!("shutdown({stream}) = {}", done(result)),
-        Event::Close(stream, how) => format!("close({stream}, {how:?})"),
-        Event::Liveness(stream, _) => format!("liveness({stream})"),
-        Event::Probe(stream) => format!("probe({stream})"),
-        Event::RandomBelow { limit, drawn } => format!("random_below({limit}) = {drawn}"),
-        Event::FillRandom(len, result) => format!("fill_random({len}) = {}", done(result)),
-        Event::Note(note) => match note {
-            Note::Command(text) => {
-                format!("command {}", text.split(' ').next().unwrap_or_default())
-            }
-            Note::Killed(id) => format!("kill {id}"),
-            Note::Tick(_) => "tick".to_owned(),
-            Note::Due(id) => format!("the alarm of {id}"),
-            Note::Authenticated(id, _) => format!("{id} authenticated"),
-            Note::Closed(id, reason) => format!("{id} ended: {}", reason.as_str()),
-            Note::Pause(why) => format!("pause of accepting: {why:?}"),
-        },
-        Event::World(act) => format!("{act:?}"),
     }
 }

@@ -22,12 +22,14 @@ pub struct Recorded<S> {
     pub(super) number: u64,
     pub(super) guise: Guise,
     pub(super) proxied: bool,
+    /// Its PROXY header named a client.
+    pub(super) named: bool,
 }
 
 impl<S> Recorded<S> {
     /// One that is not recorded.
     pub(super) const fn off(stream: S) -> Self {
-        Self { stream, number: 0, guise: Guise::Payload, proxied: false }
+        Self { stream, number: 0, guise: Guise::Payload, proxied: false, named: false }
     }
 }
 
@@ -56,7 +58,37 @@ pub(super) struct Tape {
     /// leaves the buffer.
     pub(super) held: usize,
     on_end: Option<Arc<Mutex<Option<OnEnd>>>>,
+    /// `None` if it is no ring.
+    ring: Option<Ring>,
 }
+
+/// What a recording knows of the segments that it consists of.
+pub(super) struct Ring {
+    /// The first lines of the recording.
+    header: Header,
+    run: u64,
+    /// The number of the current segment, from 1.
+    segment: u64,
+    /// Its bytes so far.
+    written: u64,
+    /// Bytes from which on the next begins.
+    share: u64,
+}
+
+impl Ring {
+    /// Two segments, and what one turn makes them longer than this, fit into the limit.
+    pub(super) const fn new(header: Header, run: u64, limit: u64, written: u64) -> Self {
+        Self { header, run, segment: 1, written, share: limit / 8 * 3 }
+    }
+}
+
+/// The lines of a recording that is a ring: its name, and the number of the segment.
+pub(super) fn of_ring(header: Header, run: u64, segment: u64) -> Header {
+    header.with("run", format!("{run:016x}")).with("segment", segment.to_string())
+}
+
+/// Bytes of a chunk before its events.
+const CHUNK_HEAD: u64 = 8;
 
 /// Bytes of turns that may be held back.
 const MAX_HELD: usize = 8 << 20;
@@ -84,6 +116,7 @@ impl Tape {
         mask: Mask,
         proxied: Vec<bool>,
         on_end: Option<Arc<Mutex<Option<OnEnd>>>>,
+        ring: Option<Ring>,
     ) -> Self {
         Self {
             encoder: Encoder::default(),
@@ -95,22 +128,65 @@ impl Tape {
             unjudged: None,
             held: 0,
             on_end,
+            ring,
         }
     }
 
     pub(super) fn hand_over(&mut self) -> Result<(), String> {
         self.unjudged = None;
         if self.held == 0 && !self.encoder.out.is_empty() {
+            let before = self.encoder.out.len();
             self.sink.push(&mut self.encoder.out)?;
+            if let Some(ring) = &mut self.ring {
+                // At worst these bytes are a chunk by themselves.
+                ring.written += (before - self.encoder.out.len()) as u64 + CHUNK_HEAD;
+            }
         } else if self.encoder.out.len() > MAX_HELD {
             return Err("too many handshakes were pending at once".to_owned());
         }
         Ok(())
     }
 
+    /// Returns true if the next segment is to begin now, between two turns.
+    #[inline]
+    pub(super) fn wants_snapshot(&self) -> bool {
+        let is_full = |ring: &Ring| ring.written + self.encoder.out.len() as u64 >= ring.share;
+        self.held == 0 && self.ring.as_ref().is_some_and(is_full)
+    }
+
+    /// The first lines of the next segment, with the settings in force.
+    pub(super) fn next_header(&mut self, settings: &str) -> Header {
+        let Some(ring) = &mut self.ring else { return Header::new() };
+        ring.segment += 1;
+        let header = ring.header.clone().with("settings", settings);
+        of_ring(self.mask.header(header), ring.run, ring.segment)
+    }
+
+    /// Goes on with the next segment, of which these are the first bytes.
+    ///
+    /// # Errors
+    /// If there is no room for a snapshot.
+    pub(super) fn begin_next(&mut self, segment: Vec<u8>, encoder: Encoder) -> Result<(), String> {
+        let Some(ring) = &mut self.ring else { return Ok(()) };
+        let len = segment.len() as u64;
+        if len > ring.share / 2 {
+            let need = len.saturating_mul(16).div_ceil(3);
+            return Err(format!(
+                "its limit has no room for a snapshot, which now takes {len} bytes: give it {need} or more"
+            ));
+        }
+        ring.written = len;
+        self.unjudged = None;
+        self.sink.begin_next(&mut self.encoder.out, segment);
+        self.encoder = encoder;
+        Ok(())
+    }
+
     /// Ends the recording before its loop.
     pub(super) fn end(&mut self, why: &str) {
-        self.sink.finish(&[], why);
+        // Turns that have to be held back are incomplete.
+        let turns = if self.held == 0 { std::mem::take(&mut self.encoder.out) } else { Vec::new() };
+        self.sink.finish(&turns, why, false);
         if let Some(on_end) = self.on_end.take() {
             end_once(&on_end, why);
         }
@@ -118,7 +194,7 @@ impl Tape {
 
     pub(super) fn next_stream<S>(&mut self, stream: S, proxied: bool) -> Recorded<S> {
         self.streams += 1;
-        Recorded { stream, number: self.streams, guise: Guise::Payload, proxied }
+        Recorded { stream, number: self.streams, guise: Guise::Payload, proxied, named: false }
     }
 
     pub(super) fn accepted(
@@ -168,6 +244,7 @@ impl Tape {
         let held = stream.guise.is_held();
         let written = stream.guise.write(&mut self.mask, bytes, &mut self.encoder);
         self.unjudged = written.unjudged;
+        stream.named |= written.named;
         if let Some(late) = written.late {
             self.encoder.late(stream.number, &late);
         }
@@ -188,7 +265,7 @@ impl Tape {
     pub(super) fn note(&mut self, note: Note) {
         match (&note, &self.unjudged) {
             (Note::Authenticated(_, Some(key)), Some(digest)) => {
-                digest.is_right(*key, &mut self.encoder.out);
+                digest.is_right(key.position, &mut self.encoder.out);
             }
             (Note::Closed(_, CloseReason::Rejected), Some(digest)) => {
                 digest.is_wrong(&mut self.encoder.out);

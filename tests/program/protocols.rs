@@ -90,6 +90,10 @@ fn useless_and_dangerous_flags_are_refused() {
         (&["serve", "--protocol", "framed"], &["tutorial, multiprocessing, plain"]),
         (&["serve", "--protocol", "multiprocessing", "--max-message", "1g"], &["like 1000, 64k"]),
         (
+            &["serve", "--allow-unauthenticated"],
+            &["--allow-unauthenticated", "--protocol tutorial", "leave it out", "--protocol plain"],
+        ),
+        (
             &["serve", "--protocol", "plain", "-l", "0.0.0.0:0"],
             &["authenticates no client", "127.0.0.1", "--allow-unauthenticated"],
         ),

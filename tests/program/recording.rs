@@ -2,10 +2,13 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::time::Instant;
 
+use rustix::process::{Pid, Signal, WaitOptions, waitpid};
+
 use crate::common::client::{PATIENCE, authenticated, exchange};
-use crate::common::program::{Files, Serving, run};
+use crate::common::program::{Files, Running, Serving, run};
 
 /// A server that was recorded into this file, with two conversations.
 fn record(path: &str, flags: &[&str]) -> String {
@@ -98,33 +101,77 @@ fn each_worker_has_a_recording() {
     }
 }
 
+/// Stops the server, and lets it go on if this does not hold then.
+fn stopped(running: &Running, holds: &impl Fn() -> bool) -> bool {
+    running.signal(Signal::STOP);
+    let pid = Pid::from_raw(running.pid().cast_signed());
+    waitpid(pid, WaitOptions::UNTRACED).expect("it is our child").expect("it stops");
+    let holds = holds();
+    if !holds {
+        running.signal(Signal::CONT);
+    }
+    holds
+}
+
+/// The server is killed after its recording has lost its beginning: what is left is explained and replayed
+/// up to the last turn that was written.
 #[test]
-fn a_recording_ends_at_its_limit_and_the_service_goes_on() {
+fn the_last_part_before_a_crash_is_there() {
     let files = Files::new();
-    let path = files.path().join("run.rec");
+    let [path, next] = ["run.rec", "run.rec.next"].map(|name| files.path().join(name));
     let flags = ["--record", path.to_str().unwrap(), "--record-limit", "64k", "--record-payload"];
     let mut server = Serving::start(&flags);
     let client = authenticated(server.address);
-    let (message, len) = (vec![b'm'; 20_000], || fs::metadata(&path).unwrap().len());
-    for round in 0..4 {
-        let before = len();
+    let len = |path: &Path| fs::metadata(path).map_or(0, |metadata| metadata.len());
+    let segment = |path: &Path| {
+        let bytes = fs::read(path).unwrap_or_default();
+        let lines = String::from_utf8_lossy(&bytes).into_owned();
+        lines.lines().find_map(|line| line.strip_prefix("segment=")?.parse::<u64>().ok())
+    };
+    let deadline = Instant::now() + PATIENCE;
+    let message = vec![b'm'; 4_000];
+    let is_long_enough = || segment(&path) >= Some(2) && len(&next) >= 12 << 10;
+    // A thread writes the files, and is still behind when the last answer is here.
+    while !(is_long_enough() && stopped(&server.running, &is_long_enough)) {
         assert_eq!(exchange(&client, &message).len(), message.len());
-        let deadline = Instant::now() + PATIENCE;
-        // The fourth does not fit.
-        while len() == before && round < 3 {
-            assert!(Instant::now() < deadline, "nothing is written");
-            std::thread::yield_now();
-        }
+        assert!(len(&path) + len(&next) <= 64 << 10, "the limit is that of both");
+        assert!(Instant::now() < deadline, "no segment is gone");
     }
-    server.running.wait_for("ends here: its limit is reached; the service goes on");
-    assert_eq!(exchange(&client, b"still there"), b"STILL THERE");
+    server.running.signal(Signal::KILL);
+    server.running.status();
     drop(client);
-    server.finish();
-    assert!(fs::metadata(&path).unwrap().len() <= 64 << 10);
-    let replayed = run(&["replay", path.to_str().unwrap()], b"");
-    replayed.expect(0, &[]);
-    let said = text(&replayed.stdout);
-    assert!(said.contains("(the recording ended early: its limit is reached)"), "{said}");
+    for path in [&path, &next] {
+        assert_eq!(fs::metadata(path).unwrap().permissions().mode() & 0o777, 0o600);
+        let path = path.to_str().unwrap();
+        let replayed = run(&["replay", path], b"");
+        replayed.expect(0, &[]);
+        let said = text(&replayed.stdout);
+        assert!(said.starts_with("identical, "), "{said}");
+        assert!(said.contains("begins with a snapshot after turn "), "{said}");
+        assert!(said.contains("the recording is cut off after turn "), "{said}");
+        run(&["replay", path, "--at", "1"], b"").expect(2, &["turn 1 is gone"]);
+        run(&["replay", path, "--at", "999999"], b"").expect(2, &["there is no turn 999999"]);
+        let told = run(&["explain", path], b"");
+        told.expect(0, &[]);
+        let told = text(&told.stdout);
+        let first = told.lines().next().unwrap();
+        assert!(first.contains("goes on from a snapshot here, after turn "), "{first}");
+        assert!(told.contains("c1 is #1, which is there: echoing, bits "), "{told}");
+        let last = told.lines().next_back().unwrap();
+        assert!(last.starts_with("the recording is cut off after turn "), "{last}");
+        let out = files.path().join("run.html");
+        run(&["explain", path, "--html", out.to_str().unwrap()], b"").expect(0, &[]);
+        let html = fs::read_to_string(&out).unwrap();
+        assert!(html.contains("begins with a snapshot after turn "));
+        let out = files.path().join("run.json");
+        run(&["explain", path, "--perfetto", out.to_str().unwrap()], b"").expect(0, &[]);
+        assert!(fs::read_to_string(&out).unwrap().contains("\"authenticated\""));
+    }
+    // Without its first file the second is a recording; without the second the first says so.
+    fs::remove_file(&next).unwrap();
+    let alone = run(&["replay", path.to_str().unwrap()], b"");
+    alone.expect(0, &[]);
+    assert!(text(&alone.stdout).contains("its next segment is not there"));
 }
 
 #[test]
@@ -136,11 +183,18 @@ fn nothing_but_an_older_recording_makes_way_for_a_new_one() {
     let first = fs::read(path).unwrap();
     record(path, &[]);
     assert_eq!(fs::read(format!("{path}.old")).unwrap(), first);
+    // A second file goes with its first.
+    fs::write(format!("{path}.next"), &first).unwrap();
+    record(path, &[]);
+    assert_eq!(fs::read(format!("{path}.old.next")).unwrap(), first);
+    assert!(!fs::exists(format!("{path}.next")).unwrap());
+    record(path, &[]);
+    assert!(!fs::exists(format!("{path}.old.next")).unwrap(), "it is no part of this one");
 
     let other = files.path().join("diary");
     fs::write(&other, "not a recording").unwrap();
     let flags = ["serve", "-l", "127.0.0.1:0", "--record", other.to_str().unwrap()];
-    run(&flags, b"").expect(2, &["a file of this name is there, and it is no recording"]);
+    run(&flags, b"").expect(2, &["diary is there, and is no recording: choose another name"]);
     assert_eq!(fs::read(&other).unwrap(), b"not a recording");
 }
 
@@ -166,8 +220,8 @@ fn what_cannot_be_replayed_is_refused_with_its_reason() {
     let last = damaged.len() - 3;
     damaged[last] ^= 1;
     run(&["replay", &write("damaged", &damaged)], b"").expect(2, &["the recording is damaged"]);
-    let newer = [&b"saltecho recording 2\n\n"[..], &bytes].concat();
-    run(&["replay", &write("newer", &newer)], b"").expect(2, &["has format 2"]);
+    let newer = [&b"saltecho recording 99\n\n"[..], &bytes].concat();
+    run(&["replay", &write("newer", &newer)], b"").expect(2, &["has format 99"]);
     run(&["explain", &write("text", b"hello\n\n")], b"").expect(2, &["not a recording"]);
     for flags in [["--connection", "999"], ["--from", "1h"]] {
         run(&["explain", path.to_str().unwrap(), flags[0], flags[1]], b"")

@@ -12,10 +12,10 @@ use std::time::Duration;
 use crate::common::client::*;
 use crate::common::server::{any_port, assert_balanced, wait_for};
 use bytes::Bytes;
-use saltecho::auth::{Challenge, KeyName, Keyring};
+use saltecho::auth::{Challenge, Keyring};
 use saltecho::proto::{Answer, CloseReason, Config, Connection, Handler, Peer, State, Wants};
 use saltecho::python::Monotonic;
-use saltecho::server::{ConnId, Handle, Observer, PushError, Record, Running, Server, Stats};
+use saltecho::server::{Handle, Note, PushError, Running, Server, Stats};
 
 /// Reports its calls. It panics on request, without the hook that prints panics.
 #[derive(Clone)]
@@ -339,27 +339,10 @@ fn panics_in_clone_and_drop_are_contained() {
     assert_balanced(&stats);
 }
 
-/// Panics whenever it is called.
-struct Panicking;
-
-impl Observer for Panicking {
-    fn opened(&mut self, _: ConnId, _: Option<SocketAddr>) {
-        resume_unwind(Box::new(()));
-    }
-
-    fn authenticated(&mut self, _: ConnId, _: Option<KeyName>) {
-        resume_unwind(Box::new(()));
-    }
-
-    fn closed(&mut self, _: ConnId, _: CloseReason, _: Option<&Record>) {
-        resume_unwind(Box::new(()));
-    }
-}
-
 #[test]
 fn a_panicking_observer_is_counted_and_ends_no_connection() {
-    let observer = Box::new(Panicking);
-    let server = Server::builder().listen(any_port()).observer(observer).spawn().unwrap();
+    let builder = Server::builder().listen(any_port());
+    let server = builder.observer(|_, _| resume_unwind(Box::new(()))).spawn().unwrap();
     let stream = authenticated(server.addresses()[0]);
     assert_eq!(exchange(&stream, b"x"), b"X");
     drop(stream);
@@ -459,19 +442,16 @@ impl Handler for Asking {
     }
 }
 
-struct AskingObserver(Asking, Sender<Option<Stats>>);
-
-impl Observer for AskingObserver {
-    fn authenticated(&mut self, _: ConnId, _: Option<KeyName>) {
-        self.1.send(self.0.ask()).unwrap();
-    }
-}
-
 #[test]
 fn a_loop_that_asks_for_its_own_counters_does_not_deadlock() {
     let (asking, (answers, received)) = (Asking::default(), channel());
-    let observer = Box::new(AskingObserver(asking.clone(), answers));
-    let builder = Server::builder().listen(any_port()).handler(asking.clone()).observer(observer);
+    let observer = asking.clone();
+    let builder = Server::builder().listen(any_port()).handler(asking.clone());
+    let builder = builder.observer(move |note, _| {
+        if let Note::Authenticated(..) = note {
+            answers.send(observer.ask()).unwrap();
+        }
+    });
     let server = builder.spawn().unwrap();
     asking.0.set(server.handle().clone()).unwrap();
     assert_eq!(exchange(&authenticated(server.addresses()[0]), b"None"), b"None");

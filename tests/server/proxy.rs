@@ -8,10 +8,9 @@ use std::time::Duration;
 use crate::common::client::*;
 use crate::common::program::{Serving, run, saltecho};
 use crate::common::server::*;
-use saltecho::auth::{KeyName, Keyring};
-use saltecho::proto::proxy::Header;
+use saltecho::auth::Keyring;
 use saltecho::proto::{Answer, CloseReason, Config, Handler, Peer};
-use saltecho::server::{ConnId, Limits, Observer, Record, Running, Server, ServerBuilder};
+use saltecho::server::{Limits, Note, Record, Running, Server, ServerBuilder};
 
 const LOCAL: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0";
 
@@ -69,35 +68,38 @@ impl Handler for Mirror {
 #[derive(Clone, Default)]
 struct Calls(Arc<Mutex<Vec<String>>>);
 
-impl Observer for Calls {
-    fn opened(&mut self, id: ConnId, peer: Option<SocketAddr>) {
-        self.0.lock().unwrap().push(format!("{id} opened by {}", peer.unwrap().ip()));
+impl Calls {
+    fn hear(&self, note: &Note, record: Option<&Record>) {
+        let said = match note {
+            Note::Opened(id, peer) => format!("{id} opened by {}", peer.unwrap().ip()),
+            Note::Proxied(id, header) => {
+                let endpoints = header.as_ref().expect("only recordings have none").endpoints;
+                let client = endpoints.map(|endpoints| endpoints.source.to_string());
+                format!("{id} proxied for {client:?}")
+            }
+            Note::Refused(peer, why) => format!("refused {}: {why:?}", peer.unwrap().ip()),
+            Note::Authenticated(id, _) => format!("{id} authenticated"),
+            Note::Closed(id, reason) => {
+                let peer = record.and_then(|record| record.peer).expect("records are kept");
+                format!("{id} from {} closed: {reason}", peer.ip())
+            }
+            _ => return,
+        };
+        self.0.lock().unwrap().push(said);
     }
 
-    fn proxied(&mut self, id: ConnId, header: &Header) {
-        let client = header.endpoints.map(|endpoints| endpoints.source.to_string());
-        self.0.lock().unwrap().push(format!("{id} proxied for {client:?}"));
-    }
-
-    fn proxy_refused(&mut self, peer: Option<SocketAddr>) {
-        self.0.lock().unwrap().push(format!("refused {}", peer.unwrap().ip()));
-    }
-
-    fn authenticated(&mut self, id: ConnId, _: Option<KeyName>) {
-        self.0.lock().unwrap().push(format!("{id} authenticated"));
-    }
-
-    fn closed(&mut self, id: ConnId, reason: CloseReason, record: Option<&Record>) {
-        let peer = record.and_then(|record| record.peer).expect("records are kept");
-        self.0.lock().unwrap().push(format!("{id} from {} closed: {reason}", peer.ip()));
+    /// Calls that a server makes.
+    fn of(&self) -> impl FnMut(&Note, Option<&Record>) + Send + 'static {
+        let calls = self.clone();
+        move |note, record| calls.hear(note, record)
     }
 }
 
 #[test]
 fn a_handler_and_an_observer_get_the_clients_address() {
     let calls = Calls::default();
-    let own = Box::new(calls.clone());
-    let server = builder().records(true).observer(own).handler(Mirror::default()).spawn().unwrap();
+    let builder = builder().records(true).observer(calls.of());
+    let server = builder.handler(Mirror::default()).spawn().unwrap();
     let mut client = authenticated_through(server.addresses()[0], &header(7));
     client.write_all(b"?").unwrap();
     assert_eq!(rest(&client).unwrap(), b"192.0.2.7:1007");
@@ -215,7 +217,7 @@ fn the_oldest_makes_room_before_and_after_its_header() {
 fn only_named_balancers_may_send_a_header() {
     let calls = Calls::default();
     let builder = builder().trust_proxies(["127.0.0.2/32".parse().unwrap()]);
-    let server = builder.records(true).observer(Box::new(calls.clone())).spawn().unwrap();
+    let server = builder.records(true).observer(calls.of()).spawn().unwrap();
     let address = server.addresses()[0];
     assert_eq!(rest(&through(address, b"")).unwrap(), b"", "closed at once");
     let from = |from: Ipv4Addr| {
@@ -230,7 +232,7 @@ fn only_named_balancers_may_send_a_header() {
     read_challenge(&named).expect("it is named");
     let stats = server.stop().unwrap();
     assert_eq!((stats.refused_untrusted_proxies, stats.accepted), (1, 1));
-    assert_eq!(calls.0.lock().unwrap()[0], "refused 127.0.0.1");
+    assert_eq!(calls.0.lock().unwrap()[0], "refused 127.0.0.1: UntrustedProxy");
 }
 
 #[test]

@@ -7,23 +7,22 @@ use std::sync::mpsc::{Sender, channel};
 use crate::common::client::*;
 use crate::common::server::{any_port, wait_for};
 use saltecho::auth::{Key, Keyring, MacAlgorithm};
-use saltecho::proto::CloseReason;
-use saltecho::server::{ConnId, Observer, Record, Server};
+use saltecho::server::{Note, Record, Server};
 
-/// Reports the record of each connection that ends.
-struct Ends(Sender<Option<Record>>);
-
-impl Observer for Ends {
-    fn closed(&mut self, _: ConnId, _: CloseReason, record: Option<&Record>) {
-        self.0.send(record.cloned()).unwrap();
+/// Sends the record of each connection that ends.
+fn ends(to: Sender<Option<Record>>) -> impl FnMut(&Note, Option<&Record>) + Send {
+    move |note, record| {
+        if let Note::Closed(..) = note {
+            to.send(record.cloned()).unwrap();
+        }
     }
 }
 
 #[test]
 fn a_record_tells_what_a_connection_did() {
-    let (ends, records) = channel();
+    let (to, records) = channel();
     let builder = Server::builder().listen(any_port()).listen("127.0.0.2:0").records(true);
-    let server = builder.observer(Box::new(Ends(ends))).spawn().unwrap();
+    let server = builder.observer(ends(to)).spawn().unwrap();
     let client = authenticated(server.addresses()[1]);
     assert_eq!(exchange(&client, b"hello"), b"HELLO");
     let peer = client.local_addr().unwrap();
@@ -38,8 +37,8 @@ fn a_record_tells_what_a_connection_did() {
 
 #[test]
 fn records_may_be_switched_on_for_connections_to_come() {
-    let (ends, records) = channel();
-    let builder = Server::builder().listen(any_port()).observer(Box::new(Ends(ends)));
+    let (to, records) = channel();
+    let builder = Server::builder().listen(any_port()).observer(ends(to));
     let server = builder.spawn().unwrap();
     let early = authenticated(server.addresses()[0]);
     assert_eq!(exchange(&early, b"a"), b"A");

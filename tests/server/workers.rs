@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::sync::mpsc::{Sender, channel};
+use std::sync::mpsc::channel;
 
 use crate::common::client::*;
 use crate::common::needs::STRACE;
@@ -12,7 +12,7 @@ use crate::common::server::{any_port, assert_balanced, wait_for};
 use crate::common::strace::Tracer;
 use saltecho::auth::{Key, Keyring, MacAlgorithm};
 use saltecho::proto::CloseReason;
-use saltecho::server::{BuildError, ConnId, Limits, Observer, Record, Running, Server};
+use saltecho::server::{BuildError, Limits, Note, Running, Server};
 use socket2::{Domain, Socket, Type};
 
 const WORKERS: usize = 3;
@@ -108,9 +108,7 @@ fn an_address_in_use_is_refused_even_if_its_owner_shares_it() {
 
 #[test]
 fn options_of_a_single_loop_are_refused_for_several_workers() {
-    struct Deaf;
-    impl Observer for Deaf {}
-    let builder = Server::builder().listen(any_port()).observer(Box::new(Deaf));
+    let builder = Server::builder().listen(any_port()).observer(|_, _| {});
     let refused = builder.spawn_workers(2).unwrap_err();
     assert!(matches!(refused, BuildError::NotShared(_)), "{refused}");
 }
@@ -148,15 +146,13 @@ fn a_drain_that_is_over_before_its_delay_is_refused() {
 
 #[test]
 fn one_worker_may_have_an_observer() {
-    struct Ears(Sender<CloseReason>);
-    impl Observer for Ears {
-        fn closed(&mut self, _: ConnId, reason: CloseReason, _: Option<&Record>) {
-            self.0.send(reason).unwrap();
-        }
-    }
     let (ears, heard) = channel();
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let builder = Server::builder().listener(listener).observer(Box::new(Ears(ears)));
+    let builder = Server::builder().listener(listener).observer(move |note, _| {
+        if let Note::Closed(_, reason) = note {
+            ears.send(*reason).unwrap();
+        }
+    });
     let running = builder.spawn_workers(1).unwrap();
     drop(authenticated(running.addresses()[0]));
     assert_eq!(heard.recv_timeout(PATIENCE), Ok(CloseReason::PeerFinished));

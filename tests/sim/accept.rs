@@ -13,7 +13,7 @@ use saltecho::auth::Keyring;
 use saltecho::proto::{CloseReason, Config, Upper};
 use saltecho::python::Monotonic;
 use saltecho::reactor::{Close, Kernel, Liveness, Ready, Token, Wake};
-use saltecho::server::{AcceptPause, Limits, Observer, Server, run_workers};
+use saltecho::server::{AcceptPause, Limits, Note, Server, run_workers};
 
 /// The next results of a listener or of `shed`; then only "would block".
 type Script = VecDeque<Result<(), i32>>;
@@ -170,21 +170,17 @@ fn errors_of_one_client_are_counted_and_skipped() {
 }
 
 /// Records the reason of each pause.
-struct Pauses(Arc<Mutex<Vec<String>>>);
-
-impl Observer for Pauses {
-    fn accept_paused(&mut self, pause: AcceptPause<'_>) {
-        let why = match pause {
-            AcceptPause::Error(error) => format!("errno {}", error.raw_os_error().unwrap()),
-            other => format!("{other:?}"),
-        };
-        self.0.lock().unwrap().push(why);
-    }
-}
-
 fn observed(server: &mut Server<ScriptedKernel, Upper>) -> Arc<Mutex<Vec<String>>> {
     let pauses = Arc::new(Mutex::new(Vec::new()));
-    server.set_observer(Box::new(Pauses(Arc::clone(&pauses))));
+    let heard = Arc::clone(&pauses);
+    server.set_observer(move |note, _| {
+        let why = match note {
+            Note::AcceptPaused(AcceptPause::Error(fault)) => format!("errno {}", fault.0),
+            Note::AcceptPaused(other) => format!("{other:?}"),
+            _ => return,
+        };
+        heard.lock().unwrap().push(why);
+    });
     pauses
 }
 

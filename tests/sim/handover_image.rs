@@ -12,10 +12,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use saltecho::auth::Keyring;
-use saltecho::proto::Config;
+use saltecho::proto::{Config, Framed, Handler, MutualHandshake, Protocol, Role, Upper};
 use saltecho::random::SplitMix;
 use saltecho::server::handover::{Decoder, FORMATS, Kind, Thawing, Totals};
-use saltecho::server::{Limits, Stats};
+use saltecho::server::{Limits, Server, Stats};
 use saltecho::sim::{Faults, SimKernel, SimMoved};
 use saltecho::trace::Recorder;
 
@@ -27,12 +27,12 @@ use crate::world::moving::{Message, messages};
 /// The most images of a format.
 const IMAGES: usize = 8;
 
-/// The file with the images of a format, which have an empty line between them. The first line of each
-/// has the [`figures`] as they were then. Then there is a line for each message, with kind, number of
-/// records, their length and the payload. The last line has the totals.
-fn path(format: u16) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-        .join(format!("tests/data/handover/format-{format}.txt"))
+/// The file with the images of a format in a protocol, which have an empty line between them. The first
+/// line of each has the [`figures`] as they were then. Then there is a line for each message, with kind,
+/// number of records, their length and the payload. The last line has the totals.
+fn path(format: u16, protocol: Protocol) -> PathBuf {
+    let name = format!("tests/data/handover/format-{format}-{protocol}.txt");
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(name)
 }
 
 /// A frozen server: its figures, its messages, and their totals.
@@ -102,22 +102,38 @@ fn what_an_earlier_state_of_the_source_wrote_is_read_and_means_the_same() {
     }
     let mut seen = BTreeSet::new();
     for format in FORMATS {
-        let text = fs::read_to_string(path(*format)).expect("each format has its images");
-        for (number, image) in text.split("\n\n").enumerate() {
-            let (figures, messages, totals) = read(image);
-            seen.extend(different(&messages));
-            let what = format!("image {number} of format {format}");
-            check(&what, &figures, messages, &totals);
+        for protocol in [Protocol::Tutorial, Protocol::Multiprocessing] {
+            let text = fs::read_to_string(path(*format, protocol)).expect("each has its images");
+            for (number, image) in text.split("\n\n").enumerate() {
+                let image = read(image);
+                seen.extend(different(&image.1));
+                let what = format!("image {number} of format {format}, {protocol}");
+                match protocol {
+                    Protocol::Multiprocessing => check(&what, image, protocol, framed()),
+                    _ => check(&what, image, protocol, UpperHandler::new()),
+                }
+            }
         }
     }
     let kinds: BTreeSet<u8> = seen.iter().map(|(kind, ..)| *kind).collect();
     assert_eq!(kinds, (1..=7).collect(), "every kind of record is there");
     let stages: BTreeSet<u8> = seen.iter().map(|(_, [stage, ..], _)| *stage).collect();
-    assert_eq!(stages, [0, 1, 3, 5].into(), "a handshake, an echo and an end are there");
+    assert_eq!(stages, [0, 1, 2, 3, 5].into(), "handshakes, an echo and an end are there");
+}
+
+fn framed() -> Framed<Upper> {
+    Framed::new(Upper, None)
+}
+
+fn config(protocol: Protocol) -> Config {
+    let mut config = Config::new(Keyring::demo());
+    config.protocol = protocol;
+    config
 }
 
 /// Thaws an image, and freezes it again.
-fn check(what: &str, expected: &[u64; 6], mut sent: Vec<Message>, totals: &Totals) {
+fn check<H: Handler + Clone>(what: &str, image: Image, protocol: Protocol, handler: H) {
+    let (expected, mut sent, totals) = image;
     let mut kernel = Recorder::off(SimKernel::new(0, Faults::none()));
     // Later than when it was frozen.
     kernel.pass(Duration::from_secs(1_000_000));
@@ -129,14 +145,13 @@ fn check(what: &str, expected: &[u64; 6], mut sent: Vec<Message>, totals: &Total
         }
         message.clone().give(&mut decoder).unwrap();
     }
-    let arrived = decoder.finish(totals).unwrap();
+    let arrived = decoder.finish(&totals).unwrap();
     let mut loops = arrived.spread(1, |_| unreachable!("as many loops")).unwrap();
-    let config = Config::new(Keyring::demo());
     let limits = Limits::for_connections(1000);
-    let mut thawing = Thawing::new(kernel, config, limits, UpperHandler::new()).unwrap();
+    let mut thawing = Thawing::new(kernel, config(protocol), limits, handler).unwrap();
     thawing.server().keep_records(true);
     thawing.restore(loops.remove(0)).unwrap();
-    assert_eq!(figures(&thawing.server().stats()), *expected, "{what}");
+    assert_eq!(figures(&thawing.server().stats()), expected, "{what}");
     let frozen = thawing.commit().freeze().map_err(|_| "it drains").unwrap();
     let again = messages(&frozen).0;
     assert!(comparable(again) == comparable(sent), "{what} means something else");
@@ -158,30 +173,98 @@ fn figures(stats: &Stats) -> [u64; 6] {
 /// the sections of their details.
 type Seen = BTreeSet<(u8, [u8; 3], Vec<u8>)>;
 
-/// Writes the images of formats that have none: servers of random worlds whose records differ most.
+/// Writes the images of formats that have none.
 fn record() {
-    for format in FORMATS.iter().filter(|format| !path(**format).exists()) {
-        let mut candidates: Vec<(Seen, String)> = (0..600).flat_map(frozen_servers).collect();
-        let (mut seen, mut images) = (Seen::new(), Vec::new());
-        while images.len() < IMAGES {
-            // A stage that is new counts before everything else.
-            let stages = |seen: &Seen| -> BTreeSet<u8> {
-                seen.iter().map(|(_, [stage, ..], _)| *stage).collect()
-            };
-            let news = |(has, _): &(Seen, String)| {
-                (stages(has).difference(&stages(&seen)).count(), has.difference(&seen).count())
-            };
-            let best = (0..candidates.len()).max_by_key(|place| news(&candidates[*place]));
-            let (has, image) = candidates.swap_remove(best.expect("there are enough"));
-            if has.is_subset(&seen) {
-                break;
+    for format in FORMATS {
+        for protocol in [Protocol::Tutorial, Protocol::Multiprocessing] {
+            let path = path(*format, protocol);
+            if path.exists() {
+                continue;
             }
-            seen.extend(has);
-            images.push(image);
+            let images = match protocol {
+                Protocol::Multiprocessing => vec![in_frames()],
+                _ => differing(),
+            };
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, images.join("\n")).unwrap();
         }
-        fs::create_dir_all(path(*format).parent().unwrap()).unwrap();
-        fs::write(path(*format), images.join("\n")).unwrap();
     }
+}
+
+/// Servers of random worlds, those whose records differ most.
+fn differing() -> Vec<String> {
+    let mut candidates: Vec<(Seen, String)> = (0..600).flat_map(frozen_servers).collect();
+    let (mut seen, mut images) = (Seen::new(), Vec::new());
+    while images.len() < IMAGES {
+        // A stage that is new counts before everything else.
+        let stages = |seen: &Seen| -> BTreeSet<u8> {
+            seen.iter().map(|(_, [stage, ..], _)| *stage).collect()
+        };
+        let news = |(has, _): &(Seen, String)| {
+            (stages(has).difference(&stages(&seen)).count(), has.difference(&seen).count())
+        };
+        let best = (0..candidates.len()).max_by_key(|place| news(&candidates[*place]));
+        let (has, image) = candidates.swap_remove(best.expect("there are enough"));
+        if has.is_subset(&seen) {
+            break;
+        }
+        seen.extend(has);
+        images.push(image);
+    }
+    images
+}
+
+/// A server in frames, with a client at each step of its handshake, and in the middle of each part of a
+/// frame; it owes answers to the last.
+fn in_frames() -> String {
+    let kernel = Recorder::off(SimKernel::new(1, Faults::none()));
+    let limits = Limits::for_connections(20);
+    let config = config(Protocol::Multiprocessing);
+    let mut server =
+        Server::with_kernel(kernel, vec![().into()], config, limits, framed()).unwrap();
+    server.keep_records(true);
+    let keys = Keyring::demo();
+    let (short, long) = ([0, 0, 0, 9], [[255; 4], [0; 4], [0, 1, 0, 0]].concat());
+    let whole = [&short[..], b"the whole"].concat();
+    let parts: [&[u8]; 6] =
+        [&short[..2], &whole[..7], &long[..6], &long, &whole.repeat(30), &whole];
+    for number in 0..12_usize {
+        let end = server.kernel_mut().connect(600, 60, 60);
+        let random = [u8::try_from(number).unwrap(); 40];
+        let mut client = MutualHandshake::new(Role::Client, &keys, random);
+        // Some stop in the middle of the handshake.
+        for _ in 0..(2 * number).min(12) {
+            server.turn().unwrap();
+            while let Ok(bytes) = server.kernel_mut().client_recv(end, 60) {
+                assert_eq!(client.handle_recv(&keys, &bytes), bytes.len());
+            }
+            let bytes = client.unsent().to_vec();
+            let sent = server.kernel_mut().client_send(end, &bytes);
+            client.handle_sent(sent);
+        }
+        if let Some(place) = number.checked_sub(6) {
+            assert_eq!(client.outcome(), Some(Ok(())));
+            server.turn().unwrap();
+            while server.kernel_mut().client_recv(end, 60).is_ok() {}
+            server.kernel_mut().client_send(end, parts[place]);
+        }
+        server.turn().unwrap();
+    }
+    let frozen = server.freeze().map_err(|_| "it drains").unwrap();
+    let (messages, totals) = messages(&frozen);
+    assert!(totals.unsent > 0, "{totals:?}");
+    image(&frozen.stats(), &messages, &totals)
+}
+
+/// The text of an image.
+fn image(stats: &Stats, messages: &[Message], totals: &Totals) -> String {
+    let figures = figures(stats).map(|figure| figure.to_string()).join(" ");
+    let line = |message: &Message| {
+        let Message { kind, count, record_size, payload, .. } = message;
+        format!("{} {count} {record_size} {}\n", kind.code(), hex(payload))
+    };
+    let lines: String = messages.iter().map(line).collect();
+    format!("{figures}\n{lines}{}\n", hex(&totals.to_bytes()))
 }
 
 /// The server of a world at some of its turns, each with what it has.
@@ -196,13 +279,7 @@ fn frozen_servers(seed: u64) -> Vec<(Seen, String)> {
         let (messages, totals) = messages(&frozen);
         let has = different(&messages);
         if servers.iter().all(|(before, _)| !has.is_subset(before)) {
-            let figures = figures(&frozen.stats()).map(|figure| figure.to_string()).join(" ");
-            let line = |message: &Message| {
-                let Message { kind, count, record_size, payload, .. } = message;
-                format!("{} {count} {record_size} {}\n", kind.code(), hex(payload))
-            };
-            let lines: String = messages.iter().map(line).collect();
-            servers.push((has, format!("{figures}\n{lines}{}\n", hex(&totals.to_bytes()))));
+            servers.push((has, image(&frozen.stats(), &messages, &totals)));
         }
         world.server = frozen.resume();
     }

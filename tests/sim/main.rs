@@ -26,6 +26,7 @@ mod random_protocols;
 mod random_worlds;
 mod reconfigure;
 mod recording;
+mod ring;
 #[path = "../../benches/support/mod.rs"]
 mod support;
 mod truth;

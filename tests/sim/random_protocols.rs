@@ -3,7 +3,6 @@
 #![allow(clippy::iter_over_hash_type)] // A judge decides nothing.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -14,14 +13,15 @@ use saltecho::proto::{
 };
 use saltecho::random::SplitMix;
 use saltecho::server::handover::Thawing;
-use saltecho::server::{Limits, Observer, Record, Server};
+use saltecho::server::{Limits, Note, Server, recording_header};
 use saltecho::sim::{Faults, Seen, SimClient, SimKernel};
-use saltecho::trace::Recorder;
+use saltecho::trace::{RecordOptions, Recorder};
 
 use crate::multiprocessing_world::answer;
 use crate::world::TestKernel;
 use crate::world::client::Fate;
 use crate::world::moving::{self, Outcome, draw_time};
+use crate::world::segments;
 use crate::world::steps::{receive, until_asleep};
 
 const SEEDS: u64 = 600;
@@ -201,7 +201,7 @@ impl Client {
     }
 }
 
-#[derive(Clone, Default)]
+#[derive(Default)]
 struct Seer(Arc<Mutex<Reported>>);
 
 #[derive(Default)]
@@ -210,16 +210,20 @@ struct Reported {
     closed: HashMap<ConnId, CloseReason>,
 }
 
-impl Observer for Seer {
-    fn opened(&mut self, _id: ConnId, _peer: Option<SocketAddr>) {}
-
-    fn authenticated(&mut self, id: ConnId, key: Option<KeyName>) {
-        self.0.lock().unwrap().authenticated.push((id, key));
-    }
-
-    fn closed(&mut self, id: ConnId, reason: CloseReason, _record: Option<&Record>) {
-        let twice = self.0.lock().unwrap().closed.insert(id, reason);
-        assert_eq!(twice, None, "{id} closed twice");
+impl Seer {
+    fn observe<H: Handler + Clone>(&self, server: &mut Server<TestKernel, H>) {
+        let reported = Arc::clone(&self.0);
+        server.set_observer(move |note, _| match *note {
+            Note::Authenticated(id, key) => {
+                let key = key.map(|key| key.name.expect("only recordings have none"));
+                reported.lock().unwrap().authenticated.push((id, key));
+            }
+            Note::Closed(id, reason) => {
+                let twice = reported.lock().unwrap().closed.insert(id, reason);
+                assert_eq!(twice, None, "{id} closed twice");
+            }
+            _ => {}
+        });
     }
 }
 
@@ -251,12 +255,24 @@ fn run<H: Handler + Clone>(protocol: Protocol, handler: H, seed: u64) {
     let mut limits = Limits::for_connections(1 + random.below(12));
     limits.bytes_per_turn = 1 + random.below(10_000);
     limits.accepts_per_turn = 1 + random.below(4);
-    let kernel = Recorder::off(SimKernel::new(random.next_u64(), faults));
+    let kernel = SimKernel::new(random.next_u64(), faults);
+    let handovers = [0, 0, 50, 300][random.clone().below(4)];
+    // A recording does not go on in another loop.
+    let (kernel, recorded) = match handovers {
+        0 => {
+            let header = recording_header(&config, &limits, &[], &[], &[false]);
+            let keeps_payload = seed.is_multiple_of(2);
+            let options = RecordOptions { header, keeps_payload, limit: Some(14_000) };
+            let (recorder, recorded) = segments::record(kernel, options);
+            (recorder, Some(recorded))
+        }
+        _ => (Recorder::off(kernel), None),
+    };
     let (own, settings) = (handler.clone(), config.clone());
     let mut server = Server::with_kernel(kernel, vec![().into()], settings, limits, own).unwrap();
     let (seer, clients) = (Seer::default(), Vec::new());
-    server.set_observer(Box::new(seer.clone()));
-    let handovers = [0, 0, 50, 300][random.clone().below(4)];
+    seer.observe(&mut server);
+    let fresh = handler.clone();
     let mut world =
         World { protocol, server, config, limits, handler, handovers, clients, random, seer };
     for _ in 0..world.random.below(300) {
@@ -270,6 +286,12 @@ fn run<H: Handler + Clone>(protocol: Protocol, handler: H, seed: u64) {
     }
     world.quiesce();
     world.end();
+    drop(world);
+    if let Some(recorded) = recorded
+        && let Err(fault) = recorded.replay(|| fresh.clone())
+    {
+        panic!("seed {seed}: {fault}");
+    }
 }
 
 impl<H: Handler + Clone> World<H> {
@@ -278,7 +300,7 @@ impl<H: Handler + Clone> World<H> {
         let thawing = |world: &Self, kernel| {
             let (config, limits) = (world.config.clone(), world.limits);
             let mut thawing = Thawing::new(kernel, config, limits, world.handler.clone()).unwrap();
-            thawing.server().set_observer(Box::new(world.seer.clone()));
+            world.seer.observe(thawing.server());
             thawing
         };
         let placeholder = thawing(self, Recorder::off(SimKernel::new(0, Faults::none()))).commit();

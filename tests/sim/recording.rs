@@ -91,18 +91,34 @@ fn the_same_seed_gives_the_same_bytes() {
 fn a_flipped_byte_is_found_where_it_is() {
     let bytes = recording(3, true).expect("payload is kept");
     let header = bytes.windows(2).position(|two| two == b"\n\n").unwrap() + 2;
+    let mut last = (0, 0);
     for at in (header + 8..bytes.len()).step_by(97) {
         let mut bad = bytes.clone();
         bad[at] ^= 1;
-        let found = match Replay::new(Reader::new(&bad[..]).unwrap(), handler(3)) {
-            Ok(_) => match replay(&bad, handler(3)).0 {
-                Replayed::Unreadable(ReadError::Damaged { .. }) => true,
-                outcome => panic!("byte {at}: {outcome:?}"),
-            },
-            Err(error) => error.contains("damaged"),
+        let mut reader = Reader::new(&bad[..]).unwrap();
+        let fault = loop {
+            match reader.next_step() {
+                Ok(step) => assert!(step.is_some(), "byte {at} is not missed"),
+                Err(error) => break error,
+            }
         };
-        assert!(found, "byte {at}");
+        let ReadError::Damaged { turn, step: Some(step), offset, .. } = fault else {
+            panic!("byte {at}: {fault}")
+        };
+        assert_eq!(offset, at as u64);
+        assert!(last <= (turn, step), "byte {at}: turn {turn}, step {step}");
+        last = (turn, step);
+        let replayed = Replay::new(Reader::new(&bad[..]).unwrap(), handler(3));
+        match replayed.map(|_| replay(&bad, handler(3)).0) {
+            Ok(Replayed::Unreadable(found)) => assert_eq!(found.to_string(), fault.to_string()),
+            Ok(outcome) => panic!("byte {at}: {outcome:?}"),
+            Err(found) => assert_eq!(found, fault.to_string()),
+        }
     }
+    let mut reader = Reader::new(&bytes[..]).unwrap();
+    while reader.next_step().unwrap().is_some() {}
+    let (turns, steps) = (reader.turn(), reader.step());
+    assert!(last.0 > turns / 2 && last.1 > steps / 2 && last.1 <= steps, "{last:?} of {steps}");
 }
 
 /// What was recorded up to the death of a process can be used, whole chunk by whole chunk.

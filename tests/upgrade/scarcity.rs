@@ -220,6 +220,54 @@ fn a_new_process_that_the_kernel_kills_for_memory_changes_nothing() {
     drop(group);
 }
 
+/// Has a process fail to start threads from this call of its first thread on.
+fn without_threads(call: usize) -> String {
+    format!(
+        "strace -D -o /dev/null -e trace=clone,clone3 -e inject=clone,clone3:error=EAGAIN:when={call}+"
+    )
+}
+
+/// The threads of the loops are there before the connections are.
+#[test]
+fn a_new_process_that_gets_no_thread_for_a_loop_declines() {
+    if STRACE.is_missing() {
+        return;
+    }
+    let mut service = Service::start(&["--workers", "2"]);
+    service.connect(20);
+    // The first two read the command line and write the log.
+    service.wrap_program(&without_threads(3));
+    let words = "cannot start a thread for each worker";
+    service.ctl(&["upgrade"]).expect(1, &["given up: ", words]);
+    assert_eq!(service.step("given up")["reason"], "declined");
+    service.check_clients();
+    service.restore_program();
+    service.upgrade();
+    service.check_clients();
+    service.finish();
+}
+
+/// The loops of a process that goes on do so on the threads that they had.
+#[test]
+fn old_goes_on_without_another_thread() {
+    if STRACE.is_missing() || PYTHON.is_missing() {
+        return;
+    }
+    // The others are for the second loop and for the upgrade.
+    let words = without_threads(5);
+    let words = words.split(' ').map(str::to_owned).collect();
+    let mut service = Service::start_under(|_| words, &["--workers", "2"]);
+    service.connect(20);
+    service.pretend("hello prepared end ack 1");
+    service.ctl(&["upgrade"]).expect(1, &["given up: "]);
+    service.check_clients();
+    service.connect(20);
+    let words = ["refused (memory): cannot start a thread: "];
+    service.ctl(&["upgrade"]).expect(1, &words);
+    service.check_clients();
+    service.finish();
+}
+
 /// With too little address space the program fails at one step or another. With enough it takes over.
 #[test]
 fn a_new_process_that_gets_no_memory_changes_nothing() {

@@ -5,12 +5,12 @@ use std::path::Path;
 use saltecho::proto::Handler;
 use saltecho::server::{Replay, Replayed};
 use saltecho::trace::page::{Beside, Fact, Film, Page, View};
-use saltecho::trace::{Ending, Event, Header, Stream};
+use saltecho::trace::{Event, Header, Stream};
 
 use super::ExplainArgs;
 use crate::cli::failure::{Exit, Failure};
 use crate::cli::output::Outputs;
-use crate::cli::replay::{Input, WithHandler, open, replay_with, unreadable};
+use crate::cli::replay::{Input, WithHandler, early_end, open, replay_with, unreadable};
 
 /// Steps of a page: more of them make it slow to open.
 const MOST: usize = 5000;
@@ -38,17 +38,20 @@ fn film(args: &ExplainArgs, path: &Path) -> Result<(Page, Film, String), Failure
     let mut reader = open(path)?;
     let header = reader.header().clone();
     let mut follower = follow(path, &header)?;
-    let mut film = Film::of_server();
+    let (mut film, mut begun, mut gone) = (Film::of_server(), false, 0);
     while let Some(step) = reader.next_step().map_err(|error| unreadable(path, &error))? {
         let mut shown = range.contains(&u128::from(step.at.as_nanos()));
         if shown && skipped > 0 {
             skipped -= 1;
             shown = false;
         }
+        if let Event::Snapshot { turns, .. } = step.event {
+            gone = turns;
+        }
         // The state between two turns is known when the next begins.
         let mut facts = Vec::new();
-        if let (Event::Poll(_), Some(follower), true) =
-            (&step.event, &mut follower, reader.turn() > 1)
+        if let (Event::Poll(_), Some(follower)) = (&step.event, &mut follower)
+            && std::mem::replace(&mut begun, true)
         {
             facts = follower(shown);
         }
@@ -56,10 +59,9 @@ fn film(args: &ExplainArgs, path: &Path) -> Result<(Page, Film, String), Failure
             facts.into_iter().map(|(stream, fact)| View { step: 0, stream, fact }).collect();
         film.step(&step, Beside { views: &views, ..Beside::default() }, shown);
     }
-    let end = match reader.ending() {
-        Some(Ending::Complete) | None => "Here the recording ends.".to_owned(),
-        Some(Ending::Stopped(why)) => format!("Here the recording was ended early: {why}."),
-        Some(Ending::Cut) => format!("Here the recording is cut off, in turn {}.", reader.turn()),
+    let end = match early_end(&reader) {
+        None => "Here the recording ends.".to_owned(),
+        Some(fault) => format!("The recording {fault}."),
     };
     let get = |name: &str| header.get(name).unwrap_or("unknown").to_owned();
     let mut introduction =
@@ -71,6 +73,11 @@ fn film(args: &ExplainArgs, path: &Path) -> Result<(Page, Film, String), Failure
             " It was recorded by another build than the one that made this page, so deadlines and places in \
              the run queue are missing, and the lines are those of this build.",
         );
+    }
+    if gone > 0 {
+        introduction.push_str(&format!(
+            " The recording begins with a snapshot after turn {gone}: what was before is gone."
+        ));
     }
     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let page = Page {

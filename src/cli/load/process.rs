@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use saltecho::load::Phase;
 use saltecho::load::report::ServerUse;
+use saltecho::reactor::resident_bytes;
 
 /// CPU time and memory of a process so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -39,15 +40,14 @@ impl Usage {
             waited += queued;
         }
         let [user, system] = ticks(&read_file("stat")?).context("unknown format of stat")?;
-        let pages =
-            read_file("statm")?.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok());
+        let resident = resident_bytes(&read_file("statm")?).context("unknown format of statm")?;
         let tick = Duration::from_secs(1) / u32::try_from(rustix::param::clock_ticks_per_second())?;
         Ok(Self {
             cpu: Duration::from_nanos(cpu),
             user: tick * user,
             system: tick * system,
             waited: Duration::from_nanos(waited),
-            resident: pages.context("unknown format of statm")? * rustix::param::page_size() as u64,
+            resident,
         })
     }
 

@@ -52,7 +52,7 @@ pub(in crate::cli) struct ServeArgs {
     pub(super) protocol: ProtocolArgs,
 
     /// Serve --protocol plain on addresses that other machines can reach: every machine that can send a
-    /// packet there may use the server, and make it send as much as it receives
+    /// packet there may use the server, and make it send as much as it receives. Other protocols refuse it
     #[arg(long, env = "SALTECHO_ALLOW_UNAUTHENTICATED", hide_env_values = true)]
     #[arg(value_parser = clap::builder::FalseyValueParser::new())]
     pub(super) allow_unauthenticated: bool,

@@ -1,14 +1,14 @@
 //! Log lines of a server: its settings, its counters, its connections.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
-use std::{fmt, io};
 
 use saltecho::auth::KeyName;
 use saltecho::proto::proxy::Header;
 use saltecho::proto::{CloseReason, Config, Protocol};
-use saltecho::server::{AcceptPause, ConnId, Limits, Observer, Record, Stats};
+use saltecho::server::{AcceptPause, ConnId, Fault, Limits, Note, Record, Refusal, Stats};
 
 use super::fields::{Authenticated, Closed, Connection, Counters};
 use crate::cli::failure::{Exit, Failure};
@@ -164,7 +164,22 @@ impl Reporter {
     }
 }
 
-impl Observer for Reporter {
+/// What it makes of each note.
+impl Reporter {
+    pub(super) fn hear(&mut self, note: &Note, record: Option<&Record>) {
+        match note {
+            Note::Opened(id, peer) => self.opened(*id, *peer),
+            Note::Proxied(id, Some(header)) => self.proxied(*id, header),
+            Note::Refused(peer, Refusal::UntrustedProxy) => self.proxy_refused(*peer),
+            Note::Authenticated(id, key) => self.authenticated(*id, key.and_then(|key| key.name)),
+            Note::Closed(id, reason) => self.closed(*id, *reason, record),
+            Note::SetupFailed(peer, fault) => self.setup_failed(*peer, *fault),
+            Note::AcceptPaused(pause) => self.accept_paused(*pause),
+            // Refusals by source are counted, and come in floods.
+            _ => {}
+        }
+    }
+
     fn opened(&mut self, id: ConnId, peer: Option<SocketAddr>) {
         if let Some(peer) = peer.filter(|_| self.log.is_enabled(Level::Normal)) {
             self.unauthenticated.insert(id, peer);
@@ -200,7 +215,7 @@ impl Observer for Reporter {
         self.log.write(Level::Verbose, &entry.with(self.connection(id, client)));
     }
 
-    fn proxy_refused(&mut self, peer: Option<SocketAddr>) {
+    fn proxy_refused(&self, peer: Option<SocketAddr>) {
         let peer = peer.map_or_else(|| "a peer that left".to_owned(), |peer| peer.to_string());
         let text = format_args!(
             "{}refused a PROXY connection from {peer}, which --proxy-trust does not name",
@@ -250,19 +265,19 @@ impl Observer for Reporter {
         }
     }
 
-    fn setup_failed(&mut self, peer: Option<SocketAddr>, error: &io::Error) {
+    fn setup_failed(&self, peer: Option<SocketAddr>, fault: Fault) {
         let peer = peer.map_or_else(String::new, |peer| format!(" {peer}"));
-        let text = format_args!("{}cannot serve client{peer}: {error}", self.prefix);
+        let text = format_args!("{}cannot serve client{peer}: {}", self.prefix, fault.to_error());
         self.log.write_limited(&Entry::new(Severity::Warning, "setup_failed", text));
     }
 
-    fn accept_paused(&mut self, pause: AcceptPause<'_>) {
+    fn accept_paused(&mut self, pause: AcceptPause) {
         if self.paused.is_some_and(|time| time.elapsed() < Self::PAUSE_PERIOD) {
             return;
         }
         self.paused = Some(Instant::now());
         let why = match pause {
-            AcceptPause::Error(error) => error.to_string(),
+            AcceptPause::Error(fault) => fault.to_error().to_string(),
             AcceptPause::Full => "the maximum number of connections is reached; \
                  --max-connections and `ulimit -n` set it"
                 .to_owned(),

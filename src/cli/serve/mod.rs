@@ -17,6 +17,7 @@ mod upgrade;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
+use std::thread;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -24,7 +25,8 @@ use saltecho::proto::{Framed, Handler, Identity, Protocol, Transform, Upper};
 use saltecho::reactor::{AdminListener, Kernel, MioKernel};
 use saltecho::server::handover::Thawing;
 use saltecho::server::{
-    AdminAddress, BuildError, Handle, Pause, Server, ServerBuilder, run_until_parked, run_workers,
+    AdminAddress, BuildError, Crew, Handle, Parking, Pause, Server, ServerBuilder,
+    run_until_parked, run_workers,
 };
 use signal_hook::consts::SIGHUP;
 
@@ -102,7 +104,7 @@ fn serve<H: Handler + Clone + Send>(
         let service = Service::prepare(args, Settings::check(args, places)?, log)?;
         return service.open(passed, handler);
     };
-    let following = predecessor.greet()?;
+    let mut following = predecessor.greet()?;
     let prepared = Settings::check(args, following.serving.passed_places())
         .and_then(|settings| Service::follow(args, settings, &following, log, handler));
     match prepared {
@@ -188,7 +190,10 @@ impl<'a> Service<'a> {
         let servers = builder.build_workers(self.settings.fixed.workers);
         let mut servers = servers.map_err(|error| cannot_build(error, &self.settings))?;
         let addresses = self.introduce(&mut servers)?;
-        self.run(servers, &addresses)
+        thread::scope(|scope| {
+            let crew = Crew::start(scope, servers.len()).context(NO_THREAD)?;
+            self.run(servers, &addresses, &crew)
+        })
     }
 
     /// Serves with a recording, which ends with this process: there are no upgrades.
@@ -242,15 +247,22 @@ impl<'a> Service<'a> {
 
     fn take_over<H: Handler + Clone + Send>(
         mut self,
-        following: Following,
+        mut following: Following,
         thawing: Vec<Thawing<MioKernel, H>>,
     ) -> Result<(), Failure> {
-        let addresses = following.serving.addresses.clone();
-        let servers = following.take_over(thawing, &self.upgrader, self.log);
-        if let Some(port_file) = self.port_file.take() {
-            port_file.write_again(&addresses, self.log);
-        }
-        self.run(servers, &addresses)
+        thread::scope(|scope| {
+            // Before there is anything to lose.
+            let crew = Crew::start(scope, thawing.len()).map_err(|error| {
+                following.decline(&format!("{NO_THREAD}: {error}"));
+                Failure::new(Exit::Runtime, anyhow::Error::new(error).context(NO_THREAD))
+            })?;
+            let addresses = following.serving.addresses.clone();
+            let servers = following.take_over(thawing, &self.upgrader, self.log);
+            if let Some(port_file) = self.port_file.take() {
+                port_file.write_again(&addresses, self.log);
+            }
+            self.run(servers, &addresses, &crew)
+        })
     }
 
     /// Gives new servers their observers and writes the port file. Returns their addresses.
@@ -277,20 +289,21 @@ impl<'a> Service<'a> {
     {
         let workers = self.settings.fixed.workers;
         for (server, worker) in servers.zip(1..) {
-            let reporter = Reporter::new(self.log.clone(), worker, workers, addresses.to_vec());
-            server.set_observer(Box::new(reporter));
+            let mut reporter = Reporter::new(self.log.clone(), worker, workers, addresses.to_vec());
+            server.set_observer(move |note, record| reporter.hear(note, record));
         }
     }
 
-    fn run<H: Handler + Clone + Send>(
+    fn run<'scope, H: Handler + Clone + Send + 'scope>(
         self,
         mut servers: Vec<Server<MioKernel, H>>,
         addresses: &[SocketAddr],
+        crew: &Crew<'scope>,
     ) -> Result<(), Failure> {
         self.announce(addresses, servers[0].admin_address());
         self.upgrader.set_serving(Serving::new(&self.settings, addresses));
         loop {
-            let pause = run_until_parked(servers, self.upgrader.parking());
+            let pause = run_until_parked(servers, self.upgrader.parking(), crew);
             match pause.context("the event loop failed")? {
                 Pause::Ended(stats) => {
                     journal::print_counters(self.log, Level::Normal, &stats);
@@ -298,7 +311,7 @@ impl<'a> Service<'a> {
                 }
                 Pause::Parked(parked) => match self.upgrader.hand_over(parked) {
                     Handed::Back(resumed) => servers = resumed,
-                    Handed::Over(rest) => return self.leave(rest),
+                    Handed::Over(rest) => return self.leave(rest, crew),
                 },
             }
         }
@@ -306,17 +319,18 @@ impl<'a> Service<'a> {
 
     /// Finishes the answers to administrators, and ends once the service manager knows of the other
     /// process.
-    fn leave<H: Handler + Clone + Send>(
+    fn leave<'scope, H: Handler + Clone + Send + 'scope>(
         self,
         rest: Vec<Server<MioKernel, H>>,
+        crew: &Crew<'scope>,
     ) -> Result<(), Failure> {
         let all: Handle = rest.iter().map(Server::handle).collect();
-        let limit = std::thread::Builder::new().name("limit".to_owned()).spawn(move || {
-            std::thread::sleep(LEAVE_LIMIT);
+        let limit = thread::Builder::new().name("limit".to_owned()).spawn(move || {
+            thread::sleep(LEAVE_LIMIT);
             all.stop();
         });
         if limit.is_ok()
-            && let Err(error) = run_workers(rest)
+            && let Err(error) = run_until_parked(rest, &Parking::new(0), crew)
         {
             self.log.warn(format_args!("after the handover: {error}"));
         }
@@ -338,6 +352,9 @@ impl<'a> Service<'a> {
         self.log.write(Level::Normal, &entry.with(Listening { addresses }));
     }
 }
+
+/// The error of a system that refuses a thread.
+const NO_THREAD: &str = "cannot start a thread for each worker";
 
 /// Time in which a process that was taken over from finishes its answers to administrators.
 const LEAVE_LIMIT: Duration = Duration::from_secs(10);

@@ -1,17 +1,18 @@
 //! The recording of a server's loops (--record).
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, ErrorKind, Read};
+use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use saltecho::reactor::MioKernel;
-use saltecho::trace::{Header, RecordOptions, Recorder};
+use saltecho::trace::{Header, RecordOptions, Recorder, Segments};
 
 use crate::cli::failure::{Exit, Failure};
 use crate::cli::log::Log;
+use crate::cli::replay::{next_segment, with_suffix};
 use crate::cli::values::FileSize;
 
 #[derive(Args, Debug)]
@@ -24,7 +25,11 @@ pub(super) struct RecordArgs {
     #[arg(long, value_name = "FILE", env = "SALTECHO_RECORD", hide_env_values = true)]
     pub(super) record: Option<PathBuf>,
 
-    /// Size at which the recording ends (64m, 2g), for each worker [default: none]
+    /// Size beyond which the beginning of the recording goes (64m, 2g), for each worker [default: none]
+    ///
+    /// The recording then has two files, FILE and FILE.next, which together are no longer. Each that begins
+    /// later begins with a snapshot of the server, so that the last part of the run can be replayed without
+    /// the rest.
     #[arg(long, value_name = "SIZE", env = "SALTECHO_RECORD_LIMIT", hide_env_values = true)]
     pub(super) record_limit: Option<FileSize>,
 
@@ -36,7 +41,7 @@ pub(super) struct RecordArgs {
 
 /// Files for the recordings of all workers.
 pub(super) struct Recording {
-    files: Vec<(PathBuf, File)>,
+    files: Vec<Files>,
     limit: Option<u64>,
     keeps_payload: bool,
     log: Log,
@@ -63,15 +68,10 @@ impl RecordArgs {
         let Some(path) = &self.record else { return Ok(None) };
         let paths = (1..=workers).map(|worker| match workers {
             1 => path.clone(),
-            _ => {
-                let mut name = path.clone().into_os_string();
-                name.push(format!(".{worker}"));
-                PathBuf::from(name)
-            }
+            _ => with_suffix(path, &format!(".{worker}")),
         });
         let files = paths.map(|path| {
-            let file = create(&path).with_context(|| format!("--record {}", path.display()))?;
-            Ok((path, file))
+            Files::create(&path).with_context(|| format!("--record {}", path.display()))
         });
         let files: Result<Vec<_>> = files.collect();
         let files = files.map_err(|error| Failure::new(Exit::Usage, error))?;
@@ -94,10 +94,10 @@ impl Recording {
         kernel: MioKernel,
         header: Header,
     ) -> io::Result<Recorder<MioKernel>> {
-        let (path, file) = &self.files[worker];
+        let files = self.files[worker].try_clone()?;
         let options =
             RecordOptions { header, keeps_payload: self.keeps_payload, limit: self.limit };
-        let (path, log) = (path.display().to_string(), self.log.downgrade());
+        let (path, log) = (files.path.display().to_string(), self.log.downgrade());
         let on_end = move |why: &str| {
             if let Some(log) = log.upgrade() {
                 log.warn(format_args!(
@@ -105,29 +105,90 @@ impl Recording {
                 ));
             }
         };
-        Recorder::to_file(kernel, file.try_clone()?, options, Box::new(on_end))
+        match self.limit {
+            None => Recorder::to_file(kernel, files.current, options, Box::new(on_end)),
+            Some(_) => Recorder::to_segments(kernel, files, options, Box::new(on_end)),
+        }
     }
 }
 
-/// Creates a file that only its owner can read. An earlier recording is kept under another name, and
-/// nothing else is touched.
-fn create(path: &Path) -> Result<File> {
+/// The files of one recording: all of it, or the last segments of a longer one.
+struct Files {
+    path: PathBuf,
+    current: File,
+    /// There is a second file, which is the current one.
+    has_next: bool,
+}
+
+impl Files {
+    /// Creates the first file. An earlier recording of its name is kept under another one, and nothing
+    /// else is touched.
+    fn create(path: &Path) -> Result<Self> {
+        let (next, old) = (next_segment(path), with_suffix(path, ".old"));
+        let (has_path, has_next) = (is_recording(path)?, is_recording(&next)?);
+        // What was kept before goes with both of its files.
+        let of_old = next_segment(&old);
+        if has_path && is_recording(&of_old)? {
+            fs::remove_file(&of_old).context("cannot remove the recording before the last")?;
+        }
+        for (has, from, to) in [(has_path, path, &old), (has_next, &next, &of_old)] {
+            if has {
+                fs::rename(from, to).context("cannot rename the recording that is there")?;
+            }
+        }
+        Ok(Self { path: path.to_owned(), current: create(path)?, has_next: false })
+    }
+
+    fn try_clone(&self) -> io::Result<Self> {
+        let current = self.current.try_clone()?;
+        Ok(Self { path: self.path.clone(), current, has_next: self.has_next })
+    }
+}
+
+impl Write for Files {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.current.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.current.flush()
+    }
+}
+
+/// At any time the first file is there, and begins the recording that can be replayed.
+impl Segments for Files {
+    fn begin_next(&mut self) -> io::Result<()> {
+        let next = next_segment(&self.path);
+        if self.has_next {
+            fs::rename(&next, &self.path)?;
+        }
+        (self.current, self.has_next) = (create(&next)?, true);
+        Ok(())
+    }
+}
+
+/// Returns true if a recording has this name, and false if nothing has.
+fn is_recording(path: &Path) -> Result<bool> {
     match fs::metadata(path) {
-        Ok(metadata) if !metadata.is_file() => bail!("it is not a regular file"),
+        Ok(metadata) if !metadata.is_file() => {
+            bail!("{} is not a regular file", path.display())
+        }
         Ok(_) => {
             let mut begin = String::new();
             let file = File::open(path)?.take(Header::BEGIN.len() as u64);
             let is_recording =
                 { file }.read_to_string(&mut begin).is_ok() && begin == Header::BEGIN;
             if !is_recording {
-                bail!("a file of this name is there, and it is no recording: choose another name");
+                bail!("{} is there, and is no recording: choose another name", path.display());
             }
-            let mut old = path.to_owned().into_os_string();
-            old.push(".old");
-            fs::rename(path, &old).context("cannot rename the recording that is there")?;
+            Ok(true)
         }
-        Err(error) if error.kind() == ErrorKind::NotFound => {}
-        Err(error) => return Err(error.into()),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error.into()),
     }
-    Ok(OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?)
+}
+
+/// Creates a file that only its owner can read.
+fn create(path: &Path) -> io::Result<File> {
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
 }

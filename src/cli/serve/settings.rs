@@ -176,6 +176,13 @@ impl ServeArgs {
                  has no messages, only bytes"
             ));
         }
+        if self.allow_unauthenticated && protocol != Protocol::Plain {
+            return usage(format!(
+                "--allow-unauthenticated (SALTECHO_ALLOW_UNAUTHENTICATED, `allow-unauthenticated` in the \
+                 configuration) has no effect with --protocol {protocol}, which authenticates every \
+                 client: leave it out, or choose --protocol plain"
+            ));
+        }
         if protocol == Protocol::Plain && places.iter().any(|place| place.proxied) {
             return usage(
                 "--proxy and --listen-proxy cannot be used with --protocol plain: it is for measuring, \

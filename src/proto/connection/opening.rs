@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use super::{Connection, Mutual, Stage};
 use crate::auth::Challenge;
-use crate::proto::config::call_timeout;
 use crate::proto::handshake::Handshake;
 use crate::proto::proxy::HeaderError;
 use crate::proto::{CloseReason, Config, Handler, MutualHandshake, Peer, Protocol, Role};
@@ -75,7 +74,7 @@ impl<H: Handler> Connection<H> {
     }
 
     fn begin(stage: Stage, timeout: Option<Duration>, handler: H, now: Monotonic) -> Self {
-        Self { stage, call: Call::begin(call_timeout(timeout), now), handler }
+        Self { stage, call: Call::within(timeout, now), handler }
     }
 
     /// Sets the peer that the handler gets in [`Handler::opened`]; a PROXY header that names a client
@@ -98,7 +97,7 @@ impl<H: Handler> Connection<H> {
         match handshake.take_header(data) {
             Ok(None) => {}
             Ok(Some(behind)) => {
-                self.call = Call::begin(call_timeout(config.auth_timeout), now);
+                self.call = Call::within(config.auth_timeout, now);
                 if config.protocol == Protocol::Multiprocessing {
                     self.stage = Stage::Mutual(Box::new(Mutual::behind(handshake, config, behind)));
                 }

@@ -7,7 +7,9 @@ use crate::proto::connection::mutual::Mutual;
 use crate::proto::handshake::Handshake;
 use crate::proto::proxy::Header;
 use crate::proto::wire::Reader;
-use crate::proto::{CloseReason, Config, Handler, MutualHandshake, Peer, guarded};
+use crate::proto::{
+    CloseReason, Config, Disguise, Handler, MutualHandshake, Peer, Protocol, State, guarded,
+};
 use crate::python::Call;
 
 use bytes::Bytes;
@@ -26,6 +28,21 @@ pub(crate) struct Head {
     pub(crate) deadline: u64,
     /// Bytes of answers that are unsent.
     pub(crate) unsent: u64,
+}
+
+impl Head {
+    /// The tag of a state, of which there are two in a handshake.
+    pub(crate) const fn stage_of(state: State, protocol: Protocol) -> u8 {
+        match (state, protocol) {
+            (State::AwaitHeader, _) => AWAIT_DIGEST,
+            (State::AwaitDigest, Protocol::Multiprocessing) => MUTUAL,
+            (State::AwaitDigest, Protocol::Tutorial | Protocol::Plain) => AWAIT_DIGEST,
+            (State::Echoing, _) => ECHOING,
+            (State::Finishing, _) => FINISHING,
+            (State::Lingering, _) => LINGERING,
+            (State::Closed(_), _) => 0,
+        }
+    }
 }
 
 const AWAIT_DIGEST: u8 = 1;
@@ -49,16 +66,21 @@ const _: () = assert!(size_of::<Parked>() <= 32);
 impl<H: Handler> Connection<H> {
     /// Writes what another loop needs to go on: the handshake to `handshake`, the state of the
     /// handler to `handler`. `None` if the handler cannot move.
-    pub(crate) fn park(&self, handshake: &mut Vec<u8>, handler: &mut Vec<u8>) -> Option<Head> {
+    pub(crate) fn park(
+        &self,
+        disguise: &mut dyn Disguise,
+        handshake: &mut Vec<u8>,
+        handler: &mut Vec<u8>,
+    ) -> Option<Head> {
         let (stage, reason, bytes_left) = match &self.stage {
             Stage::AwaitDigest(state) => {
-                state.park(handshake);
+                state.park(disguise, handshake);
                 (AWAIT_DIGEST, None, 0)
             }
             Stage::Mutual(mutual) => {
-                mutual.handshake.park(handshake);
-                mutual.peer.park(handshake);
-                Header::park(mutual.header.as_ref(), handshake);
+                mutual.handshake.park(disguise, handshake);
+                mutual.peer.park(disguise, handshake);
+                Header::park(mutual.header.as_ref(), disguise, handshake);
                 (MUTUAL, None, 0)
             }
             Stage::Echoing(backlog) => {
@@ -144,6 +166,15 @@ impl Parked {
         let then_close = CloseReason::from_code(head.reason);
         self.stage = Stage::Echoing(Some(Backlog::arrived(messages, then_close)?));
         Some(())
+    }
+
+    /// Takes the first of these bytes in the place of as many that it has of a PROXY header. `None` if they
+    /// are not the beginning of one.
+    pub(crate) fn replace_header(&mut self, bytes: &mut Vec<u8>) -> Option<()> {
+        match &mut self.stage {
+            Stage::AwaitDigest(handshake) => handshake.replace_header(bytes),
+            _ => None,
+        }
     }
 
     /// Changes the name and the server that the peer has in the handshake.

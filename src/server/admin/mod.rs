@@ -174,8 +174,8 @@ impl<K: Kernel> Admin<K> {
     }
 
     /// When it has to go on, if no event comes before.
-    pub(super) const fn next(&self) -> Option<Monotonic> {
-        self.next
+    pub(super) fn next(&self) -> Monotonic {
+        self.next.unwrap_or(Monotonic::NEVER)
     }
 
     fn is_due(&self, now: Monotonic) -> bool {

@@ -3,15 +3,15 @@
 use std::time::Duration;
 
 use crate::auth::{KeyId, KeyName};
-use crate::proto::wire::Reader;
-use crate::proto::{CloseReason, Handler};
+use crate::proto::wire::{Reader, put_number};
+use crate::proto::{CloseReason, Disguise, Handler};
 use crate::reactor::Kernel;
 use crate::server::lag::Figures;
 use crate::server::{Server, Stats};
 
 /// One counter: its group, its number in the group, and for a key's its identifier.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct CounterRecord {
+pub(crate) struct CounterRecord {
     group: u16,
     number: u16,
     key: [u8; 4],
@@ -92,6 +92,23 @@ impl CounterRecord {
         all.chain(others.map(|(number, value)| counter(LOOP, number, value)))
     }
 
+    /// Every counter of a loop that is not zero, for a snapshot.
+    pub(crate) fn to_park<K: Kernel, H: Handler + Clone>(server: &Server<K, H>) -> Vec<Self> {
+        Self::all_of(server, 0).filter(|one| one.value > 0).collect()
+    }
+
+    /// Writes them.
+    pub(crate) fn park(counters: &[Self], disguise: &mut dyn Disguise, out: &mut Vec<u8>) {
+        put_number(out, counters.len() as u64);
+        for counter in counters {
+            let key = match (counter.group, counter.number) {
+                (KEYS, NAMED) => disguise.key(KeyId::from_bytes(counter.key)).to_bytes(),
+                _ => counter.key,
+            };
+            Self { key, ..*counter }.write(out);
+        }
+    }
+
     pub(super) fn write(&self, out: &mut Vec<u8>) {
         out.extend(self.group.to_le_bytes());
         out.extend(self.number.to_le_bytes());
@@ -106,6 +123,16 @@ impl CounterRecord {
 }
 
 impl Counters {
+    /// Reads what [`CounterRecord::park`] wrote.
+    pub(crate) fn unpark(reader: &mut Reader<'_>) -> Option<Self> {
+        let mut counters = Self::default();
+        for _ in 0..reader.number()? {
+            let counter = CounterRecord::read(reader)?;
+            counters.add(counter)?;
+        }
+        Some(counters)
+    }
+
     /// Adds a counter. `None` if there is none of that number.
     pub(super) fn add(&mut self, counter: CounterRecord) -> Option<()> {
         let CounterRecord { group, number, key, value } = counter;
@@ -148,7 +175,7 @@ impl Counters {
     }
 
     /// Returns true if so many connections agree with the counters.
-    pub(super) fn agree_with(&self, connections: usize) -> bool {
+    pub(crate) fn agree_with(&self, connections: usize) -> bool {
         let Stats { accepted, elsewhere, .. } = self.stats;
         let ended = self.stats.closes().try_fold(0_u64, |sum, (_, count)| sum.checked_add(count));
         let all =

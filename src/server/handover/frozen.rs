@@ -3,7 +3,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use super::chunks::Chunks;
 use super::{MAX_STATE, Totals};
-use crate::proto::{ConnId, Handler, guarded};
+use crate::proto::{ConnId, Handler, Undisguised, guarded};
 use crate::reactor::{Adopt, Kernel};
 use crate::server::{Lifecycle, Server};
 
@@ -54,7 +54,8 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         let staying = slots.ids().filter(|id| {
             state.clear();
             let slot = slots.get(*id).expect("it was just listed");
-            let moves = slot.connection.park(&mut Vec::new(), &mut state).is_some();
+            let moves =
+                slot.connection.park(&mut Undisguised, &mut Vec::new(), &mut state).is_some();
             !moves || state.len() > MAX_STATE
         });
         let staying = staying.collect();
@@ -105,7 +106,7 @@ impl<K: Kernel, H: Handler + Clone> Frozen<K, H> {
         K: Adopt,
     {
         let Self { mut server, staying } = self;
-        for listening in std::mem::take(&mut server.acceptor.listeners) {
+        for listening in server.acceptor.take_listeners() {
             server.reactor.kernel.release_listener(listening.listener);
         }
         if let Some(admin) = &mut server.admin

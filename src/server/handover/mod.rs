@@ -24,6 +24,7 @@ mod thaw;
 
 pub use arrived::{Arrived, ArrivedListener, ArrivedLoop};
 pub use chunks::{Chunk, Chunks};
+pub(super) use counter::{CounterRecord, Counters};
 pub use decoder::Decoder;
 pub use frozen::{Frozen, Lent};
 pub use thaw::Thawing;

@@ -5,7 +5,7 @@
 
 use super::HandoverError;
 use crate::proto::wire::Reader;
-use crate::proto::{ConnId, Handler, Head, Protocol};
+use crate::proto::{ConnId, Handler, Head, Protocol, Undisguised};
 use crate::python::Monotonic;
 use crate::reactor::Kernel;
 use crate::server::Server;
@@ -145,14 +145,17 @@ impl ConnectionRecord {
         let before = details.len();
         let slot = server.reactor.slots.get(id).expect("it is frozen");
         let (mut handshake, mut handler) = (Vec::new(), Vec::new());
-        let head = slot.connection.park(&mut handshake, &mut handler).expect("its handler moves");
+        let head = slot
+            .connection
+            .park(&mut Undisguised, &mut handshake, &mut handler)
+            .expect("its handler moves");
         let row = server.records.as_ref().and_then(|records| records.row(id));
         let arrival = server.acceptor.unauthenticated.arrival(id);
         put_section(Section::Handshake, &handshake, details);
         put_section(Section::Handler, &handler, details);
         if let Some(row) = row {
             let mut bytes = Vec::new();
-            row.park(&mut bytes);
+            row.park(&mut Undisguised, &mut bytes);
             put_section(Section::Row, &bytes, details);
         }
         if let Some((since, source)) = arrival.filter(|_| !slot.connection.has_authenticated()) {

@@ -88,6 +88,9 @@ impl<K: Adopt, H: Handler + Clone> Thawing<K, H> {
         stats.replace_keys(self.server.config.keyring.names());
         (stats.lingering, stats.backlog_bytes) = (lingering, backlog_bytes);
         stats.peak_connections = stats.peak_connections.max(connections);
+        if let Some(records) = &mut self.server.records {
+            records.count_from(stats.bytes_moved());
+        }
         self.server.lag.unpark(counters.figures, stats.turns, now);
         Ok(())
     }
@@ -128,7 +131,7 @@ impl<K: Adopt, H: Handler + Clone> Thawing<K, H> {
             let mut listener = reactor.kernel.adopt_listener(socket)?;
             let token = Token::listener(acceptor.listeners.len());
             reactor.kernel.register_listener(&mut listener, token)?;
-            acceptor.listeners.push(Listening::arrived(listener, proxied));
+            acceptor.add(Listening::arrived(listener, proxied));
         }
         inbox.set_listeners(acceptor.listeners.len());
         Ok(())

@@ -3,8 +3,8 @@ use std::time::Duration;
 use super::model::{Conn, Model, State};
 use super::words::{bytes, grouped, seconds, span};
 use crate::proto::ConnId;
-use crate::reactor::{Close, Note, Pause, Ready};
-use crate::trace::readiness::names;
+use crate::reactor::{AcceptPause, Close, Note, Ready, Refusal};
+use crate::trace::readiness::listed;
 use crate::trace::{Event, Fault, Place, Step, Stream, Subject, World};
 
 /// A step in a sentence or two: what was done, what the kernel answered, what it means. In a simulated
@@ -57,57 +57,14 @@ pub(super) fn caption(step: &Step, before: &State, after: &Model) -> String {
         Event::FillRandom(len, Ok(())) => format!("The loop gets {len} random bytes."),
         Event::FillRandom(_, Err(fault)) => format!("There are no random bytes: {fault}."),
         Event::Note(note) => around.note(note),
+        Event::Snapshot { turns, connections, .. } => format!(
+            "A snapshot of the loop after turn {turns}, with {connections} connections: what was before is \
+             not needed."
+        ),
+        Event::Present(stream, presence) => {
+            format!("{stream} is there, {}.", presence.state.name().replace('_', " "))
+        }
         Event::World(act) => around.world(act),
-    }
-}
-
-/// A call with its values, as one would write it down.
-pub(super) fn raw(event: &Event) -> String {
-    fn of<T: ToString>(result: Result<T, Fault>) -> String {
-        result.map_or_else(|fault| fault.to_string(), |value| value.to_string())
-    }
-    let done = |result: &Result<(), Fault>| of(result.map(|()| "ok"));
-    match event {
-        Event::Poll(None) => "poll(no timeout)".to_owned(),
-        Event::Poll(Some(timeout)) => format!("poll({timeout:?})"),
-        Event::Ready(subject, ready) => format!("event: {subject}, {}", words(*ready)),
-        Event::PollFailed(fault) => format!("poll() = {fault}"),
-        Event::Clock(now) | Event::Timing(now) => format!("now() = {} s", seconds(*now)),
-        Event::Signal(signal) => format!("next_signal() = {signal:?}"),
-        Event::Listen(subject, result) => format!("register({subject}) = {}", done(result)),
-        Event::Register(stream, subject, result) => {
-            format!("register({stream}, as {subject}) = {}", done(result))
-        }
-        Event::Accept(subject, result) => {
-            format!("accept({subject}) = {}", of(result.map(|(stream, _)| stream)))
-        }
-        Event::Shed(subject, result) => format!("shed({subject}) = {}", done(result)),
-        Event::Recv { stream, room, result } => {
-            format!("recv({stream}, {room} bytes) = {}", of(*result))
-        }
-        Event::Send { stream, len, result } => {
-            format!("send({stream}, {len} bytes) = {}", of(*result))
-        }
-        Event::Shutdown(stream, result) => format!("shutdown({stream}) = {}", done(result)),
-        Event::Close(stream, Close::Orderly) => format!("close({stream})"),
-        Event::Close(stream, Close::Reset) => format!("close({stream}, with a reset)"),
-        Event::Liveness(stream, result) => {
-            format!("liveness({stream}) = {}", of(result.map(|peer| format!("{peer:?}"))))
-        }
-        Event::Probe(stream) => format!("probe({stream})"),
-        Event::RandomBelow { limit, drawn } => format!("random_below({limit}) = {drawn}"),
-        Event::FillRandom(len, result) => format!("fill_random({len} bytes) = {}", done(result)),
-        Event::Note(_) => "no call: the loop's own decision".to_owned(),
-        Event::World(World::Sleeps(..)) => "inside poll".to_owned(),
-        Event::World(_) => "no call of the loop".to_owned(),
-    }
-}
-
-fn words(ready: Ready) -> String {
-    match names(ready).split_last() {
-        None => "nothing".to_owned(),
-        Some((last, [])) => (*last).to_owned(),
-        Some((last, rest)) => format!("{} and {last}", rest.join(", ")),
     }
 }
 
@@ -149,7 +106,7 @@ impl Around<'_> {
                 _ => format!("epoll reports {subject}."),
             };
         };
-        self.ready_connection(id, &words(ready))
+        self.ready_connection(id, &listed(ready))
     }
 
     fn ready_connection(&self, id: ConnId, what: &str) -> String {
@@ -210,7 +167,7 @@ impl Around<'_> {
                 ),
             },
             Ok(n) if unread > 0 => format!(
-                "The loop receives {} from {stream}. {} more are in the kernel.",
+                "The loop receives {} from {stream}. The kernel has {} more.",
                 bytes(n),
                 grouped(unread as u64)
             ),
@@ -296,13 +253,32 @@ impl Around<'_> {
             }
             Note::Authenticated(id, _) => format!("The digest of {} is right.", name(id)),
             Note::Closed(id, reason) => format!("{} is over: {}.", name(id), reason.as_str()),
-            Note::Pause(Pause::Full) => "Accepting pauses: all places are taken.".to_owned(),
-            Note::Pause(Pause::UnauthenticatedFull) => {
+            Note::Refused(_, Refusal::Suspect) => {
+                "The client is turned away: its source failed lately, and places are scarce.".to_owned()
+            }
+            Note::Refused(_, Refusal::OverShare) => {
+                "The client is turned away: its source has its share of places, and they are scarce."
+                    .to_owned()
+            }
+            Note::Refused(_, Refusal::UntrustedProxy) => {
+                "The client is turned away: it may not send a PROXY header.".to_owned()
+            }
+            Note::Opened(id, _) => {
+                format!("The client becomes connection {id}, and the first of its deadlines runs.")
+            }
+            Note::Proxied(id, _) => {
+                format!("The PROXY header of {} is complete. Its client is judged now.", name(id))
+            }
+            Note::SetupFailed(_, fault) => format!("The client cannot be served: {fault}."),
+            Note::AcceptPaused(AcceptPause::Full) => {
+                "Accepting pauses: all places are taken.".to_owned()
+            }
+            Note::AcceptPaused(AcceptPause::UnauthenticatedFull) => {
                 "Accepting pauses: too many have not authenticated, and the oldest is young."
                     .to_owned()
             }
-            Note::Pause(Pause::Error) => {
-                "Accepting pauses after its error. A timer will try again.".to_owned()
+            Note::AcceptPaused(AcceptPause::Error(fault)) => {
+                format!("Accepting pauses after its error, {fault}. A timer will try again.")
             }
         }
     }
@@ -331,7 +307,7 @@ impl Around<'_> {
             }
             World::Disconnects(stream, fault) => format!("The network ends {stream}: {fault}."),
             World::Arrives(stream, unread) => {
-                format!("Bytes of {stream} arrive. {} are unread now.", grouped(*unread as u64))
+                format!("Bytes of {stream} arrive. Unread now: {}.", grouped(*unread as u64))
             }
             World::Injects(Fault(libc::EMFILE)) => {
                 "The process has no descriptor left for another connection.".to_owned()
@@ -367,7 +343,7 @@ impl Around<'_> {
             }
             if kernel.unread > 0 {
                 return format!(
-                    "The loop sleeps. {} of {stream} are unread, and no event is to come.",
+                    "The loop sleeps with {} of {stream} unread, and no event is to come.",
                     bytes(kernel.unread)
                 );
             }

@@ -143,7 +143,7 @@ impl Film {
             changes(&self.before, &after)
         ]));
         let caption = caption::caption(step, &before, &self.model);
-        self.texts.push([visible(&caption), visible(&caption::raw(&step.event)), visible(&why)]);
+        self.texts.push([visible(&caption), visible(&step.event.to_string()), visible(&why)]);
         self.before = after;
     }
 
@@ -190,7 +190,7 @@ fn notable(event: &Event, after: &Model) -> Option<(&'static str, &'static str)>
             ("accept-error", "The first accept that failed")
         }
         Event::Close(_, Close::Reset) => ("reset", "The first close with a reset"),
-        Event::Note(Note::Pause(_)) => ("pause", "The first pause of accepting"),
+        Event::Note(Note::AcceptPaused(_)) => ("pause", "The first pause of accepting"),
         Event::Note(Note::Due(_)) => ("deadline", "The first deadline that came"),
         Event::Note(Note::Command(_)) => ("command", "The first command from another thread"),
         _ => return None,

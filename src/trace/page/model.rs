@@ -70,7 +70,7 @@ impl Conn {
         } else if !asleep || waits {
             None
         } else if kernel.unread > 0 {
-            Some(format!("the loop sleeps; {unread} are unread, and no event is to come"))
+            Some(format!("the loop sleeps with {unread} unread, and no event is to come"))
         } else if self.held > 0 && !kernel.room_owed {
             Some("the answer is in hand, there is room, and no event is to come".to_owned())
         } else if kernel.ended && !self.at_end {
@@ -93,6 +93,8 @@ pub(super) struct Model {
     owners: HashMap<ConnId, Stream>,
     /// The owners before the present ones.
     former: HashMap<ConnId, Stream>,
+    /// The last stream that was accepted.
+    accepted: Option<Stream>,
 }
 
 impl Model {
@@ -144,11 +146,21 @@ impl Model {
                     self.conn(stream).told.insert(*ready);
                 }
             }
-            Event::Accept(_, Ok((stream, _))) => self.conn(*stream).stage = "accepted",
+            Event::Accept(_, Ok((stream, _))) => {
+                self.conn(*stream).stage = "accepted";
+                self.accepted = Some(*stream);
+            }
+            Event::Note(Note::Opened(id, _)) => {
+                if let Some(stream) = self.accepted {
+                    self.open(stream, *id);
+                }
+            }
             Event::Register(stream, Subject::Connection(id), Ok(())) => {
-                self.owners.insert(*id, *stream);
-                let conn = self.conn(*stream);
-                (conn.id, conn.told, conn.stage) = (Some(*id), Ready::WRITABLE, "open");
+                // The server says before that it opens a connection; other loops say nothing.
+                if self.owner(*id) != Some(*stream) {
+                    self.open(*stream, *id);
+                }
+                self.conn(*stream).told = Ready::WRITABLE;
             }
             Event::Recv { stream, room, result } => self.recv(*stream, *room, *result),
             Event::Send { stream, len, result } => {
@@ -181,9 +193,23 @@ impl Model {
                     self.conn(stream).stage = "authenticated";
                 }
             }
+            Event::Snapshot { turns, .. } => self.state.turn = *turns,
+            Event::Present(stream, presence) => {
+                self.owners.insert(presence.id, *stream);
+                let conn = self.conn(*stream);
+                (conn.id, conn.told, conn.held) =
+                    (Some(presence.id), presence.ready, presence.unsent);
+                conn.stage = presence.state.name();
+            }
             Event::World(act) => self.world(act),
             _ => {}
         }
+    }
+
+    fn open(&mut self, stream: Stream, id: ConnId) {
+        self.owners.insert(id, stream);
+        let conn = self.conn(stream);
+        (conn.id, conn.stage) = (Some(id), "open");
     }
 
     fn recv(&mut self, stream: Stream, room: usize, result: Result<usize, Fault>) {

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::*;
 use crate::proto::{CloseReason, ConnId};
-use crate::reactor::{Close, Liveness, Note, Pause, Ready};
+use crate::reactor::{AcceptPause, Close, Liveness, Note, Ready, Refusal};
 use crate::trace::{Event, Fault, Place, SocketPicture, Stream, Subject, World};
 
 const ID: ConnId = ConnId { index: 0, generation: 7 };
@@ -65,9 +65,15 @@ fn every_event() -> Vec<Event> {
         Note::Due(ID),
         Note::Authenticated(ID, None),
         Note::Closed(ID, CloseReason::PeerFinished),
-        Note::Pause(Pause::Full),
-        Note::Pause(Pause::UnauthenticatedFull),
-        Note::Pause(Pause::Error),
+        Note::Refused(None, Refusal::Suspect),
+        Note::Refused(None, Refusal::OverShare),
+        Note::Refused(None, Refusal::UntrustedProxy),
+        Note::Opened(ID, None),
+        Note::Proxied(ID, None),
+        Note::SetupFailed(None, Fault(libc::ENOSPC)),
+        Note::AcceptPaused(AcceptPause::Full),
+        Note::AcceptPaused(AcceptPause::UnauthenticatedFull),
+        Note::AcceptPaused(AcceptPause::Error(Fault(libc::EMFILE))),
     ];
     events.extend(notes.map(Event::Note));
     let acts = [
@@ -164,7 +170,7 @@ fn a_caption_says_what_the_loop_cannot_know() {
     );
     assert_eq!(
         film.texts[0][0],
-        "The loop receives 4,096 bytes from c1. 1,234,567 more are in the kernel."
+        "The loop receives 4,096 bytes from c1. The kernel has 1,234,567 more."
     );
     assert_eq!(
         film.texts[1][0],

@@ -46,13 +46,16 @@ impl Place {
                 Part::Poll
             }
             Event::Signal(_) => Part::Signals,
-            Event::Note(Note::Command(_) | Note::Killed(_) | Note::Tick(_)) => {
-                self.part.max(Part::Commands)
-            }
+            Event::Note(note) if note.is_input() => self.part.max(Part::Commands),
             Event::Note(Note::Due(_)) | Event::Liveness(..) | Event::Probe(_) => Part::Deadlines,
             Event::Accept(Subject::Listener(_), _)
             | Event::Shed(..)
-            | Event::Note(Note::Pause(_)) => Part::Accept,
+            | Event::Note(
+                Note::Refused(..)
+                | Note::Opened(..)
+                | Note::SetupFailed(..)
+                | Note::AcceptPaused(_),
+            ) => Part::Accept,
             Event::Timing(_) if self.part > Part::Deadlines => Part::Timing,
             // What comes first after the poll is the run queue; later, the part that went before.
             _ => self.part.max(Part::Queue),

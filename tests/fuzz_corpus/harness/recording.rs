@@ -6,15 +6,20 @@ use saltecho::server::{Limits, Replay, Replayed, recording_header};
 use saltecho::sim::{Faults, SimKernel};
 use saltecho::trace::{Narrator, Perfetto, Reader, RecordOptions, Recorder, chunk};
 
-/// Reads the input as a whole file if its first byte is zero, else as the events of a chunk. It is told,
-/// drawn and replayed: the loop survives whatever answers it gets.
+/// Reads the input as a whole file if its first byte is zero, else as the events of a chunk: of a segment
+/// that begins with a snapshot if the byte is 2. It is told, drawn and replayed: the loop survives whatever
+/// answers and whatever state it gets.
 pub fn recording(input: &[u8]) {
     let file = match input {
         [] => return,
         [0, file @ ..] => file.to_vec(),
-        [_, events @ ..] => {
+        [kind, events @ ..] => {
             let (config, limits) = (Config::new(Keyring::demo()), Limits::for_connections(8));
             let header = recording_header(&config, &limits, &[], &[], &[false]);
+            let header = match kind {
+                2 => header.with("run", "0").with("segment", "2"),
+                _ => header,
+            };
             let options = RecordOptions { header, ..RecordOptions::default() };
             let (_, begin) = Recorder::to_memory(SimKernel::new(1, Faults::none()), options);
             let begin = begin.lock().unwrap().clone();

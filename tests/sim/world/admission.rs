@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use saltecho::proto::CloseReason;
 use saltecho::python::Monotonic;
-use saltecho::server::{ConnId, Limits, Stats};
+use saltecho::server::{ConnId, Limits, Refusal, Stats};
 
 /// The source of a client, as far as senders can be distinguished.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -141,8 +141,14 @@ impl Admission {
         assert!(!scarce || !candidate.over_share, "admitted beyond its share: {candidate:?}");
     }
 
-    pub fn refused(&mut self) {
-        let Some(candidate) = self.pending.take() else { return };
+    /// The accepted client was refused for its source.
+    pub fn refused(&mut self, why: Refusal) {
+        let candidate = self.pending.take().expect("it was accepted before");
+        match (candidate.suspect, candidate.over_share) {
+            (Suspicion::None, _) => assert_eq!(why, Refusal::OverShare, "{candidate:?}"),
+            (Suspicion::Fading, true) => {}
+            (_, _) => assert_eq!(why, Refusal::Suspect, "{candidate:?}"),
+        }
         self.check_refused(candidate);
     }
 

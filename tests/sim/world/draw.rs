@@ -11,6 +11,7 @@ use saltecho::sim::{Faults, SimKernel};
 use saltecho::trace::{RecordOptions, Recorder};
 
 use super::handler::UpperHandler;
+use super::segments::{self, Recorded};
 use super::{MESSAGE, PEERS, World};
 
 impl World {
@@ -28,6 +29,25 @@ impl World {
     /// The world of a seed, recorded into memory. `None` if payload is left out of the recording and
     /// decides about what the world's handlers do.
     pub fn recorded(seed: u64, keeps_payload: bool) -> Option<(Self, Arc<Mutex<Vec<u8>>>)> {
+        Self::recorded_by(seed, keeps_payload, Recorder::to_memory)
+    }
+
+    /// The same in segments, of which two are no longer than `limit` together. All of them are kept.
+    pub fn recorded_in_segments(
+        seed: u64,
+        keeps_payload: bool,
+        limit: u64,
+    ) -> Option<(Self, Recorded)> {
+        Self::recorded_by(seed, keeps_payload, |kernel, options| {
+            segments::record(kernel, RecordOptions { limit: Some(limit), ..options })
+        })
+    }
+
+    fn recorded_by<T>(
+        seed: u64,
+        keeps_payload: bool,
+        record: impl FnOnce(SimKernel, RecordOptions) -> (Recorder<SimKernel>, T),
+    ) -> Option<(Self, T)> {
         // The first lines of a recording have what is drawn last.
         let probe = Self::draw(SplitMix::new(seed), false);
         if probe.handler.fragile && !keeps_payload {
@@ -42,12 +62,13 @@ impl World {
             let header = recording_header(config, limits, &[], &proxies, &[probe.proxied]);
             let header = header.with("admin", admin);
             let options = RecordOptions { header, keeps_payload, ..RecordOptions::default() };
-            let (recorder, bytes) = Recorder::to_memory(kernel, options);
+            let (recorder, bytes) = record(kernel, options);
             file = Some(bytes);
             recorder
         });
-        // A recording does not go on in another loop.
+        // A recording does not go on in another loop, and has no address.
         world.handovers = 0;
+        world.handler.calls.lock().unwrap().discreet = true;
         Some((world, file.expect("it is recorded")))
     }
 

@@ -11,6 +11,8 @@ use saltecho::python::upper;
 pub struct Calls {
     pub opened: Vec<Peer>,
     pub closed: Vec<(Peer, CloseReason)>,
+    /// No address is saved with a handler.
+    pub discreet: bool,
 }
 
 /// Answers in upper case. A fragile one panics sometimes, without the hook that prints panics.
@@ -31,11 +33,8 @@ impl Handler for UpperHandler {
     fn opened(&mut self, peer: &Peer) {
         assert!(self.peer.is_none(), "a connection is opened twice");
         self.peer = Some(*peer);
-        let mut calls = self.calls.lock().unwrap();
-        calls.opened.push(*peer);
-        let unlucky = calls.opened.len() % 7 == 3;
-        drop(calls);
-        if self.fragile && unlucky {
+        self.calls.lock().unwrap().opened.push(*peer);
+        if self.fragile && peer.id().number() % 7 == 3 {
             resume_unwind(Box::new(()));
         }
     }
@@ -50,7 +49,8 @@ impl Handler for UpperHandler {
     }
 
     fn save(&self, state: &mut Vec<u8>) -> bool {
-        let address = self.peer.and_then(|peer| peer.address());
+        let is_told = !self.calls.lock().unwrap().discreet;
+        let address = self.peer.and_then(|peer| peer.address()).filter(|_| is_told);
         state.extend(address.map(|address| address.to_string()).unwrap_or_default().bytes());
         true
     }

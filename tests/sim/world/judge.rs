@@ -1,20 +1,19 @@
-//! Judges a server from outside: by its observer's reports and its kernel's ledgers.
+//! Judges a server from outside: by its calls and its notes, and by its kernel's ledgers.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use saltecho::auth::KeyName;
-use saltecho::proto::proxy::Header;
 use saltecho::proto::{CloseReason, Config};
 use saltecho::python::Monotonic;
-use saltecho::reactor::{Close, Kernel};
-use saltecho::server::{ConnId, Limits, Observer, Record, Stats};
-use saltecho::sim::{Event, Ledger, SimClient, SimKernel};
+use saltecho::reactor::Close;
+use saltecho::server::{ConnId, Limits, Note, Record, Refusal, Stats};
+use saltecho::sim::{Ledger, SimClient, SimKernel};
+use saltecho::trace::{Event, Subject};
 
 use super::admission::Admission;
+use super::awake::Awake;
 use super::client::{Client, Fate};
 use super::handler::Calls;
 use super::keepalive::Keepalive;
@@ -53,44 +52,13 @@ pub struct Judge {
     pub kills: BTreeSet<u32>,
 }
 
+/// What the judge sees, in one order.
 #[derive(Clone, Debug)]
 enum Report {
+    /// A call of the loop with its answer, or a note that it made.
     Kernel(Event),
-    Opened(ConnId, Option<SocketAddr>),
-    Proxied(ConnId, Option<SocketAddr>),
-    ProxyRefused(Option<SocketAddr>),
-    Authenticated(ConnId, Option<KeyName>),
-    Closed(ConnId, CloseReason, Option<Record>),
-    SetupFailed,
-}
-
-struct Recorder(Arc<Mutex<Vec<Report>>>);
-
-impl Observer for Recorder {
-    fn opened(&mut self, id: ConnId, peer: Option<SocketAddr>) {
-        self.0.lock().unwrap().push(Report::Opened(id, peer));
-    }
-
-    fn proxied(&mut self, id: ConnId, header: &Header) {
-        let client = header.endpoints.map(|endpoints| endpoints.source);
-        self.0.lock().unwrap().push(Report::Proxied(id, client));
-    }
-
-    fn proxy_refused(&mut self, peer: Option<SocketAddr>) {
-        self.0.lock().unwrap().push(Report::ProxyRefused(peer));
-    }
-
-    fn authenticated(&mut self, id: ConnId, key: Option<KeyName>) {
-        self.0.lock().unwrap().push(Report::Authenticated(id, key));
-    }
-
-    fn closed(&mut self, id: ConnId, reason: CloseReason, record: Option<&Record>) {
-        self.0.lock().unwrap().push(Report::Closed(id, reason, record.cloned()));
-    }
-
-    fn setup_failed(&mut self, _: Option<SocketAddr>, _: &io::Error) {
-        self.0.lock().unwrap().push(Report::SetupFailed);
-    }
+    /// The same note as the server's observer hears it.
+    Heard(Note, Option<Record>),
 }
 
 impl Judge {
@@ -99,7 +67,7 @@ impl Judge {
             config: config.clone(),
             grace_turns: if limits.deadlines_per_turn >= 1000 { 0 } else { 300 },
             last_look_is_whole: config.recv_size as u64 >= DIGEST && !late_arrivals,
-            awake: Awake { spin: limits.spin, ..Awake::default() },
+            awake: Awake::new(limits.spin),
             reports: Arc::default(),
             admission: Admission::new(limits),
             keepalive: Keepalive::new(config, limits),
@@ -129,8 +97,7 @@ impl Judge {
 
     /// Another loop goes on, or the same one after a failed attempt. It may be awake for a while.
     pub fn handed_over(&mut self, kernel: &mut SimKernel) {
-        self.awake.until = kernel.now().saturating_add(self.awake.spin);
-        self.awake.reading = kernel.last_reading();
+        self.awake.begin_anew(kernel);
     }
 
     /// True if vanished clients are detected.
@@ -138,14 +105,27 @@ impl Judge {
         self.config.keepalive.is_some()
     }
 
-    pub fn observer(&self) -> Box<dyn Observer> {
-        Box::new(Recorder(Arc::clone(&self.reports)))
+    /// Records the notes that a server's observer hears.
+    pub fn observer(&self) -> impl FnMut(&Note, Option<&Record>) + Send + 'static {
+        let reports = Arc::clone(&self.reports);
+        move |note, record| {
+            reports.lock().unwrap().push(Report::Heard(note.clone(), record.cloned()));
+        }
     }
 
-    /// Records the kernel's events, in one order with the observer's reports.
-    pub fn witness(&self) -> impl FnMut(Event) + Send + 'static {
+    /// Records the kernel's events, in one order with the notes that the observer hears.
+    pub fn witness(&self) -> impl FnMut(&Event) + Send + 'static {
         let reports = Arc::clone(&self.reports);
-        move |deed| reports.lock().unwrap().push(Report::Kernel(deed))
+        move |event| {
+            let is_judged = match event {
+                Event::Accept(..) | Event::Close(..) | Event::FillRandom(..) => true,
+                Event::Note(note) => !note.is_input() && !matches!(note, Note::Due(_)),
+                _ => false,
+            };
+            if is_judged {
+                reports.lock().unwrap().push(Report::Kernel(event.clone()));
+            }
+        }
     }
 
     /// Judges the effects of a turn.
@@ -153,68 +133,22 @@ impl Judge {
         let (reports, now) =
             (std::mem::take(&mut *self.reports.lock().unwrap()), kernel.last_reading());
         let mut pending = None;
+        let mut noted = None;
         for report in reports {
             match report {
-                Report::Kernel(Event::Accepted(client)) => {
-                    self.admission.decide();
-                    pending = Some(client);
-                    match self.headers {
-                        None => self.admission.accepted(kernel.peer(client), now),
-                        Some(_) => self.admission.accepted_proxied(),
-                    }
+                Report::Kernel(Event::Note(note)) => {
+                    let missed = noted.replace(note);
+                    assert_eq!(missed, None, "the observer did not hear of it");
                 }
-                Report::Kernel(Event::FoundNoRandomBytes) => {
-                    pending = None;
-                    if self.headers.is_none() {
-                        self.admission.admitted();
-                    }
-                }
-                Report::ProxyRefused(peer) => {
-                    assert!(self.headers == Some(true) && !is_named(peer), "{peer:?} is named");
-                    self.admission.proxy_refused();
-                }
-                Report::Proxied(id, named) => {
-                    self.admission.decide();
-                    let client = client_of(kernel, clients, id).expect("it is registered");
-                    let header = client.header.as_ref().expect("it sent one");
-                    assert!(header.is_complete(kernel.ledger(client.end)), "{id} has no header");
-                    assert_eq!(named, header.client(), "{id} has the header of another client");
-                    self.records.proxied(id, named);
-                    self.admission.identified(id, named, now);
-                }
-                Report::Kernel(Event::Closed(client)) => {
-                    if pending == Some(client) {
-                        self.admission.refused();
-                    }
-                }
-                Report::Opened(id, peer) => {
-                    self.opened += 1;
-                    self.records.opened(id);
-                    let client = pending.take().expect("it was accepted before");
-                    assert_eq!(peer, kernel.peer(client), "{id} has the address of another client");
-                    match self.headers {
-                        None => self.admission.opened(id, peer, now),
-                        Some(named_only) => {
-                            assert!(!named_only || is_named(peer), "{peer:?} is not named");
-                            self.admission.opened_proxied(id, now);
-                        }
-                    }
-                }
-                Report::Authenticated(id, key) => {
-                    self.records.authenticated(id, key);
-                    self.authenticated += 1;
-                    self.admission.decide();
-                    self.admission.authenticated(id);
-                    let client = client_of(kernel, clients, id).expect("it is registered");
-                    assert!(client.honest, "a wrong digest was accepted");
-                }
-                Report::SetupFailed => self.setup_failed += 1,
-                Report::Closed(id, reason, record) => {
-                    self.records.closed(kernel, id, record.as_ref());
-                    self.check_closed(kernel, clients, id, reason);
+                Report::Kernel(call) => self.judge_call(kernel, &call, &mut pending),
+                Report::Heard(note, record) => {
+                    let noted = noted.take().expect("the kernel heard it first");
+                    assert_eq!(note, noted, "kernel and observer hear the same");
+                    self.judge_note(kernel, clients, &note, record.as_ref(), &mut pending);
                 }
             }
         }
+        assert_eq!(noted, None, "the observer did not hear of it");
         self.admission.decide();
         self.admission.audit(stats);
         self.awake.judge(kernel);
@@ -233,6 +167,94 @@ impl Judge {
                 assert!(due <= ledger.shut_down_at, "{:?} was idle until {due:?}", client.end);
                 assert!(due.is_some(), "{:?} was half-closed without a reason", client.end);
             }
+        }
+    }
+
+    /// Judges a call. The pending client was accepted, and nothing is known of it yet.
+    fn judge_call(&mut self, kernel: &SimKernel, call: &Event, pending: &mut Option<SimClient>) {
+        match *call {
+            Event::Accept(Subject::Listener(_), Ok((stream, _))) => {
+                self.admission.decide();
+                let client = SimClient::of(stream);
+                *pending = Some(client);
+                match self.headers {
+                    None => self.admission.accepted(kernel.peer(client), kernel.last_reading()),
+                    Some(_) => self.admission.accepted_proxied(),
+                }
+            }
+            Event::FillRandom(_, Err(_)) => {
+                *pending = None;
+                if self.headers.is_none() {
+                    self.admission.admitted();
+                }
+            }
+            Event::Close(stream, _) if *pending == Some(SimClient::of(stream)) => {
+                panic!("{stream} was closed without a word");
+            }
+            _ => {}
+        }
+    }
+
+    fn judge_note(
+        &mut self,
+        kernel: &SimKernel,
+        clients: &[Client],
+        note: &Note,
+        record: Option<&Record>,
+        pending: &mut Option<SimClient>,
+    ) {
+        let now = kernel.last_reading();
+        match *note {
+            Note::Refused(peer, why) => {
+                let client = pending.take().expect("it was accepted before");
+                assert_eq!(peer, kernel.peer(client), "another client was refused");
+                match why {
+                    Refusal::UntrustedProxy => {
+                        assert!(self.headers == Some(true) && !is_named(peer), "{peer:?} is named");
+                        self.admission.proxy_refused();
+                    }
+                    _ => self.admission.refused(why),
+                }
+            }
+            Note::Proxied(id, ref named) => {
+                self.admission.decide();
+                let named = named.as_ref().expect("only recordings have none");
+                let named = named.endpoints.map(|endpoints| endpoints.source);
+                let client = client_of(kernel, clients, id).expect("it is registered");
+                let header = client.header.as_ref().expect("it sent one");
+                assert!(header.is_complete(kernel.ledger(client.end)), "{id} has no header");
+                assert_eq!(named, header.client(), "{id} has the header of another client");
+                self.records.proxied(id, named);
+                self.admission.identified(id, named, now);
+            }
+            Note::Opened(id, peer) => {
+                self.opened += 1;
+                self.records.opened(id);
+                let client = pending.take().expect("it was accepted before");
+                assert_eq!(peer, kernel.peer(client), "{id} has the address of another client");
+                match self.headers {
+                    None => self.admission.opened(id, peer, now),
+                    Some(named_only) => {
+                        assert!(!named_only || is_named(peer), "{peer:?} is not named");
+                        self.admission.opened_proxied(id, now);
+                    }
+                }
+            }
+            Note::Authenticated(id, key) => {
+                let name = key.map(|key| key.name.expect("only recordings have none"));
+                self.records.authenticated(id, name);
+                self.authenticated += 1;
+                self.admission.decide();
+                self.admission.authenticated(id);
+                let client = client_of(kernel, clients, id).expect("it is registered");
+                assert!(client.honest, "a wrong digest was accepted");
+            }
+            Note::SetupFailed(..) => self.setup_failed += 1,
+            Note::Closed(id, reason) => {
+                self.records.closed(kernel, id, record);
+                self.check_closed(kernel, clients, id, reason);
+            }
+            _ => {}
         }
     }
 
@@ -373,8 +395,8 @@ impl Judge {
         }
     }
 
-    /// Checks at the end that the counters equal the observer's reports. It gets no report of a
-    /// client for which there were no random bytes.
+    /// Checks at the end that the counters equal the notes. There is none of the end of a client for which
+    /// there were no random bytes.
     pub fn compare_counters(&self, stats: &Stats) {
         let unreported = stats.accepted - self.opened;
         for (reason, count) in stats.closes() {
@@ -423,39 +445,6 @@ impl Judge {
             _ => *overdue = 0,
         }
         assert!(*overdue <= self.grace_turns, "{end:?} outlived its deadline: {ledger:?}");
-    }
-}
-
-/// Checks that the loop sleeps when it should: not before its spin time has passed since the last
-/// event, then soon, unless there is work.
-#[derive(Default)]
-struct Awake {
-    spin: Duration,
-    events: u64,
-    /// The loop's time before its last poll, and the end of its spin.
-    reading: Monotonic,
-    until: Monotonic,
-    /// The fruitless polls that belong to the spin.
-    spun: u32,
-}
-
-impl Awake {
-    fn judge(&mut self, kernel: &SimKernel) {
-        let spinning = self.reading < self.until;
-        assert!(
-            !(spinning && kernel.slept()),
-            "asleep at {:?}, with {:?} to spin",
-            self.reading,
-            self.until
-        );
-        let fruitless = kernel.fruitless_polls();
-        self.spun = if spinning { fruitless } else { self.spun.min(fruitless) };
-        assert!(fruitless - self.spun < 200, "the loop spins without doing anything");
-        self.reading = kernel.last_reading();
-        if kernel.events() > self.events {
-            self.events = kernel.events();
-            self.until = self.reading.saturating_add(self.spin);
-        }
     }
 }
 

@@ -4,6 +4,7 @@
 
 pub mod admin;
 mod admission;
+mod awake;
 pub mod client;
 mod draw;
 mod figures;
@@ -16,6 +17,7 @@ pub mod judge;
 mod keepalive;
 pub mod moving;
 mod records;
+pub mod segments;
 pub mod steps;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};

@@ -7,6 +7,7 @@ use std::{env, fs};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::{Access, access};
 use rustix::process::{Resource, getpid, getppid, getrlimit};
+use saltecho::reactor::resident_bytes;
 
 use super::reason::Reason;
 use crate::cli::values::{Limit, Size};
@@ -147,9 +148,7 @@ fn in_words(bytes: u64) -> String {
 
 /// Resident memory of this process in bytes.
 fn resident() -> Option<u64> {
-    let text = fs::read_to_string("/proc/self/statm").ok()?;
-    let pages: u64 = text.split(' ').nth(1)?.parse().ok()?;
-    Some(pages * rustix::param::page_size() as u64)
+    resident_bytes(&fs::read_to_string("/proc/self/statm").ok()?)
 }
 
 /// Memory that is left, within the control group and in the machine. `None` if neither is known.

@@ -185,7 +185,7 @@ impl Predecessor {
 
 impl Following {
     /// Says why this process cannot take over. The old one logs it.
-    pub(in crate::cli::serve) fn decline(mut self, text: &str) {
+    pub(in crate::cli::serve) fn decline(&mut self, text: &str) {
         say_no(&mut self.predecessor.channel, text, None);
     }
 

@@ -1,11 +1,13 @@
+mod beside;
+
 use std::collections::HashMap;
 use std::time::Duration;
 
 use super::readiness::{letters, names};
-use super::{Event, Fault, Step, Stream, Subject, World};
+use super::{Event, Fault, Step, Stream, Subject};
 use crate::auth::Challenge;
-use crate::proto::ConnId;
-use crate::reactor::{Close, Liveness, Note, Pause, Ready};
+use crate::proto::{ConnId, State};
+use crate::reactor::{Close, Liveness, Note, Presence, Ready};
 
 /// Tells the events of a run in plain words, one line each, with the rule that the loop follows and
 /// the source file in which it stands.
@@ -17,6 +19,8 @@ pub struct Narrator {
     turn: u64,
     /// The stream of each connection that is there.
     streams: HashMap<ConnId, Stream>,
+    /// The last stream that was accepted.
+    accepted: Option<Stream>,
     /// The last connection that was closed, about which one line is still to come.
     closed: Option<(ConnId, Stream)>,
     /// What is believed of each stream.
@@ -55,33 +59,16 @@ impl Narrator {
     /// The stream that an event is about, if it is about one that is there.
     pub fn stream_of(&self, event: &Event) -> Option<Stream> {
         match event {
-            Event::Register(stream, ..)
-            | Event::Accept(_, Ok((stream, _)))
-            | Event::Recv { stream, .. }
-            | Event::Send { stream, .. }
-            | Event::Shutdown(stream, _)
-            | Event::Close(stream, _)
-            | Event::Liveness(stream, _)
-            | Event::Probe(stream) => Some(*stream),
-            Event::Ready(Subject::Connection(id), _)
-            | Event::Note(Note::Killed(id) | Note::Due(id) | Note::Authenticated(id, _)) => {
-                self.streams.get(id).copied()
+            Event::Ready(Subject::Connection(id), _) => self.streams.get(id).copied(),
+            Event::Note(Note::Refused(..) | Note::Opened(..) | Note::SetupFailed(..)) => {
+                self.accepted
             }
-            Event::Note(Note::Closed(id, _)) => {
-                self.closed.filter(|(closed, _)| closed == id).map(|(_, stream)| stream)
+            Event::Note(note) => {
+                let id = note.connection()?;
+                let closed = self.closed.filter(|(closed, _)| *closed == id);
+                self.streams.get(&id).copied().or(closed.map(|(_, stream)| stream))
             }
-            Event::World(
-                World::Connects(stream, _)
-                | World::Sends { stream, .. }
-                | World::SendsUrgent(stream)
-                | World::Reads(stream, _)
-                | World::Finishes(stream)
-                | World::Resets(stream)
-                | World::Vanishes(stream, _)
-                | World::Disconnects(stream, _)
-                | World::Arrives(stream, _),
-            ) => Some(*stream),
-            _ => None,
+            _ => event.stream(),
         }
     }
 
@@ -174,8 +161,26 @@ impl Narrator {
                  (server/accept.rs)"
             ),
             Event::Note(note) => self.note(note),
-            Event::World(act) => world(act),
+            Event::Snapshot { turns, connections, .. } => {
+                self.turn = *turns;
+                format!(
+                    "the recording goes on from a snapshot here, after turn {turns}, with {connections} \
+                     connections"
+                )
+            }
+            Event::Present(stream, presence) => self.present(*stream, *presence),
+            Event::World(act) => beside::world(act),
         }
+    }
+
+    fn present(&mut self, stream: Stream, presence: Presence) -> String {
+        let Presence { id, ready, state, unsent } = presence;
+        self.streams.insert(id, stream);
+        let belief = self.belief(stream);
+        (belief.id, belief.ready, belief.unsent) = (Some(id), ready, unsent as u64);
+        belief.half_closed = state == State::Lingering;
+        let (state, bits) = (state.name(), letters(ready));
+        format!("{stream} is {id}, which is there: {state}, bits {bits}, {unsent} bytes unsent")
     }
 
     fn belief(&mut self, stream: Stream) -> &mut Belief {
@@ -239,6 +244,7 @@ impl Narrator {
         match result {
             Ok((stream, peer)) => {
                 self.believed.insert(stream, Belief::default());
+                self.accepted = Some(stream);
                 let peer = peer.map_or(String::new(), |peer| format!(" from {}", peer.ip()));
                 format!("accept({subject}) = {stream}{peer} (server/accept.rs)")
             }
@@ -352,37 +358,6 @@ impl Narrator {
             }
         }
     }
-
-    fn note(&mut self, note: &Note) -> String {
-        match note {
-            Note::Command(text) => {
-                let verb = text.split(' ').next().unwrap_or_default();
-                format!("another thread asked for: {verb} (server/handle.rs)")
-            }
-            Note::Killed(id) => format!("an administrator kills {id} (server/admin/rows.rs)"),
-            Note::Tick(_) => "the program had its tick (server/control.rs)".to_owned(),
-            Note::Due(id) => format!(
-                "the alarm of {id} came: if its deadline has passed, one last look at the socket before \
-                 the time-out (server/mod.rs)"
-            ),
-            Note::Authenticated(id, _) => format!("{id} has authenticated (proto/connection.rs)"),
-            Note::Closed(id, reason) => {
-                format!("{id} has ended: {} (proto/close_reason.rs)", reason.as_str())
-            }
-            Note::Pause(Pause::Full) => {
-                "accepting pauses: all places are taken (server/accept.rs)".to_owned()
-            }
-            Note::Pause(Pause::UnauthenticatedFull) => {
-                "accepting pauses: all places for unauthenticated connections are taken, and the \
-                 oldest is too young to make room (server/accept.rs)"
-                    .to_owned()
-            }
-            Note::Pause(Pause::Error) => {
-                "accepting pauses for its error, and a timer tries again (server/accept.rs)"
-                    .to_owned()
-            }
-        }
-    }
 }
 
 /// The whole story of a run, line by line.
@@ -416,33 +391,6 @@ fn liveness(result: Result<Liveness, Fault>) -> String {
     }
 }
 
-fn world(act: &World) -> String {
-    match act {
-        World::Connects(_, None) => "the client connects".to_owned(),
-        World::Connects(_, Some(peer)) => format!("the client connects from {}", peer.ip()),
-        World::Sends { taken, offered, .. } if taken == offered => {
-            format!("the client sends {taken} bytes")
-        }
-        World::Sends { taken, offered, .. } => {
-            format!("the client sends {taken} of {offered} bytes, for more there is no room")
-        }
-        World::SendsUrgent(_) => "the client sends an urgent byte".to_owned(),
-        World::Reads(_, n) => format!("the client reads {n} bytes"),
-        World::Finishes(_) => "the client ends its stream".to_owned(),
-        World::Resets(_) => "the client resets the connection".to_owned(),
-        World::Vanishes(_, true) => "the client's machine stops, and will start again".to_owned(),
-        World::Vanishes(_, false) => "the client's machine vanishes".to_owned(),
-        World::Disconnects(_, fault) => format!("the network ends the connection: {fault}"),
-        World::Arrives(_, unread) => format!("bytes arrive; {unread} are unread"),
-        World::Injects(fault) => format!("a fault is injected into the next call: {fault}"),
-        World::Sleeps(slept, None) => format!("the loop sleeps for {slept:?}, with no limit"),
-        World::Sleeps(slept, Some(leave)) => format!("the loop sleeps for {slept:?} of {leave:?}"),
-        World::Passes(time) => format!("{time:?} pass"),
-        World::Signals(signal) => format!("signal {signal} is sent"),
-        World::Says(text) => text.clone(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -454,7 +402,7 @@ mod tests {
 
     #[test]
     fn every_line_names_a_file_that_is_there() {
-        let source = include_str!("narrator.rs");
+        let source = concat!(include_str!("mod.rs"), include_str!("beside.rs"));
         let files: Vec<&str> = source
             .split('(')
             .filter_map(|part| part.split_once(".rs)").map(|(path, _)| path))
