@@ -5,10 +5,10 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Instant;
 
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, WaitOptions, waitpid};
 
 use crate::common::client::{PATIENCE, authenticated, exchange};
-use crate::common::program::{Files, Serving, run};
+use crate::common::program::{Files, Running, Serving, run};
 
 /// A server that was recorded into this file, with two conversations.
 fn record(path: &str, flags: &[&str]) -> String {
@@ -101,6 +101,18 @@ fn each_worker_has_a_recording() {
     }
 }
 
+/// Stops the server, and lets it go on if this does not hold then.
+fn stopped(running: &Running, holds: &impl Fn() -> bool) -> bool {
+    running.signal(Signal::STOP);
+    let pid = Pid::from_raw(running.pid().cast_signed());
+    waitpid(pid, WaitOptions::UNTRACED).expect("it is our child").expect("it stops");
+    let holds = holds();
+    if !holds {
+        running.signal(Signal::CONT);
+    }
+    holds
+}
+
 /// The server is killed after its recording has lost its beginning: what is left is explained and replayed
 /// up to the last turn that was written.
 #[test]
@@ -118,15 +130,12 @@ fn the_last_part_before_a_crash_is_there() {
     };
     let deadline = Instant::now() + PATIENCE;
     let message = vec![b'm'; 4_000];
-    while segment(&path) < Some(2) || len(&next) < 12 << 10 {
-        let before = (len(&path), len(&next));
+    let is_long_enough = || segment(&path) >= Some(2) && len(&next) >= 12 << 10;
+    // A thread writes the files, and is still behind when the last answer is here.
+    while !(is_long_enough() && stopped(&server.running, &is_long_enough)) {
         assert_eq!(exchange(&client, &message).len(), message.len());
-        // So that it is killed in the middle of a segment.
-        while (len(&path), len(&next)) == before {
-            assert!(Instant::now() < deadline, "nothing is written");
-            std::thread::yield_now();
-        }
         assert!(len(&path) + len(&next) <= 64 << 10, "the limit is that of both");
+        assert!(Instant::now() < deadline, "no segment is gone");
     }
     server.running.signal(Signal::KILL);
     server.running.status();

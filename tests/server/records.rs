@@ -7,7 +7,8 @@ use std::sync::mpsc::{Sender, channel};
 use crate::common::client::*;
 use crate::common::server::{any_port, wait_for};
 use saltecho::auth::{Key, Keyring, MacAlgorithm};
-use saltecho::server::{Note, Record, Server};
+use saltecho::proto::CloseReason;
+use saltecho::server::{Note, Record, RingKey, Server};
 
 /// Sends the record of each connection that ends.
 fn ends(to: Sender<Option<Record>>) -> impl FnMut(&Note, Option<&Record>) + Send {
@@ -32,6 +33,29 @@ fn a_record_tells_what_a_connection_did() {
     assert_eq!(record.key, Some(Keyring::demo().names()[0]));
     assert_eq!((record.bytes_received, record.bytes_sent), (16 + 5, 32 + 5));
     assert!(record.idle <= record.age, "{record:?}");
+    server.stop().unwrap();
+}
+
+#[test]
+fn with_each_note_of_a_connection_comes_its_record_as_it_stands() {
+    let (to, heard) = channel();
+    let builder = Server::builder().listen(any_port()).records(true);
+    let server = builder.observer(move |note, record| {
+        let record = record.expect("records are kept");
+        to.send((note.clone(), record.key, record.bytes_received)).unwrap();
+    });
+    let server = server.spawn().unwrap();
+    let client = authenticated(server.addresses()[0]);
+    let peer = client.local_addr().unwrap();
+    drop(client);
+    let next = || heard.recv_timeout(PATIENCE).unwrap();
+    let (opened, key, received) = next();
+    let Note::Opened(id, from) = opened else { panic!("{opened:?}") };
+    assert_eq!((from, key, received), (Some(peer), None, 0));
+    let demo = Keyring::demo().names()[0];
+    let used = RingKey { position: 0, name: Some(demo) };
+    assert_eq!(next(), (Note::Authenticated(id, Some(used)), Some(demo), 16));
+    assert_eq!(next(), (Note::Closed(id, CloseReason::PeerFinished), Some(demo), 16));
     server.stop().unwrap();
 }
 
