@@ -17,7 +17,6 @@ mod process;
 mod random_pool;
 mod ready;
 mod run_queue;
-mod slab;
 pub(crate) mod slots;
 mod snapshot;
 #[cfg_attr(not(feature = "testing"), allow(unreachable_pub))]

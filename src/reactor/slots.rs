@@ -1,7 +1,8 @@
 use std::collections::TryReserveError;
 
+use slab::Slab;
+
 use super::Ready;
-use super::slab::Slab;
 use super::timers::{Link, Links, Wheel};
 use crate::proto::ConnId;
 use crate::python::Monotonic;
@@ -144,6 +145,8 @@ pub(crate) struct Arriving<S, C> {
 /// The connections of one loop.
 pub(crate) struct Slots<S, C> {
     slab: Slab<Slot<S, C>>,
+    /// Slots that were ever in use since the slab was made: the memory that it holds.
+    touched: usize,
     next_generation: u32,
 }
 
@@ -157,7 +160,7 @@ impl<S, C> Slots<S, C> {
 
     pub(crate) fn new() -> Self {
         // Counting from 1 makes the generation a connection's number in logs.
-        Self { slab: Slab::new(), next_generation: 1 }
+        Self { slab: Slab::new(), touched: 0, next_generation: 1 }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -223,6 +226,7 @@ impl<S, C> Slots<S, C> {
         // Where this fails, the insertion makes the attempt that counts.
         let _ = self.make_room(1);
         let index = u32::try_from(self.slab.insert(slot)).expect("fewer than 2^31 descriptors");
+        self.touched = self.touched.max(index as usize + 1);
         ConnId { index, generation }
     }
 
@@ -241,10 +245,11 @@ impl<S, C> Slots<S, C> {
         next_generation: u32,
         connections: impl Iterator<Item = Result<Arriving<S, C>, E>>,
     ) -> Result<(), E> {
-        let mut failed = None;
+        let (mut touched, mut failed) = (0, None);
         self.slab = connections
             .map_while(|connection| match connection {
                 Ok(Arriving { id, stream, connection, half_closed }) => {
+                    touched = touched.max(id.index as usize + 1);
                     let (timer, ready) = (Link::default(), Ready::NONE);
                     let (generation, queued) = (id.generation, false);
                     let slot =
@@ -257,11 +262,11 @@ impl<S, C> Slots<S, C> {
                 }
             })
             .collect();
-        self.next_generation = next_generation;
+        (self.touched, self.next_generation) = (touched, next_generation);
         match failed {
             None => Ok(()),
             Some(error) => {
-                self.slab = Slab::new();
+                (self.slab, self.touched) = (Slab::new(), 0);
                 Err(error)
             }
         }
@@ -307,27 +312,28 @@ impl<S, C> Slots<S, C> {
 
     /// The number of slots that were ever in use since the slab was made: every index is below it.
     pub(crate) fn bound(&self) -> u32 {
-        u32::try_from(self.slab.bound()).expect("checked at each insertion")
+        u32::try_from(self.touched).expect("checked at each insertion")
     }
 
-    /// The slots that are free, in the order in which they will be used.
-    pub(crate) fn vacant(&self) -> impl Iterator<Item = usize> + '_ {
-        self.slab.vacant()
-    }
-
-    /// Makes so many slots in all, and frees those without a connection in this order. False if these
-    /// are not all of them.
-    #[must_use]
-    pub(crate) fn set_vacant(&mut self, bound: usize, order: &[usize]) -> bool {
-        self.slab.extend_to(bound);
-        self.slab.set_vacant(order)
+    /// Makes the slab anew, as [`arrive`](Self::arrive) makes one of the same connections in order.
+    /// A slab hides the order in which its free slots will be used; after this both have the same.
+    ///
+    /// # Errors
+    /// If there is no memory for another slab. Then nothing has changed.
+    pub(crate) fn rebuild(&mut self) -> Result<(), TryReserveError> {
+        // While it is filled a block may be twice as long as what is in it.
+        Vec::<Slot<S, C>>::new().try_reserve_exact(2 * self.touched)?;
+        self.touched = self.ids().last().map_or(0, |id| id.index as usize + 1);
+        self.slab = std::mem::take(&mut self.slab).into_iter().collect();
+        Ok(())
     }
 
     /// Gives memory back once nothing is left of a crowd; that is not possible while slots near the
     /// end are occupied. A new block is asked for when there is need of it: now it would be one more.
     pub(crate) fn shrink_if_empty(&mut self) {
-        if self.slab.is_empty() && self.slab.bound() > 1024 {
+        if self.slab.is_empty() && self.touched > 1024 {
             self.slab = Slab::new();
+            self.touched = 0;
         }
     }
 }
@@ -399,6 +405,30 @@ mod tests {
             assert_eq!(id.index, next, "after {crowd}");
             assert_eq!(id.to_string(), format!("#{}", crowd + 1), "numbers go on");
         }
+    }
+
+    #[test]
+    fn free_slots_of_a_rebuilt_slab_are_used_as_after_an_arrival() {
+        let mut slots = Slots::new();
+        let ids: Vec<ConnId> =
+            (0..9).map(|_| slots.insert((), connection(), Ready::NONE)).collect();
+        // The order in which they are freed is forgotten, and so are those at the end.
+        for index in [4, 0, 8, 2, 7] {
+            slots.remove(ids[index]);
+        }
+        slots.rebuild().unwrap();
+        let left = slots.ids().map(|id| {
+            let connection = connection();
+            Ok::<_, ()>(Arriving { id, stream: (), connection, half_closed: false })
+        });
+        let mut others = Slots::new();
+        others.arrive(slots.next_generation(), left.collect::<Vec<_>>().into_iter()).unwrap();
+        assert_eq!((slots.len(), slots.bound(), others.bound()), (4, 7, 7));
+        for _ in 0..6 {
+            let one = slots.insert((), connection(), Ready::NONE);
+            assert_eq!(one, others.insert((), connection(), Ready::NONE));
+        }
+        assert_eq!(slots.bound(), 10);
     }
 
     #[test]

@@ -61,10 +61,6 @@ impl<K: Kernel, T> Reactor<K, T> {
         for time in [self.now, self.quiet_until] {
             put_number(out, time.as_nanos());
         }
-        put_number(out, self.slots.bound().into());
-        for index in self.slots.vacant() {
-            put_number(out, index as u64);
-        }
         self.timers.park(|index| *self.slots.link(index), out);
         self.run_queue.park(out);
     }
@@ -74,12 +70,6 @@ impl<K: Kernel, T> Reactor<K, T> {
     pub(crate) fn unpark(&mut self, reader: &mut Reader<'_>) -> Option<()> {
         let mut time = || reader.number().map(Monotonic::from_nanos);
         (self.now, self.quiet_until) = (time()?, time()?);
-        let bound = reader.number().filter(|bound| *bound <= MAX_SLOTS)?;
-        let bound = usize::try_from(bound).ok()?;
-        let vacant = bound.checked_sub(self.slots.len())?;
-        let vacant: Option<Vec<usize>> = (0..vacant).map(|_| reader.small()).collect();
-        let is_possible = self.slots.bound() as usize <= bound;
-        (is_possible && self.slots.set_vacant(bound, &vacant?)).then_some(())?;
         let exists = |slots: &super::Slots<K::Stream, T>, index| slots.id_in(index).is_some();
         self.timers = Wheel::unpark(reader, &mut self.slots, exists)?;
         self.run_queue = RunQueue::unpark(reader, &mut self.slots)?;
@@ -102,6 +92,3 @@ impl<K: Kernel, T> Reactor<K, T> {
         Some(())
     }
 }
-
-/// Slots beyond this are refused: more than a process has descriptors.
-const MAX_SLOTS: u64 = 1 << 24;

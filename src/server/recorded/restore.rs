@@ -14,6 +14,8 @@ use crate::reactor::{Arriving, Kernel};
 use crate::server::admission::Source;
 use crate::trace::{LateBytes, Snapshot, SnapshotConnection, Stream};
 
+/// Slots beyond this are refused: a file of a few bytes could ask for as much memory as it likes.
+const MAX_SLOTS: u32 = 1 << 22;
 /// Longest unsent message of a snapshot in bytes.
 const MAX_MESSAGE: usize = 64 << 20;
 /// The byte that stands for unsent payload that is not kept.
@@ -55,10 +57,8 @@ impl<K: Kernel<Stream = Stream>, H: Handler + Clone> Server<K, H> {
     ) -> Option<()> {
         let connections = &snapshot.connections;
         let mut indices = connections.iter().map(|one| one.presence.id.index);
-        // A slot that is free has its byte in the state.
-        let most = connections.len() + snapshot.parts.state.len();
         let is_possible = indices.clone().is_sorted_by(|one, other| one < other)
-            && indices.next_back().is_none_or(|last| (last as usize) < most);
+            && indices.next_back().is_none_or(|last| last < MAX_SLOTS);
         is_possible.then_some(())?;
         let mut restored = Vec::with_capacity(connections.len());
         for one in connections {
@@ -79,6 +79,8 @@ impl<K: Kernel<Stream = Stream>, H: Handler + Clone> Server<K, H> {
                 None => {}
             }
         }
+        // As in the slab that was rebuilt for the snapshot: free slots are used in the same order.
+        restored.sort_by_key(|one| one.arriving.id.index);
         let Self { reactor, records, stats, .. } = self;
         let arriving = restored.into_iter().map(|one| {
             let Restored { arriving, row, .. } = one;

@@ -1,5 +1,5 @@
 //! A snapshot of a running server, with which a recording can begin: all that decides about its calls,
-//! to the last bit. Nothing is taken apart, and no socket is touched.
+//! to the last bit. No socket is touched.
 
 use super::super::ending::Lifecycle;
 use super::super::handover::CounterRecord;
@@ -20,8 +20,11 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         let counters = CounterRecord::to_park(self);
         let settings = self.settings().to_words();
         let Self { reactor, acceptor, config, stats, records, .. } = self;
+        // The slots of the loop that goes on from here will be used in the same order.
+        let rebuilt = reactor.slots.rebuild();
         let slots = &reactor.slots;
         reactor.kernel.snapshot(|taker: &mut dyn SnapshotTaker<K::Stream>| {
+            rebuilt.map_err(|_| "there is no memory for a snapshot".to_owned())?;
             taker.begin(stats.turns, &settings, config.keyring.ids());
             taker.server(slots.len(), &mut |disguise, parts| {
                 parts.state.extend_from_slice(&state);
