@@ -220,3 +220,29 @@ fn lifecycle(reader: &mut Reader<'_>) -> Option<Lifecycle> {
         _ => return None,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::snapshot::put_lifecycle;
+    use super::*;
+
+    /// Few random worlds are recorded while they drain.
+    #[test]
+    fn each_state_of_a_drain_is_restored() {
+        let time = Monotonic::from_nanos;
+        for before in [
+            Lifecycle::Running,
+            Lifecycle::Unready { close_at: time(7), until: None },
+            Lifecycle::Unready { close_at: time(7), until: Some(time(9)) },
+            Lifecycle::Draining { until: None, next: Some(0) },
+            Lifecycle::Draining { until: Some(time(9)), next: Some(u32::MAX - 1) },
+            Lifecycle::Draining { until: Some(time(9)), next: None },
+        ] {
+            let mut bytes = Vec::new();
+            put_lifecycle(&mut bytes, before);
+            let mut reader = Reader::new(&bytes);
+            assert_eq!(lifecycle(&mut reader), Some(before));
+            assert!(reader.rest().is_empty(), "{before:?}");
+        }
+    }
+}

@@ -104,7 +104,7 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
     }
 }
 
-fn put_lifecycle(out: &mut Vec<u8>, lifecycle: Lifecycle) {
+pub(super) fn put_lifecycle(out: &mut Vec<u8>, lifecycle: Lifecycle) {
     let mut put = |tag: u8, times: [Option<Monotonic>; 2], next: Option<u32>| {
         out.push(tag);
         times.into_iter().for_each(|time| put_time(out, time));

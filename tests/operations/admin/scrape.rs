@@ -76,9 +76,11 @@ fn a_scrape_has_what_several_loops_did_together() {
     let turns =
         (1..=3).map(|worker| samples[&format!("saltecho_turns_total{{worker=\"{worker}\"}}")]);
     assert!(turns.clone().all(|turns| turns > 0.0), "{:?}", Vec::from_iter(turns));
-    // Each echo was an event, and its connection waited in the queue.
-    assert!(sum(&samples, "saltecho_events_total") >= 1000.0);
-    assert!(sum(&samples, "saltecho_queue_wait_seconds_count") >= 500.0, "{samples:#?}");
+    // Each echo was an event, and its connection waited in the queue; the faster turns follow each other,
+    // the fewer of these waits are timed.
+    let events = sum(&samples, "saltecho_events_total");
+    let waits = sum(&samples, "saltecho_queue_wait_seconds_count");
+    assert!(events >= 1000.0 && (1.0..=events).contains(&waits), "{samples:#?}");
     let timed = sum(&samples, "saltecho_turn_duration_seconds_count");
     assert!(timed <= sum(&samples, "saltecho_turns_total"), "{samples:#?}");
     // The process: sockets of both sides, the listeners, three loops.
