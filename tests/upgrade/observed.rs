@@ -21,6 +21,16 @@ fn a_load_sees_no_error_and_its_report_has_the_moment_of_each_upgrade() {
     for _ in 0..3 {
         service.upgrade();
     }
+    // Charts over time have room for a mark once there is some time after it: two seconds at this rate.
+    let received = || {
+        let stats = service.ctl(&["stats", "--raw"]);
+        let text = String::from_utf8_lossy(&stats.stdout).into_owned();
+        let mut lines = text.lines();
+        let line = lines.find_map(|line| line.strip_prefix("saltecho_received_bytes_total "));
+        line.expect("it is a metric").parse::<f64>().expect("it is a number")
+    };
+    let enough = received() + 1000.0 * 64.0;
+    crate::service::wait_until("the load has gone on", || received() >= enough);
     load.signal(Signal::INT);
     let finished = load.wait();
     // On a busy machine its own delay makes the figures unreliable.
