@@ -152,9 +152,12 @@ impl Socket {
         ready
     }
 
-    /// Something came from the client.
+    /// Something came from the client. After a close nothing counts: bytes that were under way may
+    /// arrive in the turn in which their sender was given up.
     pub(super) fn heard(&mut self, clock: Duration) {
-        (self.heard_at, self.unanswered) = (clock, 0);
+        if self.server_end != End::Closed {
+            (self.heard_at, self.unanswered) = (clock, 0);
+        }
     }
 
     /// Delivers sent bytes to a present client, which acknowledges them.
