@@ -364,6 +364,16 @@ pub(crate) fn set_null(
     check(result)
 }
 
+/// malloc_trim(3): returns free memory of glibc's allocator to the kernel, also from below what is in
+/// use. Other allocators have no such call.
+pub(crate) fn trim_memory() {
+    // SAFETY: any thread may call it at any time.
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 fn check(result: libc::c_int) -> Result<(), Errno> {
     if result == 0 { Ok(()) } else { Err(last_errno()) }
 }

@@ -1,5 +1,6 @@
 //! Upgrades that succeed: no client notices.
 
+use std::fs;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 
@@ -34,6 +35,37 @@ fn every_connection_moves_and_the_old_process_ends() {
     assert!(!said.contains("panicked") && !said.contains("\"level\":\"error\""), "{said}");
     assert!(said.contains("accepted 305, authenticated 305"), "{said}");
     assert!(said.contains("closed: 305 "), "{said}");
+}
+
+/// What arrived takes about as much again as what becomes of it, for a moment.
+#[test]
+#[cfg(target_env = "gnu")]
+fn the_new_process_keeps_no_memory_of_what_arrived() {
+    const CLIENTS: usize = 3000;
+    let limit = rlimit::increase_nofile_limit(u64::MAX).unwrap();
+    if limit < CLIENTS as u64 + 500 {
+        println!("skipped: it takes room for {CLIENTS} connections, and {limit} files may be open");
+        return;
+    }
+    let mut service = Service::start(&[]);
+    service.upgrade();
+    let base = resident_heap(service.pid);
+    service.connect(CLIENTS);
+    service.upgrade();
+    let each = resident_heap(service.pid).saturating_sub(base) / CLIENTS;
+    println!("{each} bytes of the heap for each connection that moved");
+    assert!(each <= 64, "{each}");
+    service.finish();
+}
+
+/// Bytes of the heap's first segment that are in memory.
+fn resident_heap(pid: u32) -> usize {
+    let smaps = fs::read_to_string(format!("/proc/{pid}/smaps")).unwrap();
+    let lines = smaps.lines().skip_while(|line| !line.ends_with("[heap]"));
+    let rss = lines
+        .map(|line| line.split_whitespace().collect())
+        .find_map(|words: Vec<_>| (words[0] == "Rss:").then(|| words[1].parse::<usize>().unwrap()));
+    rss.unwrap() * 1024
 }
 
 #[test]

@@ -14,7 +14,7 @@ use rustix::process::{Pid, PidfdFlags, geteuid, getppid, pidfd_open};
 use saltecho::proto::Handler;
 use saltecho::reactor::MioKernel;
 use saltecho::server::Server;
-use saltecho::server::handover::{Decoder, Thawing, Totals};
+use saltecho::server::handover::{Decoder, Thawing, Totals, release_memory};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use super::agreement::{Agreement, offer_all};
@@ -269,6 +269,7 @@ impl Following {
         let _ = self.predecessor.channel.send_text(Kind::Taken, &taken);
         let servers: Vec<_> = thawing.into_iter().map(Thawing::commit).collect();
         self.note(upgrader, &program, &totals, freeze, log);
+        release_memory();
         // Signals that came meanwhile are handled from now on. The other threads never have any.
         let _ = blocked().thread_unblock();
         servers
