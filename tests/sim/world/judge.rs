@@ -280,7 +280,10 @@ impl Judge {
         let left = matches!(client.fate, Fate::Finished | Fate::Gone);
         let due = match reason {
             CloseReason::AuthTimeout => {
-                let asked = ledger.sent >= CHALLENGE && self.last_look_is_whole;
+                // What is there before the last of the challenge has left does not answer it.
+                let asked = ledger.sent >= CHALLENGE
+                    && ledger.sent_at < Some(now)
+                    && self.last_look_is_whole;
                 let there = client.received(ledger) + kernel.unread(client.end) as u64;
                 assert!(
                     !asked || client.at_once < DIGEST || there < DIGEST,
