@@ -64,6 +64,8 @@ const MAX_COUNTERS: usize = 30;
 const LOOP: &str = "\"pid\":1,\"tid\":1";
 /// Nanoseconds of a call's slice: an arrow begins or ends within it.
 const CALL: u64 = 3;
+/// The latest time of an event in nanoseconds. Only a damaged recording has later ones.
+const LATEST: u64 = u64::MAX / 2;
 /// Nanoseconds of a step in a simulation.
 const STEP: u64 = 10_000;
 
@@ -107,7 +109,7 @@ impl Perfetto {
         // No two events have one time, and children lie within their parents.
         self.now = match self.by_step {
             true => self.now + STEP,
-            false => (self.now + 2 * CALL).max(step.at.as_nanos()),
+            false => (self.now + 2 * CALL).max(step.at.as_nanos().min(LATEST)),
         };
         match &step.event {
             Event::Poll(_) => {
@@ -323,7 +325,7 @@ impl Default for Perfetto {
 
 /// A track of a connection. The loop's has the number 1.
 fn track_of(stream: Stream) -> String {
-    format!("\"pid\":2,\"tid\":{}", stream.0 + 2)
+    format!("\"pid\":2,\"tid\":{}", stream.0.saturating_add(2))
 }
 
 fn micros(nanos: u64) -> String {
