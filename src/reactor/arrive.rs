@@ -26,7 +26,8 @@ impl<K: Kernel, T> Reactor<K, T> {
         self.events = events;
     }
 
-    /// Begins anew with the connections in the slots, of which none is armed or queued.
+    /// Begins anew with the connections in the slots, of which none is armed or queued. Each was registered,
+    /// and epoll then reports whatever is already there (the first event of EPOLL_CTL_ADD).
     ///
     /// # Errors
     /// If there is no memory for the run queue.
@@ -34,9 +35,7 @@ impl<K: Kernel, T> Reactor<K, T> {
         self.read_clock();
         (self.timers, self.armed) = (Wheel::starting_at(self.now), 0);
         (self.run_queue, self.quiet_until) = (RunQueue::new(), Monotonic::ZERO);
-        self.run_queue.make_room(self.slots.len())?;
-        self.suspect_all();
-        Ok(())
+        self.run_queue.make_room(self.slots.len())
     }
 
     /// Gives every connection a turn in which each call is tried, whatever events there were.

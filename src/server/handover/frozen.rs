@@ -152,7 +152,7 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
     }
 
     /// Tries every socket in the next turn, since no event tells what has happened meanwhile.
-    pub(super) fn try_everything(&mut self) {
+    fn try_everything(&mut self) {
         self.reactor.read_clock();
         self.reactor.suspect_all();
         self.acceptor.suspect_all();

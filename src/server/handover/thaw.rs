@@ -95,13 +95,14 @@ impl<K: Adopt, H: Handler + Clone> Thawing<K, H> {
         Ok(())
     }
 
-    /// Takes over, which cannot fail. The first turn of the server tries every socket once.
+    /// Takes over, which cannot fail. Registration made the kernel report what waits in each socket, so
+    /// there is none to try.
     pub fn commit(self) -> Server<K, H> {
         let Self { mut server, owns_file, .. } = self;
         if owns_file && let Some(admin) = &mut server.admin {
             admin.own_file(&mut server.reactor.kernel);
         }
-        server.try_everything();
+        server.reactor.read_clock();
         server
     }
 
