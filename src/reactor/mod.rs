@@ -42,7 +42,7 @@ pub use kernel::{Close, Kernel, Liveness, Wake};
 pub use listen::ListenOptions;
 pub use mio_kernel::MioKernel;
 pub use note::{AcceptPause, Note, Refusal, RingKey};
-pub use process::resident_bytes;
+pub use process::{release_memory, resident_bytes};
 pub use ready::Ready;
 pub use slots::Token;
 pub(crate) use slots::{Arriving, Target, generation_after};

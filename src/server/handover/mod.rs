@@ -51,13 +51,6 @@ pub const MAX_BYTES: usize = 64 << 10;
 /// The longest state of a handler that moves, in bytes.
 const MAX_STATE: usize = 32 << 10;
 
-/// Returns memory to the kernel that a handover took and freed: 165 bytes for each connection that the
-/// admin endpoint lists. glibc keeps it otherwise, since it lies below what is in use; with other
-/// allocators this does nothing. Call it when the new loops are there.
-pub fn release_memory() {
-    crate::rawopt::trim_memory();
-}
-
 /// The kind of a chunk's records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]

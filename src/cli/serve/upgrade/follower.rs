@@ -12,9 +12,9 @@ use rustix::net::SocketType;
 use rustix::net::sockopt::{socket_peercred, socket_type};
 use rustix::process::{Pid, PidfdFlags, geteuid, getppid, pidfd_open};
 use saltecho::proto::Handler;
-use saltecho::reactor::MioKernel;
+use saltecho::reactor::{MioKernel, release_memory};
 use saltecho::server::Server;
-use saltecho::server::handover::{Decoder, Thawing, Totals, release_memory};
+use saltecho::server::handover::{Decoder, Thawing, Totals};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use super::agreement::{Agreement, offer_all};
