@@ -43,6 +43,8 @@ pub struct Judge {
     closes: HashMap<CloseReason, u64>,
     /// Whether headers are required, and if so, whether only from the balancers of 192.0.2.0/24.
     headers: Option<bool>,
+    /// The turn in which the header of a client was complete.
+    named_at: BTreeMap<SimClient, Monotonic>,
     setup_failed: u64,
     /// The start of the drain.
     pub draining: Option<Monotonic>,
@@ -77,6 +79,7 @@ impl Judge {
             authenticated: 0,
             closes: HashMap::new(),
             headers: None,
+            named_at: BTreeMap::new(),
             setup_failed: 0,
             draining: None,
             drain_timeout: limits.drain_timeout,
@@ -132,6 +135,11 @@ impl Judge {
     pub fn after_turn(&mut self, kernel: &SimKernel, clients: &[Client], stats: &Stats) {
         let (reports, now) =
             (std::mem::take(&mut *self.reports.lock().unwrap()), kernel.last_reading());
+        for client in clients.iter().filter(|client| client.header.is_some()) {
+            if !client.awaits_header(kernel.ledger(client.end)) {
+                self.named_at.entry(client.end).or_insert(now);
+            }
+        }
         let mut pending = None;
         let mut noted = None;
         for report in reports {
@@ -290,7 +298,7 @@ impl Judge {
                     "{id} timed out with its digest in the kernel"
                 );
                 assert!(!client.awaits_header(ledger), "{id} has no header yet");
-                let since = asked_at(client, ledger).expect("it was sent a challenge");
+                let since = self.asked_at(client, ledger).expect("it was to be sent a challenge");
                 since.saturating_add(self.config.auth_timeout.expect("there is one"))
             }
             CloseReason::HeaderTimeout => {
@@ -442,12 +450,43 @@ impl Judge {
                 "{end:?} gave a wrong digest and is still connected"
             );
         }
+        let due = self.due(client, ledger);
         let overdue = self.overdue.entry(end).or_default();
-        match due(&self.config, client, ledger, self.draining.is_some()) {
+        match due {
             Some(due) if due.as_nanos().div_ceil(TICK) <= now.as_nanos() / TICK => *overdue += 1,
             _ => *overdue = 0,
         }
         assert!(*overdue <= self.grace_turns, "{end:?} outlived its deadline: {ledger:?}");
+    }
+
+    /// The beginning of the time to authenticate: a client is accepted, or its header is complete.
+    fn asked_at(&self, client: &Client, ledger: &Ledger) -> Option<Monotonic> {
+        match client.header {
+            None => ledger.accepted_at,
+            Some(_) => self.named_at.get(&client.end).copied(),
+        }
+    }
+
+    /// The deadline of an open connection's current call by Python's rules.
+    fn due(&self, client: &Client, ledger: &Ledger) -> Option<Monotonic> {
+        let config = &self.config;
+        let (since, limit) = if ledger.shut_down_at.is_some() {
+            (ledger.shut_down_at, config.linger_timeout)
+        } else if client.awaits_header(ledger) {
+            (ledger.accepted_at, config.header_timeout)
+        } else if client.received(ledger) < DIGEST {
+            (self.asked_at(client, ledger), config.auth_timeout)
+        } else if undelivered(client, ledger) > 0 {
+            // Each of several messages has its own timeout, which starts when the one before is sent.
+            let began = ledger.received_at.max(client.pushed_at);
+            let again = ledger.sent_at.filter(|_| client.pushed_at.is_some());
+            (began.max(again), config.send_timeout)
+        } else if self.draining.is_some() {
+            (None, None) // It will be half-closed at once.
+        } else {
+            (last_moved(ledger), config.idle_timeout)
+        };
+        Some(since?.saturating_add(limit?))
     }
 }
 
@@ -474,36 +513,6 @@ fn is_named(peer: Option<SocketAddr>) -> bool {
     }
 }
 
-/// The beginning of the time to authenticate: the challenge is sent in the turn in which a client is
-/// accepted, or in which its header is complete.
-fn asked_at(client: &Client, ledger: &Ledger) -> Option<Monotonic> {
-    match client.header {
-        None => ledger.accepted_at,
-        Some(_) => ledger.spoke.map(|(time, _)| time),
-    }
-}
-
 fn last_moved(ledger: &Ledger) -> Option<Monotonic> {
     ledger.received_at.max(ledger.sent_at)
-}
-
-/// The deadline of an open connection's current call by Python's rules.
-fn due(config: &Config, client: &Client, ledger: &Ledger, draining: bool) -> Option<Monotonic> {
-    let (since, limit) = if ledger.shut_down_at.is_some() {
-        (ledger.shut_down_at, config.linger_timeout)
-    } else if client.awaits_header(ledger) {
-        (ledger.accepted_at, config.header_timeout)
-    } else if client.received(ledger) < DIGEST {
-        (asked_at(client, ledger), config.auth_timeout)
-    } else if undelivered(client, ledger) > 0 {
-        // Each of several messages has its own timeout, which starts when the one before is sent.
-        let began = ledger.received_at.max(client.pushed_at);
-        let again = ledger.sent_at.filter(|_| client.pushed_at.is_some());
-        (began.max(again), config.send_timeout)
-    } else if draining {
-        (None, None) // It will be half-closed at once.
-    } else {
-        (last_moved(ledger), config.idle_timeout)
-    };
-    Some(since?.saturating_add(limit?))
 }
