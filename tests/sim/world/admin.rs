@@ -84,7 +84,9 @@ impl AdminClient {
                 0 => script.truncate(random.below(script.len())),
                 1 => {
                     let index = random.below(script.len());
-                    script[index] = random.next_u64().to_le_bytes()[0];
+                    let byte = random.next_u64().to_le_bytes()[0];
+                    // A digit could name another connection than the one in `kills`.
+                    script[index] = if byte.is_ascii_digit() { b'x' } else { byte };
                 }
                 _ => script = vec![b'a'; random.below(9000)],
             }
