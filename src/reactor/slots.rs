@@ -139,6 +139,7 @@ pub(crate) struct Arriving<S, C> {
     pub(crate) id: ConnId,
     pub(crate) stream: S,
     pub(crate) connection: C,
+    pub(crate) ready: Ready,
     pub(crate) half_closed: bool,
 }
 
@@ -248,10 +249,9 @@ impl<S, C> Slots<S, C> {
         let (mut touched, mut failed) = (0, None);
         self.slab = connections
             .map_while(|connection| match connection {
-                Ok(Arriving { id, stream, connection, half_closed }) => {
+                Ok(Arriving { id, stream, connection, ready, half_closed }) => {
                     touched = touched.max(id.index as usize + 1);
-                    let (timer, ready) = (Link::default(), Ready::NONE);
-                    let (generation, queued) = (id.generation, false);
+                    let (timer, generation, queued) = (Link::default(), id.generation, false);
                     let slot =
                         Slot { stream, connection, timer, generation, ready, queued, half_closed };
                     Some((id.index as usize, slot))
@@ -419,7 +419,13 @@ mod tests {
         slots.rebuild().unwrap();
         let left = slots.ids().map(|id| {
             let connection = connection();
-            Ok::<_, ()>(Arriving { id, stream: (), connection, half_closed: false })
+            Ok::<_, ()>(Arriving {
+                id,
+                stream: (),
+                connection,
+                ready: Ready::NONE,
+                half_closed: false,
+            })
         });
         let mut others = Slots::new();
         others.arrive(slots.next_generation(), left.collect::<Vec<_>>().into_iter()).unwrap();

@@ -5,9 +5,10 @@ use super::arrived::{ArrivedConnection, ArrivedListener, ArrivedLoop};
 use super::record::{LoopRecord, malformed};
 use crate::proto::{Config, ConnId, Handler, Peer, guarded};
 use crate::python::Monotonic;
-use crate::reactor::{Adopt, Arriving, Token};
+use crate::reactor::{Adopt, Arriving, Ready, Token};
 use crate::server::accept::Listening;
 use crate::server::admission::Source;
+use crate::server::pump::can_go_on;
 use crate::server::{Handle, Limits, Server};
 
 /// A server that is ready to take over what another leaves: with keys, settings and memory, and
@@ -23,6 +24,8 @@ pub struct Thawing<K: Adopt, H> {
 #[derive(Default)]
 struct Rest {
     alarms: Vec<(ConnId, Monotonic)>,
+    /// Those that can go on without an event.
+    queued: Vec<ConnId>,
     unauthenticated: Vec<Arrival>,
     lingering: usize,
     unsent: u64,
@@ -173,6 +176,10 @@ impl<K: Adopt, H: Handler + Clone> Thawing<K, H> {
             // An alarm that is later than the deadline would let it pass.
             let due = [alarm, connection.poll_timeout()].into_iter().flatten().min();
             rest.alarms.extend(due.map(|due| (id, due)));
+            // As at its accept: a send may be tried until one finds no room, and what there is to read is
+            // for an event to say.
+            let ready = Ready::WRITABLE;
+            rest.queued.extend(can_go_on(config, &connection, ready).then_some(id));
             rest.lingering += usize::from(half_closed);
             rest.unsent += connection.unsent() as u64;
             if let Some((since, source)) = extra.arrival {
@@ -181,19 +188,20 @@ impl<K: Adopt, H: Handler + Clone> Thawing<K, H> {
             if let (Some(records), Some(row)) = (&mut *records, extra.row) {
                 records.insert(id, row);
             }
-            Ok(Arriving { id, stream, connection, half_closed })
+            Ok(Arriving { id, stream, connection, ready, half_closed })
         });
         reactor.slots.arrive(next_generation, connections)
     }
 
     /// Arms and queues what was adopted.
     fn settle(&mut self, rest: Rest) -> Result<(), HandoverError> {
-        let Rest { alarms, mut unauthenticated, lingering, unsent } = rest;
+        let Rest { alarms, queued, mut unauthenticated, lingering, unsent } = rest;
         let Server { reactor, acceptor, stats, .. } = &mut self.server;
         reactor.begin_anew().map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))?;
         for (id, alarm) in alarms {
             reactor.settle(id, Some(alarm));
         }
+        queued.into_iter().for_each(|id| reactor.requeue(id));
         // Oldest first. Numbers begin again after four billion.
         let next = reactor.next_id();
         unauthenticated.sort_by_key(|arrival| std::cmp::Reverse(next.age_after(arrival.id)));

@@ -92,9 +92,6 @@ impl<K: Kernel<Stream = Stream>, H: Handler + Clone> Server<K, H> {
             Ok::<_, ()>(arriving)
         });
         reactor.slots.arrive(next_generation, arriving).ok()?;
-        for one in connections {
-            reactor.slots.get_mut(one.presence.id)?.ready = one.presence.ready;
-        }
         Some(())
     }
 
@@ -142,7 +139,8 @@ impl<K: Kernel<Stream = Stream>, H: Handler + Clone> Server<K, H> {
         let is_as_announced =
             (connection.state(), connection.unsent()) == (presence.state, presence.unsent);
         let is_whole = state.rest().is_empty() && figures.rest().is_empty();
-        let arriving = Arriving { id: presence.id, stream: *stream, connection, half_closed };
+        let (id, ready) = (presence.id, presence.ready);
+        let arriving = Arriving { id, stream: *stream, connection, ready, half_closed };
         (is_as_announced && is_whole).then_some(Restored { arriving, arrival, row })
     }
 
