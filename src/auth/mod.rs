@@ -12,11 +12,15 @@ mod keyfile;
 mod tagged;
 mod wiped;
 
-use hmac::{Hmac, KeyInit, Mac as _};
+use hmac::block_api::HmacCore;
+use hmac::digest::Output;
+use hmac::digest::block_api::{Buffer, FixedOutputCore, UpdateCore};
+use hmac::{EagerHash, KeyInit};
 use md5::Md5;
 use sha2::Sha256;
 use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
 use wiped::Wiped;
+use zeroize::Zeroize;
 
 pub use key::{Key, KeyId, KeyName};
 pub use keyfile::{KeyFileError, parse_key_file};
@@ -115,24 +119,6 @@ impl Digest {
     /// The bytes sent over the wire.
     pub fn as_bytes(&self) -> &[u8] {
         &self.bytes[..self.len]
-    }
-}
-
-impl Digest {
-    /// Compares it with an answer in constant time, but for the answer's length. In words: a byte at a
-    /// time takes twenty instructions for each.
-    fn ct_eq(&self, answer: &[u8]) -> Choice {
-        if answer.len() != self.len {
-            return Choice::from(0);
-        }
-        let (words, rest) = self.as_bytes().as_chunks();
-        debug_assert!(rest.is_empty(), "a digest is whole words");
-        // The difference of all words at once, which takes one comparison.
-        let differences = words
-            .iter()
-            .zip(answer.as_chunks().0)
-            .map(|(ours, theirs)| u64::from_ne_bytes(*ours) ^ u64::from_ne_bytes(*theirs));
-        differences.fold(0, |all, one| all | one).ct_eq(&0)
     }
 }
 
@@ -245,14 +231,20 @@ impl Keyring {
 
     /// The same in the byte that replies carry.
     pub(crate) fn position(&self, challenge: &Challenge, answer: &[u8]) -> Option<u8> {
-        let (mut any, mut found) = (Choice::from(0), 0u8);
-        for (position, key) in (0u8..).zip(&self.keys) {
-            let matches = key.tag(challenge.as_bytes()).ct_eq(answer);
-            found.conditional_assign(&position, matches & !any);
-            any |= matches;
-        }
-        bool::from(any).then_some(found)
+        first_match(self.keys.iter().map(|key| key.is_answered(challenge, answer)))
     }
+}
+
+/// The position of the first match, selected without a branch, after all have been compared.
+fn first_match(matches: impl DoubleEndedIterator<Item = Choice> + ExactSizeIterator) -> Option<u8> {
+    // Counted from one; the first is the last to be assigned.
+    let mut found = 0;
+    for (position, is_match) in matches.enumerate().rev() {
+        #[allow(clippy::cast_possible_truncation)] // A ring has few keys.
+        let number = position as u8 + 1;
+        found.conditional_assign(&number, is_match);
+    }
+    found.checked_sub(1)
 }
 
 impl std::fmt::Debug for Keyring {
@@ -264,40 +256,75 @@ impl std::fmt::Debug for Keyring {
     }
 }
 
-/// Hash state keyed with one key; wiped on drop by the feature `zeroize` of the hash crates.
+/// Hash state keyed with one key; wiped on drop by the feature `zeroize` of the hash crates. Without the
+/// buffer of an HMAC in progress, which would be copied and wiped twice for each check.
 #[derive(Clone)]
 enum Keyed {
-    Md5(Hmac<Md5>),
-    Sha256(Hmac<Sha256>),
+    Md5(HmacCore<Md5>),
+    Sha256(HmacCore<Sha256>),
 }
 
 impl Keyed {
     fn new(algorithm: MacAlgorithm, key: &Key) -> Self {
         const ANY_LENGTH: &str = "HMAC takes a key of any length";
         match algorithm {
-            MacAlgorithm::Md5 => Self::Md5(Hmac::new_from_slice(key.as_bytes()).expect(ANY_LENGTH)),
+            MacAlgorithm::Md5 => {
+                Self::Md5(HmacCore::new_from_slice(key.as_bytes()).expect(ANY_LENGTH))
+            }
             MacAlgorithm::Sha256 => {
-                Self::Sha256(Hmac::new_from_slice(key.as_bytes()).expect(ANY_LENGTH))
+                Self::Sha256(HmacCore::new_from_slice(key.as_bytes()).expect(ANY_LENGTH))
             }
         }
     }
 
     fn tag(&self, message: &[u8]) -> Digest {
-        let mut bytes = Wiped::new([0; Digest::MAX_LEN]);
-        let len = match self {
-            Self::Md5(mac) => {
-                let tag = mac.clone().chain_update(message).finalize().into_bytes();
-                bytes[..tag.len()].copy_from_slice(&tag);
-                tag.len()
-            }
-            Self::Sha256(mac) => {
-                let tag = mac.clone().chain_update(message).finalize().into_bytes();
-                bytes[..tag.len()].copy_from_slice(&tag);
-                tag.len()
-            }
-        };
-        Digest { bytes, len }
+        fn digest(tag: &mut [u8]) -> Digest {
+            let mut bytes = Wiped::new([0; Digest::MAX_LEN]);
+            bytes[..tag.len()].copy_from_slice(tag);
+            tag.zeroize();
+            Digest { bytes, len: tag.len() }
+        }
+        match self {
+            Self::Md5(mac) => digest(&mut tag(mac, message)),
+            Self::Sha256(mac) => digest(&mut tag(mac, message)),
+        }
     }
+
+    /// Compares the tag of a challenge with an answer in constant time, but for the answer's length.
+    fn is_answered(&self, challenge: &Challenge, answer: &[u8]) -> Choice {
+        let message = challenge.as_bytes();
+        match self {
+            Self::Md5(mac) => ct_eq(&mut tag(mac, message), answer),
+            Self::Sha256(mac) => ct_eq(&mut tag(mac, message), answer),
+        }
+    }
+}
+
+fn tag<D: EagerHash>(keyed: &HmacCore<D>, message: &[u8]) -> Output<HmacCore<D>> {
+    let (mut mac, mut buffer) = (keyed.clone(), Buffer::<HmacCore<D>>::default());
+    buffer.digest_blocks(message, |blocks| mac.update_blocks(blocks));
+    let mut tag = Output::<HmacCore<D>>::default();
+    mac.finalize_fixed_core(&mut buffer, &mut tag);
+    tag
+}
+
+/// Compares a tag with an answer, and wipes it. In words: a byte at a time takes twenty instructions
+/// for each.
+#[inline]
+fn ct_eq(tag: &mut [u8], answer: &[u8]) -> Choice {
+    if answer.len() != tag.len() {
+        tag.zeroize();
+        return Choice::from(0);
+    }
+    debug_assert!(tag.len().is_multiple_of(8), "a tag is whole words");
+    let (words, of_answer) = (tag.as_chunks().0.iter(), answer.as_chunks().0);
+    let differences = words
+        .zip(of_answer)
+        .map(|(ours, theirs)| u64::from_ne_bytes(*ours) ^ u64::from_ne_bytes(*theirs));
+    // The difference of all words at once, which takes one comparison.
+    let difference = differences.fold(0, |all, one| all | one);
+    tag.zeroize();
+    difference.ct_eq(&0)
 }
 
 #[cfg(test)]

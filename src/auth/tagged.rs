@@ -2,9 +2,9 @@ use hmac::{KeyInit, SimpleHmac};
 use md5::Md5;
 use sha2::{Sha256, Sha384};
 use sha3::{Sha3_256, Sha3_384};
-use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
+use subtle::ConstantTimeEq;
 
-use super::{Key, Keyring, MacAlgorithm};
+use super::{Key, Keyring, MacAlgorithm, first_match};
 
 /// Hash functions that a message of `multiprocessing.connection` may name, in the order of
 /// CPython's `_ALLOWED_DIGESTS`.
@@ -157,13 +157,8 @@ impl Keyring {
             let hash = Hash::named_by(response)?;
             (hash, &response[hash.tag().len()..])
         };
-        let (mut any, mut found) = (Choice::from(0), 0u8);
-        for (position, key) in (0u8..).zip(&self.secrets) {
-            let matches = hash.mac(key, challenge).as_bytes().ct_eq(mac);
-            found.conditional_assign(&position, matches & !any);
-            any |= matches;
-        }
-        bool::from(any).then_some(found.into())
+        let is_match = |key| hash.mac(key, challenge).as_bytes().ct_eq(mac);
+        first_match(self.secrets.iter().map(is_match)).map(usize::from)
     }
 }
 

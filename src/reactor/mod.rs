@@ -232,8 +232,15 @@ impl<K: Kernel, T> Reactor<K, T> {
         None
     }
 
-    /// Arms a connection so that it is due at `deadline` or before, or disarms it. The only place
-    /// that does either while the connection lives.
+    /// Arms a connection that is not armed.
+    pub(crate) fn arm(&mut self, id: ConnId, deadline: Monotonic) {
+        self.armed += 1;
+        // The wheel may have to move it before it is due, or had nothing else to do.
+        self.quiet_until = Monotonic::ZERO;
+        self.timers.arm(&mut self.slots, id.index, deadline);
+    }
+
+    /// Arms a connection so that it is due at `deadline` or before, or disarms it.
     ///
     /// An alarm that is set is never moved to later: when it fires, the caller settles again. So a
     /// deadline that every message renews costs a comparison.
@@ -248,14 +255,20 @@ impl<K: Kernel, T> Reactor<K, T> {
     /// Not inlined: a message finds its alarm set.
     #[inline(never)]
     fn set_alarm(&mut self, id: ConnId, deadline: Option<Monotonic>) {
-        let was_armed = self.slots.link(id.index).is_armed();
-        self.armed = self.armed + usize::from(deadline.is_some()) - usize::from(was_armed);
-        // The wheel may have to move it before it is due, or had nothing else to do.
-        self.quiet_until = Monotonic::ZERO;
-        match deadline {
-            Some(deadline) => self.timers.arm_by(&mut self.slots, id.index, deadline),
-            None => self.timers.disarm(&mut self.slots, id.index),
+        if self.slots.link(id.index).is_armed() {
+            self.count_disarmed();
+            self.timers.disarm(&mut self.slots, id.index);
         }
+        if let Some(deadline) = deadline {
+            self.arm(id, deadline);
+        }
+    }
+
+    /// One alarm less.
+    fn count_disarmed(&mut self) {
+        self.armed -= 1;
+        // The wheel was perhaps to wake for it.
+        self.quiet_until = Monotonic::ZERO;
     }
 
     /// The name that the next connection to [enter](Self::enter) will have.
@@ -283,12 +296,11 @@ impl<K: Kernel, T> Reactor<K, T> {
 
     /// Closes a connection's socket and returns its value. The connection must be there.
     pub(crate) fn leave(&mut self, id: ConnId, how: Close) -> T {
-        if self.slots.link(id.index).is_armed() {
-            self.armed -= 1;
-            self.quiet_until = Monotonic::ZERO;
-            self.timers.disarm(&mut self.slots, id.index);
-        }
         let slot = self.slots.remove(id);
+        if slot.is_armed() {
+            self.count_disarmed();
+            self.timers.unlink(&mut self.slots, slot.timer);
+        }
         self.kernel.close(slot.stream, how);
         self.slots.shrink_if_empty();
         slot.connection

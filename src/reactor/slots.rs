@@ -113,7 +113,7 @@ pub(crate) const fn generation_after(generation: u32) -> u32 {
 pub(crate) struct Slot<S, C> {
     pub(crate) stream: S,
     pub(crate) connection: C,
-    timer: Link,
+    pub(super) timer: Link,
     generation: u32,
     pub(crate) ready: Ready,
     /// True if the run queue holds this connection, so that it never does so twice.

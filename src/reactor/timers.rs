@@ -97,6 +97,13 @@ impl Wheel {
         heads.map(|head| std::iter::successors(Some(head), after).count()).sum()
     }
 
+    /// Arms `index`, which is not armed.
+    #[inline]
+    pub(crate) fn arm(&mut self, links: &mut impl Links, index: u32, deadline: Monotonic) {
+        debug_assert!(!links.link(index).is_armed(), "armed twice");
+        self.insert(links, index, self.tick_of(deadline));
+    }
+
     /// Makes sure that `index` fires at `deadline` or before. The caller arms one that fires before
     /// again, which is cheaper than moving it at each activity.
     #[inline(always)] // It has one caller, in which the rest of it stays in registers.
@@ -129,9 +136,14 @@ impl Wheel {
     /// Forgets the deadline of `index`, if it has one.
     pub fn disarm(&mut self, links: &mut impl Links, index: u32) {
         let link = *links.link(index);
-        if !link.is_armed() {
-            return;
+        if link.is_armed() {
+            self.unlink(links, link);
+            *links.link(index) = Link::default();
         }
+    }
+
+    /// Takes a link out of its list, or one that its owner took along.
+    pub(crate) fn unlink(&mut self, links: &mut impl Links, link: Link) {
         if link.next != END {
             links.link(link.next).prev = link.prev;
         }
@@ -144,7 +156,6 @@ impl Wheel {
                 self.occupied[(bucket / BUCKETS) as usize] &= !(1 << (bucket % BUCKETS));
             }
         }
-        *links.link(index) = Link::default();
     }
 
     /// When a link's deadline fires, if it is armed.

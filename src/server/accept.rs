@@ -383,7 +383,7 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         }
         // A new socket has room for a challenge; whether anything came is for an event to say.
         match self.reactor.enter(stream, connection, Ready::WRITABLE) {
-            Ok(id) => self.pump(id),
+            Ok(id) => self.greet(id),
             Err((error, mut connection)) => {
                 self.tell(|| Note::SetupFailed(peer, Fault::from(&error)));
                 connection.abort(CloseReason::SetupFailed);

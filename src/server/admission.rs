@@ -146,7 +146,10 @@ impl Unauthenticated {
         limits: &Limits,
         now: Monotonic,
     ) -> Result<(), Refusal> {
-        self.assess(source, self.len(), limits, now)
+        match source {
+            None => Ok(()),
+            Some(source) => self.assess(source, self.len(), limits, now),
+        }
     }
 
     /// Decides the same about one that came without a source, now that a PROXY header names it. From
@@ -161,9 +164,10 @@ impl Unauthenticated {
         let arrival = self.get_mut(id).expect("it is unauthenticated");
         let awaited = std::mem::take(&mut arrival.awaits_header);
         self.awaiting_header -= usize::from(awaited);
+        let Some(source) = source else { return Ok(()) };
         self.assess(source, self.len() - 1, limits, now)?;
         // Without memory the source is not known, which refuses none that is honest.
-        if let Some(source) = source.filter(|_| self.by_source.try_reserve(1).is_ok()) {
+        if self.by_source.try_reserve(1).is_ok() {
             self.get_mut(id).expect("it is unauthenticated").source = Some(source);
             *self.by_source.entry(source).or_default() += 1;
         }
@@ -171,16 +175,16 @@ impl Unauthenticated {
     }
 
     /// Decides about one from this source, beside so many other unauthenticated connections.
-    #[inline]
     fn assess(
         &mut self,
-        source: Option<Source>,
+        source: Source,
         others: usize,
         limits: &Limits,
         now: Monotonic,
     ) -> Result<(), Refusal> {
-        let half = limits.unauthenticated.div_ceil(2);
-        let Some(source) = source.filter(|_| others >= half) else { return Ok(()) };
+        if others < limits.unauthenticated.div_ceil(2) {
+            return Ok(());
+        }
         if self.suspects.has(source, limits, now) {
             return Err(Refusal::Suspect);
         }

@@ -156,21 +156,16 @@ impl Keepalive {
 }
 
 impl<K: Kernel, H: Handler + Clone> Server<K, H> {
-    /// Arms a connection that is not armed: at its deadline, and if that is far off or there is
-    /// none, when its peer may have to be asked. Few inputs come to this, so it stays out of their way.
-    #[inline(never)]
-    pub(super) fn arm(&mut self, id: ConnId, deadline: Option<Monotonic>) {
+    /// The alarm of a connection: its deadline, and if that is far off or there is none, a time at which
+    /// its peer may have to be asked.
+    pub(super) fn alarm(&mut self, deadline: Option<Monotonic>) -> Option<Monotonic> {
         match self.watched(deadline) {
             Some(period) => {
                 let connections = self.reactor.slots.len();
                 let silence = self.keepalive.silence(period, &mut self.reactor.kernel, connections);
-                self.arm_after(id, deadline, silence);
+                Some(self.alarm_after(deadline, silence))
             }
-            None => {
-                if let Some(deadline) = deadline {
-                    self.reactor.settle(id, Some(deadline));
-                }
-            }
+            None => deadline,
         }
     }
 
@@ -182,10 +177,10 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         self.keepalive.period.filter(|period| left > *period)
     }
 
-    fn arm_after(&mut self, id: ConnId, deadline: Option<Monotonic>, wait: Nanos) {
+    /// The deadline, or the end of the wait if that comes first.
+    fn alarm_after(&self, deadline: Option<Monotonic>, wait: Nanos) -> Monotonic {
         let check = on_grid(self.reactor.now(), wait);
-        let alarm = deadline.map_or(check, |deadline| deadline.min(check));
-        self.reactor.settle(id, Some(alarm));
+        deadline.map_or(check, |deadline| deadline.min(check))
     }
 
     /// After an alarm without a deadline that has come: checks whether the peer is still there.
@@ -216,7 +211,7 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
             Finding::Unacknowledged => Keepalive::patience(period, &mut self.reactor.kernel),
             Finding::Gone => return self.abort(id, CloseReason::PeerVanished),
         };
-        self.arm_after(id, deadline, wait);
+        self.reactor.arm(id, self.alarm_after(deadline, wait));
     }
 
     /// The latest time at which a silent connection's peer is asked.

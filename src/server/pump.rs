@@ -41,9 +41,28 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         let pumped = pump(kernel, &self.config, slot, scratch, share, now, &mut self.stats);
         let has_more = pumped.unfinished || self.records.is_some();
         if has_more || !is_settled(slot, wheel, &self.keepalive) {
-            self.note_turn(id, pumped.unfinished);
+            if has_more {
+                self.note_turn(id, pumped.unfinished);
+            }
             self.close_or_settle(id);
         }
+    }
+
+    /// The first turn of a connection: sends the challenge, which a new socket takes whole, and sets the
+    /// alarm for the answer. A short form of [`pump`](Self::pump), to which it leaves all that is rarer.
+    pub(super) fn greet(&mut self, id: ConnId) {
+        let now = self.reactor.now();
+        let Some(Turn { kernel, slot, .. }) = self.reactor.turn_of(id) else { return };
+        let Slot { stream, connection, ready, .. } = slot;
+        let unsent = connection.chunk().len();
+        if unsent > 0 {
+            let mut io = Io { kernel, stream, ready, stats: &mut self.stats };
+            if send_unsent(&mut io, &self.config, connection, now) < unsent {
+                return self.pump(id);
+            }
+        }
+        self.note_moved(id);
+        self.close_or_arm(id);
     }
 
     /// A turn of any connection, whatever it is about to do.
@@ -67,7 +86,7 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
             self.authenticated(id, key);
         }
         if !is_settled {
-            self.close_or_settle(id);
+            self.close_or_arm(id);
         }
     }
 
@@ -81,19 +100,29 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         self.note_moved(id);
     }
 
-    /// After an event: closes the connection if it is over, else updates its deadline.
+    /// Closes a connection if it is over, else updates its alarm.
     #[inline(never)]
     pub(super) fn close_or_settle(&mut self, id: ConnId) {
         let Some(Turn { slot, wheel, .. }) = self.reactor.turn_of(id) else { return };
-        if is_settled(slot, wheel, &self.keepalive) {
-            return;
+        if !is_settled(slot, wheel, &self.keepalive) {
+            self.close_or_arm(id);
         }
+    }
+
+    /// The same of one that is not settled.
+    #[inline(never)]
+    fn close_or_arm(&mut self, id: ConnId) {
+        let Some(slot) = self.reactor.slots.get(id) else { return };
         if let Some(reason) = slot.connection.close_reason() {
             return self.close(id, reason);
         }
         match (slot.connection.poll_timeout(), slot.is_armed()) {
             (deadline, true) => self.reactor.settle(id, deadline),
-            (deadline, false) => self.arm(id, deadline),
+            (deadline, false) => {
+                if let Some(alarm) = self.alarm(deadline) {
+                    self.reactor.arm(id, alarm);
+                }
+            }
         }
     }
 }
@@ -116,7 +145,7 @@ fn is_settled<S, H: Handler>(
 }
 
 /// Does what a connection wants for as long as its socket is believed ready and its share lasts.
-/// The only place where a socket is read, written or half-closed.
+/// The only place where a socket is read, written or half-closed, but for the challenge.
 #[inline(always)] // It has one caller, and every message would pay for its arguments.
 pub(super) fn pump<K: Kernel, H: Handler>(
     kernel: &mut K,
@@ -134,23 +163,13 @@ pub(super) fn pump<K: Kernel, H: Handler>(
             Wants::Recv { limit } if ready.has(Ready::READABLE) => {
                 let buffer = &mut scratch[..limit];
                 let mut io = Io { kernel, stream, ready, stats };
-                recv_and_answer(&mut io, config, connection, buffer, now, &mut key)
+                match recv_and_answer(&mut io, config, connection, buffer, now, &mut key) {
+                    Some(moved) => moved,
+                    None => return Pumped { unfinished: false, key },
+                }
             }
             Wants::Send if ready.has(Ready::WRITABLE) => {
-                let mut io = Io { kernel, stream, ready, stats };
-                match io.send(connection.chunk()) {
-                    Ok(n) => {
-                        if connection.has_authenticated() {
-                            io.stats.backlog_bytes -= n as u64;
-                        }
-                        connection.handle_sent(config, n, now);
-                        n
-                    }
-                    Err(error) => {
-                        connection.handle_error(error.kind());
-                        0
-                    }
-                }
+                send_unsent(&mut Io { kernel, stream, ready, stats }, config, connection, now)
             }
             Wants::Shutdown => {
                 // A failure means that the peer is gone, which the next recv reports.
@@ -183,7 +202,30 @@ pub(super) fn can_go_on<H: Handler>(
     }
 }
 
-/// Receives once and offers the answer to the kernel from the very buffer it was received in.
+/// Sends once from what is unsent; returns how much of it was taken.
+fn send_unsent<K: Kernel, H: Handler>(
+    io: &mut Io<'_, K>,
+    config: &Config,
+    connection: &mut Connection<H>,
+    now: Monotonic,
+) -> usize {
+    match io.send(connection.chunk()) {
+        Ok(n) => {
+            if connection.has_authenticated() {
+                io.stats.backlog_bytes -= n as u64;
+            }
+            connection.handle_sent(config, n, now);
+            n
+        }
+        Err(error) => {
+            connection.handle_error(error.kind());
+            0
+        }
+    }
+}
+
+/// Receives once and offers the answer to the kernel from the very buffer it was received in. `None` if
+/// that ended the connection.
 #[inline(always)] // Like `pump`.
 fn recv_and_answer<K: Kernel, H: Handler>(
     io: &mut Io<'_, K>,
@@ -192,17 +234,17 @@ fn recv_and_answer<K: Kernel, H: Handler>(
     buffer: &mut [u8],
     now: Monotonic,
     key: &mut Option<usize>,
-) -> usize {
+) -> Option<usize> {
     let received = match io.recv(buffer) {
-        Ok(None) => return 0,
+        Ok(None) => return Some(0),
         Ok(Some(0)) => {
             connection.handle_eof();
-            return 0;
+            return None;
         }
         Ok(Some(n)) => n,
         Err(error) => {
             connection.handle_error(error.kind());
-            return 0;
+            return None;
         }
     };
     let data = &mut buffer[..received];
@@ -210,13 +252,13 @@ fn recv_and_answer<K: Kernel, H: Handler>(
         true => io.offer(connection.handle_recv(config, data, now)),
         false => recv_beside_echo(io, config, connection, data, now, key),
     };
-    match offered {
+    Some(match offered {
         Ok(sent) => received + sent,
         Err(kind) => {
             connection.handle_error(kind);
             received
         }
-    }
+    })
 }
 
 /// The same for what is not a message. Apart from it and not inlined, so that the reply to a message stays

@@ -102,7 +102,9 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
             };
             let slot = self.reactor.slots.get(id).expect("it was found just now");
             let deadline = slot.connection.poll_timeout();
-            self.arm(id, deadline);
+            if let Some(alarm) = self.alarm(deadline) {
+                self.reactor.settle(id, Some(alarm));
+            }
             from = id.index + 1;
         }
         self.unsettled.rearm_from = Some(from);
