@@ -1,22 +1,20 @@
+mod comparison;
+
 use std::collections::BTreeMap;
 use std::io::{self, Read};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::decode::Data;
 use super::reader::Ahead;
-use super::snapshot::OfReplay;
 use super::{
     Difference, Event, Fault, ReadError, Reader, Recorder, Snapshot, SnapshotConnection, Stop,
     StopSign, Stream, Subject,
 };
-use crate::auth::KeyId;
-use crate::proto::{Disguise, State};
+use crate::proto::State;
 use crate::python::Monotonic;
-use crate::reactor::{
-    Close, Kernel, Liveness, Note, Parts, Ready, SnapshotTaker, Token, Wake, WritePresence,
-};
+use crate::reactor::{Close, Kernel, Liveness, Note, Ready, SnapshotTaker, Token, Wake};
+use comparison::Comparison;
 
 /// Bytes of streams that come later than their `recv`.
 pub(crate) type LateBytes = BTreeMap<Stream, Vec<u8>>;
@@ -167,33 +165,6 @@ impl<R: Read> ReplayKernel<R> {
         {
             self.take();
         }
-    }
-
-    /// Compares a part of a snapshot with the recorded one.
-    fn compare_part(&mut self, event: &Event, parts: &Parts) {
-        let recorded = self.next().clone();
-        let is_same = match (&recorded, event) {
-            // Readings that time turns are left out where there is an admin endpoint.
-            (
-                Event::Snapshot { turns: one, connections: their, .. },
-                Event::Snapshot { turns: other, connections: own, .. },
-            ) => (one, their) == (other, own),
-            (recorded, event) => recorded == event,
-        };
-        let ahead = self.reader.peek().ok().flatten();
-        let state = ahead.map(|ahead| match &ahead.data {
-            Data::Parts(recorded) => recorded.state == parts.state,
-            _ => false,
-        });
-        if !is_same || state != Some(true) {
-            let called = format!("{}, in another state", event.call());
-            let stream = match event {
-                Event::Present(stream, _) => Some(*stream),
-                _ => None,
-            };
-            self.differ(called, stream);
-        }
-        self.take();
     }
 }
 
@@ -437,8 +408,7 @@ impl<R: Read> Kernel for ReplayKernel<R> {
         &mut self,
         take: impl FnOnce(&mut dyn SnapshotTaker<Stream>) -> Result<(), String>,
     ) {
-        let mut comparison = Comparison { kernel: self, turns: 0 };
-        if let Err(fault) = take(&mut comparison) {
+        if let Err(fault) = take(&mut Comparison::new(self)) {
             self.differ(format!("snapshot: {fault}"), None);
         }
     }
@@ -454,39 +424,6 @@ impl<R: Read> Kernel for ReplayKernel<R> {
             }
             _ => None,
         }
-    }
-}
-
-/// Compares a snapshot of the loop with the recorded one.
-struct Comparison<'a, R> {
-    kernel: &'a mut ReplayKernel<R>,
-    turns: u64,
-}
-
-impl<R: Read> SnapshotTaker<Stream> for Comparison<'_, R> {
-    fn begin(&mut self, turns: u64, _settings: &str, _keys: &[KeyId]) {
-        self.turns = turns;
-    }
-
-    fn server(&mut self, connections: usize, write: &mut dyn FnMut(&mut dyn Disguise, &mut Parts)) {
-        if !self.kernel.compares {
-            return;
-        }
-        let mut parts = Parts::default();
-        write(&mut OfReplay, &mut parts);
-        let (turns, at) = (self.turns, self.kernel.now);
-        let event = Event::Snapshot { turns, at, connections: connections as u64 };
-        self.kernel.compare_part(&event, &parts);
-    }
-
-    fn connection(&mut self, stream: &Stream, write: &mut WritePresence<'_>) -> Result<(), String> {
-        if !self.kernel.compares {
-            return Ok(());
-        }
-        let mut parts = Parts::default();
-        let presence = write(&mut OfReplay, &mut parts)?;
-        self.kernel.compare_part(&Event::Present(*stream, presence), &parts);
-        Ok(())
     }
 }
 

@@ -1,7 +1,6 @@
 //! Judges a server from outside: by its calls and its notes, and by its kernel's ledgers.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -15,12 +14,11 @@ use saltecho::trace::{Event, Subject};
 use super::admission::Admission;
 use super::awake::Awake;
 use super::client::{Client, Fate};
+use super::facts::{CHALLENGE, DIGEST, client_of, is_named, last_moved, undelivered};
 use super::handler::Calls;
 use super::keepalive::Keepalive;
 use super::records::Records;
 
-const CHALLENGE: u64 = 32;
-const DIGEST: u64 = 16;
 /// A deadline is due in the tick of the wheel that begins at or after it.
 const TICK: u64 = 1 << 20;
 
@@ -488,31 +486,4 @@ impl Judge {
         };
         Some(since?.saturating_add(limit?))
     }
-}
-
-fn client_of<'a>(kernel: &SimKernel, clients: &'a [Client], id: ConnId) -> Option<&'a Client> {
-    let end = kernel.client_named(id)?;
-    clients.iter().find(|client| client.end == end)
-}
-
-/// Bytes of answers and messages that the kernel has not accepted; the answer to `n` bytes has `n`.
-fn undelivered(client: &Client, ledger: &Ledger) -> u64 {
-    match client.received(ledger) {
-        received @ DIGEST.. if client.honest => {
-            received - DIGEST + CHALLENGE + client.pushed.len() as u64 - ledger.sent
-        }
-        _ => 0,
-    }
-}
-
-/// Returns true if a balancer may send headers where only some may.
-fn is_named(peer: Option<SocketAddr>) -> bool {
-    match peer.map(|peer| peer.ip().to_canonical()) {
-        Some(IpAddr::V4(ip)) => ip.octets()[..3] == [192, 0, 2],
-        Some(IpAddr::V6(_)) | None => false,
-    }
-}
-
-fn last_moved(ledger: &Ledger) -> Option<Monotonic> {
-    ledger.received_at.max(ledger.sent_at)
 }

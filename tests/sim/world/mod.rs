@@ -7,6 +7,7 @@ mod admission;
 mod awake;
 pub mod client;
 mod draw;
+mod facts;
 mod figures;
 pub mod handler;
 pub mod handover;
