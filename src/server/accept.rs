@@ -166,7 +166,8 @@ impl<L> Acceptor<L> {
         if self.unauthenticated.len() < limits.unauthenticated {
             return None;
         }
-        let (_, since) = self.unauthenticated.oldest().expect("there are as many as there may be");
+        // Only a damaged recording allows none at all.
+        let (_, since) = self.unauthenticated.oldest()?;
         Some(since.saturating_add(limits.eviction_age)).filter(|until| *until > now)
     }
 }
