@@ -366,6 +366,7 @@ pub(crate) fn set_null(
 
 /// malloc_trim(3): returns free memory of glibc's allocator to the kernel, also from below what is in
 /// use. Other allocators have no such call.
+#[cfg(feature = "server")]
 pub(crate) fn trim_memory() {
     // SAFETY: any thread may call it at any time.
     #[cfg(all(target_os = "linux", target_env = "gnu"))]

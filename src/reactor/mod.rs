@@ -255,12 +255,13 @@ impl<K: Kernel, T> Reactor<K, T> {
     /// Not inlined: a message finds its alarm set.
     #[inline(never)]
     fn set_alarm(&mut self, id: ConnId, deadline: Option<Monotonic>) {
-        if self.slots.link(id.index).is_armed() {
-            self.count_disarmed();
-            self.timers.disarm(&mut self.slots, id.index);
-        }
-        if let Some(deadline) = deadline {
-            self.arm(id, deadline);
+        let was_armed = self.slots.link(id.index).is_armed();
+        self.armed = self.armed + usize::from(deadline.is_some()) - usize::from(was_armed);
+        // The wheel may have to move it before it is due, or had nothing else to do.
+        self.quiet_until = Monotonic::ZERO;
+        match deadline {
+            Some(deadline) => self.timers.arm_by(&mut self.slots, id.index, deadline),
+            None => self.timers.disarm(&mut self.slots, id.index),
         }
     }
 
