@@ -264,6 +264,14 @@ fn threads(pid: u32) -> Vec<(String, String)> {
     threads
 }
 
+/// The same of a process with so many workers, once each has its name, which a thread gives to itself.
+fn named_threads(pid: u32, workers: usize) -> Vec<(String, String)> {
+    let named = || threads(pid).iter().filter(|(name, _)| name.starts_with("worker ")).count();
+    // The first worker is the main thread.
+    wait_until("the workers have their names", || named() == workers - 1);
+    threads(pid)
+}
+
 /// The first processor that this process may use.
 fn first_processor() -> usize {
     let all = rustix::thread::sched_getaffinity(None).unwrap();
@@ -275,7 +283,7 @@ fn the_threads_and_their_processors_are_those_of_the_first_start() {
     let first = first_processor().to_string();
     let words = ["taskset", "-c", &first].map(str::to_owned).to_vec();
     let mut service = Service::start_under(|_| words, &["--workers", "3"]);
-    let before = threads(service.pid);
+    let before = named_threads(service.pid, 3);
     assert!(before.len() >= 3 && before.iter().all(|(_, list)| *list == first), "{before:?}");
     for _ in 0..5 {
         service.upgrade();
@@ -289,7 +297,7 @@ fn the_threads_and_their_processors_are_those_of_the_first_start() {
 #[test]
 fn a_pinned_thread_does_not_pin_the_new_process() {
     let mut service = Service::start(&["--workers", "2"]);
-    let before = threads(service.pid);
+    let before = named_threads(service.pid, 2);
     let mut one = rustix::thread::CpuSet::new();
     one.set(first_processor());
     for _ in 0..2 {
