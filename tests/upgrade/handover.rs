@@ -42,6 +42,10 @@ fn every_connection_moves_and_the_old_process_ends() {
 #[cfg(target_env = "gnu")]
 fn the_new_process_keeps_no_memory_of_what_arrived() {
     const CLIENTS: usize = 3000;
+    if std::env::var_os("SALTECHO_PROGRAM").is_some() {
+        println!("skipped: another program may have another allocator, such as musl's");
+        return;
+    }
     let limit = rlimit::increase_nofile_limit(u64::MAX).unwrap();
     if limit < CLIENTS as u64 + 500 {
         println!("skipped: it takes room for {CLIENTS} connections, and {limit} files may be open");
