@@ -128,12 +128,25 @@ pub fn hand_over<H: Handler + Clone>(
         let kernel = thawing.server().kernel_mut();
         kernel.end_handover(true);
         kernel.close_admin_streams();
+        leave(frozen);
         return Ok(HandedOver { server: thawing.commit(), taken_over: true });
     }
     let mut kernel = thawing.into_kernel();
     kernel.end_handover(false);
     frozen.exchange_kernel(kernel);
     Ok(HandedOver { server: frozen.resume(), taken_over: false })
+}
+
+/// Ends the old loop's part once the other has taken over: nothing is left, and nothing is forgotten twice.
+fn leave<H: Handler + Clone>(frozen: Frozen<TestKernel, H>) {
+    let before = frozen.stats();
+    assert_eq!(frozen.staying(), 0, "every handler of these worlds moves");
+    let mut server = frozen.leave();
+    server.assert_invariants();
+    let after = server.stats();
+    assert_eq!(after.elsewhere, before.elsewhere + before.connections as u64, "moved");
+    let left = (after.connections, after.unauthenticated, after.lingering, after.backlog_bytes);
+    assert_eq!(left, (0, 0, 0, 0), "connections, unauthenticated, lingering, unsent bytes");
 }
 
 /// What the other side receives; `None` if it is given up.
