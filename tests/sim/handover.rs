@@ -5,9 +5,9 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use saltecho::auth::{Challenge, Key, Keyring, MacAlgorithm};
-use saltecho::proto::{Answer, Config, Handler, Peer};
+use saltecho::proto::{Answer, Config, Handler, Peer, Protocol, Upper};
 use saltecho::random::SplitMix;
-use saltecho::server::handover::{Decoder, Frozen, Kind, Thawing, Totals};
+use saltecho::server::handover::{Decoder, Frozen, HandoverError, Kind, Thawing, Totals};
 use saltecho::server::{Limits, Server};
 use saltecho::sim::{Faults, Seen, SimKernel, SimMoved};
 use saltecho::trace::Recorder;
@@ -87,6 +87,33 @@ fn a_server_that_goes_on_is_the_same_as_before() {
         assert!(messages(&frozen).0 == before, "it is another server");
         world.server = frozen.resume();
     });
+}
+
+#[test]
+fn another_protocol_or_an_earlier_clock_is_refused() {
+    let mut world = World::draw(SplitMix::new(0), false);
+    (0..60).for_each(|_| world.random_turn());
+    let frozen = world.take_server().freeze().map_err(|_| "it drains").unwrap();
+    let (sent, totals) = messages(&frozen);
+    let refusal = |config: &Config, uptime| {
+        let mut decoder = Decoder::new();
+        sent.iter().for_each(|message| message.clone().give(&mut decoder).unwrap());
+        let mut loops = decoder.finish(&totals).unwrap().spread(1, |socket| Ok(*socket)).unwrap();
+        let mut kernel = Recorder::off(SimKernel::new(0, Faults::none()));
+        kernel.pass(uptime);
+        let limits = Limits::for_connections(100);
+        let thawing = Thawing::new(kernel, config.clone(), limits, Upper);
+        match thawing.unwrap().restore(loops.remove(0)) {
+            Err(HandoverError::Settings { what }) => what,
+            other => panic!("{other:?}"),
+        }
+    };
+    let mut config = Config::new(Keyring::demo());
+    let earlier = refusal(&config, Duration::ZERO);
+    assert!(earlier.contains("clock"), "{earlier}");
+    config.protocol = Protocol::Multiprocessing;
+    let other = refusal(&config, Duration::from_secs(86_400));
+    assert!(other.contains("protocol"), "{other}");
 }
 
 /// Gives these messages to a decoder, and what it makes of them to a server. None of it may panic.
