@@ -1,9 +1,5 @@
 //! A reactor whose connections move to another loop, or come from one.
 
-use std::collections::TryReserveError;
-
-use super::run_queue::RunQueue;
-use super::timers::Wheel;
 use super::{Adopt, Kernel, Reactor, Ready};
 use crate::proto::ConnId;
 use crate::python::Monotonic;
@@ -24,18 +20,6 @@ impl<K: Kernel, T> Reactor<K, T> {
     /// Counts on from so many events.
     pub(crate) fn count_events_from(&mut self, events: u64) {
         self.events = events;
-    }
-
-    /// Begins anew with the connections in the slots, of which none is armed or queued. Each was registered,
-    /// and epoll then reports whatever is already there (the first event of EPOLL_CTL_ADD).
-    ///
-    /// # Errors
-    /// If there is no memory for the run queue.
-    pub(crate) fn begin_anew(&mut self) -> Result<(), TryReserveError> {
-        self.read_clock();
-        (self.timers, self.armed) = (Wheel::starting_at(self.now), 0);
-        (self.run_queue, self.quiet_until) = (RunQueue::new(), Monotonic::ZERO);
-        self.run_queue.make_room(self.slots.len())
     }
 
     /// Gives every connection a turn in which each call is tried, whatever events there were.

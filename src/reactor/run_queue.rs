@@ -1,5 +1,3 @@
-use std::collections::TryReserveError;
-
 use super::slots::{Slot, Slots};
 use crate::proto::ConnId;
 use crate::proto::wire::{Reader, put_number};
@@ -38,11 +36,6 @@ impl RunQueue {
             #[cfg(test)]
             starved: false,
         }
-    }
-
-    /// Makes room for so many connections at once.
-    pub(super) fn make_room(&mut self, more: usize) -> Result<(), TryReserveError> {
-        self.ids.try_reserve(more)
     }
 
     /// Returns true if no connection is queued, and none was missed.

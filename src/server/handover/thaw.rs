@@ -84,6 +84,7 @@ impl<K: Adopt, H: Handler + Clone> Thawing<K, H> {
         }
         #[cfg(any(test, feature = "testing"))]
         unsettled.tolerate(connections, acceptor.unauthenticated.len());
+        reactor.read_clock();
         let now = reactor.now();
         let stats = &mut self.server.stats;
         let (lingering, backlog_bytes) = (stats.lingering, stats.backlog_bytes);
@@ -193,11 +194,11 @@ impl<K: Adopt, H: Handler + Clone> Thawing<K, H> {
         reactor.slots.arrive(next_generation, connections)
     }
 
-    /// Arms and queues what was adopted.
+    /// Arms and queues what was adopted. Each connection was registered, and epoll then reports whatever is
+    /// already there (the first event of EPOLL_CTL_ADD).
     fn settle(&mut self, rest: Rest) -> Result<(), HandoverError> {
         let Rest { alarms, queued, mut unauthenticated, lingering, unsent } = rest;
         let Server { reactor, acceptor, stats, .. } = &mut self.server;
-        reactor.begin_anew().map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))?;
         for (id, alarm) in alarms {
             reactor.settle(id, Some(alarm));
         }

@@ -117,9 +117,9 @@ pub fn hand_over<H: Handler + Clone>(
     let mut kernel = frozen.exchange_kernel(Recorder::off(SimKernel::new(0, Faults::none())));
     kernel.remark(|| format!("handover: {outcome:?}"));
     kernel.begin_handover();
-    kernel.pass(time);
-    let arrived = transfer(&frozen, outcome, random);
     let mut thawing = thawing(kernel);
+    thawing.server().kernel_mut().pass(time);
+    let arrived = transfer(&frozen, outcome, random);
     let restored = arrived.is_some_and(|arrived| {
         let mut loops = arrived.spread(1, |_| unreachable!("as many loops")).unwrap();
         thawing.restore(loops.remove(0)).is_ok()
