@@ -156,6 +156,8 @@ fn transfer<H: Handler + Clone>(
     random: &mut SplitMix,
 ) -> Option<Arrived<SimMoved>> {
     let (messages, totals) = messages(frozen);
+    assert_eq!(frozen.totals(), totals);
+    let has_admin = messages.iter().any(|message| message.kind == Kind::AdminListener);
     let mut decoder = Decoder::new();
     for (number, mut message) in messages.into_iter().enumerate() {
         message.shuffle(random);
@@ -172,7 +174,12 @@ fn transfer<H: Handler + Clone>(
             _ => message.give(&mut decoder).expect("it is whole"),
         }
     }
-    Some(decoder.finish(&totals).expect("it is complete"))
+    let arrived = decoder.finish(&totals).expect("it is complete");
+    let listeners: usize = arrived.listeners().map(<[_]>::len).sum();
+    let numbers = [arrived.loops(), listeners, arrived.connections()].map(|number| number as u64);
+    assert_eq!(numbers, [totals.loops, totals.listeners, totals.connections]);
+    assert_eq!(arrived.admin().is_some(), has_admin, "an admin endpoint");
+    Some(arrived)
 }
 
 impl Outcome {
