@@ -8,7 +8,7 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use saltecho::auth::{Challenge, Key, MacAlgorithm};
-use saltecho::proto::{Answer, CloseReason, Handler, Upper};
+use saltecho::proto::{Answer, CloseReason, Handler, Peer, Upper};
 use saltecho::reactor::MioKernel;
 use saltecho::server::handover::{Decoder, Frozen};
 use saltecho::server::{AdminAddress, Server, ServerBuilder};
@@ -167,6 +167,42 @@ fn a_connection_whose_handler_cannot_move_drains_where_it_is() {
     let digest = digest_for(&mut unknown);
     assert_eq!(digest.len(), 16);
     until(&mut new, |server| server.stats().bytes_received == 17);
+}
+
+/// With a state of so many bytes.
+#[derive(Clone)]
+struct Heavy(usize);
+
+impl Handler for Heavy {
+    fn handle(&mut self, _data: &mut [u8]) -> Answer {
+        Answer::InPlace
+    }
+
+    fn save(&self, state: &mut Vec<u8>) -> bool {
+        state.resize(self.0, 1);
+        true
+    }
+
+    fn restore(&mut self, _peer: &Peer, state: &[u8]) -> bool {
+        state.len() == self.0
+    }
+}
+
+#[test]
+fn a_state_of_32_kib_moves_and_a_longer_one_stays() {
+    for (bytes, staying) in [(32 << 10, 0), ((32 << 10) + 1, 1)] {
+        let mut server = settings(Heavy(bytes)).build().unwrap();
+        let mut client = connect(server.addresses().unwrap()[0]);
+        until(&mut server, |server| server.stats().accepted == 1);
+        let digest = digest_for(&mut client);
+        client.write_all(&digest).unwrap();
+        until(&mut server, |server| server.stats().authenticated == 1);
+        let frozen = freeze(server);
+        assert_eq!(frozen.staying(), staying);
+        let new = take_over(&frozen, settings(Heavy(bytes)), 1).remove(0);
+        assert_eq!(new.stats().connections, 1 - staying);
+        assert_eq!(frozen.leave().stats().connections, staying);
+    }
 }
 
 #[test]

@@ -334,6 +334,8 @@ mod tests {
             listeners,
             [[LISTENER], [LISTENER + COPY], [LISTENER + COPY], [LISTENER + COPY]]
         );
+        let suspects = spread(&[10], 4).iter().map(|one| one.suspects.len()).collect::<Vec<_>>();
+        assert_eq!(suspects, [1; 4], "its suspect may come to any of them");
     }
 
     #[test]
