@@ -303,6 +303,7 @@ mod tests {
     use std::os::fd::RawFd;
 
     use super::*;
+    use crate::reactor::Adopt;
 
     const PATIENCE: Option<Duration> = Some(Duration::from_secs(20));
 
@@ -341,6 +342,20 @@ mod tests {
         let taken: Vec<usize> = (0..4).map(|_| poll(&mut kernel, PATIENCE).len()).collect();
         assert_eq!(taken, [1, 2, 4, 3]);
         assert_eq!(kernel.capacity, 8, "the last had room left");
+    }
+
+    /// The file behind it is open in the other process, so epoll would go on.
+    #[test]
+    fn a_listener_that_was_left_to_another_loop_has_no_events() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let other = listener.try_clone().unwrap();
+        let mut kernel = MioKernel::new(16).unwrap();
+        let mut listener = TcpListener::from_std(listener);
+        kernel.register_listener(&mut listener, Token::listener(0)).unwrap();
+        kernel.release_listener(listener);
+        let _client = std::net::TcpStream::connect(other.local_addr().unwrap()).unwrap();
+        assert_eq!(poll(&mut kernel, Some(Duration::ZERO)), []);
     }
 
     #[test]

@@ -4,12 +4,13 @@
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
 use std::time::Duration;
 
 use saltecho::auth::{Challenge, Key, MacAlgorithm};
 use saltecho::proto::{Answer, CloseReason, Handler, Peer, Upper};
-use saltecho::reactor::MioKernel;
+use saltecho::reactor::{AdminListener, MioKernel};
 use saltecho::server::handover::{Decoder, Frozen};
 use saltecho::server::{AdminAddress, Server, ServerBuilder};
 
@@ -223,6 +224,8 @@ fn more_loops_or_fewer_serve_all_of_them() {
     assert_eq!(spread, [3, 2, 2]);
     let accepted: u64 = servers.iter().map(|server| server.stats().accepted).sum();
     assert_eq!(accepted, 7);
+    let descriptors: Vec<u64> = servers.iter().map(|one| one.snapshot().descriptors).collect();
+    assert_eq!(descriptors, [7, 6, 6], "connections, a listener, and three of each loop");
     let handle: saltecho::server::Handle = servers.iter().map(Server::handle).collect();
     let thread = std::thread::spawn(move || saltecho::server::run_workers(servers));
     for stream in &mut streams[..5] {
@@ -256,13 +259,50 @@ fn the_file_of_an_admin_socket_goes_with_the_loop_that_has_it() {
     let mut new = take_over(&frozen, settings(), 1).remove(0);
     drop(frozen.leave());
     assert!(path.exists(), "the old one has left it");
-    let mut client = UnixStream::connect(&path).unwrap();
-    client.write_all(b"GET /livez HTTP/1.0\r\n\r\n").unwrap();
     let (handle, thread) = (new.handle(), std::thread::spawn(move || new.run()));
-    let mut answer = String::new();
-    client.read_to_string(&mut answer).unwrap();
+    let answer = ask(&path, "/livez");
     assert!(answer.ends_with("ok\n"), "{answer}");
     handle.stop();
     thread.join().unwrap().unwrap();
     assert!(!path.exists(), "it is removed by the last one");
+}
+
+#[test]
+fn the_file_of_an_admin_socket_that_another_program_made_stays() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("admin.sock");
+    let listener = AdminListener::from_unix(UnixListener::bind(&path).unwrap()).unwrap();
+    let server = settings(Upper).admin_listener(listener).build().unwrap();
+    let frozen = freeze(server);
+    let new = take_over(&frozen, settings(Upper), 1).remove(0);
+    drop(frozen.leave());
+    drop(new);
+    assert!(path.exists());
+}
+
+#[test]
+fn an_admin_endpoint_that_arrived_reaches_all_loops() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("admin.sock");
+    let settings = || settings(Upper).admin(AdminAddress::Unix(path.clone()));
+    let frozen = freeze(settings().build().unwrap());
+    let servers = take_over(&frozen, settings(), 2);
+    drop(frozen.leave());
+    let handle: saltecho::server::Handle = servers.iter().map(Server::handle).collect();
+    let run = |mut server: Server<_, _>| std::thread::spawn(move || server.run());
+    let threads: Vec<_> = servers.into_iter().map(run).collect();
+    let answer = ask(&path, "/metrics");
+    assert!(answer.contains("\nsaltecho_turns_total{worker=\"2\"} "), "{answer}");
+    handle.stop();
+    threads.into_iter().for_each(|thread| drop(thread.join().unwrap().unwrap()));
+}
+
+/// The answer to a question at an admin socket.
+fn ask(socket: &Path, what: &str) -> String {
+    let mut client = UnixStream::connect(socket).unwrap();
+    client.set_read_timeout(Some(PATIENCE)).unwrap();
+    write!(client, "GET {what} HTTP/1.0\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    client.read_to_string(&mut answer).unwrap();
+    answer
 }

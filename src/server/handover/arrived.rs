@@ -103,11 +103,6 @@ impl<S> Arrived<S> {
         self.loops.iter().find_map(|one| one.admin.as_ref().map(|(socket, _)| socket))
     }
 
-    /// Takes the socket of the admin endpoint out, so that there is none.
-    pub fn take_admin(&mut self) -> Option<S> {
-        self.loops.iter_mut().find_map(|one| one.admin.take()).map(|(socket, _)| socket)
-    }
-
     /// Spreads all that arrived over so many loops, at least one. If their number has changed,
     /// connections get new numbers above all that were in use, and `share` makes copies of listeners
     /// for loops that have none of their own.
