@@ -335,6 +335,7 @@ mod tests {
 
     #[test]
     fn as_many_loops_keep_what_they_have() {
+        assert_eq!(arrived(&[2, 3]).loops(), 2);
         let loops = spread(&[2, 3], 2);
         let sockets = |one: &ArrivedLoop<u32>| -> Vec<u32> {
             one.chunks.iter().flatten().map(|connection| connection.socket).collect()
