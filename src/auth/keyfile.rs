@@ -191,9 +191,16 @@ mod tests {
             ("text:# this is not a comment", "# this is not a comment"),
             ("two words: a passphrase", "two words: a passphrase"),
             ("Grüße aus Öderan", "Grüße aus Öderan"),
+            ("\"quotes\" at the start", "\"quotes\" at the start"),
+            ("the end in 'quotes'", "the end in 'quotes'"),
         ] {
             assert_eq!(parse(text).as_deref(), Ok(&[Key::new(key)][..]), "{text:?}");
         }
+        assert_eq!(
+            parse_key_file(b"'", true).as_deref(),
+            Ok(&[Key::new("'")][..]),
+            "one quotation mark"
+        );
     }
 
     #[test]

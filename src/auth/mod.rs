@@ -449,6 +449,10 @@ mod tests {
             bad[bit / 8] ^= 1 << (bit % 8);
             assert!(!ring.verify(&challenge(), &bad), "bit {bit}");
         }
+        // A difference in one word does not undo the same in another.
+        let both: Vec<u8> =
+            good.iter().enumerate().map(|(i, byte)| byte ^ u8::from(i % 8 == 0)).collect();
+        assert!(!ring.verify(&challenge(), &both));
         assert!(!ring.verify(&challenge(), &good[..15]));
         assert!(!ring.verify(&challenge(), &[&good[..], &[0]].concat()));
         assert!(!ring.verify(&challenge(), b""));

@@ -264,6 +264,18 @@ mod tests {
         assert_eq!(names.len(), CloseReason::ALL.len());
     }
 
+    #[test]
+    fn a_label_is_the_name_in_the_source_and_a_text_is_for_people() {
+        for reason in CloseReason::ALL {
+            let in_snake_case: String = format!("{reason:?}")
+                .chars()
+                .map(|c| if c.is_uppercase() { format!("_{}", c.to_lowercase()) } else { c.into() })
+                .collect();
+            assert_eq!(in_snake_case.trim_start_matches('_'), reason.label());
+            assert_eq!(reason.to_string(), reason.as_str());
+        }
+    }
+
     #[cfg(feature = "server")]
     #[test]
     fn each_number_stands_for_one_reason() {

@@ -3,6 +3,8 @@ mod mutual;
 mod opening;
 #[cfg(feature = "server")]
 mod parked;
+#[cfg(all(test, feature = "server"))]
+mod refusals;
 
 use std::collections::TryReserveError;
 

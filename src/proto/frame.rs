@@ -278,3 +278,66 @@ impl<T: Transform> Handler for Framed<T> {
         self.transform.restore(state)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parked(part: u8, here: u8, number: u64) -> Vec<u8> {
+        [&[part, here], &number.to_le_bytes()[..], b"rest"].concat()
+    }
+
+    #[test]
+    fn a_place_at_which_no_stream_can_be_is_refused() {
+        let places = [
+            (LENGTH, 0, 0),
+            (LENGTH, 1, 0xff),
+            (LENGTH, 3, 0xff_ffff),
+            (LONG_LENGTH, 0, 0),
+            (LONG_LENGTH, 7, (1 << 56) - 1),
+            (PAYLOAD, 0, 1),
+            (PAYLOAD, 0, u64::MAX),
+        ];
+        for (part, here, number) in places {
+            let bytes = parked(part, here, number);
+            let (reader, rest) = FrameReader::unpark(&bytes).expect("a place");
+            let mut again = Vec::new();
+            reader.park(&mut again);
+            again.extend(rest);
+            assert_eq!(again, bytes);
+            assert_eq!(FrameReader::unpark(&bytes[..9]).map(|_| ()), None, "cut off");
+        }
+        let others = [
+            (LENGTH, 0, 1),
+            (LENGTH, 3, 1 << 24),
+            (LENGTH, 4, 0),
+            (LONG_LENGTH, 0, 1),
+            (LONG_LENGTH, 7, 1 << 56),
+            (LONG_LENGTH, 8, 0),
+            (PAYLOAD, 0, 0),
+            (PAYLOAD, 1, 1),
+            (PAYLOAD, 255, 0),
+            (PAYLOAD + 1, 0, 0),
+        ];
+        for (part, here, number) in others {
+            assert!(
+                FrameReader::unpark(&parked(part, here, number)).is_none(),
+                "{part} {here} {number}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_reader_knows_whether_a_frame_has_begun() {
+        let mut reader = FrameReader::new();
+        assert!(reader.is_between_frames());
+        let mut stream = &b"\0\0\0\x02"[..];
+        for byte in stream {
+            let _ = reader.read(&[*byte]);
+            assert!(!reader.is_between_frames());
+        }
+        stream = b"ab";
+        let _ = reader.read(stream);
+        assert!(reader.is_between_frames());
+    }
+}

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use saltecho::auth::Challenge;
-use saltecho::proto::proxy::MAX_HEADER;
+use saltecho::proto::proxy::{HeaderError, HeaderReader, MAX_HEADER, Status};
 use saltecho::proto::{
     Answer, CloseReason, Connection, Handler, Peer as Name, State, Upper, Wants,
 };
@@ -121,6 +121,8 @@ fn what_is_no_header_ends_the_connection_without_a_byte() {
         (&b"GET / HTTP/1.1\r\n"[..], CloseReason::HeaderMissing),
         (&digest(), CloseReason::HeaderMissing),
         (b"PROXY TCP4 localhost ::1 1 2\r\n", CloseReason::HeaderMalformed),
+        (b"PROXY TCP4 192.0.2.7 198.51.100.1 +5 443\r\n", CloseReason::HeaderMalformed),
+        (b"PROXY TCP4 192.0.2.7 198.51.100.1 5 0443\r\n", CloseReason::HeaderMalformed),
         (b"\r\n\r\n\0\r\nQUIT\n\x21\x11\xff\xff", CloseReason::HeaderMalformed),
     ] {
         for singly in [false, true] {
@@ -135,6 +137,57 @@ fn what_is_no_header_ends_the_connection_without_a_byte() {
             assert!(peer.sent.is_empty() && !peer.connection.has_authenticated());
         }
     }
+}
+
+/// A header of version 2 with this command and family, and this behind its length.
+fn v2(command: u8, family: u8, rest: &[u8]) -> Vec<u8> {
+    let len = u16::try_from(rest.len()).unwrap().to_be_bytes();
+    [&LOCAL[..12], &[command, family], &len, rest].concat()
+}
+
+#[test]
+fn a_header_may_name_no_address_that_tcp_has() {
+    let unix = [b'/'; 216];
+    for header in [
+        b"PROXY TCP4 192.0.2.7 198.51.100.1 0 0\r\n".to_vec(),
+        v2(0x20, 0x00, b""),
+        // What LOCAL names beside is ignored.
+        v2(0x20, 0x11, b""),
+        v2(0x20, 0xff, b"anything"),
+        v2(0x21, 0x00, b""),
+        v2(0x21, 0x31, &unix),
+        v2(0x21, 0x32, &unix),
+    ] {
+        let mut peer = waiting();
+        peer.receive(&header);
+        assert_eq!(peer.reason(), None, "{}", header.escape_ascii());
+        peer.take_chunk(usize::MAX);
+        assert_eq!(peer.sent, CHALLENGE);
+    }
+    for header in [
+        v2(0x22, 0x00, b""),
+        v2(0x21, 0x11, &unix[..11]),
+        v2(0x21, 0x21, &unix[..35]),
+        v2(0x21, 0x31, &unix[..215]),
+        v2(0x21, 0xff, &unix),
+    ] {
+        let mut peer = waiting();
+        peer.receive(&header);
+        assert_eq!(peer.reason(), Some(CloseReason::HeaderMalformed), "{}", header.escape_ascii());
+    }
+}
+
+#[test]
+fn a_unique_id_has_up_to_128_bytes() {
+    let header = |len: u8| v2(0x21, 0x00, &[&[5, 0, len][..], &vec![b'i'; len.into()]].concat());
+    for len in [0, 1, 128] {
+        let status = HeaderReader::new().handle_recv(&header(len)).unwrap();
+        let Status::Complete { header, .. } = status else {
+            panic!("{len} bytes are a whole header")
+        };
+        assert_eq!(header.unique_id.as_deref(), Some(&vec![b'i'; len.into()][..]));
+    }
+    assert_eq!(HeaderReader::new().handle_recv(&header(129)), Err(HeaderError::Malformed));
 }
 
 #[test]

@@ -8,6 +8,8 @@ mod digest;
 mod endings;
 mod header;
 mod memory;
+mod moving;
 mod multiprocessing;
 mod multiprocessing_world;
 mod peer;
+mod pushes;
