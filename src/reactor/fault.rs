@@ -60,3 +60,34 @@ impl fmt::Display for Fault {
         f.write_str(name)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_keeps_its_number_or_gets_that_of_its_kind() {
+        for number in [
+            libc::EAGAIN,
+            libc::EINTR,
+            libc::EPIPE,
+            libc::ENOTCONN,
+            libc::ECONNRESET,
+            libc::EINVAL,
+            libc::EOPNOTSUPP,
+            libc::ENOMEM,
+        ] {
+            let error = io::Error::from_raw_os_error(number);
+            assert_eq!(Fault::from(&error), Fault(number));
+            assert_eq!(Fault::from(&io::Error::from(error.kind())), Fault(number), "{error}");
+        }
+        assert_eq!(Fault::from(&io::Error::other("without a number")), Fault(libc::EIO));
+    }
+
+    #[test]
+    fn an_error_is_called_by_its_name() {
+        assert_eq!(Fault::WOULD_BLOCK.to_string(), "would block");
+        assert_eq!(Fault(libc::ECONNRESET).to_string(), "ECONNRESET");
+        assert_eq!(Fault(4711).to_string(), "errno 4711");
+    }
+}

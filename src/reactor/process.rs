@@ -34,8 +34,8 @@ fn descriptors() -> Option<u64> {
 }
 
 fn started_at() -> Option<SystemTime> {
-    let ticks = start_ticks(&fs::read_to_string("/proc/self/stat").ok()?)?;
-    let since_boot = Duration::from_millis(ticks * 1000 / rustix::param::clock_ticks_per_second());
+    let stat = fs::read_to_string("/proc/self/stat").ok()?;
+    let since_boot = start(&stat, rustix::param::clock_ticks_per_second())?;
     SystemTime::now().checked_sub(time(ClockId::Boottime).saturating_sub(since_boot))
 }
 
@@ -49,10 +49,11 @@ pub fn resident_bytes(statm: &str) -> Option<u64> {
     Some(pages * rustix::param::page_size() as u64)
 }
 
-/// Ticks from the boot of the machine to the start of the process, in /proc/self/stat. The second
-/// field is the name of the program, which may contain anything, also spaces and parentheses.
-fn start_ticks(stat: &str) -> Option<u64> {
-    stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
+/// From the boot of the machine to the start of the process, by /proc/self/stat, which counts in ticks. The
+/// second field is the name of the program, which may contain anything, also spaces and parentheses.
+fn start(stat: &str, ticks_per_second: u64) -> Option<Duration> {
+    let ticks: u64 = stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()?;
+    Some(Duration::from_millis(ticks * 1000 / ticks_per_second))
 }
 
 /// Returns memory to the kernel that a handover took and freed: 165 bytes for each connection that the
@@ -78,14 +79,20 @@ mod tests {
         assert!(second.cpu > first.cpu, "{first:?} {second:?} {spun}");
         assert!(second.resident > first.resident + (32 << 20), "{} {second:?}", block.len());
         assert!(second.descriptors_limit >= 16, "{second:?}");
+        let are_counted = fs::metadata("/proc/self/fd").unwrap().len() > 0;
+        assert_eq!(second.descriptors.is_some(), are_counted);
+        assert!(
+            second.descriptors.is_none_or(|open| open >= 3),
+            "stdin, stdout and stderr: {second:?}"
+        );
     }
 
     #[test]
     fn fields_are_found_behind_any_name() {
         let stat = "7 (a) b) S 1 7 7 0 -1 4194560 100 0 0 0 250 75 0 0 20 0 1 0 4711 1 1";
-        assert_eq!(start_ticks(stat), Some(4711));
+        assert_eq!(start(stat, 100), Some(Duration::from_millis(47_110)));
         let page = rustix::param::page_size() as u64;
         assert_eq!(resident_bytes("900 17 3 1 0 5 0\n"), Some(17 * page));
-        assert_eq!((start_ticks("7 (a) S"), resident_bytes("900")), (None, None));
+        assert_eq!((start("7 (a) S", 100), resident_bytes("900")), (None, None));
     }
 }

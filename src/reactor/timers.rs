@@ -382,6 +382,45 @@ mod tests {
         assert_eq!(wheel.alarm(&links[0]), None);
     }
 
+    #[test]
+    fn an_alarm_serves_every_deadline_from_its_tick_on() {
+        let (mut wheel, mut links) = (Wheel::new(), vec![Link::default()]);
+        assert!(!wheel.is_armed_by(&links[0], at_tick(100)));
+        wheel.arm_by(&mut links, 0, at_tick(100));
+        for (nanos, is_armed) in [(0, false), (1, true), (TICK, true), (TICK + 1, true)] {
+            let deadline = Monotonic::from_nanos(99 * TICK + nanos);
+            assert_eq!(wheel.is_armed_by(&links[0], deadline), is_armed, "{nanos} ns after a tick");
+        }
+    }
+
+    #[test]
+    fn a_wheel_that_cannot_be_is_refused() {
+        let last = u64::from(LEVELS * BUCKETS);
+        let read = |position: u64, bucket: u64, links: &[(u64, u64)]| {
+            let mut bytes = Vec::new();
+            put_number(&mut bytes, position);
+            put_number(&mut bytes, bucket);
+            put_number(&mut bytes, links.len() as u64);
+            for (index, ahead) in links {
+                put_number(&mut bytes, *index);
+                put_number(&mut bytes, *ahead);
+            }
+            put_number(&mut bytes, 0);
+            let mut slots = vec![Link::default(); 2];
+            let exists = |links: &Vec<Link>, index| (index as usize) < links.len();
+            Wheel::unpark(&mut Reader::new(&bytes), &mut slots, exists).is_some()
+        };
+        let latest = u64::MAX >> TICK_BITS;
+        assert!(read(latest - HORIZON, 1, &[(0, 0), (1, HORIZON)]));
+        assert!(read(0, last, &[(1, HORIZON)]));
+        assert!(read(latest, 1, &[(0, 0)]));
+        assert!(!read(latest + 1, 1, &[(0, 0)]), "a position after the last");
+        assert!(!read(0, last + 1, &[(0, 0)]), "a bucket after the last");
+        assert!(!read(0, 1, &[(2, 0)]), "a link that is not there");
+        assert!(!read(0, 1, &[(0, HORIZON + 1)]), "a deadline behind the horizon");
+        assert!(!read(0, 1, &[(0, 0), (0, 1)]), "a link in two places");
+    }
+
     #[derive(Clone, Debug)]
     enum Op {
         Arm(u32, u64),
