@@ -387,6 +387,31 @@ mod tests {
     }
 
     #[test]
+    fn a_crowd_that_is_due_at_once_is_handled_in_slices() {
+        let (mut reactor, stream) = world(Faults::none());
+        let enter = |reactor: &mut World, stream| {
+            let id = reactor.enter(stream, "value", Ready::NONE).unwrap();
+            reactor.settle(id, Some(Monotonic::from_nanos(1)));
+        };
+        enter(&mut reactor, stream);
+        for _ in 1..5 {
+            reactor.kernel.connect(100, 100, 100);
+            let (stream, _) = reactor.kernel.accept(&mut ()).unwrap();
+            enter(&mut reactor, stream);
+        }
+        reactor.kernel.pass(Duration::from_secs(1));
+        reactor.poll(Some(Duration::ZERO), |_, _| {}).unwrap();
+        let mut left = 5;
+        for expected in [2, 2, 1] {
+            assert!(reactor.next_step() <= reactor.now(), "the next poll does not sleep");
+            let mut steps = 2;
+            let due = std::iter::from_fn(|| reactor.due(&mut steps)).count();
+            left -= due;
+            assert_eq!((due, reactor.armed()), (expected, left));
+        }
+    }
+
+    #[test]
     fn a_connection_that_is_gone_has_no_turn() {
         let (mut reactor, stream) = world(Faults::none());
         let id = reactor.enter(stream, "value", Ready::NONE).unwrap();

@@ -11,6 +11,7 @@ mod fleet;
 mod handover;
 mod handover_image;
 mod lab;
+mod lag;
 #[cfg(feature = "load")]
 mod load;
 #[cfg(feature = "load")]
