@@ -314,4 +314,47 @@ mod tests {
             assert_eq!(keepalive.period, kept.map(|seconds: Nanos| seconds * SECOND));
         }
     }
+
+    #[test]
+    fn a_peer_has_a_sixth_of_the_period_or_more_for_its_answer() {
+        let mut kernel = SimKernel::new(1, Faults::none());
+        for (period, least) in [(60, 10 * SECOND), (1, SECOND), (600, 100 * SECOND)] {
+            let mut draw = || Keepalive::patience(period * SECOND, &mut kernel);
+            let draws: Vec<Nanos> = (0..1000).map(|_| draw()).collect();
+            let (tenth, most) = (least / 20, least + least / 2);
+            assert!(draws.iter().all(|draw| (least..most).contains(draw)));
+            assert!(
+                draws.iter().any(|draw| *draw < least + tenth),
+                "the first tenth of the spread"
+            );
+            assert!(draws.iter().any(|draw| *draw > most - tenth), "the last one");
+        }
+    }
+
+    #[test]
+    fn another_loop_asks_no_peer_later_and_keeps_to_the_rate() {
+        let mut config = Config::new(Keyring::demo());
+        let limits = Limits::for_connections(1);
+        config.keepalive = Some(Duration::from_secs(60));
+        let mut before = Keepalive::new(&config, &limits);
+        assert!(before.may_probe(Monotonic::from_nanos(SECOND)));
+        let state = before.park();
+        assert_eq!((state.0, state.1), (true, 60 * SECOND));
+        assert!(state.2 > Monotonic::ZERO, "a probe has left");
+        // Shorter periods have to come sooner, also where there was none.
+        let sooner = |state, seconds: Option<u64>| {
+            let mut config = Config::new(Keyring::demo());
+            config.keepalive = seconds.map(Duration::from_secs);
+            let mut after = Keepalive::new(&config, &limits);
+            let sooner = after.unpark(state, &config, &limits);
+            assert_eq!(after.next, state.2.as_nanos());
+            (sooner, after.period.map(|period| period / SECOND))
+        };
+        assert_eq!(sooner(state, Some(60)), (false, Some(60)));
+        assert_eq!(sooner(state, Some(61)), (false, Some(61)));
+        assert_eq!(sooner(state, Some(59)), (true, Some(59)));
+        assert_eq!(sooner(state, None), (false, None));
+        assert_eq!(sooner((true, 0, state.2), Some(60)), (true, Some(60)));
+        assert_eq!(sooner((false, 0, state.2), Some(60)), (false, None), "its listeners cannot");
+    }
 }

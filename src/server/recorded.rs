@@ -261,3 +261,51 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_command_is_read_as_it_was_written() {
+        let mut change = Reconfiguration {
+            config: Config::new(Keyring::demo()),
+            limits: Limits::for_connections(3),
+            trusted: vec!["10.0.0.0/8".parse().unwrap(), "::1/128".parse().unwrap()],
+            proxies: Vec::new(),
+        };
+        change.config.protocol = Protocol::Multiprocessing;
+        (change.config.idle_timeout, change.limits.trust_loopback) = (None, false);
+        let id = ConnId { index: 3, generation: 4 };
+        for command in [
+            Command::Drain,
+            Command::Stop,
+            Command::Reload,
+            Command::ReplaceKeyring(Box::new(Keyring::demo())),
+            Command::Reconfigure(Box::new(change)),
+            Command::KeepRecords(true),
+            Command::KeepRecords(false),
+            Command::Push(id, Bytes::from_static(b"hi")),
+        ] {
+            let text = command.to_text();
+            let read = Command::from_text(&text).unwrap().expect("it changes something");
+            assert_eq!(read.to_text(), text);
+        }
+        for nothing in ["stats", "visit", "park"] {
+            assert!(Command::from_text(nothing).unwrap().is_none(), "{nothing}");
+        }
+        for unknown in ["pause", "keys 1:crc32", "keys 9:md5", "reconfigure colour=red", "push 1 2"]
+        {
+            assert!(Command::from_text(unknown).is_err(), "{unknown}");
+        }
+    }
+
+    #[test]
+    fn a_message_without_its_bytes_has_its_length() {
+        let len = |words| push_of(words).map(|(_, message)| message.len());
+        assert_eq!(len("1 2 3"), Some(3));
+        assert_eq!(len("1 2 67108864"), Some(64 << 20));
+        assert_eq!(len("1 2 67108865"), None, "longer than a mailbox takes");
+        assert_eq!(push_of("1 2 2 6869").unwrap().1, "hi");
+    }
+}
