@@ -45,11 +45,11 @@ impl Head {
     }
 }
 
-const AWAIT_DIGEST: u8 = 1;
-const MUTUAL: u8 = 2;
-const ECHOING: u8 = 3;
-const FINISHING: u8 = 4;
-const LINGERING: u8 = 5;
+pub(super) const AWAIT_DIGEST: u8 = 1;
+pub(super) const MUTUAL: u8 = 2;
+pub(super) const ECHOING: u8 = 3;
+pub(super) const FINISHING: u8 = 4;
+pub(super) const LINGERING: u8 = 5;
 
 /// A connection without its handler.
 #[derive(Debug)]

@@ -1,11 +1,12 @@
 //! What another loop cannot have written of a connection is refused, and all else is written again as it
 //! was.
 
-use super::super::Undisguised;
 use super::super::handshake::Handshake;
 use super::super::multiprocessing::{MutualHandshake, Role};
 use super::super::proxy::{Header, HeaderReader, MAX_HEADER};
 use super::super::wire::{Reader, put_counted};
+use super::super::{CloseReason, Head, Parked, Undisguised};
+use super::parked::{AWAIT_DIGEST, ECHOING, FINISHING, LINGERING, MUTUAL};
 
 use crate::auth::{Key, Keyring, MacAlgorithm};
 
@@ -219,4 +220,35 @@ fn the_beginning_of_a_header_lacks_a_byte_at_least() {
     };
     assert!(is_beginning(&longest[..MAX_HEADER - 1]));
     assert!(!is_beginning(&longest));
+}
+
+#[test]
+fn the_head_of_a_connection_fits_its_stage() {
+    let reason = CloseReason::Drained.code();
+    let handshake = handshake_bytes(32, 0, &[0]);
+    let mutual = [&mutual_bytes((3, 20, 0, 0, &[], BETWEEN))[..], &ADDRESS, &[0]].concat();
+    let longer = [&handshake[..], &[0]].concat();
+    let is_read = |stage, reason, bytes_left, unsent, handshake: Option<&[u8]>| {
+        let head = Head { stage, reason, bytes_left, deadline: u64::MAX, unsent };
+        Parked::read(&head, handshake).is_some()
+    };
+    assert!(is_read(AWAIT_DIGEST, 0, 0, 0, Some(&handshake)));
+    assert!(is_read(MUTUAL, 0, 0, 0, Some(&mutual)));
+    assert!(is_read(ECHOING, 0, 0, 0, None) && is_read(ECHOING, 0, 0, 5, None));
+    assert!(is_read(ECHOING, reason, 0, 5, None), "it closes after its answer");
+    assert!(is_read(FINISHING, reason, 0, 0, None));
+    assert!(is_read(LINGERING, reason, 9, 0, None));
+
+    assert!(!is_read(AWAIT_DIGEST, 0, 0, 0, None), "a handshake without its state");
+    assert!(!is_read(AWAIT_DIGEST, 0, 0, 0, Some(&longer)), "a state that is longer");
+    assert!(!is_read(AWAIT_DIGEST, reason, 0, 0, Some(&handshake)), "a handshake that closes");
+    assert!(!is_read(MUTUAL, 0, 0, 5, Some(&mutual)), "an answer before authentication");
+    assert!(!is_read(ECHOING, 0, 0, 0, Some(b"")), "a handshake after authentication");
+    assert!(!is_read(ECHOING, 0, 1, 0, None), "it discards nothing yet");
+    assert!(!is_read(ECHOING, reason, 0, 0, None), "without an answer it would have closed");
+    assert!(!is_read(FINISHING, 0, 0, 0, None) && !is_read(LINGERING, 0, 9, 0, None), "no reason");
+    assert!(!is_read(FINISHING, reason, 1, 0, None) && !is_read(FINISHING, reason, 0, 1, None));
+    assert!(!is_read(LINGERING, reason, 9, 1, None), "an answer after the half-close");
+    assert!(!is_read(0, 0, 0, 0, None) && !is_read(LINGERING + 1, reason, 0, 0, None), "no stage");
+    assert!(!is_read(ECHOING, 255, 0, 5, None), "no such reason");
 }

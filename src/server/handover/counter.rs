@@ -206,3 +206,64 @@ impl Counters {
         self.stats.accepted = self.stats.accepted.saturating_add_signed(connections);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::Undisguised;
+
+    struct OtherKeys;
+
+    impl Disguise for OtherKeys {
+        fn key(&mut self, _real: KeyId) -> KeyId {
+            KeyId::from_bytes([9; 4])
+        }
+    }
+
+    fn added(group: u16, number: u16, key: [u8; 4], value: u64) -> Option<Counters> {
+        let mut counters = Counters::default();
+        counters.add(CounterRecord { group, number, key, value }).map(|()| counters)
+    }
+
+    #[test]
+    fn a_counter_that_cannot_be_is_refused() {
+        let (none, key) = ([0; 4], [1, 2, 3, 4]);
+        assert_eq!(added(LOOP, EVENTS, none, MAX).unwrap().events, MAX);
+        assert!(added(LOOP, EVENTS, none, MAX + 1).is_none(), "more than there can be");
+        assert!(added(LOOP, EVENTS, key, 1).is_none(), "a key that nothing belongs to");
+        assert!(added(LOOP, 99, none, 1).is_none(), "no such counter");
+        // Times are sums of nanoseconds.
+        assert!(
+            added(TURN, 0, none, MAX + 1).is_some()
+                && added(QUEUE_WAIT, 0, none, MAX + 1).is_some()
+        );
+        for (number, key, id) in [(NAMED, key, Some(key)), (WEAK, none, None)] {
+            let stats = added(KEYS, number, key, 5).expect("a key").stats;
+            let [(name, 5)] = stats.authenticated_by_key() else { panic!("one key") };
+            assert_eq!(name.id().map(KeyId::to_bytes), id);
+        }
+        assert!(added(KEYS, WEAK, key, 5).is_none(), "a weak key has no identifier");
+    }
+
+    #[test]
+    fn only_what_names_a_key_is_disguised() {
+        let record = |number, key| CounterRecord { group: KEYS, number, key, value: 1 };
+        let parked = |disguise: &mut dyn Disguise, number, key| {
+            let mut out = Vec::new();
+            CounterRecord::park(&[record(number, key)], disguise, &mut out);
+            CounterRecord::read(&mut Reader::new(&out[1..])).expect("behind their number").key
+        };
+        assert_eq!(parked(&mut Undisguised, NAMED, [1; 4]), [1; 4]);
+        assert_eq!(parked(&mut OtherKeys, NAMED, [1; 4]), [9; 4]);
+        assert_eq!(parked(&mut OtherKeys, WEAK, [0; 4]), [0; 4]);
+    }
+
+    #[test]
+    fn every_accepted_connection_is_somewhere() {
+        let mut counters = Counters::default();
+        (counters.stats.accepted, counters.stats.elsewhere) = (4, 1);
+        *counters.stats.closed_mut(CloseReason::Reset) = 1;
+        assert!(counters.agree_with(2));
+        assert!(!counters.agree_with(1) && !counters.agree_with(3));
+    }
+}

@@ -349,3 +349,58 @@ impl<S> Default for Decoder<S> {
         Self::new()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn piece(begins: bool, ends: bool) -> UnsentRecord {
+        UnsentRecord { id: ConnId::default(), len: 1, begins, ends }
+    }
+
+    fn owing(missing: u64) -> Debtor {
+        let head = Head { unsent: missing, ..Head::default() };
+        Debtor { place: (0, 0), head, missing, messages: Vec::new(), begun: None }
+    }
+
+    #[test]
+    fn an_answer_comes_in_pieces_that_fit_each_other() {
+        let mut whole = owing(6);
+        assert_eq!(whole.take(&piece(true, false), b"ab"), Some(()));
+        assert_eq!(whole.take(&piece(false, false), b"c"), Some(()));
+        assert_eq!(whole.take(&piece(false, true), b"d"), Some(()));
+        assert_eq!(whole.take(&piece(true, true), b"ef"), Some(()));
+        assert_eq!((whole.missing, whole.messages), (0, vec!["abcd".into(), "ef".into()]));
+        assert_eq!(owing(3).take(&piece(false, true), b"abc"), None, "it has not begun");
+        assert_eq!(owing(3).take(&piece(true, true), b"abcd"), None, "more than is owed");
+        assert_eq!(owing(3).take(&piece(true, false), b"abc"), None, "the last piece ends nothing");
+        let mut begun = owing(3);
+        assert_eq!(begun.take(&piece(true, false), b"a"), Some(()));
+        assert_eq!(begun.take(&piece(true, false), b"b"), None, "it has begun already");
+    }
+
+    #[test]
+    fn a_slot_has_one_connection() {
+        let mut bytes = Vec::new();
+        let head = LoopRecord {
+            next_generation: 1000,
+            connections: 0,
+            slots: 130,
+            protocol: crate::proto::Protocol::Tutorial,
+            keepalive: (false, 0, crate::python::Monotonic::ZERO),
+            now: crate::python::Monotonic::ZERO,
+            suspects_since: crate::python::Monotonic::ZERO,
+        };
+        head.write(&mut bytes);
+        let mut decoder = Decoder::<()>::new();
+        let len = u16::try_from(LoopRecord::LEN).unwrap();
+        decoder.take(Kind::Loop.code(), 1, len, &bytes, Vec::new()).unwrap();
+        let mut is_free = |index| decoder.claim(ConnId { index, generation: 1 }).is_ok();
+        for index in [0, 1, 63, 64, 129] {
+            assert!(is_free(index), "{index}");
+        }
+        for index in [0, 1, 63, 64, 129, 130] {
+            assert!(!is_free(index), "{index}");
+        }
+    }
+}

@@ -187,3 +187,20 @@ pub enum HandoverError {
     #[error("cannot take over a socket: {0}")]
     Io(#[from] io::Error),
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Totals;
+
+    #[test]
+    fn totals_are_read_as_they_were_written_and_add_up() {
+        let numbers = Totals { chunks: 1, loops: 2, listeners: 3, connections: 4, unsent: 1 << 40 };
+        let bytes = numbers.to_bytes();
+        assert_eq!(Totals::from_bytes(&bytes), Some(numbers));
+        assert_eq!(Totals::from_bytes(&bytes[1..]), None);
+        let mut sum = numbers;
+        sum += Totals { chunks: 10, loops: 20, listeners: 30, connections: 40, unsent: 50 };
+        let (chunks, loops, listeners, connections) = (11, 22, 33, 44);
+        assert_eq!(sum, Totals { chunks, loops, listeners, connections, unsent: (1 << 40) + 50 });
+    }
+}

@@ -313,3 +313,33 @@ impl SuspectRecord {
         Some(Self { source, is_newer })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_protocol_has_a_number() {
+        for protocol in [Protocol::Tutorial, Protocol::Multiprocessing, Protocol::Plain] {
+            assert_eq!(protocol_of(protocol_code(protocol)), Some(protocol));
+        }
+        assert_eq!((protocol_of(0), protocol_of(4)), (None, None));
+    }
+
+    #[test]
+    fn a_piece_of_an_answer_is_read_as_it_was_written() {
+        let id = ConnId { index: 1, generation: 2 };
+        for (begins, ends) in [(false, false), (false, true), (true, false), (true, true)] {
+            let piece = UnsentRecord { id, len: 1, begins, ends };
+            let mut bytes = Vec::new();
+            piece.write(&mut bytes);
+            assert_eq!(bytes.len(), UnsentRecord::LEN);
+            assert_eq!(UnsentRecord::read(&mut Reader::new(&bytes)), Some(piece));
+            for (at, byte) in [(8, 0), (12, 4)] {
+                let mut bad = bytes.clone();
+                bad[at] = byte;
+                assert_eq!(UnsentRecord::read(&mut Reader::new(&bad)), None, "byte {at}");
+            }
+        }
+    }
+}
