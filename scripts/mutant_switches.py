@@ -1,0 +1,258 @@
+"""Put many mutants into one build, each behind a switch, so that a mutant costs its tests and no build.
+
+A mutant is what `cargo mutants --list --json` says: a place in a file and what takes its place. `a < b`
+with two of them becomes `(if on(7) { a <= b } else if on(8) { a == b } else { a < b })`, a function starts
+with `if on(9) { return 0; }`, and an arm of a match gets a guard. `on` is true for the number in the
+environment variable MUTANT, and false while a constant is computed. It needs the packages tree-sitter and
+tree-sitter-rust.
+"""
+
+import re
+
+import tree_sitter
+import tree_sitter_rust
+
+SWITCH = b"crate::mutant_switch::on"
+SWITCH_FEATURES = b"#![feature(core_intrinsics, const_eval_select)] "
+SWITCH_MODULE = """//! Which mutant is on.
+
+use core::{intrinsics::const_eval_select, sync::atomic::{AtomicU32, Ordering::Relaxed}};
+
+const UNREAD: u32 = u32::MAX;
+
+static CHOSEN: AtomicU32 = AtomicU32::new(UNREAD);
+
+#[inline(always)]
+pub(crate) const fn on(number: u32) -> bool {
+    const_eval_select((number,), in_a_constant, when_it_runs)
+}
+
+const fn in_a_constant(_: u32) -> bool {
+    false
+}
+
+#[inline(always)]
+fn when_it_runs(number: u32) -> bool {
+    match CHOSEN.load(Relaxed) {
+        UNREAD => read() == number,
+        chosen => chosen == number,
+    }
+}
+
+#[cold]
+fn read() -> u32 {
+    let chosen = std::env::var("MUTANT").map_or(0, |number| number.parse().expect("a number"));
+    CHOSEN.store(chosen, Relaxed);
+    chosen
+}
+"""
+# Around what belongs to a mutant, until its place in the new file is known.
+MARK = re.compile(rb"\x01(\d+)\x02|\x03")
+PARSER = tree_sitter.Parser(tree_sitter.Language(tree_sitter_rust.language()))
+
+
+class NoSwitch(Exception):
+    """A mutant that a switch cannot express."""
+
+
+class Edit:
+    """What takes the place of source[start:end]. `render(inner)` is its text; `inner(a, b)` is
+    source[a:b] with the edits in it."""
+
+    def __init__(self, start, end, layer, render):
+        self.start, self.end, self.layer, self.render = start, end, layer, render
+
+
+def with_switches(source, mutants):
+    """Return the source with the mutants {number: mutant} in it, where they are as [(start, end,
+    number)], and the numbers of those that a switch cannot express."""
+    tree = PARSER.parse(source)
+    groups, without = {}, set()
+    for number, mutant in mutants.items():
+        start, end = span(source, mutant)
+        try:
+            key = KINDS[mutant["genre"]](source, tree.root_node, start, end)
+            groups.setdefault(key, []).append((number, mutant["replacement"].encode(), start, end))
+        except (NoSwitch, KeyError):
+            without.add(number)
+    edits = sorted((RENDER[kind](source, start, end, group) for (kind, start, end), group in groups.items()),
+                   key=lambda edit: (edit.start, -edit.end, edit.layer))
+    return *unmarked(render(source, 0, len(source), edits)), without
+
+
+def plain(source, mutant):
+    """Return the source with one mutant in it, and no switch."""
+    start, end = span(source, mutant)
+    return source[:start] + mutant["replacement"].encode() + source[end:]
+
+
+def may_be_constant(source, mutant):
+    """Whether it is in a function that the compiler may call, with all switches off."""
+    start, end = span(source, mutant)
+    function = node_at(PARSER.parse(source).root_node, start, end, ["function_item"])
+    return any(child.type == "function_modifiers" and b"const" in child.text for child in function.children)
+
+
+def span(source, mutant):
+    """Where in the source it is: cargo-mutants counts lines and characters, from one."""
+    lines = source.split(b"\n")
+
+    def offset(place):
+        before, line = lines[:place["line"] - 1], lines[place["line"] - 1].decode()
+        return sum(len(line) + 1 for line in before) + len(line[:place["column"] - 1].encode())
+
+    return offset(mutant["span"]["start"]), offset(mutant["span"]["end"])
+
+
+def render(source, start, end, edits):
+    text, at, rest = b"", start, list(edits)
+    while rest:
+        edit = rest.pop(0)
+        nested = [other for other in rest if other.start < edit.end]
+        rest = rest[len(nested):]
+
+        def inner(a, b, nested=nested):
+            return render(source, a, b, [other for other in nested if a <= other.start and other.end <= b])
+
+        text += source[at:edit.start] + edit.render(inner)
+        at = edit.end
+    return text + source[at:end]
+
+
+def unmarked(text):
+    """Return the text without marks, and the places that were marked."""
+    clean, at, places, open_marks = b"", 0, [], []
+    for mark in MARK.finditer(text):
+        clean += text[at:mark.start()]
+        at = mark.end()
+        if mark.group(1):
+            open_marks.append((len(clean), int(mark.group(1))))
+        else:
+            start, number = open_marks.pop()
+            places.append((start, len(clean), number))
+    return clean + text[at:], places
+
+
+def marked(number, text):
+    return b"\x01%d\x02%s\x03" % (number, text)
+
+
+# The kinds: each finds the piece of source that its mutants share.
+
+def node_at(root, start, end, types):
+    """The smallest node of these types around source[start:end]."""
+    node = root.descendant_for_byte_range(start, end)
+    while node is not None and node.type not in types:
+        node = node.parent
+    if node is None:
+        raise NoSwitch
+    return node
+
+
+def around(source, start, end, kind):
+    """Where the smallest node of this type is that holds source[start:end]; nowhere if there is none."""
+    try:
+        node = node_at(PARSER.parse(source).root_node, start, end, [kind])
+        return node.start_byte, node.end_byte
+    except NoSwitch:
+        return end, start
+
+
+def function_body(_, root, start, end):
+    block = node_at(root, start, end, ["block"])
+    while block.parent.type != "function_item":
+        block = block.parent
+    return "body", block.start_byte + 1, block.start_byte + 1
+
+
+def binary(_, root, start, end):
+    node = node_at(root, start, end, ["binary_expression", "compound_assignment_expr"])
+    operator = node.child_by_field_name("operator")
+    is_it = operator is not None and (operator.start_byte, operator.end_byte) == (start, end)
+    if not is_it or holds_let(node) or is_constant(node):
+        raise NoSwitch
+    return "value", node.start_byte, node.end_byte
+
+
+def unary(_, root, start, end):
+    node = node_at(root, start, end, ["unary_expression"])
+    if (node.start_byte, node.start_byte + 1) != (start, end) or is_constant(node):
+        raise NoSwitch
+    return "value", node.start_byte, node.end_byte
+
+
+def holds_let(node):
+    return node.type in ("let_condition", "let_chain") or any(holds_let(child) for child in node.children)
+
+
+def is_constant(node):
+    """Whether the value is computed by the compiler, with all switches off."""
+    while node.type not in ("function_item", "source_file"):
+        if node.type in ("const_item", "static_item", "array_type", "const_block"):
+            return True
+        node = node.parent
+    return False
+
+
+def arm_of(root, start, end):
+    arm = node_at(root, start, end, ["match_arm"])
+    pattern = arm.child_by_field_name("pattern")
+    condition = pattern.child_by_field_name("condition")
+    if condition is not None and holds_let(condition):
+        raise NoSwitch
+    return (pattern, condition)
+
+
+def arm(_, root, start, end):
+    pattern, condition = arm_of(root, start + 1, start + 2)
+    if condition is None:
+        return "unguarded", pattern.end_byte, pattern.end_byte
+    return "guard", condition.start_byte, condition.end_byte
+
+
+def guard(_, root, start, end):
+    _, condition = arm_of(root, start, end)
+    if condition is None or (condition.start_byte, condition.end_byte) != (start, end):
+        raise NoSwitch
+    return "guard", start, end
+
+
+KINDS = {"FnValue": function_body, "BinaryOperator": binary, "UnaryOperator": unary, "MatchArm": arm,
+         "MatchArmGuard": guard}
+
+
+# What the pieces become.
+
+def body_edit(source, start, end, group):
+    returns = b"".join(marked(number, b" if %s(%d) { return %s; }" % (SWITCH, number, value))
+                       for number, value, _, _ in group)
+    return Edit(start, end, 0, lambda inner: returns)
+
+
+def value_edit(source, start, end, group):
+    def text(inner):
+        mutants = b"".join(
+            marked(number, b"if %s(%d) { %s%s%s } else " %
+                   (SWITCH, number, source[start:a], value, source[b:end]))
+            for number, value, a, b in group)
+        return b"(%s{ %s })" % (mutants, inner(start, end))
+    return Edit(start, end, 1, text)
+
+
+def unguarded_edit(source, start, end, group):
+    [(number, _, _, _)] = group
+    return Edit(start, end, 0, lambda inner: marked(number, b" if !%s(%d)" % (SWITCH, number)))
+
+
+def guard_edit(source, start, end, group):
+    def text(inner):
+        condition = b"(%s)" % inner(start, end)
+        for number, value, _, _ in group:
+            switch = b"%s(%d)" % (SWITCH, number)
+            condition = marked(number, b"(%s || %s)" % (switch, condition) if value == b"true"
+                               else b"(!%s && %s)" % (switch, condition))
+        return condition
+    return Edit(start, end, 0, text)
+
+
+RENDER = {"body": body_edit, "value": value_edit, "unguarded": unguarded_edit, "guard": guard_edit}
