@@ -8,6 +8,7 @@ tree-sitter-rust.
 """
 
 import re
+import typing
 
 import tree_sitter
 import tree_sitter_rust
@@ -55,12 +56,14 @@ class NoSwitch(Exception):
     """A mutant that a switch cannot express."""
 
 
-class Edit:
+class Edit(typing.NamedTuple):
     """What takes the place of source[start:end]. `render(inner)` is its text; `inner(a, b)` is
-    source[a:b] with the edits in it."""
+    source[a:b] with the edits in it. Of two edits of the same place, the one of layer 0 is outside."""
 
-    def __init__(self, start, end, layer, render):
-        self.start, self.end, self.layer, self.render = start, end, layer, render
+    start: int
+    end: int
+    layer: int
+    render: typing.Callable
 
 
 def with_switches(source, mutants):
@@ -71,9 +74,9 @@ def with_switches(source, mutants):
     for number, mutant in mutants.items():
         start, end = span(source, mutant)
         try:
-            key = KINDS[mutant["genre"]](source, tree.root_node, start, end)
+            key = KINDS.get(mutant["genre"], no_kind)(tree.root_node, start, end)
             groups.setdefault(key, []).append((number, mutant["replacement"].encode(), start, end))
-        except (NoSwitch, KeyError):
+        except NoSwitch:
             without.add(number)
     edits = sorted((RENDER[kind](source, start, end, group) for (kind, start, end), group in groups.items()),
                    key=lambda edit: (edit.start, -edit.end, edit.layer))
@@ -158,14 +161,14 @@ def around(source, start, end, kind):
         return end, start
 
 
-def function_body(_, root, start, end):
+def function_body(root, start, end):
     block = node_at(root, start, end, ["block"])
     while block.parent.type != "function_item":
         block = block.parent
     return "body", block.start_byte + 1, block.start_byte + 1
 
 
-def binary(_, root, start, end):
+def binary(root, start, end):
     node = node_at(root, start, end, ["binary_expression", "compound_assignment_expr"])
     operator = node.child_by_field_name("operator")
     is_it = operator is not None and (operator.start_byte, operator.end_byte) == (start, end)
@@ -174,7 +177,7 @@ def binary(_, root, start, end):
     return "value", node.start_byte, node.end_byte
 
 
-def unary(_, root, start, end):
+def unary(root, start, end):
     node = node_at(root, start, end, ["unary_expression"])
     if (node.start_byte, node.start_byte + 1) != (start, end) or is_constant(node):
         raise NoSwitch
@@ -200,21 +203,25 @@ def arm_of(root, start, end):
     condition = pattern.child_by_field_name("condition")
     if condition is not None and holds_let(condition):
         raise NoSwitch
-    return (pattern, condition)
+    return pattern, condition
 
 
-def arm(_, root, start, end):
+def arm(root, start, end):
     pattern, condition = arm_of(root, start + 1, start + 2)
     if condition is None:
         return "unguarded", pattern.end_byte, pattern.end_byte
     return "guard", condition.start_byte, condition.end_byte
 
 
-def guard(_, root, start, end):
+def guard(root, start, end):
     _, condition = arm_of(root, start, end)
     if condition is None or (condition.start_byte, condition.end_byte) != (start, end):
         raise NoSwitch
     return "guard", start, end
+
+
+def no_kind(root, start, end):
+    raise NoSwitch
 
 
 KINDS = {"FnValue": function_body, "BinaryOperator": binary, "UnaryOperator": unary, "MatchArm": arm,
