@@ -331,13 +331,11 @@ mod tests {
     fn a_reader_knows_whether_a_frame_has_begun() {
         let mut reader = FrameReader::new();
         assert!(reader.is_between_frames());
-        let mut stream = &b"\0\0\0\x02"[..];
-        for byte in stream {
-            let _ = reader.read(&[*byte]);
+        for byte in *b"\0\0\0\x02" {
+            let _ = reader.read(&[byte]);
             assert!(!reader.is_between_frames());
         }
-        stream = b"ab";
-        let _ = reader.read(stream);
+        let _ = reader.read(b"ab");
         assert!(reader.is_between_frames());
     }
 }

@@ -35,7 +35,7 @@ fn descriptors() -> Option<u64> {
 
 fn started_at() -> Option<SystemTime> {
     let stat = fs::read_to_string("/proc/self/stat").ok()?;
-    let since_boot = start(&stat, rustix::param::clock_ticks_per_second())?;
+    let since_boot = boot_to_start(&stat, rustix::param::clock_ticks_per_second())?;
     SystemTime::now().checked_sub(time(ClockId::Boottime).saturating_sub(since_boot))
 }
 
@@ -51,7 +51,7 @@ pub fn resident_bytes(statm: &str) -> Option<u64> {
 
 /// From the boot of the machine to the start of the process, by /proc/self/stat, which counts in ticks. The
 /// second field is the name of the program, which may contain anything, also spaces and parentheses.
-fn start(stat: &str, ticks_per_second: u64) -> Option<Duration> {
+fn boot_to_start(stat: &str, ticks_per_second: u64) -> Option<Duration> {
     let ticks: u64 = stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()?;
     Some(Duration::from_millis(ticks * 1000 / ticks_per_second))
 }
@@ -90,9 +90,9 @@ mod tests {
     #[test]
     fn fields_are_found_behind_any_name() {
         let stat = "7 (a) b) S 1 7 7 0 -1 4194560 100 0 0 0 250 75 0 0 20 0 1 0 4711 1 1";
-        assert_eq!(start(stat, 100), Some(Duration::from_millis(47_110)));
+        assert_eq!(boot_to_start(stat, 100), Some(Duration::from_millis(47_110)));
         let page = rustix::param::page_size() as u64;
         assert_eq!(resident_bytes("900 17 3 1 0 5 0\n"), Some(17 * page));
-        assert_eq!((start("7 (a) S", 100), resident_bytes("900")), (None, None));
+        assert_eq!((boot_to_start("7 (a) S", 100), resident_bytes("900")), (None, None));
     }
 }

@@ -336,3 +336,17 @@ fn a_plain_connection_is_open_from_the_start() {
     connection.handle_timeout(nine);
     assert_eq!(connection.state(), State::Finishing);
 }
+
+#[test]
+fn a_mutual_handshake_knows_its_first_message() {
+    let keys = Keyring::demo();
+    let mut listener = MutualHandshake::new(Role::Listener, &keys, [7; 40]);
+    let mut client = MutualHandshake::new(Role::Client, &keys, [8; 40]);
+    assert!(listener.is_first() && client.is_first());
+    let challenge = listener.unsent().to_vec();
+    assert_eq!(client.handle_recv(&keys, &challenge), challenge.len());
+    assert!(!client.is_first());
+    let response = client.unsent().to_vec();
+    assert_eq!(listener.handle_recv(&keys, &response), response.len());
+    assert!(!listener.is_first());
+}

@@ -2,7 +2,7 @@
 //! was.
 
 use super::super::handshake::Handshake;
-use super::super::multiprocessing::{MutualHandshake, Role};
+use super::super::multiprocessing::MutualHandshake;
 use super::super::proxy::{Header, HeaderReader, MAX_HEADER};
 use super::super::wire::{Reader, put_counted};
 use super::super::{CloseReason, Head, Parked, Undisguised};
@@ -114,20 +114,6 @@ fn without_its_key_a_mutual_handshake_has_failed() {
     }
 }
 
-#[test]
-fn a_mutual_handshake_knows_its_first_message() {
-    let keys = Keyring::demo();
-    let mut listener = MutualHandshake::new(Role::Listener, &keys, [7; 40]);
-    let mut client = MutualHandshake::new(Role::Client, &keys, [8; 40]);
-    assert!(listener.is_first() && client.is_first());
-    let challenge = listener.unsent().to_vec();
-    assert_eq!(client.handle_recv(&keys, &challenge), challenge.len());
-    assert!(!client.is_first());
-    let response = client.unsent().to_vec();
-    assert_eq!(listener.handle_recv(&keys, &response), response.len());
-    assert!(!listener.is_first());
-}
-
 /// A handshake: what was sent of the challenge, the digest so far, and what is known of a header.
 fn handshake_bytes(sent: u16, digest: usize, preface: &[u8]) -> Vec<u8> {
     [&[1; 32][..], &sent.to_le_bytes(), &counted(&vec![2; digest]), &ADDRESS, preface].concat()
@@ -228,27 +214,27 @@ fn the_head_of_a_connection_fits_its_stage() {
     let handshake = handshake_bytes(32, 0, &[0]);
     let mutual = [&mutual_bytes((3, 20, 0, 0, &[], BETWEEN))[..], &ADDRESS, &[0]].concat();
     let longer = [&handshake[..], &[0]].concat();
-    let is_read = |stage, reason, bytes_left, unsent, handshake: Option<&[u8]>| {
+    let fits = |stage, reason, bytes_left, unsent, handshake: Option<&[u8]>| {
         let head = Head { stage, reason, bytes_left, deadline: u64::MAX, unsent };
         Parked::read(&head, handshake).is_some()
     };
-    assert!(is_read(AWAIT_DIGEST, 0, 0, 0, Some(&handshake)));
-    assert!(is_read(MUTUAL, 0, 0, 0, Some(&mutual)));
-    assert!(is_read(ECHOING, 0, 0, 0, None) && is_read(ECHOING, 0, 0, 5, None));
-    assert!(is_read(ECHOING, reason, 0, 5, None), "it closes after its answer");
-    assert!(is_read(FINISHING, reason, 0, 0, None));
-    assert!(is_read(LINGERING, reason, 9, 0, None));
+    assert!(fits(AWAIT_DIGEST, 0, 0, 0, Some(&handshake)));
+    assert!(fits(MUTUAL, 0, 0, 0, Some(&mutual)));
+    assert!(fits(ECHOING, 0, 0, 0, None) && fits(ECHOING, 0, 0, 5, None));
+    assert!(fits(ECHOING, reason, 0, 5, None), "it closes after its answer");
+    assert!(fits(FINISHING, reason, 0, 0, None));
+    assert!(fits(LINGERING, reason, 9, 0, None));
 
-    assert!(!is_read(AWAIT_DIGEST, 0, 0, 0, None), "a handshake without its state");
-    assert!(!is_read(AWAIT_DIGEST, 0, 0, 0, Some(&longer)), "a state that is longer");
-    assert!(!is_read(AWAIT_DIGEST, reason, 0, 0, Some(&handshake)), "a handshake that closes");
-    assert!(!is_read(MUTUAL, 0, 0, 5, Some(&mutual)), "an answer before authentication");
-    assert!(!is_read(ECHOING, 0, 0, 0, Some(b"")), "a handshake after authentication");
-    assert!(!is_read(ECHOING, 0, 1, 0, None), "it discards nothing yet");
-    assert!(!is_read(ECHOING, reason, 0, 0, None), "without an answer it would have closed");
-    assert!(!is_read(FINISHING, 0, 0, 0, None) && !is_read(LINGERING, 0, 9, 0, None), "no reason");
-    assert!(!is_read(FINISHING, reason, 1, 0, None) && !is_read(FINISHING, reason, 0, 1, None));
-    assert!(!is_read(LINGERING, reason, 9, 1, None), "an answer after the half-close");
-    assert!(!is_read(0, 0, 0, 0, None) && !is_read(LINGERING + 1, reason, 0, 0, None), "no stage");
-    assert!(!is_read(ECHOING, 255, 0, 5, None), "no such reason");
+    assert!(!fits(AWAIT_DIGEST, 0, 0, 0, None), "a handshake without its state");
+    assert!(!fits(AWAIT_DIGEST, 0, 0, 0, Some(&longer)), "a state that is longer");
+    assert!(!fits(AWAIT_DIGEST, reason, 0, 0, Some(&handshake)), "a handshake that closes");
+    assert!(!fits(MUTUAL, 0, 0, 5, Some(&mutual)), "an answer before authentication");
+    assert!(!fits(ECHOING, 0, 0, 0, Some(b"")), "a handshake after authentication");
+    assert!(!fits(ECHOING, 0, 1, 0, None), "it discards nothing yet");
+    assert!(!fits(ECHOING, reason, 0, 0, None), "without an answer it would have closed");
+    assert!(!fits(FINISHING, 0, 0, 0, None) && !fits(LINGERING, 0, 9, 0, None), "no reason");
+    assert!(!fits(FINISHING, reason, 1, 0, None) && !fits(FINISHING, reason, 0, 1, None));
+    assert!(!fits(LINGERING, reason, 9, 1, None), "an answer after the half-close");
+    assert!(!fits(0, 0, 0, 0, None) && !fits(LINGERING + 1, reason, 0, 0, None), "no stage");
+    assert!(!fits(ECHOING, 255, 0, 5, None), "no such reason");
 }

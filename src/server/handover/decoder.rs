@@ -353,6 +353,8 @@ impl<S> Default for Decoder<S> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proto::Protocol;
+    use crate::python::Monotonic;
 
     fn piece(begins: bool, ends: bool) -> UnsentRecord {
         UnsentRecord { id: ConnId::default(), len: 1, begins, ends }
@@ -386,10 +388,10 @@ mod tests {
             next_generation: 1000,
             connections: 0,
             slots: 130,
-            protocol: crate::proto::Protocol::Tutorial,
-            keepalive: (false, 0, crate::python::Monotonic::ZERO),
-            now: crate::python::Monotonic::ZERO,
-            suspects_since: crate::python::Monotonic::ZERO,
+            protocol: Protocol::Tutorial,
+            keepalive: (false, 0, Monotonic::ZERO),
+            now: Monotonic::ZERO,
+            suspects_since: Monotonic::ZERO,
         };
         head.write(&mut bytes);
         let mut decoder = Decoder::<()>::new();
