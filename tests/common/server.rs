@@ -1,6 +1,6 @@
 //! A server in this process, and checks of its counters.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 use std::thread;
 use std::time::Instant;
 
@@ -42,4 +42,15 @@ pub fn wait_for(server: &Running, what: &str, reached: impl Fn(&Stats) -> bool) 
 pub fn assert_balanced(stats: &Stats) {
     assert_eq!(stats.accepted, stats.closed_in_all(), "{stats:?}");
     assert_eq!((stats.connections, stats.unauthenticated), (0, 0));
+}
+
+/// Waits until nobody listens there. A program that another test starts has a copy of each listener of this
+/// process, from its fork to its exec.
+#[track_caller]
+pub fn assert_refused(address: SocketAddr) {
+    let begin = Instant::now();
+    while let Ok(_accepted) = TcpStream::connect(address) {
+        assert!(begin.elapsed() < PATIENCE, "a listener is still open");
+        std::thread::yield_now();
+    }
 }

@@ -385,8 +385,7 @@ fn a_draining_server_accepts_no_connection() {
     let handle = server.handle().clone();
     handle.drain();
     assert_eq!(rest(&idle).unwrap(), b"", "an orderly end");
-    let refused = TcpStream::connect(address).unwrap_err();
-    assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
+    assert_refused(address);
     drop(idle);
     assert_eq!(server.stop().unwrap().closed(CloseReason::Drained), 1);
     assert_eq!(handle.stats(), None, "the loop has ended");

@@ -8,7 +8,7 @@ use std::sync::mpsc::channel;
 use crate::common::client::*;
 use crate::common::needs::STRACE;
 use crate::common::program::{Files, Serving, Signal, run, saltecho};
-use crate::common::server::{any_port, assert_balanced, wait_for};
+use crate::common::server::{any_port, assert_balanced, assert_refused, wait_for};
 use crate::common::strace::Tracer;
 use saltecho::auth::{Key, Keyring, MacAlgorithm};
 use saltecho::proto::CloseReason;
@@ -47,7 +47,7 @@ fn workers_serve_count_and_drain_together() {
     let stats = running.drain().unwrap();
     assert_eq!((stats.loops, stats.closed(CloseReason::Drained)), (WORKERS, CROWD as u64));
     assert_balanced(&stats);
-    assert!(TcpStream::connect(address).is_err(), "a listener is still open");
+    assert_refused(address);
 }
 
 #[test]
@@ -127,7 +127,7 @@ fn workers_share_a_listener_that_was_handed_over() {
     assert_eq!((stats.loops, stats.accepted), (WORKERS, 1 + CROWD as u64));
     drop(crowd);
     assert_balanced(&running.drain().unwrap());
-    assert!(TcpStream::connect(address).is_err(), "a listener is still open");
+    assert_refused(address);
 }
 
 #[test]
