@@ -7,10 +7,10 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
-use saltecho::auth::Challenge;
+use saltecho::auth::{Challenge, Key, Keyring, MacAlgorithm};
 use saltecho::proto::proxy::{HeaderError, HeaderReader, MAX_HEADER, Status};
 use saltecho::proto::{
-    Answer, CloseReason, Connection, Handler, Peer as Name, State, Upper, Wants,
+    Answer, CloseReason, Connection, Handler, Peer as Name, Protocol, State, Upper, Wants,
 };
 use saltecho::python::Monotonic;
 
@@ -274,6 +274,39 @@ fn a_health_check_is_told_from_a_client_that_leaves() {
     peer.receive(&digest());
     peer.connection.handle_eof();
     assert_eq!(peer.reason(), Some(CloseReason::PeerFinished));
+}
+
+#[test]
+fn a_multiprocessing_challenge_follows_the_header_and_a_health_check_is_told_there_too() {
+    use CloseReason::{AuthAbandoned, HealthCheck, Reset, TransportError};
+    let mut config = config();
+    config.protocol = Protocol::Multiprocessing;
+    config.keyring = Keyring::single(MacAlgorithm::Sha256, &Key::demo());
+    let random: [u8; Protocol::MAX_RANDOM] =
+        std::array::from_fn(|i| 100 + u8::try_from(i).unwrap());
+    let begin = |header: &[u8]| {
+        let mut connection =
+            Connection::open_proxied(&config, &random, Upper, Name::default(), at(0));
+        assert!(connection.handle_recv(&config, &mut header.to_vec(), at(0)).bytes().is_empty());
+        assert_eq!(connection.chunk(), [&b"\0\0\0\x3b#CHALLENGE#{sha256}"[..], &random].concat());
+        connection
+    };
+    for (header, [finished, reset]) in [
+        (LOCAL, [HealthCheck, HealthCheck]),
+        (UNKNOWN, [HealthCheck, HealthCheck]),
+        (V2, [AuthAbandoned, Reset]),
+    ] {
+        let mut connection = begin(header);
+        connection.handle_eof();
+        assert_eq!(connection.close_reason(), Some(finished), "{}", header.escape_ascii());
+        for (kind, reason) in
+            [(ErrorKind::ConnectionReset, reset), (ErrorKind::TimedOut, TransportError)]
+        {
+            let mut connection = begin(header);
+            connection.handle_error(kind);
+            assert_eq!(connection.close_reason(), Some(reason), "{}", header.escape_ascii());
+        }
+    }
 }
 
 #[test]
