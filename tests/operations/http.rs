@@ -76,6 +76,20 @@ fn each_method_has_its_answer() {
 }
 
 #[test]
+fn a_status_line_has_the_number_and_the_words_of_rfc_9110() {
+    for (request, line) in [
+        ("GET /text", "HTTP/1.1 200 OK\r\n"),
+        ("POST /do", "HTTP/1.1 202 Accepted\r\n"),
+        ("GET /none", "HTTP/1.1 404 Not Found\r\n"),
+        ("DELETE /text", "HTTP/1.1 405 Method Not Allowed\r\n"),
+        ("GET /readyz", "HTTP/1.1 503 Service Unavailable\r\n"),
+    ] {
+        let world = served(format!("{request} HTTP/1.1\r\nHost: a\r\n\r\n").as_bytes());
+        assert!(world.sent.starts_with(line.as_bytes()), "{request}: {:?}", world.answers());
+    }
+}
+
+#[test]
 fn bad_requests_are_refused_and_the_connection_ends() {
     let long = "x".repeat(MAX_REQUEST);
     let headers =
