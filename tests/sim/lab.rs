@@ -1,8 +1,11 @@
 //! The server's own loop, judged by the lab as any other: by what its kernel sees.
 
+use std::io::ErrorKind;
+
 use saltecho::auth::Keyring;
 use saltecho::lab::{Exercise, LabKernel, grade};
 use saltecho::proto::{Config, Identity, Protocol};
+use saltecho::reactor::Kernel;
 use saltecho::server::{Limits, Server};
 
 /// Serves an exercise: an echo without authentication, by the exercise's rules.
@@ -39,4 +42,16 @@ fn the_servers_loop_passes_the_exercises() {
         let verdict = grade(Exercise::find(name).unwrap(), 0..300, serve);
         assert!(verdict.is_pass(), "{verdict}");
     }
+}
+
+#[test]
+fn a_kernel_without_signals_says_so() {
+    let verdict = grade(Exercise::find("first-echo").unwrap(), 0..1, |mut kernel| {
+        let refused = kernel.catch_signals(&[libc::SIGTERM]).unwrap_err();
+        assert_eq!((refused.kind(), kernel.next_signal()), (ErrorKind::Unsupported, None));
+        let refused = Kernel::catch_signals(&mut kernel, &[libc::SIGTERM]).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Unsupported, "one that is lent");
+        serve(kernel)
+    });
+    assert!(verdict.is_pass(), "{verdict}");
 }

@@ -3,11 +3,14 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use saltecho::proto::{Framed, Handler, Upper};
+use saltecho::reactor::{Close, Kernel, Note, Token};
 use saltecho::server::{Replay, Replayed};
+use saltecho::sim::{Faults, SimAdminListener, SimKernel};
 use saltecho::trace::{Ending, Event, ReadError, Reader, RecordOptions, Recorder, ReplayKernel};
 
 use crate::world::World;
 use crate::world::handler::UpperHandler;
+use crate::world::segments::record;
 
 /// The recording of a seed's world.
 fn recording(seed: u64, keeps_payload: bool) -> Option<Vec<u8>> {
@@ -218,4 +221,55 @@ fn another_loop_is_found_at_its_first_other_call() {
         text.contains(": recorded recv(c") && text.contains("the loop called recv(c"),
         "{text}"
     );
+}
+
+/// Asks a kernel for what loops ask rarely; returns its answers.
+fn answers<L: From<()>>(
+    mut kernel: impl Kernel<Listener = L, AdminListener = SimAdminListener>,
+) -> String {
+    kernel.catch_signals(&[libc::SIGTERM]).unwrap();
+    let signals = [kernel.next_signal(), kernel.next_signal()];
+    let mut listener = L::from(());
+    kernel.register_listener(&mut listener, Token::listener(0)).unwrap();
+    kernel.register_admin_listener(&mut SimAdminListener, Token::listener(1)).unwrap();
+    let (mut stream, _) = kernel.accept(&mut listener).unwrap();
+    kernel.shed(&mut listener).unwrap();
+    kernel.probe(&mut stream);
+    kernel.note(|| Note::Tick(None));
+    let mut random = [0; 8];
+    kernel.fill_random(&mut random).unwrap();
+    let (below, replayed) = (kernel.random_below(1 << 40), kernel.replayed());
+    let (mut taken, wanted) = (false, kernel.wants_snapshot());
+    kernel.snapshot(|_| {
+        taken = true;
+        Err("it is only asked for".to_owned())
+    });
+    kernel.close(stream, Close::Orderly);
+    format!("{signals:?} {random:?} {below} {replayed:?} {wanted} {taken}")
+}
+
+#[test]
+fn a_lent_kernel_does_and_answers_the_same() {
+    let [own, lent] = [false, true].map(|is_lent| {
+        let mut kernel = SimKernel::new(7, Faults::none());
+        kernel.signal(libc::SIGTERM);
+        kernel.connect(100, 100, 100);
+        kernel.connect(100, 100, 100);
+        // So small a limit that the next segment is due.
+        let options = RecordOptions { limit: Some(300), ..RecordOptions::default() };
+        let (mut kernel, recorded) = record(kernel, options);
+        let told = if is_lent {
+            let told = answers(&mut kernel);
+            drop(kernel);
+            told
+        } else {
+            answers(kernel)
+        };
+        (told, recorded.segments())
+    });
+    assert_eq!(own, lent);
+    let mut reader = Reader::new(&own.1[0][..]).unwrap();
+    while reader.next_step().unwrap().is_some() {}
+    assert_eq!(reader.step(), 9, "its recorder saw them");
+    assert!(own.0.starts_with("[Some(15), None]") && own.0.ends_with("None true true"), "{own:?}");
 }
