@@ -1,11 +1,12 @@
 //! The protocol of Python's multiprocessing.connection: CPython's recorded runs byte for byte, and
 //! every segmentation.
 
+use bytes::Bytes;
 use data_encoding::HEXLOWER;
 use saltecho::auth::{Key, Keyring, MacAlgorithm};
 use saltecho::proto::{
-    CloseReason, Config, Connection, Framed, HandshakeError, Identity, MutualHandshake, Peer,
-    Protocol, Role, State, Upper, Wants, frame_header,
+    Answer, CloseReason, Config, Connection, Framed, Handler, HandshakeError, Identity,
+    MutualHandshake, Peer, Protocol, Role, State, Upper, Wants, frame_header,
 };
 use saltecho::python::Monotonic;
 use saltecho::random::SplitMix;
@@ -315,6 +316,36 @@ fn a_response_behind_the_header_is_a_wrong_one() {
     assert!(connection.chunk().ends_with(b"\0\0\0\x09#FAILURE#"));
     connection.handle_sent(&config, connection.chunk().len(), now);
     assert_eq!(connection.close_reason(), Some(CloseReason::Rejected));
+}
+
+/// Ends each connection at its first message, without a word.
+struct HangsUp;
+
+impl Handler for HangsUp {
+    fn handle(&mut self, _data: &mut [u8]) -> Answer {
+        Answer::Close(Bytes::new())
+    }
+}
+
+/// A client may accept the server's response before it has it, and send its first message.
+#[test]
+fn an_end_at_the_first_message_waits_for_what_is_left_of_the_handshake() {
+    let (config, now) = (config(MacAlgorithm::Sha256), Monotonic::ZERO);
+    let (mut input, output) = honest_handshake(MacAlgorithm::Sha256);
+    let mut connection = Connection::open(&config, &SERVER_RANDOM, HangsUp, Peer::default(), now);
+    let challenge = connection.chunk().len();
+    connection.handle_sent(&config, challenge, now);
+    input.extend(b"message");
+    let reply = connection.handle_recv(&config, &mut input, now);
+    assert_eq!(reply.bytes(), &output[challenge..]);
+    reply.sent(output.len() - challenge);
+    assert_eq!(
+        (connection.state(), connection.wants(&config)),
+        (State::Finishing, Wants::Shutdown)
+    );
+    connection.handle_shutdown(&config, now);
+    connection.handle_eof();
+    assert_eq!(connection.close_reason(), Some(CloseReason::HandlerClosed));
 }
 
 /// No handshake: what is received is answered, and silence is an idle connection.
