@@ -311,6 +311,42 @@ mod tests {
     }
 
     #[test]
+    fn a_process_that_does_not_accept_is_not_waited_for() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("admin.sock");
+        let name = SocketAddrUnix::new(&path).unwrap();
+        let socket = || {
+            let (family, flags) = (AddressFamily::UNIX, SocketFlags::NONBLOCK);
+            rustix::net::socket_with(family, SocketType::STREAM, flags, None).unwrap()
+        };
+        let busy = socket();
+        rustix::net::bind(&busy, &name).unwrap();
+        rustix::net::listen(&busy, 0).unwrap();
+        let queued = std::iter::repeat_with(socket)
+            .take_while(|client| rustix::net::connect(client, &name) != Err(Errno::AGAIN));
+        let _queued: Vec<OwnedFd> = queued.collect();
+        let error = AdminListener::bind(&unix(&path)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::AddrInUse, "{error}");
+    }
+
+    #[test]
+    fn one_of_many_gets_the_place_of_a_stale_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("admin.sock");
+        for _ in 0..50 {
+            drop(UnixListener::bind(&path).unwrap());
+            let bound = std::thread::scope(|scope| {
+                let bind = || AdminListener::bind(&unix(&path)).ok();
+                let all: Vec<_> = (0..8).map(|_| scope.spawn(bind)).collect();
+                let ended = all.into_iter().filter_map(|one| one.join().unwrap());
+                ended.collect::<Vec<_>>()
+            });
+            assert_eq!(bound.len(), 1);
+            UnixStream::connect(&path).unwrap();
+        }
+    }
+
+    #[test]
     fn a_stale_file_is_replaced_and_nothing_else_is() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("admin.sock");

@@ -112,6 +112,19 @@ fn crowd(server: &mut Loop, number: usize) -> Vec<SimClient> {
 }
 
 #[test]
+fn a_parked_loop_runs_on_when_it_is_told_to() {
+    let mut server = server_with(Faults::none(), limits());
+    assert!(server.turn().unwrap() && !server.is_parked());
+    server.handle().park();
+    assert!(!server.turn().unwrap() && server.is_parked(), "its run is over");
+    server.unpark();
+    assert!(!server.is_parked() && server.turn().unwrap());
+    server.handle().drain();
+    server.handle().park();
+    assert!(!server.turn().unwrap() && !server.is_parked(), "one that has ended is not parked");
+}
+
+#[test]
 fn a_signal_takes_effect_in_the_turn_that_reads_it() {
     let control = Recorder::default();
     let mut server = controlled(limits(), &control);

@@ -101,6 +101,22 @@ impl World {
 }
 
 #[test]
+fn a_new_time_without_sleep_begins_with_the_next_event() {
+    let mut world = World::new(|_, _| {});
+    let client = world.join();
+    let sleeps_behind_a_message = |world: &mut World| {
+        assert_eq!(world.exchange(client, b"x"), b"X");
+        world.turn();
+        world.server.kernel_mut().slept()
+    };
+    assert!(sleeps_behind_a_message(&mut world));
+    world.change(|_, limits| limits.spin = SECOND);
+    assert!(!sleeps_behind_a_message(&mut world));
+    world.change(|_, limits| limits.spin = Duration::ZERO);
+    assert!(sleeps_behind_a_message(&mut world));
+}
+
+#[test]
 fn a_limit_below_the_present_number_closes_nothing_and_admits_nothing() {
     let mut world = World::new(|_, limits| {
         // No client is turned away, and none is admitted because a pause has passed.
