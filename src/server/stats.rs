@@ -366,11 +366,18 @@ mod tests {
         let sum: Stats = [other, stats].into_iter().sum();
         assert_eq!(sum.authenticated_by_key(), [(second, 2), (third, 1), (first, 1)]);
         assert_eq!(sum.authenticated, 5);
+        let (mut sum, fourth) = (sum, names(&[4])[0]);
+        sum.add_authenticated(third, 10);
+        sum.add_authenticated(fourth, 20);
+        let counts = [(second, 2), (third, 11), (first, 1), (fourth, 20)];
+        assert_eq!(sum.authenticated_by_key(), counts);
     }
 
     #[test]
     fn a_key_that_was_never_used_and_the_oldest_removed_ones_are_forgotten() {
         let mut stats = Stats::with_keys(&names(&[255]));
+        stats.replace_keys(&names(&[0]));
+        assert_eq!(stats.authenticated_by_key(), [(names(&[0])[0], 0)]);
         for key in 0..100 {
             stats.replace_keys(&names(&[key]));
             stats.count_authenticated(Some(names(&[key])[0]));
