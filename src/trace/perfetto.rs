@@ -51,7 +51,6 @@ struct Share {
 /// A connection whose track is open.
 #[derive(Debug)]
 struct Life {
-    begin: u64,
     state: &'static str,
     since: u64,
     has_counter: bool,
@@ -290,17 +289,16 @@ impl Perfetto {
         self.now += 1;
         let since = self.now;
         let state = "handshake";
-        self.lives.insert(stream, Life { begin, state, since, has_counter });
+        self.lives.insert(stream, Life { state, since, has_counter });
     }
 
     fn end_life(&mut self, stream: Stream) {
         self.enter(stream, "");
-        if let Some(life) = self.lives.remove(&stream) {
+        if self.lives.remove(&stream).is_some() {
             self.ended.insert(stream);
-            let end = self.now.max(life.begin + 1);
             let track = track_of(stream);
             let life = format!("\"cat\":\"connection\",\"id\":{},\"name\":\"{stream}\"", stream.0);
-            self.add(end, &format!("\"ph\":\"e\",{life},{track}"));
+            self.add(self.now, &format!("\"ph\":\"e\",{life},{track}"));
         }
     }
 
