@@ -127,6 +127,8 @@ impl Perfetto {
 
     /// The trace, and the number of events that it has no room for.
     pub fn finish(mut self) -> (String, u64) {
+        // Behind the last call, which lies within its turn.
+        self.now += 2 * CALL;
         self.end_turn();
         for stream in self.lives.keys().copied().collect::<Vec<_>>() {
             self.now += 2 * CALL;
@@ -344,3 +346,6 @@ fn quoted(text: &str) -> String {
     out.push('"');
     out
 }
+
+#[cfg(test)]
+mod tests;
