@@ -371,3 +371,6 @@ impl Mutual {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

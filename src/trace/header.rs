@@ -241,13 +241,15 @@ mod tests {
 
     #[test]
     fn binary_headers_keep_their_fields_and_no_value() {
-        let mut real = [V2, &[0x21, 0x11, 0, 12 + 3 + 5]].concat();
+        let mut real = [V2, &[0x21, 0x11, 0, 12 + 3 + 2 + 3 + 5]].concat();
         real.extend([192, 0, 2, 1, 198, 51, 100, 1, 1, 2, 3, 4]);
-        real.extend([5, 0, 5]);
-        real.extend(b"uniqu");
+        real.extend(b"\x01\0\x02h2\x05\0\x05uniqu");
         let (_, masked) = both(&real);
         assert_eq!(masked.endpoints.unwrap().source.to_string(), "1.0.0.101:0");
         assert_eq!(masked.unique_id.as_deref(), Some(&[0; 5][..]));
+        let source = Some(IpAddr::from([1, 0, 0, 101]));
+        let fields = binary(&real, source).expect("it has an address").split_off(V2.len() + 4 + 12);
+        assert_eq!(fields, b"\x01\0\x02\0\0\x05\0\x05\0\0\0\0\0");
     }
 
     #[test]
@@ -264,6 +266,42 @@ mod tests {
             let error = HeaderReader::new().handle_recv(real).unwrap_err();
             let text = String::from_utf8_lossy(&masked).into_owned();
             assert_eq!(HeaderReader::new().handle_recv(&masked), Err(error), "{text}");
+        }
+    }
+
+    #[test]
+    fn of_a_binary_header_without_addresses_its_first_fields_are_kept() {
+        let fields = [V2, &[0x21, 0x11, 0, 12]].concat();
+        let real = [&fields[..], &[192, 0, 2, 1, 198, 51, 100, 1, 1, 2, 3, 4]].concat();
+        assert_eq!(anonymous(&real), [&fields[..], &[0; 12]].concat());
+    }
+
+    #[test]
+    fn of_what_is_no_header_only_the_part_that_is_like_one_is_kept() {
+        let fields = [V2, &[0x31, 0x11, 0, 12]].concat();
+        for (real, kept) in [
+            (&b"GET /\r\n"[..], &b"???????"[..]),
+            (b"PRAXY 1\r\n", b"PR???????"),
+            (b"PROXY TCP4 999.0.2.1 1\r\n", b"PROXY ???? ????????? ?\r\n"),
+            (b"\r\n\r\n\0\r\nQUIX\x21", b"\r\n\r\n\0\r\nQUI??"),
+            (&[&fields[..], &[192, 0, 2]].concat(), &[&fields[..], &[0xff; 3]].concat()),
+        ] {
+            assert_eq!(broken(real), kept, "{}", String::from_utf8_lossy(real));
+        }
+    }
+
+    #[test]
+    fn an_ipv6_address_without_a_meaning_has_nearly_any_length() {
+        for len in 2..=39 {
+            match (len, filler_v6(len)) {
+                // These would end with a colon.
+                (7 | 12 | 17 | 22 | 27 | 32, text) => assert_eq!(text, None),
+                (_, text) => {
+                    let text = text.expect("there is one");
+                    assert_eq!(text.len(), len);
+                    assert!(text.parse::<std::net::Ipv6Addr>().is_ok(), "{text}");
+                }
+            }
         }
     }
 }

@@ -246,11 +246,12 @@ mod tests {
             ("192.0.2.9", "1.0.0.101"),
             ("::ffff:192.0.2.7", "::ffff:1.0.0.102"),
             ("192.168.200.100", "101.100.100.103"),
-            ("9.9.9.9", "1.0.0.4"),
-            ("2001:db8::1", "2001:5::"),
-            ("2001:db8::2", "2001:5::"),
-            ("2001:db8:0:1::2", "2001:6::"),
-            ("127.0.0.1", "127.0.0.7"),
+            ("192.168.200.10", "11.100.100.104"),
+            ("9.9.9.9", "1.0.0.5"),
+            ("2001:db8::1", "2001:6::"),
+            ("2001:db8::2", "2001:6::"),
+            ("2001:db8:0:1::2", "2001:7::"),
+            ("127.0.0.1", "127.0.0.8"),
             ("::1", "::1"),
         ] {
             assert_eq!(mask.client(at(real)).ip(), masked.parse::<IpAddr>().unwrap(), "{real}");
@@ -274,5 +275,40 @@ mod tests {
     fn a_pushed_message_is_not_kept() {
         assert_eq!(Mask::new(false).command("push 1 2 3 616263"), "push 1 2 3");
         assert_eq!(Mask::new(true).command("push 1 2 3 616263"), "push 1 2 3 616263");
+    }
+
+    #[test]
+    fn a_command_has_an_effect_on_what_follows_in_the_recording() {
+        let mut mask = Mask::new(false);
+        let masked = mask.command("reconfigure backlog=9 trusted=10.0.0.0/8");
+        let trusted = "2.0.0.0/8,12.0.0.0/8,102.0.0.0/8,2002::/16";
+        assert_eq!(masked, format!("reconfigure backlog=9 trusted={trusted}"));
+        assert_eq!(mask.client(at("10.1.1.1")), SocketAddr::from(([2, 0, 0, 11], 0)));
+        assert_eq!(mask.algorithm, MacAlgorithm::Md5);
+        assert_eq!(mask.command("keys 2:sha256"), "keys 2:sha256");
+        assert_eq!(mask.algorithm, MacAlgorithm::Sha256);
+    }
+
+    #[test]
+    fn random_bytes_are_others_for_each_connection_and_the_same_in_each_recording() {
+        let of_seed = |seed| {
+            let mut random = SplitMix::new(seed);
+            [(); 5].map(|()| random.next_u64().to_le_bytes()).concat()
+        };
+        let mut mask = Mask::new(false);
+        assert_eq!(mask.draw(40), of_seed(1));
+        assert_eq!(mask.draw(32), &of_seed(2)[..32]);
+    }
+
+    #[test]
+    fn sources_beyond_a_million_have_one_number() {
+        let mut mask = Mask::new(false);
+        let known = (1..=1 << 20).map(|number| (u64::from(number), number));
+        mask.numbers[Class::Stranger as usize] = known.collect();
+        // 2^20 + 1, in two parts.
+        for source in ["2001:db8::1", "2001:db8:0:1::1"] {
+            assert_eq!(mask.client(at(source)), SocketAddr::from((at("2001:1:10::").ip(), 0)));
+        }
+        assert_eq!(mask.numbers[Class::Stranger as usize].len(), 1 << 20);
     }
 }
