@@ -218,3 +218,84 @@ impl Disguise for OfReplay {
         nowhere(real)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::auth::{Key, MAX_KEYS};
+    use crate::proto::{ConnId, State};
+    use crate::reactor::Ready;
+    use crate::trace::chunk;
+    use crate::trace::sink::Sink;
+
+    #[test]
+    fn a_key_has_that_of_its_position_and_a_removed_one_has_one_beyond_all() {
+        let [one, two, removed] = ["one", "two", "removed"].map(|key| Key::new(key).id());
+        let keys = StandInKeys::new(&[one, two]);
+        assert_eq!(keys.of(one), replay_key(0).id());
+        assert_eq!(keys.of(two), replay_key(1).id());
+        assert_eq!(keys.of(removed), replay_key(MAX_KEYS).id());
+    }
+
+    /// Until its header has named a client, the peer of a connection is its balancer.
+    #[test]
+    fn connections_are_written_into_one_chunk_with_addresses_of_their_kinds() {
+        let file = std::sync::Arc::default();
+        let sink = Sink::Memory { chunk: Vec::new(), file };
+        let mut tape = Tape::new(sink, Mask::new(false), vec![], None, None);
+        let mut taker = Taker::new(&mut tape);
+        let mut expected = Encoder::default();
+        for (number, proxied, named, masked) in [
+            (1, true, false, [4, 0, 0, 11]),
+            (2, true, true, [1, 0, 0, 11]),
+            (3, false, false, [1, 0, 0, 11]),
+        ] {
+            let id = ConnId { index: 0, generation: 7 };
+            let presence = Presence { id, ready: Ready::NONE, state: State::Echoing, unsent: 0 };
+            let stream = Recorded { stream: (), number, guise: Guise::Payload, proxied, named };
+            let mut write = |disguise: &mut dyn Disguise, parts: &mut Parts| {
+                let real = SocketAddr::from(([10, 1, 1, 1], 4711));
+                assert_eq!(disguise.address(real), SocketAddr::from((masked, 0)));
+                parts.state.push(9);
+                Ok(presence)
+            };
+            taker.connection(&stream, &mut write).unwrap();
+            expected.event(&Event::Present(Stream(number), presence));
+            expected.parts(&Parts { state: vec![9], figures: vec![] });
+        }
+        assert_eq!(taker.finish().0, chunk(&expected.out));
+    }
+
+    #[test]
+    fn bytes_without_a_part_in_the_run_are_blank_in_both_snapshots() {
+        let header = b"PROXY TCP4 192.0.2.1 ";
+        let unknown = b"PROXY UNKNOWN xxxxxxx";
+        let replayed = |what, real| OfReplay.bytes(what, real).into_owned();
+        for what in [Sensitive::Unsent, Sensitive::UniqueId] {
+            assert_eq!(blank(what, b"abc"), [0; 3]);
+            assert_eq!(replayed(what, b"abc"), [0; 3]);
+        }
+        assert_eq!(blank(Sensitive::Header, header), unknown);
+        assert_eq!(replayed(Sensitive::Header, header), unknown);
+        // A replay has these from its recording.
+        for what in [Sensitive::Challenge, Sensitive::Digest, Sensitive::ProvedKey] {
+            assert_eq!(replayed(what, b"abcd"), b"abcd");
+        }
+        assert_eq!(blank(Sensitive::ProvedKey, b"abcd"), replay_key(0).id().to_bytes());
+        assert_eq!(blank(Sensitive::ProvedKey, b""), b"");
+    }
+
+    #[test]
+    fn addresses_of_a_replay_have_nothing_that_no_recording_has() {
+        for (real, compared) in [
+            ("1.0.0.101", "1.0.0.101"),
+            ("::ffff:1.0.0.101", "::ffff:1.0.0.101"),
+            ("::1", "::1"),
+            ("2001:5::1111:1111:1111:1111", "2001:5::"),
+        ] {
+            let [real, compared] = [real, compared].map(|ip| ip.parse::<IpAddr>().unwrap());
+            let expected = SocketAddr::new(compared, 0);
+            assert_eq!(OfReplay.address(SocketAddr::new(real, 11_111)), expected);
+        }
+    }
+}
