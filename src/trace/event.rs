@@ -215,3 +215,27 @@ pub enum World {
     /// A remark of a test.
     Says(String),
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_and_an_act_of_a_client_have_a_stream() {
+        let (stream, listener) = (Stream(4), Subject::Listener(0));
+        let id = ConnId { index: 0, generation: 7 };
+        for (event, of) in [
+            (Event::Poll(None), None),
+            (Event::Accept(listener, Ok((stream, None))), Some(stream)),
+            (Event::Accept(listener, Err(Fault::WOULD_BLOCK)), None),
+            (Event::Register(stream, Subject::Connection(id), Ok(())), Some(stream)),
+            (Event::Recv { stream, room: 9, result: Ok(5) }, Some(stream)),
+            (Event::Close(stream, Close::Orderly), Some(stream)),
+            (Event::Note(Note::Killed(id)), None),
+            (Event::World(World::Reads(stream, 5)), Some(stream)),
+            (Event::World(World::Signals(15)), None),
+        ] {
+            assert_eq!(event.stream(), of, "{event}");
+        }
+    }
+}

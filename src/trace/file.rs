@@ -175,3 +175,38 @@ pub enum Ending {
     /// Without a mark: the process was killed, the file cut off, or its next segment is not there.
     Cut,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_chunk_is_its_length_its_sum_and_its_bytes() {
+        // The sum of these bytes is the check value of this CRC in every catalogue.
+        let expected = [&[9, 0, 0, 0][..], &0xcbf4_3926_u32.to_le_bytes(), b"123456789"].concat();
+        assert_eq!(chunk(b"123456789"), expected);
+    }
+
+    #[test]
+    fn a_file_that_is_no_recording_is_not_read_on() {
+        let mut input = &b"GET / HTTP/1.1\r\n"[..];
+        assert!(matches!(Header::read(&mut input), Err(ReadError::NoRecording)));
+        // The second byte is read before the first is looked at.
+        assert_eq!(input, b"T / HTTP/1.1\r\n");
+    }
+
+    #[test]
+    fn damage_has_a_place() {
+        let damaged = |turn, step, offset, segment| {
+            ReadError::Damaged { turn, step, offset, segment }.to_string()
+        };
+        for (error, place) in [
+            (damaged(3, None, 71, 0), "after turn 3, in the chunk at byte 71"),
+            (damaged(3, Some(40), 71, 0), "at byte 71, in step 40, in turn 3"),
+            (damaged(3, None, 71, 1), "after turn 3, in the chunk at byte 71 of its next segment"),
+            (damaged(3, Some(40), 71, 2), "at byte 71 of segment 3, in step 40, in turn 3"),
+        ] {
+            assert_eq!(error, format!("the recording is damaged {place}"));
+        }
+    }
+}

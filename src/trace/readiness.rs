@@ -26,3 +26,21 @@ pub(super) fn listed(ready: Ready) -> String {
 pub(crate) fn names(ready: Ready) -> Vec<&'static str> {
     BITS.iter().filter(|(bit, ..)| ready.has(*bit)).map(|(.., name)| *name).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn readiness_is_written_in_letters() {
+        let both = Ready::READABLE.union(Ready::CLOSED);
+        for (ready, written) in [
+            (Ready::NONE, "----"),
+            (Ready::WRITABLE, "-W--"),
+            (both, "R--C"),
+            (both.union(Ready::UNKNOWN), "RWPC"),
+        ] {
+            assert_eq!(letters(ready), written);
+        }
+    }
+}
