@@ -119,9 +119,6 @@ fn a_parked_loop_runs_on_when_it_is_told_to() {
     assert!(!server.turn().unwrap() && server.is_parked(), "its run is over");
     server.unpark();
     assert!(!server.is_parked() && server.turn().unwrap());
-    server.handle().drain();
-    server.handle().park();
-    assert!(!server.turn().unwrap() && !server.is_parked(), "one that has ended is not parked");
 }
 
 #[test]
@@ -204,6 +201,20 @@ fn ticks_come_at_their_period_and_only_then() {
         let called = control.calls().iter().filter(|call| **call == Tick).count();
         assert_eq!((called, turns), (1 + ticks, ticks.max(1)), "the first turn ticks, too");
     }
+}
+
+/// Overrides nothing.
+struct Idle;
+
+impl Control for Idle {}
+
+#[test]
+fn a_control_says_what_it_cannot_do() {
+    let (server, mut control) = (server_with(Faults::none(), limits()), Idle);
+    assert_eq!(control.reload(&server.handle()).unwrap_err(), "there is nothing to reload");
+    assert_eq!(control.set_log_level("debug").unwrap_err(), "the log has one level only");
+    assert!(control.upgrades().is_none());
+    assert_eq!((control.period(), control.log_lines_suppressed()), (None, 0));
 }
 
 #[test]
