@@ -223,3 +223,180 @@ impl<K: Kernel> Chunk<'_, K> {
         (self.count > 0).then_some(self)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Arrived, Decoder, HandoverError};
+    use super::*;
+    use crate::auth::Keyring;
+    use crate::proto::wire::Reader;
+    use crate::proto::{Answer, Config, Peer, Protocol};
+    use crate::python::Monotonic;
+    use crate::server::{Limits, Server};
+    use crate::sim::{Faults, SimKernel};
+
+    /// A handler that does what it is told: its state has so many bytes, it answers with so many, or it
+    /// cannot move.
+    #[derive(Clone, Default)]
+    struct Told {
+        state: usize,
+        stays: bool,
+    }
+
+    impl Handler for Told {
+        fn handle(&mut self, data: &mut [u8]) -> Answer {
+            match str::from_utf8(data).unwrap().split_once(' ').unwrap() {
+                ("state", len) => self.state = len.parse().unwrap(),
+                ("answer", len) => return Answer::Bytes(answer(len.parse().unwrap()).into()),
+                (_, yes) => self.stays = yes == "yes",
+            }
+            Answer::Nothing
+        }
+
+        fn save(&self, state: &mut Vec<u8>) -> bool {
+            state.resize(self.state, b's');
+            !self.stays
+        }
+
+        fn restore(&mut self, _peer: &Peer, state: &[u8]) -> bool {
+            self.state = state.len();
+            true
+        }
+    }
+
+    /// Bytes no two of whose neighbouring pieces are the same.
+    fn answer(len: usize) -> Vec<u8> {
+        (0..len).map(|place| u8::try_from(place % 251).unwrap()).collect()
+    }
+
+    /// A server without handshakes, frozen once each of these clients has told its handler what to do. They
+    /// read nothing, and there is room for one byte of an answer.
+    fn frozen(told: &[&str], listeners: usize) -> Frozen<SimKernel, Told> {
+        let mut config = Config::new(Keyring::demo());
+        config.protocol = Protocol::Plain;
+        let (kernel, limits) = (SimKernel::new(1, Faults::none()), Limits::for_connections(1000));
+        let listeners = vec![(); listeners];
+        let mut server =
+            Server::with_kernel(kernel, listeners, config, limits, Told::default()).unwrap();
+        for text in told {
+            let client = server.kernel_mut().connect(100, 1, 100);
+            server.kernel_mut().client_send(client, text.as_bytes());
+        }
+        let sent: usize = told.iter().map(|text| text.len()).sum();
+        while server.stats().connections < told.len() || server.stats().bytes_received < sent as u64
+        {
+            server.turn().unwrap();
+            assert!(server.stats().turns < 1000, "{:?}", server.stats());
+        }
+        server.freeze().map_err(|_| "it drains").unwrap()
+    }
+
+    /// The chunks of a kind.
+    fn chunks(frozen: &Frozen<SimKernel, Told>, kind: Kind) -> Vec<Chunk<'_, SimKernel>> {
+        frozen.chunks().filter(|chunk| chunk.kind == kind).collect()
+    }
+
+    fn counts(chunks: &[Chunk<'_, SimKernel>]) -> Vec<u32> {
+        chunks.iter().map(|chunk| chunk.count).collect()
+    }
+
+    /// Gives all that is sent to a decoder.
+    fn decode(frozen: &Frozen<SimKernel, Told>) -> Result<Arrived<()>, HandoverError> {
+        let (mut decoder, mut chunks) = (Decoder::new(), frozen.chunks());
+        for Chunk { kind, count, record_size, payload, sockets } in chunks.by_ref() {
+            let sockets = vec![(); sockets.len()];
+            decoder.take(kind.code(), count, record_size, &payload, sockets)?;
+        }
+        decoder.finish(&chunks.totals())
+    }
+
+    #[test]
+    fn no_chunk_has_more_than_240_sockets() {
+        let frozen = frozen(&[""; 241], 241);
+        for kind in [Kind::Listener, Kind::Connection] {
+            let chunks = chunks(&frozen, kind);
+            assert_eq!(counts(&chunks), [240, 1], "{kind:?}");
+            assert!(chunks.iter().all(|chunk| chunk.sockets.len() == chunk.count as usize));
+        }
+    }
+
+    /// A connection takes 48 bytes, its handler's state four and its own.
+    #[test]
+    fn a_chunk_takes_connections_up_to_64_kib() {
+        for (states, lens) in [
+            (["state 32768", "state 32664", "state 0"], [65_536, 48]),
+            (["state 32768", "state 32665", "state 0"], [32_820, 32_717 + 48]),
+        ] {
+            let frozen = frozen(&states, 1);
+            let chunks = chunks(&frozen, Kind::Connection);
+            let found: Vec<usize> = chunks.iter().map(|chunk| chunk.payload.len()).collect();
+            assert_eq!(found, lens, "{states:?}");
+            decode(&frozen).unwrap();
+        }
+    }
+
+    /// The pieces of messages in each chunk: the length of each, and whether it begins and ends its message.
+    /// Checks that together they are the answers.
+    fn pieces(answers: &[usize]) -> Vec<Vec<(u32, bool, bool)>> {
+        // The kernel takes the first byte.
+        let told: Vec<String> = answers.iter().map(|len| format!("answer {}", len + 1)).collect();
+        let told: Vec<&str> = told.iter().map(String::as_str).collect();
+        let frozen = frozen(&told, 1);
+        let (mut pieces, mut sent) = (Vec::new(), Vec::new());
+        for chunk in chunks(&frozen, Kind::Unsent) {
+            let mut reader = Reader::new(&chunk.payload);
+            let records = (0..chunk.count).map(|_| UnsentRecord::read(&mut reader).unwrap());
+            pieces.push(records.map(|piece| (piece.len, piece.begins, piece.ends)).collect());
+            assert!(chunk.payload.len() <= 65_536, "{}", chunk.payload.len());
+            sent.extend_from_slice(reader.rest());
+        }
+        let expected: Vec<u8> =
+            answers.iter().flat_map(|len| answer(len + 1).split_off(1)).collect();
+        assert!(sent == expected, "other bytes than the answers of {answers:?}");
+        assert_eq!(frozen.totals().unsent, sent.len() as u64);
+        decode(&frozen).unwrap();
+        pieces
+    }
+
+    /// A piece takes 16 bytes and its own.
+    #[test]
+    fn an_answer_is_cut_where_a_chunk_is_full_if_a_kibibyte_or_all_of_it_fits() {
+        let whole = |len| (len, true, true);
+        assert_eq!(pieces(&[65_520]), [[whole(65_520)]]);
+        assert_eq!(pieces(&[65_521]), [[(65_520, true, false)], [(1, false, true)]]);
+        let long = pieces(&[200_000]);
+        let expected = [(true, false), (false, false), (false, false), (false, true)];
+        let expected = expected.map(|(begins, ends)| vec![(65_520, begins, ends)]);
+        assert_eq!(long[..3], expected[..3]);
+        assert_eq!(long[3..], [[(200_000 - 3 * 65_520, false, true)]]);
+        // 1024 bytes are left.
+        let cut = [vec![whole(64_480), (1024, true, false)], vec![(976, false, true)]];
+        assert_eq!(pieces(&[64_480, 2000]), cut);
+        // One less.
+        assert_eq!(pieces(&[64_481, 2000]), [[whole(64_481)], [whole(2000)]]);
+        assert_eq!(pieces(&[64_481, 1023]), [[whole(64_481), whole(1023)]]);
+        assert_eq!(pieces(&[64_482, 1023]), [[whole(64_482)], [whole(1023)]]);
+    }
+
+    #[test]
+    fn a_chunk_takes_4096_suspects() {
+        let mut frozen = frozen(&[], 1);
+        let suspects: Vec<_> =
+            (0..4097).map(|number| (Source::from_number(number), true)).collect();
+        frozen.server.acceptor.unauthenticated.suspect(Monotonic::ZERO, &suspects);
+        assert_eq!(counts(&chunks(&frozen, Kind::Suspect)), [4096, 1]);
+    }
+
+    #[test]
+    fn a_connection_that_cannot_move_stays_and_the_others_go() {
+        let told = ["state 32768", "state 32769", "stays yes", "state 5"];
+        let frozen = frozen(&told, 1);
+        assert_eq!(frozen.staying(), 2, "with too long a state, and with none that can be saved");
+        let arrived = decode(&frozen).unwrap();
+        assert_eq!((arrived.connections(), frozen.totals().connections), (2, 2));
+        let mut server = frozen.leave();
+        server.assert_invariants();
+        let stats = server.stats();
+        assert_eq!((stats.connections, stats.elsewhere, stats.accepted), (2, 2, 4));
+    }
+}

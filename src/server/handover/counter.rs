@@ -210,7 +210,10 @@ impl Counters {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proto::Undisguised;
+    use crate::auth::Keyring;
+    use crate::proto::{Config, Undisguised, Upper};
+    use crate::server::Limits;
+    use crate::sim::{Faults, SimKernel};
 
     struct OtherKeys;
 
@@ -265,5 +268,16 @@ mod tests {
         *counters.stats.closed_mut(CloseReason::Reset) = 1;
         assert!(counters.agree_with(2));
         assert!(!counters.agree_with(1) && !counters.agree_with(3));
+    }
+    #[test]
+    fn a_snapshot_has_the_counters_that_are_not_zero() {
+        let (config, limits) = (Config::new(Keyring::demo()), Limits::for_connections(1));
+        let kernel = SimKernel::new(1, Faults::none());
+        let mut server = Server::with_kernel(kernel, vec![()], config, limits, Upper).unwrap();
+        assert_eq!(CounterRecord::to_park(&server), []);
+        server.stats.count_close(CloseReason::Reset);
+        let number = CloseReason::Reset.code().into();
+        let reset = CounterRecord { group: CLOSED, number, key: [0; 4], value: 1 };
+        assert_eq!(CounterRecord::to_park(&server), [reset]);
     }
 }

@@ -353,8 +353,6 @@ impl<S> Default for Decoder<S> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proto::Protocol;
-    use crate::python::Monotonic;
 
     fn piece(begins: bool, ends: bool) -> UnsentRecord {
         UnsentRecord { id: ConnId::default(), len: 1, begins, ends }
@@ -363,6 +361,21 @@ mod tests {
     fn owing(missing: u64) -> Debtor {
         let head = Head { unsent: missing, ..Head::default() };
         Debtor { place: (0, 0), head, missing, messages: Vec::new(), begun: None }
+    }
+
+    /// A decoder in whose loop so many connections are to come.
+    fn decoder(connections: u32) -> Decoder<()> {
+        let mut decoder = Decoder::new();
+        decoder.take(Kind::Loop.code(), 1, 48, &loop_record(connections), Vec::new()).unwrap();
+        decoder
+    }
+
+    /// The tutorial's protocol, and slots below 130.
+    fn loop_record(connections: u32) -> [u8; 48] {
+        let mut record = [0; 48];
+        (record[0], record[8], record[12]) = (1, 1, 130);
+        record[4..8].copy_from_slice(&connections.to_le_bytes());
+        record
     }
 
     #[test]
@@ -383,20 +396,7 @@ mod tests {
 
     #[test]
     fn a_slot_has_one_connection() {
-        let mut bytes = Vec::new();
-        let head = LoopRecord {
-            next_generation: 1000,
-            connections: 0,
-            slots: 130,
-            protocol: Protocol::Tutorial,
-            keepalive: (false, 0, Monotonic::ZERO),
-            now: Monotonic::ZERO,
-            suspects_since: Monotonic::ZERO,
-        };
-        head.write(&mut bytes);
-        let mut decoder = Decoder::<()>::new();
-        let len = u16::try_from(LoopRecord::LEN).unwrap();
-        decoder.take(Kind::Loop.code(), 1, len, &bytes, Vec::new()).unwrap();
+        let mut decoder = decoder(0);
         let mut is_free = |index| decoder.claim(ConnId { index, generation: 1 }).is_ok();
         for index in [0, 1, 63, 64, 129] {
             assert!(is_free(index), "{index}");
@@ -404,5 +404,84 @@ mod tests {
         for index in [0, 1, 63, 64, 129, 130] {
             assert!(!is_free(index), "{index}");
         }
+    }
+
+    /// The part of a message that is refused, if any is.
+    fn refused(result: Result<(), HandoverError>) -> Option<&'static str> {
+        match result {
+            Ok(()) => None,
+            Err(HandoverError::Malformed { what }) => Some(what),
+            Err(other) => panic!("{other:?}"),
+        }
+    }
+
+    /// A part of a connection's details: its tag, its length and its bytes.
+    fn part(tag: u8, bytes: &[u8]) -> Vec<u8> {
+        let len = u32::try_from(bytes.len()).unwrap().to_le_bytes();
+        [&[tag], &len[..3], bytes].concat()
+    }
+
+    #[test]
+    fn a_connection_that_cannot_be_is_refused() {
+        let (authenticated, early) = (3, 1);
+        // A challenge, none of which was sent, and behind a balancer the rest of the random bytes and a header
+        // of which nothing has come.
+        let handshake = part(1, &[0; 32 + 2 + 2 + 1 + 1]);
+        let awaiting = part(1, &[&[0; 32 + 2 + 2 + 1][..], &[1], &[0; 8], &[0; 2]].concat());
+        let (known, unknown) = (part(4, &[1; 17]), part(4, &[0; 17]));
+        let (longest, longer) = (part(2, &[0; 32_768]), part(2, &[0; 32_769]));
+        for (stage, details, expected) in [
+            (authenticated, vec![], None),
+            (authenticated, vec![&longest], None),
+            (authenticated, vec![&longer], Some("handler")),
+            (authenticated, vec![&known], Some("authentication")),
+            (authenticated, vec![&known, &known], Some("details")),
+            (authenticated, vec![&handshake], Some("stage")),
+            (early, vec![&handshake, &known], None),
+            (early, vec![&handshake, &unknown], None),
+            (early, vec![&handshake], Some("authentication")),
+            (early, vec![&handshake, &longest, &known], Some("authentication")),
+            (early, vec![&known, &handshake], Some("details")),
+            (early, vec![&awaiting, &unknown], None),
+            (early, vec![&awaiting, &known], Some("source")),
+            (early, vec![&known], Some("stage")),
+        ] {
+            let details = details.into_iter().flatten().copied().collect::<Vec<u8>>();
+            let mut record = [0; 48];
+            (record[4], record[24]) = (1, stage);
+            record[8..24].fill(255);
+            record[32..36].copy_from_slice(&u32::try_from(details.len()).unwrap().to_le_bytes());
+            let payload = [&record[..], &details].concat();
+            let taken = decoder(1).take(Kind::Connection.code(), 1, 48, &payload, vec![()]);
+            assert_eq!(refused(taken), expected, "stage {stage}, {} bytes", details.len());
+        }
+    }
+
+    #[test]
+    fn there_are_at_most_255_loops_each_in_a_chunk_of_its_own() {
+        let mut loops = Decoder::<()>::new();
+        let mut take = |count: u32| {
+            let records = [loop_record(0); 2];
+            let payload = &records.as_flattened()[..48 * count as usize];
+            refused(loops.take(Kind::Loop.code(), count, 48, payload, Vec::new()))
+        };
+        assert_eq!(take(2), Some("number of loops"), "in one chunk");
+        for number in 1..=255 {
+            assert_eq!(take(1), None, "loop {number}");
+        }
+        assert_eq!(take(1), Some("number of loops"), "one more");
+    }
+
+    #[test]
+    fn there_is_one_admin_listener() {
+        let admin = |decoder: &mut Decoder<()>, count: u8| {
+            let (payload, sockets) = (vec![0; 8 * usize::from(count)], vec![(); count.into()]);
+            refused(decoder.take(Kind::AdminListener.code(), count.into(), 8, &payload, sockets))
+        };
+        let (mut twice, mut loops) = (decoder(0), decoder(0));
+        assert_eq!(admin(&mut twice, 2), Some("number of admin listeners"), "in one chunk");
+        assert_eq!(admin(&mut loops, 1), None);
+        loops.take(Kind::Loop.code(), 1, 48, &loop_record(0), Vec::new()).unwrap();
+        assert_eq!(admin(&mut loops, 1), Some("number of admin listeners"), "of another loop");
     }
 }
