@@ -262,3 +262,52 @@ impl<H: Handler + Clone, R: Read> Replay<ReplayKernel<R>, H> {
         views
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::auth::Keyring;
+    use crate::proto::{Config, Protocol, Upper};
+    use crate::server::Limits;
+    use crate::sim::{Faults, SimKernel};
+
+    #[test]
+    fn a_loop_and_its_connections_are_described_in_words() {
+        let (mut config, limits) = (Config::new(Keyring::demo()), Limits::for_connections(4));
+        (config.protocol, config.send_timeout) = (Protocol::Plain, None);
+        let kernel = SimKernel::new(1, Faults::none());
+        let mut server = Server::with_kernel(kernel, vec![()], config, limits, Upper).unwrap();
+        server.keep_records(true);
+        let client = server.kernel_mut().connect(100, 40, 100);
+        server.kernel_mut().client_send(client, &[b'a'; 100]);
+        (0..3).for_each(|_| server.turn().map(drop).unwrap());
+        let id = server.connections().next().expect("it was accepted");
+        let described = server.describe(id).expect("it is open");
+        let expected = "connection #1: state Echoing
+  believed ready: no
+  wants: Send
+  unsent: 60 bytes
+  in the run queue: no
+  deadline: none
+  alarm set: yes
+  stream to the peer: open
+  received 100 bytes, sent 40";
+        assert_eq!(described, expected);
+        let expected =
+            "turn 3, 1 connections, 0 of them unauthenticated, 0 in the run queue, Running";
+        assert_eq!(server.describe_loop(), expected);
+        assert_eq!(server.describe(ConnId { index: 1, ..id }), None, "there is none");
+    }
+
+    #[test]
+    fn the_words_of_a_panic_are_passed_on() {
+        let said: [(Box<dyn Any + Send>, &str); 3] = [
+            (Box::new("short".to_owned()), "short"),
+            (Box::new("fixed"), "fixed"),
+            (Box::new(7), "no message"),
+        ];
+        for (panic, text) in said {
+            assert_eq!(text_of(&*panic), text);
+        }
+    }
+}

@@ -221,8 +221,185 @@ fn lifecycle(reader: &mut Reader<'_>) -> Option<Lifecycle> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{self, Write};
+    use std::sync::{Arc, Mutex};
+
+    use super::super::super::accept::Listening;
+    use super::super::super::{Limits, Replay, Replayed};
+    use super::super::recording_header;
     use super::super::snapshot::put_lifecycle;
     use super::*;
+    use crate::auth::{Challenge, Key, Keyring, MacAlgorithm};
+    use crate::proto::{Config, ConnId, Upper};
+    use crate::sim::{Faults, SimKernel};
+    use crate::trace::{self, RecordOptions, Recorder, ReplayKernel, Segments};
+
+    /// The segments of a recording.
+    #[derive(Clone)]
+    struct Memory(Arc<Mutex<Vec<Vec<u8>>>>);
+
+    impl Write for Memory {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().last_mut().expect("there is one").extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl Segments for Memory {
+        fn begin_next(&mut self) -> io::Result<()> {
+            self.0.lock().unwrap().push(Vec::new());
+            Ok(())
+        }
+    }
+
+    fn settings() -> (Config, Limits) {
+        let mut config = Config::new(Keyring::demo());
+        // So that one that echoes has no alarm.
+        (config.keepalive, config.send_timeout) = (None, None);
+        (config, Limits::for_connections(10))
+    }
+
+    const HEADER: &[u8] = b"PROXY UNKNOWN\r\n";
+
+    /// Bytes of the answer that the last connection is owed.
+    const UNSENT: usize = 68;
+
+    /// A segment that begins with the start of a server, and one that begins with a snapshot of it. By then
+    /// it has four connections from a balancer: two that wait for their headers, one that waits for a digest,
+    /// and one that is owed a part of an answer. It is about to arm them anew.
+    fn segments() -> Vec<Vec<u8>> {
+        let ((config, limits), segments) = (settings(), Memory(Arc::new(vec![Vec::new()].into())));
+        let header = recording_header(&config, &limits, &[], &[], &[true]);
+        let options = RecordOptions { header, keeps_payload: true, limit: Some(1 << 20) };
+        let (kernel, output) = (SimKernel::new(1, Faults::none()), segments.clone());
+        let kernel = Recorder::to_segments(kernel, output, options, Box::new(|_| {})).unwrap();
+        let mut server =
+            Server::with_kernel(kernel, vec![().into()], config, limits, Upper).unwrap();
+        server.require_proxy(0);
+        server.keep_records(true);
+        let [_, _, third, fourth] = [(); 4].map(|()| server.kernel_mut().connect(200, 32, 200));
+        for client in [third, fourth] {
+            server.kernel_mut().client_send(client, HEADER);
+        }
+        (0..4).for_each(|_| server.turn().map(drop).unwrap());
+        let challenge = server.kernel_mut().client_recv(fourth, 32).unwrap();
+        let challenge = Challenge::new(challenge.try_into().unwrap());
+        let digest = MacAlgorithm::Md5.digest(&Key::demo(), &challenge);
+        server.kernel_mut().client_send(fourth, digest.as_bytes());
+        server.turn().unwrap();
+        server.kernel_mut().client_send(fourth, &[b'a'; 32 + UNSENT]);
+        (0..4).for_each(|_| server.turn().map(drop).unwrap());
+        assert_eq!(server.stats().backlog_bytes, UNSENT as u64);
+        server.unsettled.rearm_all();
+        server.force_snapshot();
+        drop(server);
+        std::mem::take(&mut segments.0.lock().unwrap())
+    }
+
+    fn segment() -> Vec<u8> {
+        segments().swap_remove(1)
+    }
+
+    type Change = fn(&mut Snapshot);
+
+    /// The server that goes on from the snapshot of a segment once it was changed, unless it is refused.
+    fn restored(segment: &[u8], change: Change) -> Option<Server<ReplayKernel<&[u8]>, Upper>> {
+        let (mut kernel, _) = ReplayKernel::new(trace::Reader::new(segment).unwrap());
+        let mut snapshot = kernel.begin_with_snapshot().unwrap().expect("it begins with one");
+        change(&mut snapshot);
+        let (config, limits) = settings();
+        let mut server = Server::with_kernel(kernel, Vec::new(), config, limits, Upper).unwrap();
+        server.acceptor.add(Listening::arrived(0, true));
+        server.keep_records(true);
+        server.restore(&snapshot, &mut LateBytes::new()).map(|()| server)
+    }
+
+    fn last(snapshot: &mut Snapshot) -> &mut SnapshotConnection {
+        snapshot.connections.last_mut().unwrap()
+    }
+
+    #[test]
+    fn a_server_goes_on_from_its_snapshot() {
+        let segment = segment();
+        let mut server = restored(&segment, |_| {}).unwrap();
+        server.assert_invariants();
+        let stats = server.stats();
+        assert_eq!((stats.connections, stats.accepted, stats.authenticated), (4, 4, 1));
+        assert_eq!(stats.backlog_bytes, UNSENT as u64);
+        let unauthenticated = &server.acceptor.unauthenticated;
+        assert_eq!((unauthenticated.len(), unauthenticated.awaiting_header()), (3, 2));
+        assert_eq!(server.unsettled.park(), Some(0), "it arms them from the first on");
+    }
+
+    #[test]
+    fn a_snapshot_that_contradicts_itself_is_refused() {
+        let segment = segment();
+        let changes: [(&str, Change); 11] = [
+            ("another order", |snapshot| snapshot.connections.swap(0, 1)),
+            ("two connections in one slot", |snapshot| {
+                last(snapshot).presence.id.index = 2;
+                // The number that were accepted is the first counter, and would give it away.
+                snapshot.parts.figures[1 + 8] = 3;
+            }),
+            ("a slot beyond the last", |snapshot| last(snapshot).presence.id.index = 1 << 22),
+            ("two connections of one number", |snapshot| {
+                last(snapshot).presence.id.generation =
+                    snapshot.connections[0].presence.id.generation;
+            }),
+            ("number 0", |snapshot| last(snapshot).presence.id.generation = 0),
+            ("another state", |snapshot| {
+                snapshot.connections[0].presence.state = State::AwaitDigest;
+            }),
+            ("other unsent bytes", |snapshot| last(snapshot).presence.unsent -= 1),
+            ("more of a connection", |snapshot| last(snapshot).parts.state.push(0)),
+            ("more figures of a connection", |snapshot| last(snapshot).parts.figures.push(0)),
+            ("more of the loop", |snapshot| snapshot.parts.state.push(0)),
+            ("more figures of the loop", |snapshot| snapshot.parts.figures.push(0)),
+        ];
+        for (what, change) in changes {
+            assert!(restored(&segment, change).is_none(), "{what}");
+        }
+        let other = restored(&segment, |snapshot| last(snapshot).presence.id.index = 70);
+        assert!(other.is_some(), "slots may be free");
+    }
+
+    #[test]
+    fn a_segment_that_begins_with_a_snapshot_cannot_be_replayed_from_the_start() {
+        let segments = segments();
+        let over = |segment: usize| {
+            let reader = trace::Reader::new(&segments[segment][..]).unwrap();
+            let header = reader.header().clone();
+            let (kernel, sign) = ReplayKernel::new(reader);
+            Replay::over(kernel, sign, &header, Upper)
+        };
+        let mut first = over(0).unwrap();
+        let end = std::iter::repeat_with(|| first.turn()).find(|it| !matches!(it, Replayed::Turn));
+        assert!(matches!(end, Some(Replayed::End)), "{end:?}");
+        assert_eq!(first.server().stats().connections, 4);
+        let refused = over(1).err().unwrap();
+        assert!(refused.contains("is replayed by itself"), "{refused}");
+    }
+
+    #[test]
+    fn a_replay_knows_its_connections_by_their_streams() {
+        let segment = segment();
+        let replay = Replay::new(trace::Reader::new(&segment[..]).unwrap(), Upper).unwrap();
+        let number = |stream| replay.connection_of(Stream(stream)).map(ConnId::number);
+        assert_eq!([1, 2, 3, 4, 5].map(number), [Some(1), Some(2), Some(3), Some(4), None]);
+        #[cfg(feature = "page")]
+        {
+            use crate::trace::page::Fact::{Deadline, Held, Place, Stage};
+            let views = replay.views();
+            assert_eq!(views.len(), 4 * 4);
+            assert!(views[..4].iter().all(|(stream, _)| *stream == Stream(1)));
+            let echoing = [Stage("echoing"), Held(UNSENT), Deadline(None), Place(None)];
+            assert_eq!(views[12..], echoing.map(|fact| (Stream(4), fact)));
+        }
+    }
 
     /// Few random worlds are recorded while they drain.
     #[test]
