@@ -484,4 +484,18 @@ mod tests {
             assert_eq!(classify(&io::Error::from_raw_os_error(errno)), expected, "errno {errno}");
         }
     }
+    #[test]
+    fn each_listener_is_looked_at_again_after_time_away_from_the_loop() {
+        let at = Monotonic::from_nanos;
+        let listening = || Listening::arrived((), false);
+        let mut acceptor = Acceptor::new(vec![listening(), listening()]);
+        acceptor.listeners.iter_mut().for_each(|listening| listening.waiting = false);
+        acceptor.update();
+        assert_eq!((acceptor.next_attempt(), acceptor.may_accept(at(5))), (None, false));
+        acceptor.suspect_all();
+        assert!(acceptor.listeners.iter().all(|listening| listening.waiting));
+        assert_eq!((acceptor.next_attempt(), acceptor.may_accept(at(5))), (Some(at(0)), true));
+        acceptor.pause = Pause::until(at(7));
+        assert_eq!((acceptor.next_attempt(), acceptor.may_accept(at(5))), (Some(at(7)), false));
+    }
 }

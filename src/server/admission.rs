@@ -409,7 +409,10 @@ mod tests {
             let source = unauthenticated.source_of(Some(peer), &limits());
             assert_eq!(source.is_some(), has_source, "{address}");
         }
+        assert_eq!(unauthenticated.trusted().len(), 4);
+        assert_eq!(unauthenticated.trusted()[0].to_string(), "10.1.0.0/16");
         unauthenticated.trust(&[]);
+        assert!(unauthenticated.trusted().is_empty());
         let peer = Some(SocketAddr::from(([10, 1, 2, 3], 1)));
         assert!(unauthenticated.source_of(peer, &limits()).is_some(), "trusted no more");
     }
@@ -462,11 +465,26 @@ mod tests {
     fn one_silent_connection_does_not_keep_the_names_of_all_that_came_after() {
         let mut unauthenticated = Unauthenticated::default();
         unauthenticated.add(id(0), None, at(0));
+        let mut most = 0;
         for number in 1..100_000 {
             unauthenticated.add(id(number), None, at(1));
+            most = most.max(unauthenticated.by_age.len());
             unauthenticated.remove(id(number));
         }
         assert_eq!(unauthenticated.oldest(), Some((id(0), at(0))));
-        assert!(unauthenticated.by_age.len() <= 2 + TIDY_FROM, "{}", unauthenticated.by_age.len());
+        // Not tidied each time either, which would cost as much as there are.
+        assert_eq!(most, 2 + TIDY_FROM);
+    }
+    #[test]
+    fn room_that_was_made_is_enough_for_as_many() {
+        let mut unauthenticated = Unauthenticated::default();
+        unauthenticated.make_room(1000).unwrap();
+        let room = (unauthenticated.by_age.capacity(), unauthenticated.by_source.capacity());
+        assert!(room.0 >= 1000 && room.1 >= 1000, "{room:?}");
+        for number in 0..1000 {
+            let address = format!("10.0.{}.{}", number / 250, number % 250);
+            unauthenticated.add(id(number), source(&address), at(0));
+        }
+        assert_eq!(room, (unauthenticated.by_age.capacity(), unauthenticated.by_source.capacity()));
     }
 }

@@ -136,7 +136,7 @@ mod tests {
     #[test]
     fn each_broken_invariant_is_found() {
         type Falsify = fn(&mut World, ConnId);
-        let falsify: [(&str, Falsify); 14] = [
+        let falsify: [(&str, Falsify); 15] = [
             ("those that wait for a header", |world, id| {
                 world.acceptor.unauthenticated = Unauthenticated::default();
                 let now = world.reactor.now();
@@ -176,6 +176,10 @@ mod tests {
             ("keys counted", |world, _| {
                 world.stats.count_authenticated(Some(Keyring::demo().names()[0]));
                 world.stats.authenticated = 0;
+            }),
+            ("clients that may be waiting", |world, _| {
+                world.acceptor.handle_event(0);
+                world.acceptor.listeners.clear();
             }),
             ("is over and still here", |world, id| {
                 world.reactor.slots.get_mut(id).unwrap().connection.handle_eof();

@@ -267,6 +267,10 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::auth::Keyring;
+    use crate::proto::{Config, Undisguised, Upper};
+    use crate::server::Limits;
+    use crate::sim::{Faults, SimKernel};
 
     fn id(index: u32) -> ConnId {
         ConnId { index, generation: index + 1 }
@@ -315,5 +319,31 @@ mod tests {
     #[test]
     fn a_listener_beyond_the_last_number_has_the_last() {
         assert_eq!(Row::new(None, 70_000, at(0)).at(at(0)).listener, u16::MAX);
+    }
+    /// 32 MiB and more are mapped by themselves; what is not touched costs nothing.
+    #[test]
+    fn the_rows_of_a_server_are_a_block_of_their_own_from_the_first_connection_on() {
+        let (config, limits) = (Config::new(Keyring::demo()), Limits::for_connections(4));
+        let kernel = SimKernel::new(1, Faults::none());
+        let mut server = Server::with_kernel(kernel, vec![()], config, limits, Upper).unwrap();
+        server.keep_records(true);
+        server.kernel_mut().connect(100, 100, 100);
+        server.turn().unwrap();
+        let records = server.records.as_ref().unwrap();
+        assert_eq!(records.len(), 1);
+        let bytes = records.rows.capacity() * 72;
+        assert!(bytes > 32 << 20 && bytes <= (32 << 20) + 72, "{bytes} bytes");
+    }
+
+    #[test]
+    fn the_key_of_a_row_is_read_as_it_was_written() {
+        let known = KeyName::from_id(Some(KeyId::from_bytes([1, 2, 3, 4])));
+        for (key, tag) in [(None, 0), (Some(known), 1), (Some(KeyName::from_id(None)), 2)] {
+            let mut bytes = Vec::new();
+            put_key(&mut bytes, key, &mut Undisguised);
+            assert_eq!((bytes[0], bytes.len()), (tag, 5));
+            assert_eq!(read_key(&mut Reader::new(&bytes)), Some(key));
+        }
+        assert_eq!(read_key(&mut Reader::new(&[3, 0, 0, 0, 0])), None);
     }
 }

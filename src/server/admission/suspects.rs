@@ -96,4 +96,16 @@ mod tests {
         assert_eq!(suspects.newer.len() + suspects.older.len(), 2 * SUSPECTS);
         assert!(suspects.has(Source(3 * SUSPECTS as u64 - 1), &limits, at(400)));
     }
+    #[test]
+    fn the_suspects_of_another_loop_are_taken_over_as_far_as_there_is_room() {
+        let mut suspects = Suspects::default();
+        let since = Monotonic::from_nanos(7);
+        let too_many = 0..SUSPECTS as u64 + 1;
+        let newer = too_many.clone().map(|number| (Source(number), true));
+        let older = too_many.map(|number| (Source(1_000_000 + number), false));
+        suspects.take_over(since, &newer.chain(older).collect::<Vec<_>>());
+        assert_eq!((suspects.newer.len(), suspects.older.len()), (SUSPECTS, SUSPECTS));
+        assert_eq!(suspects.since, since);
+        assert!(suspects.newer.contains(&Source(0)) && suspects.older.contains(&Source(1_000_000)));
+    }
 }
