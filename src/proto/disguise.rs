@@ -63,3 +63,19 @@ pub enum Sensitive {
 pub(crate) struct Undisguised;
 
 impl Disguise for Undisguised {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_a_disguise_everything_is_written_as_it_is() {
+        let mut none = Undisguised;
+        let address = SocketAddr::from(([192, 0, 2, 1], 80));
+        let key = KeyId::from_bytes([1, 2, 3, 4]);
+        assert_eq!(*none.bytes(Sensitive::Challenge, b"bytes"), *b"bytes");
+        assert_eq!(none.payload(b"payload"), b"payload");
+        assert_eq!((none.address(address), none.destination(address)), (address, address));
+        assert_eq!((none.source(7), none.key(key)), (7, key));
+    }
+}

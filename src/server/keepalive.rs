@@ -236,6 +236,7 @@ mod tests {
 
     use super::*;
     use crate::auth::Keyring;
+    use crate::proto::Upper;
     use crate::sim::{Faults, SimKernel};
 
     const PERIOD: Nanos = 60 * SECOND;
@@ -356,5 +357,35 @@ mod tests {
         assert_eq!(sooner(state, None), (false, None));
         assert_eq!(sooner((true, 0, state.2), Some(60)), (true, Some(60)));
         assert_eq!(sooner((false, 0, state.2), Some(60)), (false, None), "its listeners cannot");
+    }
+    fn server(keepalive: Option<u64>) -> Server<SimKernel, Upper> {
+        let (mut config, limits) = (Config::new(Keyring::demo()), Limits::for_connections(1));
+        config.keepalive = keepalive.map(Duration::from_secs);
+        let kernel = SimKernel::new(1, Faults::none());
+        Server::with_kernel(kernel, vec![()], config, limits, Upper).unwrap()
+    }
+
+    #[test]
+    fn a_peer_is_watched_if_no_deadline_comes_within_the_period() {
+        let at = |nanos| Some(Monotonic::from_nanos(nanos));
+        let (on, off) = (server(Some(60)), server(None));
+        assert_eq!((on.keepalive.is_on(), off.keepalive.is_on()), (true, false));
+        for (deadline, watched) in [
+            (None, Some(PERIOD)),
+            (at(PERIOD - 1), None),
+            (at(PERIOD), None),
+            (at(PERIOD + 1), Some(PERIOD)),
+        ] {
+            assert_eq!(on.watched(deadline), watched, "{deadline:?}");
+            assert_eq!(off.watched(deadline), None);
+        }
+    }
+
+    #[test]
+    fn a_silent_peer_is_asked_within_one_and_a_half_periods() {
+        assert_eq!(server(None).latest_alarm(), None);
+        // At the end of a part of 2^25 ns.
+        let latest = (90 * SECOND).next_multiple_of(1 << 25) - 1;
+        assert_eq!(server(Some(60)).latest_alarm(), Some(Monotonic::from_nanos(latest)));
     }
 }

@@ -342,4 +342,27 @@ mod tests {
         lag.waited(0, 1, at(2001));
         assert_eq!(lag.queue_wait.sum(), micros(3 * 600 + 30 + 1));
     }
+    #[test]
+    fn a_turn_is_a_sample_unless_it_was_to_be_timed_anyway() {
+        let at = |micros| Monotonic::from_nanos(micros * MICRO);
+        for (queued, anyway, is_sample) in
+            [(1, false, true), (63, false, true), (64, false, false), (1, true, false)]
+        {
+            let mut lag = Lag::new(Monotonic::ZERO);
+            if anyway {
+                lag.time_this_turn();
+                assert!(lag.is_timed());
+            }
+            lag.begin(1, at(0), false, queued);
+            assert!(lag.is_timed());
+            lag.waited(0, queued, at(3));
+            lag.end(1, at(0), false, at(5));
+            // Four turns are not timed. If the first was a sample, each was like it.
+            lag.begin(6, at(1000), false, 0);
+            let waits = queued as u64 * if is_sample { 5 } else { 1 };
+            assert_eq!(lag.queue_wait.count(), waits, "{queued} queued, timed anyway: {anyway}");
+            let took = micros(5) * if is_sample { 5 } else { 1 };
+            assert_eq!((lag.turn.count(), lag.turn.sum()), (5, took));
+        }
+    }
 }

@@ -172,7 +172,7 @@ pub(super) fn descriptor_limit() -> usize {
 
 #[cfg(test)]
 mod tests {
-    use super::Limits;
+    use super::{Limits, descriptor_limit};
 
     #[test]
     fn connections_follow_from_descriptors() {
@@ -214,5 +214,19 @@ mod tests {
             let share = Some(32_usize.div_ceil(of));
             assert!(parts.iter().all(|part| part.unauthenticated_per_source == share));
         }
+    }
+    #[test]
+    fn the_loops_of_a_process_share_its_descriptors() {
+        let limit = descriptor_limit();
+        assert_eq!(Limits::for_process(), Limits::for_descriptors(limit));
+        // Three more loops with 3 each, 19 more listeners, and the 10 others.
+        let others = 3 * 3 + 19 + 10;
+        assert_eq!(Limits::for_workers(4, 5, 10), Limits::for_descriptors(limit - others));
+    }
+
+    #[test]
+    fn a_mebibyte_may_move_in_a_turn_and_wait_in_the_mailbox() {
+        let limits = Limits::for_connections(1);
+        assert_eq!((limits.bytes_per_turn, limits.mailbox_bytes), (1_048_576, 1_048_576));
     }
 }
