@@ -6,8 +6,9 @@ use std::time::Duration;
 use saltecho::auth::Keyring;
 use saltecho::proto::http::Method;
 use saltecho::proto::{Config, Upper};
+use saltecho::server::handover::{Decoder, Lent, Thawing};
 use saltecho::server::{Handle, Limits, Server};
-use saltecho::sim::{Faults, SimAdminListener, SimKernel};
+use saltecho::sim::{Faults, SimAdminListener, SimKernel, SimMoved};
 
 use crate::world::admin::AdminClient;
 use crate::world::http_world::Answer;
@@ -21,10 +22,15 @@ const TURNS: usize = 20;
 const ALL: [usize; 3] = [0, 1, 2];
 const WITHOUT_THE_SECOND: [usize; 2] = [0, 2];
 
-/// Three loops with one, two and three connections; the first has the endpoint.
-fn fleet() -> Vec<Loop> {
+fn settings() -> (Config, Limits) {
     let mut config = Config::new(Keyring::demo());
     config.auth_timeout = None;
+    (config, Limits::for_connections(10))
+}
+
+/// Three loops with one, two and three connections; the first has the endpoint.
+fn fleet() -> Vec<Loop> {
+    let (config, limits) = settings();
     let mut loops: Vec<Loop> = Vec::new();
     for connections in 1..=ALL.len() {
         let mut kernel = SimKernel::new(1, Faults::none());
@@ -32,7 +38,6 @@ fn fleet() -> Vec<Loop> {
             kernel.connect(100, 100, 100);
         }
         kernel.set_patience(Duration::from_secs(3600));
-        let limits = Limits::for_connections(10);
         let one = Server::with_kernel(kernel, vec![()], config.clone(), limits, Upper);
         loops.push(one.unwrap());
     }
@@ -152,4 +157,40 @@ fn other_requests_are_answered_at_once_while_one_waits_for_a_silent_loop() {
     assert!(took < Duration::from_millis(10), "{took:?}");
     assert!(waiting.read(loops[0].kernel_mut(), usize::MAX));
     assert!(waiting.answer().is_none(), "it waits for the others");
+}
+
+/// Hands the first loop over to another one, which is told of all.
+fn move_the_first(loops: &mut Vec<Loop>) {
+    let mut frozen = loops.remove(0).freeze().map_err(|_| "it drains").unwrap();
+    let mut kernel = frozen.exchange_kernel(SimKernel::new(1, Faults::none()));
+    kernel.begin_handover();
+    let (mut decoder, mut chunks) = (Decoder::new(), frozen.chunks());
+    for chunk in chunks.by_ref() {
+        let sockets = chunk.sockets.iter().map(|lent| match lent {
+            Lent::Listener(()) => SimMoved::Listener,
+            Lent::AdminListener(_) => SimMoved::AdminListener,
+            Lent::Stream(stream) => SimMoved::Stream(stream.client()),
+        });
+        let (kind, sockets) = (chunk.kind.code(), sockets.collect());
+        decoder.take(kind, chunk.count, chunk.record_size, &chunk.payload, sockets).unwrap();
+    }
+    let mut arrived = decoder.finish(&chunks.totals()).unwrap().spread(1, |it| Ok(*it)).unwrap();
+    let (config, limits) = settings();
+    let mut thawing = Thawing::new(kernel, config, limits, Upper).unwrap();
+    let all = [thawing.server().handle()].into_iter().chain(loops.iter().map(Server::handle));
+    thawing.set_all(all.collect());
+    thawing.restore(arrived.remove(0)).unwrap();
+    thawing.server().kernel_mut().end_handover(true);
+    loops.insert(0, thawing.commit());
+}
+
+#[test]
+fn an_endpoint_that_moved_with_its_loop_reaches_all_of_them() {
+    let mut loops = fleet();
+    move_the_first(&mut loops);
+    let (answer, _) = ask(&mut loops, &ALL, (Method::Get, "/connections"));
+    let workers: Vec<&str> =
+        answer.text().lines().map(|row| row.split_once(',').unwrap().0).collect();
+    let [first, second, third] = ["{\"worker\":1", "{\"worker\":2", "{\"worker\":3"];
+    assert_eq!(workers, [first, second, second, third, third, third]);
 }
