@@ -149,8 +149,8 @@ pub trait Kernel {
     fn note(&mut self, _note: impl FnOnce() -> Note) {}
 
     /// The next thing that reached the recorded loop here by another way than this trait, if this
-    /// kernel replays a recording.
-    fn replayed(&mut self) -> Option<Note> {
+    /// kernel replays a recording and it is one that is `wanted`. Else it stays the next.
+    fn replayed(&mut self, _wanted: fn(&Note) -> bool) -> Option<Note> {
         None
     }
 
@@ -255,8 +255,8 @@ impl<K: Kernel> Kernel for &mut K {
         (**self).note(note);
     }
 
-    fn replayed(&mut self) -> Option<Note> {
-        (**self).replayed()
+    fn replayed(&mut self, wanted: fn(&Note) -> bool) -> Option<Note> {
+        (**self).replayed(wanted)
     }
 
     fn wants_snapshot(&mut self) -> bool {

@@ -227,7 +227,7 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         self.report_state();
         let now = self.reactor.now();
         if self.controlled.as_ref().is_some_and(|controlled| controlled.next_tick <= now) {
-            let period = match self.reactor.kernel.replayed() {
+            let period = match self.reactor.kernel.replayed(|note| matches!(note, Note::Tick(_))) {
                 Some(Note::Tick(period)) => period,
                 _ => self.tick(),
             };

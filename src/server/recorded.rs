@@ -248,7 +248,9 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
     /// Repeats what reached the recorded loop here, if its kernel replays a recording.
     #[inline]
     pub(super) fn repeat(&mut self) {
-        while let Some(note) = self.reactor.kernel.replayed() {
+        // The tick is the last step of a turn, and takes its period from the recording itself.
+        let wanted = |note: &Note| !matches!(note, Note::Tick(_));
+        while let Some(note) = self.reactor.kernel.replayed(wanted) {
             match note {
                 Note::Command(text) => match Command::from_text(&text) {
                     Ok(Some(command)) => self.perform(command),

@@ -268,8 +268,9 @@ mod tests {
     use super::*;
     use crate::auth::Keyring;
     use crate::proto::{Config, Protocol, Upper};
-    use crate::server::Limits;
+    use crate::server::{Limits, recording_header};
     use crate::sim::{Faults, SimKernel};
+    use crate::trace::{RecordOptions, Recorder};
 
     #[test]
     fn a_loop_and_its_connections_are_described_in_words() {
@@ -297,6 +298,40 @@ mod tests {
             "turn 3, 1 connections, 0 of them unauthenticated, 0 in the run queue, Running";
         assert_eq!(server.describe_loop(), expected);
         assert_eq!(server.describe(ConnId { index: 1, ..id }), None, "there is none");
+    }
+
+    /// A control that is called once a second.
+    struct Ticking;
+
+    impl Control for Ticking {
+        fn period(&self) -> Option<Duration> {
+            Some(Duration::from_secs(1))
+        }
+    }
+
+    #[test]
+    fn a_replay_wakes_for_ticks_if_the_recorded_loop_did() {
+        for control in ["yes", "no"] {
+            let (config, limits) = (Config::new(Keyring::demo()), Limits::for_connections(4));
+            let header = recording_header(&config, &limits, &[], &[], &[false]);
+            let header = header.with("control", control);
+            let options = RecordOptions { header, ..RecordOptions::default() };
+            let (kernel, file) = Recorder::to_memory(SimKernel::new(1, Faults::none()), options);
+            let listeners = vec![().into()];
+            let mut server = Server::with_kernel(kernel, listeners, config, limits, Upper).unwrap();
+            if control == "yes" {
+                let all = server.handle();
+                server.set_control(Box::new(Ticking), all);
+            }
+            (0..4).for_each(|_| server.turn().map(drop).unwrap());
+            drop(server);
+            let bytes = file.lock().unwrap().clone();
+            let mut replay = Replay::new(Reader::new(&bytes[..]).unwrap(), Upper).unwrap();
+            let mut turns = std::iter::repeat_with(|| replay.turn());
+            let end = turns.find(|turn| !matches!(turn, Replayed::Turn));
+            assert!(matches!(end, Some(Replayed::End)), "control: {control}, {end:?}");
+            assert_eq!(replay.server().stats().turns, 4);
+        }
     }
 
     #[test]

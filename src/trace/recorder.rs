@@ -449,8 +449,8 @@ impl<K: Kernel> Kernel for Recorder<K> {
         }
     }
 
-    fn replayed(&mut self) -> Option<Note> {
-        let note = self.kernel.replayed()?;
+    fn replayed(&mut self, wanted: fn(&Note) -> bool) -> Option<Note> {
+        let note = self.kernel.replayed(wanted)?;
         // A tick is noted by the loop itself.
         if let Some(tape) = &mut self.tape
             && !matches!(note, Note::Tick(_))

@@ -413,11 +413,11 @@ impl<R: Read> Kernel for ReplayKernel<R> {
         }
     }
 
-    fn replayed(&mut self) -> Option<Note> {
+    fn replayed(&mut self, wanted: fn(&Note) -> bool) -> Option<Note> {
         // At the end there is nothing to repeat, and the loop may still have to end.
         let ahead = self.reader.peek().ok().flatten()?;
         match &ahead.event {
-            Event::Note(note) if note.is_input() => {
+            Event::Note(note) if note.is_input() && wanted(note) => {
                 let note = note.clone();
                 self.take();
                 Some(note)

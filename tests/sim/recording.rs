@@ -238,7 +238,7 @@ fn answers<L: From<()>>(
     kernel.note(|| Note::Tick(None));
     let mut random = [0; 8];
     kernel.fill_random(&mut random).unwrap();
-    let (below, replayed) = (kernel.random_below(1 << 40), kernel.replayed());
+    let (below, replayed) = (kernel.random_below(1 << 40), kernel.replayed(|_| true));
     let (mut taken, wanted) = (false, kernel.wants_snapshot());
     kernel.snapshot(|_| {
         taken = true;
