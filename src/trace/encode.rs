@@ -398,3 +398,19 @@ impl Encoder {
 /// Bits of readiness that a recording may have.
 pub(super) const ALL_BITS: u8 =
     Ready::READABLE.union(Ready::WRITABLE).union(Ready::CLOSED).union(Ready::PRIORITY).bits();
+
+/// The bytes of events, for tests that make their own recordings. What comes with an event is neutral.
+#[cfg(test)]
+pub(super) fn encoded(events: &[Event]) -> Vec<u8> {
+    let mut encoder = Encoder::default();
+    for event in events {
+        encoder.event(event);
+        match event {
+            Event::Recv { result: Ok(n), .. } => encoder.neutral(*n),
+            Event::FillRandom(len, Ok(())) => encoder.out.extend(vec![NEUTRAL; *len]),
+            Event::Snapshot { .. } | Event::Present(..) => encoder.parts(&Parts::default()),
+            _ => {}
+        }
+    }
+    encoder.out
+}
