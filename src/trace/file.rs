@@ -65,7 +65,7 @@ impl Header {
         let (mut input, mut text) = (input.take(MAX_HEADER), Vec::new());
         while !text.ends_with(b"\n\n") {
             let mut byte = [0];
-            if input.read(&mut byte)? == 0 || !MAGIC_OF_ANY.starts_with_prefix(&text) {
+            if read_up_to(&mut input, &mut byte)? == 0 || !MAGIC_OF_ANY.starts_with_prefix(&text) {
                 return Err(ReadError::NoRecording);
             }
             text.push(byte[0]);
@@ -96,6 +96,20 @@ impl PrefixOf for str {
         let len = self.len().min(bytes.len());
         self.as_bytes()[..len] == bytes[..len]
     }
+}
+
+/// Fills the buffer; returns the number of bytes that there are for it.
+pub(super) fn read_up_to(input: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match input.read(&mut buffer[filled..]) {
+            Ok(0) => break,
+            Ok(n) => filled += n,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(filled)
 }
 
 /// Writes a chunk. Its sum tells damage from a difference.

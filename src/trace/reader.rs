@@ -1,9 +1,9 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::io::{self, Read};
+use std::io::Read;
 
 use super::damage::changed_byte;
 use super::decode::{Data, Decoder, Record};
-use super::file::{Ending, Header, MAX_CHUNK, ReadError};
+use super::file::{Ending, Header, MAX_CHUNK, ReadError, read_up_to};
 use super::{Event, Snapshot, SnapshotConnection, Step, Stream};
 use crate::python::Monotonic;
 use crate::reactor::Parts;
@@ -321,20 +321,6 @@ impl<R: Read> Reader<R> {
 /// True for what is no call of the loop.
 const fn is_of_snapshot(event: &Event) -> bool {
     matches!(event, Event::Snapshot { .. } | Event::Present(..))
-}
-
-/// Fills the buffer; returns the number of bytes that there are for it.
-fn read_up_to(input: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
-    let mut filled = 0;
-    while filled < buffer.len() {
-        match input.read(&mut buffer[filled..]) {
-            Ok(0) => break,
-            Ok(n) => filled += n,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(filled)
 }
 
 #[cfg(test)]
