@@ -343,3 +343,6 @@ impl<W: Segments> Writer<W> {
         write_chunk(&mut self.output, chunk).map_err(|error| error.to_string())
     }
 }
+
+#[cfg(test)]
+mod tests;
