@@ -322,10 +322,7 @@ impl<W: Segments> Writer<W> {
             Limit::Ring(limit) if self.before + self.written + len + ROOM_FOR_END > limit => {
                 "its limit is too small for what happens in a turn"
             }
-            _ => {
-                self.written += len;
-                return self.put(chunk);
-            }
+            _ => return self.put(chunk),
         };
         self.put(&end_record(end))?;
         Err(end.to_owned())
@@ -340,6 +337,7 @@ impl<W: Segments> Writer<W> {
     }
 
     fn put(&mut self, chunk: &[u8]) -> Result<(), String> {
+        self.written += 8 + chunk.len() as u64;
         write_chunk(&mut self.output, chunk).map_err(|error| error.to_string())
     }
 }

@@ -120,6 +120,29 @@ fn a_file_has_room_for_its_end_mark_at_its_limit() {
 }
 
 #[test]
+fn the_last_two_segments_of_a_ring_are_no_longer_than_its_limit_with_their_marks() {
+    // The first file, with a chunk and the mark that it goes on; what is in the second; the room.
+    let limit: u64 = 8 + 108 + 9 + 40 + 58 + 64;
+    let why = "its limit is too small for what happens in a turn";
+    for (limit, fits) in [(limit, true), (limit - 1, false)] {
+        let disk = Disk::new();
+        let mut writer = writer(&file(), disk.clone(), Limit::Ring(limit));
+        writer.write(&[1; 100]).unwrap();
+        writer.begin_next(&[3; 40]).unwrap();
+        let mut second = vec![3; 40];
+        if fits {
+            writer.write(&[2; 50]).unwrap();
+            second.extend(chunk(&[2; 50]));
+        }
+        assert_eq!(writer.write(&[4; 50]), Err(why.to_owned()));
+        second.extend(chunk(&end_record(why)));
+        let first = [HEADER, &chunk(&[1; 100]), &chunk(&[kind::GOES_ON])].concat();
+        assert!((first.len() + second.len()) as u64 <= limit);
+        assert_eq!(disk.files(), [first, second]);
+    }
+}
+
+#[test]
 fn the_next_segment_goes_to_the_thread_with_the_turn_behind_it() {
     let disk = Disk::new();
     let mut sink = Sink::without_thread();
