@@ -282,3 +282,181 @@ impl Tape {
         self.encoder.event(&Event::Note(note));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::auth::{Challenge, Digest, MacAlgorithm};
+    use crate::proto::{ConnId, Protocol};
+    use crate::reactor::RingKey;
+    use crate::trace::encode::encoded;
+    use crate::trace::file::end_record;
+    use crate::trace::{chunk, replay_key};
+
+    const ID: ConnId = ConnId { index: 0, generation: 1 };
+
+    fn over(mask: Mask, ring: Option<Ring>) -> (Tape, Arc<Mutex<Vec<u8>>>) {
+        let memory = Arc::default();
+        let sink = Sink::Memory { chunk: Vec::new(), file: Arc::clone(&memory) };
+        (Tape::new(sink, mask, vec![false], None, ring), memory)
+    }
+
+    /// A tape with so many bytes that have not been handed over.
+    fn with_bytes(len: usize, ring: Option<Ring>) -> Tape {
+        let (mut tape, _) = over(Mask::new(false), ring);
+        tape.encoder.out = vec![0; len];
+        tape
+    }
+
+    /// A ring of this limit, with 100 bytes in its first file.
+    fn ring(limit: u64) -> Option<Ring> {
+        Some(Ring::new(Header::new(), 1, limit, 100))
+    }
+
+    #[test]
+    fn the_next_segment_begins_at_three_eighths_of_the_limit() {
+        for (len, is_full) in [(199, false), (200, true)] {
+            assert_eq!(with_bytes(len, ring(800)).wants_snapshot(), is_full, "{len}");
+        }
+        // A chunk has a head of eight bytes. Turns without an event have none.
+        for (len, is_full) in [(191, false), (192, true)] {
+            let mut tape = with_bytes(len, ring(800));
+            for _ in 0..3 {
+                tape.hand_over().unwrap();
+            }
+            assert_eq!(tape.wants_snapshot(), is_full, "{len}");
+        }
+    }
+
+    #[test]
+    fn turns_that_stay_in_the_buffer_count_once() {
+        let mut tape = with_bytes(150, ring(800));
+        tape.sink = Sink::without_thread();
+        let busy = tape.sink.when_busy();
+        busy(&mut || tape.hand_over().unwrap());
+        assert_eq!(tape.encoder.out.len(), 150);
+        assert!(!tape.wants_snapshot());
+        tape.hand_over().unwrap();
+        assert!(tape.encoder.out.is_empty() && !tape.wants_snapshot());
+    }
+
+    #[test]
+    fn nothing_leaves_the_buffer_before_every_response_is_judged() {
+        let most = 8 << 20;
+        let mut tape = with_bytes(most, None);
+        tape.held = 1;
+        assert_eq!(tape.hand_over(), Ok(()));
+        assert_eq!(tape.encoder.out.len(), most);
+        tape.encoder.out.push(0);
+        let why = "too many handshakes were pending at once";
+        assert_eq!(tape.hand_over(), Err(why.to_owned()));
+        tape.held = 0;
+        assert_eq!(tape.hand_over(), Ok(()));
+        assert!(tape.encoder.out.is_empty());
+    }
+
+    #[test]
+    fn a_recording_that_ends_early_has_its_last_whole_turns_and_tells_why() {
+        for (held, turns) in [(0, &[7, 7][..]), (1, &[])] {
+            let (mut tape, memory) = over(Mask::new(false), None);
+            let heard = Arc::new(Mutex::new(Vec::new()));
+            let hears = Arc::clone(&heard);
+            let on_end: OnEnd = Box::new(move |why| hears.lock().unwrap().push(why.to_owned()));
+            tape.on_end = Some(Arc::new(Mutex::new(Some(on_end))));
+            (tape.encoder.out, tape.held) = (vec![7, 7], held);
+            tape.end("no room");
+            assert_eq!(*memory.lock().unwrap(), chunk(&[turns, &end_record("no room")].concat()));
+            assert_eq!(*heard.lock().unwrap(), ["no room"]);
+        }
+    }
+
+    #[test]
+    fn payload_that_is_not_kept_takes_a_few_bytes() {
+        for (keeps_payload, expected) in [
+            // Of neutral bytes: the stream, their number, and the room if it is not that of before.
+            (false, &[15, 1, 5, 64, 15, 1, 5, 0][..]),
+            // The stream, the room, their number, and a run of them as they are.
+            (true, b"\x10\x01\x40\x05\x15hello\x10\x01\x40\x05\x15hello"),
+        ] {
+            let (mut tape, _) = over(Mask::new(keeps_payload), None);
+            let mut stream = tape.next_stream((), false);
+            let mut buffer = [0; 64];
+            buffer[..5].copy_from_slice(b"hello");
+            tape.received(&mut stream, &buffer, &Ok(5));
+            tape.received(&mut stream, &buffer, &Ok(5));
+            assert_eq!(tape.encoder.out, expected);
+        }
+    }
+
+    /// Begins a connection, which receives these bytes.
+    fn receiving(mut mask: Mask, proxied: bool, bytes: &[u8]) -> (Tape, Recorded<()>) {
+        mask.draw(Protocol::MAX_RANDOM);
+        let guise = Guise::new(&mask, proxied);
+        let (mut tape, _) = over(mask, None);
+        let mut stream = Recorded { guise, ..tape.next_stream((), proxied) };
+        tape.received(&mut stream, bytes, &Ok(bytes.len()));
+        (tape, stream)
+    }
+
+    #[test]
+    fn a_digest_is_replaced_by_one_that_is_right_under_the_same_key_or_wrong() {
+        let (tape, _) = receiving(Mask::new(false), false, &[0; 16]);
+        let challenge: [u8; Challenge::LEN] = std::array::from_fn(|i| tape.mask.random[i]);
+        let under = |position| {
+            let key = replay_key(position);
+            let digest: Digest = MacAlgorithm::Md5.digest(&key, &Challenge::new(challenge));
+            digest.as_bytes().to_vec()
+        };
+        let mut wrong = under(0);
+        wrong[15] = !wrong[15];
+        let key = |position| Some(RingKey { position, name: None });
+        for (note, expected) in [
+            (Note::Authenticated(ID, key(0)), under(0)),
+            (Note::Authenticated(ID, key(3)), under(3)),
+            (Note::Closed(ID, CloseReason::Rejected), wrong),
+            (Note::Closed(ID, CloseReason::AuthTimeout), under(0)),
+        ] {
+            let (mut tape, _) = receiving(Mask::new(false), false, &[0; 16]);
+            let end = tape.encoder.out.len();
+            tape.note(note.clone());
+            assert_eq!(tape.encoder.out[end - 16..end], expected, "{note}");
+            assert_eq!(tape.encoder.out[end..], encoded(&[Event::Note(note)]));
+        }
+    }
+
+    #[test]
+    fn a_response_is_held_back_until_its_verdict_and_wrong_if_that_is_failure() {
+        let of_frames = || {
+            let mut mask = Mask::new(false);
+            mask.protocol = Protocol::Multiprocessing;
+            mask
+        };
+        let response = [&[0, 0, 0, 16][..], &[0; 16]].concat();
+        for right in [true, false] {
+            let (mut tape, mut stream) = receiving(of_frames(), false, &response);
+            assert_eq!(tape.held, 1);
+            let last = tape.encoder.out.len() - 1;
+            let written = tape.encoder.out[last];
+            // Of what comes behind it nothing is awaited.
+            tape.received(&mut stream, &[0, 0, 0, 31], &Ok(4));
+            assert_eq!(tape.held, 1);
+            for _ in 0..2 {
+                tape.judged(&mut stream.guise, right);
+                assert_eq!(tape.held, 0);
+                assert_eq!(tape.encoder.out[last], if right { written } else { !written });
+            }
+        }
+    }
+
+    /// From then on the connection's address is the client's.
+    #[test]
+    fn a_stream_stays_named_once_its_header_named_a_client() {
+        let header = b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n";
+        let (mut tape, mut stream) = receiving(Mask::new(false), true, header);
+        assert!(stream.named);
+        tape.received(&mut stream, &[0; 16], &Ok(16));
+        assert!(stream.named);
+        let (_, stream) = receiving(Mask::new(false), true, b"PROXY UNKNOWN\r\n");
+        assert!(!stream.named);
+    }
+}
