@@ -170,7 +170,8 @@ impl Tape {
         let Some(ring) = &mut self.ring else { return Ok(()) };
         let len = segment.len() as u64;
         if len > ring.share / 2 {
-            let need = len.saturating_mul(16).div_ceil(3);
+            // The least limit whose share is twice as long: eighths of it are whole bytes.
+            let need = len.saturating_mul(2).div_ceil(3).saturating_mul(8);
             return Err(format!(
                 "its limit has no room for a snapshot, which now takes {len} bytes: give it {need} or more"
             ));
@@ -338,6 +339,20 @@ mod tests {
         assert!(!tape.wants_snapshot());
         tape.hand_over().unwrap();
         assert!(tape.encoder.out.is_empty() && !tape.wants_snapshot());
+    }
+
+    #[test]
+    fn a_snapshot_has_half_of_a_segment_or_the_limit_that_would_do_is_named() {
+        for (len, limit) in [(150, 800), (151, 808), (1_000_000, 5_333_336)] {
+            let begins = |limit, len| {
+                with_bytes(0, ring(limit)).begin_next(vec![0; len], Encoder::default())
+            };
+            assert_eq!(begins(limit, len), Ok(()), "{limit}");
+            let why = format!(
+                "its limit has no room for a snapshot, which now takes {len} bytes: give it {limit} or more"
+            );
+            assert_eq!(begins(limit - 1, len), Err(why));
+        }
     }
 
     #[test]
