@@ -444,3 +444,6 @@ fn token(subject: Subject) -> Token {
         Subject::Connection(id) => Token::connection(id),
     }
 }
+
+#[cfg(test)]
+mod tests;
