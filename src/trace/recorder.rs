@@ -482,3 +482,6 @@ impl<K: Kernel> Kernel for Recorder<K> {
         self.kernel.process()
     }
 }
+
+#[cfg(test)]
+mod tests;
