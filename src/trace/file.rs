@@ -202,14 +202,6 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_no_recording_is_not_read_on() {
-        let mut input = &b"GET / HTTP/1.1\r\n"[..];
-        assert!(matches!(Header::read(&mut input), Err(ReadError::NoRecording)));
-        // The second byte is read before the first is looked at.
-        assert_eq!(input, b"T / HTTP/1.1\r\n");
-    }
-
-    #[test]
     fn damage_has_a_place() {
         let damaged = |turn, step, offset, segment| {
             ReadError::Damaged { turn, step, offset, segment }.to_string()
@@ -221,6 +213,24 @@ mod tests {
             (damaged(3, Some(40), 71, 2), "at byte 71 of segment 3, in step 40, in turn 3"),
         ] {
             assert_eq!(error, format!("the recording is damaged {place}"));
+        }
+    }
+
+    #[test]
+    fn something_else_is_known_by_its_first_bytes_and_endless_lines_by_64_kib() {
+        let first = b"saltecho recording 2\n";
+        let endless = [&first[..], &[b'a'; 70_000]].concat();
+        for (file, read) in [
+            // The byte behind the first other one is read too.
+            (&b"GET / HTTP/1.1\r\n\r\n"[..], 2),
+            (b"saltecho Recording 2\n\n", 11),
+            (first, first.len()),
+            (&endless, 65_536),
+        ] {
+            let mut rest = file;
+            let fault = Header::read(&mut rest).unwrap_err();
+            assert!(matches!(fault, ReadError::NoRecording), "{fault}");
+            assert_eq!(file.len() - rest.len(), read);
         }
     }
 }
