@@ -403,6 +403,18 @@ mod tests {
         }
     }
 
+    #[test]
+    fn the_peer_of_a_listener_that_requires_a_header_is_a_balancer() {
+        let (mut tape, _) = over(Mask::new(false), None);
+        tape.proxied = vec![false, true];
+        let peer = "192.0.2.9:80".parse().ok();
+        for (listener, masked) in [(0, "1.0.0.101:0"), (1, "4.0.0.101:0"), (2, "1.0.0.101:0")] {
+            let subject = Subject::Listener(listener);
+            assert_eq!(tape.accepted(subject, peer), masked.parse().ok());
+            assert_eq!(tape.accepted(subject, None), None, "it is already gone");
+        }
+    }
+
     /// Begins a connection, which receives these bytes.
     fn receiving(mut mask: Mask, proxied: bool, bytes: &[u8]) -> (Tape, Recorded<()>) {
         mask.draw(Protocol::MAX_RANDOM);
