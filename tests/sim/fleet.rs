@@ -194,3 +194,30 @@ fn an_endpoint_that_moved_with_its_loop_reaches_all_of_them() {
     let [first, second, third] = ["{\"worker\":1", "{\"worker\":2", "{\"worker\":3"];
     assert_eq!(workers, [first, second, second, third, third, third]);
 }
+
+#[test]
+fn a_loop_that_has_left_waits_for_a_request_that_has_begun_and_for_no_other() {
+    for (path, has_begun) in [("/livez", false), ("/livez", true), ("/readyz", true)] {
+        let mut first = fleet().remove(0);
+        let kernel = first.kernel_mut();
+        kernel.set_patience(Duration::ZERO);
+        let end = kernel.connect_admin(1 << 16, 1 << 16, 1 << 16);
+        let mut client = AdminClient::asking(end, Method::Get, path);
+        client.send(kernel, usize::from(has_begun));
+        (0..3).for_each(|_| assert!(first.turn().unwrap()));
+        let mut first = first.freeze().map_err(|_| "it drains").unwrap().leave();
+        for _ in 0..3 {
+            assert_eq!(first.turn().unwrap(), has_begun);
+        }
+        if has_begun {
+            client.send(first.kernel_mut(), usize::MAX);
+            for _ in 0..3 {
+                first.turn().unwrap();
+            }
+            client.read(first.kernel_mut(), usize::MAX);
+            assert_eq!(client.answer().map(|answer| answer.status), Some(200));
+            first.kernel_mut().client_finish(end);
+            assert!((0..3).any(|_| !first.turn().unwrap()), "it goes on");
+        }
+    }
+}
