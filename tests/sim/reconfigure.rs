@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use saltecho::auth::{Challenge, Key, Keyring, MacAlgorithm};
-use saltecho::proto::{CloseReason, Config, Upper};
+use saltecho::proto::{Answer, CloseReason, Config, Handler, Protocol, Upper};
 use saltecho::python::Monotonic;
 use saltecho::reactor::Kernel;
 use saltecho::server::{BuildError, Handle, IpNet, Limits, Server};
@@ -97,6 +97,37 @@ impl World {
 
     fn closed(&self, reason: CloseReason) -> u64 {
         self.server.stats().closed(reason)
+    }
+}
+
+/// Answers each `recv` with its length.
+#[derive(Clone)]
+struct Lengths;
+
+impl Handler for Lengths {
+    fn handle(&mut self, data: &mut [u8]) -> Answer {
+        Answer::Bytes(format!("{} ", data.len()).into())
+    }
+}
+
+#[test]
+fn a_new_size_of_recv_is_that_of_the_next() {
+    let (mut config, limits) = (Config::new(Keyring::demo()), Limits::for_connections(100));
+    (config.protocol, config.recv_size) = (Protocol::Plain, 10);
+    let kernel = SimKernel::new(1, Faults::none());
+    let mut server =
+        Server::with_kernel(kernel, vec![()], config.clone(), limits, Lengths).unwrap();
+    let client = server.kernel_mut().connect(100, 100, 100);
+    for (size, lengths) in [(10, "10 10 5 "), (25, "25 "), (7, "7 7 7 4 ")] {
+        config.recv_size = size;
+        server.handle().reconfigure(&config, &limits, &[], &[]).unwrap();
+        server.turn().unwrap();
+        server.kernel_mut().client_send(client, &[b'x'; 25]);
+        for _ in 0..8 {
+            server.turn().unwrap();
+        }
+        let answer = server.kernel_mut().client_recv(client, 100).unwrap();
+        assert_eq!(String::from_utf8(answer).unwrap(), lengths);
     }
 }
 
