@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use saltecho::auth::Keyring;
 use saltecho::proto::http::{Method, SLICE};
-use saltecho::proto::{CloseReason, Config};
+use saltecho::proto::{Answer, CloseReason, Config, Handler, Protocol};
 use saltecho::random::SplitMix;
-use saltecho::server::Limits;
-use saltecho::sim::{Faults, Seen, SimClient, SimKernel};
+use saltecho::server::{Limits, Server};
+use saltecho::sim::{Faults, Seen, SimAdminListener, SimClient, SimKernel};
 
 use crate::world::World;
+use crate::world::admin::AdminClient;
 use crate::world::client::{Client, Fate};
 
 /// Slots that a list looks at in a turn.
@@ -190,6 +191,72 @@ fn crowd(number: usize) -> World {
         world.server.turn().unwrap();
     }
     world
+}
+
+/// Answers a message so that both have 40 bytes together.
+#[derive(Clone)]
+struct Forty;
+
+impl Handler for Forty {
+    fn handle(&mut self, data: &mut [u8]) -> Answer {
+        Answer::Bytes(vec![b'x'; 40 - data.len()].into())
+    }
+}
+
+#[test]
+fn a_list_is_sorted_by_any_of_its_keys() {
+    const SECOND: Duration = Duration::from_secs(1);
+    let (mut config, limits) = (Config::new(Keyring::demo()), Limits::for_connections(12));
+    (config.protocol, config.keepalive) = (Protocol::Plain, None);
+    let kernel = SimKernel::new(1, Faults::none());
+    let mut server = Server::with_kernel(kernel, vec![()], config, limits, Forty).unwrap();
+    server.keep_records(true);
+    let all = server.handle();
+    server.set_admin(SimAdminListener, all).unwrap();
+    // Each step takes a second at least.
+    let pass = |server: &mut Server<SimKernel, Forty>| {
+        server.kernel_mut().set_patience(SECOND);
+        for _ in 0..4 {
+            server.turn().unwrap();
+        }
+    };
+    let clients = [(); 4].map(|()| {
+        let client = server.kernel_mut().connect(100, 100, 100);
+        pass(&mut server);
+        client
+    });
+    for (index, len) in [(2, 10), (0, 5), (1, 30)] {
+        server.kernel_mut().client_send(clients[index], &[b'm'; 30][..len]);
+        pass(&mut server);
+    }
+    for (query, expected) in [
+        ("sort=age", &[1, 2, 3, 4][..]),
+        ("sort=idle", &[4, 3, 1, 2]),
+        ("sort=received", &[2, 3, 1, 4]),
+        ("sort=sent", &[1, 3, 2, 4]),
+        ("sort=-age", &[4, 3, 2, 1]),
+        ("sort=-sent", &[4, 2, 3, 1]),
+        ("sort=received&limit=2", &[2, 3]),
+        ("sort=-idle&limit=3", &[2, 1, 3]),
+        // Of equal ones those that are found first.
+        ("sort=unsent&limit=1", &[1]),
+    ] {
+        let end = server.kernel_mut().connect_admin(1 << 16, 1 << 16, 1 << 16);
+        let path = format!("/connections?{query}");
+        let mut client = AdminClient::asking(end, Method::Get, &path);
+        client.send(server.kernel_mut(), usize::MAX);
+        server.kernel_mut().set_patience(Duration::ZERO);
+        for _ in 0..4 {
+            server.turn().unwrap();
+        }
+        client.read(server.kernel_mut(), usize::MAX);
+        let answer = client.answer().unwrap();
+        let id = |row: &str| -> u32 {
+            let (_, behind) = row.split_once("\"id\":").unwrap();
+            behind.split_once(',').unwrap().0.parse().unwrap()
+        };
+        assert_eq!(answer.text().lines().map(id).collect::<Vec<_>>(), expected, "{query}");
+    }
 }
 
 #[test]

@@ -119,6 +119,22 @@ mod tests {
     }
 
     #[test]
+    fn every_figure_of_a_row_is_a_key() {
+        for (name, key) in [
+            ("age", SortKey::Age),
+            ("idle", SortKey::Idle),
+            ("received", SortKey::Received),
+            ("sent", SortKey::Sent),
+            ("unsent", SortKey::Unsent),
+        ] {
+            for (sign, reversed) in [("", false), ("-", true)] {
+                let query = Query::parse(&format!("sort={sign}{name}")).unwrap();
+                assert_eq!(query.sort, Some(Sort { key, reversed }));
+            }
+        }
+    }
+
+    #[test]
     fn an_error_names_the_value_and_what_is_allowed() {
         for (text, value, allowed) in [
             ("state=open", "\"open\"", "await_digest"),
