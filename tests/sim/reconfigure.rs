@@ -7,7 +7,7 @@ use saltecho::proto::{Answer, CloseReason, Config, Handler, Protocol, Upper};
 use saltecho::python::Monotonic;
 use saltecho::reactor::Kernel;
 use saltecho::server::{BuildError, Handle, IpNet, Limits, Server};
-use saltecho::sim::{Faults, Seen, SimClient, SimKernel};
+use saltecho::sim::{Faults, Seen, SimAdminListener, SimClient, SimKernel};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -344,6 +344,25 @@ fn settings_that_cannot_be_kept_are_refused_and_change_nothing() {
     handle.stop();
     assert!(!world.server.turn().unwrap());
     refused(&world.config, &world.limits).unwrap();
+}
+
+/// The descriptors that a service needs beside those of its connections.
+fn beside_connections(world: &World) -> usize {
+    let mut limits = world.limits;
+    limits.connections = usize::MAX / 2;
+    let error = world.server.handle().reconfigure(&world.config, &limits, &[], &[]).unwrap_err();
+    let BuildError::Descriptors { wanted, needed, .. } = error else { panic!("{error}") };
+    needed - wanted
+}
+
+#[test]
+fn the_most_connections_leave_descriptors_for_the_admin_endpoint() {
+    let mut world = World::new(|_, _| {});
+    let without = beside_connections(&world);
+    let all = world.server.handle();
+    world.server.set_admin(SimAdminListener, all).unwrap();
+    // Its listener, eight clients, one more to turn away, and a spare one.
+    assert_eq!(beside_connections(&world), without + 11);
 }
 
 #[test]
