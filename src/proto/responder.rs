@@ -65,6 +65,11 @@ mod tests {
     use super::*;
 
     #[test]
+    fn its_debug_text_has_nothing_of_the_challenge() {
+        assert_eq!(format!("{:?}", Responder::new()), "Responder { received: 0 }");
+    }
+
+    #[test]
     fn a_challenge_is_gathered_from_any_pieces_and_nothing_behind_it_is_taken() {
         let bytes: Vec<u8> = (0..40).collect();
         let challenge = Challenge::new(std::array::from_fn(|i| bytes[i]));

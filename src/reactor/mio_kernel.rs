@@ -300,6 +300,7 @@ impl Wake for MioWaker {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{ErrorKind, Read};
     use std::os::fd::RawFd;
 
     use super::*;
@@ -342,6 +343,36 @@ mod tests {
         let taken: Vec<usize> = (0..4).map(|_| poll(&mut kernel, PATIENCE).len()).collect();
         assert_eq!(taken, [1, 2, 4, 3]);
         assert_eq!(kernel.capacity, 8, "the last had room left");
+    }
+
+    #[test]
+    fn more_events_than_memory_holds_have_no_room() {
+        assert!(is_there_room_for(MAX_EVENTS) && !is_there_room_for(usize::MAX / 64));
+    }
+
+    #[test]
+    fn a_lent_kernel_tells_of_its_process() {
+        fn tells<K: Kernel>(kernel: &K) -> bool {
+            kernel.process().is_some()
+        }
+        let mut kernel = MioKernel::new(1).unwrap();
+        assert!(tells(&&mut kernel) && tells(&kernel));
+    }
+
+    /// Its descriptor in the other process would keep the connection open.
+    #[test]
+    fn a_connection_that_another_process_has_too_ends_when_it_is_closed_here() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        for (how, end) in [(Close::Orderly, Ok(0)), (Close::Reset, Err(ErrorKind::ConnectionReset))]
+        {
+            let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            client.set_read_timeout(PATIENCE).unwrap();
+            let accepted = listener.accept().unwrap().0;
+            let _other = accepted.try_clone().unwrap();
+            close_shared(&TcpStream::from_std(accepted), how);
+            let read = (&client).read(&mut [0; 1]);
+            assert_eq!(read.map_err(|error| error.kind()), end, "{how:?}");
+        }
     }
 
     /// The file behind it is open in the other process, so epoll would go on.

@@ -261,3 +261,27 @@ impl<K: Kernel, H: Handler + Clone> Server<K, H> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sim::{Faults, SimKernel};
+
+    /// Overrides nothing.
+    struct Idle;
+
+    impl Control for Idle {}
+
+    #[test]
+    fn an_upgrade_that_nobody_makes_is_refused_and_a_lost_one_has_failed() {
+        let waker = || SimKernel::new(1, Faults::none()).waker();
+        let (outcome, expected) = Outcome::new(waker());
+        Idle.upgrade(false, outcome, &Handle::from_iter([]));
+        let refusal = "this program has no successor to hand over to".to_owned();
+        assert_eq!((expected.take(), expected.take()), (Some(Err(refusal)), None));
+        let (outcome, expected) = Outcome::new(waker());
+        assert_eq!(expected.take(), None);
+        drop(outcome);
+        assert_eq!(expected.take(), Some(Err("it failed within the program".to_owned())));
+    }
+}

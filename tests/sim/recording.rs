@@ -1,6 +1,7 @@
 //! Random worlds are recorded, and the recordings replayed: every call of the loop is the same.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
 
 use saltecho::proto::{Framed, Handler, Upper};
 use saltecho::reactor::{Close, Kernel, Note, Token};
@@ -227,11 +228,13 @@ fn another_loop_is_found_at_its_first_other_call() {
 fn answers<L: From<()>>(
     mut kernel: impl Kernel<Listener = L, AdminListener = SimAdminListener>,
 ) -> String {
+    let (mut events, mut wanted) = (Vec::new(), vec![kernel.wants_snapshot()]);
     kernel.catch_signals(&[libc::SIGTERM]).unwrap();
     let signals = [kernel.next_signal(), kernel.next_signal()];
     let mut listener = L::from(());
     kernel.register_listener(&mut listener, Token::listener(0)).unwrap();
     kernel.register_admin_listener(&mut SimAdminListener, Token::listener(1)).unwrap();
+    kernel.poll(Some(Duration::ZERO), |token, _| events.push(token)).unwrap();
     let (mut stream, _) = kernel.accept(&mut listener).unwrap();
     kernel.shed(&mut listener).unwrap();
     kernel.probe(&mut stream);
@@ -239,13 +242,14 @@ fn answers<L: From<()>>(
     let mut random = [0; 8];
     kernel.fill_random(&mut random).unwrap();
     let (below, replayed) = (kernel.random_below(1 << 40), kernel.replayed(|_| true));
-    let (mut taken, wanted) = (false, kernel.wants_snapshot());
+    wanted.push(kernel.wants_snapshot());
+    let mut taken = false;
     kernel.snapshot(|_| {
         taken = true;
         Err("it is only asked for".to_owned())
     });
     kernel.close(stream, Close::Orderly);
-    format!("{signals:?} {random:?} {below} {replayed:?} {wanted} {taken}")
+    format!("{signals:?} {events:?} {random:?} {below} {replayed:?} {wanted:?} {taken}")
 }
 
 #[test]
@@ -255,6 +259,7 @@ fn a_lent_kernel_does_and_answers_the_same() {
         kernel.signal(libc::SIGTERM);
         kernel.connect(100, 100, 100);
         kernel.connect(100, 100, 100);
+        kernel.connect_admin(100, 100, 100);
         // So small a limit that the next segment is due.
         let options = RecordOptions { limit: Some(300), ..RecordOptions::default() };
         let (mut kernel, recorded) = record(kernel, options);
@@ -270,6 +275,9 @@ fn a_lent_kernel_does_and_answers_the_same() {
     assert_eq!(own, lent);
     let mut reader = Reader::new(&own.1[0][..]).unwrap();
     while reader.next_step().unwrap().is_some() {}
-    assert_eq!(reader.step(), 9, "its recorder saw them");
-    assert!(own.0.starts_with("[Some(15), None]") && own.0.ends_with("None true true"), "{own:?}");
+    assert_eq!(reader.step(), 13, "its recorder saw them");
+    assert!(
+        own.0.starts_with("[Some(15), None]") && own.0.ends_with("None [false, true] true"),
+        "{own:?}"
+    );
 }

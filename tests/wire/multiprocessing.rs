@@ -180,6 +180,12 @@ fn the_ring_may_be_replaced_in_the_middle() {
     assert_eq!((listener.outcome(), client.outcome()), (Some(Ok(())), Some(Ok(()))));
 }
 
+#[test]
+fn a_payload_from_2_gib_on_has_a_long_header() {
+    assert_eq!(frame_header(i32::MAX as u64).as_ref(), b"\x7f\xff\xff\xff");
+    assert_eq!(frame_header(1 << 31).as_ref(), b"\xff\xff\xff\xff\0\0\0\0\x80\0\0\0");
+}
+
 /// Frames of both forms, empty ones, and one that ends before its payload does.
 fn frames() -> Vec<u8> {
     let long = [&b"\xff\xff\xff\xff\0\0\0\0\0\0\0\x03"[..], b"abc"].concat();
@@ -374,6 +380,9 @@ fn a_mutual_handshake_knows_its_first_message() {
     let mut listener = MutualHandshake::new(Role::Listener, &keys, [7; 40]);
     let mut client = MutualHandshake::new(Role::Client, &keys, [8; 40]);
     assert!(listener.is_first() && client.is_first());
+    let told = format!("{listener:?}");
+    assert!(told.starts_with("MutualHandshake { role: Listener, step: "), "{told}");
+    assert!(!told.contains('7'), "its random bytes: {told}");
     let challenge = listener.unsent().to_vec();
     assert_eq!(client.handle_recv(&keys, &challenge), challenge.len());
     assert!(!client.is_first());
