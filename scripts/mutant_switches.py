@@ -15,13 +15,18 @@ import tree_sitter_rust
 
 SWITCH = b"crate::mutant_switch::on"
 SWITCH_FEATURES = b"#![feature(core_intrinsics, const_eval_select)] "
-SWITCH_MODULE = """//! Which mutant is on.
+SWITCH_MODULE = """//! Which mutant is on, or which a run reaches.
 
-use core::{intrinsics::const_eval_select, sync::atomic::{AtomicU32, Ordering::Relaxed}};
+use core::{intrinsics::const_eval_select, ptr::null_mut};
+use std::{env::var, fs::File, os::fd::AsRawFd};
+use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering::Relaxed};
 
 const UNREAD: u32 = u32::MAX;
+/// None is on, and each that is reached leaves a mark.
+const MARKING: u32 = u32::MAX - 1;
 
 static CHOSEN: AtomicU32 = AtomicU32::new(UNREAD);
+static MARKS: AtomicPtr<u8> = AtomicPtr::new(null_mut());
 
 #[inline(always)]
 pub(crate) const fn on(number: u32) -> bool {
@@ -34,17 +39,37 @@ const fn in_a_constant(_: u32) -> bool {
 
 #[inline(always)]
 fn when_it_runs(number: u32) -> bool {
-    match CHOSEN.load(Relaxed) {
-        UNREAD => read() == number,
-        chosen => chosen == number,
-    }
+    let chosen = CHOSEN.load(Relaxed);
+    chosen == number || (chosen >= MARKING && reach(number))
 }
 
 #[cold]
-fn read() -> u32 {
-    let chosen = std::env::var("MUTANT").map_or(0, |number| number.parse().expect("a number"));
-    CHOSEN.store(chosen, Relaxed);
-    chosen
+fn reach(number: u32) -> bool {
+    if CHOSEN.load(Relaxed) == UNREAD {
+        let chosen = var("MUTANT").map_or(0, |number| number.parse().expect("a number"));
+        if chosen == MARKING {
+            let file = File::options().read(true).write(true).open(var("MARKS").expect("a file"));
+            MARKS.store(map(&file.expect("a file of marks")), Relaxed);
+        }
+        CHOSEN.store(chosen, Relaxed);
+        return chosen == number || (chosen == MARKING && reach(number));
+    }
+    let marks = MARKS.load(Relaxed);
+    if !marks.is_null() {
+        // SAFETY: the file has room for every mutant.
+        unsafe { marks.add(number as usize).write_volatile(1) };
+    }
+    false
+}
+
+/// Other processes, and those that are killed, leave their marks in the same file.
+fn map(file: &File) -> *mut u8 {
+    let len = file.metadata().expect("its size").len() as usize;
+    let access = libc::PROT_READ | libc::PROT_WRITE;
+    // SAFETY: a new mapping overlaps no other.
+    let at = unsafe { libc::mmap(null_mut(), len, access, libc::MAP_SHARED, file.as_raw_fd(), 0) };
+    assert!(at != libc::MAP_FAILED, "no room for the marks");
+    at.cast()
 }
 """
 # Around what belongs to a mutant, until its place in the new file is known.
@@ -83,17 +108,27 @@ def with_switches(source, mutants):
     return *unmarked(render(source, 0, len(source), edits)), without
 
 
-def plain(source, mutant):
-    """Return the source with one mutant in it, and no switch."""
-    start, end = span(source, mutant)
-    return source[:start] + mutant["replacement"].encode() + source[end:]
+def plain(source, mutants):
+    """Return the source with these mutants, {number: mutant}, in it and no switch, and the places of their
+    functions there, [(start, end, number)]. No two may be in the same function."""
+    text, at, places = b"", 0, []
+    for number, mutant in sorted(mutants.items(), key=lambda item: span(source, item[1])):
+        start, end = span(source, mutant)
+        around_it = span(source, mutant["function"]) if mutant["function"] else (start, end)
+        text += source[at:start]
+        begin = len(text) - (start - around_it[0])
+        text, at = text + mutant["replacement"].encode(), end
+        places.append((begin, len(text) + around_it[1] - end, number))
+    return text + source[at:], places
 
 
 def may_be_constant(source, mutant):
-    """Whether it is in a function that the compiler may call, with all switches off."""
+    """Whether the compiler may compute it, which does so with all switches off."""
     start, end = span(source, mutant)
-    function = node_at(PARSER.parse(source).root_node, start, end, ["function_item"])
-    return any(child.type == "function_modifiers" and b"const" in child.text for child in function.children)
+    kinds = ["function_item", "const_item", "static_item", "const_block", "array_type", "source_file"]
+    item = node_at(PARSER.parse(source).root_node, start, end, kinds)
+    return item.type != "function_item" or any(
+        child.type == "function_modifiers" and b"const" in child.text for child in item.children)
 
 
 def span(source, mutant):
