@@ -359,6 +359,26 @@ mod tests {
         assert!(tells(&&mut kernel) && tells(&kernel));
     }
 
+    #[test]
+    fn random_numbers_are_below_their_limit_and_differ() {
+        let mut kernel = MioKernel::new(1).unwrap();
+        let drawn = [(); 4].map(|()| kernel.random_below(1 << 40));
+        assert!(drawn.iter().all(|number| *number < 1 << 40), "{drawn:?}");
+        assert!(drawn.windows(2).any(|two| two[0] != two[1]), "{drawn:?}");
+    }
+
+    #[test]
+    fn a_peer_owes_an_acknowledgement_for_what_it_has_no_room_for() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let _client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let accepted = listener.accept().unwrap().0;
+        accepted.set_nonblocking(true).unwrap();
+        let (mut kernel, mut stream) = (MioKernel::new(1).unwrap(), TcpStream::from_std(accepted));
+        assert!(!kernel.liveness(&mut stream).unwrap().owes_acknowledgement);
+        while kernel.send(&mut stream, &[0; 1 << 16]).is_ok() {}
+        assert!(kernel.liveness(&mut stream).unwrap().owes_acknowledgement);
+    }
+
     /// Its descriptor in the other process would keep the connection open.
     #[test]
     fn a_connection_that_another_process_has_too_ends_when_it_is_closed_here() {

@@ -343,3 +343,13 @@ impl std::fmt::Debug for Handle {
         f.write_str("Handle(..)")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn its_debug_text_has_nothing_of_what_waits() {
+        assert_eq!(format!("{:?}", Handle::from_iter([])), "Handle(..)");
+    }
+}

@@ -265,3 +265,31 @@ impl Parking {
         self.0.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    #[test]
+    fn a_loop_goes_on_if_the_others_do_not_park() {
+        let (two, nobody) = (Parking::new(2), Handle::from_iter([]));
+        assert!(!two.wait(), "nobody asked for it");
+        std::thread::scope(|scope| {
+            let asking = scope.spawn(|| two.park(&nobody, HOUR));
+            while two.lot().attempt == Attempt::None {
+                std::thread::yield_now();
+            }
+            let one = scope.spawn(|| two.wait());
+            while two.lot().parked == 0 {
+                std::thread::yield_now();
+            }
+            two.cancel();
+            assert!(!asking.join().unwrap() && !one.join().unwrap());
+        });
+        assert_eq!(two.lot().parked, 0);
+        two.end();
+        assert!(!two.park(&nobody, HOUR) && !two.wait(), "one has ended");
+    }
+}

@@ -7,7 +7,7 @@ use saltecho::auth::Keyring;
 use saltecho::proto::http::Method;
 use saltecho::proto::{Config, Upper};
 use saltecho::server::handover::{Decoder, Lent, Thawing};
-use saltecho::server::{Handle, Limits, Server};
+use saltecho::server::{BuildError, Handle, Limits, Server};
 use saltecho::sim::{Faults, SimAdminListener, SimKernel, SimMoved};
 
 use crate::world::admin::AdminClient;
@@ -193,6 +193,26 @@ fn an_endpoint_that_moved_with_its_loop_reaches_all_of_them() {
         answer.text().lines().map(|row| row.split_once(',').unwrap().0).collect();
     let [first, second, third] = ["{\"worker\":1", "{\"worker\":2", "{\"worker\":3"];
     assert_eq!(workers, [first, second, second, third, third, third]);
+}
+
+#[test]
+fn a_loop_that_took_over_knows_how_many_descriptors_are_not_for_connections() {
+    let needed = |loops: &[Loop]| {
+        let (config, mut limits) = settings();
+        limits.connections = usize::MAX / 2;
+        let refused = loops[0].handle().reconfigure(&config, &limits, &[], &[]);
+        let Err(BuildError::Descriptors { wanted, needed, .. }) = refused else {
+            panic!("{refused:?}")
+        };
+        needed - wanted
+    };
+    let (config, limits) = settings();
+    let kernel = SimKernel::new(1, Faults::none());
+    let first = Server::with_kernel(kernel, vec![(), (), ()], config, limits, Upper).unwrap();
+    let mut loops = vec![first];
+    let before = needed(&loops);
+    move_the_first(&mut loops);
+    assert_eq!(needed(&loops), before);
 }
 
 #[test]
