@@ -11,8 +11,9 @@ use crate::common::program::{Files, Serving, Signal, run, saltecho};
 use crate::common::server::{any_port, assert_balanced, assert_refused, wait_for};
 use crate::common::strace::Tracer;
 use saltecho::auth::{Key, Keyring, MacAlgorithm};
-use saltecho::proto::CloseReason;
-use saltecho::server::{BuildError, Limits, Note, Running, Server};
+use saltecho::proto::{CloseReason, Config, Protocol};
+use saltecho::reactor::AdminAddress;
+use saltecho::server::{BuildError, Control, Limits, Note, Running, Server};
 use socket2::{Domain, Socket, Type};
 
 const WORKERS: usize = 3;
@@ -104,6 +105,60 @@ fn an_address_in_use_is_refused_even_if_its_owner_shares_it() {
     joined.set_reuse_port(true).unwrap();
     let refused = joined.bind(&alone.addresses()[0].into());
     assert!(refused.is_err(), "a server of one loop shares its port");
+}
+
+#[test]
+fn what_cannot_be_built_is_known_before_anything_is_opened() {
+    let listener = || std::net::TcpListener::bind(any_port()).unwrap();
+    let mut plain = Config::new(Keyring::demo());
+    plain.protocol = Protocol::Plain;
+    for builder in
+        [Server::builder().listen_proxy(any_port()), Server::builder().proxy_listener(listener())]
+    {
+        let refused = builder.config(plain.clone()).check_workers(1).unwrap_err();
+        assert!(matches!(refused, BuildError::PlainBehindProxy), "{refused}");
+    }
+    let refused = Server::builder().check_workers(1).unwrap_err();
+    assert!(matches!(refused, BuildError::NoAddress), "{refused}");
+    let refused = Server::builder().listen(any_port()).check_workers(1_000_000).unwrap_err();
+    assert!(matches!(refused, BuildError::NoDescriptors { .. }), "{refused}");
+
+    // Each listener takes a descriptor from the connections, before it is opened and after.
+    let mut limits = Limits::for_connections(usize::MAX / 2);
+    limits.unauthenticated = 1;
+    let beside_connections = |refused| {
+        let BuildError::Descriptors { wanted, needed, .. } = refused else { panic!("{refused}") };
+        needed - wanted
+    };
+    let builder = || Server::builder().listen(any_port()).limits(limits);
+    let one = beside_connections(builder().check_workers(1).unwrap_err());
+    assert_eq!(beside_connections(builder().build().err().unwrap()), one);
+    let builder = || builder().listener(listener()).listener(listener());
+    assert_eq!(beside_connections(builder().check_workers(1).unwrap_err()), one + 2);
+    assert_eq!(beside_connections(builder().build().err().unwrap()), one + 2);
+}
+
+/// Decides nothing.
+struct Idle;
+
+impl Control for Idle {}
+
+#[test]
+fn the_recording_of_the_first_loop_alone_has_an_endpoint_and_a_control() {
+    let endpoint = "127.0.0.1:0".parse().unwrap();
+    for (has_admin, has_control) in [(false, false), (true, false), (false, true)] {
+        let mut builder = Server::builder().listen(any_port());
+        builder = if has_admin { builder.admin(AdminAddress::clone(&endpoint)) } else { builder };
+        builder = if has_control { builder.control(Box::new(Idle), &[]) } else { builder };
+        let mut headers = Vec::new();
+        let servers = builder.build_workers_over(2, |_, kernel, header| {
+            let told = |name| header.get(name) == Some("yes");
+            headers.push((told("admin"), told("control")));
+            Ok(kernel)
+        });
+        servers.unwrap();
+        assert_eq!(headers, [(has_admin, has_control), (false, false)]);
+    }
 }
 
 #[test]
