@@ -365,4 +365,18 @@ mod tests {
             assert_eq!((lag.turn.count(), lag.turn.sum()), (5, took));
         }
     }
+
+    #[test]
+    fn the_figures_of_another_loop_go_on() {
+        let mut figures = Figures { asleep: Duration::from_secs(5), ..Figures::default() };
+        figures.turn.record(Duration::from_micros(3));
+        figures.queue_wait.record(Duration::from_millis(7));
+        let mut lag = Lag::new(Monotonic::ZERO);
+        lag.unpark(figures.clone(), 9, Monotonic::from_nanos(2));
+        assert_eq!(
+            (lag.last, lag.last_end, lag.asleep),
+            (9, Monotonic::from_nanos(2), figures.asleep)
+        );
+        assert!(lag.turn == figures.turn && lag.queue_wait == figures.queue_wait);
+    }
 }

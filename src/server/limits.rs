@@ -213,8 +213,13 @@ mod tests {
             assert!(parts.iter().all(|part| part.unauthenticated <= part.connections));
             let share = Some(32_usize.div_ceil(of));
             assert!(parts.iter().all(|part| part.unauthenticated_per_source == share));
+            // Each has some, so together they may have some more.
+            let probes = whole.probes_per_second.div_ceil(of);
+            assert!(parts.iter().all(|part| part.probes_per_second == probes));
+            assert!(parts.iter().all(|part| part.bytes_per_turn == whole.bytes_per_turn));
         }
     }
+
     #[test]
     fn the_loops_of_a_process_share_its_descriptors() {
         let limit = descriptor_limit();
