@@ -354,6 +354,22 @@ fn an_end_at_the_first_message_waits_for_what_is_left_of_the_handshake() {
     assert_eq!(connection.close_reason(), Some(CloseReason::HandlerClosed));
 }
 
+/// A client may answer before it could know, and ask for the longest response that there is.
+#[test]
+fn all_messages_of_a_listener_may_be_unsent_at_once() {
+    let keys = Keyring::single(MacAlgorithm::Sha256, &Key::demo());
+    let mut listener = MutualHandshake::new(Role::Listener, &keys, SERVER_RANDOM);
+    let mut client = MutualHandshake::new(Role::Client, &keys, SERVER_RANDOM);
+    let challenge = listener.unsent().to_vec();
+    assert_eq!(client.handle_recv(&keys, &challenge), challenge.len());
+    let own = frame(&[&b"#CHALLENGE#{sha3_384}"[..], &SERVER_RANDOM].concat());
+    let input = [client.unsent(), &own, &frame(b"#WELCOME#")].concat();
+    assert_eq!(listener.handle_recv(&keys, &input), input.len());
+    assert_eq!(listener.outcome(), Some(Ok(())));
+    // Three headers; the challenge, the welcome, and the response with its tag.
+    assert_eq!(listener.unsent().len(), 3 * 4 + (11 + 48) + 9 + (10 + 48));
+}
+
 /// No handshake: what is received is answered, and silence is an idle connection.
 #[test]
 fn a_plain_connection_is_open_from_the_start() {
