@@ -38,3 +38,13 @@ impl<T> DerefMut for Boxed<T> {
         &mut self.0[0]
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn its_debug_text_is_that_of_its_value() {
+        assert_eq!(format!("{:?}", Boxed::new("one").unwrap()), "\"one\"");
+    }
+}

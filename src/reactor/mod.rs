@@ -450,4 +450,11 @@ mod tests {
             assert!(message.contains(expected), "{expected:?} expected, not {message:?}");
         }
     }
+
+    #[test]
+    fn room_for_too_many_is_refused() {
+        let (mut world, _) = world(Faults::none());
+        world.make_room(10).unwrap();
+        assert!(world.make_room(usize::MAX / 1024).is_err());
+    }
 }

@@ -220,4 +220,34 @@ mod tests {
         queue.tidy(&mut slots);
         assert!(queue.ids.capacity() <= 4 * KEPT);
     }
+
+    #[test]
+    fn an_empty_queue_gives_the_memory_of_a_crowd_back() {
+        let mut slots = Slots::<(), ()>::new();
+        let id = slots.insert((), (), Ready::NONE);
+        for (capacity, has_one, left) in [
+            (4 * KEPT + 3, false, 4 * KEPT + 3),
+            (4 * KEPT + 4, false, KEPT),
+            (4 * KEPT + 4, true, 4 * KEPT + 4),
+        ] {
+            let mut queue = RunQueue::new();
+            queue.ids = Vec::with_capacity(capacity);
+            queue.ids.extend(Some(id).filter(|_| has_one));
+            queue.tidy(&mut slots);
+            assert_eq!(queue.ids.capacity(), left);
+        }
+    }
+
+    #[cfg(feature = "page")]
+    #[test]
+    fn a_place_counts_those_before_it() {
+        let (mut queue, mut slots) = (RunQueue::new(), Slots::<(), ()>::new());
+        let all = [(); 3].map(|()| slots.insert((), (), Ready::NONE));
+        for id in all {
+            queue.push(slots.get_mut(id).unwrap(), id);
+        }
+        assert_eq!(all.map(|id| queue.place(id)), [Some(0), Some(1), Some(2)]);
+        queue.pop(&mut slots);
+        assert_eq!(all.map(|id| queue.place(id)), [None, Some(0), Some(1)]);
+    }
 }

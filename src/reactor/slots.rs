@@ -453,4 +453,27 @@ mod tests {
         let first = slots.insert((), connection(), Ready::NONE);
         assert_eq!((last.generation, first.generation), (u32::MAX - 1, 1));
     }
+
+    #[test]
+    fn room_is_made_for_as_many_as_are_asked_for_or_refused() {
+        let mut slots = Slots::<(), ()>::new();
+        slots.make_room(1).unwrap();
+        let reserved = slots.slab.capacity();
+        assert_eq!(reserved, Slots::<(), ()>::RESERVED);
+        for _ in 0..10 {
+            slots.insert((), (), Ready::NONE);
+        }
+        slots.make_room(reserved - 10).unwrap();
+        assert_eq!(slots.slab.capacity(), reserved, "there was room");
+        slots.make_room(reserved - 9).unwrap();
+        assert!(slots.slab.capacity() > reserved);
+        assert!(slots.make_room(usize::MAX / 128).is_err());
+    }
+
+    #[test]
+    fn the_token_of_an_endpoint_is_no_listeners() {
+        let last = ADMIN as usize - 1;
+        assert_eq!(Token::listener(last).target(), Target::Listener(last));
+        assert!(std::panic::catch_unwind(|| Token::listener(ADMIN as usize)).is_err());
+    }
 }

@@ -484,6 +484,7 @@ mod tests {
             assert_eq!(classify(&io::Error::from_raw_os_error(errno)), expected, "errno {errno}");
         }
     }
+
     #[test]
     fn each_listener_is_looked_at_again_after_time_away_from_the_loop() {
         let at = Monotonic::from_nanos;

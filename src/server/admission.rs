@@ -475,6 +475,7 @@ mod tests {
         // Not tidied each time either, which would cost as much as there are.
         assert_eq!(most, 2 + TIDY_FROM);
     }
+
     #[test]
     fn room_that_was_made_is_enough_for_as_many() {
         let mut unauthenticated = Unauthenticated::default();
@@ -486,5 +487,18 @@ mod tests {
             unauthenticated.add(id(number), source(&address), at(0));
         }
         assert_eq!(room, (unauthenticated.by_age.capacity(), unauthenticated.by_source.capacity()));
+    }
+
+    #[test]
+    fn the_names_of_a_crowd_that_is_gone_take_no_memory() {
+        let mut unauthenticated = Unauthenticated::default();
+        for number in 0..10_000 {
+            unauthenticated.add(id(number), None, at(0));
+        }
+        for number in 1..9_900 {
+            unauthenticated.remove(id(number));
+        }
+        unauthenticated.add(id(10_000), None, at(1));
+        assert_eq!(unauthenticated.by_age.capacity(), 2 * 101 + TIDY_FROM);
     }
 }

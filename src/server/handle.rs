@@ -347,9 +347,22 @@ impl std::fmt::Debug for Handle {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::reactor::Kernel;
+    use crate::sim::{Faults, SimKernel};
 
     #[test]
     fn its_debug_text_has_nothing_of_what_waits() {
         assert_eq!(format!("{:?}", Handle::from_iter([])), "Handle(..)");
+    }
+
+    #[test]
+    fn what_is_pushed_may_fill_a_mailbox_to_its_limit() {
+        let (inbox, kernel) = (Inbox::new(1, 100, 0), SimKernel::new(1, Faults::none()));
+        let handle = LoopHandle { mailbox: Arc::clone(&inbox.0), waker: kernel.waker() };
+        let post = |cost| handle.post(Command::Stop, cost);
+        assert_eq!([60, 40, 1, 0].map(post), [Ok(()), Ok(()), Err(PushError::Full), Ok(())]);
+        assert_eq!(inbox.take().len(), 3);
+        // One message may always wait, and a command that is none.
+        assert_eq!([1000, 1, 0].map(post), [Ok(()), Err(PushError::Full), Ok(())]);
     }
 }

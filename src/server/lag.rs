@@ -342,6 +342,7 @@ mod tests {
         lag.waited(0, 1, at(2001));
         assert_eq!(lag.queue_wait.sum(), micros(3 * 600 + 30 + 1));
     }
+
     #[test]
     fn a_turn_is_a_sample_unless_it_was_to_be_timed_anyway() {
         let at = |micros| Monotonic::from_nanos(micros * MICRO);

@@ -96,6 +96,7 @@ mod tests {
         assert_eq!(suspects.newer.len() + suspects.older.len(), 2 * SUSPECTS);
         assert!(suspects.has(Source(3 * SUSPECTS as u64 - 1), &limits, at(400)));
     }
+
     #[test]
     fn the_suspects_of_another_loop_are_taken_over_as_far_as_there_is_room() {
         let mut suspects = Suspects::default();

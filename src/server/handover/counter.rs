@@ -269,6 +269,7 @@ mod tests {
         assert!(counters.agree_with(2));
         assert!(!counters.agree_with(1) && !counters.agree_with(3));
     }
+
     #[test]
     fn a_snapshot_has_the_counters_that_are_not_zero() {
         let (config, limits) = (Config::new(Keyring::demo()), Limits::for_connections(1));
