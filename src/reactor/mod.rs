@@ -451,6 +451,15 @@ mod tests {
         }
     }
 
+    #[cfg(feature = "page")]
+    #[test]
+    fn one_that_has_work_has_a_place_in_the_queue() {
+        let (mut reactor, stream) = world(Faults::none());
+        let id = reactor.enter(stream, "value", Ready::NONE).unwrap();
+        reactor.requeue(id);
+        assert_eq!(reactor.place(id), Some(0));
+    }
+
     #[test]
     fn room_for_too_many_is_refused() {
         let (mut world, _) = world(Faults::none());

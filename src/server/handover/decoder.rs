@@ -415,6 +415,15 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_newer_version_may_write_longer_records_if_zero_means_nothing_new() {
+        for news in [0, 1] {
+            let record = [&loop_record(0)[..], &[0, 0, 0, news]].concat();
+            let taken = Decoder::<()>::new().take(Kind::Loop.code(), 1, 52, &record, Vec::new());
+            assert_eq!(refused(taken).is_some(), news != 0);
+        }
+    }
+
     /// A part of a connection's details: its tag, its length and its bytes.
     fn part(tag: u8, bytes: &[u8]) -> Vec<u8> {
         let len = u32::try_from(bytes.len()).unwrap().to_le_bytes();
