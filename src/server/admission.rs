@@ -472,7 +472,7 @@ mod tests {
             unauthenticated.remove(id(number));
         }
         assert_eq!(unauthenticated.oldest(), Some((id(0), at(0))));
-        // Not tidied each time either, which would cost as much as there are.
+        // It is not tidied each time either: that would cost a step for each that is there.
         assert_eq!(most, 2 + TIDY_FROM);
     }
 

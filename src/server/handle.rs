@@ -362,7 +362,7 @@ mod tests {
         let post = |cost| handle.post(Command::Stop, cost);
         assert_eq!([60, 40, 1, 0].map(post), [Ok(()), Ok(()), Err(PushError::Full), Ok(())]);
         assert_eq!(inbox.take().len(), 3);
-        // One message may always wait, and a command that is none.
+        // One message may always wait, however long, and so may a command that carries none.
         assert_eq!([1000, 1, 0].map(post), [Ok(()), Err(PushError::Full), Ok(())]);
     }
 }

@@ -358,7 +358,7 @@ mod tests {
             assert!(lag.is_timed());
             lag.waited(0, queued, at(3));
             lag.end(1, at(0), false, at(5));
-            // Four turns are not timed. If the first was a sample, each was like it.
+            // The four turns between were not timed. After a sample they count as turns like it.
             lag.begin(6, at(1000), false, 0);
             let waits = queued as u64 * if is_sample { 5 } else { 1 };
             assert_eq!(lag.queue_wait.count(), waits, "{queued} queued, timed anyway: {anyway}");

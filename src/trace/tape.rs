@@ -170,7 +170,8 @@ impl Tape {
         let Some(ring) = &mut self.ring else { return Ok(()) };
         let len = segment.len() as u64;
         if len > ring.share / 2 {
-            // The least limit whose share is twice as long: eighths of it are whole bytes.
+            // The share is three eighths of the limit, and a snapshot may take half of it. Rounded up to a
+            // multiple of eight, so that the eighths are whole bytes.
             let need = len.saturating_mul(2).div_ceil(3).saturating_mul(8);
             return Err(format!(
                 "its limit has no room for a snapshot, which now takes {len} bytes: give it {need} or more"
@@ -464,7 +465,7 @@ mod tests {
             assert_eq!(tape.held, 1);
             let last = tape.encoder.out.len() - 1;
             let written = tape.encoder.out[last];
-            // Of what comes behind it nothing is awaited.
+            // Nothing behind it belongs to a response.
             tape.received(&mut stream, &[0, 0, 0, 31], &Ok(4));
             assert_eq!(tape.held, 1);
             for _ in 0..2 {

@@ -239,14 +239,14 @@ fn the_unsent_bytes_of_the_first_thirty_connections_are_drawn() {
 
 #[test]
 fn a_trace_has_a_hundred_thousand_events_at_most() {
-    // One for the poll, four for the first accept, two for each recv. The last recv has room for one.
+    // The poll is one event, the first accept four, each recv two. Of the last recv one event has room.
     let calls = 49_998;
     let begin = [Event::Poll(None), clock(0), accept(1)];
     let received = std::iter::repeat_n(recv(1, Ok(1)), calls);
     let events = begin.into_iter().chain(received).chain([accept(2)]);
     let (json, left_out) = finished(Perfetto::new(), events.map(|event| at(0, event)));
-    // Of the recv one; of the second accept its call on both tracks, and the beginning of its track; of
-    // the turn itself and two shares in it; of each connection its state and its end.
+    // One event of the last recv; three of the second accept (its call on two tracks, and the beginning of one);
+    // the turn and two shares in it; the state and the end of each of two connections.
     assert_eq!(left_out, 1 + 3 + 3 + 4);
     // The first line, the names of the loop and of both groups, and the last.
     assert_eq!(json.lines().count(), 1 + 3 + 100_000 + 1);

@@ -193,7 +193,7 @@ fn late_bytes_are_looked_for_no_farther_than_to_where_they_are() {
     reader.peek().unwrap();
     let behind_first: usize = chunks[1..].iter().map(|chunk| 8 + chunk.len()).sum();
     assert_eq!(unread(&reader), behind_first);
-    // Once for a stream that was found is as far as twice.
+    // The second search ends where the first has found the stream.
     for _ in 0..2 {
         let found = reader.late([C1].into()).unwrap();
         assert_eq!(found, [(C1, b"one".to_vec())].into());

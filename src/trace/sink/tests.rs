@@ -49,12 +49,12 @@ fn file() -> FileSink {
 }
 
 impl Sink {
-    /// The same for those who write to one.
+    /// A sink whose file nobody writes, for tests of those who use a sink.
     pub(in crate::trace) fn without_thread() -> Self {
         Self::File(file())
     }
 
-    /// Does something while the thread is in the way.
+    /// Does something while the thread holds the lock.
     pub(in crate::trace) fn when_busy(&self) -> impl Fn(&mut dyn FnMut()) + use<> {
         let Self::File(file) = self else { panic!("memory has no thread") };
         let shared = Arc::clone(&file.shared);
@@ -169,7 +169,7 @@ fn a_recording_that_is_no_ring_has_no_next_segment() {
 
 /// So that the loop never waits for it.
 #[test]
-fn what_the_thread_is_in_the_way_of_goes_with_the_next_turn() {
+fn a_turn_that_finds_the_thread_at_work_is_handed_over_with_the_next() {
     let mut sink = Sink::without_thread();
     let mut turns = b"one".to_vec();
     sink.when_busy()(&mut || assert_eq!(sink.push(&mut turns), Ok(())));
