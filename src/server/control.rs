@@ -273,6 +273,15 @@ mod tests {
     impl Control for Idle {}
 
     #[test]
+    fn a_control_says_what_it_cannot_do() {
+        let nobody = Handle::from_iter([]);
+        assert_eq!(Idle.reload(&nobody).unwrap_err(), "there is nothing to reload");
+        assert_eq!(Idle.set_log_level("debug").unwrap_err(), "the log has one level only");
+        assert!(Idle.upgrades().is_none());
+        assert_eq!((Idle.period(), Idle.log_lines_suppressed()), (None, 0));
+    }
+
+    #[test]
     fn an_upgrade_that_nobody_makes_is_refused_and_a_lost_one_has_failed() {
         let waker = || SimKernel::new(1, Faults::none()).waker();
         let (outcome, expected) = Outcome::new(waker());

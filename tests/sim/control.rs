@@ -203,20 +203,6 @@ fn ticks_come_at_their_period_and_only_then() {
     }
 }
 
-/// Overrides nothing.
-struct Idle;
-
-impl Control for Idle {}
-
-#[test]
-fn a_control_says_what_it_cannot_do() {
-    let (server, mut control) = (server_with(Faults::none(), limits()), Idle);
-    assert_eq!(control.reload(&server.handle()).unwrap_err(), "there is nothing to reload");
-    assert_eq!(control.set_log_level("debug").unwrap_err(), "the log has one level only");
-    assert!(control.upgrades().is_none());
-    assert_eq!((control.period(), control.log_lines_suppressed()), (None, 0));
-}
-
 #[test]
 fn a_control_that_panics_is_called_again_and_ends_nothing() {
     let period = Some(Duration::from_secs(5));
