@@ -274,22 +274,22 @@ mod tests {
 
     #[test]
     fn a_loop_goes_on_if_the_others_do_not_park() {
-        let (two, nobody) = (Parking::new(2), Handle::from_iter([]));
-        assert!(!two.wait(), "nobody asked for it");
+        let (pair, nobody) = (Parking::new(2), Handle::from_iter([]));
+        assert!(!pair.wait(), "no loop was asked to park");
         std::thread::scope(|scope| {
-            let asking = scope.spawn(|| two.park(&nobody, HOUR));
-            while two.lot().attempt == Attempt::None {
+            let asking = scope.spawn(|| pair.park(&nobody, HOUR));
+            while pair.lot().attempt == Attempt::None {
                 std::thread::yield_now();
             }
-            let one = scope.spawn(|| two.wait());
-            while two.lot().parked == 0 {
+            let one = scope.spawn(|| pair.wait());
+            while pair.lot().parked == 0 {
                 std::thread::yield_now();
             }
-            two.cancel();
+            pair.cancel();
             assert!(!asking.join().unwrap() && !one.join().unwrap());
         });
-        assert_eq!(two.lot().parked, 0);
-        two.end();
-        assert!(!two.park(&nobody, HOUR) && !two.wait(), "one has ended");
+        assert_eq!(pair.lot().parked, 0);
+        pair.end();
+        assert!(!pair.park(&nobody, HOUR) && !pair.wait(), "a loop has ended");
     }
 }

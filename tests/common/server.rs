@@ -44,8 +44,8 @@ pub fn assert_balanced(stats: &Stats) {
     assert_eq!((stats.connections, stats.unauthenticated), (0, 0));
 }
 
-/// Waits until nobody listens there. A program that another test starts has a copy of each listener of this
-/// process, from its fork to its exec.
+/// Waits until this address refuses connections. While another test starts a program, the new process keeps
+/// a copy of every listener until its exec, so a listener that was closed here can stay open for a moment.
 #[track_caller]
 pub fn assert_refused(address: SocketAddr) {
     let begin = Instant::now();

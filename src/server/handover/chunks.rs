@@ -235,8 +235,8 @@ mod tests {
     use crate::server::{Limits, Server};
     use crate::sim::{Faults, SimKernel};
 
-    /// A handler that does what it is told: its state has so many bytes, it answers with so many, or it
-    /// cannot move.
+    /// A handler whose clients set the length of its state, ask for an answer of some length, or keep it from
+    /// moving to another process.
     #[derive(Clone, Default)]
     struct Told {
         state: usize,

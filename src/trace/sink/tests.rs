@@ -49,7 +49,7 @@ fn file() -> FileSink {
 }
 
 impl Sink {
-    /// A sink whose file nobody writes, for tests of those who use a sink.
+    /// A sink to a file without the thread that writes it, for tests of the code that fills the sink.
     pub(in crate::trace) fn without_thread() -> Self {
         Self::File(file())
     }
